@@ -1,0 +1,57 @@
+"""Runs migrations as the owner role, over the same driver as the service.
+
+Called by `cli db`, by Alembic's own command line, and by tests, which pass `attributes["url"]`.
+"""
+
+import asyncio
+from typing import Any
+
+from alembic import context
+from sqlalchemy import Connection, pool, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from services.user_management.database import role_of, sqlalchemy_url
+from services.user_management.models import metadata
+from services.user_management.settings import get_settings
+
+LOCK_TIMEOUT = "2s"
+"""A migration that cannot have its lock at once gives way to traffic and is run again."""
+
+
+def include_name(name: str | None, kind: str, _parents: Any) -> bool:
+    """Leave the monthly partitions to the job that makes them."""
+    return not (kind == "table" and name is not None and "_p20" in name) and not (
+        kind == "table" and name is not None and name.endswith("_default")
+    )
+
+
+def run(connection: Connection, runtime_role: str) -> None:
+    """Run the migrations in one transaction each."""
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        include_name=include_name,
+        transaction_per_migration=True,
+        compare_type=True,
+        runtime_role=runtime_role,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def run_online() -> None:
+    """Connect as the owner and migrate."""
+    settings = get_settings().database
+    runtime_url = context.config.attributes.get("runtime_url") or settings.url.get_secret_value()
+    owner = settings.migration_url or settings.url
+    url = context.config.attributes.get("url") or owner.get_secret_value()
+    engine = create_async_engine(sqlalchemy_url(url), poolclass=pool.NullPool)
+    async with engine.connect() as connection:
+        await connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+        await connection.execute(text("SET default_transaction_read_only = off"))
+        await connection.commit()
+        await connection.run_sync(run, role_of(runtime_url))
+    await engine.dispose()
+
+
+asyncio.run(run_online())

@@ -1,0 +1,44 @@
+"""What is known about the request or job that is being worked on; audit rows and log lines read it from here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+
+from services.user_management.core.principal import ANONYMOUS, Principal
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """One request or one run of a job."""
+
+    request_id: str = "-"
+    trace_id: str | None = None
+    """W3C trace id, 32 hex digits, from `traceparent`."""
+    ip_address: str | None = None
+    user_agent: str | None = None
+    actor: Principal = ANONYMOUS
+
+
+_current: ContextVar[RequestContext] = ContextVar("request_context")
+_NO_REQUEST = RequestContext()
+
+
+def current_context() -> RequestContext:
+    """The context of this task, or an anonymous one outside any request."""
+    return _current.get(_NO_REQUEST)
+
+
+@contextmanager
+def use_context(context: RequestContext) -> Iterator[None]:
+    """Make `context` the current one for the block."""
+    token = _current.set(context)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def act_as(actor: Principal) -> None:
+    """Record who was authenticated, for everything that follows in this request."""
+    _current.set(replace(current_context(), actor=actor))

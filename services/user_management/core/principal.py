@@ -1,0 +1,32 @@
+"""Who is asking, as a typed value."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class PrincipalKind(StrEnum):
+    """The parties that can act on the service."""
+
+    USER = "user"
+    SERVICE = "service"
+    SYSTEM = "system"
+    ANONYMOUS = "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """An authenticated party. `id` is a user id, a service client id, or the name of a job or upstream."""
+
+    kind: PrincipalKind
+    id: str
+    impersonator: str | None = None
+    """Subject of the person behind an impersonated session (the `act` claim, RFC 8693 section 4.1)."""
+    is_admin: bool = False
+
+
+ANONYMOUS = Principal(PrincipalKind.ANONYMOUS, "anonymous")
+
+
+def system(name: str) -> Principal:
+    """The service itself, acting as the job or upstream `name`."""
+    return Principal(PrincipalKind.SYSTEM, name)

@@ -1,0 +1,110 @@
+"""The closed sets of the domain. In the database each is text with a CHECK constraint over the same values."""
+
+from enum import StrEnum
+
+
+class UserStatus(StrEnum):
+    PENDING_VERIFICATION = "pending_verification"
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    DEACTIVATED = "deactivated"
+
+
+class IntegrationStatus(StrEnum):
+    """`active` and `degraded` can serve tokens; the others need a person."""
+
+    ACTIVE = "active"
+    DEGRADED = "degraded"
+    NEEDS_REAUTH = "needs_reauth"
+    REVOKED = "revoked"
+    DISCONNECTED = "disconnected"
+
+
+class TokenKind(StrEnum):
+    ACCESS = "access"
+    REFRESH = "refresh"
+
+
+class RefreshKind(StrEnum):
+    """What a provider does with the old refresh token when it is used."""
+
+    STATIC = "static"
+    """Stays valid, no new one is issued (Google)."""
+    OVERLAP = "overlap"
+    """A new one is issued, the old one stays valid (Microsoft)."""
+    GRACE = "grace"
+    """Rotated; the old one replays its successor for a while."""
+    STRICT = "strict"
+    """Rotated; using the old one again revokes the whole grant."""
+
+
+class FlowStatus(StrEnum):
+    """Life of one connect attempt."""
+
+    PENDING = "pending"
+    RETURNED = "returned"
+    CONSUMED = "consumed"
+    FAILED = "failed"
+
+
+class EncryptionKeyState(StrEnum):
+    ACTIVE = "active"
+    DECRYPT_ONLY = "decrypt_only"
+    RETIRED = "retired"
+
+
+class TokenOutcome(StrEnum):
+    """What the token read statement answers; all but `granted` and `stale` are refusals."""
+
+    GRANTED = "granted"
+    STALE = "stale"
+    UNAUTHENTICATED = "unauthenticated"
+    GRANT_DENIED = "grant_denied"
+    REASON_REQUIRED = "reason_required"
+    UNKNOWN_PROVIDER = "unknown_provider"
+    USER_NOT_FOUND = "user_not_found"
+    USER_INACTIVE = "user_inactive"
+    NOT_CONNECTED = "not_connected"
+    NEEDS_REAUTH = "needs_reauth"
+    REVOKED = "revoked"
+    INSUFFICIENT_SCOPE = "insufficient_scope"
+
+
+class ReauthReason(StrEnum):
+    """Why a connection needs its user again."""
+
+    GRANT_REFUSED = "grant_refused"
+    """The provider answered `invalid_grant` or a relative of it."""
+    REFRESH_INTERRUPTED = "refresh_interrupted"
+    """A refresh was cut off after the provider may have rotated the token, and the old one no longer works."""
+    NO_REFRESH_TOKEN = "no_refresh_token"  # noqa: S105 - a reason
+    """The access token ran out and the provider never issued a refresh token."""
+    TOKEN_UNREADABLE = "token_unreadable"  # noqa: S105 - a reason
+    """The stored ciphertext fails its authentication tag under a proven key."""
+
+
+class ProviderErrorKind(StrEnum):
+    """Who has to act on a provider's refusal."""
+
+    REAUTH = "reauth"
+    OPERATOR = "operator"
+    TRANSIENT = "transient"
+
+
+class EventType(StrEnum):
+    """Outbox events. Payloads carry ids and changed paths, never personal values."""
+
+    USER_CREATED = "user.created"
+    USER_UPDATED = "user.updated"
+    USER_DELETED = "user.deleted"
+    INTEGRATION_CONNECTED = "integration.connected"
+    INTEGRATION_DEGRADED = "integration.degraded"
+    INTEGRATION_RECOVERED = "integration.recovered"
+    INTEGRATION_NEEDS_REAUTH = "integration.needs_reauth"
+
+
+class JobName(StrEnum):
+    SWEEP_LEASES = "sweep_leases"
+    REFRESH_DUE_TOKENS = "refresh_due_tokens"
+    RELAY_OUTBOX = "relay_outbox"
+    MAINTAIN_PARTITIONS = "maintain_partitions"

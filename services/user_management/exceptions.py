@@ -1,0 +1,275 @@
+"""Every error a caller can see, in one catalogue: a stable code, an HTTP status, a title.
+
+Services raise these; the HTTP layer renders them as RFC 9457 problem details. The client gets an action
+(`detail`), the log gets the cause.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+CATALOGUE: dict[str, type["ApplicationError"]] = {}
+
+
+class ApplicationError(Exception):
+    """Base of the catalogue. `extra` adds members to the problem body, `headers` to the response."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+    default_detail: ClassVar[str] = "Something went wrong on our side. The request id helps us to find it."
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        extra: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.detail = detail or self.default_detail
+        self.extra = dict(extra or {})
+        self.headers = dict(headers or {})
+        super().__init__(self.detail)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.code in CATALOGUE:
+            raise TypeError(f"two errors with the code {cls.code}")
+        CATALOGUE[cls.code] = cls
+
+
+CATALOGUE[ApplicationError.code] = ApplicationError
+
+
+class RetryLaterError(ApplicationError):
+    """A refusal that goes away by itself: 503 with `Retry-After` (RFC 9110 section 10.2.3)."""
+
+    code = "unavailable"
+    status = 503
+    title = "Temporarily unavailable"
+    default_detail = "The service cannot answer right now; try again shortly."
+
+    def __init__(
+        self, detail: str | None = None, *, retry_after: int = 1, extra: Mapping[str, Any] | None = None
+    ) -> None:
+        self.retry_after = max(1, retry_after)
+        super().__init__(detail, extra=extra, headers={"Retry-After": str(self.retry_after)})
+
+
+class DatabaseUnavailableError(RetryLaterError):
+    code = "database_unavailable"
+    title = "Database unavailable"
+    default_detail = "The database does not answer; try again shortly."
+
+
+class KeySetUnavailableError(RetryLaterError):
+    code = "key_set_unavailable"
+    title = "Issuer keys unavailable"
+    default_detail = "The session issuer's keys cannot be fetched right now."
+
+
+class ProviderUnavailableError(RetryLaterError):
+    code = "provider_unavailable"
+    title = "Provider unavailable"
+    default_detail = "The provider does not answer; the connection is kept, try again shortly."
+
+
+class KeyUnavailableError(RetryLaterError):
+    code = "key_unavailable"
+    title = "Encryption key unavailable"
+    default_detail = "This process does not hold a key it needs; the operator has been alerted."
+
+
+class ProviderMisconfiguredError(ApplicationError):
+    code = "provider_misconfigured"
+    status = 502
+    title = "Provider misconfigured"
+    default_detail = "The provider refuses our client credentials; the operator has been alerted."
+
+
+class ProviderAnswerError(ApplicationError):
+    code = "provider_answer_invalid"
+    status = 502
+    title = "Unusable answer from the provider"
+    default_detail = "The provider's answer could not be used; start the connection again."
+
+
+class InvalidJSONError(ApplicationError):
+    code = "invalid_json"
+    status = 400
+    title = "Not valid JSON"
+    default_detail = "The body is not one strict JSON document."
+
+
+class InvalidWebhookHeadersError(ApplicationError):
+    code = "invalid_webhook_headers"
+    status = 400
+    title = "Malformed webhook headers"
+    default_detail = "svix-id, svix-timestamp and svix-signature are required, in the form Standard Webhooks gives."
+
+
+class BodyTooLargeError(ApplicationError):
+    code = "body_too_large"
+    status = 413
+    title = "Body too large"
+    default_detail = "The body is larger than 1 MiB."
+
+
+class UnsupportedMediaTypeError(ApplicationError):
+    code = "unsupported_media_type"
+    status = 415
+    title = "Unsupported media type"
+    default_detail = "Send application/json."
+
+
+class UnauthenticatedError(ApplicationError):
+    code = "unauthenticated"
+    status = 401
+    title = "Not authenticated"
+    default_detail = "A valid credential is required."
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="user-management"'})
+
+
+class InvalidSignatureError(ApplicationError):
+    code = "invalid_signature"
+    status = 401
+    title = "Signature refused"
+    default_detail = "The webhook's signature or timestamp is not acceptable."
+
+
+class ForbiddenError(ApplicationError):
+    code = "forbidden"
+    status = 403
+    title = "Not allowed"
+    default_detail = "This caller may not do that."
+
+
+class SessionPendingError(ApplicationError):
+    code = "session_pending"
+    status = 403
+    title = "Sign-in not finished"
+    default_detail = "Finish signing in first: the session still has a task to complete."
+
+
+class UserInactiveError(ApplicationError):
+    code = "user_inactive"
+    status = 403
+    title = "User not active"
+    default_detail = "The user is suspended or deactivated."
+
+
+class GrantDeniedError(ApplicationError):
+    code = "grant_denied"
+    status = 403
+    title = "Not granted to this service"
+    default_detail = "This service has no grant for that provider and those scopes; ask the operator for one."
+
+
+class InsufficientScopeError(ApplicationError):
+    code = "insufficient_scope"
+    status = 403
+    title = "Scopes missing"
+    default_detail = "The user has not granted every requested scope; send them to reconnect_url."
+
+
+class NotFoundError(ApplicationError):
+    code = "not_found"
+    status = 404
+    title = "Not found"
+    default_detail = "There is nothing here."
+
+
+class UserNotFoundError(ApplicationError):
+    code = "user_not_found"
+    status = 404
+    title = "User not found"
+    default_detail = "There is no such user."
+
+
+class UnknownProviderError(ApplicationError):
+    code = "unknown_provider"
+    status = 404
+    title = "Unknown provider"
+    default_detail = "No provider of that name is configured."
+
+
+class NotConnectedError(ApplicationError):
+    code = "not_connected"
+    status = 404
+    title = "Not connected"
+    default_detail = "The user has no such connection; send them to reconnect_url."
+
+
+class FlowNotFoundError(ApplicationError):
+    code = "flow_not_found"
+    status = 404
+    title = "Connect attempt not found"
+    default_detail = "This connect attempt is unknown, expired or already used; start again."
+
+
+class MethodNotAllowedError(ApplicationError):
+    code = "method_not_allowed"
+    status = 405
+    title = "Method not allowed"
+    default_detail = "This path does not answer that method."
+
+
+class NeedsReauthError(ApplicationError):
+    code = "needs_reauth"
+    status = 409
+    title = "User must reconnect"
+    default_detail = "The connection no longer works without its user; send them to reconnect_url."
+
+
+class RevokedError(ApplicationError):
+    code = "revoked"
+    status = 409
+    title = "Connection revoked"
+    default_detail = "The grant was revoked; send the user to reconnect_url."
+
+
+class FlowRefusedError(ApplicationError):
+    code = "flow_refused"
+    status = 409
+    title = "Consent not given"
+    default_detail = "The provider did not grant access; start again."
+
+
+class ConflictError(ApplicationError):
+    code = "conflict"
+    status = 409
+    title = "Conflict"
+    default_detail = "The request conflicts with what is already there."
+
+
+class ValidationFailedError(ApplicationError):
+    code = "validation_failed"
+    status = 422
+    title = "Validation failed"
+    default_detail = "Some fields are not acceptable; details.errors names them."
+
+
+class ReasonRequiredError(ApplicationError):
+    code = "reason_required"
+    status = 422
+    title = "Reason required"
+    default_detail = "This grant demands a reason with every read."
+
+
+class RateLimitedError(ApplicationError):
+    code = "rate_limited"
+    status = 429
+    title = "Too many requests"
+    default_detail = "Slow down and try again after Retry-After seconds."
+
+
+class PoisonedCiphertextError(ApplicationError):
+    """A ciphertext that fails its authentication tag under a key whose canary is good. Never shown to a caller."""
+
+    code = "poisoned_ciphertext"
+    title = "Stored value unreadable"
+
+
+class StartupError(Exception):
+    """The process must not start; the message names the variable or row that is wrong."""

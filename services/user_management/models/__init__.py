@@ -1,0 +1,34 @@
+"""The tables. Importing this package registers all of them in `metadata`."""
+
+from services.user_management.models.audit import AuditDetail, AuditLog
+from services.user_management.models.base import metadata
+from services.user_management.models.integration import Integration, OAuthFlow
+from services.user_management.models.job import JobRun
+from services.user_management.models.outbox import OutboxEvent
+from services.user_management.models.preferences import PreferenceRevision, UserPreferences
+from services.user_management.models.service_client import ServiceClient, ServiceGrant, ServiceKey
+from services.user_management.models.token import EncryptedToken, EncryptionKey, TokenRead
+from services.user_management.models.user import User, erased_subjects, user_identities
+from services.user_management.models.webhook import WebhookEvent
+
+__all__ = [
+    "AuditDetail",
+    "AuditLog",
+    "EncryptedToken",
+    "EncryptionKey",
+    "Integration",
+    "JobRun",
+    "OAuthFlow",
+    "OutboxEvent",
+    "PreferenceRevision",
+    "ServiceClient",
+    "ServiceGrant",
+    "ServiceKey",
+    "TokenRead",
+    "User",
+    "UserPreferences",
+    "WebhookEvent",
+    "erased_subjects",
+    "metadata",
+    "user_identities",
+]

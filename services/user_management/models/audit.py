@@ -1,0 +1,45 @@
+"""What happened, by whom, to whom. Append-only, partitioned by month on the time in `id`."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import ormar
+
+from services.user_management.models.base import JSONB, Identifier, PgUUID, index, table
+
+
+class AuditLog(ormar.Model):
+    """One change. No foreign keys: the record outlives what it speaks of."""
+
+    ormar_config = table(
+        "audit_logs",
+        index("ix_audit_logs_user_id_id", "user_id", "id"),
+        index("ix_audit_logs_action_id", "action", "id"),
+    )
+
+    id: UUID = PgUUID(primary_key=True)
+    occurred_at: datetime = ormar.DateTime(timezone=True, nullable=False)
+    action: str = ormar.Text(nullable=False)
+    actor_kind: str = ormar.Text(nullable=False)
+    actor_id: str = ormar.Text(nullable=False)
+    impersonator: str | None = ormar.Text(nullable=True)
+    user_id: str | None = Identifier(nullable=True)
+    target_type: str = ormar.Text(nullable=False)
+    target_id: str = ormar.Text(nullable=False)
+    ip_address: str | None = ormar.Text(nullable=True)
+    request_id: str = ormar.Text(nullable=False)
+    trace_id: str | None = ormar.Text(nullable=True)
+
+
+class AuditDetail(ormar.Model):
+    """Old and new values of one change, under the id of its audit row; may hold personal data, so it can be erased."""
+
+    ormar_config = table(
+        "audit_details",
+        index("ix_audit_details_user_id", "user_id"),
+    )
+
+    id: UUID = PgUUID(primary_key=True)
+    user_id: str | None = Identifier(nullable=True)
+    changes: Any = JSONB(nullable=False)

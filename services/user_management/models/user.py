@@ -1,0 +1,70 @@
+"""Users and the identities that sign in as them."""
+
+from datetime import datetime
+from typing import Any
+
+import ormar
+import sqlalchemy as sa
+
+from services.user_management.enums import UserStatus
+from services.user_management.models.base import JSONB, Identifier, index, metadata, one_of, table
+
+
+class User(ormar.Model):
+    """One user of the product. `id` never changes."""
+
+    ormar_config = table(
+        "users",
+        sa.CheckConstraint("id ~ '^[a-z]+_[A-Za-z0-9_-]{1,58}$'", name="id"),
+        one_of("status", UserStatus),
+        index("ix_users_email_normalized", "email_normalized"),
+        # Users of our own sign in with their address; Clerk's may share one for a moment.
+        index(
+            "uq_users_own_email",
+            "email_normalized",
+            unique=True,
+            where="deleted_at IS NULL AND starts_with(id, 'usr_')",
+        ),
+    )
+
+    id: str = Identifier(primary_key=True)
+    email: str | None = ormar.Text(nullable=True)
+    email_normalized: str | None = Identifier(nullable=True)
+    email_verified: bool = ormar.Boolean(nullable=False)
+    first_name: str | None = ormar.Text(nullable=True)
+    last_name: str | None = ormar.Text(nullable=True)
+    profile_image_url: str | None = ormar.Text(nullable=True)
+    phone: str | None = ormar.Text(nullable=True)
+    status: str = ormar.Text(nullable=False)
+    onboarding_completed: bool = ormar.Boolean(nullable=False)
+    onboarding_step: str | None = ormar.Text(nullable=True)
+    last_login_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    last_active_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    local_fields: Any = JSONB(nullable=False)
+    """Names of fields edited here, which the upstream no longer overwrites."""
+    upstream_updated_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    deleted_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    deleted_by: str | None = ormar.Text(nullable=True)
+    version: int = ormar.Integer(nullable=False)
+    created_at: datetime = ormar.DateTime(timezone=True, nullable=False)
+    updated_at: datetime = ormar.DateTime(timezone=True, nullable=False)
+
+
+user_identities = sa.Table(
+    "user_identities",
+    metadata,
+    sa.Column("issuer", sa.Text(collation="C"), primary_key=True),
+    sa.Column("subject", sa.Text(collation="C"), primary_key=True),
+    sa.Column("user_id", sa.Text(collation="C"), sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Index("ix_user_identities_user_id", "user_id"),
+)
+"""The authority for who a token speaks of: (issuer, subject) → user. Core, since ormar knows no composite key."""
+
+erased_subjects = sa.Table(
+    "erased_subjects",
+    metadata,
+    sa.Column("subject_hash", sa.LargeBinary(), primary_key=True),
+    sa.Column("erased_at", sa.DateTime(timezone=True), nullable=False),
+)
+"""Keyed hashes of erased (issuer, subject) pairs, so that a late webhook creates nobody."""

@@ -1,0 +1,31 @@
+"""The inbox of upstream webhooks."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import ormar
+import sqlalchemy as sa
+
+from services.user_management.models.base import JSONB, Identifier, PgUUID, index, table
+
+
+class WebhookEvent(ormar.Model):
+    """A verified event, stored in the transaction that applies it."""
+
+    ormar_config = table(
+        "webhook_events",
+        sa.UniqueConstraint("source", "message_id"),
+        index("ix_webhook_events_pending", "next_attempt_at", where="applied_at IS NULL"),
+    )
+
+    id: UUID = PgUUID(primary_key=True)
+    source: str = Identifier(nullable=False)
+    message_id: str = Identifier(nullable=False)
+    event_type: str = ormar.Text(nullable=False)
+    payload: Any = JSONB(nullable=False)
+    received_at: datetime = ormar.DateTime(timezone=True, nullable=False)
+    applied_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    attempts: int = ormar.Integer(nullable=False)
+    next_attempt_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    error: str | None = ormar.Text(nullable=True)

@@ -1,0 +1,1 @@
+"""All cryptography of the service; nothing here reads a row or a setting."""

@@ -1,0 +1,65 @@
+"""Keyed hashes from one signing secret, separated by purpose."""
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+from typing import Any
+
+from services.user_management.exceptions import ValidationFailedError
+from services.user_management.security.encryption import hkdf_expand
+
+
+def sha256(text: str) -> bytes:
+    """What is stored of a secret that only has to be recognised (32 bytes)."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def random_token() -> str:
+    """256 random bits as 43 URL-safe characters."""
+    return secrets.token_urlsafe(32)
+
+
+def base64url(raw: bytes) -> str:
+    """Base64url without padding (RFC 7515 section 2)."""
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+class Signer:
+    """Derives PKCE verifiers and signs cursors."""
+
+    def __init__(self, secret: str) -> None:
+        self._root = hashlib.sha256(secret.encode()).digest()
+
+    def _mac(self, purpose: str, message: bytes) -> bytes:
+        return hmac.digest(hkdf_expand(self._root, purpose.encode()), message, "sha256")
+
+    def pkce_verifier(self, state_hash: bytes) -> str:
+        """The code verifier of a flow, 43 characters (RFC 7636 section 4.1).
+
+        Derived, not stored: the flow row alone is of no use to a reader of the database.
+        """
+        return base64url(self._mac("pkce", state_hash))
+
+    def encode_cursor(self, scope: str, position: list[Any]) -> str:
+        """An opaque cursor that is valid for `scope` alone."""
+        payload = json.dumps(position, separators=(",", ":")).encode()
+        return base64url(self._mac(f"cursor:{scope}", payload)[:16] + payload)
+
+    def decode_cursor(self, scope: str, cursor: str) -> list[Any]:
+        """The position in `cursor`. Raises ValidationFailedError for one that we did not make for `scope`."""
+        try:
+            raw = base64.b64decode(cursor.encode() + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        except ValueError:
+            raw = b""
+        signature, payload = raw[:16], raw[16:]
+        if not hmac.compare_digest(signature, self._mac(f"cursor:{scope}", payload)[:16]):
+            raise ValidationFailedError("The cursor is not one of ours; start from the first page.")
+        position: list[Any] = json.loads(payload)
+        return position
+
+
+def pkce_challenge(verifier: str) -> str:
+    """S256 code challenge (RFC 7636 section 4.2)."""
+    return base64url(sha256(verifier))

@@ -1,0 +1,60 @@
+"""Standard Webhooks signatures (Svix), verified strictly: malformed is one error, mismatch another, nothing else."""
+
+import base64
+import binascii
+import hmac
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from services.user_management.exceptions import InvalidSignatureError, InvalidWebhookHeadersError, StartupError
+
+TOLERANCE_SECONDS: Final = 300
+_MESSAGE_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+_TIMESTAMP: Final = re.compile(r"[0-9]{1,12}")
+_SIGNATURE: Final = re.compile(r"v1,([A-Za-z0-9+/]{43}=)")
+_VERSIONED: Final = re.compile(r"v[0-9]+[a-z]?,[A-Za-z0-9+/=_-]{1,512}")
+
+
+class WebhookVerifier:
+    """Checks `v1` signatures under any of several active secrets."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._keys = [_decode_secret(secret) for secret in secrets]
+
+    def verify(self, *, message_id: str, timestamp: str, signatures: str, body: bytes, now: float) -> None:
+        """Raise unless `signatures` holds a valid `v1` signature of this message, sent within 5 minutes of `now`.
+
+        `now` is Unix seconds. Raises InvalidWebhookHeadersError (malformed) or InvalidSignatureError.
+        """
+        candidates = _parse_signatures(signatures)
+        if not _MESSAGE_ID.fullmatch(message_id) or not _TIMESTAMP.fullmatch(timestamp):
+            raise InvalidWebhookHeadersError
+        if abs(now - int(timestamp)) > TOLERANCE_SECONDS:
+            raise InvalidSignatureError("The webhook's timestamp is more than 5 minutes away from now.")
+        signed = f"{message_id}.{timestamp}.".encode() + body
+        expected = [hmac.digest(key, signed, "sha256") for key in self._keys]
+        matches = [hmac.compare_digest(given, wanted) for given in candidates for wanted in expected]
+        if not any(matches):
+            raise InvalidSignatureError
+
+
+def _parse_signatures(header: str) -> list[bytes]:
+    """The `v1` entries of a space-separated list; entries of other versions are passed over."""
+    entries = header.split(" ")
+    if len(entries) > 16 or not all(_VERSIONED.fullmatch(entry) for entry in entries):
+        raise InvalidWebhookHeadersError
+    matches = [_SIGNATURE.fullmatch(entry) for entry in entries]
+    return [base64.b64decode(match[1], validate=True) for match in matches if match]
+
+
+def _decode_secret(secret: str) -> bytes:
+    """The HMAC key behind `whsec_<base64>`."""
+    prefix, _, encoded = secret.partition("_")
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        key = b""
+    if prefix != "whsec" or len(key) < 16:
+        raise StartupError("CLERK_WEBHOOK_SIGNING_SECRET: must be whsec_ and base64 of at least 16 bytes")
+    return key
