@@ -107,4 +107,4 @@ class JobName(StrEnum):
     SWEEP_LEASES = "sweep_leases"
     REFRESH_DUE_TOKENS = "refresh_due_tokens"
     RELAY_OUTBOX = "relay_outbox"
-    MAINTAIN_PARTITIONS = "maintain_partitions"
+    MAINTAIN_TABLES = "maintain_tables"

@@ -4,7 +4,7 @@ Services raise these; the HTTP layer renders them as RFC 9457 problem details. T
 (`detail`), the log gets the cause.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 CATALOGUE: dict[str, type["ApplicationError"]] = {}
@@ -248,6 +248,15 @@ class ValidationFailedError(ApplicationError):
     status = 422
     title = "Validation failed"
     default_detail = "Some fields are not acceptable; details.errors names them."
+
+    @classmethod
+    def of_fields(cls, errors: Iterable[Mapping[str, Any]]) -> "ValidationFailedError":
+        """From pydantic's errors: where and what, never the value."""
+        listed = [
+            {"loc": [str(part) for part in item["loc"]], "msg": str(item["msg"]), "type": str(item["type"])}
+            for item in errors
+        ]
+        return cls(extra={"details": {"errors": listed}})
 
 
 class ReasonRequiredError(ApplicationError):

@@ -197,6 +197,10 @@ class Settings(BaseSettings):
     def is_production(self) -> bool:
         return self.environment is Environment.PRODUCTION
 
+    @property
+    def log_json_lines(self) -> bool:
+        return self.log.format == "json" or (self.log.format == "auto" and self.is_production)
+
 
 def decode_key_map(keys: object) -> dict[int, bytes]:
     """Base64 values to bytes. Raises ValueError naming the version (never the value)."""

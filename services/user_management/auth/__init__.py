@@ -1,0 +1,1 @@
+"""Credentials to principals, and the guards that routes declare."""

@@ -26,11 +26,7 @@ class Integration(ormar.Model):
             unique=True,
             where="is_primary",
         ),
-        index(
-            "ix_integrations_lease",
-            "refresh_lease_until",
-            where="refresh_lease_until IS NOT NULL",
-        ),
+        index("ix_integrations_unsettled", "id", where="refresh_attempts > 0"),
     )
 
     id: UUID = PgUUID(primary_key=True)
@@ -47,6 +43,8 @@ class Integration(ormar.Model):
     """Fence: every stored answer of the provider raises it by one."""
     refresh_lease_owner: UUID | None = PgUUID(nullable=True)
     refresh_lease_until: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    refresh_attempts: int = ormar.Integer(nullable=False)
+    """Calls sent to the provider since the last one whose outcome is known; 2 or more: the grant may have rotated."""
     refresh_not_before: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     """Cool-down after a transient failure."""
     refresh_failures: int = ormar.Integer(nullable=False)

@@ -16,7 +16,7 @@ class JobRun(ormar.Model):
     ormar_config = table(
         "job_runs",
         sa.UniqueConstraint("job", "slot"),
-        index("ix_job_runs_unfinished", "started_at", where="finished_at IS NULL"),
+        index("ix_job_runs_started_at", "started_at"),
     )
 
     id: UUID = PgUUID(primary_key=True)

@@ -27,7 +27,7 @@ def base64url(raw: bytes) -> str:
 
 
 class Signer:
-    """Derives PKCE verifiers and signs cursors."""
+    """Derives PKCE verifiers and tombstones, and signs cursors."""
 
     def __init__(self, secret: str) -> None:
         self._root = hashlib.sha256(secret.encode()).digest()
@@ -41,6 +41,10 @@ class Signer:
         Derived, not stored: the flow row alone is of no use to a reader of the database.
         """
         return base64url(self._mac("pkce", state_hash))
+
+    def subject_tombstone(self, issuer: str, subject: str) -> bytes:
+        """What is kept of an erased subject: enough to know it again, nothing to read."""
+        return self._mac("tombstone", json.dumps([issuer, subject]).encode())
 
     def encode_cursor(self, scope: str, position: list[Any]) -> str:
         """An opaque cursor that is valid for `scope` alone."""

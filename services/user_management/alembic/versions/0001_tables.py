@@ -134,6 +134,7 @@ def _create_connections() -> None:
         sa.Column("token_version", sa.BigInteger(), nullable=False),
         sa.Column("refresh_lease_owner", sa.Uuid(), nullable=True),
         sa.Column("refresh_lease_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("refresh_attempts", sa.Integer(), nullable=False),
         sa.Column("refresh_not_before", sa.DateTime(timezone=True), nullable=True),
         sa.Column("refresh_failures", sa.Integer(), nullable=False),
         sa.Column("last_refresh_at", sa.DateTime(timezone=True), nullable=True),
@@ -155,10 +156,7 @@ def _create_connections() -> None:
         ),
     )
     op.create_index(
-        "ix_integrations_lease",
-        "integrations",
-        ["refresh_lease_until"],
-        postgresql_where=sa.text("refresh_lease_until IS NOT NULL"),
+        "ix_integrations_unsettled", "integrations", ["id"], postgresql_where=sa.text("refresh_attempts > 0")
     )
     op.create_index(
         "uq_integrations_primary",
@@ -313,9 +311,7 @@ def _create_work() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_job_runs"),
         sa.UniqueConstraint("job", "slot", name="uc_job_runs_job_slot"),
     )
-    op.create_index(
-        "ix_job_runs_unfinished", "job_runs", ["started_at"], postgresql_where=sa.text("finished_at IS NULL")
-    )
+    op.create_index("ix_job_runs_started_at", "job_runs", ["started_at"])
 
 
 def downgrade() -> None:

@@ -1,0 +1,5 @@
+"""The guard of routes that anybody may call; all others declare one of `clerk`, `service_auth`, `webhook_auth`."""
+
+
+def public() -> None:
+    """Nobody has to be signed in. Declared, so that a route without any guard is a mistake that tests find."""

@@ -1,0 +1,55 @@
+"""Clerk's webhook signatures."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from pydantic import ValidationError
+
+from services.user_management.auth.dependencies import get_container
+from services.user_management.exceptions import (
+    InvalidJSONError,
+    InvalidWebhookHeadersError,
+    ValidationFailedError,
+)
+from services.user_management.schemas.webhook import ClerkEvent
+from services.user_management.utils import strict_json
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedEvent:
+    """An event whose signature was checked."""
+
+    message_id: str
+    event: ClerkEvent
+    payload: dict[str, Any]
+
+
+async def verify_clerk_webhook(request: Request) -> VerifiedEvent:
+    """Check the signature over the raw body, then read it.
+
+    Raises InvalidWebhookHeadersError (400), InvalidSignatureError (401), InvalidJSONError, ValidationFailedError.
+    """
+    container = get_container(request)
+    headers = [request.headers.getlist(name) for name in ("svix-id", "svix-timestamp", "svix-signature")]
+    if any(len(values) != 1 for values in headers):
+        raise InvalidWebhookHeadersError
+    (message_id,), (timestamp,), (signatures,) = headers
+    body = await request.body()
+    container.webhook_verifier.verify(
+        message_id=message_id,
+        timestamp=timestamp,
+        signatures=signatures,
+        body=body,
+        now=container.clock.now().timestamp(),
+    )
+    try:
+        payload = strict_json.loads(body)
+        return VerifiedEvent(message_id, ClerkEvent.model_validate(payload), payload)
+    except strict_json.StrictJSONError as error:
+        raise InvalidJSONError(f"The body is {error}.") from None
+    except ValidationError:
+        raise ValidationFailedError("The body is not a Clerk event.") from None
+
+
+ClerkWebhook = Annotated[VerifiedEvent, Depends(verify_clerk_webhook)]

@@ -1,0 +1,69 @@
+"""The worker and beat processes: composition root of the jobs."""
+
+import sys
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+
+from services.user_management.celery_config import celery_options
+from services.user_management.container import Container
+from services.user_management.exceptions import StartupError
+from services.user_management.logging_config import configure_logging
+from services.user_management.settings import get_settings
+from services.user_management.tasks.runtime import runtime
+
+log = structlog.get_logger(__name__)
+
+
+def create_celery_app() -> Celery:
+    """The Celery application; exits with 2 when the configuration cannot be used."""
+    try:
+        options = celery_options(get_settings())
+    except StartupError as error:
+        print(f"user-management: {error}", file=sys.stderr)  # noqa: T201 - for the person who starts it
+        sys.exit(2)
+    application = Celery(
+        "user-management",
+        include=[
+            "services.user_management.tasks.data_cleanup",
+            "services.user_management.tasks.outbox",
+            "services.user_management.tasks.token_refresh",
+        ],
+    )
+    application.conf.update(options)
+    return application
+
+
+app = create_celery_app()
+
+
+@signals.setup_logging.connect
+def set_up_logging(**_: Any) -> None:
+    """Ours instead of Celery's."""
+    settings = get_settings()
+    configure_logging(level=settings.log.level, json_lines=settings.log_json_lines)
+
+
+@signals.worker_process_init.connect
+def start_runtime(**_: Any) -> None:
+    """In each child, after the fork: no connection is ever shared between processes."""
+    runtime.start(lambda: Container(get_settings()))
+
+
+@signals.worker_process_shutdown.connect
+def stop_runtime(**_: Any) -> None:
+    """Close the child's pools."""
+    runtime.stop()
+
+
+@signals.worker_ready.connect
+def announce_worker(**_: Any) -> None:
+    """For whoever waits for it."""
+    log.info("worker.started")
+
+
+@signals.beat_init.connect
+def announce_beat(**_: Any) -> None:
+    """For whoever waits for it."""
+    log.info("beat.started")

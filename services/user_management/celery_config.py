@@ -1,0 +1,46 @@
+"""Celery carries the tick, nothing else: what is due lies in Postgres, so a lost or doubled message changes nothing."""
+
+from typing import Any, Final
+
+from services.user_management.enums import JobName
+from services.user_management.settings import Settings
+
+TICKS: Final[dict[JobName, float]] = {
+    JobName.RELAY_OUTBOX: 2.0,
+    JobName.SWEEP_LEASES: 10.0,
+    JobName.REFRESH_DUE_TOKENS: 10.0,
+    JobName.MAINTAIN_TABLES: 600.0,
+}
+"""Seconds between ticks. A tick asks for the job's current slot; how long a slot is, the task says."""
+HARD_TIME_LIMIT_SECONDS: Final = 60
+"""A SIGKILL in mid-call: never reached in health, a slice ends after five seconds and times out after thirty."""
+
+
+def broker_url(redis_url: str) -> str:
+    """Celery's spelling of a Redis URL; kombu writes unix sockets as `redis+socket`."""
+    return redis_url.replace("unix://", "redis+socket://", 1) if redis_url.startswith("unix://") else redis_url
+
+
+def celery_options(settings: Settings) -> dict[str, Any]:
+    """Configuration of the Celery application."""
+    return {
+        "broker_url": broker_url(settings.redis.url.get_secret_value()),
+        "broker_connection_retry_on_startup": True,
+        "broker_transport_options": {"visibility_timeout": 300, "socket_timeout": 5, "socket_connect_timeout": 2},
+        "beat_scheduler": "celery.beat:Scheduler",  # in memory: slots in Postgres remember what ran
+        "beat_max_loop_interval": 2,
+        "beat_schedule": {
+            job.value: {"task": job.value, "schedule": seconds, "options": {"expires": seconds}}
+            for job, seconds in TICKS.items()
+        },
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "task_ignore_result": True,
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_time_limit": HARD_TIME_LIMIT_SECONDS,
+        "worker_prefetch_multiplier": 1,
+        "worker_hijack_root_logger": False,
+        "worker_send_task_events": False,
+        "timezone": "UTC",
+    }

@@ -1,0 +1,52 @@
+"""`cli service …`"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from services.user_management.cli.runtime import run
+
+app = typer.Typer(no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="Name of the service.")]
+
+
+@app.command()
+def create(name: Name) -> None:
+    """Register a service and print its key: alone on stdout, once and never again."""
+    key = run(lambda container: container.service_clients.create_service(name))
+    print(f"The key of {name}; it is stored as a hash only, so keep it now:", file=sys.stderr)
+    print(key)
+
+
+@app.command()
+def grant(
+    name: Name,
+    provider: Annotated[str, typer.Argument(help="Name of the provider.")],
+    scope: Annotated[list[str] | None, typer.Option(help="A scope it may ask for; none given: any.")] = None,
+    reason_required: Annotated[bool, typer.Option(help="Every read must give a reason.")] = False,
+) -> None:
+    """Let a service read a provider's tokens; replaces an earlier grant for that provider."""
+    run(
+        lambda container: container.service_clients.grant(
+            name, container.providers.get(provider).name, scopes=scope, reason_required=reason_required
+        )
+    )
+    print(f"{name} may read {provider} tokens.", file=sys.stderr)
+
+
+@app.command()
+def revoke(name: Name) -> None:
+    """Refuse every key of a service from now on."""
+    revoked = run(lambda container: container.service_clients.revoke_service(name))
+    print(f"{revoked} key(s) of {name} revoked.", file=sys.stderr)
+
+
+@app.command(name="list")
+def list_services() -> None:
+    """All services with their live keys and grants."""
+    for service in run(lambda container: container.service_clients.list_services()):
+        print(
+            f"{service.name}\tkeys: {', '.join(service.key_ids) or 'none'}\t{'; '.join(service.grants) or 'no grants'}"
+        )

@@ -1,0 +1,196 @@
+"""The object graph, built once and by hand; web, worker and CLI share it."""
+
+import asyncio
+from typing import Final
+
+import structlog
+from sqlalchemy.exc import ProgrammingError
+
+from services.user_management.core.clock import Clock, SystemClock
+from services.user_management.database import Database, is_unavailable
+from services.user_management.exceptions import StartupError
+from services.user_management.http_client import HttpClient, create_http_client, fetch_json
+from services.user_management.integrations.oauth_client import OAuthClient
+from services.user_management.integrations.oauth_config import BUILT_IN, ProviderRegistry, load_providers
+from services.user_management.redis_client import create_redis_client
+from services.user_management.security.encryption import TokenEncryption
+from services.user_management.security.jwks import PinnedKey, RemoteKeySet, SigningKeys
+from services.user_management.security.jwt import SessionVerifier
+from services.user_management.security.key_source import StaticKeySource, read_key_file
+from services.user_management.security.signing import Signer
+from services.user_management.security.webhook_signature import WebhookVerifier
+from services.user_management.services.health_service import HealthService
+from services.user_management.services.integration_service import ConnectPolicy, IntegrationService
+from services.user_management.services.integration_status_service import IntegrationStatusTracker
+from services.user_management.services.job_service import JobService
+from services.user_management.services.outbox_service import OutboxService, StreamPolicy
+from services.user_management.services.preferences_service import PreferencesManager
+from services.user_management.services.service_client_service import ServiceClientService
+from services.user_management.services.token_service import RefreshJobs, TokenPolicy, TokenRefresher, TokenService
+from services.user_management.services.user_service import UserService
+from services.user_management.services.vault_service import VaultService
+from services.user_management.services.webhook_service import WebhookService
+from services.user_management.settings import Settings, decode_key_map
+from services.user_management.unit_of_work import unit_of_work_factory
+
+BOOT_PATIENCE_SECONDS: Final = 30.0
+"""How long a starting process waits for Postgres before it gives up and lets its supervisor try again."""
+DRAIN_SECONDS: Final = 9.0
+
+log = structlog.get_logger(__name__)
+
+
+class Container:
+    """Everything a process needs, and its start and stop."""
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None, http: HttpClient | None = None) -> None:
+        """Build the graph: no I/O but reading provider and key files. Raises StartupError."""
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.http = http or create_http_client()
+        self.database = Database(settings.database)
+        self.redis = create_redis_client(settings.redis.url.get_secret_value())
+        self.unit_of_work = unit_of_work_factory(self.clock)
+        self.signer = Signer(settings.signing.secret.get_secret_value())
+        self.providers = _providers(settings)
+        self.sessions = SessionVerifier(
+            self._signing_keys(),
+            issuer=settings.clerk.issuer,
+            authorized_parties=settings.clerk.authorized_parties,
+            allow_missing_azp=settings.clerk.allow_missing_azp,
+        )
+        self.webhook_verifier = WebhookVerifier(settings.clerk.webhook_signing_secret.get_secret_value().split())
+        self.vault = VaultService(
+            encryption=_encryption(settings),
+            database=self.database,
+            unit_of_work=self.unit_of_work,
+            clock=self.clock,
+        )
+        status = IntegrationStatusTracker()
+        oauth = OAuthClient(self.http, self.clock)
+        self.refresher = TokenRefresher(
+            database=self.database,
+            unit_of_work=self.unit_of_work,
+            providers=self.providers,
+            oauth=oauth,
+            vault=self.vault,
+            status=status,
+            clock=self.clock,
+        )
+        self.tokens = TokenService(
+            database=self.database,
+            unit_of_work=self.unit_of_work,
+            providers=self.providers,
+            refresher=self.refresher,
+            vault=self.vault,
+            status=status,
+            policy=TokenPolicy(settings.clerk.issuer, settings.frontend.connect_url),
+            clock=self.clock,
+        )
+        self.integrations = IntegrationService(
+            database=self.database,
+            unit_of_work=self.unit_of_work,
+            providers=self.providers,
+            oauth=oauth,
+            vault=self.vault,
+            status=status,
+            signer=self.signer,
+            policy=ConnectPolicy(settings.public_url, tuple(settings.frontend.return_urls)),
+            clock=self.clock,
+        )
+        self.users = UserService(
+            database=self.database,
+            unit_of_work=self.unit_of_work,
+            preferences=PreferencesManager(),
+            signer=self.signer,
+            admin_user_ids=frozenset(settings.admin.user_ids),
+        )
+        self.webhooks = WebhookService(
+            unit_of_work=self.unit_of_work,
+            users=self.users,
+            issuer=settings.clerk.issuer,
+            instance_id=settings.clerk.instance_id,
+        )
+        self.service_clients = ServiceClientService(self.unit_of_work)
+        self.jobs = JobService(self.unit_of_work)
+        self.refresh_jobs = RefreshJobs(database=self.database, refresher=self.refresher, clock=self.clock)
+        self.outbox = OutboxService(
+            database=self.database,
+            unit_of_work=self.unit_of_work,
+            redis=self.redis,
+            stream=StreamPolicy(settings.redis.stream, settings.redis.stream_length),
+        )
+        self.health = HealthService(self.database, self.redis)
+        self._drain_ends: float | None = None
+
+    async def start(self) -> None:
+        """Open the pools and prove the keys. Raises StartupError when this process must not serve."""
+        await self.database.connect()
+        deadline = self.clock.monotonic() + BOOT_PATIENCE_SECONDS
+        while True:
+            try:
+                await self.vault.prove_keys()
+            except ProgrammingError as error:
+                if "UndefinedTable" not in str(error):
+                    raise
+                raise StartupError("DATABASE_URL: the schema is missing; run `cli db upgrade` first") from None
+            except Exception as error:
+                if not is_unavailable(error):
+                    raise
+                if self.clock.monotonic() > deadline:
+                    raise StartupError("DATABASE_URL: Postgres does not answer") from error
+                log.warning("database.awaited", reason=type(error).__name__)
+                await asyncio.sleep(0.5)
+            else:
+                self.health.phase = "serving"
+                return
+
+    @property
+    def is_draining(self) -> bool:
+        return self._drain_ends is not None
+
+    def drain(self) -> None:
+        """Say "not ready" from now on; what is under way has DRAIN_SECONDS to end."""
+        self.health.phase = "draining"
+        if self._drain_ends is None:
+            self._drain_ends = self.clock.monotonic() + DRAIN_SECONDS
+
+    async def stop(self) -> None:
+        """Let refreshes under way end, then close everything."""
+        self.drain()
+        ends = self._drain_ends or self.clock.monotonic()
+        await self.refresher.drain(max(0.1, ends - self.clock.monotonic()))
+        await self.http.aclose()
+        await self.redis.aclose()
+        await self.database.disconnect()
+
+    def _signing_keys(self) -> SigningKeys:
+        clerk = self.settings.clerk
+        if clerk.jwt_key is not None:
+            return PinnedKey(clerk.jwt_key)
+        return RemoteKeySet(lambda: fetch_json(self.http, clerk.keys_url), self.clock)
+
+
+def _providers(settings: Settings) -> ProviderRegistry:
+    folders = [BUILT_IN] + ([settings.providers.dir] if settings.providers.dir else [])
+    clients = {name: (client.client_id, client.client_secret) for name, client in settings.oauth.clients.items()}
+    registry = load_providers(folders, clients)
+    if settings.is_production:
+        for provider in registry:
+            if any(not url.startswith("https://") for url in provider.config.urls()):
+                raise StartupError(f"PROVIDERS_DIR: provider {provider.name} has an endpoint that is not https")
+    return registry
+
+
+def _encryption(settings: Settings) -> TokenEncryption:
+    secrets = {version: key.get_secret_value() for version, key in settings.encryption.keys.items()}
+    if settings.encryption.keys_file is not None:
+        try:
+            secrets |= decode_key_map(read_key_file(settings.encryption.keys_file))
+        except ValueError as error:
+            raise StartupError(f"ENCRYPTION_KEYS_FILE: {error}") from None
+    if not secrets:
+        raise StartupError("ENCRYPTION_KEYS: at least one key version is needed")
+    source = StaticKeySource(secrets)
+    salt = settings.encryption.salt.get_secret_value().encode()
+    return TokenEncryption.from_secrets({version: source.load(version) for version in source.versions()}, salt)

@@ -1,0 +1,59 @@
+"""The one HTTP client of a process; the only module that knows httpx by name."""
+
+from typing import Any, Final
+
+import httpx
+
+from services.user_management.exceptions import RetryLaterError
+
+MAX_BODY_BYTES: Final = 1 << 20
+CONNECTIONS: Final = 100
+
+HttpClient = httpx.AsyncClient
+TransportError = httpx.TransportError
+NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+"""Failures after which the other side has certainly seen nothing."""
+
+
+class ResponseTooLargeError(httpx.TransportError):
+    """The answer is larger than 1 MiB; nothing we talk to has a reason for that."""
+
+
+def create_http_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
+    """A client without redirects, cookies or environment proxies; `transport` replaces the network in tests."""
+    return httpx.AsyncClient(
+        transport=transport,
+        follow_redirects=False,
+        trust_env=False,
+        timeout=httpx.Timeout(8.0, connect=3.0, pool=2.0),
+        limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=20),
+        headers={"User-Agent": "user-management-service", "Accept": "application/json"},
+    )
+
+
+async def send(client: httpx.AsyncClient, request: httpx.Request) -> tuple[httpx.Response, bytes]:
+    """Send and read the body, up to MAX_BODY_BYTES. Raises TransportError."""
+    response = await client.send(request, stream=True)
+    try:
+        body = bytearray()
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise ResponseTooLargeError("the answer is larger than 1 MiB", request=request)
+    finally:
+        await response.aclose()
+    return response, bytes(body)
+
+
+async def fetch_json(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
+    """GET a JSON object. Raises RetryLaterError for anything else."""
+    try:
+        response, body = await send(client, client.build_request("GET", url))
+        if response.status_code != 200:
+            raise RetryLaterError(f"{url} answered {response.status_code}")
+        document = httpx.Response(200, content=body).json()
+    except (httpx.TransportError, ValueError) as error:
+        raise RetryLaterError(f"{url} cannot be fetched: {type(error).__name__}") from None
+    if not isinstance(document, dict):
+        raise RetryLaterError(f"{url} is not a JSON object")
+    return document

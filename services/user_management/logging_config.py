@@ -1,0 +1,94 @@
+"""Structured logs: one event per line, `noun.verb_past` with fields, and no secret in any of them."""
+
+import logging
+import re
+import sys
+from typing import Any, Final, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from services.user_management.core.context import current_context
+
+REDACTED: Final = "[redacted]"
+_SECRET_NAMES: Final = re.compile(
+    r"(authorization|cookie|password|secret|token|api[-_]?key|code|verifier|credential|signature)$", re.IGNORECASE
+)
+_SECRET_VALUES: Final = re.compile(
+    r"ums_[0-9a-f]+_[0-9a-f]+"  # our service keys
+    r"|whsec_[A-Za-z0-9+/=]+|sk_(?:live|test)_\w+"
+    r"|eyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*"  # JWTs
+    r"|(?i:bearer|basic)\s+[\w.~+/=-]{8,}"
+    r"|(?i:access_token|refresh_token|client_secret|code|state|code_verifier|id_token)[\"']?\s*[=:]\s*[\"']?[^\s&\"',}]+"
+    r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # user:password in a URL
+    r"|[\w.%+-]+@[\w-]+(?:\.[\w-]+)+"  # e-mail addresses
+)
+
+
+def redact(value: Any, name: str = "") -> Any:
+    """`value` without secrets: by the field's name, and by what secrets look like."""
+    if name and isinstance(value, str | bytes) and _SECRET_NAMES.search(name):
+        return REDACTED
+    if isinstance(value, str):
+        return _SECRET_VALUES.sub(REDACTED, value)
+    if isinstance(value, dict):
+        return {key: redact(item, str(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return redact(str(value))
+
+
+def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {key: redact(value, key) for key, value in event.items()}
+
+
+def _add_context(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    context = current_context()
+    if context.request_id != "-":
+        event.setdefault("request_id", context.request_id)
+    return event
+
+
+def configure_logging(*, level: str, json_lines: bool, stream: TextIO = sys.stdout) -> None:
+    """Send everything, also what libraries log, through one chain to `stream`."""
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_context,
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+    ]
+    renderer: Processor = (
+        structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer(colors=False)
+    )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    # Redaction is the last step before rendering: it sees formatted messages and tracebacks too.
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _redact_event, renderer],
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "celery", "celery.task", "celery.redirected"):
+        library = logging.getLogger(name)
+        library.handlers = []
+        library.propagate = True
+    # httpx logs every URL at INFO; ours carry codes and tokens.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("httpcore").setLevel(logging.WARNING)

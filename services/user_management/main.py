@@ -1,0 +1,165 @@
+"""The web process: composition root of the API."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from types import FrameType
+from typing import Any, Final
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
+from starlette.middleware import Middleware
+
+from services.user_management.container import DRAIN_SECONDS, Container
+from services.user_management.exceptions import StartupError
+from services.user_management.logging_config import configure_logging
+from services.user_management.middleware.body_limit import BodyLimitMiddleware
+from services.user_management.middleware.prefix import PrefixMiddleware
+from services.user_management.middleware.problems import HANDLERS, MEDIA_TYPE
+from services.user_management.middleware.request_context import RequestContextMiddleware
+from services.user_management.routers import health, integrations, internal, users, webhooks
+from services.user_management.schemas.problem import Problem
+from services.user_management.settings import Settings, get_settings
+
+PROBLEM_RESPONSE: Final[dict[int | str, dict[str, Any]]] = {
+    "default": {
+        "description": "A problem (RFC 9457); `type` is a code of the catalogue",
+        "model": Problem,
+        "content": {MEDIA_TYPE: {}},
+    }
+}
+
+
+def create_app(settings: Settings, container: Container | None = None) -> FastAPI:
+    """The ASGI application. It starts a container of its own unless it is given one that was started; it stops both."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        graph = container
+        if graph is None:
+            graph = Container(settings)
+            await graph.start()
+        app.state.container = graph
+        watch = asyncio.create_task(graph.health.watch())
+        try:
+            yield
+        finally:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+            await graph.stop()
+
+    app = FastAPI(
+        title="User management service",
+        description="Users, their preferences, and the OAuth tokens their other services need.",
+        version="1",
+        lifespan=lifespan,
+        generate_unique_id_function=_operation_id,
+        responses=PROBLEM_RESPONSE,
+        redoc_url=None,
+        exception_handlers=HANDLERS,
+        middleware=[
+            Middleware(RequestContextMiddleware, strict_transport=settings.is_production),
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.frontend.origins,
+                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+                allow_headers=["Authorization", "Content-Type", "If-Match", "If-None-Match", "X-Request-ID"],
+                expose_headers=["ETag", "Location", "Retry-After", "X-Request-ID"],
+                max_age=600,
+            ),
+            Middleware(BodyLimitMiddleware),
+            Middleware(PrefixMiddleware),
+        ],
+    )
+    for module in (health, users, integrations, webhooks, internal):
+        app.include_router(module.router)
+    _document_service_key(app)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    """The endpoint's name: stable, and what generated clients call their methods."""
+    return route.name
+
+
+def _document_service_key(app: FastAPI) -> None:
+    """Describe the service key in the schema; its routes read it themselves."""
+    build: Callable[[], dict[str, Any]] = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = build()
+        schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+        schemes["serviceKey"] = {"type": "http", "scheme": "bearer", "description": "ums_<id>_<secret>"}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn closes its listener at once; we say "not ready" first, for as long as a load balancer needs to see it."""
+
+    def __init__(self, config: uvicorn.Config, container: Container, delay_seconds: float) -> None:
+        super().__init__(config)
+        self._container = container
+        self._delay_seconds = delay_seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """Signal handler: the first signal drains, the second one stops at once."""
+        loop = asyncio.get_running_loop()
+        if self._container.is_draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._container.drain()
+        delay = self._delay_seconds if sig == signal.SIGTERM else 0.0
+        loop.call_soon_threadsafe(loop.call_later, delay, self._close_listener)
+
+    def _close_listener(self) -> None:
+        self.should_exit = True
+
+
+async def serve(settings: Settings) -> None:
+    """Run the API until SIGTERM or SIGINT. Raises StartupError."""
+    container = Container(settings)
+    await container.start()
+    config = uvicorn.Config(
+        create_app(settings, container),
+        host=settings.host,
+        port=settings.port,
+        http="httptools",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=round(DRAIN_SECONDS - settings.drain.delay_seconds),
+    )
+    await DrainingServer(config, container, settings.drain.delay_seconds).serve()
+
+
+def main() -> None:
+    """Entry point of the `web` process."""
+    try:
+        settings = get_settings()
+        configure_logging(level=settings.log.level, json_lines=settings.log_json_lines)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    except StartupError as error:
+        print(f"user-management: {error}", file=sys.stderr)  # noqa: T201 - for the person who starts it
+        sys.exit(2)
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, for ASGI servers that import it (`uvicorn services.user_management.main:app`)."""
+    if name == "app":
+        return create_app(get_settings())
+    raise AttributeError(name)
+
+
+if __name__ == "__main__":
+    main()

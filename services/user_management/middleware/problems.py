@@ -1,0 +1,83 @@
+"""Every error as RFC 9457 problem details."""
+
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import structlog
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from services.user_management.core.context import current_context
+from services.user_management.database import is_unavailable
+from services.user_management.exceptions import (
+    ApplicationError,
+    BodyTooLargeError,
+    DatabaseUnavailableError,
+    InvalidJSONError,
+    MethodNotAllowedError,
+    NotFoundError,
+    ValidationFailedError,
+)
+
+MEDIA_TYPE: Final = "application/problem+json"
+_FRAMEWORK_ERRORS: Final[Mapping[int, type[ApplicationError]]] = {
+    400: InvalidJSONError,
+    404: NotFoundError,
+    405: MethodNotAllowedError,
+    413: BodyTooLargeError,
+}
+
+log = structlog.get_logger(__name__)
+
+
+def problem_response(error: ApplicationError) -> JSONResponse:
+    """The body and headers of a problem."""
+    body = {
+        "type": error.code,
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "message": error.detail,
+        "details": {},
+        "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "request_id": current_context().request_id,
+        **error.extra,
+    }
+    return JSONResponse(body, status_code=error.status, headers=error.headers, media_type=MEDIA_TYPE)
+
+
+def as_application_error(error: Exception) -> ApplicationError:
+    """What the caller is told of `error`; the cause of a 500 is logged here, once."""
+    if isinstance(error, ApplicationError):
+        return error
+    if is_unavailable(error):
+        log.warning("database.unavailable", reason=type(error).__name__)
+        return DatabaseUnavailableError(retry_after=1)
+    log.error("request.crashed", exc_info=error)
+    return ApplicationError()
+
+
+async def handle_application_error(_request: Request, error: Exception) -> Response:
+    """Ours."""
+    return problem_response(as_application_error(error))
+
+
+async def handle_validation_error(_request: Request, error: RequestValidationError) -> Response:
+    """FastAPI's 422, without the input that it would echo."""
+    return problem_response(ValidationFailedError.of_fields(error.errors()))
+
+
+async def handle_http_exception(_request: Request, error: HTTPException) -> Response:
+    """What the framework raises by itself: unknown paths and methods."""
+    problem = _FRAMEWORK_ERRORS.get(error.status_code, ApplicationError)
+    return problem_response(problem(headers=error.headers))
+
+
+HANDLERS: Final[dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]]] = {
+    ApplicationError: handle_application_error,
+    RequestValidationError: handle_validation_error,
+    HTTPException: handle_http_exception,
+}

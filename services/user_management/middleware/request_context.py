@@ -1,0 +1,102 @@
+"""The outermost layer: request id and context, security headers, one log line, and no error that gets past."""
+
+import re
+import time
+from typing import Final
+from uuid import uuid4
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.user_management.core.context import RequestContext, current_context, use_context
+from services.user_management.middleware.problems import as_application_error, problem_response
+
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_SECURITY_HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
+_STRICT_TRANSPORT: Final = (b"strict-transport-security", b"max-age=63072000; includeSubDomains")
+_CONTENT_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+_UNLOGGED: Final = frozenset({"/health", "/ready"})
+"""Probes would drown everything else."""
+
+log = structlog.get_logger("services.user_management.access")
+
+
+class RequestContextMiddleware:
+    """Opens a RequestContext for each request."""
+
+    def __init__(self, app: ASGIApp, *, strict_transport: bool) -> None:
+        self._app = app
+        self._headers = [*_SECURITY_HEADERS, *([_STRICT_TRANSPORT] if strict_transport else [])]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        status = 0
+        context = _context(scope)
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *self._missing(scope, message)]
+                message["headers"].append((b"x-request-id", context.request_id.encode()))
+            await send(message)
+
+        with use_context(context):
+            try:
+                await self._app(scope, receive, send_with_headers)
+            except Exception as error:
+                problem = as_application_error(error)
+                if status:
+                    # The answer has begun; all that is left is to cut it off.
+                    raise
+                await problem_response(problem)(scope, receive, send_with_headers)
+            self._log(scope, status, time.monotonic() - started)
+
+    def _missing(self, scope: Scope, message: Message) -> list[tuple[bytes, bytes]]:
+        """Security headers that the answer does not set itself; the documentation page needs its scripts."""
+        present = MutableHeaders(raw=message["headers"])
+        wanted = self._headers if scope["path"] == "/docs" else [*self._headers, _CONTENT_POLICY]
+        return [(name, value) for name, value in wanted if name.decode() not in present]
+
+    @staticmethod
+    def _log(scope: Scope, status: int, seconds: float) -> None:
+        if scope["path"] in _UNLOGGED:
+            return
+        route = scope.get("route")
+        log.info(
+            "request.completed",
+            method=scope["method"],
+            # The template, never the path: ids and whatever else a caller puts there stay out of the log.
+            route=getattr(route, "path", "unmatched"),
+            status=status,
+            milliseconds=round(seconds * 1000, 1),
+            actor=current_context().actor.id,
+        )
+
+
+def _context(scope: Scope) -> RequestContext:
+    request_id = trace_id = user_agent = None
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            request_id = value.decode()
+        elif name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):
+            trace_id = match[1].decode()
+        elif name == b"user-agent":
+            user_agent = value.decode("latin-1")[:200]
+    client = scope.get("client")
+    return RequestContext(
+        request_id=request_id or uuid4().hex,
+        trace_id=trace_id,
+        ip_address=client[0] if client else None,
+        user_agent=user_agent,
+    )

@@ -1,0 +1,95 @@
+"""Slots of periodic jobs, by the database's clock."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.user_management.core.ids import uuid7
+
+LEASE_SECONDS: Final = 60
+MAX_ATTEMPTS: Final = 3
+
+_CLAIM = sa.text("""
+INSERT INTO job_runs AS r (id, job, slot, owner, lease_until, attempts, started_at)
+VALUES (:id, :job, date_bin(make_interval(secs => :period_seconds), now(), 'epoch'), :owner,
+        now() + make_interval(secs => :lease_seconds), 1, now())
+ON CONFLICT (job, slot) DO UPDATE
+SET owner = excluded.owner, lease_until = excluded.lease_until, attempts = r.attempts + 1
+WHERE r.finished_at IS NULL AND r.lease_until < now() AND r.attempts < :max_attempts
+RETURNING r.id, r.slot, r.cursor, r.attempts
+""").columns(cursor=sa.JSON)
+
+_FINISH = sa.text("""
+UPDATE job_runs SET finished_at = now(), error = NULL WHERE id = :id AND owner = :owner
+""")
+
+_CONTINUE = sa.text("""
+UPDATE job_runs SET lease_until = now(), attempts = 0, cursor = :cursor WHERE id = :id AND owner = :owner
+""").bindparams(sa.bindparam("cursor", type_=sa.JSON(none_as_null=True)))
+
+_FAIL = sa.text("""
+UPDATE job_runs
+SET lease_until = now(), error = :error, finished_at = CASE WHEN attempts >= :max_attempts THEN now() END
+WHERE id = :id AND owner = :owner
+""")
+
+_PRUNE = sa.text("""
+DELETE FROM job_runs WHERE started_at < now() - make_interval(days => :days) AND finished_at IS NOT NULL
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One claimed slot of one job."""
+
+    id: UUID
+    owner: UUID
+    slot: datetime
+    attempts: int
+    cursor: Any
+
+
+async def claim(connection: AsyncConnection, *, job: str, period_seconds: float) -> Slot | None:
+    """Claim the current slot; None when it is done, somebody works on it, or it failed MAX_ATTEMPTS times."""
+    owner = uuid7()
+    parameters = {
+        "id": uuid7(),
+        "job": job,
+        "owner": owner,
+        "period_seconds": period_seconds,
+        "lease_seconds": LEASE_SECONDS,
+        "max_attempts": MAX_ATTEMPTS,
+    }
+    row = (await connection.execute(_CLAIM, parameters)).one_or_none()
+    return None if row is None else Slot(row.id, owner, row.slot, row.attempts, row.cursor)
+
+
+async def finish(connection: AsyncConnection, slot: Slot) -> None:
+    """The slot is done."""
+    await connection.execute(_FINISH, {"id": slot.id, "owner": slot.owner})
+
+
+async def hand_on(connection: AsyncConnection, slot: Slot, cursor: Any) -> None:
+    """More is left: the next tick goes on from `cursor`."""
+    await connection.execute(_CONTINUE, {"id": slot.id, "owner": slot.owner, "cursor": cursor})
+
+
+async def fail(connection: AsyncConnection, slot: Slot, error: str) -> None:
+    """The run failed; the next tick tries again, until the attempts are used up."""
+    parameters = {"id": slot.id, "owner": slot.owner, "error": error[:500], "max_attempts": MAX_ATTEMPTS}
+    await connection.execute(_FAIL, parameters)
+
+
+async def prune(connection: AsyncConnection, *, days: int) -> None:
+    """Forget finished runs older than `days`."""
+    await connection.execute(_PRUNE, {"days": days})
+
+
+async def ensure_log_partitions(connection: AsyncConnection, *, months_ahead: int) -> int:
+    """Make the coming months' partitions of the append-only tables; how many were new."""
+    made = await connection.execute(sa.text("SELECT ensure_log_partitions(:months)"), {"months": months_ahead})
+    return int(made.scalar_one())

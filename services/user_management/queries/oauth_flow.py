@@ -1,0 +1,74 @@
+"""Single use of a connect attempt, by one UPDATE … RETURNING each."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+_RETURN = sa.text("""
+UPDATE oauth_flows
+SET status = :status, code_ciphertext = :code, code_key_version = :key_version, error = :error
+WHERE id = :id AND status = 'pending' AND expires_at > now()
+RETURNING id
+""").bindparams(sa.bindparam("code", type_=sa.LargeBinary()))
+
+_CONSUME = sa.text("""
+UPDATE oauth_flows f
+SET status = 'consumed', consumed_at = now(), code_ciphertext = NULL, code_key_version = NULL
+FROM oauth_flows before
+WHERE f.id = before.id AND f.user_id = :user_id AND f.provider = :provider AND f.expires_at > now()
+  AND (f.id = CAST(:flow_id AS uuid) AND f.status IN ('returned', 'failed')
+       OR f.state_hash = CAST(:state_hash AS bytea) AND f.status = 'pending')
+RETURNING f.id, before.status, before.error, before.code_ciphertext, before.code_key_version,
+          f.state_hash, f.redirect_uri, f.requested_scopes
+""").columns(requested_scopes=sa.JSON)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumedFlow:
+    """A flow that can never be used again, with what it held."""
+
+    id: UUID
+    error: str | None
+    code_ciphertext: bytes | None
+    code_key_version: int | None
+    state_hash: bytes
+    redirect_uri: str
+    requested_scopes: tuple[str, ...]
+
+
+async def record_return(
+    connection: AsyncConnection, flow_id: UUID, *, code: tuple[bytes, int] | None, error: str | None
+) -> bool:
+    """Keep what the provider brought: `code` as (ciphertext, key version), or `error`. False if it came before."""
+    parameters = {
+        "id": flow_id,
+        "status": "returned" if code else "failed",
+        "code": code[0] if code else None,
+        "key_version": code[1] if code else None,
+        "error": error,
+    }
+    return (await connection.execute(_RETURN, parameters)).one_or_none() is not None
+
+
+async def consume(
+    connection: AsyncConnection, *, user_id: str, provider: str, flow_id: UUID | None, state_hash: bytes | None
+) -> ConsumedFlow | None:
+    """Use up the flow that `user_id` started; None when there is none, whatever the reason.
+
+    By `flow_id` after the provider returned to our callback, or by `state_hash` when it returned to the front end.
+    """
+    parameters = {"user_id": user_id, "provider": provider, "flow_id": flow_id, "state_hash": state_hash}
+    row = (await connection.execute(_CONSUME, parameters)).one_or_none()
+    if row is None:
+        return None
+    return ConsumedFlow(
+        id=row.id,
+        error=row.error,
+        code_ciphertext=row.code_ciphertext,
+        code_key_version=row.code_key_version,
+        state_hash=row.state_hash,
+        redirect_uri=row.redirect_uri,
+        requested_scopes=tuple(row.requested_scopes),
+    )

@@ -1,0 +1,238 @@
+"""The lease and the fence of a refresh. All times are the database's, so skewed hosts agree."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.user_management.core.ids import uuid7
+from services.user_management.enums import TokenKind
+
+LEASE_SECONDS: Final = 30
+
+_CLAIM = sa.text("""
+UPDATE integrations i
+SET refresh_lease_owner = :owner,
+    refresh_lease_until = now() + make_interval(secs => :lease_seconds),
+    refresh_attempts = i.refresh_attempts + 1
+FROM users u
+WHERE i.id = :id AND i.token_version = :token_version AND i.status IN ('active', 'degraded')
+  AND (i.refresh_lease_until IS NULL OR i.refresh_lease_until < now())
+  AND (i.refresh_not_before IS NULL OR i.refresh_not_before <= now())
+  AND u.id = i.user_id AND u.deleted_at IS NULL AND u.status = 'active'
+RETURNING i.user_id, i.provider, i.status, i.granted_scopes, i.refresh_attempts, i.refresh_failures,
+    (SELECT version FROM encryption_keys WHERE state = 'active') AS active_key_version
+""").columns(granted_scopes=sa.JSON)
+
+_HELD_TOKENS = sa.text("""
+SELECT kind, ciphertext, key_version, expires_at IS NOT NULL AND expires_at <= now() AS expired
+FROM encrypted_tokens WHERE integration_id = :id
+""")
+
+_STATE = sa.text("""
+SELECT token_version, status, coalesce(refresh_lease_until > now(), false) AS leased,
+       greatest(0, extract(epoch FROM refresh_not_before - now()))::float8 AS cool_down_seconds
+FROM integrations WHERE id = :id
+""")
+
+_ADVANCE = sa.text("""
+UPDATE integrations
+SET token_version = token_version + 1, version = version + 1, status = :status, status_reason = :status_reason,
+    status_changed_at = CASE WHEN status = :status THEN status_changed_at ELSE now() END,
+    granted_scopes = coalesce(CAST(:scopes AS jsonb), granted_scopes),
+    refresh_lease_owner = NULL, refresh_lease_until = NULL, refresh_attempts = 0, refresh_failures = 0,
+    refresh_not_before = NULL, last_refresh_at = now(), last_failure = NULL, updated_at = now()
+WHERE id = :id AND token_version = :token_version AND status IN ('active', 'degraded', 'needs_reauth')
+RETURNING token_version
+""").bindparams(sa.bindparam("scopes", type_=sa.JSON(none_as_null=True)))
+
+_PUT_TOKEN = sa.text("""
+INSERT INTO encrypted_tokens (id, integration_id, kind, ciphertext, key_version, issued_at, expires_at)
+VALUES (:id, :integration_id, :kind, :ciphertext, :key_version, now(),
+        now() + make_interval(secs => CAST(:lifetime_seconds AS float8)))
+ON CONFLICT (integration_id, kind) DO UPDATE
+SET ciphertext = excluded.ciphertext, key_version = excluded.key_version,
+    issued_at = excluded.issued_at, expires_at = excluded.expires_at
+""")
+
+_RELEASE = sa.text("""
+UPDATE integrations
+SET refresh_lease_owner = NULL, refresh_lease_until = NULL,
+    refresh_attempts = CASE WHEN :outcome_unknown THEN refresh_attempts ELSE 0 END,
+    refresh_failures = refresh_failures + 1, last_failure = :failure, last_failure_at = now(),
+    refresh_not_before = now() + make_interval(secs => :cool_down_seconds), updated_at = now()
+WHERE id = :id AND token_version = :token_version AND refresh_lease_owner = :owner
+RETURNING refresh_failures
+""")
+
+_UNSETTLED = sa.text("""
+SELECT id, token_version FROM integrations
+WHERE refresh_attempts > 0 AND status IN ('active', 'degraded')
+  AND (refresh_lease_until IS NULL OR refresh_lease_until < now())
+  AND (refresh_not_before IS NULL OR refresh_not_before <= now())
+ORDER BY id LIMIT :limit
+""")
+
+_DUE = sa.text("""
+SELECT i.id, i.token_version
+FROM encrypted_tokens t
+JOIN integrations i ON i.id = t.integration_id
+WHERE t.kind = 'access' AND t.expires_at < now() + make_interval(secs => :within_seconds)
+  AND i.status IN ('active', 'degraded') AND i.refresh_lease_until IS NULL
+  AND (i.refresh_not_before IS NULL OR i.refresh_not_before <= now())
+  AND EXISTS (SELECT FROM encrypted_tokens r WHERE r.integration_id = i.id AND r.kind = 'refresh')
+  AND EXISTS (SELECT FROM users u WHERE u.id = i.user_id AND u.deleted_at IS NULL AND u.status = 'active')
+ORDER BY t.expires_at LIMIT :limit
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredToken:
+    """A token as it lies in the database."""
+
+    kind: TokenKind
+    ciphertext: bytes
+    key_version: int
+    expired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to call the provider once, for LEASE_SECONDS, for one version of one connection's tokens."""
+
+    owner: UUID
+    integration_id: UUID
+    token_version: int
+    user_id: str
+    provider: str
+    status: str
+    granted_scopes: tuple[str, ...]
+    earlier_outcome_unknown: bool
+    """An earlier call was sent and nobody knows how it ended: the stored refresh token may be used up."""
+    failures: int
+    """Failures in a row before this attempt."""
+    active_key_version: int
+    tokens: dict[TokenKind, StoredToken]
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshState:
+    """What a waiter sees of somebody else's refresh."""
+
+    token_version: int
+    status: str
+    leased: bool
+    cool_down_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """A token to be stored. The life counts from now; None: it does not run out."""
+
+    kind: TokenKind
+    ciphertext: bytes
+    key_version: int
+    lifetime_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DueRefresh:
+    integration_id: UUID
+    token_version: int
+
+
+async def claim(connection: AsyncConnection, *, integration_id: UUID, token_version: int) -> Claim | None:
+    """Take the lease; None when the version moved, somebody holds it, or the connection is not to be refreshed now."""
+    owner = uuid7()
+    parameters = {"id": integration_id, "token_version": token_version, "owner": owner, "lease_seconds": LEASE_SECONDS}
+    row = (await connection.execute(_CLAIM, parameters)).one_or_none()
+    if row is None:
+        return None
+    held = await connection.execute(_HELD_TOKENS, {"id": integration_id})
+    tokens = [StoredToken(TokenKind(t.kind), t.ciphertext, t.key_version, t.expired) for t in held]
+    return Claim(
+        owner=owner,
+        integration_id=integration_id,
+        token_version=token_version,
+        user_id=row.user_id,
+        provider=row.provider,
+        status=row.status,
+        granted_scopes=tuple(row.granted_scopes),
+        earlier_outcome_unknown=row.refresh_attempts > 1,
+        failures=row.refresh_failures,
+        active_key_version=row.active_key_version,
+        tokens={token.kind: token for token in tokens},
+    )
+
+
+async def refresh_state(connection: AsyncConnection, integration_id: UUID) -> RefreshState | None:
+    """One look at the row, for waiters."""
+    row = (await connection.execute(_STATE, {"id": integration_id})).one_or_none()
+    if row is None:
+        return None
+    return RefreshState(row.token_version, row.status, row.leased, row.cool_down_seconds or 0.0)
+
+
+async def advance(
+    connection: AsyncConnection,
+    *,
+    integration_id: UUID,
+    token_version: int,
+    status: str,
+    status_reason: str | None,
+    scopes: tuple[str, ...] | None,
+) -> bool:
+    """Move the fence and release the lease; False when somebody else stored an answer first."""
+    parameters: dict[str, Any] = {
+        "id": integration_id,
+        "token_version": token_version,
+        "status": status,
+        "status_reason": status_reason,
+        "scopes": list(scopes) if scopes is not None else None,
+    }
+    return (await connection.execute(_ADVANCE, parameters)).one_or_none() is not None
+
+
+async def put_token(connection: AsyncConnection, integration_id: UUID, token: NewToken) -> None:
+    """Insert or replace one token of a connection."""
+    await connection.execute(
+        _PUT_TOKEN,
+        {
+            "id": uuid7(),
+            "integration_id": integration_id,
+            "kind": token.kind.value,
+            "ciphertext": token.ciphertext,
+            "key_version": token.key_version,
+            "lifetime_seconds": token.lifetime_seconds,
+        },
+    )
+
+
+async def release(
+    connection: AsyncConnection, held: Claim, *, failure: str, outcome_unknown: bool, cool_down_seconds: float
+) -> int:
+    """Give the lease back after a failure, with a cool-down. Returns the failures in a row; 0 if it was not ours."""
+    parameters = {
+        "id": held.integration_id,
+        "token_version": held.token_version,
+        "owner": held.owner,
+        "failure": failure,
+        "outcome_unknown": outcome_unknown,
+        "cool_down_seconds": cool_down_seconds,
+    }
+    row = (await connection.execute(_RELEASE, parameters)).one_or_none()
+    return 0 if row is None else int(row.refresh_failures)
+
+
+async def unsettled(connection: AsyncConnection, *, limit: int) -> list[DueRefresh]:
+    """Refreshes whose outcome nobody knows and nobody is working on."""
+    rows = await connection.execute(_UNSETTLED, {"limit": limit})
+    return [DueRefresh(row.id, row.token_version) for row in rows]
+
+
+async def due(connection: AsyncConnection, *, within_seconds: float, limit: int) -> list[DueRefresh]:
+    """Connections whose access token runs out soon, the next one first."""
+    rows = await connection.execute(_DUE, {"within_seconds": within_seconds, "limit": limit})
+    return [DueRefresh(row.id, row.token_version) for row in rows]

@@ -1,0 +1,23 @@
+"""Liveness and readiness."""
+
+from fastapi import APIRouter, Depends, Response
+
+from services.user_management.auth.dependencies import ContainerDependency
+from services.user_management.auth.guards import public
+from services.user_management.schemas.health import HealthResponse, ReadyResponse
+
+router = APIRouter(tags=["health"], dependencies=[Depends(public)])
+
+
+@router.get("/health")
+async def get_health(container: ContainerDependency) -> HealthResponse:
+    """200 while the process lives; the components as last seen."""
+    return container.health.health()
+
+
+@router.get("/ready", responses={503: {"model": ReadyResponse}})
+async def get_readiness(container: ContainerDependency, response: Response) -> ReadyResponse:
+    """200 when traffic may come; 503 while starting, draining, or without a database."""
+    readiness = await container.health.ready()
+    response.status_code = 200 if readiness.status == "ready" else 503
+    return readiness

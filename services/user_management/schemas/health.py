@@ -1,0 +1,23 @@
+"""Liveness and readiness."""
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+ComponentState = Literal["ok", "unavailable", "unknown"]
+
+
+class HealthResponse(BaseModel):
+    """The process lives. The components are as last seen; nothing was asked for this answer."""
+
+    status: Literal["ok"] = "ok"
+    database: ComponentState
+    redis: ComponentState
+
+
+class ReadyResponse(BaseModel):
+    """Whether to send traffic here. `redis: degraded` does not stop us."""
+
+    status: Literal["ready", "starting", "draining", "unavailable"]
+    database: ComponentState
+    redis: Literal["ok", "degraded"]

@@ -1,0 +1,65 @@
+"""The internal token API."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from services.user_management.core.pagination import Page
+
+ProviderName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+Scope = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]{1,256}$")]
+"""scope-token of RFC 6749 section 3.3."""
+PlainLine = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+
+
+class TokenRequest(BaseModel):
+    """Which token a sibling service needs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: Annotated[PlainLine, Field(max_length=128)]
+    """A user id, or a subject of the default issuer."""
+    provider: ProviderName
+    scopes: list[Scope] = Field(default=[], max_length=64)
+    """All of them must be granted; empty: whatever the connection has."""
+    account: Annotated[PlainLine, Field(max_length=320)] | None = None
+    """Account id at the provider, or its e-mail; default: the user's primary connection."""
+    reason: Annotated[PlainLine, Field(max_length=200)] | None = None
+    """Shown to the user in the connection's activity."""
+    min_ttl_seconds: int | None = Field(default=None, ge=1, le=86_400)
+    """The token must live at least this long (capped at half its issued life)."""
+
+
+class TokenResponse(BaseModel):
+    """A usable access token. The refresh token never leaves the service."""
+
+    access_token: str
+    token_type: str = "Bearer"  # noqa: S105 - RFC 6750
+    expires_at: datetime | None
+    """Null: the token does not run out."""
+    expires_in: int | None
+    """Seconds left now."""
+    scopes: list[str]
+    provider: str
+    account: str
+    integration_id: UUID
+    refreshed: bool
+    """Whether this call replaced the token at the provider."""
+
+
+class TokenReadEntry(BaseModel):
+    """One read of a token, as shown to its user."""
+
+    id: UUID
+    read_at: datetime
+    service: str
+    """Name of the sibling service."""
+    outcome: str
+    scopes: list[str]
+    reason: str | None
+    integration_id: UUID | None
+
+
+TokenReadPage = Page[TokenReadEntry]

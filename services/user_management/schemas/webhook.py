@@ -1,0 +1,83 @@
+"""Clerk's webhooks, parsed leniently: Clerk adds members over time.
+
+Source: Clerk's webhook schemas, version 2025-04-15.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _from_epoch(value: Any) -> Any:
+    """Clerk's documentation says milliseconds, its own examples hold seconds: told apart by magnitude."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    seconds = value / 1000 if value > 10**11 else value
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError, ValueError):
+        raise ValueError("not a time") from None
+
+
+EpochTime = Annotated[datetime, BeforeValidator(_from_epoch)]
+
+
+class ClerkEvent(BaseModel):
+    """The envelope."""
+
+    type: str = Field(min_length=1, max_length=100)
+    timestamp: EpochTime
+    instance_id: str | None = None
+    data: dict[str, Any]
+
+
+class ClerkVerification(BaseModel):
+    status: str | None = None
+
+
+class ClerkEmailAddress(BaseModel):
+    id: str
+    email_address: str
+    verification: ClerkVerification | None = None
+
+
+class ClerkPhoneNumber(BaseModel):
+    id: str
+    phone_number: str
+
+
+class ClerkUser(BaseModel):
+    """The members of a Clerk user that we keep. Users without any e-mail address are normal."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: str
+    first_name: str | None = None
+    last_name: str | None = None
+    image_url: str | None = None
+    primary_email_address_id: str | None = None
+    email_addresses: list[ClerkEmailAddress] = []
+    primary_phone_number_id: str | None = None
+    phone_numbers: list[ClerkPhoneNumber] = []
+    banned: bool = False
+    locked: bool = False
+    last_sign_in_at: EpochTime | None = None
+    last_active_at: EpochTime | None = None
+    updated_at: EpochTime
+
+    @property
+    def primary_email(self) -> ClerkEmailAddress | None:
+        """The address whose id is the primary one; Clerk's own example names an id that is not in the list."""
+        return next((item for item in self.email_addresses if item.id == self.primary_email_address_id), None)
+
+    @property
+    def primary_phone(self) -> str | None:
+        matches = (item.phone_number for item in self.phone_numbers if item.id == self.primary_phone_number_id)
+        return next(matches, None)
+
+
+class WebhookAccepted(BaseModel):
+    """The event is stored. `duplicate`: it had been before."""
+
+    duplicate: bool

@@ -1,0 +1,57 @@
+"""Whether Postgres and Redis answer: remembered for liveness, asked for readiness."""
+
+import asyncio
+from typing import Final, Literal
+
+from services.user_management.database import Database
+from services.user_management.redis_client import RedisClient, ping
+from services.user_management.schemas.health import ComponentState, HealthResponse, ReadyResponse
+
+PROBE_SECONDS: Final = 2.0
+READY_BUDGET_SECONDS: Final = 0.8
+
+Phase = Literal["starting", "serving", "draining"]
+
+
+class HealthService:
+    """State of this process."""
+
+    def __init__(self, database: Database, redis: RedisClient) -> None:
+        self._database = database
+        self._redis = redis
+        self._database_state: ComponentState = "unknown"
+        self._redis_state: ComponentState = "unknown"
+        self.phase: Phase = "starting"
+
+    def health(self) -> HealthResponse:
+        """As last seen; awaits nothing, so it answers while everything else is stuck."""
+        return HealthResponse(database=self._database_state, redis=self._redis_state)
+
+    async def ready(self) -> ReadyResponse:
+        """Ask both now, within a second."""
+        await self.probe()
+        database_ok = self._database_state == "ok"
+        phase: Literal["ready", "starting", "draining", "unavailable"] = "ready"
+        if self.phase != "serving":
+            phase = self.phase
+        elif not database_ok:
+            phase = "unavailable"
+        return ReadyResponse(
+            status=phase,
+            database=self._database_state,
+            redis="ok" if self._redis_state == "ok" else "degraded",
+        )
+
+    async def probe(self) -> None:
+        """Ask Postgres and Redis, each on its own clock."""
+        database_ok, redis_ok = await asyncio.gather(
+            self._database.ping(timeout_seconds=READY_BUDGET_SECONDS), ping(self._redis)
+        )
+        self._database_state = "ok" if database_ok else "unavailable"
+        self._redis_state = "ok" if redis_ok else "unavailable"
+
+    async def watch(self) -> None:
+        """Probe for ever; cancelled when the process stops."""
+        while True:
+            await self.probe()
+            await asyncio.sleep(PROBE_SECONDS)

@@ -1,0 +1,92 @@
+"""The state machine of a connection: active ⇄ degraded → needs_reauth | revoked → disconnected."""
+
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from services.user_management.enums import EventType, IntegrationStatus, ReauthReason
+from services.user_management.queries import integration as integration_queries
+from services.user_management.unit_of_work import UnitOfWork
+
+SERVING: Final = [IntegrationStatus.ACTIVE, IntegrationStatus.DEGRADED]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionVersion:
+    """A connection and the fence that a change of its status is guarded by."""
+
+    integration_id: UUID
+    token_version: int
+
+
+class IntegrationStatusTracker:
+    """Steps that change a status, each with its audit row and its event. None applies if the fence has moved."""
+
+    async def mark_needs_reauth(self, uow: UnitOfWork, connection: ConnectionVersion, reason: ReauthReason) -> bool:
+        """The user is needed again."""
+        return await self._change(
+            uow,
+            connection,
+            status=IntegrationStatus.NEEDS_REAUTH,
+            reason=reason.value,
+            from_statuses=SERVING,
+            event=EventType.INTEGRATION_NEEDS_REAUTH,
+        )
+
+    async def mark_degraded(self, uow: UnitOfWork, connection: ConnectionVersion, reason: str) -> bool:
+        """It still works, but something is wrong."""
+        return await self._change(
+            uow,
+            connection,
+            status=IntegrationStatus.DEGRADED,
+            reason=reason,
+            from_statuses=[IntegrationStatus.ACTIVE],
+            event=EventType.INTEGRATION_DEGRADED,
+        )
+
+    def record(
+        self,
+        uow: UnitOfWork,
+        event: EventType,
+        *,
+        integration_id: UUID,
+        user_id: str,
+        provider: str,
+        reason: str | None = None,
+    ) -> None:
+        """The audit row and the event of a change that another statement has made."""
+        changes = {"status": [None, event.value.removeprefix("integration.")], "reason": [None, reason]}
+        uow.audit(event.value, target=("integration", str(integration_id)), user_id=user_id, changes=changes)
+        payload = {"integration_id": str(integration_id), "user_id": user_id, "provider": provider, "reason": reason}
+        uow.publish(event, subject=user_id, payload=payload)
+
+    async def _change(
+        self,
+        uow: UnitOfWork,
+        connection: ConnectionVersion,
+        *,
+        status: IntegrationStatus,
+        reason: str,
+        from_statuses: list[IntegrationStatus],
+        event: EventType,
+    ) -> bool:
+        changed = await integration_queries.set_status(
+            uow.connection,
+            integration_id=connection.integration_id,
+            token_version=connection.token_version,
+            status=status,
+            reason=reason,
+            from_statuses=from_statuses,
+        )
+        if changed is None:
+            return False
+        user_id, provider = changed
+        self.record(
+            uow,
+            event,
+            integration_id=connection.integration_id,
+            user_id=user_id,
+            provider=provider,
+            reason=reason,
+        )
+        return True

@@ -1,0 +1,67 @@
+"""Periodic jobs: each slot once, whoever ticks and however often; a slice of at most five seconds at a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import structlog
+
+from services.user_management.core.context import RequestContext, use_context
+from services.user_management.core.ids import uuid7
+from services.user_management.core.principal import system
+from services.user_management.enums import JobName
+from services.user_management.queries import job as job_queries
+from services.user_management.queries.job import Slot
+from services.user_management.unit_of_work import UnitOfWorkFactory
+
+SLICE_TIMEOUT_SECONDS: Final = 30.0
+"""Far above the five seconds a slice works, below the lease of a slot and Celery's hard limit (both 60 s)."""
+RUNS_KEPT_DAYS: Final = 7
+PARTITIONS_AHEAD: Final = 3
+
+Slice = Callable[[Any], Awaitable[Any]]
+"""Works from a cursor (None at first) and returns the next one; None when the slot is done."""
+
+log = structlog.get_logger(__name__)
+
+
+class JobService:
+    """The slot runner, and the upkeep of its own tables."""
+
+    def __init__(self, unit_of_work: UnitOfWorkFactory) -> None:
+        self._unit_of_work = unit_of_work
+
+    async def run(self, job: JobName, *, period_seconds: float, work: Slice) -> bool:
+        """Run a slice of the current slot of `job`, if it is free; whether anything was run.
+
+        An error of `work` is recorded with the slot and raised; the next tick tries again, three times in all.
+        """
+        with use_context(RequestContext(request_id=f"{job.value}-{uuid7()}", actor=system(job.value))):
+            async with self._unit_of_work() as uow:
+                slot = await job_queries.claim(uow.connection, job=job.value, period_seconds=period_seconds)
+            if slot is None:
+                return False
+            try:
+                async with asyncio.timeout(SLICE_TIMEOUT_SECONDS):
+                    cursor = await work(slot.cursor)
+            except Exception as error:
+                await self._record_failure(slot, error)
+                raise
+            async with self._unit_of_work() as uow:
+                if cursor is None:
+                    await job_queries.finish(uow.connection, slot)
+                else:
+                    await job_queries.hand_on(uow.connection, slot, cursor)
+            return True
+
+    async def _record_failure(self, slot: Slot, error: Exception) -> None:
+        async with self._unit_of_work() as uow:
+            await job_queries.fail(uow.connection, slot, f"{type(error).__name__}: {error}")
+
+    async def maintain_tables(self, _cursor: Any) -> None:
+        """Slice: make the coming months' partitions, forget old runs."""
+        async with self._unit_of_work() as uow:
+            made = await job_queries.ensure_log_partitions(uow.connection, months_ahead=PARTITIONS_AHEAD)
+            await job_queries.prune(uow.connection, days=RUNS_KEPT_DAYS)
+        if made:
+            log.info("partitions.created", count=made)

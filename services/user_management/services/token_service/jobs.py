@@ -1,0 +1,75 @@
+"""The periodic side of refreshing: unknown outcomes are settled, tokens are renewed before anybody needs them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import structlog
+
+from services.user_management.core.clock import Clock
+from services.user_management.database import Database
+from services.user_management.queries import token_refresh as queries
+from services.user_management.queries.token_refresh import DueRefresh
+from services.user_management.services.token_service.refresh import TokenRefresher
+
+SLICE_SECONDS: Final = 5.0
+CONCURRENCY: Final = 8
+BATCH: Final = 64
+REFRESH_PERIOD_SECONDS: Final = 3600.0
+_HORIZON_SECONDS: Final = REFRESH_PERIOD_SECONDS + 300.0
+"""Whatever runs out before the next hourly run, and the default life a reader expects, is renewed in this one."""
+
+Find = Callable[[], Awaitable[list[DueRefresh]]]
+
+log = structlog.get_logger(__name__)
+
+
+class RefreshJobs:
+    """Slices for the slot runner. Their state is in the rows: what was refreshed is no longer found."""
+
+    def __init__(self, *, database: Database, refresher: TokenRefresher, clock: Clock) -> None:
+        self._database = database
+        self._refresher = refresher
+        self._clock = clock
+
+    async def sweep(self, _cursor: Any = None) -> None:
+        """Slice: try again every refresh whose outcome nobody knows, such as one whose process was killed."""
+        await self._refresh_all(self._unsettled)
+
+    async def refresh_due(self, _cursor: Any = None) -> str | None:
+        """Slice: renew access tokens that run out before the next hourly run; "more" when some are left."""
+        return None if await self._refresh_all(self._due) else "more"
+
+    async def _unsettled(self) -> list[DueRefresh]:
+        async with self._database.reading() as connection:
+            return await queries.unsettled(connection, limit=BATCH)
+
+    async def _due(self) -> list[DueRefresh]:
+        async with self._database.reading() as connection:
+            return await queries.due(connection, within_seconds=_HORIZON_SECONDS, limit=BATCH)
+
+    async def _refresh_all(self, find: Find) -> bool:
+        """Refresh what `find` gives until it gives nothing new (True) or the slice's time is over (False)."""
+        ends = self._clock.monotonic() + SLICE_SECONDS
+        tried: set[DueRefresh] = set()
+        while self._clock.monotonic() < ends:
+            found = [item for item in await find() if item not in tried]
+            if not found:
+                return True
+            tried.update(found)
+            await self._refresh_batch(found, ends)
+        return False
+
+    async def _refresh_batch(self, batch: list[DueRefresh], ends: float) -> None:
+        waiting = iter(batch)
+
+        async def work() -> None:
+            for item in waiting:
+                if self._clock.monotonic() > ends:
+                    return
+                result = await self._refresher.refresh(item.integration_id, item.token_version)
+                log.info("refresh.swept", integration_id=str(item.integration_id), outcome=result.outcome.value)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(CONCURRENCY, len(batch))):
+                group.create_task(work())

@@ -1,0 +1,18 @@
+"""Telling others what happened."""
+
+from celery import shared_task
+
+from services.user_management.enums import JobName
+from services.user_management.tasks.runtime import runtime
+
+RELAY_PERIOD_SECONDS = 2.0
+
+
+@shared_task(name=JobName.RELAY_OUTBOX.value)
+def relay_outbox() -> None:
+    """Every 2 s."""
+    runtime.run(
+        lambda container: container.jobs.run(
+            JobName.RELAY_OUTBOX, period_seconds=RELAY_PERIOD_SECONDS, work=container.outbox.relay
+        )
+    )

@@ -1,0 +1,31 @@
+"""Refreshing: settle unknown outcomes, renew what runs out soon."""
+
+from celery import shared_task
+
+from services.user_management.enums import JobName
+from services.user_management.services.token_service import REFRESH_PERIOD_SECONDS
+from services.user_management.tasks.runtime import runtime
+
+SWEEP_PERIOD_SECONDS = 10.0
+
+
+@shared_task(name=JobName.SWEEP_LEASES.value)
+def sweep_leases() -> None:
+    """Every 10 s."""
+    runtime.run(
+        lambda container: container.jobs.run(
+            JobName.SWEEP_LEASES, period_seconds=SWEEP_PERIOD_SECONDS, work=container.refresh_jobs.sweep
+        )
+    )
+
+
+@shared_task(name=JobName.REFRESH_DUE_TOKENS.value)
+def refresh_due_tokens() -> None:
+    """Every hour, in slices."""
+    runtime.run(
+        lambda container: container.jobs.run(
+            JobName.REFRESH_DUE_TOKENS,
+            period_seconds=REFRESH_PERIOD_SECONDS,
+            work=container.refresh_jobs.refresh_due,
+        )
+    )

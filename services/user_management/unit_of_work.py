@@ -1,0 +1,121 @@
+"""One transaction: the change, its audit rows and its outbox rows live or die together."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.user_management.core.clock import Clock
+from services.user_management.core.context import current_context
+from services.user_management.core.ids import uuid7
+from services.user_management.database import ormar_database
+from services.user_management.enums import EventType
+from services.user_management.models import AuditDetail, AuditLog, OutboxEvent
+
+Kept = TypeVar("Kept", bound=Exception)
+Rows = list[dict[str, Any]]
+
+
+@dataclass
+class UnitOfWork:
+    """What a use case holds while its transaction is open. ormar models join it by themselves."""
+
+    connection: AsyncConnection
+    clock: Clock
+    _kept: Exception | None = None
+    _audit_rows: Rows = field(default_factory=list)
+    _detail_rows: Rows = field(default_factory=list)
+    _outbox_rows: Rows = field(default_factory=list)
+
+    def audit(
+        self, action: str, *, target: tuple[str, str], user_id: str | None, changes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Record `action` on `target` (type, id); `changes` maps a field to [old, new]."""
+        context = current_context()
+        row_id = uuid7()
+        self._audit_rows.append(
+            {
+                "id": row_id,
+                "occurred_at": self.clock.now(),
+                "action": action,
+                "actor_kind": context.actor.kind.value,
+                "actor_id": context.actor.id,
+                "impersonator": context.actor.impersonator,
+                "user_id": user_id,
+                "target_type": target[0],
+                "target_id": target[1],
+                "ip_address": context.ip_address,
+                "request_id": context.request_id,
+                "trace_id": context.trace_id,
+            }
+        )
+        if changes:
+            self._detail_rows.append({"id": row_id, "user_id": user_id, "changes": dict(changes)})
+
+    def publish(self, event_type: EventType, *, subject: str, payload: Mapping[str, Any]) -> None:
+        """Tell others, once this transaction is committed. `payload` holds ids and changed paths only."""
+        self._outbox_rows.append(
+            {
+                "id": uuid7(),
+                "event_type": event_type.value,
+                "subject": subject,
+                "payload": dict(payload),
+                "occurred_at": self.clock.now(),
+            }
+        )
+
+    def keep(self, error: Kept) -> Kept:
+        """`raise uow.keep(error)`: commit what was written, then raise. For refusals that must be remembered."""
+        self._kept = error
+        return error
+
+    def is_kept(self, error: Exception) -> bool:
+        """Whether `error` was marked by `keep`."""
+        return error is self._kept
+
+    async def flush(self) -> None:
+        """Write the collected rows; the factory calls it once, just before the commit."""
+        for model, rows in (
+            (AuditLog, self._audit_rows),
+            (AuditDetail, self._detail_rows),
+            (OutboxEvent, self._outbox_rows),
+        ):
+            if rows:
+                await self.connection.execute(sa.insert(model.ormar_config.table), rows)
+
+
+class UnitOfWorkFactory(Protocol):
+    """What services are given: `async with self._unit_of_work() as uow`."""
+
+    def __call__(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        """Open a transaction."""
+
+
+def unit_of_work_factory(clock: Clock) -> UnitOfWorkFactory:
+    """The factory over this process's database."""
+
+    @asynccontextmanager
+    async def unit_of_work() -> AsyncIterator[UnitOfWork]:
+        if ormar_database.get_transaction_connection() is not None:
+            raise RuntimeError("a unit of work inside a unit of work: make the inner one a step that takes `uow`")
+        kept: Exception | None = None
+        async with ormar_database.transaction():
+            connection = ormar_database.get_transaction_connection()
+            assert connection is not None  # noqa: S101 - set by the line above
+            # Sessions are read-only by default; this is the one place that opens a writing transaction.
+            await connection.exec_driver_sql("SET TRANSACTION READ WRITE")
+            uow = UnitOfWork(connection, clock)
+            try:
+                yield uow
+            except Exception as error:
+                if not uow.is_kept(error):
+                    raise
+                kept = error
+            await uow.flush()
+        if kept is not None:
+            raise kept
+
+    return unit_of_work

@@ -1,0 +1,57 @@
+"""JSON as RFC 8259 means it and as few parsers take it: no NaN, no duplicate names, no bottomless nesting."""
+
+import json
+from typing import Any, Final
+
+MAX_DEPTH: Final = 32
+
+
+class StrictJSONError(ValueError):
+    """Not one strict JSON document; the message says why, without quoting the input."""
+
+
+def loads(raw: bytes) -> Any:
+    """Parse UTF-8 `raw`. Raises StrictJSONError."""
+    try:
+        value = _DECODER.decode(raw.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise StrictJSONError("not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise StrictJSONError(f"{error.msg} at character {error.pos}") from None
+    except RecursionError:
+        raise StrictJSONError("nested too deep") from None
+    except StrictJSONError:
+        raise
+    except ValueError:
+        # Integers of more digits than Python converts.
+        raise StrictJSONError("a number is too long") from None
+    _check_depth(value)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise StrictJSONError("a name occurs twice in one object")
+    return members
+
+
+def _refuse_constant(name: str) -> Any:
+    raise StrictJSONError(f"{name} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
+
+
+def _check_depth(value: Any) -> None:
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return
+    raise StrictJSONError("nested too deep")
