@@ -1,0 +1,1 @@
+"""A loopback imitation of the parties the service cannot reach: Clerk, and an OpenID provider of four kinds."""

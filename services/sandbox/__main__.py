@@ -1,0 +1,14 @@
+"""`python -m services.sandbox`."""
+
+from services.sandbox.server import create_server
+from services.sandbox.settings import SandboxSettings
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    settings = SandboxSettings()
+    create_server(settings.sandbox(), host=settings.host, port=settings.port).run()
+
+
+if __name__ == "__main__":
+    main()

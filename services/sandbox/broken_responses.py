@@ -1,0 +1,97 @@
+"""Answers that break the protocol below HTTP, and answers that are only badly made."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from services.sandbox.connection import reset_connection
+from services.sandbox.faults import Fault
+
+OVERSIZE_BYTES = 2 * 1024 * 1024
+HTML_BODY = "<!doctype html><title>Scheduled maintenance</title><h1>We will be back soon</h1>"
+_STATUS_OF_ERROR = {"invalid_client": 401, "temporarily_unavailable": 503, "server_error": 500}
+
+
+class ResetResponse(Response):
+    """No answer at all: the connection is reset.
+
+    Through an in-process transport there is none, and `httpx.ReadError` is raised: httpx hands it to the caller
+    unchanged, which is what a reset looks like to a client.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
+        """Answer by closing."""
+        if not await reset_connection(scope, receive):
+            raise httpx.ReadError("connection reset by the sandbox")
+
+
+class MidBodyResetResponse(Response):
+    """The announced length, half the body, then a closed connection."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send half of what the headers promise."""
+        half = bytes(self.body)[: len(self.body) // 2]
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": half, "more_body": True})
+        if not await reset_connection(scope, receive, flush=True):
+            raise httpx.RemoteProtocolError("connection closed by the sandbox in the middle of the body")
+
+
+def _without(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda body: {name: value for name, value in body.items() if name != key}
+
+
+_EDITS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "no_refresh_token": _without("refresh_token"),
+    "expires_in_missing": _without("expires_in"),
+    "expires_in_negative": lambda body: body | {"expires_in": -3600},
+    "expires_in_string": lambda body: body | {"expires_in": "soon"},
+}
+
+
+def _scripted_status(fault: Fault) -> Response:
+    status = fault.status or 500
+    headers = ({"Retry-After": "1"} if status in {429, 503} else {}) | fault.headers
+    if isinstance(fault.body, dict):
+        return JSONResponse(fault.body, status, headers)
+    return PlainTextResponse(fault.body or "", status, headers)
+
+
+def _scripted_error(fault: Fault) -> Response:
+    status = fault.status or _STATUS_OF_ERROR.get(fault.error, 400)
+    body = {"error": fault.error, "error_description": "scripted by the sandbox"}
+    return JSONResponse(body, status, fault.headers)
+
+
+def _oversize(fault: Fault) -> Response:
+    return JSONResponse({"access_token": "x" * OVERSIZE_BYTES, "token_type": "Bearer"}, headers=fault.headers)
+
+
+_REPLACEMENTS: dict[str, Callable[[Fault], Response]] = {
+    "status": _scripted_status,
+    "error": _scripted_error,
+    "reset": lambda _: ResetResponse(),
+    "html": lambda fault: HTMLResponse(HTML_BODY, fault.status or 200, fault.headers),
+    "oversize": _oversize,
+}
+
+
+def replacement(fault: Fault) -> Response | None:
+    """The answer that stands in for the real one; `None` for a delay, after which the real one follows."""
+    make = _REPLACEMENTS.get(fault.action)
+    return make(fault) if make else None
+
+
+def spoiled(fault: Fault, answer: Response) -> Response:
+    """What becomes of the real answer once the party has carried the call out."""
+    if fault.action in _EDITS and answer.status_code == 200:
+        return JSONResponse(_EDITS[fault.action](json.loads(bytes(answer.body))))
+    if fault.action == "truncated_json":
+        return Response(bytes(answer.body)[: len(answer.body) // 2], answer.status_code, media_type="application/json")
+    if fault.action == "reset_mid_body":
+        return MidBodyResetResponse(answer.body, answer.status_code, media_type="application/json")
+    return replacement(fault) or answer

@@ -1,0 +1,77 @@
+"""Clerk's Backend API, as far as a reconciling service reads it."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field
+
+from services.sandbox.clerk.party import Clerk
+from services.sandbox.clerk.users import ClerkUser
+from services.sandbox.intake import Handler
+from services.sandbox.ledger import Entry
+
+
+class UserList(BaseModel):
+    """Query of `GET /v1/users`. `order_by` may begin with + (ascending, the default) or -."""
+
+    limit: int = Field(default=10, ge=1, le=500)
+    offset: int = Field(default=0, ge=0)
+    order_by: Literal["created_at", "+created_at", "-created_at", "updated_at", "+updated_at", "-updated_at"] = (
+        "-created_at"
+    )
+
+
+class BackendError(Exception):
+    """A refusal in Clerk's own form."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+    def response(self) -> JSONResponse:
+        """`{"errors": [{code, message, long_message}]}`."""
+        error = {"code": self.code, "message": self.message, "long_message": self.message}
+        return JSONResponse({"errors": [error]}, self.status)
+
+
+def _require_secret_key(request: Request) -> None:
+    if not request.headers.get("authorization", "").startswith("Bearer sk_"):
+        raise BackendError(401, "authentication_invalid", "A secret key is required.")
+
+
+def with_secret_key(request: Request, answer: Callable[[], Any]) -> Handler:
+    """A handler that answers only where `Authorization: Bearer sk_…` was sent."""
+
+    def handler(entry: Entry) -> Response:
+        try:
+            _require_secret_key(request)
+            return JSONResponse(answer())
+        except BackendError as refusal:
+            entry.error = refusal.code
+            return refusal.response()
+
+    return handler
+
+
+def list_users(clerk: Clerk, query: UserList) -> list[ClerkUser]:
+    """One page; ties are broken by id so that pages never overlap."""
+    field = query.order_by.lstrip("+-")
+    ordered = sorted(clerk.users(), key=lambda user: (user[field], user["id"]), reverse=query.order_by.startswith("-"))
+    return ordered[query.offset : query.offset + query.limit]
+
+
+def count_users(clerk: Clerk) -> dict[str, Any]:
+    """The total."""
+    return {"object": "total_count", "total_count": len(clerk.users())}
+
+
+def get_user(clerk: Clerk, user_id: str) -> ClerkUser:
+    """One user. Raises `BackendError` (404)."""
+    user = clerk.user(user_id)
+    if user is None:
+        raise BackendError(404, "resource_not_found", f"No user was found with id {user_id}.")
+    return user

@@ -1,0 +1,110 @@
+"""Clerk over HTTP: keys, Backend API, and the controls that stand in for its dashboard."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field
+
+from services.sandbox.clerk.backend_api import UserList, count_users, get_user, list_users, with_secret_key
+from services.sandbox.dependencies import CurrentSandbox
+from services.sandbox.errors import SandboxError
+from services.sandbox.state import Sandbox
+
+router = APIRouter(prefix="/clerk")
+
+
+class SessionTokenRequest(BaseModel):
+    """`overrides` as in `Clerk.session_token`; null removes a claim."""
+
+    user_id: str
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+
+class KeyRotation(BaseModel):
+    """Whether the old key stays published."""
+
+    keep_old: bool = True
+
+
+@router.get("/.well-known/jwks.json")
+async def published_keys(sandbox: CurrentSandbox) -> Response:
+    """The public keys."""
+    return await sandbox.intake.serve("clerk", "jwks", lambda _: JSONResponse(sandbox.clerk.jwks()))
+
+
+@router.get("/v1/jwks")
+async def backend_keys(request: Request, sandbox: CurrentSandbox) -> Response:
+    """The public keys, through the Backend API."""
+    handler = with_secret_key(request, sandbox.clerk.jwks)
+    return await sandbox.intake.serve("clerk", "backend.jwks", handler)
+
+
+@router.get("/v1/users")
+async def backend_users(request: Request, query: Annotated[UserList, Query()], sandbox: CurrentSandbox) -> Response:
+    """Users, as a bare array."""
+    handler = with_secret_key(request, lambda: list_users(sandbox.clerk, query))
+    return await sandbox.intake.serve("clerk", "users.list", handler)
+
+
+@router.get("/v1/users/count")
+async def backend_count(request: Request, sandbox: CurrentSandbox) -> Response:
+    """How many users there are."""
+    handler = with_secret_key(request, lambda: count_users(sandbox.clerk))
+    return await sandbox.intake.serve("clerk", "users.count", handler)
+
+
+@router.get("/v1/users/{user_id}")
+async def backend_user(request: Request, user_id: str, sandbox: CurrentSandbox) -> Response:
+    """One user."""
+    handler = with_secret_key(request, lambda: get_user(sandbox.clerk, user_id))
+    return await sandbox.intake.serve("clerk", "users.get", handler, account=user_id)
+
+
+@router.post("/_control/session-tokens")
+async def make_session_token(wanted: SessionTokenRequest, sandbox: CurrentSandbox) -> dict[str, str]:
+    """Sign a user in, or forge a token."""
+    try:
+        return {"token": sandbox.clerk.session_token(wanted.user_id, **wanted.overrides)}
+    except (ValueError, TypeError) as problem:
+        raise SandboxError(422, str(problem)) from problem
+
+
+@router.post("/_control/rotate-key")
+async def rotate_key(wanted: KeyRotation, sandbox: CurrentSandbox) -> dict[str, str]:
+    """Sign with a new key from now on."""
+    return {"kid": sandbox.clerk.rotate_key(keep_old=wanted.keep_old).kid}
+
+
+@router.post("/_control/users", status_code=201)
+async def create_user(fields: dict[str, Any], sandbox: CurrentSandbox) -> dict[str, Any]:
+    """Create a user (`Clerk.create_user`) and send `user.created`."""
+    try:
+        user = sandbox.clerk.create_user(**fields)
+    except (KeyError, TypeError) as problem:
+        raise SandboxError(422, str(problem.args[0])) from problem
+    return {"user": user, "webhook_accepted": await sandbox.clerk.send_event("user.created", user)}
+
+
+def _require_user(sandbox: Sandbox, user_id: str) -> None:
+    if sandbox.clerk.user(user_id) is None:
+        raise SandboxError(404, f"no user {user_id}")
+
+
+@router.patch("/_control/users/{user_id}")
+async def update_user(user_id: str, changes: dict[str, Any], sandbox: CurrentSandbox) -> dict[str, Any]:
+    """Change a user (`Clerk.update_user`) and send `user.updated`."""
+    _require_user(sandbox, user_id)
+    try:
+        user = sandbox.clerk.update_user(user_id, **changes)
+    except (KeyError, TypeError) as problem:
+        raise SandboxError(422, str(problem.args[0])) from problem
+    return {"user": user, "webhook_accepted": await sandbox.clerk.send_event("user.updated", user)}
+
+
+@router.delete("/_control/users/{user_id}")
+async def delete_user(user_id: str, sandbox: CurrentSandbox) -> dict[str, Any]:
+    """Delete a user and send `user.deleted`."""
+    _require_user(sandbox, user_id)
+    remains = sandbox.clerk.delete_user(user_id)
+    return {"user": remains, "webhook_accepted": await sandbox.clerk.send_event("user.deleted", remains)}

@@ -1,0 +1,150 @@
+"""Clerk's user object, in the shape its webhooks and its Backend API share (schema of 2025-04-15)."""
+
+import secrets
+import time
+from typing import Any
+
+ClerkUser = dict[str, Any]
+
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def clerk_id(prefix: str) -> str:
+    """An id as Clerk makes them: prefix, underscore, 27 alphanumeric characters."""
+    return f"{prefix}_{''.join(secrets.choice(_ALPHABET) for _ in range(27))}"
+
+
+def milliseconds() -> int:
+    """Now, in the unit of Clerk's timestamps."""
+    return time.time_ns() // 1_000_000
+
+
+def email_address(email: str, *, verified: bool, now: int) -> dict[str, Any]:
+    """One entry of `email_addresses`."""
+    return {
+        "id": clerk_id("idn"),
+        "object": "email_address",
+        "email_address": email,
+        "reserved": False,
+        "linked_to": [],
+        "matches_sso_connection": False,
+        "created_at": now,
+        "updated_at": now,
+        "verification": {
+            "object": "verification_otp",
+            "status": "verified" if verified else "unverified",
+            "strategy": "email_code",
+            "attempts": 1,
+            "expire_at": now + 600_000,
+        },
+    }
+
+
+def phone_number(number: str, *, now: int) -> dict[str, Any]:
+    """One entry of `phone_numbers`, verified."""
+    return {
+        "id": clerk_id("idn"),
+        "object": "phone_number",
+        "phone_number": number,
+        "reserved_for_second_factor": False,
+        "default_second_factor": False,
+        "reserved": False,
+        "linked_to": [],
+        "backup_codes": None,
+        "created_at": now,
+        "updated_at": now,
+        "verification": {
+            "object": "verification_otp",
+            "status": "verified",
+            "strategy": "phone_code",
+            "attempts": 1,
+            "expire_at": now + 600_000,
+        },
+    }
+
+
+def new_user(user_id: str, *, now: int) -> ClerkUser:
+    """A user without any address: every key of the schema with its value for a fresh account."""
+    image_url = f"https://img.sandbox.example/{user_id}"
+    return {
+        "id": user_id,
+        "object": "user",
+        "external_id": None,
+        "username": None,
+        "first_name": None,
+        "last_name": None,
+        "locale": None,
+        "image_url": image_url,
+        "profile_image_url": image_url,
+        "has_image": True,
+        "primary_email_address_id": None,
+        "primary_phone_number_id": None,
+        "primary_web3_wallet_id": None,
+        "email_addresses": [],
+        "phone_numbers": [],
+        "web3_wallets": [],
+        "passkeys": [],
+        "external_accounts": [],
+        "saml_accounts": [],
+        "enterprise_accounts": [],
+        "public_metadata": {},
+        "private_metadata": {},
+        "unsafe_metadata": {},
+        "password_enabled": True,
+        "two_factor_enabled": False,
+        "totp_enabled": False,
+        "backup_code_enabled": False,
+        "mfa_enabled_at": None,
+        "mfa_disabled_at": None,
+        "banned": False,
+        "locked": False,
+        "lockout_expires_in_seconds": None,
+        "verification_attempts_remaining": 100,
+        "delete_self_enabled": True,
+        "create_organization_enabled": True,
+        "create_organizations_limit": None,
+        "last_sign_in_at": None,
+        "last_active_at": now,
+        "legal_accepted_at": None,
+        "created_at": now,
+        "updated_at": now,
+    }
+
+
+def _set_email(user: ClerkUser, email: str | None, *, verified: bool, now: int) -> None:
+    entry = email_address(email, verified=verified, now=now) if email else None
+    user["email_addresses"] = [entry] if entry else []
+    user["primary_email_address_id"] = entry["id"] if entry else None
+
+
+def _set_phone(user: ClerkUser, phone: str | None, *, now: int) -> None:
+    entry = phone_number(phone, now=now) if phone else None
+    user["phone_numbers"] = [entry] if entry else []
+    user["primary_phone_number_id"] = entry["id"] if entry else None
+
+
+def change_user(user: ClerkUser, changes: dict[str, Any], *, now: int) -> None:
+    """Apply changes in place. `email` (with `email_verified`) and `phone` replace the primary address; `image_url`
+    sets both image keys; every other key is one of the user object itself.
+
+    Raises `KeyError` for a key the user object does not have.
+    """
+    remaining = dict(changes)
+    verified = bool(remaining.pop("email_verified", True))
+    if "email" in remaining:
+        _set_email(user, remaining.pop("email"), verified=verified, now=now)
+    if "phone" in remaining:
+        _set_phone(user, remaining.pop("phone"), now=now)
+    if "image_url" in remaining:
+        user["profile_image_url"] = remaining["image_url"]
+        user["has_image"] = remaining["image_url"] is not None
+    unknown = remaining.keys() - user.keys()
+    if unknown:
+        raise KeyError(f"a Clerk user has no {', '.join(sorted(unknown))}")
+    user.update(remaining)
+
+
+def primary_email(user: ClerkUser) -> str | None:
+    """The address whose id is the primary one."""
+    addresses = (one for one in user["email_addresses"] if one["id"] == user["primary_email_address_id"])
+    return next((str(one["email_address"]) for one in addresses), None)

@@ -1,0 +1,39 @@
+"""Access to the TCP connection under a request, for faults that HTTP cannot express."""
+
+import asyncio
+import socket
+import struct
+
+from starlette.types import Receive, Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_EXTENSION = "sandbox.transport"
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST and not FIN.
+
+
+class TransportAwareProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, which also shows the application the transport (ASGI gives no way to reset it)."""
+
+    def on_message_begin(self) -> None:
+        """Add the transport to the scope of the request that begins."""
+        super().on_message_begin()
+        self.scope["extensions"] = {_EXTENSION: {"transport": self.transport}}
+
+
+async def reset_connection(scope: Scope, receive: Receive, *, flush: bool = False) -> bool:
+    """End the connection of a request; False when it has none (an in-process transport).
+
+    With `flush` what was written is delivered first, then the connection closes; without, the peer sees a reset.
+    """
+    extension = scope.get("extensions", {}).get(_EXTENSION)
+    if extension is None:
+        return False
+    transport: asyncio.Transport = extension["transport"]
+    if flush:
+        transport.close()
+    else:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        transport.abort()
+    while (await receive())["type"] != "http.disconnect":
+        pass  # uvicorn reports an error unless it has noticed the disconnection before we return.
+    return True

@@ -1,0 +1,51 @@
+"""Health, ledger and faults over HTTP."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from services.sandbox.dependencies import CurrentSandbox
+from services.sandbox.faults import Fault
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """The process lives."""
+    return {"status": "ok"}
+
+
+@router.get("/_ledger")
+async def read_ledger(
+    sandbox: CurrentSandbox, party: str | None = None, operation: str | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Entries, oldest first."""
+    return {"items": [entry.as_json() for entry in sandbox.ledger.entries(party, operation)]}
+
+
+@router.delete("/_ledger", status_code=204)
+async def clear_ledger(sandbox: CurrentSandbox) -> Response:
+    """Forget the entries."""
+    sandbox.ledger.clear()
+    return Response(status_code=204)
+
+
+@router.post("/_faults", status_code=201)
+async def add_fault(fault: Fault, sandbox: CurrentSandbox) -> Fault:
+    """Script a fault."""
+    sandbox.faults.add(fault)
+    return fault
+
+
+@router.get("/_faults")
+async def list_faults(sandbox: CurrentSandbox) -> dict[str, list[Fault]]:
+    """The faults that have strikes left."""
+    return {"items": sandbox.faults.pending()}
+
+
+@router.delete("/_faults", status_code=204)
+async def clear_faults(sandbox: CurrentSandbox) -> Response:
+    """Drop every fault and let go of delayed calls."""
+    sandbox.faults.clear()
+    return Response(status_code=204)

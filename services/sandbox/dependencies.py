@@ -1,0 +1,26 @@
+"""What routes ask for: the sandbox behind the application, and the provider that the path names."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from services.sandbox.errors import SandboxError
+from services.sandbox.oidc.provider import Provider
+from services.sandbox.state import Sandbox
+
+
+def _current_sandbox(request: Request) -> Sandbox:
+    sandbox: Sandbox = request.app.state.sandbox
+    return sandbox
+
+
+CurrentSandbox = Annotated[Sandbox, Depends(_current_sandbox)]
+
+
+def _current_provider(kind: str, sandbox: CurrentSandbox) -> Provider:
+    if kind not in sandbox.providers:
+        raise SandboxError(404, f"no provider kind {kind!r}; there are {', '.join(sandbox.providers)}")
+    return sandbox.providers[kind]
+
+
+CurrentProvider = Annotated[Provider, Depends(_current_provider)]

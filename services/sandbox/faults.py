@@ -1,0 +1,110 @@
+"""Scripted faults: what a party does wrong, on which call, and how often."""
+
+import asyncio
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FaultAction = Literal[
+    "delay",
+    "status",
+    "error",
+    "reset",
+    "reset_mid_body",
+    "html",
+    "oversize",
+    "truncated_json",
+    "no_refresh_token",
+    "expires_in_missing",
+    "expires_in_negative",
+    "expires_in_string",
+]
+
+SPOILS_THE_REAL_ANSWER: frozenset[FaultAction] = frozenset(
+    {
+        "reset_mid_body",
+        "truncated_json",
+        "no_refresh_token",
+        "expires_in_missing",
+        "expires_in_negative",
+        "expires_in_string",
+    }
+)
+"""These need an answer to spoil, so the party always carries the call out first."""
+
+
+class Fault(BaseModel):
+    """One scripted fault.
+
+    `party` and `operation` are shell patterns (`oidc:*`). Every action may also wait `delay_seconds`. `when` says
+    whether the fault strikes before the party carries the call out, or after (the change is made, the answer is lost
+    or late). A wait that is going on ends when the faults are cleared, so a test can hold a call and let it go.
+
+    `status`: answers `status` (default 500) with `body` and `headers`. `error`: an OAuth error body with code `error`.
+    `reset`: closes the connection without an answer. Through an in-process ASGI transport there is no connection, and
+    the request raises `httpx.ReadError` instead.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    party: str
+    operation: str = "*"
+    action: FaultAction
+    times: int = Field(default=1, ge=1)
+    delay_seconds: float = Field(default=0.0, ge=0, le=3600)
+    when: Literal["before", "after"] = "before"
+    status: int | None = Field(default=None, ge=200, le=599)
+    body: str | dict[str, Any] | None = None
+    error: str = "temporarily_unavailable"
+    headers: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def strikes_before_commit(self) -> bool:
+        """Whether the party's state is still untouched when the fault strikes."""
+        return self.when == "before" and self.action not in SPOILS_THE_REAL_ANSWER
+
+    def matches(self, party: str, operation: str) -> bool:
+        """Whether a call is meant."""
+        return fnmatchcase(party, self.party) and fnmatchcase(operation, self.operation)
+
+
+class Faults:
+    """The faults still to come, in the order they were added."""
+
+    def __init__(self) -> None:
+        self._pending: list[Fault] = []
+        self._released = asyncio.Event()
+
+    def add(self, fault: Fault) -> None:
+        """Script a fault; it strikes the next `times` calls that match."""
+        self._pending.append(fault.model_copy())
+
+    def take(self, party: str, operation: str) -> Fault | None:
+        """Use up one strike of the first fault that matches."""
+        fault = next((one for one in self._pending if one.matches(party, operation)), None)
+        if fault is None:
+            return None
+        fault.times -= 1
+        if fault.times == 0:
+            self._pending.remove(fault)
+        return fault
+
+    async def pause(self, fault: Fault) -> None:
+        """Wait as long as the fault says, or until the faults are cleared."""
+        if fault.delay_seconds == 0:
+            return
+        try:
+            await asyncio.wait_for(self._released.wait(), fault.delay_seconds)
+        except TimeoutError:
+            return  # The wait was served in full.
+
+    def pending(self) -> list[Fault]:
+        """The faults that have strikes left."""
+        return list(self._pending)
+
+    def clear(self) -> None:
+        """Drop every fault and let go of the calls that one is delaying."""
+        self._pending.clear()
+        self._released.set()
+        self._released = asyncio.Event()

@@ -1,0 +1,1 @@
+"""An OpenID provider whose refresh behaviour is one of four kinds."""

@@ -1,0 +1,42 @@
+"""The people who have an account at a provider."""
+
+import hashlib
+from dataclasses import dataclass
+
+DEFAULT_EMAIL = "ada@example.com"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A person at the provider; `id` is the `sub`."""
+
+    id: str
+    email: str
+    name: str
+
+
+class Accounts:
+    """Accounts by id and by e-mail. One that is asked for and does not exist is made."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._by_id: dict[str, Account] = {}
+        self._by_email: dict[str, Account] = {}
+        self.get(DEFAULT_EMAIL)
+
+    def get(self, reference: str) -> Account:
+        """The account with this id or e-mail address. An id follows from the e-mail, so it survives a restart."""
+        known = self._by_id.get(reference) or self._by_email.get(reference)
+        return known or self._add(reference)
+
+    def _add(self, reference: str) -> Account:
+        email = reference if "@" in reference else f"{reference}@example.com"
+        digest = hashlib.sha256(f"{self._namespace}:{email}".encode()).hexdigest()
+        account_id = f"acct-{digest[:16]}" if "@" in reference else reference
+        account = Account(id=account_id, email=email, name=email.partition("@")[0].replace(".", " ").title())
+        self._by_id[account_id] = self._by_email[email] = account
+        return account
+
+    def all(self) -> list[Account]:
+        """Every account, oldest first."""
+        return list(self._by_id.values())

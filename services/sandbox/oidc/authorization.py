@@ -1,0 +1,98 @@
+"""The authorization request: parsing it, and the redirect that answers it."""
+
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from services.sandbox.errors import SandboxError
+from services.sandbox.forms import Form
+from services.sandbox.oidc.errors import OAuthError
+from services.sandbox.oidc.pkce import is_s256_challenge
+from services.sandbox.oidc.provider import Provider
+from services.sandbox.providers import CLIENT_ID, SCOPES
+
+REDIRECT_HOSTS = frozenset({"127.0.0.1", "localhost", "testserver", "test"})
+REQUEST_PARAMETERS = (
+    "response_type",
+    "client_id",
+    "redirect_uri",
+    "scope",
+    "state",
+    "nonce",
+    "prompt",
+    "login_hint",
+    "code_challenge",
+    "code_challenge_method",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationRequest:
+    """A request whose client and redirect URI are good, so that errors too may go back to the client."""
+
+    redirect_uri: str
+    state: str | None
+    scopes: tuple[str, ...]
+    nonce: str | None
+    code_challenge: str | None
+    login_hint: str | None
+
+
+def redirect_location(provider: Provider, *, redirect_uri: str, state: str | None, **answer: str) -> str:
+    """The redirect URI with the answer, `state` and `iss` (RFC 9207) added to its query."""
+    parts = urlsplit(redirect_uri)
+    added = answer | ({"state": state} if state is not None else {}) | {"iss": provider.issuer}
+    query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), *added.items()])
+    return urlunsplit(parts._replace(query=query))
+
+
+def _is_acceptable(redirect_uri: str) -> bool:
+    try:
+        parts = urlsplit(redirect_uri)
+    except ValueError:  # e.g. an unclosed bracket in the host
+        return False
+    return parts.scheme == "http" and parts.hostname in REDIRECT_HOSTS and not parts.fragment
+
+
+def trusted_redirect_uri(form: Form) -> str:
+    """The redirect URI, once client and URI are known to be good.
+
+    Raises `SandboxError` (400): the person is told, because nothing may be sent to an unproved address.
+    """
+    if form.get("client_id") != CLIENT_ID:
+        raise SandboxError(400, f"client_id is not {CLIENT_ID}")
+    redirect_uri = form.get("redirect_uri") or ""
+    if not _is_acceptable(redirect_uri):
+        raise SandboxError(400, "redirect_uri must be http on 127.0.0.1, localhost, testserver or test")
+    return redirect_uri
+
+
+def parse_request(form: Form) -> AuthorizationRequest:
+    """Check the rest of the request. Raises `OAuthError`, which goes back to the client by redirect."""
+    if form.repeated and set(form.repeated) & set(REQUEST_PARAMETERS):
+        raise OAuthError("invalid_request", f"repeated: {', '.join(form.repeated)}")
+    if form.get("response_type") != "code":
+        raise OAuthError("unsupported_response_type", "only response_type=code")
+    scopes = tuple(dict.fromkeys((form.get("scope") or "").split()))
+    if not scopes or not SCOPES.keys() >= set(scopes):
+        raise OAuthError("invalid_scope", "unknown or no scope")
+    challenge = form.get("code_challenge")
+    if challenge and not is_s256_challenge(challenge, form.get("code_challenge_method")):
+        raise OAuthError("invalid_request", "code_challenge must be S256, 43 characters")
+    if form.get("prompt") == "none":
+        raise OAuthError("login_required", "nobody is ever signed in here")
+    return AuthorizationRequest(
+        redirect_uri=trusted_redirect_uri(form),
+        state=form.get("state"),
+        scopes=scopes,
+        nonce=form.get("nonce"),
+        code_challenge=challenge,
+        login_hint=form.get("login_hint"),
+    )
+
+
+def granted_scopes(requested: tuple[str, ...], form: Form) -> tuple[str, ...]:
+    """What the person ticked, never more than was asked; everything where the form has no `granted_scope`."""
+    if "granted_scope" not in form:
+        return requested
+    ticked = " ".join(form.all("granted_scope")).split()
+    return tuple(scope for scope in requested if scope in ticked)

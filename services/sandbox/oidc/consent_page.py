@@ -1,0 +1,42 @@
+"""The page on which a person decides."""
+
+from fastapi.responses import HTMLResponse
+
+from services.sandbox.forms import Form
+from services.sandbox.oidc.accounts import DEFAULT_EMAIL
+from services.sandbox.oidc.authorization import REQUEST_PARAMETERS, AuthorizationRequest
+from services.sandbox.oidc.provider import Provider
+from services.sandbox.pages import hidden, page, text
+from services.sandbox.providers import CLIENT_ID, SCOPES
+
+
+def _scope_box(scope: str) -> str:
+    box = f'<input type="checkbox" name="granted_scope" value="{text(scope)}" checked>'
+    return f"<label>{box} {text(SCOPES[scope])} <code class='quiet'>{text(scope)}</code></label>"
+
+
+def _account_field(provider: Provider, chosen: str) -> str:
+    options = "".join(
+        f'<option value="{text(account.email)}">{text(account.name)}</option>' for account in provider.accounts.all()
+    )
+    return (
+        f'<label>Account (pick one, or type any e-mail) <input type="text" name="account" list="accounts" required'
+        f' value="{text(chosen)}"></label><datalist id="accounts">{options}</datalist>'
+    )
+
+
+def consent_page(provider: Provider, request: AuthorizationRequest, form: Form) -> HTMLResponse:
+    """Client, account and scopes; the request's parameters travel along in hidden fields."""
+    carried = "".join(hidden(name, value) for name, value in form if name in REQUEST_PARAMETERS)
+    chosen = request.login_hint or DEFAULT_EMAIL
+    boxes = "".join(_scope_box(scope) for scope in request.scopes)
+    return page(
+        f"Sandbox account ({provider.kind})",
+        f"<p><strong>{text(CLIENT_ID)}</strong> asks for access to your account.</p>",
+        f'<form class="card" method="post" action="/oidc/{text(provider.kind)}/authorize">{carried}',
+        _account_field(provider, chosen),
+        f"<h2>It would be able to</h2>{hidden('granted_scope', '')}{boxes}",
+        '<p><button class="primary" name="decision" value="approve">Allow</button> ',
+        '<button name="decision" value="deny">Deny</button></p></form>',
+        f"<p class='quiet'>Afterwards you return to {text(request.redirect_uri)}</p>",
+    )

@@ -1,0 +1,79 @@
+"""The token, revocation and user-info endpoints: from a form to an answer."""
+
+from fastapi.responses import JSONResponse, Response
+
+from services.sandbox.forms import Form
+from services.sandbox.ledger import Entry, fingerprint
+from services.sandbox.oidc.client_authentication import authenticate_client
+from services.sandbox.oidc.errors import NOT_STORED, OAuthError
+from services.sandbox.oidc.grants import Grant
+from services.sandbox.oidc.issued_tokens import IssuedTokens, account_claims
+from services.sandbox.oidc.provider import Provider
+
+OPERATIONS = {"authorization_code": "token.exchange", "refresh_token": "token.refresh"}
+"""Grant type -> operation in the ledger; others are "token.other"."""
+
+
+def _required(form: Form, name: str) -> str:
+    value = form.get(name)
+    if value is None:
+        raise OAuthError("invalid_request", f"{name} is missing")
+    return value
+
+
+def _exchange(provider: Provider, form: Form, client_id: str) -> tuple[Grant, IssuedTokens]:
+    return provider.exchange_code(
+        _required(form, "code"),
+        client_id=client_id,
+        redirect_uri=form.get("redirect_uri"),
+        code_verifier=form.get("code_verifier"),
+    )
+
+
+def _refresh(provider: Provider, form: Form, client_id: str) -> tuple[Grant, IssuedTokens]:
+    scope = form.get("scope")
+    return provider.refresh(
+        _required(form, "refresh_token"), client_id=client_id, scopes=tuple(scope.split()) if scope else None
+    )
+
+
+_GRANT_TYPES = {"authorization_code": _exchange, "refresh_token": _refresh}
+
+
+def token_answer(provider: Provider, form: Form, *, authorization: str | None, entry: Entry) -> Response:
+    """RFC 6749 sections 4.1.3 and 6. Raises `OAuthError`."""
+    if form.repeated:
+        raise OAuthError("invalid_request", f"repeated: {', '.join(form.repeated)}")
+    client_id = authenticate_client(authorization, form)
+    redeem = _GRANT_TYPES.get(_required(form, "grant_type"))
+    if redeem is None:
+        raise OAuthError("unsupported_grant_type", "authorization_code or refresh_token")
+    grant, tokens = redeem(provider, form, client_id)
+    entry.committed = True
+    entry.account = grant.account.id
+    entry.issued_refresh_token = fingerprint(tokens.refresh_token)
+    return JSONResponse(tokens.as_json(), headers=NOT_STORED)
+
+
+def revocation_answer(provider: Provider, form: Form, *, authorization: str | None, entry: Entry) -> Response:
+    """RFC 7009: 200 also for a token that is unknown or dead already. Raises `OAuthError`."""
+    client_id = authenticate_client(authorization, form)
+    grant = provider.revoke(_required(form, "token"), client_id=client_id)
+    entry.committed = grant is not None
+    entry.account = grant.account.id if grant else None
+    return Response(status_code=200)
+
+
+def userinfo_answer(provider: Provider, *, authorization: str | None, entry: Entry) -> Response:
+    """OpenID Connect Core section 5.3. Raises `OAuthError`."""
+    scheme, _, value = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not value:
+        raise OAuthError(
+            "invalid_request", "a bearer token is needed", status=401, headers={"WWW-Authenticate": "Bearer"}
+        )
+    token = provider.bearer(value)
+    entry.account = token.grant.account.id
+    if "openid" not in token.scopes:
+        challenge = {"WWW-Authenticate": 'Bearer error="insufficient_scope", scope="openid"'}
+        raise OAuthError("insufficient_scope", "openid was not granted", status=403, headers=challenge)
+    return JSONResponse(account_claims(token.grant.account, token.scopes))

@@ -1,0 +1,32 @@
+"""Settings of the sandbox process, from `SANDBOX_…` environment variables."""
+
+from pathlib import Path
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.sandbox.state import Sandbox
+
+
+class SandboxSettings(BaseSettings):
+    """`base_url` is only needed where others reach the sandbox under another address than it listens on."""
+
+    model_config = SettingsConfigDict(env_prefix="SANDBOX_", env_ignore_empty=True)
+
+    host: str = "127.0.0.1"
+    port: int = 8001
+    base_url: str | None = None
+    webhook_url: str | None = None
+    webhook_secret: SecretStr | None = None
+    frontend_origin: str = "http://localhost:3000"
+    ledger_file: Path | None = None
+
+    def sandbox(self) -> Sandbox:
+        """A fresh sandbox as configured."""
+        return Sandbox(
+            base_url=self.base_url or f"http://{self.host}:{self.port}",
+            frontend_origin=self.frontend_origin,
+            webhook_url=self.webhook_url,
+            webhook_secret=self.webhook_secret.get_secret_value() if self.webhook_secret else None,
+            ledger_file=self.ledger_file,
+        )

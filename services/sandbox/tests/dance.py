@@ -1,0 +1,75 @@
+"""The client's side of the authorization code flow, for tests."""
+
+import base64
+import hashlib
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+
+from services.sandbox.providers import CLIENT_ID, CLIENT_SECRET
+
+BASE_URL = "http://sandbox"
+REDIRECT_URI = "http://testserver/oauth/callback/sandbox-strict"
+VERIFIER = "v" * 64
+CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
+CREDENTIALS = httpx.BasicAuth(CLIENT_ID, CLIENT_SECRET)
+
+
+def request_parameters(**changes: str) -> dict[str, str]:
+    """A good authorization request; a change to "" leaves the parameter out."""
+    parameters = {
+        "response_type": "code",
+        "client_id": CLIENT_ID,
+        "redirect_uri": REDIRECT_URI,
+        "scope": "openid email offline_access calendar.read",
+        "state": "state-1",
+        "nonce": "nonce-1",
+        "code_challenge": CHALLENGE,
+        "code_challenge_method": "S256",
+    } | changes
+    return {name: value for name, value in parameters.items() if value}
+
+
+def redirect_answer(response: httpx.Response) -> dict[str, str]:
+    """The query of the redirect."""
+    assert response.status_code == 302, response.text
+    return dict(parse_qsl(urlsplit(response.headers["location"]).query))
+
+
+async def decide(client: httpx.AsyncClient, kind: str = "strict", **fields: str) -> dict[str, str]:
+    """Approve (unless told otherwise) in one request; the answer that the redirect carries."""
+    form = request_parameters(decision="approve", account="ada@example.com") | fields
+    return redirect_answer(await client.post(f"/oidc/{kind}/authorize", data=form))
+
+
+async def exchange(client: httpx.AsyncClient, code: str, kind: str = "strict", **changes: str) -> httpx.Response:
+    """Redeem a code."""
+    form = {
+        "grant_type": "authorization_code",
+        "code": code,
+        "redirect_uri": REDIRECT_URI,
+        "code_verifier": VERIFIER,
+    } | changes
+    return await client.post(f"/oidc/{kind}/token", data=form, auth=CREDENTIALS)
+
+
+async def connect(client: httpx.AsyncClient, kind: str = "strict", **fields: str) -> dict[str, Any]:
+    """The whole dance; the tokens."""
+    response = await exchange(client, (await decide(client, kind, **fields))["code"], kind)
+    assert response.status_code == 200, response.text
+    tokens: dict[str, Any] = response.json()
+    return tokens
+
+
+async def refresh(
+    client: httpx.AsyncClient, refresh_token: str, kind: str = "strict", **changes: str
+) -> httpx.Response:
+    """Redeem a refresh token."""
+    form = {"grant_type": "refresh_token", "refresh_token": refresh_token} | changes
+    return await client.post(f"/oidc/{kind}/token", data=form, auth=CREDENTIALS)
+
+
+async def userinfo(client: httpx.AsyncClient, access_token: str, kind: str = "strict") -> httpx.Response:
+    """Ask who the token is about."""
+    return await client.get(f"/oidc/{kind}/userinfo", headers={"Authorization": f"Bearer {access_token}"})

@@ -1,0 +1,136 @@
+"""The service in process, over real servers and the sandbox: only the network edge is imitated."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from services.conftest import TEMPLATE, Servers
+from services.sandbox.app import create_app as create_sandbox_app
+from services.sandbox.providers import CLIENT_ID, CLIENT_SECRET, write_provider_files
+from services.sandbox.state import Sandbox
+from services.user_management.container import Container
+from services.user_management.http_client import create_http_client
+from services.user_management.main import create_app
+from services.user_management.models import metadata
+from services.user_management.services.vault_service import PoisonGuard
+from services.user_management.settings import Settings, load_settings
+from services.user_management.tests.journey import Journey
+
+SANDBOX_URL = "http://sandbox.test"
+API_URL = "http://testserver"
+
+
+@pytest.fixture(scope="session")
+async def database_name(servers: Servers, worker_name: str) -> AsyncIterator[str]:
+    """This worker's clone of the migrated template."""
+    name = f"test_{worker_name}"
+    administration = await asyncpg.connect(servers.superuser_url("postgres"))
+    await administration.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} OWNER user_management_owner")
+    yield name
+    await administration.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await administration.close()
+
+
+@pytest.fixture(scope="session")
+async def owner(servers: Servers, database_name: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """The owner role's connection, for looking at rows and for moving their time."""
+    connection = await asyncpg.connect(servers.owner_url(database_name))
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture(scope="session")
+def sandbox_session() -> Sandbox:
+    return Sandbox(base_url=SANDBOX_URL)
+
+
+@pytest.fixture(scope="session")
+def settings(
+    servers: Servers, database_name: str, sandbox_session: Sandbox, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """Settings of the test environment; nothing is read from the machine's."""
+    providers: Path = tmp_path_factory.mktemp("providers")
+    names = write_provider_files(providers, SANDBOX_URL)
+    clients = {name: {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET} for name in names}
+    return load_settings(
+        _env_file=None,
+        environment="test",
+        public_url=API_URL,
+        database={"url": servers.url(database_name), "pool_size": 10, "door_pool_size": 10},
+        redis={"url": servers.valkey_url, "stream": f"events-{database_name}"},
+        clerk={
+            "issuer": sandbox_session.clerk.issuer,
+            "webhook_signing_secret": sandbox_session.clerk.webhook_secret,
+            "authorized_parties": json.dumps([sandbox_session.clerk.frontend_origin]),
+        },
+        providers={"dir": str(providers)},
+        oauth={"clients": json.dumps(clients)},
+    )
+
+
+@pytest.fixture(scope="session")
+async def container(settings: Settings, sandbox_session: Sandbox) -> AsyncIterator[Container]:
+    """One object graph for the session: deriving the vault's root key takes 0.1 s."""
+    transport = httpx.ASGITransport(app=create_sandbox_app(sandbox_session))
+    graph = Container(settings, http=create_http_client(transport))
+    await graph.start()
+    yield graph
+    await graph.stop()
+
+
+@pytest.fixture(scope="session")
+def app(settings: Settings, container: Container) -> FastAPI:
+    application = create_app(settings, container)
+    application.state.container = container
+    return application
+
+
+@pytest.fixture(autouse=True)
+def no_surprises_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.delenv("REDIS_URL", raising=False)
+
+
+@pytest.fixture
+async def clean_database(owner: "asyncpg.Connection[asyncpg.Record]", container: Container) -> AsyncIterator[None]:
+    """Leave no row behind but the first encryption key, which the session's container registered."""
+    container.vault.poison_guard = PoisonGuard(container.clock)
+    yield
+    tables = [table.name for table in reversed(metadata.sorted_tables) if table.name != "encryption_keys"]
+    statements = [f"DELETE FROM {table}" for table in tables]  # noqa: S608 - our own table names
+    statements.append("DELETE FROM encryption_keys WHERE version <> 1")
+    statements.append("UPDATE encryption_keys SET state = 'active', retired_at = NULL")
+    await owner.execute("; ".join(statements))
+
+
+@pytest.fixture
+def sandbox(sandbox_session: Sandbox) -> Sandbox:
+    """The parties outside, with an empty ledger and no faults."""
+    sandbox_session.faults.clear()
+    sandbox_session.ledger.clear()
+    return sandbox_session
+
+
+@pytest.fixture
+async def client(app: FastAPI, clean_database: None) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url=API_URL) as http:
+        yield http
+
+
+@pytest.fixture
+async def journey(
+    client: httpx.AsyncClient,
+    sandbox: Sandbox,
+    container: Container,
+    owner: "asyncpg.Connection[asyncpg.Record]",
+) -> AsyncIterator[Journey]:
+    """The steps of the main job, over HTTP."""
+    transport = httpx.ASGITransport(app=create_sandbox_app(sandbox))
+    async with httpx.AsyncClient(transport=transport, base_url=SANDBOX_URL) as browser:
+        yield Journey(client=client, browser=browser, sandbox=sandbox, container=container, owner=owner)
