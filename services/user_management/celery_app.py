@@ -1,5 +1,6 @@
 """The worker and beat processes: composition root of the jobs."""
 
+import asyncio
 import sys
 from typing import Any
 
@@ -43,6 +44,24 @@ def set_up_logging(**_: Any) -> None:
     """Ours instead of Celery's."""
     settings = get_settings()
     configure_logging(level=settings.log.level, json_lines=settings.log_json_lines)
+
+
+@signals.worker_init.connect
+def prove_startup(**_: Any) -> None:
+    """Refuse to start, with exit code 2, before any child is forked: a child that cannot start is replaced for ever."""
+
+    async def start_and_stop() -> None:
+        container = Container(get_settings())
+        try:
+            await container.start()
+        finally:
+            await container.stop()
+
+    try:
+        asyncio.run(start_and_stop())
+    except StartupError as error:
+        print(f"user-management: {error}", file=sys.stderr)  # noqa: T201 - for the person who starts it
+        sys.exit(2)
 
 
 @signals.worker_process_init.connect

@@ -20,8 +20,8 @@ class BodyLimitMiddleware:
             await self._app(scope, receive, send)
             return
         for name, value in scope["headers"]:
-            # A length of many digits is not worth a conversion.
-            if name == b"content-length" and (len(value) > 10 or int(value) > MAX_BODY_BYTES):
+            # Not a number, or one of many digits, is not worth a conversion.
+            if name == b"content-length" and (not value.isdigit() or len(value) > 10 or int(value) > MAX_BODY_BYTES):
                 raise BodyTooLargeError
         received = 0
 

@@ -22,9 +22,9 @@ WHERE i.id = :id AND i.token_version = :token_version AND i.status IN ('active',
   AND (i.refresh_lease_until IS NULL OR i.refresh_lease_until < now())
   AND (i.refresh_not_before IS NULL OR i.refresh_not_before <= now())
   AND u.id = i.user_id AND u.deleted_at IS NULL AND u.status = 'active'
-RETURNING i.user_id, i.provider, i.status, i.granted_scopes, i.refresh_attempts, i.refresh_failures,
+RETURNING i.user_id, i.provider, i.refresh_attempts, i.refresh_failures,
     (SELECT version FROM encryption_keys WHERE state = 'active') AS active_key_version
-""").columns(granted_scopes=sa.JSON)
+""")
 
 _HELD_TOKENS = sa.text("""
 SELECT kind, ciphertext, key_version, expires_at IS NOT NULL AND expires_at <= now() AS expired
@@ -32,20 +32,23 @@ FROM encrypted_tokens WHERE integration_id = :id
 """)
 
 _STATE = sa.text("""
-SELECT token_version, status, coalesce(refresh_lease_until > now(), false) AS leased,
-       greatest(0, extract(epoch FROM refresh_not_before - now()))::float8 AS cool_down_seconds
-FROM integrations WHERE id = :id
+SELECT i.token_version,
+       i.status IN ('active', 'degraded') AND u.status = 'active' AND u.deleted_at IS NULL AS serving,
+       coalesce(i.refresh_lease_until > now(), false) AS leased,
+       greatest(0, extract(epoch FROM i.refresh_not_before - now()))::float8 AS cool_down_seconds
+FROM integrations i JOIN users u ON u.id = i.user_id WHERE i.id = :id
 """)
 
 _ADVANCE = sa.text("""
-UPDATE integrations
-SET token_version = token_version + 1, version = version + 1, status = :status, status_reason = :status_reason,
-    status_changed_at = CASE WHEN status = :status THEN status_changed_at ELSE now() END,
-    granted_scopes = coalesce(CAST(:scopes AS jsonb), granted_scopes),
+UPDATE integrations i
+SET token_version = i.token_version + 1, version = i.version + 1, status = 'active', status_reason = NULL,
+    status_changed_at = CASE WHEN i.status = 'active' THEN i.status_changed_at ELSE now() END,
+    granted_scopes = coalesce(CAST(:scopes AS jsonb), i.granted_scopes),
     refresh_lease_owner = NULL, refresh_lease_until = NULL, refresh_attempts = 0, refresh_failures = 0,
     refresh_not_before = NULL, last_refresh_at = now(), last_failure = NULL, updated_at = now()
-WHERE id = :id AND token_version = :token_version AND status IN ('active', 'degraded', 'needs_reauth')
-RETURNING token_version
+FROM (SELECT id, status FROM integrations WHERE id = :id FOR UPDATE) AS former
+WHERE i.id = former.id AND i.token_version = :token_version AND i.status IN ('active', 'degraded', 'needs_reauth')
+RETURNING former.status AS former_status
 """).bindparams(sa.bindparam("scopes", type_=sa.JSON(none_as_null=True)))
 
 _PUT_TOKEN = sa.text("""
@@ -72,6 +75,7 @@ SELECT id, token_version FROM integrations
 WHERE refresh_attempts > 0 AND status IN ('active', 'degraded')
   AND (refresh_lease_until IS NULL OR refresh_lease_until < now())
   AND (refresh_not_before IS NULL OR refresh_not_before <= now())
+  AND EXISTS (SELECT FROM users u WHERE u.id = user_id AND u.deleted_at IS NULL AND u.status = 'active')
 ORDER BY id LIMIT :limit
 """)
 
@@ -107,8 +111,6 @@ class Claim:
     token_version: int
     user_id: str
     provider: str
-    status: str
-    granted_scopes: tuple[str, ...]
     earlier_outcome_unknown: bool
     """An earlier call was sent and nobody knows how it ended: the stored refresh token may be used up."""
     failures: int
@@ -122,7 +124,8 @@ class RefreshState:
     """What a waiter sees of somebody else's refresh."""
 
     token_version: int
-    status: str
+    serving: bool
+    """The connection and its user are in a state in which there is something to refresh."""
     leased: bool
     cool_down_seconds: float
 
@@ -158,8 +161,6 @@ async def claim(connection: AsyncConnection, *, integration_id: UUID, token_vers
         token_version=token_version,
         user_id=row.user_id,
         provider=row.provider,
-        status=row.status,
-        granted_scopes=tuple(row.granted_scopes),
         earlier_outcome_unknown=row.refresh_attempts > 1,
         failures=row.refresh_failures,
         active_key_version=row.active_key_version,
@@ -172,27 +173,23 @@ async def refresh_state(connection: AsyncConnection, integration_id: UUID) -> Re
     row = (await connection.execute(_STATE, {"id": integration_id})).one_or_none()
     if row is None:
         return None
-    return RefreshState(row.token_version, row.status, row.leased, row.cool_down_seconds or 0.0)
+    return RefreshState(row.token_version, row.serving, row.leased, row.cool_down_seconds or 0.0)
 
 
 async def advance(
-    connection: AsyncConnection,
-    *,
-    integration_id: UUID,
-    token_version: int,
-    status: str,
-    status_reason: str | None,
-    scopes: tuple[str, ...] | None,
-) -> bool:
-    """Move the fence and release the lease; False when somebody else stored an answer first."""
+    connection: AsyncConnection, *, integration_id: UUID, token_version: int, scopes: tuple[str, ...] | None
+) -> str | None:
+    """Move the fence and release the lease; the connection works again, whatever it was held for.
+
+    Returns its former status; None when somebody else stored an answer first.
+    """
     parameters: dict[str, Any] = {
         "id": integration_id,
         "token_version": token_version,
-        "status": status,
-        "status_reason": status_reason,
         "scopes": list(scopes) if scopes is not None else None,
     }
-    return (await connection.execute(_ADVANCE, parameters)).one_or_none() is not None
+    row = (await connection.execute(_ADVANCE, parameters)).one_or_none()
+    return None if row is None else str(row.former_status)
 
 
 async def put_token(connection: AsyncConnection, integration_id: UUID, token: NewToken) -> None:

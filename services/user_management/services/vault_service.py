@@ -11,7 +11,12 @@ from sqlalchemy.exc import IntegrityError
 from services.user_management.core.clock import Clock
 from services.user_management.database import Database
 from services.user_management.enums import EncryptionKeyState, TokenKind
-from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError, StartupError
+from services.user_management.exceptions import (
+    ConflictError,
+    KeyUnavailableError,
+    PoisonedCiphertextError,
+    StartupError,
+)
 from services.user_management.models import EncryptionKey
 from services.user_management.queries import encryption_key as key_queries
 from services.user_management.security.encryption import PBKDF2_ITERATIONS, Binding, TokenEncryption
@@ -118,9 +123,15 @@ class VaultService:
     async def activate(self, version: int) -> None:
         """Make `version` the one that encrypts; the former one goes on decrypting. Does nothing if it already is.
 
-        Raises KeyUnavailableError for a version that this process does not hold.
+        Raises KeyUnavailableError for a version that this process does not hold, ConflictError when somebody else
+        activates one at the same moment.
         """
-        self.require(version)
+        try:
+            await self._activate(self.require(version))
+        except IntegrityError:
+            raise ConflictError("Another key version is being activated right now; look at the status.") from None
+
+    async def _activate(self, version: int) -> None:
         canary = self.seal(_CANARY, _CANARY_BINDING, version)
         now = self._clock.now()
 
@@ -163,7 +174,7 @@ class VaultService:
     async def _register_first(self) -> EncryptionKey:
         try:
             await self.activate(max(self._encryption.versions))
-        except IntegrityError:
+        except ConflictError:
             # Another process of the same first start was faster; its row is as good, if we hold the same key.
             log.info("vault.first_key_registered_elsewhere")
         return await EncryptionKey.objects.get(state=EncryptionKeyState.ACTIVE.value)

@@ -36,11 +36,7 @@ from services.user_management.integrations.oauth_client import (
 from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
 from services.user_management.queries import token_refresh as queries
 from services.user_management.queries.token_refresh import LEASE_SECONDS, Claim, DueRefresh
-from services.user_management.services.integration_status_service import (
-    SERVING,
-    ConnectionVersion,
-    IntegrationStatusTracker,
-)
+from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
 from services.user_management.services.token_service.storage import store_tokens
 from services.user_management.services.vault_service import VaultService, token_binding
 from services.user_management.unit_of_work import UnitOfWorkFactory
@@ -148,7 +144,7 @@ class TokenRefresher:
         while True:
             async with self._database.reading() as connection:
                 state = await queries.refresh_state(connection, wanted.integration_id)
-            if state is None or state.status not in SERVING:
+            if state is None or not state.serving:
                 return _REFUSED
             if state.token_version != wanted.token_version:
                 return _REFRESHED
@@ -210,15 +206,13 @@ class TokenRefresher:
 
     async def _store_once(self, claim: Claim, grant: TokenGrant) -> bool:
         async with self._unit_of_work() as uow:
-            moved = await queries.advance(
+            former_status = await queries.advance(
                 uow.connection,
                 integration_id=claim.integration_id,
                 token_version=claim.token_version,
-                status=IntegrationStatus.ACTIVE,
-                status_reason=None,
                 scopes=grant.scopes,
             )
-            if not moved:
+            if former_status is None:
                 return False
             await store_tokens(
                 uow,
@@ -230,7 +224,7 @@ class TokenRefresher:
             )
             target = ("integration", str(claim.integration_id))
             uow.audit("integration.token_refreshed", target=target, user_id=claim.user_id)
-            if claim.status == IntegrationStatus.DEGRADED:
+            if former_status != IntegrationStatus.ACTIVE:
                 self._status.record(
                     uow,
                     EventType.INTEGRATION_RECOVERED,
