@@ -89,6 +89,9 @@ def configure_logging(*, level: str, json_lines: bool, stream: TextIO = sys.stdo
         library = logging.getLogger(name)
         library.handlers = []
         library.propagate = True
+    # A tick every two seconds would drown everything else; failures are logged above this level.
+    for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # httpx logs every URL at INFO; ours carry codes and tokens.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("httpcore").setLevel(logging.WARNING)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from services.user_management.cli.runtime import run
+from services.user_management.container import Container
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -23,17 +24,19 @@ def create(name: Name) -> None:
 @app.command()
 def grant(
     name: Name,
-    provider: Annotated[str, typer.Argument(help="Name of the provider.")],
+    providers: Annotated[list[str], typer.Argument(help="Names of the providers.")],
     scope: Annotated[list[str] | None, typer.Option(help="A scope it may ask for; none given: any.")] = None,
     reason_required: Annotated[bool, typer.Option(help="Every read must give a reason.")] = False,
 ) -> None:
-    """Let a service read a provider's tokens; replaces an earlier grant for that provider."""
-    run(
-        lambda container: container.service_clients.grant(
-            name, container.providers.get(provider).name, scopes=scope, reason_required=reason_required
-        )
-    )
-    print(f"{name} may read {provider} tokens.", file=sys.stderr)
+    """Let a service read the tokens of some providers; replaces earlier grants for them."""
+
+    async def grant_all(container: Container) -> None:
+        known = [container.providers.get(provider).name for provider in providers]
+        for provider in known:
+            await container.service_clients.grant(name, provider, scopes=scope, reason_required=reason_required)
+
+    run(grant_all)
+    print(f"{name} may read tokens of {', '.join(providers)}.", file=sys.stderr)
 
 
 @app.command()

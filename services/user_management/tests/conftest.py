@@ -20,6 +20,7 @@ from services.user_management.models import metadata
 from services.user_management.services.vault_service import PoisonGuard
 from services.user_management.settings import Settings, load_settings
 from services.user_management.tests.journey import Journey
+from services.user_management.tests.scenes import Connected
 
 SANDBOX_URL = "http://sandbox.test"
 API_URL = "http://testserver"
@@ -134,3 +135,9 @@ async def journey(
     transport = httpx.ASGITransport(app=create_sandbox_app(sandbox))
     async with httpx.AsyncClient(transport=transport, base_url=SANDBOX_URL) as browser:
         yield Journey(client=client, browser=browser, sandbox=sandbox, container=container, owner=owner)
+
+
+@pytest.fixture
+async def connected(journey: Journey) -> Connected:
+    """Ada, connected to the static provider, and a service that may read her tokens."""
+    return await Connected.at(journey)

@@ -1,0 +1,164 @@
+"""`./run demo`: the main job on a throw-away stack, told as a person would tell it."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import httpx
+
+from services.devstack import folders
+from services.devstack.errors import DevstackError
+from services.devstack.main_job import MainJob, MainJobError, Person, expect
+from services.devstack.postgres import SUPERUSER
+from services.devstack.process import run as run_process
+from services.devstack.stack import Console, Stack
+
+KIND: Final = "strict"
+PROVIDER: Final = f"sandbox-{KIND}"
+READERS: Final = 50
+"""Sibling calls at once, after the token has run out."""
+TOKEN_LIFE_SECONDS: Final = 2
+_MARKS: Final = (b"sbx-at-", b"sbx-rt-")
+"""What every access and refresh token of the sandbox begins with."""
+
+
+class Story:
+    """Numbers the steps and remembers the one that is being told, for when it fails."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._number = 0
+        self.title = "the stack starts"
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Callable[[str], None]]:
+        """One step; what it yields prints a detail below the title."""
+        self._number += 1
+        self.title = title
+        self._say(f"\n{self._number}. {title}")
+        yield lambda detail: self._say(f"     {detail}")
+
+
+@asynccontextmanager
+async def _main_job(stack: Stack) -> AsyncIterator[MainJob]:
+    async with (
+        httpx.AsyncClient(base_url=stack.api_url, timeout=20, trust_env=False) as client,
+        httpx.AsyncClient(base_url=stack.sandbox_url, timeout=20, trust_env=False) as browser,
+    ):
+        yield MainJob(client, browser)
+
+
+def require(condition: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as an assertion
+    """Raises MainJobError with `otherwise`."""
+    if not condition:
+        raise MainJobError(otherwise)
+
+
+async def tell(stack: Stack, story: Story) -> None:
+    """Every step of the main job. Raises MainJobError."""
+    key = {"Authorization": f"Bearer {stack.service_key}"}
+    async with _main_job(stack) as job:
+        settings = {"access_token_lifetime_seconds": TOKEN_LIFE_SECONDS}
+        expect(await job.browser.post(f"/oidc/{KIND}/_control/settings", json=settings), 200)
+        with story.step("Ada signs up at Clerk; Clerk's signed webhook creates her here") as detail:
+            ada = await job.sign_up()
+            profile = expect(await job.client.get("/users/me", headers=ada.headers), 200).json()
+            detail(f"GET /users/me with her session: {profile['id']}, {profile['email']}")
+        with story.step("Mallory sends Ada a link to connect Mallory's account; Ada falls for it") as detail:
+            await _attack(job, ada, detail)
+        with story.step(
+            f"Ada connects her own account at a provider that rotates refresh tokens ({PROVIDER})"
+        ) as detail:
+            connection = await job.connect(ada, PROVIDER)
+            detail(
+                f"{connection['account_email']}: {connection['status']}, may {' '.join(connection['granted_scopes'])}"
+            )
+        with story.step("A sibling service asks for her token and uses it") as detail:
+            token = await _read_and_use(job, key, ada)
+            detail(f"{token['access_token'][:12]}… for {token['expires_in']} s; the provider says it is {ada.email}")
+        with story.step(f"The token runs out; {READERS} calls ask for it at the same moment") as detail:
+            await _expire_and_stampede(job, key, ada, detail)
+        with story.step("Ada looks up who read her token") as detail:
+            await _activity(job, ada, detail)
+        with story.step("A key that was not issued gets nothing") as detail:
+            stranger = {"Authorization": f"Bearer ums_{'0' * 12}_{'0' * 64}"}
+            refused = expect(await job.get_token(stranger, ada.id, PROVIDER), 401).json()
+            detail(f"401 {refused['type']}: {refused['detail']}")
+    with story.step("Nothing that was stored or logged shows a token") as detail:
+        _search_for_tokens(stack, detail)
+
+
+async def _attack(job: MainJob, ada: Person, detail: Callable[[str], None]) -> None:
+    mallory = await job.sign_up("mallory@example.com")
+    started = await job.authorize(mallory, PROVIDER)
+    location = await job.consent(started["authorization_url"], account=ada.email)
+    expect(await job.callback(location), 303)
+    refused = expect(await job.confirm(ada, PROVIDER, flow_id=started["flow_id"]), 404).json()
+    exchanged = await job.ledger(f"oidc:{KIND}", "token.exchange")
+    require(not exchanged, "the code of the attacker's link was exchanged")
+    detail(f"404 {refused['type']}: only who started a connection can confirm it; no code was exchanged")
+
+
+async def _read_and_use(job: MainJob, key: dict[str, str], ada: Person) -> dict[str, Any]:
+    response = await job.get_token(key, ada.id, PROVIDER, scopes=["calendar.read"], reason="show the week")
+    token: dict[str, Any] = expect(response, 200).json()
+    account = expect(await job.userinfo(token["access_token"], KIND), 200).json()
+    require(account["email"] == ada.email, "the token speaks for somebody else")
+    return token
+
+
+async def _expire_and_stampede(job: MainJob, key: dict[str, str], ada: Person, detail: Callable[[str], None]) -> None:
+    before = len(await job.ledger(f"oidc:{KIND}", "token.refresh"))
+    await asyncio.sleep(TOKEN_LIFE_SECONDS)
+    calls = (job.get_token(key, ada.id, PROVIDER, reason="nightly sync") for _ in range(READERS))
+    tokens = {expect(response, 200).json()["access_token"] for response in await asyncio.gather(*calls)}
+    refreshes = len(await job.ledger(f"oidc:{KIND}", "token.refresh")) - before
+    require(len(tokens) == 1, f"{len(tokens)} different tokens were handed out")
+    require(refreshes == 1, f"the provider was asked {refreshes} times")
+    expect(await job.userinfo(tokens.pop(), KIND), 200)
+    detail(f"{READERS} answers, all with the same new token; the provider saw {refreshes} refresh")
+
+
+async def _activity(job: MainJob, ada: Person, detail: Callable[[str], None]) -> None:
+    session = await job.session(ada.id)
+    path = f"/users/me/integrations/{PROVIDER}/activity"
+    response = await job.client.get(path, headers=session, params={"limit": 200})
+    entries = expect(response, 200).json()["items"]
+    require(len(entries) == READERS + 1, f"{len(entries)} reads are recorded, {READERS + 1} were made")
+    for entry in (entries[-1], entries[0]):
+        detail(f"{entry['read_at'][:19]} {entry['service']} read it ({entry['outcome']}): {entry['reason']}")
+    detail(f"… {len(entries)} reads in all")
+
+
+def _search_for_tokens(stack: Stack, detail: Callable[[str], None]) -> None:
+    dump = run_process(
+        [stack.postgres.bin_dir / "pg_dump", "--dbname", stack.postgres.url(role=SUPERUSER)], env={"LC_ALL": "C"}
+    )
+    require(dump.returncode == 0, f"pg_dump failed: {dump.last_line}")
+    require("integrations" in dump.output, "the dump is empty")
+    places = {"the database dump": dump.output.encode()}
+    for folder, name in ((stack.data_dir / "log", "log"), (stack.data_dir / "valkey", "Valkey file")):
+        files = [path for path in folder.rglob("*") if path.is_file() and path.name != "sandbox.log"]
+        places |= {f"{name} {path.name}": path.read_bytes() for path in files}
+    for place, content in places.items():
+        require(not any(mark in content for mark in _MARKS), f"a token stands in {place}")
+    detail(f"searched {len(places)} places ({sum(map(len, places.values())) // 1024} KiB): 0 tokens")
+
+
+def main() -> int:
+    """Play the demo; 0, or 1 after naming the step that failed."""
+    started = time.monotonic()
+    story = Story(lambda line: print(line, flush=True))
+    try:
+        print("Starting a throw-away stack: Postgres, Valkey, API, worker, beat and the sandbox …", flush=True)
+        console = Console(progress=lambda text: print(f"     {text}", flush=True))
+        with folders.scratch_folder() as folder, Stack(folder / "data", console=console) as stack:
+            asyncio.run(tell(stack, story))
+    except (MainJobError, DevstackError, httpx.HTTPError, OSError) as error:
+        print(f"\nThe demo failed at the step '{story.title}': {error}", file=sys.stderr)
+        return 1
+    print(f"\nDone in {time.monotonic() - started:.0f} s; nothing is left running.", flush=True)
+    return 0
