@@ -84,6 +84,7 @@ SELECT i.id, i.token_version
 FROM encrypted_tokens t
 JOIN integrations i ON i.id = t.integration_id
 WHERE t.kind = 'access' AND t.expires_at < now() + make_interval(secs => :within_seconds)
+  AND t.issued_at < date_bin(make_interval(secs => :period_seconds), now(), 'epoch')
   AND i.status IN ('active', 'degraded') AND i.refresh_lease_until IS NULL
   AND (i.refresh_not_before IS NULL OR i.refresh_not_before <= now())
   AND EXISTS (SELECT FROM encrypted_tokens r WHERE r.integration_id = i.id AND r.kind = 'refresh')
@@ -229,7 +230,13 @@ async def unsettled(connection: AsyncConnection, *, limit: int) -> list[DueRefre
     return [DueRefresh(row.id, row.token_version) for row in rows]
 
 
-async def due(connection: AsyncConnection, *, within_seconds: float, limit: int) -> list[DueRefresh]:
-    """Connections whose access token runs out soon, the next one first."""
-    rows = await connection.execute(_DUE, {"within_seconds": within_seconds, "limit": limit})
+async def due(
+    connection: AsyncConnection, *, within_seconds: float, period_seconds: float, limit: int
+) -> list[DueRefresh]:
+    """Connections whose access token runs out soon, the next one first.
+
+    A token issued within the current period is left alone, however short it lives: else a run would never end.
+    """
+    parameters = {"within_seconds": within_seconds, "period_seconds": period_seconds, "limit": limit}
+    rows = await connection.execute(_DUE, parameters)
     return [DueRefresh(row.id, row.token_version) for row in rows]

@@ -98,10 +98,9 @@ def no_surprises_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def clean_database(owner: "asyncpg.Connection[asyncpg.Record]", container: Container) -> AsyncIterator[None]:
-    """Leave no row behind but the first encryption key, which the session's container registered."""
+async def clean_database(owner: "asyncpg.Connection[asyncpg.Record]", container: Container) -> None:
+    """No row but the first encryption key, which the session's container registered."""
     container.vault.poison_guard = PoisonGuard(container.clock)
-    yield
     tables = [table.name for table in reversed(metadata.sorted_tables) if table.name != "encryption_keys"]
     statements = [f"DELETE FROM {table}" for table in tables]  # noqa: S608 - our own table names
     statements.append("DELETE FROM encryption_keys WHERE version <> 1")

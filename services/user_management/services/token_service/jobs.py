@@ -46,7 +46,9 @@ class RefreshJobs:
 
     async def _due(self) -> list[DueRefresh]:
         async with self._database.reading() as connection:
-            return await queries.due(connection, within_seconds=_HORIZON_SECONDS, limit=BATCH)
+            return await queries.due(
+                connection, within_seconds=_HORIZON_SECONDS, period_seconds=REFRESH_PERIOD_SECONDS, limit=BATCH
+            )
 
     async def _refresh_all(self, find: Find) -> bool:
         """Refresh what `find` gives until it gives nothing new (True) or the slice's time is over (False)."""

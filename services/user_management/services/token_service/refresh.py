@@ -247,7 +247,13 @@ class TokenRefresher:
             return await self._needs_reauth(claim, reason)
         backoff = min(_MAX_COOL_DOWN_SECONDS, 2.0**claim.failures) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
         cool_down = min(_MAX_COOL_DOWN_SECONDS, error.retry_after or backoff)
-        await self._release(claim, error.code, cool_down_seconds=cool_down, outcome_unknown=error.outcome_unknown)
+        await self._release(
+            claim,
+            error.code,
+            cool_down_seconds=cool_down,
+            outcome_unknown=error.outcome_unknown,
+            provider_failed=True,
+        )
         return RefreshResult(RefreshOutcome.UNAVAILABLE, cool_down)
 
     async def _needs_reauth(self, claim: Claim, reason: ReauthReason) -> RefreshResult:
@@ -276,9 +282,18 @@ class TokenRefresher:
         return RefreshResult(RefreshOutcome.UNAVAILABLE)
 
     async def _release(
-        self, claim: Claim, failure: str, *, cool_down_seconds: float, outcome_unknown: bool = False
+        self,
+        claim: Claim,
+        failure: str,
+        *,
+        cool_down_seconds: float,
+        outcome_unknown: bool = False,
+        provider_failed: bool = False,
     ) -> None:
-        """Give the lease back. An earlier unknown outcome stays unknown until an answer is stored."""
+        """Give the lease back. An earlier unknown outcome stays unknown until an answer is stored.
+
+        Only failures of the provider degrade a connection: an operator's mistake is no reason to mark anybody.
+        """
         async with self._unit_of_work() as uow:
             failures = await queries.release(
                 uow.connection,
@@ -287,6 +302,6 @@ class TokenRefresher:
                 outcome_unknown=outcome_unknown or claim.earlier_outcome_unknown,
                 cool_down_seconds=cool_down_seconds,
             )
-            if failures >= DEGRADED_AFTER_FAILURES:
+            if provider_failed and failures >= DEGRADED_AFTER_FAILURES:
                 connection = ConnectionVersion(claim.integration_id, claim.token_version)
                 await self._status.mark_degraded(uow, connection, failure)

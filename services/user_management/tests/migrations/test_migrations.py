@@ -1,0 +1,104 @@
+"""Up, down, up again, and no drift between the models and the database."""
+
+import asyncio
+from collections.abc import Iterator
+
+import asyncpg
+import pytest
+from alembic import command
+from alembic.config import Config
+
+from services.conftest import Servers, migrate
+from services.user_management.cli.database import alembic_config
+
+SCHEMA = """
+SELECT string_agg(line, chr(10) ORDER BY line) FROM (
+    SELECT format('%s %s %s %s', table_name, column_name, data_type, is_nullable) AS line
+    FROM information_schema.columns WHERE table_schema = 'public'
+    UNION ALL SELECT format('%s %s', conrelid::regclass, pg_get_constraintdef(oid))
+    FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+    UNION ALL SELECT format('%s %s %s', grantee, table_name, privilege_type)
+    FROM information_schema.role_table_grants WHERE table_schema = 'public'
+) AS lines
+"""
+
+
+def query(url: str, *statements: str) -> object:
+    """Run statements one after another; the value of the last."""
+
+    async def run() -> object:
+        connection = await asyncpg.connect(url)
+        try:
+            for statement in statements[:-1]:
+                await connection.execute(statement)
+            return await connection.fetchval(statements[-1])
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
+
+
+@pytest.fixture
+def database(servers: Servers, worker_name: str) -> Iterator[str]:
+    """An empty database."""
+    name = f"test_migrations_{worker_name}"
+    administration = servers.superuser_url("postgres")
+    query(administration, f"DROP DATABASE IF EXISTS {name}")
+    query(administration, f"CREATE DATABASE {name} OWNER user_management_owner")
+    yield name
+    query(administration, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def configuration(servers: Servers, database: str) -> Config:
+    config = alembic_config()
+    config.attributes["url"] = servers.owner_url(database)
+    config.attributes["runtime_url"] = servers.url(database)
+    return config
+
+
+def test_upgrade_downgrade_upgrade_gives_the_same_schema(servers: Servers, database: str) -> None:
+    migrate(servers, database, "head")
+    first = query(servers.owner_url(database), SCHEMA)
+    migrate(servers, database, "base")
+    left = query(servers.owner_url(database), SCHEMA)
+    migrate(servers, database, "head")
+
+    assert left is not None
+    assert "alembic_version" in str(left)
+    assert "users" not in str(left)
+    assert query(servers.owner_url(database), SCHEMA) == first
+
+
+def test_each_revision_can_be_taken_back_alone(servers: Servers, database: str) -> None:
+    config = configuration(servers, database)
+
+    for revision in ("0001", "0002", "0003"):
+        command.upgrade(config, revision)
+        command.downgrade(config, "-1")
+        command.upgrade(config, revision)
+
+    command.check(config)
+
+
+def test_models_and_database_do_not_drift(servers: Servers, database: str) -> None:
+    migrate(servers, database, "head")
+
+    command.check(configuration(servers, database))
+
+
+def test_one_role_for_everything_is_possible(servers: Servers, database: str) -> None:
+    config = alembic_config()
+    config.attributes["url"] = config.attributes["runtime_url"] = servers.owner_url(database)
+
+    command.upgrade(config, "head")
+    command.downgrade(config, "base")
+
+
+def test_partition_function_can_be_called_by_the_runtime_role_and_makes_nothing_twice(
+    servers: Servers, database: str
+) -> None:
+    migrate(servers, database, "head")
+
+    assert query(servers.url(database), "SELECT ensure_log_partitions(3)") == 0
+    assert query(servers.url(database), "SELECT ensure_log_partitions(5)") == 6

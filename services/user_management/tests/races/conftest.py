@@ -1,0 +1,90 @@
+"""Real processes: two copies of the API, a worker, a beat and the sandbox over embedded servers."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import asyncpg
+import httpx
+import pytest
+
+from services.devstack.folders import scratch_folder
+from services.devstack.main_job import MainJob
+from services.devstack.postgres import SUPERUSER
+from services.devstack.stack import Stack
+
+HOURLY_JOB_IS_DONE = """
+INSERT INTO job_runs (id, job, slot, owner, lease_until, attempts, started_at, finished_at)
+SELECT gen_random_uuid(), 'refresh_due_tokens', date_bin('1 hour', now(), 'epoch') + make_interval(hours => hour),
+       gen_random_uuid(), now(), 1, now(), now()
+FROM generate_series(0, 1) AS hour
+ON CONFLICT (job, slot) DO UPDATE SET finished_at = now()
+"""
+
+
+@dataclass
+class Fleet:
+    """A running stack with a client for each copy of the API, and the database at hand."""
+
+    stack: Stack
+    jobs: list[MainJob]
+    database: "asyncpg.Connection[asyncpg.Record]"
+
+    @property
+    def key(self) -> dict[str, str]:
+        """Headers of the development service, which may read every sandbox provider."""
+        return {"Authorization": f"Bearer {self.stack.service_key}"}
+
+    async def run_out(self, user_id: str) -> None:
+        """Make the user's access tokens expire."""
+        await self.database.execute(
+            "UPDATE encrypted_tokens"
+            " SET expires_at = now() - interval '1 second', issued_at = now() - interval '1 hour'"
+            " WHERE kind = 'access' AND integration_id IN (SELECT id FROM integrations WHERE user_id = $1)",
+            user_id,
+        )
+
+    async def end_leases(self) -> None:
+        """Let every lease run out now instead of in half a minute."""
+        await self.database.execute(
+            "UPDATE integrations SET refresh_lease_until = now() - interval '1 second'"
+            " WHERE refresh_lease_until IS NOT NULL"
+        )
+
+
+async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 30) -> None:
+    """Wait for `condition`. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        for pause in itertools.repeat(0.02):
+            if await condition():
+                return
+            await asyncio.sleep(pause)
+
+
+@pytest.fixture(scope="session")
+def fleet_stack() -> Iterator[Stack]:
+    with scratch_folder() as folder, Stack(folder / "data", web_count=2) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def fleet(fleet_stack: Stack) -> AsyncIterator[Fleet]:
+    async with AsyncExitStack() as exits:
+        limits = httpx.Limits(max_connections=250)
+        browser = await exits.enter_async_context(
+            httpx.AsyncClient(base_url=fleet_stack.sandbox_url, timeout=30, trust_env=False)
+        )
+        clients = [
+            await exits.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30, limits=limits, trust_env=False))
+            for url in fleet_stack.api_urls
+        ]
+        await browser.delete("/_faults")
+        await browser.delete("/_ledger")
+        database = await asyncpg.connect(fleet_stack.postgres.url(role=SUPERUSER))
+        exits.push_async_callback(database.close)
+        # The hourly job would refresh what a test makes to run out before the callers that the test is about: it has
+        # already run, now and an hour from now.
+        await database.execute(HOURLY_JOB_IS_DONE)
+        yield Fleet(fleet_stack, [MainJob(client, browser) for client in clients], database)

@@ -1,0 +1,139 @@
+"""Many callers, several processes, one refresh; and processes killed while the provider is being asked."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from services.devstack.main_job import expect
+from services.user_management.tests.races.conftest import Fleet, until
+
+pytestmark = pytest.mark.serial
+
+KINDS = ("static", "overlap", "grace", "strict")
+
+
+async def test_200_callers_of_two_processes_cause_one_refresh(fleet: Fleet) -> None:
+    first, second = fleet.jobs
+    ada = await first.sign_up("ada-race@example.com")
+    await first.connect(ada, "sandbox-strict")
+    slow = {"party": "oidc:strict", "operation": "token.refresh", "action": "delay", "delay_seconds": 0.3, "times": 99}
+    expect(await first.browser.post("/_faults", json=slow), 201)
+    await fleet.run_out(ada.id)
+
+    answers = await asyncio.gather(
+        *(job.get_token(fleet.key, ada.id, "sandbox-strict") for _ in range(100) for job in (first, second))
+    )
+
+    assert Counter(answer.status_code for answer in answers) == {200: 200}
+    assert len({answer.json()["access_token"] for answer in answers}) == 1
+    assert len(await first.ledger("oidc:strict", "token.refresh")) == 1
+    assert (await first.userinfo(answers[0].json()["access_token"], "strict")).status_code == 200
+    await fleet.run_out(ada.id)
+    again = await second.get_token(fleet.key, ada.id, "sandbox-strict")
+    assert again.status_code == 200, again.text
+    assert (await first.userinfo(again.json()["access_token"], "strict")).status_code == 200
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_one_refresh_per_expiry_when_processes_race_repeatedly(fleet: Fleet, kind: str) -> None:
+    rounds = 10
+    first, second = fleet.jobs
+    ada = await first.sign_up(f"ada-rounds-{kind}@example.com")
+    await first.connect(ada, f"sandbox-{kind}")
+
+    for _ in range(rounds):
+        await fleet.run_out(ada.id)
+        answers = await asyncio.gather(
+            *(job.get_token(fleet.key, ada.id, f"sandbox-{kind}") for _ in range(5) for job in (first, second))
+        )
+        assert {answer.status_code for answer in answers} == {200}
+
+    assert len(await first.ledger(f"oidc:{kind}", "token.refresh")) == rounds
+
+
+async def kill_while_refreshing(fleet: Fleet, *, kind: str, kills: int, wait_for_lease: bool) -> list[str]:
+    """SIGKILL the first API `kills` times while its refresh is at the provider, which has carried it out.
+
+    Each kill meets another user's connection. Returns the ids of the users.
+    """
+    first, _ = fleet.jobs
+    users = []
+    for number in range(kills):
+        ada = await first.sign_up(f"ada-kill-{kind}-{number}@example.com")
+        await first.connect(ada, f"sandbox-{kind}")
+        users.append(ada.id)
+    for number, user_id in enumerate(users):
+        await fleet.run_out(user_id)
+        hold = {
+            "party": f"oidc:{kind}",
+            "operation": "token.refresh",
+            "action": "delay",
+            "delay_seconds": 600,
+            "when": "after",
+        }
+        expect(await first.browser.post("/_faults", json=hold), 201)
+        call = asyncio.create_task(first.get_token(fleet.key, user_id, f"sandbox-{kind}"))
+        await until(lambda: refreshes_committed(fleet, kind, at_least=number + 1))  # noqa: B023 - awaited here
+        await asyncio.to_thread(fleet.stack.restart, "web")
+        await asyncio.gather(call, return_exceptions=True)
+        expect(await first.browser.delete("/_faults"), 204)
+    if not wait_for_lease:
+        await fleet.end_leases()
+    return users
+
+
+async def refreshes_committed(fleet: Fleet, kind: str, *, at_least: int) -> bool:
+    entries = await fleet.jobs[0].ledger(f"oidc:{kind}", "token.refresh")
+    return sum(bool(entry["committed"]) for entry in entries) >= at_least
+
+
+async def eventually(fleet: Fleet, user_id: str, kind: str, *, seconds: float) -> int:
+    """The status of a token read once it is no longer 503, or 503 when `seconds` are over."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        answer = await fleet.jobs[1].get_token(fleet.key, user_id, f"sandbox-{kind}")
+        if answer.status_code != 503 or asyncio.get_running_loop().time() > deadline:
+            return answer.status_code
+        await asyncio.sleep(0.2)
+
+
+@pytest.mark.parametrize("kind", ["static", "overlap", "grace"])
+async def test_no_connection_is_lost_when_the_api_is_killed_during_the_call(fleet: Fleet, kind: str) -> None:
+    users = await kill_while_refreshing(fleet, kind=kind, kills=2, wait_for_lease=False)
+
+    statuses = [await eventually(fleet, user_id, kind, seconds=30) for user_id in users]
+
+    assert statuses == [200, 200]
+
+
+async def test_strict_connection_is_flagged_when_the_api_is_killed_during_the_call(fleet: Fleet) -> None:
+    (user_id,) = await kill_while_refreshing(fleet, kind="strict", kills=1, wait_for_lease=False)
+
+    status = await eventually(fleet, user_id, "strict", seconds=30)
+
+    assert status == 409
+    row = await fleet.database.fetchrow("SELECT status, status_reason FROM integrations WHERE user_id = $1", user_id)
+    assert row is not None
+    assert (row["status"], row["status_reason"]) == ("needs_reauth", "refresh_interrupted")
+
+
+async def test_sweeper_settles_a_killed_refresh_although_nobody_asks(fleet: Fleet) -> None:
+    (user_id,) = await kill_while_refreshing(fleet, kind="static", kills=1, wait_for_lease=False)
+
+    async def is_settled() -> bool:
+        query = "SELECT refresh_attempts FROM integrations WHERE user_id = $1"
+        return bool(await fleet.database.fetchval(query, user_id) == 0)
+
+    await until(is_settled)
+
+    assert await eventually(fleet, user_id, "static", seconds=1) == 200
+
+
+@pytest.mark.nightly
+async def test_50_kills_during_the_call_lose_no_static_connection(fleet: Fleet) -> None:
+    users = await kill_while_refreshing(fleet, kind="static", kills=50, wait_for_lease=True)
+
+    statuses = [await eventually(fleet, user_id, "static", seconds=60) for user_id in users]
+
+    assert Counter(statuses) == {200: 50}
