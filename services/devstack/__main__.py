@@ -1,0 +1,102 @@
+"""`python -m services.devstack`, which is `./run`: the whole service in the foreground."""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+from dotenv import dotenv_values
+
+from services.devstack import folders, ports
+from services.devstack.errors import DevstackError
+from services.devstack.preparation import Recipe
+from services.devstack.running_service import REPOSITORY
+from services.devstack.stack import THE_SERVICE, Console, Stack
+
+DEFAULT_PORT, DEFAULT_SANDBOX_PORT = "8000", "8001"
+USAGE_ERROR = 2
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """The person or the system asked for the end."""
+
+
+def _interrupt(_signum: int, _frame: FrameType | None) -> None:
+    for signum in _SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)  # once is enough: stopping takes 10 s at most and is not to be cut short
+    raise Interrupted
+
+
+def say(text: str) -> None:
+    """A line for the person, at once."""
+    print(text, flush=True)
+
+
+def _data_dir(variables: Mapping[str, str]) -> Path:
+    if chosen := variables.get("DATA_DIR"):
+        return Path(chosen).expanduser().absolute()
+    folder = folders.default_data_dir(REPOSITORY)
+    if folder.parent != REPOSITORY:
+        say(f"Postgres, which does not run as root, cannot enter {REPOSITORY}: data is kept in {folder}")
+    return folder
+
+
+def _stack(recipe: Recipe) -> Stack:
+    # The service reads `.env` too, but the environment we give it would win over that.
+    file = {name: value for name, value in dotenv_values(REPOSITORY / ".env").items() if value is not None}
+    variables = {**file, **os.environ}
+    return Stack(
+        _data_dir(variables),
+        port=ports.parse_port(variables.get("PORT") or DEFAULT_PORT, variable="PORT"),
+        sandbox_port=ports.parse_port(variables.get("SANDBOX_PORT") or DEFAULT_SANDBOX_PORT, variable="SANDBOX_PORT"),
+        env=variables,
+        console=Console(progress=say, show_output=True),
+        recipe=recipe,
+    )
+
+
+def _summary(stack: Stack) -> str:
+    return f"""
+  API          {stack.api_url}
+  reference    {stack.api_url}/docs
+  sign in      {stack.sandbox_url}/sign-in
+  ledger       {stack.sandbox_url}/_ledger.html   what the sandbox was asked
+  service key  {stack.service_key}
+  data, logs   {stack.data_dir}
+  Ctrl-C stops everything.
+
+ready {stack.api_url}"""
+
+
+def run(recipe: Recipe = THE_SERVICE) -> int:
+    """Run until a signal (0) or a failure (1); nothing is left running either way."""
+    for signum in _SIGNALS:
+        signal.signal(signum, _interrupt)
+    try:
+        with _stack(recipe) as stack:
+            try:
+                say(_summary(stack))
+                stack.wait()
+            finally:
+                say("stopping …")
+    except Interrupted:
+        return 0
+    except (DevstackError, OSError) as error:
+        print(f"run: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main() -> int:
+    """Dispatch on the arguments; the exit status."""
+    if sys.argv[1:]:
+        print("usage: ./run [demo]", file=sys.stderr)
+        return USAGE_ERROR
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

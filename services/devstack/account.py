@@ -1,0 +1,59 @@
+"""Which account runs Postgres.
+
+Postgres refuses to run as root. Started by root, it therefore runs as an unprivileged account, which has to be able to
+enter the folders of its binaries and of its data (see `folders`). For an ordinary user nothing of this happens.
+"""
+
+import os
+import pwd
+import sys
+from pathlib import Path
+
+from services.devstack import process
+from services.devstack.errors import DevstackError
+from services.devstack.process import Account
+
+UNPRIVILEGED = "nobody"
+_CAN_ENTER = """
+import os, sys
+uid, gid, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+os.setgroups([])
+os.setgid(gid)
+os.setuid(uid)
+sys.exit(0 if os.access(path, os.X_OK) else 1)
+"""
+
+
+def account_for(data_dir: Path) -> Account | None:
+    """The account to drop to: None for an ordinary user; for root the owner of the existing data, else `nobody`.
+
+    Raises `DevstackError` where there is no such account.
+    """
+    if os.geteuid() != 0:
+        return None
+    if data_dir.is_dir() and (status := data_dir.stat()).st_uid != 0:
+        return Account(status.st_uid, status.st_gid)
+    try:
+        entry = pwd.getpwnam(UNPRIVILEGED)
+    except KeyError:
+        raise DevstackError(
+            f"Postgres does not run as root and there is no account {UNPRIVILEGED!r}: start this as an ordinary user"
+        ) from None
+    return Account(entry.pw_uid, entry.pw_gid)
+
+
+def can_enter(path: Path, account: Account | None) -> bool:
+    """Whether `account` can enter the folder (or run the file) `path`; asked of the kernel by a process of its own."""
+    if account is None:
+        return os.access(path, os.X_OK)
+    # The interpreter may be out of the account's reach, so the process drops by itself after it has started.
+    ids = (str(account.uid), str(account.gid))
+    return process.run([sys.executable, "-I", "-S", "-c", _CAN_ENTER, *ids, path], env={}).returncode == 0
+
+
+def first_closed(path: Path, account: Account | None) -> Path | None:
+    """The uppermost existing folder on the way to `path` that `account` cannot enter; None when all are open."""
+    way = [folder for folder in (*reversed(path.parents), path) if folder.is_dir()]
+    if can_enter(way[-1], account):
+        return None
+    return next(folder for folder in way if not can_enter(folder, account))

@@ -1,0 +1,238 @@
+"""Make `.venv` with the pinned requirements, then become the command that ./run, ./test or ./fix stands for.
+
+Runs on a bare Python >= 3.11 with the standard library alone, as `python -I bootstrap.py run|test|fix ARGUMENTS…`.
+Installs only when something changed; two starts at once wait for each other; what a killed install left is made anew.
+"""
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
+COMPILE = (
+    *("uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"),
+    *("--custom-compile-command", "./fix requirements"),
+)
+# What each script runs, one after the other; names stand for programs in .venv/bin.
+COMMANDS: dict[tuple[str, ...], list[tuple[str, ...]]] = {
+    ("run",): [("python", "-m", "services.devstack")],
+    ("run", "demo"): [("python", "-m", "services.devstack", "demo")],
+    ("test",): [("tox", "-p", "auto")],
+    ("test", "nightly"): [("tox", "-e", "nightly")],
+    ("test", "deploy"): [("tox", "-e", "deploy")],
+    ("fix",): [("ruff", "format", "."), ("ruff", "check", "--fix", ".")],
+    ("fix", "requirements"): [
+        (*COMPILE, "requirements.in", "--output-file", "requirements.txt"),
+        (*COMPILE, "requirements-dev.in", "--output-file", "requirements-dev.txt"),
+    ],
+}
+# An active virtualenv, conda or PYTHONPATH is the person's and has no business in ours.
+FOREIGN_VARIABLES = (
+    *("PYTHONHOME", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUSERBASE", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT"),
+    *("CONDA_PREFIX", "CONDA_DEFAULT_ENV", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_PROJECT_ENVIRONMENT"),
+    *("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV"),
+)
+_PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==(\S+)", re.MULTILINE)
+_NO_INSTALL = "cannot install (is the network there?)"
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+class BootstrapError(Exception):
+    """A failure a person can act on; its text is one line."""
+
+
+def pinned_packages(repository: Path) -> dict[str, str]:
+    """Package name → version of everything the requirements files pin."""
+    return {name: version for file in REQUIREMENTS for name, version in _PIN.findall((repository / file).read_text())}
+
+
+def clean_environment() -> dict[str, str]:
+    """The person's environment without what would lead to another Python's packages."""
+    return {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
+
+
+class Environment:
+    """The virtual environment `.venv` of a repository."""
+
+    def __init__(self, repository: Path) -> None:
+        self.repository = repository
+        self.folder = repository / ".venv"
+        self._stamp = self.folder / ".bootstrap-stamp"
+        self._unfinished = self.folder / ".bootstrap-unfinished"
+        self._lock = -1
+
+    def program(self, name: str) -> str:
+        """The path of a program in it."""
+        return str(self.folder / "bin" / name)
+
+    def fingerprint(self) -> str:
+        """Changes when the requirements, the Python or the place of the environment do."""
+        parts = [platform.python_version(), str(self.folder)]
+        parts += [(self.repository / file).read_text() for file in REQUIREMENTS]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def is_current(self) -> bool:
+        """Whether the last install finished and nothing changed since."""
+        with suppress(FileNotFoundError):
+            return self._stamp.read_text() == self.fingerprint() and Path(self.program("python")).exists()
+        return False
+
+    def ensure(self) -> None:
+        """Bring it up to date. Raises `BootstrapError`."""
+        if self.is_current():
+            return
+        # The repository's folder itself carries the lock: no file to leave behind, none to ignore.
+        self._lock = os.open(self.repository, os.O_RDONLY)
+        try:
+            self._wait_for_others()
+            if not self.is_current():
+                self._install()
+        finally:
+            os.close(self._lock)
+
+    def _wait_for_others(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another start is installing, waiting for it …")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def _install(self) -> None:
+        started = time.monotonic()
+        pins = pinned_packages(self.repository)
+        if self._unfinished.exists() or not self._is_usable(pins["uv"]):
+            self._create()
+        self._stamp.unlink(missing_ok=True)
+        self._unfinished.touch()
+        if not self._has_uv(pins["uv"]):
+            say(f"installing uv {pins['uv']} …")
+            pip = [
+                self.program("python"),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-input",
+            ]
+            self._checked([*pip, f"uv=={pins['uv']}"], _NO_INSTALL)
+        say(f"installing {len(pins)} packages …")
+        files = [argument for file in REQUIREMENTS for argument in ("--requirement", file)]
+        uv = [self.program("uv"), "pip", "install", "--quiet", "--python", self.program("python")]
+        self._checked([*uv, *files], _NO_INSTALL)
+        self._stamp.write_text(self.fingerprint())
+        self._unfinished.unlink()
+        say(f"done in {time.monotonic() - started:.0f} s")
+
+    def _create(self) -> None:
+        if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
+            raise BootstrapError(
+                f"{sys.executable} cannot make virtual environments: install the package python3-venv (Debian, Ubuntu)"
+            )
+        say("creating .venv …")
+        self.folder.mkdir(exist_ok=True)
+        for entry in self.folder.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        self._unfinished.touch()
+        self._checked([base_python(), "-I", "-m", "venv", str(self.folder)], "cannot create .venv")
+
+    def _is_usable(self, uv: str) -> bool:
+        """Whether the folder holds an environment of this Python that something can be installed into."""
+        check = f"import sys; sys.exit(sys.version.split()[0] != {platform.python_version()!r})"
+        if not self._succeeds(["python", "-I", "-c", check]):
+            return False
+        return self._has_uv(uv) or self._succeeds(["python", "-I", "-m", "pip", "--version"])
+
+    def _has_uv(self, version: str) -> bool:
+        return self._succeeds(
+            ["python", "-I", "-c", f"from importlib import metadata as m; assert m.version('uv') == {version!r}"]
+        )
+
+    def _succeeds(self, command: Sequence[str]) -> bool:
+        try:
+            finished = subprocess.run([self.program(command[0]), *command[1:]], capture_output=True, check=False)
+        except OSError:
+            return False
+        return finished.returncode == 0
+
+    def _checked(self, command: Sequence[str], failure: str) -> None:
+        """Run an installer; it inherits the lock, so that one that outlives us is waited for by the next start."""
+        finished = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            env=clean_environment(),
+            cwd=self.repository,
+            pass_fds=[self._lock],
+        )
+        if finished.returncode != 0:
+            lines = [line.strip() for line in (finished.stdout + finished.stderr).splitlines() if line.strip()]
+            errors = [line for line in lines if line.lower().startswith("error")] or lines
+            cause = ": ".join(dict.fromkeys((errors[0], lines[-1]))) if lines else f"exit status {finished.returncode}"
+            raise BootstrapError(f"{failure}: {cause}")
+
+
+def base_python() -> str:
+    """The interpreter outside of any environment: ours may run from the very .venv that is made anew."""
+    return sys.executable if sys.prefix == sys.base_prefix else os.path.realpath(sys.executable)
+
+
+def say(message: str) -> None:
+    """A line of progress for the person; on stderr, so that stdout stays the command's."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def usage(script: str) -> str:
+    """How the script is called."""
+    words = [arguments[1] for arguments in COMMANDS if arguments[0] == script and len(arguments) > 1]
+    return f"usage: ./{script} [{'|'.join(words)}]"
+
+
+def become(commands: list[tuple[str, ...]], environment: Environment) -> NoReturn:
+    """Run all commands up to the first that fails, and become the last one."""
+    variables = clean_environment()
+    for command in commands[:-1]:
+        status = subprocess.run([environment.program(command[0]), *command[1:]], check=False, env=variables).returncode
+        if status != 0:
+            sys.exit(status)
+    program = environment.program(commands[-1][0])
+    os.execve(program, [program, *commands[-1][1:]], variables)  # noqa: S606 - no shell is the point
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """`arguments`: the script's name and what it was given."""
+    script = arguments[0]
+    commands = COMMANDS.get(tuple(arguments))
+    if commands is None:
+        say(usage(script))
+        sys.exit(USAGE_ERROR)
+    environment = Environment(REPOSITORY)
+    try:
+        environment.ensure()
+        become(commands, environment)
+    except (BootstrapError, OSError) as error:
+        sys.exit(f"{script}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,92 @@
+"""A child process and its process group: whatever the leader leaves behind ends with it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+
+_GROUP_GRACE = 0.5  # seconds; where nobody reaps orphans (a container without an init) they stay as zombies
+_POLL = 0.005
+
+
+class Child:
+    """A started process; whatever is left of its process group is killed as soon as it ends."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen = popen
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._returncode: int | None = None
+        self.stdin = popen.stdin
+        self.stdout = popen.stdout
+        self.stderr = popen.stderr
+        threading.Thread(target=self._reap, name=f"devstack-reap-{popen.pid}", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """The process id, which is also its process group and session."""
+        return self._popen.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs; negative = ended by that signal."""
+        return self._returncode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait up to `timeout` seconds for the end; the return code, or None if it still runs."""
+        self._ended.wait(timeout)
+        return self._returncode
+
+    def communicate(self, feed: bytes) -> bytes:
+        """Write `feed` to its stdin and read its output to the end; both have to be pipes."""
+        # Popen.communicate() would reap the process before its group is looked after.
+        if self.stdin is None or self.stdout is None:
+            raise TypeError("communicate() needs stdin and output to be pipes")
+        with contextlib.suppress(BrokenPipeError), self.stdin:
+            self.stdin.write(feed)
+        with self.stdout:
+            return self.stdout.read()
+
+    def send_signal(self, signum: signal.Signals) -> None:
+        """Signal the process alone; nothing happens when it has ended."""
+        with self._lock:
+            if self._returncode is None:
+                os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        """SIGKILL the process with its whole group."""
+        with self._lock:
+            if self._returncode is None:
+                _kill_group(self.pid)
+
+    def stop(self, signum: signal.Signals, *, timeout: float) -> int | None:
+        """Send `signum`, wait `timeout` seconds, then SIGKILL; the return code."""
+        self.send_signal(signum)
+        if self.wait(timeout) is None:
+            self.kill()
+        return self.wait()
+
+    def _reap(self) -> None:
+        # Until it is reaped, the ended leader keeps its process group id from being given to somebody else.
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:
+            _kill_group(self.pid)
+            self._returncode = self._popen.wait()
+        _wait_for_group(self.pid)
+        self._ended.set()
+
+
+def _wait_for_group(leader: int) -> None:
+    """The killed members are init's by now; give them the moment they need to disappear."""
+    deadline = time.monotonic() + _GROUP_GRACE
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        while time.monotonic() < deadline:
+            os.killpg(leader, 0)
+            time.sleep(_POLL)
+
+
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies only
+        os.killpg(leader, signal.SIGKILL)

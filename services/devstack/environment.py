@@ -1,0 +1,107 @@
+"""The development values of the service's and the sandbox's environment variables (table in documentation/plan.md)."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.devstack.development_secrets import DevelopmentSecrets
+from services.devstack.ports import LOOPBACK
+
+FRONTEND_ORIGIN = "http://localhost:3000"  # where the front ends that use the service run in development
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where everything of one stack is."""
+
+    port: int
+    sandbox_port: int
+    database_url: str
+    database_migration_url: str
+    redis_url: str
+
+    @property
+    def api_url(self) -> str:
+        """Base URL of the API."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def sandbox_url(self) -> str:
+        """Base URL of the sandbox."""
+        return f"http://{LOOPBACK}:{self.sandbox_port}"
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthClient:
+    """What the providers know the service by."""
+
+    client_id: str
+    client_secret: str
+
+
+def development_environment(
+    data_dir: Path,
+    addresses: Addresses,
+    secrets: DevelopmentSecrets,
+    *,
+    providers: Iterable[str],
+    client: OAuthClient,
+) -> dict[str, str]:
+    """Variable → value, for every process of the stack; what the person set is laid over it."""
+    clients = {name: {"client_id": client.client_id, "client_secret": client.client_secret} for name in providers}
+    return {
+        "ENVIRONMENT": "development",
+        "HOST": LOOPBACK,
+        "PORT": str(addresses.port),
+        "PUBLIC_URL": addresses.api_url,
+        "DATABASE_URL": addresses.database_url,
+        "DATABASE_MIGRATION_URL": addresses.database_migration_url,
+        "REDIS_URL": addresses.redis_url,
+        "CLERK_ISSUER": f"{addresses.sandbox_url}/clerk",
+        "CLERK_AUTHORIZED_PARTIES": json.dumps([FRONTEND_ORIGIN]),
+        "CLERK_SECRET_KEY": secrets.clerk_secret_key,
+        "CLERK_WEBHOOK_SIGNING_SECRET": secrets.webhook_secret,
+        "PROVIDERS_DIR": str(data_dir / "providers"),
+        "OAUTH_CLIENTS": json.dumps(clients),
+        "FRONTEND_RETURN_URLS": json.dumps([f"{FRONTEND_ORIGIN}/connected"]),
+        "ENCRYPTION_KEYS": json.dumps({"1": secrets.encryption_key}),
+        "ENCRYPTION_SALT": secrets.encryption_salt,
+        "SIGNING_SECRET": secrets.signing_secret,
+        "BEAT_SCHEDULE": str(data_dir / "celerybeat-schedule"),
+        **_sandbox_environment(addresses),
+    }
+
+
+def _sandbox_environment(addresses: Addresses) -> dict[str, str]:
+    return {
+        "SANDBOX_URL": addresses.sandbox_url,
+        "SANDBOX_HOST": LOOPBACK,
+        "SANDBOX_PORT": str(addresses.sandbox_port),
+        "SANDBOX_FRONTEND_ORIGIN": FRONTEND_ORIGIN,
+        "SANDBOX_WEBHOOK_URL": f"{addresses.api_url}/webhooks/clerk",
+    }
+
+
+def _merged_clients(ours: str, persons: str) -> str:
+    """The person's OAuth clients beside the sandbox's; what is not a JSON object is the service's to refuse."""
+    try:
+        clients = json.loads(persons)
+    except ValueError:
+        return persons
+    return json.dumps({**json.loads(ours), **clients}) if isinstance(clients, dict) else persons
+
+
+def process_environment(development: Mapping[str, str], person: Mapping[str, str]) -> dict[str, str]:
+    """What the processes get: the person's environment wins, and programs come from our own virtual environment."""
+    merged = {**development, **{name: value for name, value in person.items() if value or name not in development}}
+    if person.get("OAUTH_CLIENTS"):
+        merged["OAUTH_CLIENTS"] = _merged_clients(development["OAUTH_CLIENTS"], person["OAUTH_CLIENTS"])
+    programs = str(Path(sys.executable).parent)
+    merged["PATH"] = os.pathsep.join(filter(None, (programs, merged.get("PATH", os.defpath))))
+    merged["PYTHONUNBUFFERED"] = "1"  # a line is wanted when it is written, not when 8 KiB are full
+    # The sandbox signs webhooks with whatever the service checks them with: the first of those being rotated.
+    merged["SANDBOX_WEBHOOK_SECRET"] = merged["CLERK_WEBHOOK_SIGNING_SECRET"].split()[0]
+    return merged

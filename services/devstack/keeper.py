@@ -1,0 +1,72 @@
+"""`python -m services.devstack.keeper`: the process between the person's and all the others.
+
+It is the real parent of every server and service, and it lives in a session of its own, so that a Ctrl-C in the
+terminal does not reach it. Its stdin is a pipe whose only other end the front process holds: however the front ends,
+SIGKILL included, the pipe ends too, and the keeper stops everything in order. If the keeper is killed, its children die
+by PR_SET_PDEATHSIG.
+
+stdin: the plan, then orders, one line of JSON each. stdout: events, likewise. stderr: what the person sees.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from types import FrameType
+
+from services.devstack.plan import Plan
+from services.devstack.supervisor import Event, Supervisor
+
+_STDIN, _STDOUT = 0, 1
+_CHUNK = 65536
+
+
+def _lines(descriptor: int) -> Iterator[str]:
+    """Lines of a pipe, read without a buffered reader, whose lock a daemon thread would hold at our exit."""
+    rest = b""
+    while chunk := os.read(descriptor, _CHUNK):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (line.decode() for line in lines)
+
+
+class _Reporter:
+    """Writes events; from several threads, one line at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock, suppress(BrokenPipeError):  # the front is gone, and that is being dealt with
+            os.write(_STDOUT, json.dumps(event).encode() + b"\n")
+
+
+def main() -> int:
+    """Run the plan that stdin brings; the exit status."""
+    orders = _lines(_STDIN)
+    first = next(orders, None)
+    if first is None:
+        return 1
+    supervisor = Supervisor(Plan.from_json(first), _Reporter())
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        supervisor.inbox.put({"command": "stop"})  # SimpleQueue.put is reentrant
+
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, stop)
+
+    def read() -> None:
+        for line in orders:
+            supervisor.inbox.put(json.loads(line))
+        supervisor.inbox.put({"command": "stop"})
+
+    threading.Thread(target=read, name="orders", daemon=True).start()
+    return supervisor.run()
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)  # threads that still wait for something are of no interest any more

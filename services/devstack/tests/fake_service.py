@@ -1,0 +1,51 @@
+"""Stands in for a process of the service: `python fake_service.py web|worker|stubborn|crash|cli …`."""
+
+import http.server
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+class _Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/ready" else 404)
+        self.end_headers()
+
+
+def web() -> None:
+    """Answers /ready."""
+    http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), _Ready).serve_forever()
+
+
+def worker() -> None:
+    """Says that it started, with a child that outlives its parent unless somebody sees to it."""
+    if os.fork() != 0:
+        print("worker.started", flush=True)
+    time.sleep(600)
+
+
+def stubborn() -> None:
+    """Does not end on SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(600)
+
+
+def crash() -> None:
+    """Ends by itself, soon after everything is up."""
+    time.sleep(1)
+    sys.exit("out of cheese")
+
+
+def cli() -> None:
+    """Writes down how it was called, and prints a key when asked for one."""
+    with Path(os.environ["FAKE_CLI_LOG"]).open("a") as log:
+        log.write(" ".join(sys.argv[2:]) + "\n")
+    if sys.argv[2:4] == ["service", "create"]:
+        print("ums_1_fake", flush=True)
+        print("keep it", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    {"web": web, "worker": worker, "stubborn": stubborn, "crash": crash, "cli": cli}[sys.argv[1]]()

@@ -1,0 +1,76 @@
+"""The house rules that no linter has: sizes, and reasons for exceptions."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PYTHON = sorted(path for folder in ("services", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+MODULE_LINES, TEST_MODULE_LINES, FUNCTION_LINES = 400, 600, 50
+# The composition root builds the object graph by hand, in one place and in order of dependency.
+LONG_BY_NATURE = {"container.py:__init__"}
+EXCEPTION = re.compile(r"#\s*(noqa|type:\s*ignore)(?P<rest>.*)")
+WITH_CODE_AND_REASON = re.compile(r"(: [A-Z]+\d+(, [A-Z]+\d+)*|\[[a-z-]+(, [a-z-]+)*\])\s+(#\s*|-\s*)?\S.*")
+
+
+def is_test(path: Path) -> bool:
+    return "tests" in path.parts or path.name in {"conftest.py", "test_house.py"}
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_files_are_found() -> None:
+    assert len(PYTHON) > 100
+
+
+def test_no_module_is_too_long() -> None:
+    too_long = {
+        str(path.relative_to(ROOT)): lines
+        for path in PYTHON
+        if (lines := len(path.read_text(encoding="utf-8").splitlines()))
+        > (TEST_MODULE_LINES if is_test(path) else MODULE_LINES)
+    }
+
+    assert not too_long
+
+
+def test_no_function_is_too_long() -> None:
+    too_long = {
+        f"{path.relative_to(ROOT)}:{node.name}": (node.end_lineno or 0) - node.lineno
+        for path in PYTHON
+        if "alembic" not in path.parts
+        for node in functions(path)
+        if (node.end_lineno or 0) - node.lineno > FUNCTION_LINES and f"{path.name}:{node.name}" not in LONG_BY_NATURE
+    }
+
+    assert not too_long
+
+
+def test_every_exception_from_a_rule_has_its_code_and_a_reason() -> None:
+    bare = [
+        f"{path.relative_to(ROOT)}:{number}: {match.group(0)}"
+        for path in PYTHON
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if path.name != "test_house.py"
+        and (match := EXCEPTION.search(line))
+        and not WITH_CODE_AND_REASON.match(match["rest"])
+    ]
+
+    assert not bare
+
+
+def test_nothing_is_left_for_later() -> None:
+    marks = re.compile(r"\b(TODO|FIXME|XXX)\b")
+    left = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in PYTHON
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if path.name != "test_house.py" and marks.search(line)
+    ]
+
+    assert not left
