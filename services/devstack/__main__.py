@@ -9,7 +9,7 @@ from types import FrameType
 
 from dotenv import dotenv_values
 
-from services.devstack import folders, ports
+from services.devstack import demo, folders, ports
 from services.devstack.errors import DevstackError
 from services.devstack.preparation import Recipe
 from services.devstack.running_service import REPOSITORY
@@ -92,6 +92,8 @@ def run(recipe: Recipe = THE_SERVICE) -> int:
 
 def main() -> int:
     """Dispatch on the arguments; the exit status."""
+    if sys.argv[1:] == ["demo"]:
+        return demo.main()
     if sys.argv[1:]:
         print("usage: ./run [demo]", file=sys.stderr)
         return USAGE_ERROR

@@ -1,5 +1,6 @@
 """The service key a person uses in development: made once per DATA_DIR, granted every sandbox provider."""
 
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from services.devstack.private_file import write_private
 
 SERVICE_NAME = "development"
 KEY_FILE = "development-service-key"
+STARTED_FILE = "development-service-key.started"
 
 
 def read_service_key(data_dir: Path) -> str:
@@ -23,13 +25,21 @@ def ensure_service_key(
     run_cli: Callable[[list[str]], str],
     progress: Callable[[str], None],
 ) -> None:
-    """Make the key unless the file is there. It is written last, so a start that was cut short makes another one."""
+    """Make the key unless the file is there. It is written last: a start that was cut short leaves a service whose key
+    nobody knows, so the next one makes a service of another name."""
     if read_service_key(data_dir):
         return
     progress("making the development service key …")
-    key = run_cli(["service", "create", SERVICE_NAME]).strip()
+    name = SERVICE_NAME if not _is_cut_short(data_dir) else f"{SERVICE_NAME}-{secrets.token_hex(2)}"
+    write_private(data_dir / STARTED_FILE, name)
+    key = run_cli(["service", "create", name]).strip()
     if not key or "\n" in key:
         raise DevstackError("`service create` printed no key")
-    for provider in providers:
-        run_cli(["service", "grant", SERVICE_NAME, provider])
+    if providers:
+        run_cli(["service", "grant", name, *providers])
     write_private(data_dir / KEY_FILE, f"{key}\n")
+    (data_dir / STARTED_FILE).unlink()
+
+
+def _is_cut_short(data_dir: Path) -> bool:
+    return (data_dir / STARTED_FILE).exists()

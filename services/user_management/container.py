@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy.exc import ProgrammingError
 
 from services.user_management.core.clock import Clock, SystemClock
-from services.user_management.database import Database, is_unavailable
+from services.user_management.database import UNDEFINED_TABLE, Database, is_unavailable
 from services.user_management.exceptions import StartupError
 from services.user_management.http_client import HttpClient, create_http_client, fetch_json
 from services.user_management.integrations.oauth_client import OAuthClient
@@ -131,7 +131,7 @@ class Container:
             try:
                 await self.vault.prove_keys()
             except ProgrammingError as error:
-                if "UndefinedTable" not in str(error):
+                if getattr(error.orig, "sqlstate", None) != UNDEFINED_TABLE:
                     raise
                 raise StartupError("DATABASE_URL: the schema is missing; run `cli db upgrade` first") from None
             except Exception as error:

@@ -24,6 +24,9 @@ UNAVAILABLE: Final = (OSError, TimeoutError, asyncpg.PostgresConnectionError, as
 _UNAVAILABLE_SQLSTATES: Final = ("08", "53", "57P")
 """Connection exceptions, insufficient resources (disk full included), operator intervention."""
 
+UNDEFINED_TABLE: Final = "42P01"
+"""SQLSTATE of a missing table."""
+
 
 class BoundLater(DatabaseConnection):
     """ormar's connection, given its URL after the models exist."""
@@ -76,6 +79,8 @@ class Database:
             max_overflow=settings.pool_size,
             pool_timeout=2,
             pool_pre_ping=True,
+            # An error's text goes to the log; the values of its statement do not.
+            hide_parameters=True,
             connect_args={
                 "timeout": settings.timeout_seconds,
                 "command_timeout": settings.timeout_seconds,

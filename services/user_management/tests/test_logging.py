@@ -43,7 +43,7 @@ def test_secret_in_any_position_is_redacted(output: io.StringIO, name: str) -> N
     log = structlog.get_logger("test")
 
     log.info("thing.happened", field=planted, nested={"deep": [planted, {"deeper": planted}]})
-    log.warning("thing.formatted " + planted)
+    log.warning("thing.formatted %s", planted)
     logging.getLogger("library").warning("a library says %s", planted)
     try:
         raise RuntimeError(planted)  # noqa: TRY301 - to be logged

@@ -1,0 +1,134 @@
+"""The operator's command line, as processes: what it prints, where, and how it ends."""
+
+import asyncio
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import asyncpg
+import pytest
+
+from services.conftest import TEMPLATE, Servers
+from services.devstack.running_service import REPOSITORY
+from services.user_management.settings import Settings
+
+
+def administer(servers: Servers, statement: str) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(servers.superuser_url("postgres"))
+        await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def database(servers: Servers, worker_name: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A migrated database of its own; with the marker value `empty` one without a schema."""
+    name = f"test_cli_{worker_name}"
+    template = "" if getattr(request, "param", "") == "empty" else f"TEMPLATE {TEMPLATE}"
+    administer(servers, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    administer(servers, f"CREATE DATABASE {name} {template} OWNER user_management_owner")
+    yield name
+    administer(servers, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+class CommandLine:
+    """Runs `python -m services.user_management.cli` on one database."""
+
+    def __init__(self, servers: Servers, database: str, settings: Settings) -> None:
+        providers = json.dumps({name: {"client_id": "id", "client_secret": "s"} for name in settings.oauth.clients})
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if name.startswith(("PATH", "COV", "LC_", "HOME"))},
+            "DATABASE_URL": servers.url(database),
+            "DATABASE_MIGRATION_URL": servers.owner_url(database),
+            "REDIS_URL": servers.valkey_url,
+            "PROVIDERS_DIR": str(settings.providers.dir),
+            "OAUTH_CLIENTS": providers,
+        }
+
+    def __call__(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "services.user_management.cli", *arguments],
+            env={**self._environment, **variables},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture
+def cli(servers: Servers, database: str, settings: Settings) -> CommandLine:
+    return CommandLine(servers, database, settings)
+
+
+def test_service_is_created_granted_listed_and_revoked(cli: CommandLine) -> None:
+    created = cli("service", "create", "calendar")
+    granted = cli("service", "grant", "calendar", "sandbox-static", "sandbox-strict", "--scope", "calendar.read")
+    listed = cli("service", "list")
+    revoked = cli("service", "revoke", "calendar")
+    listed_after = cli("service", "list")
+
+    key = created.stdout.strip()
+    assert key.startswith("ums_")
+    assert created.stdout == f"{key}\n"
+    assert key not in created.stderr
+    assert granted.returncode == 0, granted.stderr
+    assert key.split("_")[1] in listed.stdout
+    assert "sandbox-static: calendar.read; sandbox-strict: calendar.read" in listed.stdout
+    assert "1 key(s)" in revoked.stderr
+    assert "keys: none" in listed_after.stdout
+
+
+def test_refusals_are_one_line_and_exit_1(cli: CommandLine) -> None:
+    cli("service", "create", "calendar")
+
+    refusals = [
+        cli("service", "create", "calendar"),
+        cli("service", "grant", "calendar", "nowhere"),
+        cli("service", "grant", "nobody", "sandbox-static"),
+        cli("service", "revoke", "nobody"),
+        cli("keys", "activate", "9"),
+    ]
+
+    assert [refusal.returncode for refusal in refusals] == [1] * 5
+    for refusal in refusals:
+        assert refusal.stderr.splitlines()[-1].startswith("user-management: ")
+        assert "Traceback" not in refusal.stderr
+
+
+def test_keys_are_generated_shown_and_activated(cli: CommandLine) -> None:
+    generated = json.loads(cli("keys", "generate").stdout)
+    first = {"1": base64.b64encode(b"1" * 32).decode()}
+    both = json.dumps({**first, **generated})
+
+    started = cli("keys", "status", ENCRYPTION_KEYS=json.dumps(first))
+    registered = cli("keys", "activate", "1", ENCRYPTION_KEYS=json.dumps(first))
+    activated = cli("keys", "activate", "2", ENCRYPTION_KEYS=both)
+    status = cli("keys", "status", ENCRYPTION_KEYS=both)
+    half = cli("keys", "status", ENCRYPTION_KEYS=json.dumps(first))
+
+    assert list(generated) == ["2"]
+    assert len(base64.b64decode(generated["2"])) == 32
+    assert started.stdout == ""
+    assert registered.returncode == activated.returncode == 0, activated.stderr
+    assert status.stdout == "1\tdecrypt_only\theld\t0 tokens\n2\tactive\theld\t0 tokens\n"
+    assert "2\tactive\tMISSING HERE" in half.stdout
+
+
+@pytest.mark.parametrize("database", ["empty"], indirect=True)
+def test_schema_comes_and_goes(cli: CommandLine) -> None:
+    before = cli("service", "list")
+    up = cli("db", "upgrade")
+    after = cli("service", "list")
+    down = cli("db", "downgrade", "base")
+
+    assert before.returncode == 2
+    assert "cli db upgrade" in before.stderr
+    assert "Traceback" not in before.stderr
+    assert [up.returncode, after.returncode, down.returncode] == [0, 0, 0], up.stderr + down.stderr
