@@ -24,6 +24,8 @@ RETURNING f.id, before.status, before.error, before.code_ciphertext, before.code
           f.state_hash, f.redirect_uri, f.requested_scopes
 """).columns(requested_scopes=sa.JSON)
 
+_PRUNE = sa.text("DELETE FROM oauth_flows WHERE expires_at < now() - make_interval(hours => :hours)")
+
 
 @dataclass(frozen=True, slots=True)
 class ConsumedFlow:
@@ -72,3 +74,8 @@ async def consume(
         redirect_uri=row.redirect_uri,
         requested_scopes=tuple(row.requested_scopes),
     )
+
+
+async def prune(connection: AsyncConnection, *, hours: int) -> None:
+    """Forget attempts that ended more than `hours` ago, with the codes of those that nobody confirmed."""
+    await connection.execute(_PRUNE, {"hours": hours})

@@ -11,12 +11,14 @@ from services.user_management.core.ids import uuid7
 from services.user_management.core.principal import system
 from services.user_management.enums import JobName
 from services.user_management.queries import job as job_queries
+from services.user_management.queries import oauth_flow as flow_queries
 from services.user_management.queries.job import Slot
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 SLICE_TIMEOUT_SECONDS: Final = 30.0
 """Far above the five seconds a slice works, below the lease of a slot and Celery's hard limit (both 60 s)."""
-RUNS_KEPT_DAYS: Final = 7
+RUNS_KEPT_DAYS: Final = 2
+FLOWS_KEPT_HOURS: Final = 24
 PARTITIONS_AHEAD: Final = 3
 
 Slice = Callable[[Any], Awaitable[Any]]
@@ -59,9 +61,10 @@ class JobService:
             await job_queries.fail(uow.connection, slot, f"{type(error).__name__}: {error}")
 
     async def maintain_tables(self, _cursor: Any) -> None:
-        """Slice: make the coming months' partitions, forget old runs."""
+        """Slice: make the coming months' partitions, forget old runs and old connect attempts."""
         async with self._unit_of_work() as uow:
             made = await job_queries.ensure_log_partitions(uow.connection, months_ahead=PARTITIONS_AHEAD)
             await job_queries.prune(uow.connection, days=RUNS_KEPT_DAYS)
+            await flow_queries.prune(uow.connection, hours=FLOWS_KEPT_HOURS)
         if made:
             log.info("partitions.created", count=made)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from services.user_management.core.context import act_as
 from services.user_management.core.principal import Principal, PrincipalKind
 from services.user_management.database import Database
 from services.user_management.enums import EventType, UserStatus
@@ -90,6 +91,8 @@ class UserService:
             return await user_queries.resolve_identity(connection, issuer=session.issuer, subject=session.subject)
 
     async def _create_from_session(self, session: SessionClaims) -> ResolvedUser:
+        # Their own doing, and so it is recorded, although they are nobody's principal before it is done.
+        act_as(Principal(PrincipalKind.USER, session.subject, impersonator=session.impersonator))
         async with self._unit_of_work() as uow:
             await self.create(uow, issuer=session.issuer, subject=session.subject, profile={})
         user = await self._resolve(session)

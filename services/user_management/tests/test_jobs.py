@@ -188,3 +188,19 @@ async def test_maintenance_makes_the_partitions_of_coming_months(
     await container.jobs.maintain_tables(None)
 
     assert await owner.fetchval("SELECT to_regclass($1) IS NOT NULL", partition)
+
+
+async def test_maintenance_forgets_old_runs_and_connect_attempts(
+    journey: Journey, container: Container, owner: "Owner[asyncpg.Record]"
+) -> None:
+    ada = await journey.sign_up()
+    await journey.authorize(ada)
+    await journey.authorize(ada)
+    await owner.execute(
+        "UPDATE oauth_flows SET expires_at = now() - interval '25 hours'"
+        " WHERE id = (SELECT min(id::text)::uuid FROM oauth_flows)"
+    )
+
+    await container.jobs.maintain_tables(None)
+
+    assert await owner.fetchval("SELECT count(*) FROM oauth_flows") == 1
