@@ -83,7 +83,7 @@ _owner = _ServerOwner()
 
 
 class _ShareWithWorkers:
-    """Hooks of pytest-xdist, registered only where it is active."""
+    """Hooks of pytest-xdist, registered only where it is installed."""
 
     def pytest_configure_node(self, node: Any) -> None:
         servers = _owner.get()
@@ -92,7 +92,7 @@ class _ShareWithWorkers:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.pluginmanager.hasplugin("dsession"):
+    if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_ShareWithWorkers())
 
 
