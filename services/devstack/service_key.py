@@ -32,11 +32,10 @@ def ensure_service_key(
     progress("making the development service key …")
     name = SERVICE_NAME if not _is_cut_short(data_dir) else f"{SERVICE_NAME}-{secrets.token_hex(2)}"
     write_private(data_dir / STARTED_FILE, name)
-    key = run_cli(["service", "create", name]).strip()
+    grants = [part for provider in providers for part in ("--grant", provider)]
+    key = run_cli(["service", "create", name, *grants]).strip()
     if not key or "\n" in key:
         raise DevstackError("`service create` printed no key")
-    if providers:
-        run_cli(["service", "grant", name, *providers])
     write_private(data_dir / KEY_FILE, f"{key}\n")
     (data_dir / STARTED_FILE).unlink()
 
