@@ -65,6 +65,7 @@ def _summary(stack: Stack) -> str:
   sign in      {stack.sandbox_url}/sign-in
   ledger       {stack.sandbox_url}/_ledger.html   what the sandbox was asked
   service key  {stack.service_key}
+  database     {stack.environment["DATABASE_URL"]}
   data, logs   {stack.data_dir}
   Ctrl-C stops everything.
 

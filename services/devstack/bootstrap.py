@@ -31,7 +31,6 @@ COMMANDS: dict[tuple[str, ...], list[tuple[str, ...]]] = {
     ("run", "demo"): [("python", "-m", "services.devstack", "demo")],
     ("test",): [("tox", "-p", "auto")],
     ("test", "nightly"): [("tox", "-e", "nightly")],
-    ("test", "deploy"): [("tox", "-e", "deploy")],
     ("fix",): [("ruff", "format", "."), ("ruff", "check", "--fix", ".")],
     ("fix", "requirements"): [
         (*COMPILE, "requirements.in", "--output-file", "requirements.txt"),

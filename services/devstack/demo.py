@@ -11,7 +11,7 @@ import httpx
 
 from services.devstack import folders
 from services.devstack.errors import DevstackError
-from services.devstack.main_job import MainJob, MainJobError, Person, expect
+from services.devstack.main_job import MainJob, MainJobError, Person, expect, flow_ticket
 from services.devstack.postgres import SUPERUSER
 from services.devstack.process import run as run_process
 from services.devstack.stack import Console, Stack
@@ -95,11 +95,15 @@ async def _attack(job: MainJob, ada: Person, detail: Callable[[str], None]) -> N
     mallory = await job.sign_up("mallory@example.com")
     started = await job.authorize(mallory, PROVIDER)
     location = await job.consent(started["authorization_url"], account=ada.email)
-    expect(await job.callback(location), 303)
-    refused = expect(await job.confirm(ada, PROVIDER, flow_id=started["flow_id"]), 404).json()
+    ticket = flow_ticket(expect(await job.callback(location), 303))
+    refused = expect(await job.confirm(ada, PROVIDER, flow=ticket), 404).json()
+    detail(f"Ada's browser brings the ticket back; confirmed in her name: 404 {refused['type']}")
+    guess = f"{started['flow_id']}.{'A' * 43}"
+    refused = expect(await job.confirm(mallory, PROVIDER, flow=guess), 404).json()
+    detail(f"Mallory, who knows the attempt but never saw the ticket: 404 {refused['type']}")
     exchanged = await job.ledger(f"oidc:{KIND}", "token.exchange")
     require(not exchanged, "the code of the attacker's link was exchanged")
-    detail(f"404 {refused['type']}: only who started a connection can confirm it; no code was exchanged")
+    detail("no code was exchanged, nobody was connected")
 
 
 async def _read_and_use(job: MainJob, key: dict[str, str], ada: Person) -> dict[str, Any]:

@@ -70,7 +70,6 @@ def development_environment(
         "ENCRYPTION_KEYS": json.dumps({"1": secrets.encryption_key}),
         "ENCRYPTION_SALT": secrets.encryption_salt,
         "SIGNING_SECRET": secrets.signing_secret,
-        "BEAT_SCHEDULE": str(data_dir / "celerybeat-schedule"),
         **_sandbox_environment(addresses),
     }
 

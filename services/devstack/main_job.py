@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import httpx
 
@@ -26,6 +26,12 @@ def expect(response: httpx.Response, *statuses: int) -> httpx.Response:
         request = f"{response.request.method} {response.request.url.path}"
         raise MainJobError(f"{request} answered {response.status_code}: {response.text[:500]}")
     return response
+
+
+def flow_ticket(returned: httpx.Response) -> str:
+    """The `flow` parameter of the return URL that the callback sent the browser to."""
+    query = parse_qs(urlsplit(returned.headers["location"]).query)
+    return query["flow"][0]
 
 
 @dataclass
@@ -78,8 +84,8 @@ class MainJob:
         """The whole way from authorize to a connection."""
         started = await self.authorize(person, provider, scopes=list(scopes))
         location = await self.consent(started["authorization_url"], account=person.email)
-        expect(await self.callback(location), 303)
-        response = await self.confirm(person, provider, flow_id=started["flow_id"])
+        returned = expect(await self.callback(location), 303)
+        response = await self.confirm(person, provider, flow=flow_ticket(returned))
         connection: dict[str, Any] = expect(response, 201).json()
         return connection
 

@@ -73,8 +73,7 @@ def make_plan(choices: Choices, sockets: Sockets, recipe: Recipe, *, echo: bool)
         valkey_sockets=str(sockets.valkey) if sockets.valkey else None,
         postgres_settings=dict(recipe.postgres_settings),
         cli=list(recipe.cli),
-        # With provider files of the person's own, the service does not know the sandbox's.
-        providers=[] if choices.person.get("PROVIDERS_DIR") else providers,
+        providers=providers,
         echo=echo,
     )
 
@@ -91,9 +90,11 @@ def _addresses(choices: Choices, sockets: Sockets) -> Addresses:
 
 
 def _environment(choices: Choices, sockets: Sockets) -> tuple[dict[str, str], list[str]]:
-    """The environment of all processes, and the names of the sandbox's providers."""
+    """The environment of all processes, and the names of the sandbox's providers that the service will know."""
     addresses = _addresses(choices, sockets)
     providers = write_provider_files(choices.data_dir / "providers", addresses.sandbox_url)
+    if choices.person.get("PROVIDERS_DIR"):
+        providers = []  # the service reads the person's own files instead
     development = development_environment(
         choices.data_dir,
         addresses,

@@ -16,7 +16,7 @@ from services.user_management.redis_client import create_redis_client
 from services.user_management.security.encryption import TokenEncryption
 from services.user_management.security.jwks import PinnedKey, RemoteKeySet, SigningKeys
 from services.user_management.security.jwt import SessionVerifier
-from services.user_management.security.key_source import StaticKeySource, read_key_file
+from services.user_management.security.key_source import KeySource, StaticKeySource, read_key_file
 from services.user_management.security.signing import Signer
 from services.user_management.security.webhook_signature import WebhookVerifier
 from services.user_management.services.health_service import HealthService
@@ -182,7 +182,8 @@ def _providers(settings: Settings) -> ProviderRegistry:
     return registry
 
 
-def _encryption(settings: Settings) -> TokenEncryption:
+def key_source(settings: Settings) -> KeySource:
+    """The key versions given in the environment and in the key file. Raises StartupError."""
     secrets = {version: key.get_secret_value() for version, key in settings.encryption.keys.items()}
     if settings.encryption.keys_file is not None:
         try:
@@ -191,6 +192,10 @@ def _encryption(settings: Settings) -> TokenEncryption:
             raise StartupError(f"ENCRYPTION_KEYS_FILE: {error}") from None
     if not secrets:
         raise StartupError("ENCRYPTION_KEYS: at least one key version is needed")
-    source = StaticKeySource(secrets)
+    return StaticKeySource(secrets)
+
+
+def _encryption(settings: Settings) -> TokenEncryption:
+    source = key_source(settings)
     salt = settings.encryption.salt.get_secret_value().encode()
     return TokenEncryption.from_secrets({version: source.load(version) for version in source.versions()}, salt)

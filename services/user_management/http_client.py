@@ -52,7 +52,7 @@ async def fetch_json(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
         if response.status_code != 200:
             raise RetryLaterError(f"{url} answered {response.status_code}")
         document = httpx.Response(200, content=body).json()
-    except (httpx.TransportError, ValueError) as error:
+    except (httpx.TransportError, ValueError, RecursionError) as error:
         raise RetryLaterError(f"{url} cannot be fetched: {type(error).__name__}") from None
     if not isinstance(document, dict):
         raise RetryLaterError(f"{url} is not a JSON object")

@@ -21,6 +21,7 @@ _SECRET_VALUES: Final = re.compile(
     r"|(?i:bearer|basic)\s+[\w.~+/=-]{8,}"
     r"|(?i:access_token|refresh_token|client_secret|code|state|code_verifier|id_token)[\"']?\s*[=:]\s*[\"']?[^\s&\"',}]+"
     r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # user:password in a URL
+    r"|(?<=DETAIL:)[^\n]+"  # Postgres quotes the row that violates a constraint
     r"|[\w.%+-]+@[\w-]+(?:\.[\w-]+)+"  # e-mail addresses
 )
 

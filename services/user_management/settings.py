@@ -7,13 +7,24 @@ variable's name. Only the composition roots (`main`, `celery_app`, `cli`) read `
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretBytes, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretBytes,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.user_management.exceptions import StartupError
@@ -27,11 +38,6 @@ class Environment(StrEnum):
     DEVELOPMENT = "development"
     TEST = "test"
     PRODUCTION = "production"
-
-
-def _blank_is_unset(value: object) -> object:
-    """An empty variable means "not set", as in every shell."""
-    return None if value == "" else value
 
 
 def _parse_json(value: object) -> object:
@@ -51,15 +57,26 @@ def _parse_list(value: object) -> object:
     return _parse_json(value)
 
 
+def _database_url(url: SecretStr) -> SecretStr:
+    if not re.match(r"postgres(ql)?(\+[a-z0-9]+)?://", url.get_secret_value()):
+        raise ValueError("must begin with postgresql://")
+    return url
+
+
+def _redis_url(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    return url
+
+
 TextList = Annotated[list[str], BeforeValidator(_parse_list)]
-OptionalText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
-OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_unset)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 
 
 class DatabaseGroup(BaseModel):
-    url: SecretStr = SecretStr("postgresql://user_management@localhost/user_management")
+    url: DatabaseUrl = SecretStr("postgresql://user_management@localhost/user_management")
     """The runtime role: no UPDATE or DELETE on audit tables."""
-    migration_url: OptionalSecret = None
+    migration_url: DatabaseUrl | None = None
     """The owner role, used by `cli db` alone; default: `DATABASE_URL`."""
     pool_size: int = Field(default=5, ge=1, le=200)
     """Connections for units of work and reads, per process; up to as many again under load."""
@@ -72,7 +89,7 @@ class DatabaseGroup(BaseModel):
 
 
 class RedisGroup(BaseModel):
-    url: SecretStr = SecretStr("redis://localhost:6379/0")
+    url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("redis://localhost:6379/0")
     stream: str = "user-management.events"
     """Redis Stream that the outbox is relayed to."""
     stream_length: int = Field(default=100_000, ge=100)
@@ -82,18 +99,18 @@ class RedisGroup(BaseModel):
 class ClerkGroup(BaseModel):
     issuer: str = "http://127.0.0.1:8001/clerk"
     """Clerk's Frontend API URL, the `iss` of its session tokens."""
-    jwks_url: OptionalText = None
+    jwks_url: str | None = None
     """Default: the issuer's `/.well-known/jwks.json`."""
-    jwt_key: OptionalText = None
+    jwt_key: str | None = None
     """PEM public key from the dashboard; with it no JWKS is fetched. Line breaks may be written as \\n."""
-    secret_key: OptionalSecret = None
+    secret_key: SecretStr | None = None
     """Backend API key (`sk_…`)."""
     webhook_signing_secret: SecretStr = SecretStr("whsec_" + base64.b64encode(DEVELOPMENT_SECRET.encode()).decode())
     """`whsec_…`; several, separated by spaces, while one is being rotated."""
     authorized_parties: TextList = ["http://localhost:3000"]
     """Origins that may be in `azp`."""
     allow_missing_azp: bool = False
-    instance_id: OptionalText = None
+    instance_id: str | None = None
     """When set, webhooks of any other Clerk instance are refused."""
 
     @property
@@ -105,7 +122,7 @@ class EncryptionGroup(BaseModel):
     keys: dict[int, SecretBytes] = {1: SecretBytes(DEVELOPMENT_SECRET.encode()[:32])}
     """JSON object: key version → base64 of 32 random bytes (`cli keys generate` prints one)."""
     keys_file: Path | None = None
-    """A file with the same JSON object; its versions are added to `ENCRYPTION_KEYS`."""
+    """A file with the same JSON object; its versions are added to `ENCRYPTION_KEYS`, which then has no default."""
     salt: SecretStr = SecretStr(DEVELOPMENT_SECRET)
     """Salt of the root key derivation, one for the life of the data."""
 
@@ -113,6 +130,12 @@ class EncryptionGroup(BaseModel):
     @classmethod
     def decode_keys(cls, value: Any) -> Any:
         return decode_key_map(_parse_json(value)) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def file_replaces_the_default(self) -> "EncryptionGroup":
+        if self.keys_file is not None and "keys" not in self.model_fields_set:
+            self.keys = {}
+        return self
 
 
 class SigningGroup(BaseModel):
@@ -138,7 +161,7 @@ class ProvidersGroup(BaseModel):
 class FrontendGroup(BaseModel):
     origins: TextList = ["http://localhost:3000"]
     """Origins that may call the API from a browser (CORS)."""
-    return_urls: TextList = ["http://localhost:3000/connected"]
+    return_urls: Annotated[TextList, Field(min_length=1)] = ["http://localhost:3000/connected"]
     """Exact URLs the OAuth callback may return to; the first is the default."""
     connect_url: str = "http://localhost:3000/connect/{provider}?scopes={scopes}"
     """`reconnect_url` of token refusals, with `{provider}` and `{scopes}` filled in."""
@@ -149,7 +172,7 @@ class AdminGroup(BaseModel):
 
 
 class LogGroup(BaseModel):
-    level: str = "INFO"
+    level: str = Field(default="INFO", pattern="(?i)^(debug|info|warning|error|critical)$")
     format: str = Field(default="auto", pattern="^(auto|json|console)$")
     """`auto`: JSON in production, one readable line otherwise."""
 
@@ -160,7 +183,7 @@ class DrainGroup(BaseModel):
 
 
 class SandboxGroup(BaseModel):
-    url: OptionalText = None
+    url: str | None = None
     """Set by the development stack; production refuses it."""
 
 
@@ -171,6 +194,8 @@ class Settings(BaseSettings):
         env_nested_delimiter="_",
         env_nested_max_split=1,
         env_file=".env",
+        # An empty variable means "not set", as in every shell.
+        env_ignore_empty=True,
         extra="ignore",
         enable_decoding=False,
     )

@@ -12,4 +12,9 @@ def get_container(request: Request) -> Container:
     return cast("Container", request.app.state.container)
 
 
-ContainerDependency = Annotated[Container, Depends(get_container)]
+async def _container(request: Request) -> Container:
+    # FastAPI runs a dependency that is no coroutine in a thread.
+    return get_container(request)
+
+
+ContainerDependency = Annotated[Container, Depends(_container)]

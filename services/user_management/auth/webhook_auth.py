@@ -44,7 +44,7 @@ async def verify_clerk_webhook(request: Request) -> VerifiedEvent:
         now=container.clock.now().timestamp(),
     )
     try:
-        payload = strict_json.loads(body)
+        payload = strict_json.storable(strict_json.loads(body))
         return VerifiedEvent(message_id, ClerkEvent.model_validate(payload), payload)
     except strict_json.StrictJSONError as error:
         raise InvalidJSONError(f"The body is {error}.") from None

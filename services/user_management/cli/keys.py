@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from services.user_management.cli.runtime import run
+from services.user_management.container import key_source
 from services.user_management.security.encryption import generate_secret
 from services.user_management.settings import get_settings
 
@@ -17,7 +18,7 @@ app = typer.Typer(no_args_is_help=True)
 @app.command()
 def generate() -> None:
     """Print a new key version for ENCRYPTION_KEYS, as JSON; give it to every process before activating it."""
-    version = max(get_settings().encryption.keys, default=0) + 1
+    version = max(key_source(get_settings()).versions()) + 1
     print(json.dumps({str(version): base64.b64encode(generate_secret()).decode()}))
     print(f"Add it to ENCRYPTION_KEYS everywhere, then run: cli keys activate {version}", file=sys.stderr)
 

@@ -6,16 +6,18 @@ from uuid import UUID
 
 _VERSION_7 = 0x7 << 76
 _VARIANT_RFC_9562 = 0b10 << 62
+_NANOSECONDS = 1_000_000
+"""In a millisecond."""
 
 
 def uuid7() -> UUID:
-    """A UUID version 7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, then 74 random bits.
+    """A UUID version 7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, 12 bits of their fraction (section 6.2,
+    method 3), then 62 random bits.
 
-    Rows that are inserted together lie together in the primary key, and append-only tables are partitioned by it.
+    Rows that are inserted together lie together in the primary key, and append-only tables are partitioned by it. The
+    fraction keeps what one process records in order: several token reads fit into a millisecond.
     """
-    milliseconds = time.time_ns() // 1_000_000
-    random_bits = secrets.randbits(74)
+    milliseconds, nanoseconds = divmod(time.time_ns(), _NANOSECONDS)
+    fraction = (nanoseconds << 12) // _NANOSECONDS
     upper = (milliseconds & 0xFFFF_FFFF_FFFF) << 80
-    return UUID(
-        int=upper | _VERSION_7 | ((random_bits >> 62) << 64) | _VARIANT_RFC_9562 | (random_bits & ((1 << 62) - 1))
-    )
+    return UUID(int=upper | _VERSION_7 | (fraction << 64) | _VARIANT_RFC_9562 | secrets.randbits(62))

@@ -15,6 +15,7 @@ from services.user_management.core.clock import Clock
 from services.user_management.enums import ProviderErrorKind
 from services.user_management.http_client import NOT_SENT, HttpClient, TransportError, send
 from services.user_management.integrations.oauth_config import Provider
+from services.user_management.utils.strict_json import storable
 
 CALL_TIMEOUT_SECONDS: Final = 8.0
 """In total, with connecting and reading; below the drain of a stopping process (9 s) and the lease (30 s)."""
@@ -156,10 +157,11 @@ def _snake(error: Exception) -> str:
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in `body`; empty for anything else, such as a proxy's HTML page."""
+    """The JSON object in `body`; empty for anything else, such as a proxy's HTML page. Read leniently: a detail that
+    strict JSON forbids is no reason to lose a rotated refresh token."""
     try:
-        document = json.loads(body)
-    except ValueError:
+        document = storable(json.loads(body))
+    except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
 
@@ -183,7 +185,7 @@ def _lifetime(expires_in: Any, default: int | None) -> float | None:
         return default
     try:
         seconds = float(expires_in)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return _MALFORMED_LIFETIME_SECONDS
     return seconds if 0 < seconds < 10**9 else _MALFORMED_LIFETIME_SECONDS
 

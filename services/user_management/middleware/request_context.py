@@ -1,12 +1,11 @@
 """The outermost layer: request id and context, security headers, one log line, and no error that gets past."""
 
 import re
+import secrets
 import time
 from typing import Final
-from uuid import uuid4
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.user_management.core.context import RequestContext, current_context, use_context
@@ -24,6 +23,8 @@ _STRICT_TRANSPORT: Final = (b"strict-transport-security", b"max-age=63072000; in
 _CONTENT_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _UNLOGGED: Final = frozenset({"/health", "/ready"})
 """Probes would drown everything else."""
+_RECORDED: Final = frozenset({"/internal/tokens/get"})
+"""Each read that succeeds is a row of token_reads, with this request's id: a log line would cost more than the read."""
 
 log = structlog.get_logger("services.user_management.access")
 
@@ -33,7 +34,8 @@ class RequestContextMiddleware:
 
     def __init__(self, app: ASGIApp, *, strict_transport: bool) -> None:
         self._app = app
-        self._headers = [*_SECURITY_HEADERS, *([_STRICT_TRANSPORT] if strict_transport else [])]
+        self._page_headers = (*_SECURITY_HEADERS, *((_STRICT_TRANSPORT,) if strict_transport else ()))
+        self._headers = (*self._page_headers, _CONTENT_POLICY)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,8 +49,8 @@ class RequestContextMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *self._missing(scope, message)]
-                message["headers"].append((b"x-request-id", context.request_id.encode()))
+                request_id = (b"x-request-id", context.request_id.encode())
+                message["headers"] = [*message["headers"], *self._missing(scope, message), request_id]
             await send(message)
 
         with use_context(context):
@@ -64,13 +66,13 @@ class RequestContextMiddleware:
 
     def _missing(self, scope: Scope, message: Message) -> list[tuple[bytes, bytes]]:
         """Security headers that the answer does not set itself; the documentation page needs its scripts."""
-        present = MutableHeaders(raw=message["headers"])
-        wanted = self._headers if scope["path"] == "/docs" else [*self._headers, _CONTENT_POLICY]
-        return [(name, value) for name, value in wanted if name.decode() not in present]
+        present = {name for name, _ in message["headers"]}  # in lower case, as ASGI demands
+        wanted = self._page_headers if scope["path"] == "/docs" else self._headers
+        return [header for header in wanted if header[0] not in present]
 
     @staticmethod
     def _log(scope: Scope, status: int, seconds: float) -> None:
-        if scope["path"] in _UNLOGGED:
+        if scope["path"] in _UNLOGGED or (status == 200 and scope["path"] in _RECORDED):
             return
         route = scope.get("route")
         log.info(
@@ -95,7 +97,7 @@ def _context(scope: Scope) -> RequestContext:
             user_agent = value.decode("latin-1")[:200]
     client = scope.get("client")
     return RequestContext(
-        request_id=request_id or uuid4().hex,
+        request_id=request_id or secrets.token_hex(16),
         trace_id=trace_id,
         ip_address=client[0] if client else None,
         user_agent=user_agent,

@@ -27,12 +27,12 @@ RETURNING i.user_id, i.provider, i.refresh_attempts, i.refresh_failures,
 """)
 
 _HELD_TOKENS = sa.text("""
-SELECT kind, ciphertext, key_version, expires_at IS NOT NULL AND expires_at <= now() AS expired
+SELECT kind, ciphertext, key_version, extract(epoch FROM expires_at - now())::float8 AS remaining
 FROM encrypted_tokens WHERE integration_id = :id
 """)
 
 _STATE = sa.text("""
-SELECT i.token_version,
+SELECT i.token_version, i.provider, i.last_failure,
        i.status IN ('active', 'degraded') AND u.status = 'active' AND u.deleted_at IS NULL AS serving,
        coalesce(i.refresh_lease_until > now(), false) AS leased,
        greatest(0, extract(epoch FROM i.refresh_not_before - now()))::float8 AS cool_down_seconds
@@ -100,7 +100,8 @@ class StoredToken:
     kind: TokenKind
     ciphertext: bytes
     key_version: int
-    expired: bool
+    remaining_seconds: float | None
+    """None: it does not run out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,8 @@ class RefreshState:
     """What a waiter sees of somebody else's refresh."""
 
     token_version: int
+    provider: str
+    last_failure: str | None
     serving: bool
     """The connection and its user are in a state in which there is something to refresh."""
     leased: bool
@@ -155,7 +158,7 @@ async def claim(connection: AsyncConnection, *, integration_id: UUID, token_vers
     if row is None:
         return None
     held = await connection.execute(_HELD_TOKENS, {"id": integration_id})
-    tokens = [StoredToken(TokenKind(t.kind), t.ciphertext, t.key_version, t.expired) for t in held]
+    tokens = [StoredToken(TokenKind(t.kind), t.ciphertext, t.key_version, t.remaining) for t in held]
     return Claim(
         owner=owner,
         integration_id=integration_id,
@@ -174,7 +177,14 @@ async def refresh_state(connection: AsyncConnection, integration_id: UUID) -> Re
     row = (await connection.execute(_STATE, {"id": integration_id})).one_or_none()
     if row is None:
         return None
-    return RefreshState(row.token_version, row.serving, row.leased, row.cool_down_seconds or 0.0)
+    return RefreshState(
+        token_version=row.token_version,
+        provider=row.provider,
+        last_failure=row.last_failure,
+        serving=row.serving,
+        leased=row.leased,
+        cool_down_seconds=row.cool_down_seconds or 0.0,
+    )
 
 
 async def advance(

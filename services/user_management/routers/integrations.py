@@ -75,7 +75,9 @@ async def confirm_integration(
     return await container.integrations.confirm_connection(user_id, provider, body)
 
 
-@router.get("/oauth/callback/{provider}", dependencies=[Depends(public)], status_code=303)
+@router.get(
+    "/oauth/callback/{provider}", dependencies=[Depends(public)], status_code=303, response_class=RedirectResponse
+)
 async def receive_oauth_callback(
     provider: ProviderPath,
     container: ContainerDependency,

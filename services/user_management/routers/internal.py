@@ -14,7 +14,7 @@ router = APIRouter(
 )
 
 
-@router.post("/get", openapi_extra={"security": [{"serviceKey": []}]})
+@router.post("/get", openapi_extra={"security": [{"serviceKey": []}, {"serviceKeyHeader": []}]})
 async def get_token(request: Request, body: TokenRequest) -> TokenResponse:
     """A usable access token of one user for one provider, or one typed refusal."""
     return await get_container(request).tokens.get_valid_token(service_credential(request), body)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from services.user_management.schemas.token import PlainLine, Scope
 
 OAuthCode = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]{1,2048}$")]
+FlowTicket = Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{36}\.[A-Za-z0-9_-]{43}$")]
 OAuthState = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,256}$")]
 
 
@@ -24,7 +25,10 @@ class AuthorizeRequest(BaseModel):
 
 
 class AuthorizeResponse(BaseModel):
-    """Send the browser to `authorization_url`; confirm with `flow_id` when it comes back."""
+    """Send the browser to `authorization_url`. When it comes back to the return URL, confirm with its `flow` parameter.
+
+    `flow_id` names the attempt in logs and audit rows; it confirms nothing.
+    """
 
     authorization_url: str
     flow_id: UUID
@@ -32,19 +36,20 @@ class AuthorizeResponse(BaseModel):
 
 
 class ConfirmRequest(BaseModel):
-    """Either `flow_id` (the provider returned to our callback) or `code` and `state` (it returned to the front end)."""
+    """Either `flow`, the parameter of the return URL (the provider returned to our callback), or `code` and `state` (it
+    returned to the front end)."""
 
     model_config = ConfigDict(extra="forbid")
 
-    flow_id: UUID | None = None
+    flow: FlowTicket | None = None
     code: OAuthCode | None = None
     state: OAuthState | None = None
 
     @model_validator(mode="after")
     def one_way(self) -> "ConfirmRequest":
         by_code = self.code is not None and self.state is not None
-        if (self.flow_id is not None) == by_code or (self.code is None) != (self.state is None):
-            raise ValueError("give either flow_id, or code and state")
+        if (self.flow is not None) == by_code or (self.code is None) != (self.state is None):
+            raise ValueError("give either flow, or code and state")
         return self
 
 

@@ -6,21 +6,21 @@ Source: Clerk's webhook schemas, version 2025-04-15.
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _from_epoch(value: Any) -> Any:
     """Clerk's documentation says milliseconds, its own examples hold seconds: told apart by magnitude."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
-    seconds = value / 1000 if value > 10**11 else value
     try:
+        seconds = value / 1000 if value > 10**11 else value
         return datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, OSError, ValueError):
         raise ValueError("not a time") from None
 
 
-EpochTime = Annotated[datetime, BeforeValidator(_from_epoch)]
+EpochTime = Annotated[AwareDatetime, BeforeValidator(_from_epoch)]
 
 
 class ClerkEvent(BaseModel):

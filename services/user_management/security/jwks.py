@@ -6,6 +6,7 @@ from contextvars import Context
 from typing import Any, Final, Protocol
 
 import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt import PyJWK, PyJWTError
@@ -32,7 +33,10 @@ class PinnedKey:
     """One PEM public key from configuration: no network, every `kid` maps to it."""
 
     def __init__(self, pem: str) -> None:
-        key = load_pem_public_key(pem.replace("\\n", "\n").encode())
+        try:
+            key = load_pem_public_key(pem.replace("\\n", "\n").encode())
+        except (ValueError, UnsupportedAlgorithm):
+            raise StartupError("CLERK_JWT_KEY: is not a PEM public key") from None
         if not isinstance(key, RSAPublicKey) or key.key_size < MIN_RSA_BITS:
             raise StartupError("CLERK_JWT_KEY: must be an RSA public key of at least 2048 bits")
         self._key = key
@@ -68,7 +72,8 @@ class RemoteKeySet:
         task = self._start_refresh()
         if task is not None:
             await asyncio.shield(task)
-        if not self._keys:
+        if self._clock.monotonic() - self._fetched_at >= STALE_SECONDS:
+            # Never fetched, or too long ago to be trusted: the issuer may have withdrawn any of them.
             raise KeySetUnavailableError(retry_after=int(COOL_DOWN_SECONDS))
         return self._keys.get(key_id)
 

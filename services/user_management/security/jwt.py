@@ -65,7 +65,8 @@ class SessionVerifier:
 
     def _accept(self, claims: dict[str, Any]) -> SessionClaims:
         party = claims.get("azp")
-        if party not in self._authorized_parties and not (party is None and self._allow_missing_azp):
+        known = isinstance(party, str) and party in self._authorized_parties
+        if not known and not (party is None and self._allow_missing_azp):
             raise UnauthenticatedError("The session token was issued to another origin.")
         if "aud" in claims or not all(isinstance(claims[name], str) and claims[name] for name in ("sub", "sid")):
             raise UnauthenticatedError("The session token is not valid.")

@@ -6,8 +6,9 @@ import hmac
 import json
 import secrets
 from typing import Any
+from uuid import UUID
 
-from services.user_management.exceptions import ValidationFailedError
+from services.user_management.exceptions import FlowNotFoundError, ValidationFailedError
 from services.user_management.security.encryption import hkdf_expand
 
 
@@ -27,7 +28,7 @@ def base64url(raw: bytes) -> str:
 
 
 class Signer:
-    """Derives PKCE verifiers and tombstones, and signs cursors."""
+    """Derives PKCE verifiers and tombstones, signs flow tickets and cursors."""
 
     def __init__(self, secret: str) -> None:
         self._root = hashlib.sha256(secret.encode()).digest()
@@ -41,6 +42,24 @@ class Signer:
         Derived, not stored: the flow row alone is of no use to a reader of the database.
         """
         return base64url(self._mac("pkce", state_hash))
+
+    def flow_ticket(self, flow_id: UUID) -> str:
+        """What the browser brings back from the provider: the flow's id and a proof that only we can make.
+
+        The id alone is known to whoever started the flow. The proof is given to the browser in which somebody
+        consented, so a starter who made a victim consent in another browser never sees it.
+        """
+        return f"{flow_id}.{base64url(self._mac('flow', flow_id.bytes))}"
+
+    def read_flow_ticket(self, ticket: str) -> UUID:
+        """The flow of a ticket. Raises FlowNotFoundError for one that we did not make."""
+        try:
+            flow_id = UUID(ticket.partition(".")[0])
+        except ValueError:
+            raise FlowNotFoundError from None
+        if not hmac.compare_digest(self.flow_ticket(flow_id).encode(), ticket.encode()):
+            raise FlowNotFoundError
+        return flow_id
 
     def subject_tombstone(self, issuer: str, subject: str) -> bytes:
         """What is kept of an erased subject: enough to know it again, nothing to read."""

@@ -21,6 +21,8 @@ class WebhookVerifier:
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self._keys = [_decode_secret(secret) for secret in secrets]
+        if not self._keys:
+            raise StartupError("CLERK_WEBHOOK_SIGNING_SECRET: holds no secret")
 
     def verify(self, *, message_id: str, timestamp: str, signatures: str, body: bytes, now: float) -> None:
         """Raise unless `signatures` holds a valid `v1` signature of this message, sent within 5 minutes of `now`.

@@ -1,5 +1,6 @@
 """Connections: starting one, what the provider brings back, and the confirmation by the user who started."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -50,6 +51,8 @@ from services.user_management.services.vault_service import VaultService, code_b
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 FLOW_LIFETIME: Final = timedelta(minutes=10)
+_ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+"""What is told on of a provider's `error`: anybody can call the callback, with anything in it."""
 
 log = structlog.get_logger(__name__)
 
@@ -190,6 +193,9 @@ class IntegrationService:
     async def record_provider_return(self, provider_name: str, returned: ProviderReturn) -> str:
         """Keep the code on the flow and say where the browser goes. Exchanges nothing: nobody is signed in here.
 
+        The browser takes the flow's ticket along. Without it the flow cannot be confirmed, so whoever started a flow
+        and made somebody else consent in another browser gains nothing by it.
+
         Raises UnknownProviderError, FlowNotFoundError.
         """
         provider = self._providers.get(provider_name)
@@ -209,7 +215,7 @@ class IntegrationService:
                 raise FlowNotFoundError
             target = ("oauth_flow", str(flow.id))
             uow.audit("integration.provider_returned", target=target, user_id=flow.user_id)
-        parameters = {"flow": str(flow.id)} | ({"error": error} if error else {})
+        parameters = {"flow": self._signer.flow_ticket(flow.id)} | ({"error": error} if error else {})
         separator = "&" if "?" in flow.return_url else "?"
         return f"{flow.return_url}{separator}{urlencode(parameters)}"
 
@@ -266,18 +272,19 @@ class IntegrationService:
         if returned.issuer is not None and returned.issuer != provider.config.issuer:
             return "issuer_mismatch"
         if returned.error is not None:
-            return returned.error
+            return returned.error if _ERROR_CODE.fullmatch(returned.error) else "unknown_error"
         return None if returned.code else "no_code"
 
     async def _consume(self, user_id: str, provider: Provider, request: ConfirmRequest) -> ConsumedFlow:
         """In a transaction of its own: once used up, a flow stays used up, whatever the provider says next."""
+        flow_id = self._signer.read_flow_ticket(request.flow) if request.flow else None
         state_hash = sha256(request.state) if request.state else None
         async with self._unit_of_work() as uow:
             flow = await flow_queries.consume(
                 uow.connection,
                 user_id=user_id,
                 provider=provider.name,
-                flow_id=request.flow_id,
+                flow_id=flow_id,
                 state_hash=state_hash,
             )
             if flow is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import asyncpg
 import httpx
 import pytest
+import structlog
 from fastapi import FastAPI
 
 from services.conftest import TEMPLATE, Servers
@@ -24,6 +25,13 @@ from services.user_management.tests.scenes import Connected
 
 SANDBOX_URL = "http://sandbox.test"
 API_URL = "http://testserver"
+
+
+@pytest.fixture(autouse=True)
+def plain_tracebacks() -> None:
+    """structlog's own default draws every local variable of a traceback, which takes seconds."""
+    renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, renderer])
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import httpx
@@ -22,6 +23,10 @@ class Journey(MainJob):
     def headers_of(self, user_id: str, **overrides: Any) -> dict[str, str]:
         """A session of the user."""
         return {"Authorization": f"Bearer {self.sandbox.clerk.session_token(user_id, **overrides)}"}
+
+    def ticket(self, started: dict[str, Any]) -> str:
+        """What the callback of a started flow gives the browser."""
+        return self.container.signer.flow_ticket(UUID(started["flow_id"]))
 
     async def webhook(self, event_type: str, user: dict[str, Any], **options: Any) -> httpx.Response:
         """A signed Clerk event."""

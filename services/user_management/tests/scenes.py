@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import httpx
 
+from services.devstack.main_job import Person
 from services.sandbox.faults import Fault, FaultAction
 from services.user_management.tests.journey import Journey
 
@@ -16,8 +17,7 @@ class Connected:
     """A user with one connection, and `key`, the headers of a service that may read its tokens."""
 
     journey: Journey
-    user_id: str
-    headers: Headers
+    person: Person
     integration_id: str
     provider: str
     key: Headers
@@ -35,7 +35,16 @@ class Connected:
         person = await journey.sign_up(email)
         connection = await journey.connect(person, provider)
         key = key or await journey.service_key(provider)
-        return cls(journey, person.id, person.headers, str(connection["id"]), provider, key)
+        return cls(journey, person, str(connection["id"]), provider, key)
+
+    @property
+    def user_id(self) -> str:
+        return self.person.id
+
+    @property
+    def headers(self) -> Headers:
+        """Headers of a session of the user."""
+        return self.person.headers
 
     @property
     def party(self) -> str:
@@ -61,7 +70,7 @@ class Connected:
 
     async def row(self) -> dict[str, Any]:
         """The connection as it lies in the database."""
-        return dict(await self.journey.owner.fetchrow("SELECT * FROM integrations WHERE id = $1", self.integration_id))
+        return await only_row(self.journey, "SELECT * FROM integrations WHERE id = $1", self.integration_id)
 
     async def ciphertext(self, kind: str) -> bytes:
         """The stored ciphertext of one token."""
@@ -80,15 +89,21 @@ def provider_party(provider: str) -> str:
     return provider.replace("sandbox-", "oidc:")
 
 
+async def only_row(journey: Journey, statement: str, *arguments: Any) -> dict[str, Any]:
+    """The single row that `statement` finds."""
+    (row,) = await journey.owner.fetch(statement, *arguments)
+    return dict(row)
+
+
 async def audit_actions(journey: Journey, user_id: str | None = None) -> list[str]:
     """Audited actions, oldest first; of one user when given."""
-    statement = "SELECT action FROM audit_logs WHERE $1::text IS NULL OR user_id = $1 ORDER BY id"
+    statement = "SELECT action FROM audit_logs WHERE $1::text IS NULL OR user_id = $1 ORDER BY occurred_at"
     return [row["action"] for row in await journey.owner.fetch(statement, user_id)]
 
 
 async def read_outcomes(journey: Journey) -> list[str]:
     """Outcomes in the record of token reads, oldest first."""
-    return [row["outcome"] for row in await journey.owner.fetch("SELECT outcome FROM token_reads ORDER BY id")]
+    return [row["outcome"] for row in await journey.owner.fetch("SELECT outcome FROM token_reads ORDER BY read_at")]
 
 
 def assert_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:

@@ -3,10 +3,13 @@
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
+import pytest
 
+from services.devstack.main_job import flow_ticket
 from services.user_management.tests.journey import Journey
 
 Owner = asyncpg.Connection
+PROVIDER = "sandbox-static"
 
 
 async def test_token_after_connecting_works_at_the_provider(journey: Journey) -> None:
@@ -64,19 +67,41 @@ async def test_attackers_link_completed_by_a_victim_connects_nothing(journey: Jo
 
     location = await journey.consent(started["authorization_url"], account="victim@example.com")
     returned = await journey.callback(location)
-    by_flow = await journey.confirm(victim, "sandbox-static", flow_id=started["flow_id"])
-    by_code = await journey.confirm(
-        victim,
-        "sandbox-static",
-        code=parse_qs(urlsplit(location).query)["code"][0],
-        state=parse_qs(urlsplit(location).query)["state"][0],
-    )
+    query = parse_qs(urlsplit(location).query)
+    by_ticket = await journey.confirm(victim, PROVIDER, flow=flow_ticket(returned))
+    by_code = await journey.confirm(victim, PROVIDER, code=query["code"][0], state=query["state"][0])
 
     assert returned.status_code == 303
-    assert by_flow.status_code == by_code.status_code == 404
-    assert by_flow.json()["type"] == by_code.json()["type"] == "flow_not_found"
+    assert by_ticket.status_code == by_code.status_code == 404
+    assert by_ticket.json()["type"] == by_code.json()["type"] == "flow_not_found"
     assert await owner.fetchval("SELECT count(*) FROM integrations") == 0
     assert journey.sandbox.ledger.count(party="oidc:static", operation="token.exchange") == 0
+
+
+@pytest.mark.parametrize("proof", ["", ".", "." + "A" * 43], ids=["none", "empty", "guessed"])
+async def test_attacker_cannot_confirm_what_a_victim_consented_to(journey: Journey, owner: Owner, proof: str) -> None:
+    mallory = await journey.sign_up("mallory@example.com")
+    started = await journey.authorize(mallory)
+    await journey.callback(await journey.consent(started["authorization_url"], account="victim@example.com"))
+
+    response = await journey.confirm(mallory, PROVIDER, flow=started["flow_id"] + proof)
+
+    assert response.status_code in (404, 422)
+    assert await owner.fetchval("SELECT count(*) FROM integrations") == 0
+    assert journey.sandbox.ledger.count(party="oidc:static", operation="token.exchange") == 0
+
+
+async def test_ticket_of_another_flow_does_not_confirm_a_victims_consent(journey: Journey, owner: Owner) -> None:
+    mallory = await journey.sign_up("mallory@example.com")
+    lure, own = await journey.authorize(mallory), await journey.authorize(mallory)
+    await journey.callback(await journey.consent(lure["authorization_url"], account="victim@example.com"))
+    returned = await journey.callback(await journey.consent(own["authorization_url"], account=mallory.email))
+
+    forged = f"{lure['flow_id']}.{flow_ticket(returned).partition('.')[2]}"
+    response = await journey.confirm(mallory, PROVIDER, flow=forged)
+
+    assert response.status_code == 404
+    assert await owner.fetchval("SELECT count(*) FROM integrations") == 0
 
 
 async def test_tokens_at_rest_are_not_readable(journey: Journey, owner: Owner) -> None:

@@ -1,9 +1,12 @@
 """JSON as RFC 8259 means it and as few parsers take it: no NaN, no duplicate names, no bottomless nesting."""
 
 import json
+import math
+import re
 from typing import Any, Final
 
 MAX_DEPTH: Final = 32
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
 class StrictJSONError(ValueError):
@@ -29,6 +32,18 @@ def loads(raw: bytes) -> Any:
     return value
 
 
+def storable(value: Any) -> Any:
+    """`value` with U+FFFD for every character that JSON allows and Postgres cannot store: NUL and half a surrogate
+    pair. For what cannot be sent back to its author; their own input is refused instead."""
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [storable(item) for item in value]
+    if isinstance(value, dict):
+        return {storable(name): storable(item) for name, item in value.items()}
+    return value
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
@@ -36,11 +51,19 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
+def _finite(text: str) -> float:
+    """1e400 would become infinity, which is not JSON when it is written again."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise StrictJSONError("a number is too large")
+    return number
+
+
 def _refuse_constant(name: str) -> Any:
     raise StrictJSONError(f"{name} is not JSON")
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse_constant)
 
 
 def _check_depth(value: Any) -> None:

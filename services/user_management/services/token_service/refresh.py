@@ -35,7 +35,7 @@ from services.user_management.integrations.oauth_client import (
 )
 from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
 from services.user_management.queries import token_refresh as queries
-from services.user_management.queries.token_refresh import LEASE_SECONDS, Claim, DueRefresh
+from services.user_management.queries.token_refresh import LEASE_SECONDS, Claim, DueRefresh, RefreshState
 from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
 from services.user_management.services.token_service.storage import store_tokens
 from services.user_management.services.vault_service import VaultService, token_binding
@@ -149,7 +149,7 @@ class TokenRefresher:
             if state.token_version != wanted.token_version:
                 return _REFRESHED
             if state.cool_down_seconds > 0:
-                return RefreshResult(RefreshOutcome.UNAVAILABLE, state.cool_down_seconds)
+                return RefreshResult(self._outcome_of(state), state.cool_down_seconds)
             if not state.leased and waited:
                 return None
             if self._clock.monotonic() > deadline:
@@ -157,6 +157,13 @@ class TokenRefresher:
             await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads the pollers
             pause = min(0.2, pause * 2)
             waited = True
+
+    def _outcome_of(self, state: RefreshState) -> RefreshOutcome:
+        """What the failure that caused a cool-down means for those who come during it."""
+        if state.provider not in self._providers:
+            return RefreshOutcome.MISCONFIGURED
+        kind = self._providers.get(state.provider).config.error_kind(state.last_failure or "")
+        return RefreshOutcome.MISCONFIGURED if kind is ProviderErrorKind.OPERATOR else RefreshOutcome.UNAVAILABLE
 
     async def _refresh_claimed(self, claim: Claim, lease_ends: float) -> RefreshResult:
         stored = claim.tokens.get(TokenKind.REFRESH)
@@ -275,11 +282,15 @@ class TokenRefresher:
         return RefreshResult(RefreshOutcome.MISCONFIGURED, _OPERATOR_COOL_DOWN_SECONDS)
 
     async def _without_refresh_token(self, claim: Claim) -> RefreshResult:
+        """Nothing to refresh with: the token serves until it runs out, then the user is needed."""
         access = claim.tokens.get(TokenKind.ACCESS)
-        if access is None or access.expired:
+        remaining = access.remaining_seconds if access is not None else 0.0
+        if remaining is not None and remaining <= 0:
             return await self._needs_reauth(claim, ReauthReason.NO_REFRESH_TOKEN)
-        await self._release(claim, ReauthReason.NO_REFRESH_TOKEN, cool_down_seconds=0)
-        return RefreshResult(RefreshOutcome.UNAVAILABLE)
+        # Readers in the meantime find the cool-down and write nothing.
+        pause = min(_OPERATOR_COOL_DOWN_SECONDS, remaining or _OPERATOR_COOL_DOWN_SECONDS)
+        await self._release(claim, ReauthReason.NO_REFRESH_TOKEN, cool_down_seconds=pause)
+        return RefreshResult(RefreshOutcome.UNAVAILABLE, pause)
 
     async def _release(
         self,

@@ -1,0 +1,1 @@
+"""Figures of the service under load: `python -m benchmarks` (needs `wrk`)."""

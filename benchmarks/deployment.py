@@ -1,0 +1,92 @@
+"""A throw-away deployment: Postgres, Valkey, the schema, and the environment of production."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks.errors import BenchmarkError
+from services.devstack import process
+from services.devstack.development_secrets import DevelopmentSecrets
+from services.devstack.folders import scratch_folder
+from services.devstack.ports import LOOPBACK
+from services.devstack.postgres import DATABASE, OWNER_ROLE, RUNTIME_ROLE, SUPERUSER, PostgresServer
+from services.devstack.process import Finished
+from services.devstack.server import SERVER_ENVIRONMENT
+from services.devstack.valkey import ValkeyServer
+
+REPOSITORY: Final = Path(__file__).resolve().parents[1]
+_PREPARATION_SECONDS: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Running servers on empty data, migrated; everything of it is gone afterwards."""
+
+    folder: Path
+    environment: Mapping[str, str]
+    """Of every process of the service."""
+    postgres: PostgresServer
+
+    def run_python(self, *arguments: str) -> Finished:
+        """Run `python ARGUMENTS…` in the environment. Raises BenchmarkError with the last line it printed."""
+        command = [sys.executable, *arguments]
+        finished = process.run(command, env=self.environment, cwd=self.folder, timeout=_PREPARATION_SECONDS)
+        if finished.returncode != 0:
+            raise BenchmarkError(f"{' '.join(arguments[:3])}: {finished.last_line}")
+        return finished
+
+    def query(self, sql: str) -> str:
+        """What psql prints for `sql`, as the superuser. Raises BenchmarkError."""
+        flags = ["-XAtq", "-v", "ON_ERROR_STOP=1", "-h", str(self.postgres.socket_dir), "-U", SUPERUSER, "-d", DATABASE]
+        finished = process.run([self.postgres.bin_dir / "psql", *flags, "-c", sql], env=SERVER_ENVIRONMENT)
+        if finished.returncode != 0:
+            raise BenchmarkError(f"psql: {finished.last_line}")
+        return finished.output.strip()
+
+
+@contextmanager
+def deployed(postgres_settings: Mapping[str, str]) -> Iterator[Deployment]:
+    """Start a deployment whose postgresql.conf is overridden by `postgres_settings`.
+
+    Raises BenchmarkError or DevstackError.
+    """
+    with (
+        scratch_folder() as folder,
+        PostgresServer(folder / "postgres", settings=postgres_settings) as postgres,
+        ValkeyServer(folder / "valkey") as valkey,
+    ):
+        deployment = Deployment(folder, production_environment(postgres, valkey), postgres)
+        deployment.run_python("-m", "services.user_management.cli", "db", "upgrade")
+        yield deployment
+
+
+def production_environment(postgres: PostgresServer, valkey: ValkeyServer) -> dict[str, str]:
+    """What an operator sets in production, where the parties outside are never called; nothing of the person's own."""
+    secrets = DevelopmentSecrets.generate()
+    return {
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.defpath)),
+        "PYTHONPATH": str(REPOSITORY),
+        "LC_ALL": "C.UTF-8",
+        "ENVIRONMENT": "production",
+        "HOST": LOOPBACK,
+        "PUBLIC_URL": "https://users.example.com",
+        "DATABASE_URL": postgres.url(role=RUNTIME_ROLE),
+        "DATABASE_MIGRATION_URL": postgres.url(role=OWNER_ROLE),
+        "REDIS_URL": valkey.url(),
+        "CLERK_ISSUER": "https://clerk.example.com",
+        "CLERK_AUTHORIZED_PARTIES": json.dumps(["https://app.example.com"]),
+        "CLERK_SECRET_KEY": secrets.clerk_secret_key,
+        "CLERK_WEBHOOK_SIGNING_SECRET": secrets.webhook_secret,
+        "FRONTEND_ORIGINS": json.dumps(["https://app.example.com"]),
+        "FRONTEND_RETURN_URLS": json.dumps(["https://app.example.com/connected"]),
+        "FRONTEND_CONNECT_URL": "https://app.example.com/connect/{provider}?scopes={scopes}",
+        "OAUTH_CLIENTS": json.dumps({"google": {"client_id": "benchmark", "client_secret": "never-sent"}}),
+        "ENCRYPTION_KEYS": json.dumps({"1": secrets.encryption_key}),
+        "ENCRYPTION_SALT": secrets.encryption_salt,
+        "SIGNING_SECRET": secrets.signing_secret,
+    }

@@ -1,0 +1,130 @@
+"""What a run found: promises with figure and limit, as lines for a person and as JSON."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, Self
+
+from benchmarks.deployment import REPOSITORY
+from services.devstack import process
+
+IDLE_LOAD: Final = 1.0
+"""Load average (1 minute) above which the machine is too busy for absolute timings."""
+
+
+class Verdict(StrEnum):
+    PASS = "pass"  # noqa: S105 - not a password
+    FAIL = "fail"
+    NOT_JUDGED = "not judged"
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One figure against its limit."""
+
+    id: str
+    what: str
+    """What is measured, with its unit."""
+    figure: float
+    limit: str
+    """As a person reads it, `>= 40`."""
+    verdict: Verdict
+    counts: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def at_least(cls, promise_id: str, what: str, figure: float, limit: float) -> Self:
+        """Kept when `figure` reaches `limit`."""
+        return cls(promise_id, what, figure, f">= {limit:g}", _verdict(kept=figure >= limit))
+
+    @classmethod
+    def at_most(
+        cls,
+        promise_id: str,
+        what: str,
+        figure: float,
+        limit: float,
+        *,
+        judged: bool = True,
+        counts: Mapping[str, float] | None = None,
+    ) -> Self:
+        """Kept when `figure` does not exceed `limit`; not judged where the machine allows no judgement."""
+        verdict = _verdict(kept=figure <= limit) if judged else Verdict.NOT_JUDGED
+        return cls(promise_id, what, figure, f"<= {limit:g}", verdict, counts or {})
+
+    def line(self) -> str:
+        """For a person."""
+        return f"{self.verdict:<10}  {self.id:<42}  {self.figure:>8.1f} {self.what}, limit {self.limit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """Under what a run was made."""
+
+    benchmark: str
+    seed: int
+    git: str
+    """Commit, with `-dirty` behind it when the files differ from it."""
+    started_at: str
+    load_average: float
+    """Of one minute, at the start."""
+
+    @classmethod
+    def of(cls, benchmark: str, seed: int) -> Self:
+        """Now and here."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(benchmark, seed, git_version(), now, round(os.getloadavg()[0], 2))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether absolute timings may be judged."""
+        return self.load_average <= IDLE_LOAD
+
+    def line(self) -> str:
+        """For a person."""
+        judged = "" if self.is_idle else f" (above {IDLE_LOAD:g}: absolute timings are not judged)"
+        return (
+            f"{self.benchmark} · seed {self.seed} · {self.git} · {self.started_at} · load {self.load_average:g}{judged}"
+        )
+
+
+def git_version() -> str:
+    """`git describe` of this repository; `unknown` where git cannot tell."""
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    finished = process.run(command, env={"PATH": os.environ.get("PATH", os.defpath)})
+    return finished.last_line if finished.returncode == 0 else "unknown"
+
+
+def write_json(
+    path: Path, circumstances: Circumstances, promises: Sequence[Promise], details: Mapping[str, Any]
+) -> None:
+    """Write the result file. Raises OSError."""
+    document = {
+        **asdict(circumstances),
+        "passed": passed(promises),
+        "promises": [asdict(promise) for promise in promises],
+        **details,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def passed(promises: Sequence[Promise]) -> bool:
+    """Whether no promise that was judged is broken."""
+    return all(promise.verdict is not Verdict.FAIL for promise in promises)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns under the headings of the first row: the first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(cells))
+        for cells in (list(zip(row, widths, strict=True)) for row in rows)
+    )
+
+
+def _verdict(*, kept: bool) -> Verdict:
+    return Verdict.PASS if kept else Verdict.FAIL

@@ -1,0 +1,137 @@
+"""The load generator wrk: its script, one bounded run, and what it measured.
+
+wrk keeps every connection busy all the time (a closed loop), so its rate is what the server can do, and its latencies
+are those at that rate.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any, Final
+
+from benchmarks.errors import BenchmarkError
+from services.devstack import process
+
+_GRACE_SECONDS: Final = 30.0
+_MARK: Final = "result "
+_COUNTS: Final = ("connect", "read", "write", "status", "timeout")
+# One thread: wrk needs a small part of a core, and so the random sequence is one, given by the seed.
+_SCRIPT: Final = Template("""\
+local requests = {}
+
+function init(arguments)
+  math.randomseed($seed)
+  local headers = $headers
+  for body in io.lines($bodies) do
+    requests[#requests + 1] = wrk.format("POST", $path, headers, body)
+  end
+end
+
+function request()
+  return requests[math.random(#requests)]
+end
+
+function done(summary, latency, _)
+  local errors = summary.errors
+  io.write(string.format(
+    '$mark{"requests": %d, "microseconds": %d, "p50": %d, "p99": %d, '
+    .. '"connect": %d, "read": %d, "write": %d, "status": %d, "timeout": %d}\\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    errors.connect, errors.read, errors.write, errors.status, errors.timeout))
+end
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One run against one URL."""
+
+    url: str
+    script: Path
+    connections: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """What wrk saw."""
+
+    requests: int
+    """Answers that arrived whole, of any status."""
+    seconds: float
+    p50_milliseconds: float
+    p99_milliseconds: float
+    failures: int
+    """Answers with a status of 400 or more, and connections, reads, writes and answers that failed."""
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return self.requests / self.seconds
+
+
+def require() -> Path:
+    """The installed wrk. Raises BenchmarkError naming the package."""
+    found = shutil.which("wrk")
+    if found is None:
+        raise BenchmarkError("wrk is not installed: apt-get install wrk (Debian, Ubuntu)")
+    return Path(found)
+
+
+def write_script(
+    path: Path, *, request_path: str, headers: Mapping[str, str], bodies: Sequence[str], seed: int
+) -> None:
+    """Write the Lua script, and its bodies beside it: POSTs to `request_path`, each with one of `bodies` by lot."""
+    bodies_path = path.with_suffix(".bodies")
+    bodies_path.write_text("".join(f"{body}\n" for body in bodies))
+    table = ", ".join(f"[{_literal(name)}] = {_literal(value)}" for name, value in headers.items())
+    path.write_text(
+        _SCRIPT.substitute(
+            seed=seed,
+            headers=f"{{{table}}}",
+            bodies=_literal(str(bodies_path)),
+            path=_literal(request_path),
+            mark=_MARK,
+        )
+    )
+
+
+def run(load: Load) -> LoadResult:
+    """Generate `load`. Raises BenchmarkError when wrk fails or hangs."""
+    command: list[str | Path] = [
+        *(require(), "--threads", "1", "--connections", str(load.connections)),
+        *("--duration", f"{load.seconds}s", "--script", load.script, load.url),
+    ]
+    finished = process.run(command, env={"PATH": os.defpath}, timeout=load.seconds + _GRACE_SECONDS)
+    if finished.returncode != 0:
+        raise BenchmarkError(f"wrk ended with {process.describe_end(finished.returncode)}: {finished.last_line}")
+    return parse(finished.output)
+
+
+def parse(output: str) -> LoadResult:
+    """The line of our script in wrk's output. Raises BenchmarkError when there is none, or nothing was answered."""
+    line = next((line for line in output.splitlines() if line.startswith(_MARK)), None)
+    if line is None:
+        raise BenchmarkError(f"wrk printed no result: {(output.strip().splitlines() or ['-'])[-1]}")
+    fields: dict[str, Any] = json.loads(line.removeprefix(_MARK))
+    failures = {name: fields[name] for name in _COUNTS if fields[name]}
+    if not fields["requests"]:
+        raise BenchmarkError(f"wrk got no answer: {failures or 'no error either'}")
+    return LoadResult(
+        requests=fields["requests"],
+        seconds=fields["microseconds"] / 1e6,
+        p50_milliseconds=fields["p50"] / 1e3,
+        p99_milliseconds=fields["p99"] / 1e3,
+        failures=sum(failures.values()),
+    )
+
+
+def _literal(text: str) -> str:
+    """A Lua string; for printable ASCII its escapes are those of JSON."""
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("only printable ASCII goes into a script")
+    return json.dumps(text)

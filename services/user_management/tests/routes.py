@@ -1,0 +1,41 @@
+"""The routes of the application as they are, for tests that must not miss one."""
+
+from collections.abc import Iterator
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import Route
+
+from services.user_management.auth.guards import public
+
+DOCUMENTATION = {"GET /docs", "GET /docs/oauth2-redirect", "GET /openapi.json"}
+
+
+def _flattened(app: FastAPI) -> Iterator[Route]:
+    """FastAPI keeps included routers as they are; their routes are found behind `original_router`."""
+    for route in app.routes:
+        included = getattr(route, "original_router", None)
+        yield from (one for one in (included.routes if included is not None else [route]) if isinstance(one, Route))
+
+
+def all_routes(app: FastAPI) -> set[str]:
+    """Every `METHOD /path`, shown in the schema or not, without the documentation."""
+    named = {
+        f"{method} {route.path}" for route in _flattened(app) for method in route.methods or () if method != "HEAD"
+    }
+    return named - DOCUMENTATION
+
+
+def documented_routes(app: FastAPI) -> set[str]:
+    """Every `METHOD /path` of the OpenAPI document."""
+    return {f"{method.upper()} {path}" for path, item in app.openapi()["paths"].items() for method in item}
+
+
+def public_routes(app: FastAPI) -> set[str]:
+    """The routes that declare that anybody may call them."""
+    return {
+        f"{method} {route.path}"
+        for route in _flattened(app)
+        if isinstance(route, APIRoute) and any(guard.dependency is public for guard in route.dependencies)
+        for method in route.methods or ()
+    }

@@ -1,0 +1,297 @@
+"""Where the issuer's keys come from: one fetch for everybody, none for a forger, and no outage for who is known."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from services.sandbox.app import create_app as create_sandbox_app
+from services.sandbox.signing import SigningKey
+from services.sandbox.state import Sandbox
+from services.user_management.container import Container
+from services.user_management.exceptions import (
+    KeySetUnavailableError,
+    RetryLaterError,
+    StartupError,
+    UnauthenticatedError,
+)
+from services.user_management.http_client import HttpClient, create_http_client, fetch_json
+from services.user_management.security.jwks import (
+    COOL_DOWN_SECONDS,
+    FRESH_SECONDS,
+    STALE_SECONDS,
+    PinnedKey,
+    RemoteKeySet,
+    SigningKeys,
+    parse_key_set,
+)
+from services.user_management.security.jwt import SessionVerifier
+from services.user_management.settings import Settings
+
+OTHER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+SHORT_KEY = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505 - weak on purpose
+
+
+class MovableClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+class Publisher:
+    """The issuer's key endpoint: counts fetches, can be down, can be slow."""
+
+    def __init__(self, *keys: SigningKey) -> None:
+        self.keys = list(keys)
+        self.fetches = 0
+        self.down = False
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def __call__(self) -> dict[str, Any]:
+        self.fetches += 1
+        await self.may_answer.wait()
+        if self.down:
+            raise RetryLaterError("down")
+        return {"keys": [key.jwk for key in self.keys]}
+
+
+async def _settled() -> None:
+    """Let a background refresh run to its end."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def clock() -> MovableClock:
+    return MovableClock()
+
+
+@pytest.fixture(scope="module")
+def first() -> SigningKey:
+    return SigningKey("first", rsa.generate_private_key(public_exponent=65537, key_size=2048))
+
+
+@pytest.fixture
+async def sandbox_http(sandbox: Sandbox) -> AsyncIterator[HttpClient]:
+    async with create_http_client(httpx.ASGITransport(app=create_sandbox_app(sandbox))) as http:
+        yield http
+
+
+def _verifier(keys: SigningKeys, sandbox: Sandbox) -> SessionVerifier:
+    clerk = sandbox.clerk
+    return SessionVerifier(keys, issuer=clerk.issuer, authorized_parties=[clerk.frontend_origin])
+
+
+async def test_cold_verifications_at_once_fetch_once(
+    sandbox: Sandbox, sandbox_http: HttpClient, clock: MovableClock
+) -> None:
+    keys = RemoteKeySet(lambda: fetch_json(sandbox_http, sandbox.clerk.jwks_url), clock)
+    verifier = _verifier(keys, sandbox)
+    tokens = [sandbox.clerk.session_token(f"user_{number}") for number in range(50)]
+
+    claims = await asyncio.gather(*(verifier.verify(token) for token in tokens))
+
+    assert [claim.subject for claim in claims] == [f"user_{number}" for number in range(50)]
+    assert sandbox.ledger.count(party="clerk", operation="jwks") == 1
+
+
+async def test_unknown_key_ids_fetch_at_most_once(
+    sandbox: Sandbox, sandbox_http: HttpClient, clock: MovableClock
+) -> None:
+    keys = RemoteKeySet(lambda: fetch_json(sandbox_http, sandbox.clerk.jwks_url), clock)
+    verifier = _verifier(keys, sandbox)
+    await verifier.verify(sandbox.clerk.session_token("user_1"))
+    sandbox.ledger.clear()
+    clock.seconds += COOL_DOWN_SECONDS
+    token = sandbox.clerk.session_token("user_1", header={"kid": "ins_forged"})
+    header, _, rest = token.partition(".")
+
+    found = await asyncio.gather(*(keys.find(f"ins_forged{number}") for number in range(1000)))
+    refused = await asyncio.gather(*(verifier.verify(f"{header}.{rest}") for _ in range(100)), return_exceptions=True)
+
+    assert set(found) == {None}
+    assert {type(error) for error in refused} == {UnauthenticatedError}
+    assert sandbox.ledger.count(party="clerk", operation="jwks") == 1
+
+
+async def test_forged_signature_under_a_known_key_id_fetches_and_evicts_nothing(
+    sandbox: Sandbox, sandbox_http: HttpClient, clock: MovableClock
+) -> None:
+    keys = RemoteKeySet(lambda: fetch_json(sandbox_http, sandbox.clerk.jwks_url), clock)
+    verifier = _verifier(keys, sandbox)
+    await verifier.verify(sandbox.clerk.session_token("user_1"))
+    clock.seconds += COOL_DOWN_SECONDS + 1
+
+    for _ in range(20):
+        with pytest.raises(UnauthenticatedError):
+            await verifier.verify(sandbox.clerk.session_token("user_1", key=OTHER_KEY))
+    claims = await verifier.verify(sandbox.clerk.session_token("user_1"))
+
+    assert claims.subject == "user_1"
+    assert sandbox.ledger.count(party="clerk", operation="jwks") == 1
+
+
+async def test_new_key_works_after_the_cool_down(clock: MovableClock, first: SigningKey) -> None:
+    publisher = Publisher(first)
+    keys = RemoteKeySet(publisher, clock)
+    await keys.find("first")
+    publisher.keys.append(SigningKey("second", OTHER_KEY))
+
+    inside = await keys.find("second")
+    clock.seconds += COOL_DOWN_SECONDS
+    outside = await keys.find("second")
+
+    assert inside is None
+    assert outside is not None
+    assert publisher.fetches == 2
+
+
+async def test_stale_set_is_served_while_the_issuer_is_down_for_a_day(clock: MovableClock, first: SigningKey) -> None:
+    publisher = Publisher(first)
+    keys = RemoteKeySet(publisher, clock)
+    await keys.find("first")
+    publisher.down = True
+
+    for _ in range(3):
+        clock.seconds += FRESH_SECONDS + COOL_DOWN_SECONDS
+        assert await keys.find("first") is not None
+        await _settled()
+    clock.seconds += STALE_SECONDS
+
+    for _ in range(2):
+        with pytest.raises(KeySetUnavailableError):
+            await keys.find("first")
+    assert publisher.fetches == 5
+
+
+async def test_known_key_never_waits_for_a_stalled_issuer(clock: MovableClock, first: SigningKey) -> None:
+    publisher = Publisher(first)
+    keys = RemoteKeySet(publisher, clock)
+    await keys.find("first")
+    clock.seconds += FRESH_SECONDS + 1
+    publisher.may_answer.clear()
+
+    async with asyncio.timeout(1):
+        found = [await keys.find("first") for _ in range(5)]
+
+    await _settled()
+    assert None not in found
+    assert publisher.fetches == 2
+    publisher.may_answer.set()
+    await _settled()
+
+
+async def test_withdrawn_key_stops_working_with_the_next_fetch(clock: MovableClock, first: SigningKey) -> None:
+    publisher = Publisher(first)
+    keys = RemoteKeySet(publisher, clock)
+    await keys.find("first")
+    publisher.keys = [SigningKey("second", OTHER_KEY)]
+    clock.seconds += FRESH_SECONDS + 1
+
+    served = await keys.find("first")
+    await _settled()
+    refused = await keys.find("first")
+
+    assert served is not None
+    assert refused is None
+
+
+async def test_issuer_that_never_answered_is_unavailable_not_a_refusal(clock: MovableClock) -> None:
+    publisher = Publisher()
+    publisher.down = True
+    keys = RemoteKeySet(publisher, clock)
+
+    for _ in range(3):
+        with pytest.raises(KeySetUnavailableError):
+            await keys.find("first")
+
+    assert publisher.fetches == 1
+
+
+async def test_caller_who_leaves_does_not_end_the_fetch_for_others(clock: MovableClock, first: SigningKey) -> None:
+    publisher = Publisher(first)
+    publisher.may_answer.clear()
+    keys = RemoteKeySet(publisher, clock)
+    leaver, stayer = asyncio.create_task(keys.find("first")), asyncio.create_task(keys.find("first"))
+    await _settled()
+
+    leaver.cancel()
+    publisher.may_answer.set()
+
+    assert await stayer is not None
+    assert publisher.fetches == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"use": "enc"},
+        {"key_ops": ["sign"]},
+        {"key_ops": "verify"},
+        {"alg": "RS512"},
+        {"kty": "EC"},
+        {"kid": None},
+        {"kid": 7},
+        {"n": None},
+        {"n": "AQAB"},
+        {"e": "!"},
+    ],
+)
+def test_key_that_may_not_verify_is_passed_over(first: SigningKey, change: dict[str, Any]) -> None:
+    good = SigningKey("good", OTHER_KEY).jwk
+
+    keys = parse_key_set({"keys": [{**first.jwk, **change}, "nonsense", good]})
+
+    assert set(keys) == {"good"}
+
+
+def test_key_id_that_names_two_keys_names_none(first: SigningKey) -> None:
+    twin = {**SigningKey("first", OTHER_KEY).jwk}
+
+    keys = parse_key_set({"keys": [first.jwk, twin, SigningKey("good", OTHER_KEY).jwk]})
+
+    assert set(keys) == {"good"}
+
+
+@pytest.mark.parametrize("document", [{}, {"keys": {}}, {"keys": []}, {"keys": [SigningKey("k", SHORT_KEY).jwk]}])
+def test_set_without_a_usable_key_is_an_error(document: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"not a JWK set|no usable"):
+        parse_key_set(document)
+
+
+async def test_pinned_key_verifies_without_any_fetch(
+    settings: Settings, sandbox: Sandbox, sandbox_http: HttpClient
+) -> None:
+    pem = sandbox.clerk.public_key_pem.replace("\n", "\\n")
+    pinned = settings.model_copy(update={"clerk": settings.clerk.model_copy(update={"jwt_key": pem})})
+    container = Container(pinned, http=sandbox_http)
+
+    claims = await container.sessions.verify(sandbox.clerk.session_token("user_1"))
+
+    assert claims.subject == "user_1"
+    with pytest.raises(UnauthenticatedError):
+        await container.sessions.verify(sandbox.clerk.session_token("user_1", key=OTHER_KEY))
+    assert sandbox.ledger.count(party="clerk") == 0
+
+
+@pytest.mark.parametrize("key", [SHORT_KEY])
+def test_pinned_key_that_is_weak_stops_the_start(key: rsa.RSAPrivateKey) -> None:
+    with pytest.raises(StartupError, match="CLERK_JWT_KEY"):
+        PinnedKey(SigningKey("k", key).public_key_pem)
+
+
+def test_pinned_key_that_is_no_key_stops_the_start() -> None:
+    with pytest.raises(StartupError, match="CLERK_JWT_KEY"):
+        PinnedKey("-----BEGIN PUBLIC KEY-----\nnonsense\n-----END PUBLIC KEY-----")

@@ -1,0 +1,376 @@
+"""`POST /webhooks/clerk`: who may tell us something, and that each thing that is told has one effect."""
+
+import asyncio
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from standardwebhooks import Webhook
+
+from services.sandbox.clerk.webhooks import encode_event, new_webhook_secret, signature_headers
+from services.user_management.container import Container
+from services.user_management.security.webhook_signature import TOLERANCE_SECONDS, WebhookVerifier
+from services.user_management.services.webhook_service import WebhookService
+from services.user_management.tests.journey import Journey
+from services.user_management.tests.scenes import assert_problem, audit_actions, only_row
+
+JSON = {"content-type": "application/json"}
+
+
+async def _send(journey: Journey, headers: Any, body: bytes) -> httpx.Response:
+    return await journey.client.post("/webhooks/clerk", headers=headers, content=body)
+
+
+async def _tell(journey: Journey, event: Any, **options: Any) -> httpx.Response:
+    """Send an event as it is, correctly signed."""
+    body = event if isinstance(event, bytes) else encode_event(event)
+    return await _send(journey, journey.sandbox.clerk.sign(body, **options) | JSON, body)
+
+
+async def _count(journey: Journey, table: str) -> int:
+    count: int = await journey.owner.fetchval(f"SELECT count(*) FROM {table}")  # noqa: S608 - our own table names
+    return count
+
+
+async def _nothing_happened(journey: Journey) -> bool:
+    return await _count(journey, "webhook_events") == await _count(journey, "users") == 0
+
+
+def _created(journey: Journey, **fields: Any) -> tuple[dict[str, str], bytes]:
+    user = journey.sandbox.clerk.create_user(email="ada@example.com", **fields)
+    return journey.sandbox.clerk.signed_event("user.created", user)
+
+
+MALFORMED: dict[str, dict[str, str | None]] = {
+    "no id": {"svix-id": None},
+    "no timestamp": {"svix-timestamp": None},
+    "no signature": {"svix-signature": None},
+    "empty id": {"svix-id": ""},
+    "long id": {"svix-id": "m" * 129},
+    "id with a space": {"svix-id": "msg one"},
+    "empty timestamp": {"svix-timestamp": ""},
+    "float timestamp": {"svix-timestamp": "1.5"},
+    "negative timestamp": {"svix-timestamp": "-1"},
+    "digits of another script": {"svix-timestamp": "\u0661\u0662"},
+    "endless timestamp": {"svix-timestamp": "9" * 400},
+    "empty signature": {"svix-signature": ""},
+    "signature without version": {"svix-signature": "A" * 43 + "="},
+    "signature of other characters": {"svix-signature": "v1,$$$"},
+    "two spaces": {"svix-signature": "v1,AAAA  v1,AAAA"},
+    "many signatures": {"svix-signature": " ".join(["v1,AAAA"] * 17)},
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+async def test_malformed_headers_are_refused_and_store_nothing(journey: Journey, case: str) -> None:
+    headers, body = _created(journey)
+    changed = {**headers, **MALFORMED[case]}
+    sent = [(name.encode(), value.encode()) for name, value in changed.items() if value is not None]
+
+    response = await _send(journey, sent, body)
+
+    assert_problem(response, 400, "invalid_webhook_headers")
+    assert await _nothing_happened(journey)
+
+
+@pytest.mark.parametrize("name", ["svix-id", "svix-timestamp", "svix-signature"])
+async def test_header_that_comes_twice_is_refused(journey: Journey, name: str) -> None:
+    headers, body = _created(journey)
+
+    response = await _send(journey, [*headers.items(), (name, headers[name])], body)
+
+    assert_problem(response, 400, "invalid_webhook_headers")
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "v1,AAAA",
+        "v1," + "A" * 43 + "=",
+        "v2," + "A" * 43 + "=",
+        "v1a," + "A" * 86 + "==",
+    ],
+)
+async def test_signature_that_does_not_match_is_refused_and_stores_nothing(journey: Journey, signature: str) -> None:
+    headers, body = _created(journey)
+
+    response = await _send(journey, headers | {"svix-signature": signature}, body)
+
+    assert_problem(response, 401, "invalid_signature")
+    assert await _nothing_happened(journey)
+
+
+async def test_signature_binds_id_timestamp_and_every_byte_of_the_body(journey: Journey) -> None:
+    headers, body = _created(journey)
+    moved = str(int(headers["svix-timestamp"]) + 1)
+    tampered = [
+        (headers | {"svix-id": "msg_other"}, body),
+        (headers | {"svix-timestamp": moved}, body),
+        (headers, body + b" "),
+        (headers, body.replace(b"ada@example.com", b"eve@example.com")),
+        (headers, b""),
+        (signature_headers(body, message_id="msg", timestamp=int(time.time()), secrets=[new_webhook_secret()]), body),
+    ]
+
+    responses = [await _send(journey, *one) for one in tampered]
+
+    for response in responses:
+        assert_problem(response, 401, "invalid_signature")
+    assert await _nothing_happened(journey)
+
+
+@pytest.mark.parametrize(
+    ("age", "status"),
+    [
+        (TOLERANCE_SECONDS - 5, 200),
+        (TOLERANCE_SECONDS + 1, 401),
+        (5 - TOLERANCE_SECONDS, 200),
+        (-TOLERANCE_SECONDS - 5, 401),
+        (86_400, 401),
+    ],
+)
+async def test_timestamp_may_be_five_minutes_away(journey: Journey, age: int, status: int) -> None:
+    user = journey.sandbox.clerk.create_user(email="ada@example.com")
+
+    response = await journey.webhook("user.created", user, timestamp=int(time.time()) - age)
+
+    assert response.status_code == status, response.text
+    assert await _count(journey, "webhook_events") == (1 if status == 200 else 0)
+
+
+async def test_signature_of_the_independent_library_is_accepted(journey: Journey) -> None:
+    clerk = journey.sandbox.clerk
+    body = encode_event(clerk.event("user.created", clerk.create_user(email="zoë@example.com", first_name="Zoë")))
+    now = datetime.now(UTC)
+    signature = Webhook(clerk.webhook_secret).sign("msg_independent", now, body.decode())
+    headers = {"svix-id": "msg_independent", "svix-timestamp": str(int(now.timestamp())), "svix-signature": signature}
+
+    response = await _send(journey, headers | JSON, body)
+
+    assert response.status_code == 200, response.text
+    assert (await only_row(journey, "SELECT first_name FROM users"))["first_name"] == "Zoë"
+
+
+async def test_signature_among_several_is_found(journey: Journey) -> None:
+    headers, body = _created(journey)
+    several = f"v2,AAAA v1,{'A' * 43}= {headers['svix-signature']}"
+
+    response = await _send(journey, headers | {"svix-signature": several}, body)
+
+    assert response.status_code == 200, response.text
+
+
+async def test_secret_that_is_being_rotated_is_active_beside_the_new_one(
+    journey: Journey, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = new_webhook_secret(), new_webhook_secret()
+    monkeypatch.setattr(container, "webhook_verifier", WebhookVerifier([new, old]))
+    clerk = journey.sandbox.clerk
+    body = encode_event(clerk.event("user.created", clerk.create_user()))
+
+    statuses = []
+    for number, secret in enumerate([old, new, clerk.webhook_secret]):
+        headers = signature_headers(body, message_id=f"msg_{number}", timestamp=int(time.time()), secrets=[secret])
+        statuses.append((await _send(journey, headers | JSON, body)).status_code)
+
+    assert statuses == [200, 200, 401]
+
+
+async def test_created_user_has_a_profile_preferences_audit_and_event(journey: Journey) -> None:
+    user = journey.sandbox.clerk.create_user(
+        email="Ada@Example.com", first_name="Ada", last_name="Lovelace", phone="+441234567890"
+    )
+
+    response = await journey.webhook("user.created", user, message_id="msg_1")
+
+    assert response.json() == {"duplicate": False}
+    row = await only_row(journey, "SELECT * FROM users")
+    assert (row["id"], row["email"], row["email_normalized"]) == (user["id"], "Ada@Example.com", "ada@example.com")
+    assert (row["first_name"], row["last_name"], row["phone"]) == ("Ada", "Lovelace", "+441234567890")
+    assert (row["email_verified"], row["status"], row["profile_image_url"]) == (True, "active", user["image_url"])
+    assert (await only_row(journey, "SELECT * FROM user_identities"))["subject"] == user["id"]
+    assert (await only_row(journey, "SELECT * FROM user_preferences"))["user_id"] == user["id"]
+    audit = await only_row(journey, "SELECT * FROM audit_logs")
+    assert (audit["action"], audit["actor_kind"], audit["actor_id"]) == ("user.created", "system", "clerk")
+    event = await only_row(journey, "SELECT * FROM outbox_events")
+    assert (event["event_type"], json.loads(event["payload"])) == ("user.created", {"user_id": user["id"]})
+    inbox = await only_row(journey, "SELECT * FROM webhook_events")
+    assert (inbox["message_id"], inbox["event_type"]) == ("msg_1", "user.created")
+    assert inbox["applied_at"] is not None
+    assert json.loads(inbox["payload"])["data"]["id"] == user["id"]
+
+
+async def test_same_message_fifty_times_at_once_has_one_effect(journey: Journey) -> None:
+    headers, body = _created(journey)
+
+    responses = await asyncio.gather(*(_send(journey, headers, body) for _ in range(50)))
+
+    assert {response.status_code for response in responses} == {200}
+    assert sorted(response.json()["duplicate"] for response in responses) == [False] + [True] * 49
+    assert await _count(journey, "webhook_events") == await _count(journey, "users") == 1
+    assert await audit_actions(journey) == ["user.created"]
+
+
+async def test_unknown_type_is_stored_and_accepted(journey: Journey) -> None:
+    event = journey.sandbox.clerk.event("organization.created", {"id": "org_1", "new": ["member"]})
+
+    response = await _tell(journey, event)
+
+    assert response.status_code == 200, response.text
+    assert (await only_row(journey, "SELECT * FROM webhook_events"))["event_type"] == "organization.created"
+    assert await _count(journey, "users") == 0
+
+
+async def test_user_without_any_address_is_a_user(journey: Journey) -> None:
+    user = journey.sandbox.clerk.create_user()
+    dangling = journey.sandbox.clerk.create_user(email="ada@example.com") | {
+        "primary_email_address_id": "idn_elsewhere"
+    }
+
+    responses = [await journey.webhook("user.created", one) for one in (user, dangling)]
+
+    assert [response.status_code for response in responses] == [200, 200]
+    rows = await journey.owner.fetch("SELECT email, email_normalized, email_verified FROM users")
+    assert [tuple(row) for row in rows] == [(None, None, False)] * 2
+
+
+async def test_two_users_may_share_an_address_for_a_moment(journey: Journey) -> None:
+    first = await journey.sign_up("shared@example.com")
+    second = await journey.sign_up("Shared@example.com")
+
+    assert first.id != second.id
+    assert await _count(journey, "users") == 2
+
+
+async def test_update_changes_what_changed_and_says_so(journey: Journey) -> None:
+    ada = await journey.sign_up()
+    updated = journey.sandbox.clerk.update_user(ada.id, first_name="Augusta", email="countess@example.com")
+
+    response = await journey.webhook("user.updated", updated)
+
+    assert response.status_code == 200, response.text
+    row = await only_row(journey, "SELECT * FROM users")
+    assert (row["first_name"], row["email"], row["version"]) == ("Augusta", "countess@example.com", 2)
+    assert await audit_actions(journey) == ["user.created", "user.updated"]
+    detail = await only_row(journey, "SELECT changes FROM audit_details")
+    assert json.loads(detail["changes"])["first_name"] == ["Ada", "Augusta"]
+    event = await only_row(journey, "SELECT payload FROM outbox_events WHERE event_type = 'user.updated'")
+    assert json.loads(event["payload"]) == {
+        "user_id": ada.id,
+        "changed": ["email", "email_normalized", "first_name"],
+    }
+
+
+async def test_update_older_than_what_is_stored_is_ignored(journey: Journey) -> None:
+    ada = await journey.sign_up()
+    older = journey.sandbox.clerk.update_user(ada.id, first_name="Older")
+    newer = journey.sandbox.clerk.update_user(ada.id, first_name="Newer")
+
+    for user in (newer, older, newer):
+        assert (await journey.webhook("user.updated", user)).status_code == 200
+
+    assert (await only_row(journey, "SELECT first_name FROM users"))["first_name"] == "Newer"
+    assert await audit_actions(journey) == ["user.created", "user.updated"]
+    assert await _count(journey, "webhook_events") == 4
+
+
+async def test_field_that_was_edited_here_is_not_overwritten(journey: Journey) -> None:
+    ada = await journey.sign_up()
+    await journey.owner.execute("""UPDATE users SET local_fields = '["first_name"]'""")
+    updated = journey.sandbox.clerk.update_user(ada.id, first_name="Clerk", last_name="Clerk")
+
+    await journey.webhook("user.updated", updated)
+
+    row = await only_row(journey, "SELECT first_name, last_name FROM users")
+    assert (row["first_name"], row["last_name"]) == ("Ada", "Clerk")
+
+
+@pytest.mark.parametrize("flag", ["banned", "locked"])
+async def test_user_whom_clerk_locks_out_is_suspended_until_let_in_again(journey: Journey, flag: str) -> None:
+    ada = await journey.sign_up()
+
+    await journey.webhook("user.updated", journey.sandbox.clerk.update_user(ada.id, **{flag: True}))
+    locked_out = await journey.client.get("/users/me", headers=ada.headers)
+    await journey.webhook("user.updated", journey.sandbox.clerk.update_user(ada.id, **{flag: False}))
+    let_in = await journey.client.get("/users/me", headers=ada.headers)
+
+    assert_problem(locked_out, 403, "user_inactive")
+    assert let_in.status_code == 200
+
+
+async def test_delete_wins_over_whatever_comes_later(journey: Journey) -> None:
+    clerk = journey.sandbox.clerk
+    ada = await journey.sign_up()
+    later = clerk.update_user(ada.id, first_name="Late")
+    await journey.webhook("user.deleted", clerk.delete_user(ada.id))
+
+    for event_type in ("user.updated", "user.created", "user.deleted"):
+        assert (await journey.webhook(event_type, later)).status_code == 200
+
+    row = await only_row(journey, "SELECT * FROM users")
+    assert (row["first_name"], row["status"], row["deleted_by"]) == ("Ada", "deactivated", "upstream")
+    assert row["deleted_at"] is not None
+    assert await audit_actions(journey) == ["user.created", "user.deleted"]
+    assert_problem(await journey.client.get("/users/me", headers=ada.headers), 403, "user_inactive")
+
+
+async def test_delete_that_comes_before_its_create_wins_too(journey: Journey) -> None:
+    clerk = journey.sandbox.clerk
+    user = clerk.create_user(email="ada@example.com")
+
+    await journey.webhook("user.deleted", {"id": user["id"], "object": "user", "deleted": True})
+    await journey.webhook("user.created", user)
+
+    row = await only_row(journey, "SELECT * FROM users")
+    assert row["deleted_at"] is not None
+    assert row["email"] is None
+    assert_problem(await journey.client.get("/users/me", headers=journey.headers_of(user["id"])), 403, "user_inactive")
+
+
+async def test_delete_of_something_that_is_no_user_changes_nothing(journey: Journey) -> None:
+    ada = await journey.sign_up()
+
+    for remains in ({"deleted": True}, {"id": None}, {"id": "me"}, {"id": ["user_x"]}):
+        assert (await journey.webhook("user.deleted", remains)).status_code == 200
+
+    assert (await only_row(journey, "SELECT * FROM users"))["deleted_at"] is None
+    assert (await journey.client.get("/users/me", headers=ada.headers)).status_code == 200
+
+
+async def test_effect_that_fails_leaves_nothing_and_the_message_can_come_again(journey: Journey) -> None:
+    headers, body = _created(journey)
+    await journey.owner.execute("ALTER TABLE user_preferences ADD CONSTRAINT fails CHECK (false) NOT VALID")
+    try:
+        failed = await _send(journey, headers, body)
+        nothing_happened = await _nothing_happened(journey)
+    finally:
+        await journey.owner.execute("ALTER TABLE user_preferences DROP CONSTRAINT fails")
+
+    again = await _send(journey, headers, body)
+
+    assert_problem(failed, 500, "internal_error")
+    assert nothing_happened
+    assert again.json() == {"duplicate": False}
+    assert await audit_actions(journey) == ["user.created"]
+
+
+async def test_event_of_another_instance_is_refused_where_one_is_configured(
+    journey: Journey, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clerk = journey.sandbox.clerk
+    strict = WebhookService(
+        unit_of_work=container.unit_of_work, users=container.users, issuer=clerk.issuer, instance_id=clerk.instance_id
+    )
+    monkeypatch.setattr(container, "webhooks", strict)
+    user = clerk.create_user(email="ada@example.com")
+
+    foreign = await _tell(journey, clerk.event("user.created", user, instance_id="ins_other"))
+    nothing_happened = await _nothing_happened(journey)
+    own = await _tell(journey, clerk.event("user.created", user))
+
+    assert_problem(foreign, 422, "validation_failed")
+    assert nothing_happened
+    assert own.status_code == 200
