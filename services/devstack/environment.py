@@ -1,4 +1,4 @@
-"""The development values of the service's and the sandbox's environment variables (table in documentation/plan.md)."""
+"""The development values of the service's and the sandbox's environment variables"""
 
 import json
 import os
