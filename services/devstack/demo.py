@@ -14,7 +14,9 @@ from services.devstack.errors import DevstackError
 from services.devstack.main_job import MainJob, MainJobError, Person, expect, flow_ticket
 from services.devstack.postgres import SUPERUSER
 from services.devstack.process import run as run_process
+from services.devstack.server import SERVER_ENVIRONMENT
 from services.devstack.stack import Console, Stack
+from services.devstack.token_search import Form, search
 
 KIND: Final = "strict"
 PROVIDER: Final = f"sandbox-{KIND}"
@@ -23,6 +25,12 @@ READERS: Final = 50
 TOKEN_LIFE_SECONDS: Final = 2
 _MARKS: Final = (b"sbx-at-", b"sbx-rt-")
 """What every access and refresh token of the sandbox begins with."""
+_PLANT: Final = """
+CREATE SCHEMA search_control;
+CREATE TABLE search_control.tokens AS
+SELECT token AS as_text, convert_to(token, 'UTF8') AS as_bytea, encode(convert_to(token, 'UTF8'), 'base64') AS as_base64
+FROM (VALUES ('sbx-at-control'), ('sbx-rt-control')) AS planted (token);
+"""
 
 
 class Story:
@@ -138,18 +146,48 @@ async def _activity(job: MainJob, ada: Person, detail: Callable[[str], None]) ->
 
 
 def _search_for_tokens(stack: Stack, detail: Callable[[str], None]) -> None:
-    dump = run_process(
-        [stack.postgres.bin_dir / "pg_dump", "--dbname", stack.postgres.url(role=SUPERUSER)], env={"LC_ALL": "C"}
-    )
-    require(dump.returncode == 0, f"pg_dump failed: {dump.last_line}")
-    require("integrations" in dump.output, "the dump is empty")
-    places = {"the database dump": dump.output.encode()}
+    with _planted_tokens(stack):
+        seen = {(finding.mark, finding.form) for finding in search({"the database dump": _dump(stack)}, _MARKS)}
+    missed = [f"{mark.decode()}… as {form}" for mark in _MARKS for form in Form if (mark, form) not in seen]
+    require(not missed, f"the search is blind to planted tokens: {', '.join(missed)}")
+    detail(f"control: the search sees planted tokens ({', '.join(Form)}) in a database dump; they are removed")
+    places = {"the database dump": _dump(stack)}
     for folder, name in ((stack.data_dir / "log", "log"), (stack.data_dir / "valkey", "Valkey file")):
         files = [path for path in folder.rglob("*") if path.is_file() and path.name != "sandbox.log"]
         places |= {f"{name} {path.name}": path.read_bytes() for path in files}
-    for place, content in places.items():
-        require(not any(mark in content for mark in _MARKS), f"a token stands in {place}")
+    found = [f"{finding.place} (as {finding.form})" for finding in search(places, _MARKS)]
+    require(not found, f"a token stands in {', '.join(found)}")
     detail(f"searched {len(places)} places ({sum(map(len, places.values())) // 1024} KiB): 0 tokens")
+
+
+@contextmanager
+def _planted_tokens(stack: Stack) -> Iterator[None]:
+    """A table of made-up tokens while it lasts: a search that does not see them proves nothing by finding none.
+
+    Not a temporary table, which pg_dump would not see.
+    """
+    _psql(stack, _PLANT)
+    try:
+        yield
+    finally:
+        _psql(stack, "DROP SCHEMA search_control CASCADE;")
+
+
+def _psql(stack: Stack, statements: str) -> None:
+    url = stack.postgres.url(role=SUPERUSER)
+    options = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "--dbname", url]
+    finished = run_process([stack.postgres.bin_dir / "psql", *options], env=SERVER_ENVIRONMENT, feed=statements)
+    require(finished.returncode == 0, f"psql failed: {finished.last_line}")
+
+
+def _dump(stack: Stack) -> bytes:
+    """Every row of the database as plain text; bytea stands in it as hex."""
+    dump = run_process(
+        [stack.postgres.bin_dir / "pg_dump", "--dbname", stack.postgres.url(role=SUPERUSER)], env=SERVER_ENVIRONMENT
+    )
+    require(dump.returncode == 0, f"pg_dump failed: {dump.last_line}")
+    require("encrypted_tokens" in dump.output, "the dump is empty")
+    return dump.output.encode()
 
 
 def main() -> int:

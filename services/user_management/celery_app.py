@@ -12,7 +12,7 @@ from services.user_management.container import Container
 from services.user_management.exceptions import StartupError
 from services.user_management.logging_config import configure_logging
 from services.user_management.settings import get_settings
-from services.user_management.tasks.runtime import runtime
+from services.user_management.tasks.runtime import runtime, stopping
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +67,13 @@ def prove_startup(**_: Any) -> None:
 @signals.worker_process_init.connect
 def start_runtime(**_: Any) -> None:
     """In each child, after the fork: no connection is ever shared between processes."""
-    runtime.start(lambda: Container(get_settings()))
+    runtime.start(lambda: Container(get_settings(), is_stopping=stopping.is_set))
+
+
+@signals.worker_shutting_down.connect
+def announce_stop(**_: Any) -> None:
+    """Start nothing new in the children; what is at a provider has its 8 s."""
+    stopping.set()
 
 
 @signals.worker_process_shutdown.connect

@@ -68,6 +68,8 @@ class Database:
     def __init__(self, settings: DatabaseGroup) -> None:
         self._settings = settings
         self._door: asyncpg.Pool[asyncpg.Record] | None = None
+        self._probe: asyncpg.Connection[asyncpg.Record] | None = None
+        self._probing = asyncio.Lock()
 
     async def connect(self) -> None:
         """Create the pools. Connections are opened when first used, so Postgres may still be away."""
@@ -102,7 +104,10 @@ class Database:
         )
 
     async def disconnect(self) -> None:
-        """Close both pools."""
+        """Close everything."""
+        if self._probe is not None:
+            self._probe.terminate()
+            self._probe = None
         if self._door is not None:
             await self._door.close()
             self._door = None
@@ -122,11 +127,19 @@ class Database:
             yield connection
 
     async def ping(self, *, timeout_seconds: float) -> bool:
-        """Whether Postgres answers within `timeout_seconds`."""
+        """Whether Postgres answers within `timeout_seconds`.
+
+        On a connection of its own: a process whose pools are busy is busy, not unready.
+        """
         try:
-            async with asyncio.timeout(timeout_seconds), self.door.acquire() as connection:
-                await connection.execute("SELECT 1")
-        except (*UNAVAILABLE, asyncpg.PostgresError, DatabaseUnavailableError):
+            async with asyncio.timeout(timeout_seconds), self._probing:
+                if self._probe is None or self._probe.is_closed():
+                    self._probe = await asyncpg.connect(driver_url(self._settings.url.get_secret_value()))
+                await self._probe.execute("SELECT 1")
+        except (*UNAVAILABLE, asyncpg.PostgresError):
+            if self._probe is not None:
+                self._probe.terminate()
+                self._probe = None
             return False
         return True
 

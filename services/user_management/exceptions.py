@@ -163,7 +163,7 @@ class GrantDeniedError(ApplicationError):
     code = "grant_denied"
     status = 403
     title = "Not granted to this service"
-    default_detail = "This service has no grant for that provider and those scopes; ask the operator for one."
+    default_detail = "This service has no grant for that. Where its grant is limited to scopes, name those you need."
 
 
 class InsufficientScopeError(ApplicationError):

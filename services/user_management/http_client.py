@@ -1,5 +1,6 @@
 """The one HTTP client of a process; the only module that knows httpx by name."""
 
+import asyncio
 from typing import Any, Final
 
 import httpx
@@ -8,6 +9,7 @@ from services.user_management.exceptions import RetryLaterError
 
 MAX_BODY_BYTES: Final = 1 << 20
 CONNECTIONS: Final = 100
+FETCH_SECONDS: Final = 5.0
 
 HttpClient = httpx.AsyncClient
 TransportError = httpx.TransportError
@@ -46,13 +48,14 @@ async def send(client: httpx.AsyncClient, request: httpx.Request) -> tuple[httpx
 
 
 async def fetch_json(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
-    """GET a JSON object. Raises RetryLaterError for anything else."""
+    """GET a JSON object within FETCH_SECONDS in all. Raises RetryLaterError for anything else."""
     try:
-        response, body = await send(client, client.build_request("GET", url))
+        async with asyncio.timeout(FETCH_SECONDS):
+            response, body = await send(client, client.build_request("GET", url))
         if response.status_code != 200:
             raise RetryLaterError(f"{url} answered {response.status_code}")
         document = httpx.Response(200, content=body).json()
-    except (httpx.TransportError, ValueError, RecursionError) as error:
+    except (httpx.TransportError, TimeoutError, ValueError, RecursionError) as error:
         raise RetryLaterError(f"{url} cannot be fetched: {type(error).__name__}") from None
     if not isinstance(document, dict):
         raise RetryLaterError(f"{url} is not a JSON object")

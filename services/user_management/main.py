@@ -153,7 +153,7 @@ async def serve(settings: Settings) -> None:
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=round(DRAIN_SECONDS - settings.drain.delay_seconds),
+        timeout_graceful_shutdown=DRAIN_SECONDS - settings.drain.delay_seconds,  # type: ignore[arg-type]  # any number
     )
     server = DrainingServer(config, container, settings.drain.delay_seconds)
     _spare_the_collector()

@@ -16,7 +16,6 @@ class RequestContext:
     trace_id: str | None = None
     """W3C trace id, 32 hex digits, from `traceparent`."""
     ip_address: str | None = None
-    user_agent: str | None = None
     actor: Principal = ANONYMOUS
 
 

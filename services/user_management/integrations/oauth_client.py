@@ -6,6 +6,7 @@ Every failure is one `ProviderCallError`, which says who has to act and whether 
 import asyncio
 import base64
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,7 +20,12 @@ from services.user_management.utils.strict_json import storable
 
 CALL_TIMEOUT_SECONDS: Final = 8.0
 """In total, with connecting and reading; below the drain of a stopping process (9 s) and the lease (30 s)."""
+POOL_TIMEOUT: Final = "pool_timeout"
+"""Code of the one failure that is ours: all our connections were busy."""
 _MALFORMED_LIFETIME_SECONDS: Final = 600
+_MAX_ACCOUNT_ID_CHARACTERS: Final = 255
+_MAX_EMAIL_CHARACTERS: Final = 320
+_ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 class ProviderCallError(Exception):
@@ -41,7 +47,7 @@ class ProviderCallError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TokenGrant:
-    """A token answer (RFC 6749 section 5.1). `received_at` and `sent_at` are monotonic seconds."""
+    """A token answer (RFC 6749 section 5.1). `sent_at` is in monotonic seconds."""
 
     access_token: str
     refresh_token: str | None
@@ -50,6 +56,11 @@ class TokenGrant:
     scopes: tuple[str, ...] | None
     """None when the answer names none, which means: as requested."""
     sent_at: float
+
+    @property
+    def is_expired(self) -> bool:
+        """The access token has no life, says the provider; a refresh token that came with it is as good as ever."""
+        return self.lifetime_seconds is not None and self.lifetime_seconds <= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +93,7 @@ class OAuthClient:
             "response_type": "code",
             "client_id": provider.client_id,
             "redirect_uri": redirect_uri,
-            "scope": " ".join(scopes),
+            "scope": provider.config.scope_separator.join(scopes),
             "state": state,
             **provider.config.authorization_parameters,
         }
@@ -116,10 +127,11 @@ class OAuthClient:
         if status != 200:
             raise _refusal(provider, status, claims, {})
         account_id = claims.get(provider.config.userinfo.account_id)
-        if not isinstance(account_id, str | int) or account_id == "":
+        if not _is_account_id(account_id):
             raise ProviderCallError(ProviderErrorKind.TRANSIENT, "no_account_id")
         email = claims.get(provider.config.userinfo.email or "")
-        return Account(id=str(account_id), email=email if isinstance(email, str) else None)
+        usable = isinstance(email, str) and len(email) <= _MAX_EMAIL_CHARACTERS
+        return Account(id=str(account_id), email=email if usable else None)
 
     async def _token_request(self, provider: Provider, form: dict[str, str]) -> TokenGrant:
         headers = {}
@@ -148,6 +160,17 @@ class OAuthClient:
         except (TransportError, TimeoutError) as error:
             raise ProviderCallError(ProviderErrorKind.TRANSIENT, _snake(error), outcome_unknown=True) from None
         return response.status_code, response.headers, body
+
+
+def error_code(text: str) -> str:
+    """A provider's `error`, fit to be stored and shown: users, audit rows and events are told it."""
+    return text if _ERROR_CODE.fullmatch(text) else "unknown_error"
+
+
+def _is_account_id(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return False
+    return 0 < len(str(value)) <= _MAX_ACCOUNT_ID_CHARACTERS
 
 
 def _snake(error: Exception) -> str:
@@ -180,14 +203,17 @@ def _grant(provider: Provider, answer: dict[str, Any], access_token: str, sent_a
 
 def _lifetime(expires_in: Any, default: int | None) -> float | None:
     """Seconds the access token lives. The answer is kept even when this member is nonsense: refusing it could cost a
-    rotated refresh token. Nonsense counts as a short life, so that the next refresh comes soon."""
+    rotated refresh token. Nonsense counts as a short life, so that the next refresh comes soon; zero and less means
+    what it says, a token that is not handed out."""
     if expires_in is None:
         return default
     try:
         seconds = float(expires_in)
     except (TypeError, ValueError, OverflowError):
         return _MALFORMED_LIFETIME_SECONDS
-    return seconds if 0 < seconds < 10**9 else _MALFORMED_LIFETIME_SECONDS
+    if seconds <= 0:
+        return 0.0
+    return seconds if seconds < 10**9 else _MALFORMED_LIFETIME_SECONDS
 
 
 def _refusal(provider: Provider, status: int, answer: dict[str, Any], headers: Mapping[str, str]) -> ProviderCallError:
@@ -195,17 +221,15 @@ def _refusal(provider: Provider, status: int, answer: dict[str, Any], headers: M
     retry_after = headers.get("retry-after", "")
     seconds = float(retry_after) if retry_after.isdecimal() else None
     if status == 429 or status >= 500:
-        name = code if isinstance(code, str) else f"http_{status}"
+        name = error_code(code) if isinstance(code, str) else f"http_{status}"
         # A gateway may answer 5xx after the provider has rotated the token; 429 is said before anything is done.
-        return ProviderCallError(
-            ProviderErrorKind.TRANSIENT, name[:64], outcome_unknown=status >= 500, retry_after=seconds
-        )
+        return ProviderCallError(ProviderErrorKind.TRANSIENT, name, outcome_unknown=status >= 500, retry_after=seconds)
     kind = provider.config.error_kind(code) if isinstance(code, str) else None
     if kind is not None:
-        return ProviderCallError(kind, str(code)[:64])
+        return ProviderCallError(kind, error_code(str(code)))
     # A success without a token, a page of HTML, an error nobody knows: nothing that should cost a user a connection.
     return ProviderCallError(
         ProviderErrorKind.TRANSIENT,
-        code[:64] if isinstance(code, str) else f"unreadable_http_{status}",
+        error_code(code) if isinstance(code, str) else f"unreadable_http_{status}",
         outcome_unknown=status == 200,
     )

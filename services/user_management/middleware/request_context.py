@@ -87,18 +87,15 @@ class RequestContextMiddleware:
 
 
 def _context(scope: Scope) -> RequestContext:
-    request_id = trace_id = user_agent = None
+    request_id = trace_id = None
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             request_id = value.decode()
         elif name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):
             trace_id = match[1].decode()
-        elif name == b"user-agent":
-            user_agent = value.decode("latin-1")[:200]
     client = scope.get("client")
     return RequestContext(
         request_id=request_id or secrets.token_hex(16),
         trace_id=trace_id,
         ip_address=client[0] if client else None,
-        user_agent=user_agent,
     )

@@ -14,6 +14,10 @@ SELECT id FROM users WHERE id = :user_id AND deleted_at IS NULL AND status = 'ac
 """)
 
 _CONNECT = sa.text("""
+WITH former AS (
+    SELECT status FROM integrations
+    WHERE user_id = :user_id AND provider = :provider AND provider_account_id = :account_id
+)
 INSERT INTO integrations AS i
     (id, user_id, provider, provider_account_id, account_email, is_primary, status, status_reason, status_changed_at,
      granted_scopes, token_version, refresh_attempts, refresh_failures, connected_at, version, created_at, updated_at)
@@ -27,7 +31,7 @@ SET account_email = excluded.account_email, is_primary = i.is_primary OR exclude
     token_version = i.token_version + 1, refresh_lease_owner = NULL, refresh_lease_until = NULL,
     refresh_attempts = 0, refresh_failures = 0, refresh_not_before = NULL, last_failure = NULL,
     connected_at = now(), disconnected_at = NULL, version = i.version + 1, updated_at = now()
-RETURNING i.id, i.token_version
+RETURNING i.id, i.token_version, (SELECT status FROM former) AS former_status
 """).bindparams(sa.bindparam("scopes", type_=sa.JSON()))
 
 _SET_STATUS = sa.text("""
@@ -37,6 +41,10 @@ SET status = :status, status_reason = :reason, status_changed_at = now(), versio
 WHERE id = :id AND token_version = :token_version AND status = ANY(:from_statuses)
 RETURNING user_id, provider
 """).bindparams(sa.bindparam("from_statuses", type_=sa.ARRAY(sa.Text())))
+
+_FORGET_REFRESH_TOKEN = sa.text("DELETE FROM encrypted_tokens WHERE integration_id = :id AND kind = 'refresh'")
+
+_TOKEN_VERSION = sa.text("SELECT token_version FROM integrations WHERE id = :id")
 
 _HAS_REFRESH_TOKEN = sa.text("""
 SELECT EXISTS (SELECT FROM encrypted_tokens WHERE integration_id = :id AND kind = 'refresh')
@@ -49,6 +57,8 @@ class Connected:
 
     id: UUID
     token_version: int
+    former_status: str | None
+    """None for a new connection."""
 
 
 async def lock_active_user(connection: AsyncConnection, user_id: str) -> bool:
@@ -74,7 +84,18 @@ async def connect(
         "scopes": list(scopes),
     }
     row = (await connection.execute(_CONNECT, parameters)).one()
-    return Connected(row.id, row.token_version)
+    return Connected(row.id, row.token_version, row.former_status)
+
+
+async def forget_refresh_token(connection: AsyncConnection, integration_id: UUID) -> None:
+    """Delete a refresh token that the provider has refused, or that its user gave up."""
+    await connection.execute(_FORGET_REFRESH_TOKEN, {"id": integration_id})
+
+
+async def has_moved(connection: AsyncConnection, integration_id: UUID, token_version: int) -> bool:
+    """Whether the connection's tokens are no longer those of `token_version`."""
+    found = await connection.execute(_TOKEN_VERSION, {"id": integration_id})
+    return bool(found.scalar_one_or_none() != token_version)
 
 
 async def has_refresh_token(connection: AsyncConnection, integration_id: UUID) -> bool:

@@ -10,13 +10,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.ids import uuid7
 
-LEASE_SECONDS: Final = 60
+LEASE_SECONDS: Final = 25
 MAX_ATTEMPTS: Final = 3
 
 _CLAIM = sa.text("""
 INSERT INTO job_runs AS r (id, job, slot, owner, lease_until, attempts, started_at)
-VALUES (:id, :job, date_bin(make_interval(secs => :period_seconds), now(), 'epoch'), :owner,
-        now() + make_interval(secs => :lease_seconds), 1, now())
+SELECT :id, :job, this.slot, :owner, now() + make_interval(secs => :lease_seconds), 1, now()
+FROM (SELECT date_bin(make_interval(secs => :period_seconds), now(), 'epoch') AS slot) AS this
+WHERE NOT EXISTS (
+    SELECT FROM job_runs o
+    WHERE o.job = :job AND o.slot < this.slot AND o.finished_at IS NULL AND o.lease_until > now()
+)
 ON CONFLICT (job, slot) DO UPDATE
 SET owner = excluded.owner, lease_until = excluded.lease_until, attempts = r.attempts + 1
 WHERE r.finished_at IS NULL AND r.lease_until < now() AND r.attempts < :max_attempts
@@ -38,7 +42,7 @@ WHERE id = :id AND owner = :owner
 """)
 
 _PRUNE = sa.text("""
-DELETE FROM job_runs WHERE started_at < now() - make_interval(days => :days) AND finished_at IS NOT NULL
+DELETE FROM job_runs WHERE started_at < now() - make_interval(days => :days)
 """)
 
 
@@ -54,7 +58,8 @@ class Slot:
 
 
 async def claim(connection: AsyncConnection, *, job: str, period_seconds: float) -> Slot | None:
-    """Claim the current slot; None when it is done, somebody works on it, or it failed MAX_ATTEMPTS times."""
+    """Claim the current slot; None when it is done, failed MAX_ATTEMPTS times, or somebody works on it or still on an
+    earlier one: two runs of a job never overlap."""
     owner = uuid7()
     parameters = {
         "id": uuid7(),
@@ -85,7 +90,7 @@ async def fail(connection: AsyncConnection, slot: Slot, error: str) -> None:
 
 
 async def prune(connection: AsyncConnection, *, days: int) -> None:
-    """Forget finished runs older than `days`."""
+    """Forget runs older than `days`."""
     await connection.execute(_PRUNE, {"days": days})
 
 

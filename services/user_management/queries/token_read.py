@@ -23,7 +23,8 @@ WITH caller AS (
     WHERE k.id = $1 AND k.secret_hash = $2 AND k.revoked_at IS NULL
       AND (k.expires_at IS NULL OR k.expires_at > now()) AND c.disabled_at IS NULL
 ), allowed AS (
-    SELECT g.provider, g.reason_required, g.scopes IS NULL OR g.scopes @> to_jsonb($7::text[]) AS covers
+    SELECT g.provider, g.reason_required,
+           g.scopes IS NULL OR (cardinality($7::text[]) > 0 AND g.scopes @> to_jsonb($7::text[])) AS covers
     FROM caller
     JOIN service_grants g ON g.client_id = caller.client_id AND g.provider = $5
 ), person AS (

@@ -45,7 +45,8 @@ SET token_version = i.token_version + 1, version = i.version + 1, status = 'acti
     status_changed_at = CASE WHEN i.status = 'active' THEN i.status_changed_at ELSE now() END,
     granted_scopes = coalesce(CAST(:scopes AS jsonb), i.granted_scopes),
     refresh_lease_owner = NULL, refresh_lease_until = NULL, refresh_attempts = 0, refresh_failures = 0,
-    refresh_not_before = NULL, last_refresh_at = now(), last_failure = NULL, updated_at = now()
+    refresh_not_before = now() + make_interval(secs => :cool_down_seconds),
+    last_refresh_at = now(), last_failure = NULL, updated_at = now()
 FROM (SELECT id, status FROM integrations WHERE id = :id FOR UPDATE) AS former
 WHERE i.id = former.id AND i.token_version = :token_version AND i.status IN ('active', 'degraded', 'needs_reauth')
 RETURNING former.status AS former_status
@@ -64,7 +65,8 @@ _RELEASE = sa.text("""
 UPDATE integrations
 SET refresh_lease_owner = NULL, refresh_lease_until = NULL,
     refresh_attempts = CASE WHEN :outcome_unknown THEN refresh_attempts ELSE 0 END,
-    refresh_failures = refresh_failures + 1, last_failure = :failure, last_failure_at = now(),
+    refresh_failures = refresh_failures + CASE WHEN :provider_failed THEN 1 ELSE 0 END,
+    last_failure = :failure, last_failure_at = now(),
     refresh_not_before = now() + make_interval(secs => :cool_down_seconds), updated_at = now()
 WHERE id = :id AND token_version = :token_version AND refresh_lease_owner = :owner
 RETURNING refresh_failures
@@ -188,7 +190,12 @@ async def refresh_state(connection: AsyncConnection, integration_id: UUID) -> Re
 
 
 async def advance(
-    connection: AsyncConnection, *, integration_id: UUID, token_version: int, scopes: tuple[str, ...] | None
+    connection: AsyncConnection,
+    *,
+    integration_id: UUID,
+    token_version: int,
+    scopes: tuple[str, ...] | None,
+    cool_down_seconds: float = 0.0,
 ) -> str | None:
     """Move the fence and release the lease; the connection works again, whatever it was held for.
 
@@ -198,6 +205,7 @@ async def advance(
         "id": integration_id,
         "token_version": token_version,
         "scopes": list(scopes) if scopes is not None else None,
+        "cool_down_seconds": cool_down_seconds,
     }
     row = (await connection.execute(_ADVANCE, parameters)).one_or_none()
     return None if row is None else str(row.former_status)
@@ -219,19 +227,29 @@ async def put_token(connection: AsyncConnection, integration_id: UUID, token: Ne
 
 
 async def release(
-    connection: AsyncConnection, held: Claim, *, failure: str, outcome_unknown: bool, cool_down_seconds: float
+    connection: AsyncConnection,
+    held: Claim,
+    *,
+    failure: str,
+    outcome_unknown: bool,
+    provider_failed: bool,
+    cool_down_seconds: float,
 ) -> int:
-    """Give the lease back after a failure, with a cool-down. Returns the failures in a row; 0 if it was not ours."""
+    """Give the lease back after a failure, with a cool-down; only the provider's failures are counted.
+
+    Returns how many of them there were in a row; 0 for a failure of ours, or if the lease was no longer ours.
+    """
     parameters = {
         "id": held.integration_id,
         "token_version": held.token_version,
         "owner": held.owner,
         "failure": failure,
         "outcome_unknown": outcome_unknown,
+        "provider_failed": provider_failed,
         "cool_down_seconds": cool_down_seconds,
     }
     row = (await connection.execute(_RELEASE, parameters)).one_or_none()
-    return 0 if row is None else int(row.refresh_failures)
+    return int(row.refresh_failures) if row is not None and provider_failed else 0
 
 
 async def unsettled(connection: AsyncConnection, *, limit: int) -> list[DueRefresh]:

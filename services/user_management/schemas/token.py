@@ -23,7 +23,7 @@ class TokenRequest(BaseModel):
     """A user id, or a subject of the default issuer."""
     provider: ProviderName
     scopes: list[Scope] = Field(default=[], max_length=64)
-    """All of them must be granted; empty: whatever the connection has."""
+    """All of them must be granted. Empty (if the service's grant is not limited to some): whatever there is."""
     account: Annotated[PlainLine, Field(max_length=320)] | None = None
     """Account id at the provider, or its e-mail; default: the user's primary connection."""
     reason: Annotated[PlainLine, Field(max_length=200)] | None = None
@@ -46,7 +46,7 @@ class TokenResponse(BaseModel):
     account: str
     integration_id: UUID
     refreshed: bool
-    """Whether this call replaced the token at the provider."""
+    """Whether the token was replaced at the provider while this call waited, by it or by another."""
 
 
 class TokenReadEntry(BaseModel):

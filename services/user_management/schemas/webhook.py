@@ -23,6 +23,9 @@ def _from_epoch(value: Any) -> Any:
 EpochTime = Annotated[AwareDatetime, BeforeValidator(_from_epoch)]
 
 
+MAX_EMAIL_CHARACTERS = 320
+
+
 class ClerkEvent(BaseModel):
     """The envelope."""
 
@@ -62,14 +65,15 @@ class ClerkUser(BaseModel):
     phone_numbers: list[ClerkPhoneNumber] = []
     banned: bool = False
     locked: bool = False
-    last_sign_in_at: EpochTime | None = None
-    last_active_at: EpochTime | None = None
     updated_at: EpochTime
 
     @property
     def primary_email(self) -> ClerkEmailAddress | None:
-        """The address whose id is the primary one; Clerk's own example names an id that is not in the list."""
-        return next((item for item in self.email_addresses if item.id == self.primary_email_address_id), None)
+        """The address whose id is the primary one; Clerk's own example names an id that is not in the list. One that
+        no mail server would take (RFC 5321 section 4.5.3.1) counts as none."""
+        matches = (item for item in self.email_addresses if item.id == self.primary_email_address_id)
+        address = next(matches, None)
+        return address if address is not None and len(address.email_address) <= MAX_EMAIL_CHARACTERS else None
 
     @property
     def primary_phone(self) -> str | None:

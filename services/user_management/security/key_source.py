@@ -1,11 +1,7 @@
 """Where key secrets come from."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol
-
-from services.user_management.exceptions import StartupError
 
 
 class KeySource(Protocol):
@@ -29,11 +25,3 @@ class StaticKeySource:
 
     def load(self, version: int) -> bytes:
         return self._secrets[version]
-
-
-def read_key_file(path: Path) -> object:
-    """The JSON object in `path`. Raises StartupError naming the file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StartupError(f"ENCRYPTION_KEYS_FILE: {path} cannot be read: {error}") from None

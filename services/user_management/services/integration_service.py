@@ -1,6 +1,5 @@
 """Connections: starting one, what the provider brings back, and the confirmation by the user who started."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,7 +25,13 @@ from services.user_management.exceptions import (
     UserNotFoundError,
     ValidationFailedError,
 )
-from services.user_management.integrations.oauth_client import Account, OAuthClient, ProviderCallError, TokenGrant
+from services.user_management.integrations.oauth_client import (
+    Account,
+    OAuthClient,
+    ProviderCallError,
+    TokenGrant,
+    error_code,
+)
 from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
 from services.user_management.models import Integration, OAuthFlow
 from services.user_management.queries import integration as integration_queries
@@ -50,9 +55,8 @@ from services.user_management.services.token_service.storage import store_tokens
 from services.user_management.services.vault_service import VaultService, code_binding
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
+_DEAD: Final = (IntegrationStatus.NEEDS_REAUTH, IntegrationStatus.REVOKED, IntegrationStatus.DISCONNECTED)
 FLOW_LIFETIME: Final = timedelta(minutes=10)
-_ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-"""What is told on of a provider's `error`: anybody can call the callback, with anything in it."""
 
 log = structlog.get_logger(__name__)
 
@@ -246,6 +250,10 @@ class IntegrationService:
                 account=(account.id, account.email),
                 scopes=scopes,
             )
+            if connected.former_status in _DEAD:
+                # Google gives no new refresh token with a repeated consent, and then the old one stays; but not one
+                # that was refused or given up.
+                await integration_queries.forget_refresh_token(uow.connection, connected.id)
             await store_tokens(
                 uow, self._vault, grant, user_id=user_id, integration_id=connected.id, key_version=key_version
             )
@@ -272,7 +280,7 @@ class IntegrationService:
         if returned.issuer is not None and returned.issuer != provider.config.issuer:
             return "issuer_mismatch"
         if returned.error is not None:
-            return returned.error if _ERROR_CODE.fullmatch(returned.error) else "unknown_error"
+            return error_code(returned.error)
         return None if returned.code else "no_code"
 
     async def _consume(self, user_id: str, provider: Provider, request: ConfirmRequest) -> ConsumedFlow:

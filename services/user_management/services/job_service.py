@@ -15,8 +15,8 @@ from services.user_management.queries import oauth_flow as flow_queries
 from services.user_management.queries.job import Slot
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
-SLICE_TIMEOUT_SECONDS: Final = 30.0
-"""Far above the five seconds a slice works, below the lease of a slot and Celery's hard limit (both 60 s)."""
+SLICE_TIMEOUT_SECONDS: Final = 20.0
+"""Above the five seconds a slice works and the 8 s of its last provider call; below the lease of a slot (25 s)."""
 RUNS_KEPT_DAYS: Final = 2
 FLOWS_KEPT_HOURS: Final = 24
 PARTITIONS_AHEAD: Final = 3
@@ -36,7 +36,8 @@ class JobService:
     async def run(self, job: JobName, *, period_seconds: float, work: Slice) -> bool:
         """Run a slice of the current slot of `job`, if it is free; whether anything was run.
 
-        An error of `work` is recorded with the slot and raised; the next tick tries again, three times in all.
+        An error of `work` is recorded with the slot and raised. The next tick tries again: the same slot, three times
+        in all, or the next slot where slots are as short as ticks.
         """
         with use_context(RequestContext(request_id=f"{job.value}-{uuid7()}", actor=system(job.value))):
             async with self._unit_of_work() as uow:

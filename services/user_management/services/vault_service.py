@@ -1,6 +1,5 @@
 """The vault as the service uses it: bindings of every kind of secret, the active key version, and proof of the keys."""
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -55,17 +54,18 @@ class PoisonGuard:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._marked: deque[float] = deque()
+        self._marked: dict[UUID, float] = {}
 
-    def may_mark(self) -> bool:
-        """Whether one more connection may be marked within this minute."""
+    def may_mark(self, integration_id: UUID) -> bool:
+        """Whether this connection may be marked: it is one of the first ten of the minute, however many ask for it."""
         now = self._clock.monotonic()
-        while self._marked and self._marked[0] < now - 60:
-            self._marked.popleft()
+        self._marked = {marked: at for marked, at in self._marked.items() if at > now - 60}
+        if integration_id in self._marked:
+            return True
         if len(self._marked) >= POISON_LIMIT_PER_MINUTE:
             log.critical("vault.poison_limit_reached", limit_per_minute=POISON_LIMIT_PER_MINUTE)
             return False
-        self._marked.append(now)
+        self._marked[integration_id] = now
         return True
 
 

@@ -129,7 +129,7 @@ def test_production_refuses_a_provider_without_https(settings: Settings) -> None
     ("content", "problem"),
     [
         (None, "cannot be read"),
-        ("{", "cannot be read"),
+        ("{", "is not JSON"),
         ("[]", "is not a JSON object"),
         ('{"1": "c2hvcnQ="}', "5 bytes"),
     ],

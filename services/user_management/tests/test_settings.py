@@ -12,11 +12,11 @@ import pytest
 
 from services.user_management.container import Container
 from services.user_management.exceptions import StartupError
-from services.user_management.settings import Environment, Settings, load_settings, variable_names
+from services.user_management.settings import DEVELOPMENT_SECRET, Environment, Settings, load_settings, variable_names
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 EXAMPLE = REPOSITORY / ".env.example"
-KEY = base64.b64encode(b"k" * 32).decode()
+KEY = base64.b64encode(bytes(range(32))).decode()
 LONG = "a-secret-of-sufficient-length-for-production"
 PRODUCTION = {
     "ENVIRONMENT": "production",
@@ -100,7 +100,7 @@ def test_production_with_nothing_set_names_every_problem_at_once(monkeypatch: py
     [
         ({"SIGNING_SECRET": "short"}, "is shorter than 32 characters"),
         ({"ENCRYPTION_SALT": "short"}, "is shorter than 32 characters"),
-        ({"CLERK_WEBHOOK_SIGNING_SECRET": "whsec_c2hvcnQ="}, "is shorter than 32 characters"),
+        ({"CLERK_WEBHOOK_SIGNING_SECRET": "whsec_c2hvcnQ="}, "must be whsec_ and base64 of at least 16 bytes"),
         ({"ENCRYPTION_KEYS": json.dumps({"1": KEY[:-4]})}, "version 1 is 30 bytes, 32 are needed"),
         ({"CLERK_SECRET_KEY": ""}, "is required"),
         ({"PUBLIC_URL": "https://localhost"}, "points at this machine"),
@@ -203,11 +203,16 @@ def test_list_is_read_as_json_and_between_commas(monkeypatch: pytest.MonkeyPatch
 def test_groups_are_read_from_plain_names(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = _load(
         monkeypatch,
-        {"DATABASE_DOOR_POOL_SIZE": "3", "CLERK_JWT_KEY": "pem", "DRAIN_DELAY_SECONDS": "1.5", "ADMIN_USER_IDS": "a,b"},
+        {
+            "DATABASE_DOOR_POOL_SIZE": "3",
+            "CLERK_INSTANCE_ID": "ins_1",
+            "DRAIN_DELAY_SECONDS": "1.5",
+            "ADMIN_USER_IDS": "a,b",
+        },
     )
 
     assert settings.database.door_pool_size == 3
-    assert settings.clerk.jwt_key == "pem"
+    assert settings.clerk.instance_id == "ins_1"
     assert settings.drain.delay_seconds == 1.5
     assert settings.admin.user_ids == ["a", "b"]
 
@@ -265,3 +270,31 @@ def test_process_that_cannot_be_configured_exits_with_2(command: tuple[str, ...]
     assert "the configuration cannot be used" in finished.stderr
     assert "  SIGNING_SECRET: is the development default" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_every_kind_of_problem_is_in_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = {
+        "CLERK_WEBHOOK_SIGNING_SECRET": "whsec_short",
+        "CLERK_JWT_KEY": "garbage",
+        "PROVIDERS_DIR": "/nowhere",
+        "ENCRYPTION_KEYS_FILE": "/nowhere/keys.json",
+        "DATABASE_POOL_SIZE": "many",
+        "OAUTH_CLIENTS": "{",
+        "SANDBOX_URL": "http://127.0.0.1:8001",
+    }
+
+    with pytest.raises(StartupError) as refused:
+        _load(monkeypatch, PRODUCTION | broken)
+
+    assert {line.split(":")[0].strip() for line in str(refused.value).splitlines()[1:]} == set(broken)
+
+
+@pytest.mark.parametrize("key", [DEVELOPMENT_SECRET.encode()[:32], bytes(32)], ids=["development", "zeros"])
+def test_production_refuses_a_known_key_in_the_key_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: bytes
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"1": base64.b64encode(key).decode()}))
+
+    with pytest.raises(StartupError, match="ENCRYPTION_KEYS_FILE"):
+        _load(monkeypatch, PRODUCTION | {"ENCRYPTION_KEYS": "", "ENCRYPTION_KEYS_FILE": str(file)})

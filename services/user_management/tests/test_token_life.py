@@ -197,7 +197,7 @@ async def test_third_failure_in_a_row_degrades_and_a_success_recovers(connected:
 
 @pytest.mark.parametrize(
     ("action", "longest"),
-    [("expires_in_missing", None), ("expires_in_negative", 600), ("expires_in_string", 600)],
+    [("expires_in_missing", None), ("expires_in_string", 600)],
 )
 async def test_answer_with_a_nonsense_life_is_kept_and_counts_as_short(
     connected: Connected, action: FaultAction, longest: int | None
@@ -214,7 +214,24 @@ async def test_answer_with_a_nonsense_life_is_kept_and_counts_as_short(
     assert (await connected.row())["status"] == "active"
 
 
-@pytest.mark.parametrize("expires_in", [0, 10**400, "NaN", "1e999", [], {}, 10**9])
+@pytest.mark.parametrize("expires_in", [0, -1, -(10**9), "0"])
+async def test_answer_without_any_life_is_kept_but_never_handed_out(connected: Connected, expires_in: Any) -> None:
+    await connected.journey.age_tokens()
+    body = {"access_token": "stillborn", "token_type": "Bearer", "expires_in": expires_in, "refresh_token": "next"}
+    connected.fail("status", status=200, body=body)
+
+    first = await connected.get()
+    second = await connected.get()
+
+    for response in (first, second):
+        assert_problem(response, 503, "provider_unavailable")
+        assert int(response.headers["Retry-After"]) >= 1
+    assert connected.calls("token.refresh") == 1
+    row = await connected.row()
+    assert (row["status"], row["token_version"]) == ("active", 2)
+
+
+@pytest.mark.parametrize("expires_in", [10**400, "NaN", "1e999", [], {}, 10**9])
 async def test_answer_with_any_other_life_is_never_a_crash(connected: Connected, expires_in: Any) -> None:
     await connected.journey.age_tokens()
     body = {"access_token": "fresh", "token_type": "Bearer", "expires_in": expires_in}

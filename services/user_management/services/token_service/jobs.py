@@ -8,6 +8,7 @@ import structlog
 
 from services.user_management.core.clock import Clock
 from services.user_management.database import Database
+from services.user_management.exceptions import ApplicationError
 from services.user_management.queries import token_refresh as queries
 from services.user_management.queries.token_refresh import DueRefresh
 from services.user_management.services.token_service.refresh import TokenRefresher
@@ -27,10 +28,13 @@ log = structlog.get_logger(__name__)
 class RefreshJobs:
     """Slices for the slot runner. Their state is in the rows: what was refreshed is no longer found."""
 
-    def __init__(self, *, database: Database, refresher: TokenRefresher, clock: Clock) -> None:
+    def __init__(
+        self, *, database: Database, refresher: TokenRefresher, clock: Clock, is_stopping: Callable[[], bool]
+    ) -> None:
         self._database = database
         self._refresher = refresher
         self._clock = clock
+        self._is_stopping = is_stopping
 
     async def sweep(self, _cursor: Any = None) -> None:
         """Slice: try again every refresh whose outcome nobody knows, such as one whose process was killed."""
@@ -54,7 +58,7 @@ class RefreshJobs:
         """Refresh what `find` gives until it gives nothing new (True) or the slice's time is over (False)."""
         ends = self._clock.monotonic() + SLICE_SECONDS
         tried: set[DueRefresh] = set()
-        while self._clock.monotonic() < ends:
+        while self._clock.monotonic() < ends and not self._is_stopping():
             found = [item for item in await find() if item not in tried]
             if not found:
                 return True
@@ -67,11 +71,19 @@ class RefreshJobs:
 
         async def work() -> None:
             for item in waiting:
-                if self._clock.monotonic() > ends:
+                if self._clock.monotonic() > ends or self._is_stopping():
                     return
-                result = await self._refresher.refresh(item.integration_id, item.token_version)
-                log.info("refresh.swept", integration_id=str(item.integration_id), outcome=result.outcome.value)
+                await self._refresh_one(item)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(CONCURRENCY, len(batch))):
                 group.create_task(work())
+
+    async def _refresh_one(self, item: DueRefresh) -> None:
+        """A connection that cannot be refreshed, as under a missing key, costs the others nothing."""
+        try:
+            result = await self._refresher.refresh(item.integration_id, item.token_version)
+        except ApplicationError as error:
+            log.warning("refresh.skipped", integration_id=str(item.integration_id), reason=error.code)
+        else:
+            log.info("refresh.attempted", integration_id=str(item.integration_id), outcome=result.outcome.value)

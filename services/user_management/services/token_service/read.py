@@ -29,6 +29,7 @@ from services.user_management.exceptions import (
 )
 from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.models import TokenRead
+from services.user_management.queries import integration as integration_queries
 from services.user_management.queries.token_read import TokenQuery, TokenReading, read_token
 from services.user_management.schemas.token import TokenRequest, TokenResponse
 from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
@@ -193,15 +194,19 @@ class TokenService:
 
     async def _refuse_poisoned(self, request: TokenRequest, reading: TokenReading) -> NoReturn:
         """The row is unreadable under a proven key: this connection alone needs its user, and the record says so."""
-        if not self._vault.poison_guard.may_mark():
+        if not self._vault.poison_guard.may_mark(_present(reading.integration_id)):
             raise KeyUnavailableError
         reason = ReauthReason.TOKEN_UNREADABLE
         url = self.reconnect_url(request.provider, request.scopes)
         actor = Principal(PrincipalKind.SERVICE, str(reading.client_id))
         act_as(actor)
         async with self._unit_of_work() as uow:
-            connection = ConnectionVersion(_present(reading.integration_id), _present(reading.token_version))
-            await self._status.mark_needs_reauth(uow, connection, reason)
+            integration_id, version = _present(reading.integration_id), _present(reading.token_version)
+            connection = ConnectionVersion(integration_id, version)
+            marked = await self._status.mark_needs_reauth(uow, connection, reason)
+            if not marked and await integration_queries.has_moved(uow.connection, integration_id, version):
+                # A reconnect or a refresh came between: what was unreadable is no longer there.
+                raise ProviderUnavailableError("The connection has just changed; ask again.")
             await TokenRead.objects.create(
                 id=uuid7(),
                 read_at=self._clock.now(),

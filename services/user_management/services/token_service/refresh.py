@@ -5,6 +5,7 @@ answer counts. In one process the callers share one task. Nothing is held while 
 """
 
 import asyncio
+import math
 import random
 from contextvars import Context
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from services.user_management.enums import (
 from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
 from services.user_management.integrations.oauth_client import (
     CALL_TIMEOUT_SECONDS,
+    POOL_TIMEOUT,
     OAuthClient,
     ProviderCallError,
     TokenGrant,
@@ -43,9 +45,13 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 
 WAIT_SECONDS: Final = 9.0
 """How long a caller waits for somebody else's refresh: longer than one call to a provider may take."""
+STORE_SECONDS: Final = 0.5
+"""What a process that stops keeps for storing an answer that came at the last moment."""
 DEGRADED_AFTER_FAILURES: Final = 3
 _MAX_COOL_DOWN_SECONDS: Final = 300.0
 _OPERATOR_COOL_DOWN_SECONDS: Final = 30.0
+_KEY_COOL_DOWN_SECONDS: Final = 5.0
+_KEY_UNAVAILABLE: Final = "key_unavailable"
 
 log = structlog.get_logger(__name__)
 
@@ -93,6 +99,7 @@ class TokenRefresher:
         self._status = status
         self._clock = clock
         self._flights: dict[DueRefresh, asyncio.Task[RefreshResult]] = {}
+        self._stops_at = math.inf
 
     async def refresh(self, integration_id: UUID, token_version: int) -> RefreshResult:
         """Replace the tokens of `token_version`, or wait for whoever is doing it.
@@ -109,10 +116,19 @@ class TokenRefresher:
             flight.add_done_callback(lambda done: self._land(wanted, done))
         return await asyncio.shield(flight)
 
+    def stop_by(self, stops_at: float) -> None:
+        """Start no call that could outlive this process, and let nobody wait so long; `stops_at` is monotonic."""
+        self._stops_at = stops_at
+
     async def drain(self, timeout_seconds: float) -> None:
-        """Let the refreshes under way finish; called when the process stops."""
+        """Let the refreshes under way finish."""
         if self._flights:
             await asyncio.wait(self._flights.values(), timeout=timeout_seconds)
+
+    def _may_call(self, ends: float) -> bool:
+        """Whether a call begun now would be over, its answer stored, before `ends` and before this process stops."""
+        needed = CALL_TIMEOUT_SECONDS + STORE_SECONDS
+        return self._clock.monotonic() + needed <= min(ends, self._stops_at)
 
     def _land(self, wanted: DueRefresh, flight: "asyncio.Task[RefreshResult]") -> None:
         del self._flights[wanted]
@@ -124,7 +140,8 @@ class TokenRefresher:
             deadline = self._clock.monotonic() + WAIT_SECONDS
             while True:
                 claimed_at = self._clock.monotonic()
-                claim = await self._claim(wanted)
+                # A process that stops leaves the lease to one that goes on.
+                claim = await self._claim(wanted) if self._may_call(math.inf) else None
                 if claim is not None:
                     return await self._refresh_claimed(claim, claimed_at + LEASE_SECONDS)
                 result = await self._wait_for_other(wanted, deadline)
@@ -150,16 +167,20 @@ class TokenRefresher:
                 return _REFRESHED
             if state.cool_down_seconds > 0:
                 return RefreshResult(self._outcome_of(state), state.cool_down_seconds)
+            if self._clock.monotonic() > min(deadline, self._stops_at - STORE_SECONDS):
+                return RefreshResult(RefreshOutcome.UNAVAILABLE)
+            if not state.leased and not self._may_call(math.inf):
+                return RefreshResult(RefreshOutcome.UNAVAILABLE)
             if not state.leased and waited:
                 return None
-            if self._clock.monotonic() > deadline:
-                return RefreshResult(RefreshOutcome.UNAVAILABLE)
             await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads the pollers
             pause = min(0.2, pause * 2)
             waited = True
 
     def _outcome_of(self, state: RefreshState) -> RefreshOutcome:
-        """What the failure that caused a cool-down means for those who come during it."""
+        """What the failure that caused a cool-down means for those who come during it. Raises KeyUnavailableError."""
+        if state.last_failure == _KEY_UNAVAILABLE:
+            raise KeyUnavailableError(retry_after=round(state.cool_down_seconds))
         if state.provider not in self._providers:
             return RefreshOutcome.MISCONFIGURED
         kind = self._providers.get(state.provider).config.error_kind(state.last_failure or "")
@@ -177,11 +198,11 @@ class TokenRefresher:
             refresh_token = self._vault.open(stored.ciphertext, binding, stored.key_version)
             self._vault.require(claim.active_key_version)
         except KeyUnavailableError:
-            await self._release(claim, "key_unavailable", cool_down_seconds=0)
+            await self._release(claim, _KEY_UNAVAILABLE, cool_down_seconds=_KEY_COOL_DOWN_SECONDS)
             raise
         except PoisonedCiphertextError:
             return await self._unreadable(claim)
-        if self._clock.monotonic() + CALL_TIMEOUT_SECONDS > lease_ends:
+        if not self._may_call(lease_ends):
             # The claim took so long that the lease could run out during the call: somebody else would start a second.
             await self._release(claim, "lease_too_short", cool_down_seconds=0)
             return RefreshResult(RefreshOutcome.UNAVAILABLE)
@@ -218,6 +239,7 @@ class TokenRefresher:
                 integration_id=claim.integration_id,
                 token_version=claim.token_version,
                 scopes=grant.scopes,
+                cool_down_seconds=_OPERATOR_COOL_DOWN_SECONDS if grant.is_expired else 0.0,
             )
             if former_status is None:
                 return False
@@ -252,14 +274,14 @@ class TokenRefresher:
             interrupted = rotates and claim.earlier_outcome_unknown
             reason = ReauthReason.REFRESH_INTERRUPTED if interrupted else ReauthReason.GRANT_REFUSED
             return await self._needs_reauth(claim, reason)
-        backoff = min(_MAX_COOL_DOWN_SECONDS, 2.0**claim.failures) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+        backoff = min(_MAX_COOL_DOWN_SECONDS, 2.0 ** min(claim.failures, 9)) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
         cool_down = min(_MAX_COOL_DOWN_SECONDS, error.retry_after or backoff)
         await self._release(
             claim,
             error.code,
             cool_down_seconds=cool_down,
             outcome_unknown=error.outcome_unknown,
-            provider_failed=True,
+            provider_failed=error.code != POOL_TIMEOUT,
         )
         return RefreshResult(RefreshOutcome.UNAVAILABLE, cool_down)
 
@@ -271,7 +293,7 @@ class TokenRefresher:
         return _REFUSED if marked else _REFRESHED
 
     async def _unreadable(self, claim: Claim) -> RefreshResult:
-        if not self._vault.poison_guard.may_mark():
+        if not self._vault.poison_guard.may_mark(claim.integration_id):
             await self._release(claim, "token_unreadable", cool_down_seconds=_OPERATOR_COOL_DOWN_SECONDS)
             raise KeyUnavailableError
         return await self._needs_reauth(claim, ReauthReason.TOKEN_UNREADABLE)
@@ -311,8 +333,9 @@ class TokenRefresher:
                 claim,
                 failure=failure,
                 outcome_unknown=outcome_unknown or claim.earlier_outcome_unknown,
+                provider_failed=provider_failed,
                 cool_down_seconds=cool_down_seconds,
             )
-            if provider_failed and failures >= DEGRADED_AFTER_FAILURES:
+            if failures >= DEGRADED_AFTER_FAILURES:
                 connection = ConnectionVersion(claim.integration_id, claim.token_version)
                 await self._status.mark_degraded(uow, connection, failure)

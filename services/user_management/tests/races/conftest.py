@@ -65,7 +65,7 @@ async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 30
 
 @pytest.fixture(scope="session")
 def fleet_stack() -> Iterator[Stack]:
-    with scratch_folder() as folder, Stack(folder / "data", web_count=2, env={"DRAIN_DELAY_SECONDS": "1"}) as stack:
+    with scratch_folder() as folder, Stack(folder / "data", web_count=2, env={"DRAIN_DELAY_SECONDS": "2"}) as stack:
         yield stack
 
 

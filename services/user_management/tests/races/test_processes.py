@@ -54,3 +54,27 @@ async def test_sigterm_turns_ready_off_first_and_lets_the_refresh_under_way_fini
     assert answer.status_code == 200, answer.text
     assert (await first.userinfo(answer.json()["access_token"], "strict")).status_code == 200
     assert (await second.get_token(fleet.key, ada.id, "sandbox-strict")).json()["refreshed"] is False
+
+
+async def test_process_that_stops_starts_no_call_it_could_not_finish(fleet: Fleet) -> None:
+    first, second = fleet.jobs
+    ada = await first.sign_up("ada-late@example.com")
+    await first.connect(ada, "sandbox-strict")
+    await fleet.run_out(ada.id)
+    stopping = asyncio.create_task(asyncio.to_thread(fleet.stack.kill, "web", signal.SIGTERM))
+
+    async def is_draining() -> bool:
+        return (await first.client.get("/ready")).status_code == 503
+
+    await until(is_draining, seconds=5)
+    late = await first.get_token(fleet.key, ada.id, "sandbox-strict")
+    calls = len(await first.ledger("oidc:strict", "token.refresh"))
+    elsewhere = await second.get_token(fleet.key, ada.id, "sandbox-strict")
+    await stopping
+    await asyncio.to_thread(fleet.stack.start_process, "web")
+
+    assert (late.status_code, late.json()["type"]) == (503, "provider_unavailable")
+    assert int(late.headers["Retry-After"]) >= 1
+    assert calls == 0
+    assert elsewhere.status_code == 200, elsewhere.text
+    assert (await first.userinfo(elsewhere.json()["access_token"], "strict")).status_code == 200

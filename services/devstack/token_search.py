@@ -1,0 +1,69 @@
+"""Looking for tokens where none may stand: as text, as hex and as base64.
+
+`pg_dump` writes bytea as hex (`\\x7362…`), so a search for the text alone is blind to a token in a bytea column.
+"""
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+_SHORTEST_MARK: Final = 5
+"""Bytes; what is left of a shorter one in base64 is so short that it stands anywhere by chance."""
+
+
+class Form(StrEnum):
+    """How a mark is written."""
+
+    TEXT = "text"
+    HEX = "hex"
+    BASE64 = "base64"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`mark` stands in `place`, written as `form`."""
+
+    place: str
+    mark: bytes
+    form: Form
+
+
+def search(places: Mapping[str, bytes], marks: Iterable[bytes]) -> list[Finding]:
+    """Where a mark stands in the contents of `places`, given by name; each form is reported once per place.
+
+    Contents are taken as they are: who has compressed ones decompresses them first. Base64 that is broken into lines
+    in the midst of a mark is not seen. Raises ValueError for a mark of fewer than 5 bytes.
+    """
+    writings = {mark: list(_writings(mark)) for mark in marks}
+    found = (
+        Finding(place, mark, form)
+        for place, content in places.items()
+        for mark, forms in writings.items()
+        for form, pattern in forms
+        if pattern in content
+    )
+    return list(dict.fromkeys(found))
+
+
+def _writings(mark: bytes) -> Iterator[tuple[Form, bytes]]:
+    if len(mark) < _SHORTEST_MARK:
+        raise ValueError(f"a mark needs {_SHORTEST_MARK} bytes: {mark!r}")
+    yield Form.TEXT, mark
+    yield Form.HEX, mark.hex().encode()
+    yield Form.HEX, mark.hex().upper().encode()
+    for bytes_before in range(3):
+        yield Form.BASE64, _base64_core(mark, bytes_before, b"+/")
+        yield Form.BASE64, _base64_core(mark, bytes_before, b"-_")
+
+
+def _base64_core(mark: bytes, bytes_before: int, last_two: bytes) -> bytes:
+    """The characters that come from the mark alone when it stands `bytes_before` bytes (mod 3) into what was encoded.
+
+    A character holds 6 bits (RFC 4648 section 4); one at the edge mixes the mark's bits with its neighbour's.
+    """
+    encoded = base64.b64encode(bytes(bytes_before) + mark, altchars=last_two)
+    first = -(-bytes_before * 8 // 6)
+    end = (bytes_before + len(mark)) * 8 // 6
+    return encoded[first:end]

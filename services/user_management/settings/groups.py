@@ -1,0 +1,160 @@
+"""The groups of variables, with their development defaults."""
+
+import base64
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretBytes,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+
+from services.user_management.settings.values import (
+    DatabaseUrl,
+    TextList,
+    decode_key_map,
+    folder,
+    key_file,
+    parse_json,
+    public_key,
+    read_key_file,
+    redis_url,
+    webhook_secrets,
+)
+
+DEVELOPMENT_SECRET = "development-only-development-only"  # noqa: S105 - production refuses this value
+"""Default of every secret in development."""
+
+
+class Environment(StrEnum):
+    DEVELOPMENT = "development"
+    TEST = "test"
+    PRODUCTION = "production"
+
+
+class DatabaseGroup(BaseModel):
+    url: DatabaseUrl = SecretStr("postgresql://user_management@localhost/user_management")
+    """The runtime role: no UPDATE or DELETE on audit tables."""
+    migration_url: DatabaseUrl | None = None
+    """The owner role, used by `cli db` alone; default: `DATABASE_URL`."""
+    pool_size: int = Field(default=5, ge=1, le=200)
+    """Connections for units of work and reads, per process; up to as many again under load."""
+    door_pool_size: int = Field(default=8, ge=1, le=200)
+    """Connections for the token read statement, per process."""
+    statement_cache_size: int = Field(default=100, ge=0, le=1000)
+    """Prepared statements per connection; 0 behind pgbouncer in transaction mode."""
+    timeout_seconds: float = Field(default=5.0, gt=0, le=60)
+    """For connecting, for taking a connection from the pool, and for one statement."""
+
+
+class RedisGroup(BaseModel):
+    url: Annotated[SecretStr, AfterValidator(redis_url)] = SecretStr("redis://localhost:6379/0")
+    stream: str = "user-management.events"
+    """Redis Stream that the outbox is relayed to."""
+    stream_length: int = Field(default=100_000, ge=100)
+    """About how many events the stream keeps."""
+
+
+class ClerkGroup(BaseModel):
+    issuer: str = "http://127.0.0.1:8001/clerk"
+    """Clerk's Frontend API URL, the `iss` of its session tokens."""
+    jwks_url: str | None = None
+    """Default: the issuer's `/.well-known/jwks.json`."""
+    jwt_key: Annotated[str | None, AfterValidator(public_key)] = None
+    """PEM public key from the dashboard; with it no JWKS is fetched. Line breaks may be written as \\n."""
+    secret_key: SecretStr | None = None
+    """Backend API key (`sk_…`)."""
+    webhook_signing_secret: Annotated[SecretStr, AfterValidator(webhook_secrets)] = SecretStr(
+        "whsec_" + base64.b64encode(DEVELOPMENT_SECRET.encode()).decode()
+    )
+    """`whsec_…`; several, separated by spaces, while one is being rotated."""
+    authorized_parties: TextList = ["http://localhost:3000"]
+    """Origins that may be in `azp`."""
+    allow_missing_azp: bool = False
+    instance_id: str | None = None
+    """When set, webhooks of any other Clerk instance are refused."""
+
+    @property
+    def keys_url(self) -> str:
+        return self.jwks_url or f"{self.issuer.rstrip('/')}/.well-known/jwks.json"
+
+
+class EncryptionGroup(BaseModel):
+    keys: dict[int, SecretBytes] = {1: SecretBytes(DEVELOPMENT_SECRET.encode()[:32])}
+    """JSON object: key version → base64 of 32 random bytes (`cli keys generate` prints one)."""
+    keys_file: Annotated[Path | None, AfterValidator(key_file)] = None
+    """A file with the same JSON object; its versions are added to `ENCRYPTION_KEYS`, which then has no default."""
+    salt: SecretStr = SecretStr(DEVELOPMENT_SECRET)
+    """Salt of the root key derivation, one for the life of the data."""
+
+    @field_validator("keys", mode="before")
+    @classmethod
+    def decode_keys(cls, value: Any) -> Any:
+        return decode_key_map(parse_json(value)) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def file_replaces_the_default(self) -> "EncryptionGroup":
+        if self.keys_file is not None and "keys" not in self.model_fields_set:
+            self.keys = {}
+        return self
+
+    def secrets(self) -> dict[int, bytes]:
+        """Key version → 32 bytes, of the variable and of the file. Raises ValueError when the file cannot be used."""
+        given = {version: key.get_secret_value() for version, key in self.keys.items()}
+        return given | (read_key_file(self.keys_file) if self.keys_file is not None else {})
+
+
+class SigningGroup(BaseModel):
+    secret: SecretStr = SecretStr(DEVELOPMENT_SECRET)
+    """Signs cursors and derives PKCE verifiers."""
+
+
+class OAuthClient(BaseModel):
+    client_id: str = Field(min_length=1)
+    client_secret: SecretStr
+
+
+class OAuthGroup(BaseModel):
+    clients: Annotated[dict[str, OAuthClient], BeforeValidator(parse_json)] = {}
+    """JSON object: provider name → {"client_id": …, "client_secret": …}."""
+
+
+class ProvidersGroup(BaseModel):
+    dir: Annotated[Path | None, AfterValidator(folder)] = None
+    """Folder with the operator's own provider files (`*.toml`), added to the built-in ones."""
+
+
+class FrontendGroup(BaseModel):
+    origins: TextList = ["http://localhost:3000"]
+    """Origins that may call the API from a browser (CORS)."""
+    return_urls: Annotated[TextList, Field(min_length=1)] = ["http://localhost:3000/connected"]
+    """Exact URLs the OAuth callback may return to; the first is the default."""
+    connect_url: str = "http://localhost:3000/connect/{provider}?scopes={scopes}"
+    """`reconnect_url` of token refusals, with `{provider}` and `{scopes}` filled in."""
+
+
+class AdminGroup(BaseModel):
+    user_ids: TextList = []
+
+
+class LogGroup(BaseModel):
+    level: str = Field(default="INFO", pattern="(?i)^(debug|info|warning|error|critical)$")
+    format: str = Field(default="auto", pattern="^(auto|json|console)$")
+    """`auto`: JSON in production, one readable line otherwise."""
+
+
+class DrainGroup(BaseModel):
+    delay_seconds: float = Field(default=0.0, ge=0, le=5)
+    """From SIGTERM (`/ready` turns 503) to the closing of the listener; a load balancer's poll interval."""
+
+
+class SandboxGroup(BaseModel):
+    url: str | None = None
+    """Set by the development stack; production refuses it."""

@@ -1,0 +1,72 @@
+"""What production refuses."""
+
+from collections.abc import Iterator
+
+from services.user_management.settings.groups import DEVELOPMENT_SECRET, EncryptionGroup
+from services.user_management.settings.root import Settings
+
+_LOOPBACK = ("localhost", "127.", "[::1]", "0.0.0.0")  # noqa: S104 - compared with, not bound to
+
+
+def production_problems(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What production refuses, as (variable, reason)."""
+    if settings.sandbox.url:
+        yield "SANDBOX_URL", "must not be set in production"
+    if settings.clerk.secret_key is None:
+        yield "CLERK_SECRET_KEY", "is required"
+    for variable, group in (("DATABASE_URL", settings.database), ("REDIS_URL", settings.redis)):
+        if "url" not in group.model_fields_set:
+            yield variable, "is required"
+    yield from _weak_secrets(settings)
+    yield from _weak_urls(settings)
+
+
+def _weak_secrets(settings: Settings) -> Iterator[tuple[str, str]]:
+    defaults = Settings.model_construct()
+    for variable, given, default in (
+        (
+            "CLERK_WEBHOOK_SIGNING_SECRET",
+            settings.clerk.webhook_signing_secret,
+            defaults.clerk.webhook_signing_secret,
+        ),
+        ("ENCRYPTION_SALT", settings.encryption.salt, defaults.encryption.salt),
+        ("SIGNING_SECRET", settings.signing.secret, defaults.signing.secret),
+    ):
+        if given == default:
+            yield variable, "is the development default"
+        elif len(given.get_secret_value()) < 32:
+            yield variable, "is shorter than 32 characters"
+    yield from _weak_keys(settings.encryption)
+
+
+def _weak_keys(encryption: EncryptionGroup) -> Iterator[tuple[str, str]]:
+    """Keys that anybody knows or could guess, in the variable or in the file."""
+    development = DEVELOPMENT_SECRET.encode()[:32]
+    in_variable = {version: key.get_secret_value() for version, key in encryption.keys.items()}
+    for version, key in encryption.secrets().items():
+        variable = "ENCRYPTION_KEYS" if in_variable.get(version) == key else "ENCRYPTION_KEYS_FILE"
+        if key == development:
+            yield variable, "contains the development key"
+        elif len(set(key)) < 8:
+            yield variable, f"version {version} is not random"
+
+
+def _weak_urls(settings: Settings) -> Iterator[tuple[str, str]]:
+    for variable, url in _urls(settings):
+        if not url.startswith("https://"):
+            yield variable, "must be an https URL"
+        elif url.removeprefix("https://").startswith(_LOOPBACK):
+            yield variable, "points at this machine"
+
+
+def _urls(settings: Settings) -> Iterator[tuple[str, str]]:
+    yield "PUBLIC_URL", settings.public_url
+    yield "CLERK_ISSUER", settings.clerk.issuer
+    yield "CLERK_JWKS_URL", settings.clerk.keys_url
+    yield "FRONTEND_CONNECT_URL", settings.frontend.connect_url
+    for variable, urls in (
+        ("CLERK_AUTHORIZED_PARTIES", settings.clerk.authorized_parties),
+        ("FRONTEND_ORIGINS", settings.frontend.origins),
+        ("FRONTEND_RETURN_URLS", settings.frontend.return_urls),
+    ):
+        yield from ((variable, url) for url in urls)

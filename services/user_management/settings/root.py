@@ -1,0 +1,72 @@
+"""All groups together, as pydantic-settings reads them from the environment."""
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.user_management.settings.groups import (
+    AdminGroup,
+    ClerkGroup,
+    DatabaseGroup,
+    DrainGroup,
+    EncryptionGroup,
+    Environment,
+    FrontendGroup,
+    LogGroup,
+    OAuthGroup,
+    ProvidersGroup,
+    RedisGroup,
+    SandboxGroup,
+    SigningGroup,
+)
+
+
+class Settings(BaseSettings):
+    """All variables. Field names are variable names in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        env_file=".env",
+        # An empty variable means "not set", as in every shell.
+        env_ignore_empty=True,
+        extra="ignore",
+        enable_decoding=False,
+    )
+
+    environment: Environment = Environment.DEVELOPMENT
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    public_url: str = "http://127.0.0.1:8000"
+    """Our own base URL as browsers and providers see it; part of every OAuth redirect URI."""
+    database: DatabaseGroup = DatabaseGroup()
+    redis: RedisGroup = RedisGroup()
+    clerk: ClerkGroup = ClerkGroup()
+    encryption: EncryptionGroup = EncryptionGroup()
+    signing: SigningGroup = SigningGroup()
+    oauth: OAuthGroup = OAuthGroup()
+    providers: ProvidersGroup = ProvidersGroup()
+    frontend: FrontendGroup = FrontendGroup()
+    admin: AdminGroup = AdminGroup()
+    log: LogGroup = LogGroup()
+    drain: DrainGroup = DrainGroup()
+    sandbox: SandboxGroup = SandboxGroup()
+
+    @property
+    def is_production(self) -> bool:
+        return self.environment is Environment.PRODUCTION
+
+    @property
+    def log_json_lines(self) -> bool:
+        return self.log.format == "json" or (self.log.format == "auto" and self.is_production)
+
+
+def variable_names(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
+    """Every environment variable that exists, in order of definition."""
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from variable_names(annotation, f"{prefix}{name}_")
+        else:
+            yield f"{prefix}{name}".upper()

@@ -1,0 +1,103 @@
+"""Reading and checking of single values. Errors never quote a secret."""
+
+import base64
+import binascii
+import json
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+
+
+def parse_json(value: object) -> object:
+    """A JSON object from the environment."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON: {error.msg} at character {error.pos}") from None
+
+
+def parse_list(value: object) -> object:
+    """A JSON list, or plain values between commas."""
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return parse_json(value)
+
+
+def database_url(url: SecretStr) -> SecretStr:
+    if not re.match(r"postgres(ql)?(\+[a-z0-9]+)?://", url.get_secret_value()):
+        raise ValueError("must begin with postgresql://")
+    return url
+
+
+def redis_url(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    return url
+
+
+def webhook_secrets(secrets: SecretStr) -> SecretStr:
+    for secret in secrets.get_secret_value().split():
+        prefix, _, encoded = secret.partition("_")
+        try:
+            key = base64.b64decode(encoded, validate=True)
+        except binascii.Error:
+            key = b""
+        if prefix != "whsec" or len(key) < 16:
+            raise ValueError("must be whsec_ and base64 of at least 16 bytes")
+    return secrets
+
+
+def public_key(pem: str | None) -> str | None:
+    if pem is not None and "-----BEGIN PUBLIC KEY-----" not in pem:
+        raise ValueError("is not a PEM public key")
+    return pem
+
+
+def folder(path: Path | None) -> Path | None:
+    if path is not None and not path.is_dir():
+        raise ValueError(f"{path} is not a folder")
+    return path
+
+
+def key_file(path: Path | None) -> Path | None:
+    if path is not None:
+        read_key_file(path)
+    return path
+
+
+def read_key_file(path: Path) -> dict[int, bytes]:
+    """Key version → 32 bytes. Raises ValueError that says what is wrong, never with a key in it."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise ValueError(f"{path} is not JSON") from None
+    return decode_key_map(document)
+
+
+def decode_key_map(keys: object) -> dict[int, bytes]:
+    """Base64 values to bytes. Raises ValueError naming the version (never the value)."""
+    decoded: dict[int, bytes] = {}
+    if not isinstance(keys, dict):
+        raise ValueError("is not a JSON object of version to base64")
+    for version, value in keys.items():
+        raw = value.encode() if isinstance(value, str) else b""
+        try:
+            secret = base64.b64decode(raw, validate=True)
+        except binascii.Error:
+            raise ValueError(f"version {version} is not base64") from None
+        if len(secret) != 32:
+            raise ValueError(f"version {version} is {len(secret)} bytes, 32 are needed")
+        if not str(version).isdecimal() or not 1 <= int(version) < 2**31:
+            raise ValueError(f"version {version} is not a positive number")
+        decoded[int(version)] = secret
+    return decoded
+
+
+TextList = Annotated[list[str], BeforeValidator(parse_list)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(database_url)]

@@ -1,0 +1,211 @@
+"""The fences of a refresh: each test fails when its fence is taken out.
+
+The provider is held in the midst of a refresh, and what must not happen is tried meanwhile.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from services.sandbox.faults import FaultAction
+from services.user_management.container import Container
+from services.user_management.integrations.oauth_client import CALL_TIMEOUT_SECONDS, OAuthClient
+from services.user_management.queries import token_refresh as queries
+from services.user_management.queries.token_refresh import LEASE_SECONDS
+from services.user_management.services.integration_status_service import IntegrationStatusTracker
+from services.user_management.services.token_service import TokenRefresher
+from services.user_management.services.token_service.refresh import RefreshOutcome
+from services.user_management.tests.journey import Journey
+from services.user_management.tests.scenes import Connected
+from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory, unit_of_work_factory
+
+HELD_SECONDS = 600.0
+"""Until `sandbox.faults.clear()`."""
+
+
+class MovableClock:
+    """Stands still but for `advance`."""
+
+    def __init__(self) -> None:
+        self._seconds = 1000.0
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return self._seconds
+
+    def advance(self, seconds: float) -> None:
+        self._seconds += seconds
+
+
+@pytest.fixture
+async def strict(journey: Journey) -> AsyncIterator[Connected]:
+    """A connection whose provider takes each refresh token once; its access token has run out."""
+    scene = await Connected.at(journey, "sandbox-strict")
+    await journey.age_tokens()
+    yield scene
+    journey.sandbox.faults.clear()
+    await journey.container.refresher.drain(5)
+
+
+async def _hold_refresh(
+    scene: Connected, action: FaultAction = "delay", **fault: Any
+) -> "asyncio.Task[httpx.Response]":
+    """A reader whose refresh has reached the provider and gets no answer until the faults are cleared."""
+    scene.fail(action, delay_seconds=HELD_SECONDS, **fault)
+    reader = asyncio.create_task(scene.get())
+    committed = {"committed": True} if fault.get("when") == "after" else {}
+    await scene.journey.sandbox.ledger.wait_for(scene.party, "token.refresh", **committed)
+    return reader
+
+
+async def _ciphertexts(scene: Connected) -> tuple[bytes, bytes]:
+    return await scene.ciphertext("access"), await scene.ciphertext("refresh")
+
+
+def _refresher(container: Container, clock: MovableClock, unit_of_work: UnitOfWorkFactory) -> TokenRefresher:
+    """A refresher as the container builds it, on a clock of the test's own."""
+    return TokenRefresher(
+        database=container.database,
+        unit_of_work=unit_of_work,
+        providers=container.providers,
+        oauth=OAuthClient(container.http, clock),
+        vault=container.vault,
+        status=IntegrationStatusTracker(),
+        clock=clock,
+    )
+
+
+async def test_answer_after_a_reconnect_is_discarded(strict: Connected) -> None:
+    reader = await _hold_refresh(strict, when="after")
+    await strict.journey.connect(strict.person, strict.provider)
+    of_reconnect = await _ciphertexts(strict)
+
+    strict.journey.sandbox.faults.clear()
+    response = await reader
+
+    assert response.status_code == 200, response.text
+    assert (await strict.row())["token_version"] == 2
+    assert await _ciphertexts(strict) == of_reconnect
+    assert (await strict.journey.userinfo(response.json()["access_token"], "strict")).status_code == 200
+
+
+async def test_claim_of_a_replaced_version_calls_nobody(strict: Connected) -> None:
+    refreshed = await strict.get()
+
+    late = await strict.journey.container.refresher.refresh(UUID(strict.integration_id), 1)
+
+    assert refreshed.json()["refreshed"] is True
+    assert late.outcome is RefreshOutcome.REFRESHED
+    assert strict.calls() == 1
+    assert (await strict.row())["token_version"] == 2
+
+
+@pytest.mark.parametrize("change", ["status = 'suspended'", "deleted_at = now()"])
+async def test_claim_for_a_user_who_is_not_served_calls_nobody(strict: Connected, change: str) -> None:
+    statement = f"UPDATE users SET {change} WHERE id = $1"  # noqa: S608 - our own column names
+    await strict.journey.owner.execute(statement, strict.user_id)
+
+    result = await strict.journey.container.refresher.refresh(UUID(strict.integration_id), 1)
+
+    assert result.outcome is RefreshOutcome.REFUSED
+    assert strict.calls() == 0
+
+
+async def test_refusal_after_a_reconnect_leaves_the_connection_active(strict: Connected) -> None:
+    reader = await _hold_refresh(strict, "error", error="invalid_grant")
+    await strict.journey.connect(strict.person, strict.provider)
+
+    strict.journey.sandbox.faults.clear()
+    response = await reader
+
+    assert response.status_code == 200, response.text
+    row = await strict.row()
+    assert (row["token_version"], row["status"], row["status_reason"]) == (2, "active", None)
+
+
+async def test_claim_that_took_most_of_the_lease_calls_nobody(strict: Connected) -> None:
+    container, clock = strict.journey.container, MovableClock()
+
+    @asynccontextmanager
+    async def slow_unit_of_work() -> AsyncIterator[UnitOfWork]:
+        async with container.unit_of_work() as uow:
+            yield uow
+        clock.advance(LEASE_SECONDS - CALL_TIMEOUT_SECONDS + 1)
+
+    refresher = _refresher(container, clock, slow_unit_of_work)
+
+    result = await refresher.refresh(UUID(strict.integration_id), 1)
+
+    assert result.outcome is RefreshOutcome.UNAVAILABLE
+    assert strict.calls() == 0
+    row = await strict.row()
+    assert (row["refresh_lease_owner"], row["refresh_attempts"]) == (None, 0)
+
+
+async def test_life_of_a_token_counts_from_sending(strict: Connected) -> None:
+    container, clock, on_the_way = strict.journey.container, MovableClock(), 5.0
+    refresher = _refresher(container, clock, unit_of_work_factory(clock))
+    strict.fail("delay", delay_seconds=HELD_SECONDS, when="after")
+    caller = asyncio.create_task(refresher.refresh(UUID(strict.integration_id), 1))
+    await strict.journey.sandbox.ledger.wait_for(strict.party, "token.refresh", committed=True)
+
+    clock.advance(on_the_way)
+    strict.journey.sandbox.faults.clear()
+    result = await caller
+
+    assert result.outcome is RefreshOutcome.REFRESHED
+    life = await strict.journey.owner.fetchval(
+        "SELECT extract(epoch FROM expires_at - issued_at)::float8 FROM encrypted_tokens WHERE kind = 'access'"
+    )
+    issued_life = strict.journey.sandbox.providers["strict"].settings.access_token_lifetime_seconds
+    assert life == pytest.approx(issued_life - on_the_way)
+
+
+async def test_failure_after_the_lease_ran_out_leaves_the_next_owner_alone(strict: Connected) -> None:
+    reader = await _hold_refresh(strict, "status", status=500)
+    await strict.journey.owner.execute("UPDATE integrations SET refresh_lease_until = now() - interval '1 second'")
+    async with strict.journey.container.unit_of_work() as uow:
+        integration_id = UUID(strict.integration_id)
+        next_claim = await queries.claim(uow.connection, integration_id=integration_id, token_version=1)
+    before = await strict.row()
+
+    strict.journey.sandbox.faults.clear()
+    response = await reader
+
+    assert response.status_code == 503, response.text
+    assert next_claim is not None
+    assert before["refresh_lease_owner"] == next_claim.owner
+    assert await strict.row() == before
+
+
+async def test_caller_who_is_cancelled_does_not_cancel_the_flight(strict: Connected) -> None:
+    reader = await _hold_refresh(strict, when="after")
+
+    reader.cancel()
+    await asyncio.wait([reader])
+    strict.journey.sandbox.faults.clear()
+    await strict.journey.container.refresher.drain(5)
+
+    assert reader.cancelled()
+    assert (await strict.row())["token_version"] == 2
+    assert (await strict.get()).status_code == 200
+    assert strict.calls() == 1
+
+
+async def test_flight_does_not_join_the_transaction_of_its_caller(strict: Connected) -> None:
+    container = strict.journey.container
+
+    async with container.unit_of_work():
+        result = await container.refresher.refresh(UUID(strict.integration_id), 1)
+        seen_by_others = await strict.row()
+
+    assert result.outcome is RefreshOutcome.REFRESHED
+    assert seen_by_others["token_version"] == 2
