@@ -16,5 +16,6 @@ class PrefixMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(f"{PREFIX}/"):
             scope["path"] = scope["path"][len(PREFIX) :]
-            scope["raw_path"] = scope["raw_path"][len(PREFIX) :]
+            # As it was sent, maybe percent-encoded; only its plain spelling can be cut.
+            scope["raw_path"] = scope["raw_path"].removeprefix(PREFIX.encode())
         await self._app(scope, receive, send)

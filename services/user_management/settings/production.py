@@ -1,11 +1,11 @@
 """What production refuses."""
 
 from collections.abc import Iterator
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from services.user_management.settings.groups import DEVELOPMENT_SECRET, EncryptionGroup
 from services.user_management.settings.root import Settings
-
-_LOOPBACK = ("localhost", "127.", "[::1]", "0.0.0.0")  # noqa: S104 - compared with, not bound to
 
 
 def production_problems(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -55,8 +55,18 @@ def _weak_urls(settings: Settings) -> Iterator[tuple[str, str]]:
     for variable, url in _urls(settings):
         if not url.startswith("https://"):
             yield variable, "must be an https URL"
-        elif url.removeprefix("https://").startswith(_LOOPBACK):
+        elif _is_this_machine(urlsplit(url).hostname or ""):
             yield variable, "points at this machine"
+
+
+def _is_this_machine(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
 
 
 def _urls(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -104,6 +104,8 @@ def test_production_with_nothing_set_names_every_problem_at_once(monkeypatch: py
         ({"ENCRYPTION_KEYS": json.dumps({"1": KEY[:-4]})}, "version 1 is 30 bytes, 32 are needed"),
         ({"CLERK_SECRET_KEY": ""}, "is required"),
         ({"PUBLIC_URL": "https://localhost"}, "points at this machine"),
+        ({"PUBLIC_URL": "https://[::1]:8000"}, "points at this machine"),
+        ({"PUBLIC_URL": "https://127.1.2.3"}, "points at this machine"),
         ({"CLERK_JWKS_URL": "http://clerk.example.com/jwks"}, "must be an https URL"),
         ({"FRONTEND_RETURN_URLS": "https://a.example/x,http://b.example/x"}, "must be an https URL"),
         ({"SANDBOX_URL": "https://sandbox.example.com"}, "must not be set in production"),
@@ -298,3 +300,7 @@ def test_production_refuses_a_known_key_in_the_key_file(
 
     with pytest.raises(StartupError, match="ENCRYPTION_KEYS_FILE"):
         _load(monkeypatch, PRODUCTION | {"ENCRYPTION_KEYS": "", "ENCRYPTION_KEYS_FILE": str(file)})
+
+
+def test_host_that_only_looks_like_this_machine_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    _load(monkeypatch, PRODUCTION | {"PUBLIC_URL": "https://localhost.example.com"})
