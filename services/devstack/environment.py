@@ -1,4 +1,4 @@
-"""The development values of the service's and the sandbox's environment variables"""
+"""The development values of the service's and the sandbox's environment variables."""
 
 import json
 import os

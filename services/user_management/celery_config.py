@@ -13,7 +13,7 @@ TICKS: Final[dict[JobName, float]] = {
 }
 """Seconds between ticks. A tick asks for the job's current slot; how long a slot is, the task says."""
 HARD_TIME_LIMIT_SECONDS: Final = 60
-"""A SIGKILL in mid-call: never reached in health, a slice ends after five seconds and times out after thirty."""
+"""A SIGKILL in mid-call: never reached in health, a slice ends after five seconds and times out after twenty."""
 
 
 def broker_url(redis_url: str) -> str:

@@ -1,4 +1,4 @@
-"""Time as a dependency, so that tests can move it and no module reads the wall clock by itself."""
+"""Time as a dependency, so that tests can move it wherever a decision depends on it."""
 
 import time
 from datetime import UTC, datetime

@@ -1,1 +1,1 @@
-"""Pure ASGI middleware, from the outside in: context, body limit, prefix."""
+"""Pure ASGI middleware, from the outside in (below CORS): context, body limit, prefix."""

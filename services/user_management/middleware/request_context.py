@@ -1,4 +1,4 @@
-"""The outermost layer: request id and context, security headers, one log line, and no error that gets past."""
+"""The layer below CORS: request id and context, security headers, one log line, and no error that gets past."""
 
 import re
 import secrets
