@@ -10,6 +10,27 @@ class UserStatus(StrEnum):
     DEACTIVATED = "deactivated"
 
 
+class UpstreamStatus(StrEnum):
+    """What the identity provider thinks of a user."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    """Banned or locked."""
+    DEACTIVATED = "deactivated"
+    """Deprovisioned by the customer's directory."""
+
+
+class ServicePermission(StrEnum):
+    """What a sibling service may do beyond reading tokens it has a grant for."""
+
+    ADMIN = "admin"
+    """Everything under /admin, and what the other permissions allow."""
+    USERS_READ = "users:read"
+    """Profiles by id."""
+    USERS_SEARCH = "users:search"
+    """Find users by e-mail, name, status and time."""
+
+
 class IntegrationStatus(StrEnum):
     """`active` and `degraded` can serve tokens; the others need a person."""
 
@@ -96,7 +117,10 @@ class EventType(StrEnum):
 
     USER_CREATED = "user.created"
     USER_UPDATED = "user.updated"
+    USER_SUSPENDED = "user.suspended"
+    USER_DEACTIVATED = "user.deactivated"
     USER_DELETED = "user.deleted"
+    USER_RESTORED = "user.restored"
     INTEGRATION_CONNECTED = "integration.connected"
     INTEGRATION_DEGRADED = "integration.degraded"
     INTEGRATION_RECOVERED = "integration.recovered"
@@ -108,3 +132,6 @@ class JobName(StrEnum):
     REFRESH_DUE_TOKENS = "refresh_due_tokens"
     RELAY_OUTBOX = "relay_outbox"
     MAINTAIN_TABLES = "maintain_tables"
+    RETRY_WEBHOOKS = "retry_webhooks"
+    ERASE_USERS = "erase_users"
+    RECONCILE_CLERK = "reconcile_clerk"

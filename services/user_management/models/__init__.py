@@ -8,7 +8,7 @@ from services.user_management.models.outbox import OutboxEvent
 from services.user_management.models.preferences import PreferenceRevision, UserPreferences
 from services.user_management.models.service_client import ServiceClient, ServiceGrant, ServiceKey
 from services.user_management.models.token import EncryptedToken, EncryptionKey, TokenRead
-from services.user_management.models.user import User, erased_subjects, user_identities
+from services.user_management.models.user import User, erased_subjects, sign_ins, user_identities
 from services.user_management.models.webhook import WebhookEvent
 
 __all__ = [
@@ -30,5 +30,6 @@ __all__ = [
     "WebhookEvent",
     "erased_subjects",
     "metadata",
+    "sign_ins",
     "user_identities",
 ]

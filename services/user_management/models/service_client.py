@@ -36,6 +36,8 @@ class ServiceKey(ormar.Model):
     secret_hash: bytes = Bytes(max_length=32, nullable=False)
     expires_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     revoked_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    last_used_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    """To the minute: a row written by every read would cost four fifths of the throughput."""
     created_at: datetime = ormar.DateTime(timezone=True, nullable=False)
 
 

@@ -6,8 +6,10 @@ from typing import Any
 import ormar
 import sqlalchemy as sa
 
-from services.user_management.enums import UserStatus
-from services.user_management.models.base import JSONB, Identifier, index, metadata, one_of, table
+from services.user_management.enums import UpstreamStatus, UserStatus
+from services.user_management.models.base import JSONB, Bytes, Identifier, index, metadata, one_of, table
+
+_LIVE = "deleted_at IS NULL"
 
 
 class User(ormar.Model):
@@ -17,7 +19,14 @@ class User(ormar.Model):
         "users",
         sa.CheckConstraint("id ~ '^[a-z]+_[A-Za-z0-9_-]{1,58}$'", name="id"),
         one_of("status", UserStatus),
-        index("ix_users_email_normalized", "email_normalized"),
+        one_of("upstream_status", UpstreamStatus),
+        # What a search of the living goes by, each with the id that pages go on from.
+        index("ix_users_live_email", "email_normalized", "id", where=_LIVE),
+        index("ix_users_live_first_name", "first_name_normalized", "id", where=_LIVE),
+        index("ix_users_live_last_name", "last_name_normalized", "id", where=_LIVE),
+        index("ix_users_live_created_at", "created_at", "id", where=_LIVE),
+        index("ix_users_live_status", "status", "created_at", "id", where=_LIVE),
+        index("ix_users_deleted_at", "deleted_at", "id", where="deleted_at IS NOT NULL"),
         # Users of our own sign in with their address; Clerk's may share one for a moment.
         index(
             "uq_users_own_email",
@@ -32,19 +41,31 @@ class User(ormar.Model):
     email_normalized: str | None = Identifier(nullable=True)
     email_verified: bool = ormar.Boolean(nullable=False)
     first_name: str | None = ormar.Text(nullable=True)
+    first_name_normalized: str | None = Identifier(nullable=True)
     last_name: str | None = ormar.Text(nullable=True)
+    last_name_normalized: str | None = Identifier(nullable=True)
     profile_image_url: str | None = ormar.Text(nullable=True)
     phone: str | None = ormar.Text(nullable=True)
     status: str = ormar.Text(nullable=False)
+    """Derived from what was decided here (`suspended_at`, `deleted_at`) and what upstream says (`upstream_status`)."""
+    suspended_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    suspended_reason: str | None = ormar.Text(nullable=True)
     onboarding_completed: bool = ormar.Boolean(nullable=False)
     onboarding_step: str | None = ormar.Text(nullable=True)
     last_login_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     last_active_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     local_fields: Any = JSONB(nullable=False)
     """Names of fields edited here, which the upstream no longer overwrites."""
+    upstream_profile: Any = JSONB(nullable=True)
+    """The fields of which `local_fields` may take possession, as upstream last described them."""
+    upstream_status: str | None = ormar.Text(nullable=True)
     upstream_updated_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    upstream_event_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    upstream_digest: bytes | None = Bytes(max_length=32, nullable=True)
+    """With the two times before it the order of upstream news, which is total: of two, every process picks the same."""
     deleted_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     deleted_by: str | None = ormar.Text(nullable=True)
+    restored_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     version: int = ormar.Integer(nullable=False)
     created_at: datetime = ormar.DateTime(timezone=True, nullable=False)
     updated_at: datetime = ormar.DateTime(timezone=True, nullable=False)
@@ -68,3 +89,15 @@ erased_subjects = sa.Table(
     sa.Column("erased_at", sa.DateTime(timezone=True), nullable=False),
 )
 """Keyed hashes of erased (issuer, subject) pairs, so that a late webhook creates nobody."""
+
+sign_ins = sa.Table(
+    "sign_ins",
+    metadata,
+    sa.Column("issuer", sa.Text(collation="C"), primary_key=True),
+    sa.Column("session_id", sa.Text(collation="C"), primary_key=True),
+    sa.Column("user_id", sa.Text(collation="C"), sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Index("ix_sign_ins_user_id_started_at", "user_id", "started_at"),
+    sa.Index("ix_sign_ins_started_at", "started_at"),
+)
+"""Sessions that began at the issuer, each once: how often somebody signs in, however often and late we are told."""

@@ -16,6 +16,7 @@ class WebhookEvent(ormar.Model):
     ormar_config = table(
         "webhook_events",
         sa.UniqueConstraint("source", "message_id"),
+        index("ix_webhook_events_subject", "subject", "id"),
         index("ix_webhook_events_pending", "next_attempt_at", where="applied_at IS NULL"),
     )
 
@@ -23,6 +24,8 @@ class WebhookEvent(ormar.Model):
     source: str = Identifier(nullable=False)
     message_id: str = Identifier(nullable=False)
     event_type: str = ormar.Text(nullable=False)
+    subject: str | None = Identifier(nullable=True)
+    """Upstream's id of the user it is about."""
     payload: Any = JSONB(nullable=False)
     received_at: datetime = ormar.DateTime(timezone=True, nullable=False)
     applied_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)

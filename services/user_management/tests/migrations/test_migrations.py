@@ -73,7 +73,7 @@ def test_upgrade_downgrade_upgrade_gives_the_same_schema(servers: Servers, datab
 def test_each_revision_can_be_taken_back_alone(servers: Servers, database: str) -> None:
     config = configuration(servers, database)
 
-    for revision in ("0001", "0002", "0003"):
+    for revision in ("0001", "0002", "0003", "0004"):
         command.upgrade(config, revision)
         command.downgrade(config, "-1")
         command.upgrade(config, revision)
