@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from services.user_management.schemas.token import PlainLine, Scope
+from services.user_management.utils.validators import PlainLine, Scope
 
 OAuthCode = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]{1,2048}$")]
 FlowTicket = Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{36}\.[A-Za-z0-9_-]{43}$")]
@@ -21,7 +21,7 @@ class AuthorizeRequest(BaseModel):
     scopes: list[Scope] = Field(default=[], max_length=64)
     return_url: Annotated[str, Field(max_length=2048)] | None = None
     """One of FRONTEND_RETURN_URLS; default: the first."""
-    login_hint: Annotated[PlainLine, Field(max_length=320)] | None = None
+    login_hint: Annotated[str, PlainLine(320)] | None = None
 
 
 class AuthorizeResponse(BaseModel):

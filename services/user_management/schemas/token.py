@@ -4,14 +4,10 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from services.user_management.core.pagination import Page
-
-ProviderName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
-Scope = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]{1,256}$")]
-"""scope-token of RFC 6749 section 3.3."""
-PlainLine = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+from services.user_management.utils.validators import PlainLine, ProviderName, Scope
 
 
 class TokenRequest(BaseModel):
@@ -19,14 +15,14 @@ class TokenRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    user_id: Annotated[PlainLine, Field(max_length=128)]
+    user_id: Annotated[str, PlainLine(128)]
     """A user id, or a subject of the default issuer."""
     provider: ProviderName
     scopes: list[Scope] = Field(default=[], max_length=64)
     """All of them must be granted. Empty (if the service's grant is not limited to some): whatever there is."""
-    account: Annotated[PlainLine, Field(max_length=320)] | None = None
+    account: Annotated[str, PlainLine(320)] | None = None
     """Account id at the provider, or its e-mail; default: the user's primary connection."""
-    reason: Annotated[PlainLine, Field(max_length=200)] | None = None
+    reason: Annotated[str, PlainLine(200)] | None = None
     """Shown to the user in the connection's activity."""
     min_ttl_seconds: int | None = Field(default=None, ge=1, le=86_400)
     """The token must live at least this long (capped at half its issued life)."""
