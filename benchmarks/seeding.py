@@ -1,15 +1,16 @@
-"""`python -m benchmarks.seeding N SEED`: N connected users, and a sibling service that may read their tokens.
+"""`python -m benchmarks.seeding`: users, connected ones with a sibling service that may read their tokens, services.
 
 Runs as a process of its own, in the environment of the service, and goes through the service's own code: what it
-writes is what the service would have written. The service key is the last line it prints.
+writes is what the service would have written. A service key is the last line it prints.
 """
 
 import argparse
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from services.user_management.container import Container
 from services.user_management.core.context import RequestContext, use_context
@@ -42,34 +43,75 @@ class SeededUser:
         """The user `number`, as Clerk would name them."""
         return cls(f"user_{number:027d}", f"person{number}@example.com")
 
+    @property
+    def profile(self) -> dict[str, Any]:
+        """Columns, as long as they usually are."""
+        return {
+            "email": self.email,
+            "email_normalized": self.email,
+            "email_verified": True,
+            "first_name": "Person",
+            "last_name": self.id[-6:],
+            "profile_image_url": f"https://img.example.com/{self.id}",
+            "phone": "+41446681800",
+        }
+
 
 def seeded_users(count: int) -> Iterator[SeededUser]:
     """The users of a deployment that was seeded with `count`."""
     return (SeededUser.numbered(number) for number in range(count))
 
 
-async def seed(settings: Settings, *, count: int, tokens: random.Random) -> str:
-    """Fill an empty, migrated database; the service key."""
-    container = Container(settings)
-    await container.start()
-    try:
-        users = list(seeded_users(count))
-        for start in range(0, count, _BATCH):
-            await _connect_users(container, users[start : start + _BATCH], tokens)
+async def seed_profiles(settings: Settings, count: int) -> None:
+    """Users who have connected nothing, into a migrated database without any."""
+    async with _started(settings) as container:
+        for users in _batches(count):
+            async with container.unit_of_work() as uow:
+                for user in users:
+                    await _create_user(container, uow, user)
+
+
+async def seed_connected(settings: Settings, count: int, tokens: random.Random) -> str:
+    """The same with a connection each, and a service that may read the tokens; the service key."""
+    async with _started(settings) as container:
+        for users in _batches(count):
+            await _connect_users(container, users, tokens)
         key = await container.service_clients.create_service(_SERVICE)
         await container.service_clients.grant(_SERVICE, PROVIDER, scopes=[SCOPE], reason_required=False)
-    finally:
-        await container.stop()
     return key
 
 
-async def _connect_users(container: Container, users: list[SeededUser], tokens: random.Random) -> None:
-    key_version = await container.vault.active_version()
+async def seed_service(settings: Settings, permissions: Sequence[str]) -> str:
+    """A service with `permissions`; its key."""
+    async with _started(settings) as container:
+        return await container.service_clients.create_service(_SERVICE, permissions=permissions)
+
+
+@asynccontextmanager
+async def _started(settings: Settings) -> AsyncIterator[Container]:
+    container = Container(settings)
+    await container.start()
+    try:
+        yield container
+    finally:
+        await container.stop()
+
+
+def _batches(count: int) -> Iterator[list[SeededUser]]:
+    users = list(seeded_users(count))
+    return (users[start : start + _BATCH] for start in range(0, count, _BATCH))
+
+
+async def _create_user(container: Container, uow: UnitOfWork, user: SeededUser) -> None:
     issuer = container.settings.clerk.issuer
+    await container.upstream.create(uow, issuer=issuer, subject=user.id, profile=user.profile)
+
+
+async def _connect_users(container: Container, users: Sequence[SeededUser], tokens: random.Random) -> None:
+    key_version = await container.vault.active_version()
     async with container.unit_of_work() as uow:
         for user in users:
-            profile = {"email": user.email, "email_normalized": user.email}
-            await container.users.create(uow, issuer=issuer, subject=user.id, profile=profile)
+            await _create_user(container, uow, user)
             connected = await integration_queries.connect(
                 uow.connection,
                 user_id=user.id,
@@ -93,15 +135,31 @@ def _grant(uow: UnitOfWork, tokens: random.Random) -> TokenGrant:
     )
 
 
+async def _seed(arguments: argparse.Namespace) -> str:
+    """Do what the arguments name; a service key, or nothing."""
+    settings = get_settings()
+    if arguments.what == "service":
+        return await seed_service(settings, arguments.permissions)
+    if arguments.what == "connected":
+        tokens = random.Random(arguments.seed)  # noqa: S311 - tokens of nobody, the same for the same seed
+        return await seed_connected(settings, arguments.users, tokens)
+    await seed_profiles(settings, arguments.users)
+    return ""
+
+
 def main() -> None:
     """Seed the database of the environment."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.seeding")
-    parser.add_argument("users", type=int)
-    parser.add_argument("seed", type=int)
-    arguments = parser.parse_args()
-    tokens = random.Random(arguments.seed)  # noqa: S311 - tokens of nobody, the same for the same seed
+    whats = parser.add_subparsers(dest="what", required=True)
+    profiles = whats.add_parser("profiles")
+    profiles.add_argument("users", type=int)
+    connected = whats.add_parser("connected")
+    connected.add_argument("users", type=int)
+    connected.add_argument("seed", type=int)
+    service = whats.add_parser("service")
+    service.add_argument("permissions", nargs="*")
     with use_context(RequestContext(request_id="seeding", actor=system("benchmark"))):
-        print(asyncio.run(seed(get_settings(), count=arguments.users, tokens=tokens)))
+        print(asyncio.run(_seed(parser.parse_args())))
 
 
 if __name__ == "__main__":

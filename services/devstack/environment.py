@@ -62,6 +62,7 @@ def development_environment(
         "REDIS_URL": addresses.redis_url,
         "CLERK_ISSUER": f"{addresses.sandbox_url}/clerk",
         "CLERK_AUTHORIZED_PARTIES": json.dumps([FRONTEND_ORIGIN]),
+        "CLERK_API_URL": f"{addresses.sandbox_url}/clerk/v1",
         "CLERK_SECRET_KEY": secrets.clerk_secret_key,
         "CLERK_WEBHOOK_SIGNING_SECRET": secrets.webhook_secret,
         "PROVIDERS_DIR": str(data_dir / "providers"),

@@ -30,6 +30,7 @@ def create_celery_app() -> Celery:
             "services.user_management.tasks.data_cleanup",
             "services.user_management.tasks.outbox",
             "services.user_management.tasks.token_refresh",
+            "services.user_management.tasks.upstream",
         ],
     )
     application.conf.update(options)

@@ -2,17 +2,20 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Final
 
 import structlog
 from sqlalchemy.exc import ProgrammingError
 
+from services.user_management.core import failpoints
 from services.user_management.core.clock import Clock, SystemClock
 from services.user_management.database import UNDEFINED_TABLE, Database, is_unavailable
 from services.user_management.exceptions import StartupError
 from services.user_management.http_client import HttpClient, create_http_client, fetch_json
 from services.user_management.integrations.oauth_client import OAuthClient
 from services.user_management.integrations.oauth_config import BUILT_IN, ProviderRegistry, load_providers
+from services.user_management.rate_limiter import RateLimits
 from services.user_management.redis_client import create_redis_client
 from services.user_management.security.encryption import TokenEncryption
 from services.user_management.security.jwks import PinnedKey, RemoteKeySet, SigningKeys
@@ -26,12 +29,19 @@ from services.user_management.services.integration_status_service import Integra
 from services.user_management.services.job_service import JobService
 from services.user_management.services.outbox_service import OutboxService, StreamPolicy
 from services.user_management.services.preferences_service import PreferencesManager
-from services.user_management.services.service_client_service import ServiceClientService
+from services.user_management.services.service_client_service import KeyUsage, ServiceClientService
 from services.user_management.services.token_service import RefreshJobs, TokenPolicy, TokenRefresher, TokenService
-from services.user_management.services.user_service import UserService
+from services.user_management.services.user_service import (
+    ProfileService,
+    SignIn,
+    UpstreamUsers,
+    UserAdministration,
+    UserErasure,
+    UserStates,
+)
 from services.user_management.services.vault_service import VaultService
 from services.user_management.services.webhook_service import WebhookService
-from services.user_management.settings import Settings
+from services.user_management.settings import Environment, Settings
 from services.user_management.unit_of_work import unit_of_work_factory
 
 BOOT_PATIENCE_SECONDS: Final = 30.0
@@ -57,6 +67,8 @@ class Container:
 
         `http` replaces the network; `is_stopping` tells a worker's child that its parent is about to end.
         """
+        if settings.environment is Environment.TEST:
+            failpoints.arm(settings.failpoint)
         self.settings = settings
         self.clock = clock or SystemClock()
         self.http = http or create_http_client()
@@ -64,13 +76,15 @@ class Container:
         self.issuer_http = http or create_http_client()
         self.database = Database(settings.database)
         self.redis = create_redis_client(settings.redis.url.get_secret_value())
+        self.rate_limits = RateLimits(self.redis, settings.limits.policies(), self.clock)
         self.unit_of_work = unit_of_work_factory(self.clock)
-        self.signer = Signer(settings.signing.secret.get_secret_value())
+        self.signer = Signer(settings.signing.secret.get_secret_value().split())
         self.providers = _providers(settings)
         self.sessions = SessionVerifier(
             self._signing_keys(),
             issuer=settings.clerk.issuer,
             authorized_parties=settings.clerk.authorized_parties,
+            clock=self.clock,
             allow_missing_azp=settings.clerk.allow_missing_azp,
         )
         self.webhook_verifier = WebhookVerifier(settings.clerk.webhook_signing_secret.get_secret_value().split())
@@ -81,6 +95,7 @@ class Container:
             clock=self.clock,
         )
         status = IntegrationStatusTracker()
+        key_usage = KeyUsage(self.unit_of_work, self.clock)
         oauth = OAuthClient(self.http, self.clock)
         self.refresher = TokenRefresher(
             database=self.database,
@@ -98,6 +113,7 @@ class Container:
             refresher=self.refresher,
             vault=self.vault,
             status=status,
+            key_usage=key_usage,
             policy=TokenPolicy(settings.clerk.issuer, settings.frontend.connect_url),
             clock=self.clock,
         )
@@ -112,20 +128,38 @@ class Container:
             policy=ConnectPolicy(settings.public_url, tuple(settings.frontend.return_urls)),
             clock=self.clock,
         )
-        self.users = UserService(
+        self.states = UserStates(self.database, self.clock)
+        self.upstream = UpstreamUsers(preferences=PreferencesManager(), signer=self.signer)
+        self.sign_in = SignIn(
+            states=self.states,
+            upstream=self.upstream,
+            unit_of_work=self.unit_of_work,
+            admin_user_ids=frozenset(settings.admin.user_ids),
+            clock=self.clock,
+        )
+        self.profiles = ProfileService(database=self.database, unit_of_work=self.unit_of_work, states=self.states)
+        hold_back = timedelta(days=settings.erasure.after_days)
+        self.administration = UserAdministration(
             database=self.database,
             unit_of_work=self.unit_of_work,
-            preferences=PreferencesManager(),
+            states=self.states,
             signer=self.signer,
-            admin_user_ids=frozenset(settings.admin.user_ids),
+            hold_back=hold_back,
+        )
+        self.erasure = UserErasure(
+            unit_of_work=self.unit_of_work, signer=self.signer, states=self.states, hold_back=hold_back
         )
         self.webhooks = WebhookService(
+            database=self.database,
             unit_of_work=self.unit_of_work,
-            users=self.users,
+            upstream=self.upstream,
+            states=self.states,
             issuer=settings.clerk.issuer,
             instance_id=settings.clerk.instance_id,
         )
-        self.service_clients = ServiceClientService(self.unit_of_work)
+        self.service_clients = ServiceClientService(
+            database=self.database, unit_of_work=self.unit_of_work, providers=self.providers, key_usage=key_usage
+        )
         self.jobs = JobService(self.unit_of_work)
         self.refresh_jobs = RefreshJobs(
             database=self.database, refresher=self.refresher, clock=self.clock, is_stopping=is_stopping
@@ -136,7 +170,7 @@ class Container:
             redis=self.redis,
             stream=StreamPolicy(settings.redis.stream, settings.redis.stream_length),
         )
-        self.health = HealthService(self.database, self.redis)
+        self.health = HealthService(self.database, self.redis, lambda: self.rate_limits.degraded)
         self._drain_ends: float | None = None
 
     async def start(self) -> None:

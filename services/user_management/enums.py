@@ -135,3 +135,18 @@ class JobName(StrEnum):
     RETRY_WEBHOOKS = "retry_webhooks"
     ERASE_USERS = "erase_users"
     RECONCILE_CLERK = "reconcile_clerk"
+
+
+class RateClass(StrEnum):
+    """Whose allowance a request spends from; each has a quota of its own (`LIMITS_…`)."""
+
+    USER = "user"
+    """A signed-in principal."""
+    ANONYMOUS = "anonymous"
+    """An address of which nobody is signed in."""
+    SIGN_IN = "sign-in"
+    """An address that tries credentials."""
+    WEBHOOK = "webhook"
+    """An address that delivers webhooks."""
+    INTERNAL = "internal"
+    """A sibling service; counted per process."""

@@ -86,11 +86,25 @@ class ProviderMisconfiguredError(ApplicationError):
     default_detail = "The provider refuses our client credentials; the operator has been alerted."
 
 
+class ClerkRefusedError(ApplicationError):
+    code = "clerk_refused"
+    status = 502
+    title = "Clerk refuses the service"
+    default_detail = "Clerk's Backend API refuses us; check CLERK_SECRET_KEY and CLERK_API_URL."
+
+
 class ProviderAnswerError(ApplicationError):
     code = "provider_answer_invalid"
     status = 502
     title = "Unusable answer from the provider"
     default_detail = "The provider's answer could not be used; start the connection again."
+
+
+class BadRequestError(ApplicationError):
+    code = "bad_request"
+    status = 400
+    title = "Malformed request"
+    default_detail = "The request is not well-formed HTTP."
 
 
 class InvalidJSONError(ApplicationError):
@@ -150,6 +164,20 @@ class SessionPendingError(ApplicationError):
     status = 403
     title = "Sign-in not finished"
     default_detail = "Finish signing in first: the session still has a task to complete."
+
+
+class ImpersonationRefusedError(ApplicationError):
+    code = "impersonation_refused"
+    status = 403
+    title = "Not while impersonating"
+    default_detail = "Only the user in person may do that; this session is somebody else's, acting as them."
+
+
+class CrossSiteRequestError(ApplicationError):
+    code = "cross_site_request"
+    status = 403
+    title = "Cross-site request refused"
+    default_detail = "A session cookie is accepted from our own pages only; elsewhere send the token as a bearer token."
 
 
 class UserInactiveError(ApplicationError):
@@ -243,6 +271,28 @@ class ConflictError(ApplicationError):
     default_detail = "The request conflicts with what is already there."
 
 
+class FieldOwnedUpstreamError(ApplicationError):
+    code = "field_owned_upstream"
+    status = 409
+    title = "Owned by the identity provider"
+    default_detail = "E-mail and phone are changed where the user signs in; details.errors names the fields."
+
+    @classmethod
+    def of_fields(cls, fields: Iterable[str]) -> "FieldOwnedUpstreamError":
+        """Naming each field."""
+        listed = [
+            {"loc": ["body", field], "msg": "is changed at the identity provider", "type": cls.code} for field in fields
+        ]
+        return cls(extra={"details": {"errors": listed}})
+
+
+class PreconditionFailedError(ApplicationError):
+    code = "precondition_failed"
+    status = 412
+    title = "Changed in the meantime"
+    default_detail = "The resource is not at the version of If-Match; fetch it again."
+
+
 class ValidationFailedError(ApplicationError):
     code = "validation_failed"
     status = 422
@@ -271,6 +321,17 @@ class RateLimitedError(ApplicationError):
     status = 429
     title = "Too many requests"
     default_detail = "Slow down and try again after Retry-After seconds."
+
+    def __init__(self, *, retry_after: int = 1, headers: Mapping[str, str] | None = None) -> None:
+        self.retry_after = max(1, retry_after)
+        super().__init__(headers={"Retry-After": str(self.retry_after), **(headers or {})})
+
+
+class UnreadableEventError(ApplicationError):
+    """What upstream says of a user or session cannot be read. Stored with the event, never shown to a caller."""
+
+    code = "unreadable_event"
+    title = "Event not readable"
 
 
 class PoisonedCiphertextError(ApplicationError):

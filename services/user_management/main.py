@@ -23,7 +23,15 @@ from services.user_management.middleware.body_limit import BodyLimitMiddleware
 from services.user_management.middleware.prefix import PrefixMiddleware
 from services.user_management.middleware.problems import HANDLERS, MEDIA_TYPE
 from services.user_management.middleware.request_context import RequestContextMiddleware
-from services.user_management.routers import health, integrations, internal, users, webhooks
+from services.user_management.routers import (
+    admin_services,
+    admin_users,
+    health,
+    integrations,
+    internal,
+    users,
+    webhooks,
+)
 from services.user_management.schemas.problem import Problem
 from services.user_management.settings import Settings, get_settings
 
@@ -33,6 +41,19 @@ PROBLEM_RESPONSE: Final[dict[int | str, dict[str, Any]]] = {
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
 }
+
+# Routes are tried in this order: the hot ones first, and `/users/search` before what would take it for an id.
+ROUTERS: Final = (
+    internal.hot_router,
+    users.router,
+    users.hot_router,
+    health.router,
+    integrations.router,
+    webhooks.router,
+    internal.router,
+    admin_users.router,
+    admin_services.router,
+)
 
 
 def create_app(settings: Settings, container: Container | None = None) -> FastAPI:
@@ -66,26 +87,34 @@ def create_app(settings: Settings, container: Container | None = None) -> FastAP
         exception_handlers=HANDLERS,
         # Recorded by us, without bodies, and not by whatever exporters the process's environment names.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
-        middleware=[
-            # Outermost, so that a browser may also read the problems that the next layer makes of a crash or an outage.
-            Middleware(
-                CORSMiddleware,
-                allow_origins=settings.frontend.origins,
-                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-                allow_headers=["Authorization", "Content-Type", "If-Match", "If-None-Match", "X-Request-ID"],
-                expose_headers=["ETag", "Location", "Retry-After", "X-Request-ID"],
-                max_age=600,
-            ),
-            Middleware(RequestContextMiddleware, strict_transport=settings.is_production),
-            Middleware(BodyLimitMiddleware),
-            Middleware(PrefixMiddleware),
-        ],
+        middleware=_middleware(settings),
     )
-    # Routes are tried in this order, so the hot one stands first.
-    for module in (internal, health, users, integrations, webhooks):
-        app.include_router(module.router)
+    for router in ROUTERS:
+        app.include_router(router)
     _complete_schema(app)
     return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    """From the outside in."""
+    return [
+        # Outermost, so that a browser may also read the problems that the next layer makes of a crash or an outage.
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.frontend.origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "If-Match", "If-None-Match", "X-Request-ID"],
+            expose_headers=["ETag", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"],
+            max_age=600,
+        ),
+        Middleware(
+            RequestContextMiddleware,
+            strict_transport=settings.is_production,
+            trusted_networks=settings.proxy.trusted_networks,
+        ),
+        Middleware(BodyLimitMiddleware),
+        Middleware(PrefixMiddleware),
+    ]
 
 
 def _operation_id(route: APIRoute) -> str:
@@ -94,16 +123,13 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _complete_schema(app: FastAPI) -> None:
-    """Describe what no route's signature tells: the problem, and the service key that its routes read themselves."""
+    """Describe what no route's signature tells: the problem."""
     build: Callable[[], dict[str, Any]] = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = build()
         components = document.setdefault("components", {})
         components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
-        schemes = components.setdefault("securitySchemes", {})
-        schemes["serviceKey"] = {"type": "http", "scheme": "bearer", "description": "ums_<id>_<secret>"}
-        schemes["serviceKeyHeader"] = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema

@@ -67,6 +67,19 @@ class UnitOfWork:
             }
         )
 
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Undo the block, its audit and its events too, if it raises; the rest of the transaction stays good."""
+        collected = (self._audit_rows, self._detail_rows, self._outbox_rows)
+        lengths = [len(rows) for rows in collected]
+        try:
+            async with ormar_database.transaction():
+                yield
+        except BaseException:
+            for rows, length in zip(collected, lengths, strict=True):
+                del rows[length:]
+            raise
+
     def keep(self, error: Kept) -> Kept:
         """`raise uow.keep(error)`: commit what was written, then raise. For refusals that must be remembered."""
         self._kept = error

@@ -32,6 +32,8 @@ def test_environment_values_fit_together(tmp_path: Path) -> None:
     variables = _development(tmp_path)
 
     assert variables["CLERK_ISSUER"] == variables["SANDBOX_URL"] + "/clerk"
+    assert variables["CLERK_API_URL"] == variables["SANDBOX_URL"] + "/clerk/v1"
+    assert variables["CLERK_SECRET_KEY"].startswith("sk_test_")
     assert variables["SANDBOX_WEBHOOK_URL"] == variables["PUBLIC_URL"] + "/webhooks/clerk"
     assert json.loads(variables["OAUTH_CLIENTS"]) == {"sandbox-strict": {"client_id": "id", "client_secret": "secret"}}
     assert json.loads(variables["ENCRYPTION_KEYS"]).keys() == {"1"}

@@ -14,13 +14,16 @@ from services.sandbox.ledger import Entry
 
 
 class UserList(BaseModel):
-    """Query of `GET /v1/users`. `order_by` may begin with + (ascending, the default) or -."""
+    """Query of `GET /v1/users`. `order_by` may begin with + (ascending, the default) or -. `user_id` may come up to a
+    hundred times (`user_id=…&user_id=…`, as Clerk's SDKs send it); users it does not name are left out.
+    """
 
     limit: int = Field(default=10, ge=1, le=500)
     offset: int = Field(default=0, ge=0)
     order_by: Literal["created_at", "+created_at", "-created_at", "updated_at", "+updated_at", "-updated_at"] = (
         "-created_at"
     )
+    user_id: list[str] = Field(default=[], max_length=100)
 
 
 class BackendError(Exception):
@@ -60,13 +63,15 @@ def with_secret_key(request: Request, answer: Callable[[], Any]) -> Handler:
 def list_users(clerk: Clerk, query: UserList) -> list[ClerkUser]:
     """One page; ties are broken by id so that pages never overlap."""
     field = query.order_by.lstrip("+-")
-    ordered = sorted(clerk.users(), key=lambda user: (user[field], user["id"]), reverse=query.order_by.startswith("-"))
+    named = set(query.user_id)
+    meant = [user for user in clerk.stored_users() if not named or user["id"] in named]
+    ordered = sorted(meant, key=lambda user: (user[field], user["id"]), reverse=query.order_by.startswith("-"))
     return ordered[query.offset : query.offset + query.limit]
 
 
 def count_users(clerk: Clerk) -> dict[str, Any]:
     """The total."""
-    return {"object": "total_count", "total_count": len(clerk.users())}
+    return {"object": "total_count", "total_count": len(clerk.stored_users())}
 
 
 def get_user(clerk: Clerk, user_id: str) -> ClerkUser:

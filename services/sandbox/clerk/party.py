@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 
 from services.sandbox.clerk.session_tokens import build_session_token
-from services.sandbox.clerk.users import ClerkUser, change_user, clerk_id, milliseconds, new_user
+from services.sandbox.clerk.sessions import ClerkSession, new_session
+from services.sandbox.clerk.users import ClerkUser, change_user, clerk_id, milliseconds, new_user, primary_email
 from services.sandbox.clerk.webhooks import (
     ClerkEvent,
     WebhookSender,
@@ -18,6 +19,9 @@ from services.sandbox.clerk.webhooks import (
 )
 from services.sandbox.ledger import Ledger
 from services.sandbox.signing import SigningKey, signing_key
+
+ClerkObject = ClerkUser | ClerkSession
+"""What an event can be about."""
 
 INSTANCE_ID = "ins_2sandboxSANDBOXsandbox00000"
 
@@ -112,13 +116,31 @@ class Clerk:
         return copy.deepcopy(user)
 
     def ban_user(self, user_id: str) -> ClerkUser:
-        """Ban a user. Raises `KeyError` for an unknown one."""
+        """Ban a user. Raises `KeyError` for an unknown one, as do the following."""
         return self.update_user(user_id, banned=True)
 
+    def unban_user(self, user_id: str) -> ClerkUser:
+        """Lift a ban."""
+        return self.update_user(user_id, banned=False)
+
+    def lock_user(self, user_id: str) -> ClerkUser:
+        """Lock a user out, as after too many wrong passwords: for an hour."""
+        return self.update_user(user_id, locked=True, lockout_expires_in_seconds=3600)
+
+    def unlock_user(self, user_id: str) -> ClerkUser:
+        """End a lockout."""
+        return self.update_user(user_id, locked=False, lockout_expires_in_seconds=None)
+
+    def swap_emails(self, first_id: str, second_id: str) -> tuple[ClerkUser, ClerkUser]:
+        """Let two users exchange their primary addresses; the first one changes first."""
+        first, second = primary_email(self._users[first_id]), primary_email(self._users[second_id])
+        return self.update_user(first_id, email=second), self.update_user(second_id, email=first)
+
     def delete_user(self, user_id: str) -> ClerkUser:
-        """Delete a user; returns the `data` of `user.deleted`. Raises `KeyError` for an unknown one."""
+        """Delete a user; returns the `data` of `user.deleted`."""
         user = self._users.pop(user_id)
-        return {"id": user_id, "object": "user", "deleted": True, "external_id": user["external_id"]}
+        external = {"external_id": user["external_id"]} if user["external_id"] else {}
+        return {"id": user_id, "object": "user", "deleted": True, **external}
 
     def user(self, user_id: str) -> ClerkUser | None:
         """One user, or `None`."""
@@ -127,19 +149,45 @@ class Clerk:
 
     def users(self) -> list[ClerkUser]:
         """All users, oldest first."""
-        return [copy.deepcopy(user) for user in self._users.values()]
+        return copy.deepcopy(self.stored_users())
+
+    def stored_users(self) -> list[ClerkUser]:
+        """All users as they are stored, only to be read: copying 20,000 for each page of a sweep takes seconds."""
+        return list(self._users.values())
+
+    def session_event(
+        self,
+        event_type: str,
+        user_id: str,
+        *,
+        session_id: str | None = None,
+        created_at: int | None = None,
+        with_user: bool = False,
+    ) -> ClerkSession:
+        """The `data` of a `session.…` event. The session is the one of `session_token` unless another is named, and
+        began at `created_at` (milliseconds), now by default. `user` is `None` unless asked for. The user need not
+        exist. Raises `KeyError` for another kind of event.
+        """
+        now = milliseconds()
+        began = now if created_at is None else created_at
+        user = self.user(user_id) if with_user else None
+        return new_session(
+            event_type, user_id, session_id=session_id, created_at=began, updated_at=max(began, now), user=user
+        )
 
     def event(
-        self, event_type: str, user: ClerkUser, *, timestamp: int | None = None, instance_id: str | None = None
+        self, event_type: str, subject: ClerkObject, *, timestamp: int | None = None, instance_id: str | None = None
     ) -> ClerkEvent:
-        """The envelope of a webhook; `timestamp` in milliseconds."""
+        """The envelope of a webhook about a user or a session. `timestamp` is sent as given, milliseconds by default:
+        Clerk documents milliseconds, and its own examples are in seconds.
+        """
         return {
             "object": "event",
             "type": event_type,
             "timestamp": milliseconds() if timestamp is None else timestamp,
             "instance_id": instance_id or self.instance_id,
             "event_attributes": {"http_request": {"client_ip": "203.0.113.5", "user_agent": "Sandbox/1.0"}},
-            "data": user,
+            "data": subject,
         }
 
     def sign(
@@ -159,14 +207,25 @@ class Clerk:
         )
 
     def signed_event(
-        self, event_type: str, user: ClerkUser, *, message_id: str | None = None, timestamp: int | None = None
+        self,
+        event_type: str,
+        subject: ClerkObject,
+        *,
+        message_id: str | None = None,
+        timestamp: int | None = None,
+        event_timestamp: int | None = None,
     ) -> tuple[dict[str, str], bytes]:
-        """Headers (content type included) and body of a webhook that verifies; `timestamp` (s) is the header's."""
-        body = encode_event(self.event(event_type, user))
+        """Headers (content type included) and body of a webhook that verifies; `timestamp` (s) is the header's,
+        `event_timestamp` the envelope's.
+        """
+        body = encode_event(self.event(event_type, subject, timestamp=event_timestamp))
         headers = self.sign(body, message_id=message_id, timestamp=timestamp)
         return headers | {"content-type": "application/json"}, body
 
-    async def send_event(self, event_type: str, user: ClerkUser) -> bool | None:
-        """Post an event to the service. True if it was accepted, `None` where no webhook URL is configured."""
-        entry = await self.webhooks.deliver(self.event(event_type, user), message_id=clerk_id("msg"))
+    async def send_event(self, event_type: str, subject: ClerkObject, *, timestamp: int | None = None) -> bool | None:
+        """Post an event to the service. True if it was accepted, `None` where no webhook URL is configured.
+        `timestamp` is the envelope's, as in `event`.
+        """
+        event = self.event(event_type, subject, timestamp=timestamp)
+        entry = await self.webhooks.deliver(event, message_id=clerk_id("msg"))
         return None if entry is None else entry.status is not None and 200 <= entry.status < 300

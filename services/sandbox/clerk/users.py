@@ -2,9 +2,14 @@
 
 import secrets
 import time
-from typing import Any
+from typing import Any, Final
 
 ClerkUser = dict[str, Any]
+
+OPTIONAL_KEYS: Final = frozenset(
+    {"deprovisioned", "password_last_updated_at", "organization_memberships", "bypass_client_trust", "scim"}
+)
+"""Keys that Clerk sends for some users only."""
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -117,6 +122,12 @@ def _set_email(user: ClerkUser, email: str | None, *, verified: bool, now: int) 
     user["primary_email_address_id"] = entry["id"] if entry else None
 
 
+def _set_verification(user: ClerkUser, *, verified: bool) -> None:
+    for address in user["email_addresses"]:
+        if address["id"] == user["primary_email_address_id"]:
+            address["verification"]["status"] = "verified" if verified else "unverified"
+
+
 def _set_phone(user: ClerkUser, phone: str | None, *, now: int) -> None:
     entry = phone_number(phone, now=now) if phone else None
     user["phone_numbers"] = [entry] if entry else []
@@ -124,21 +135,24 @@ def _set_phone(user: ClerkUser, phone: str | None, *, now: int) -> None:
 
 
 def change_user(user: ClerkUser, changes: dict[str, Any], *, now: int) -> None:
-    """Apply changes in place. `email` (with `email_verified`) and `phone` replace the primary address; `image_url`
-    sets both image keys; every other key is one of the user object itself.
+    """Apply changes in place. `email` and `phone` replace the primary address, and remove it when they are `None`;
+    `email_verified` (true for a new address) is about the primary one; `image_url` sets both image keys; every other
+    key is one of the user object itself, the optional ones included.
 
     Raises `KeyError` for a key the user object does not have.
     """
     remaining = dict(changes)
-    verified = bool(remaining.pop("email_verified", True))
+    verified = remaining.pop("email_verified", None)
     if "email" in remaining:
-        _set_email(user, remaining.pop("email"), verified=verified, now=now)
+        _set_email(user, remaining.pop("email"), verified=verified is not False, now=now)
+    elif verified is not None:
+        _set_verification(user, verified=verified)
     if "phone" in remaining:
         _set_phone(user, remaining.pop("phone"), now=now)
     if "image_url" in remaining:
         user["profile_image_url"] = remaining["image_url"]
         user["has_image"] = remaining["image_url"] is not None
-    unknown = remaining.keys() - user.keys()
+    unknown = remaining.keys() - user.keys() - OPTIONAL_KEYS
     if unknown:
         raise KeyError(f"a Clerk user has no {', '.join(sorted(unknown))}")
     user.update(remaining)

@@ -1,12 +1,13 @@
 """Clerk over HTTP: keys, Backend API, and the controls that stand in for its dashboard."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from services.sandbox.clerk.backend_api import UserList, count_users, get_user, list_users, with_secret_key
+from services.sandbox.clerk.party import ClerkObject
 from services.sandbox.dependencies import CurrentSandbox
 from services.sandbox.errors import SandboxError
 from services.sandbox.state import Sandbox
@@ -25,6 +26,32 @@ class KeyRotation(BaseModel):
     """Whether the old key stays published."""
 
     keep_old: bool = True
+
+
+class SessionEvent(BaseModel):
+    """Arguments of `Clerk.session_event`, and the `timestamp` of the envelope."""
+
+    event_type: str = "session.created"
+    session_id: str | None = None
+    created_at: int | None = None
+    with_user: bool = False
+    timestamp: int | None = None
+
+
+class UserPair(BaseModel):
+    """Two users."""
+
+    first: str
+    second: str
+
+
+Silent = Annotated[bool, Query(description="Change Clerk without a webhook, as if it had been lost: drift.")]
+
+
+async def _tell(
+    sandbox: Sandbox, event_type: str, subject: ClerkObject, *, silent: bool, timestamp: int | None = None
+) -> bool | None:
+    return None if silent else await sandbox.clerk.send_event(event_type, subject, timestamp=timestamp)
 
 
 @router.get("/.well-known/jwks.json")
@@ -77,13 +104,13 @@ async def rotate_key(wanted: KeyRotation, sandbox: CurrentSandbox) -> dict[str, 
 
 
 @router.post("/_control/users", status_code=201)
-async def create_user(fields: dict[str, Any], sandbox: CurrentSandbox) -> dict[str, Any]:
+async def create_user(fields: dict[str, Any], sandbox: CurrentSandbox, *, silent: Silent = False) -> dict[str, Any]:
     """Create a user (`Clerk.create_user`) and send `user.created`."""
     try:
         user = sandbox.clerk.create_user(**fields)
     except (KeyError, TypeError) as problem:
         raise SandboxError(422, str(problem.args[0])) from problem
-    return {"user": user, "webhook_accepted": await sandbox.clerk.send_event("user.created", user)}
+    return {"user": user, "webhook_accepted": await _tell(sandbox, "user.created", user, silent=silent)}
 
 
 def _require_user(sandbox: Sandbox, user_id: str) -> None:
@@ -92,19 +119,66 @@ def _require_user(sandbox: Sandbox, user_id: str) -> None:
 
 
 @router.patch("/_control/users/{user_id}")
-async def update_user(user_id: str, changes: dict[str, Any], sandbox: CurrentSandbox) -> dict[str, Any]:
+async def update_user(
+    user_id: str, changes: dict[str, Any], sandbox: CurrentSandbox, *, silent: Silent = False
+) -> dict[str, Any]:
     """Change a user (`Clerk.update_user`) and send `user.updated`."""
     _require_user(sandbox, user_id)
     try:
         user = sandbox.clerk.update_user(user_id, **changes)
     except (KeyError, TypeError) as problem:
         raise SandboxError(422, str(problem.args[0])) from problem
-    return {"user": user, "webhook_accepted": await sandbox.clerk.send_event("user.updated", user)}
+    return {"user": user, "webhook_accepted": await _tell(sandbox, "user.updated", user, silent=silent)}
 
 
 @router.delete("/_control/users/{user_id}")
-async def delete_user(user_id: str, sandbox: CurrentSandbox) -> dict[str, Any]:
+async def delete_user(user_id: str, sandbox: CurrentSandbox, *, silent: Silent = False) -> dict[str, Any]:
     """Delete a user and send `user.deleted`."""
     _require_user(sandbox, user_id)
     remains = sandbox.clerk.delete_user(user_id)
-    return {"user": remains, "webhook_accepted": await sandbox.clerk.send_event("user.deleted", remains)}
+    return {"user": remains, "webhook_accepted": await _tell(sandbox, "user.deleted", remains, silent=silent)}
+
+
+@router.post("/_control/users/{user_id}/sessions", status_code=201)
+async def tell_of_session(
+    user_id: str, wanted: SessionEvent, sandbox: CurrentSandbox, *, silent: Silent = False
+) -> dict[str, Any]:
+    """Send an event about a session of a user, who need not exist any more (`Clerk.session_event`)."""
+    arguments = wanted.model_dump(exclude={"event_type", "timestamp"})
+    try:
+        session = sandbox.clerk.session_event(wanted.event_type, user_id, **arguments)
+    except KeyError as problem:
+        raise SandboxError(422, str(problem.args[0])) from problem
+    accepted = await _tell(sandbox, wanted.event_type, session, silent=silent, timestamp=wanted.timestamp)
+    return {"session": session, "webhook_accepted": accepted}
+
+
+@router.post("/_control/users/{user_id}/{change}")
+async def restrict_user(
+    user_id: str,
+    change: Literal["ban", "unban", "lock", "unlock"],
+    sandbox: CurrentSandbox,
+    *,
+    silent: Silent = False,
+) -> dict[str, Any]:
+    """Ban or lock a user or lift that, and send `user.updated`."""
+    _require_user(sandbox, user_id)
+    clerk = sandbox.clerk
+    changes = {
+        "ban": clerk.ban_user,
+        "unban": clerk.unban_user,
+        "lock": clerk.lock_user,
+        "unlock": clerk.unlock_user,
+    }
+    user = changes[change](user_id)
+    return {"user": user, "webhook_accepted": await _tell(sandbox, "user.updated", user, silent=silent)}
+
+
+@router.post("/_control/swap-emails")
+async def swap_emails(pair: UserPair, sandbox: CurrentSandbox, *, silent: Silent = False) -> dict[str, Any]:
+    """Let two users exchange their e-mail addresses, and send `user.updated` for one after the other."""
+    _require_user(sandbox, pair.first)
+    _require_user(sandbox, pair.second)
+    users = sandbox.clerk.swap_emails(pair.first, pair.second)
+    accepted = [await _tell(sandbox, "user.updated", user, silent=silent) for user in users]
+    return {"users": users, "webhook_accepted": accepted}

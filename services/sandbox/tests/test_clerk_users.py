@@ -157,6 +157,43 @@ async def test_backend_users_pages_in_order_without_overlap(sandbox: Sandbox, cl
     assert count.json()["total_count"] == 5
 
 
+async def test_backend_users_by_id_are_only_those_named(sandbox: Sandbox, client: httpx.AsyncClient) -> None:
+    first, second, third = (sandbox.clerk.create_user(created_at=number)["id"] for number in (1, 2, 3))
+    named = [("user_id", one) for one in (third, first, "user_nobody")]
+
+    page = await client.get("/clerk/v1/users", params=[*named, ("order_by", "+created_at")], headers=SECRET_KEY)
+    second_page = await client.get("/clerk/v1/users", params=[*named, ("offset", "1")], headers=SECRET_KEY)
+    too_many = await client.get("/clerk/v1/users", params=[("user_id", second)] * 101, headers=SECRET_KEY)
+
+    assert [user["id"] for user in page.json()] == [first, third]
+    assert [user["id"] for user in second_page.json()] == [first]
+    assert too_many.status_code == 422
+
+
+@pytest.mark.parametrize(("operation", "path"), [("users.list", "/clerk/v1/users"), ("users.get", "/clerk/v1/users/u")])
+async def test_backend_faults_strike_their_operation_alone(
+    sandbox: Sandbox, client: httpx.AsyncClient, operation: str, path: str
+) -> None:
+    sandbox.clerk.create_user(user_id="u")
+    for action, settings in (
+        ("status", {"status": 500}),
+        ("status", {"status": 429, "headers": {"Retry-After": "7"}}),
+        ("html", {}),
+        ("delay", {"delay_seconds": 0.01}),
+    ):
+        fault = {"party": "clerk", "operation": operation, "action": action, **settings}
+        assert (await client.post("/_faults", json=fault)).status_code == 201
+
+    other = await client.get("/clerk/v1/users/count", headers=SECRET_KEY)
+    struck = [await client.get(path, headers=SECRET_KEY) for _ in range(5)]
+
+    assert [other.status_code, *(one.status_code for one in struck)] == [200, 500, 429, 200, 200, 200]
+    assert (struck[1].headers["retry-after"], struck[2].headers["content-type"][:9]) == ("7", "text/html")
+    assert struck[3].json() == struck[4].json()
+    faults = [entry.fault for entry in sandbox.ledger.entries("clerk", operation)]
+    assert faults == ["status", "status", "html", "delay", None]
+
+
 async def test_backend_user_unknown_is_404_in_clerks_form(client: httpx.AsyncClient) -> None:
     response = await client.get("/clerk/v1/users/user_nobody", headers=SECRET_KEY)
 

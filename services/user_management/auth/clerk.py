@@ -5,41 +5,66 @@ from typing import Annotated
 from fastapi import Depends, Path, Request, Security
 from fastapi.security import HTTPBearer
 
-from services.user_management.auth.credentials import bearer_token
+from services.user_management.auth.credentials import session_tokens
 from services.user_management.auth.dependencies import get_container
-from services.user_management.core.context import act_as
+from services.user_management.auth.rate_limits import user_limit
+from services.user_management.core.context import act_as, current_context
 from services.user_management.core.principal import Principal
-from services.user_management.exceptions import UserNotFoundError
+from services.user_management.exceptions import ImpersonationRefusedError, UnauthenticatedError, UserNotFoundError
 from services.user_management.security.jwt import SessionClaims
 
 _documented = HTTPBearer(
     scheme_name="session", bearerFormat="JWT", auto_error=False, description="Clerk session token of the user"
 )
 
+DocumentedSession = Annotated[object, Security(_documented)]
+UserIdPath = Annotated[str, Path(max_length=64, description="A user id, or `me`")]
+
 
 async def verify_jwt_token(request: Request) -> SessionClaims:
     """The claims of the request's session token. Raises UnauthenticatedError or SessionPendingError."""
-    return await get_container(request).sessions.verify(bearer_token(request))
+    sessions = get_container(request).sessions
+    *others, last = session_tokens(request)
+    for token in others:
+        # Several session cookies: those of other Clerk instances on the same host are not ours to judge.
+        try:
+            return await sessions.verify(token)
+        except UnauthenticatedError:
+            continue
+    return await sessions.verify(last)
 
 
-async def get_current_user(request: Request, _: Annotated[object, Security(_documented)]) -> Principal:
-    """The signed-in, active user; whatever the request does is done in their name."""
-    session = await verify_jwt_token(request)
-    principal = await get_container(request).users.sign_in(session)
+async def get_current_user(request: Request, _: DocumentedSession = None) -> Principal:
+    """The signed-in, active user; whatever the request does is done in their name, and from their allowance."""
+    principal = await get_container(request).sign_in.sign_in(await verify_jwt_token(request))
     act_as(principal)
+    await user_limit(request)
     return principal
 
 
 CurrentUser = Annotated[Principal, Depends(get_current_user)]
 
 
-async def verify_user_ownership(
-    user: CurrentUser, user_id: Annotated[str, Path(max_length=64, description="A user id, or `me`")]
-) -> str:
-    """The user id in the path, if it is the caller's own. Raises UserNotFoundError for anybody else's."""
-    if user_id not in ("me", user.id):
+def own_user_id(user_id: str) -> str:
+    """`user_id`, or what `me` stands for, if it is the caller's own. Raises UserNotFoundError for anybody else's."""
+    actor = current_context().actor
+    if user_id not in ("me", actor.id):
         raise UserNotFoundError
-    return user.id
+    return actor.id
+
+
+async def verify_user_ownership(_user: CurrentUser, user_id: UserIdPath) -> str:
+    """The user id in the path, if it is the caller's own. Raises UserNotFoundError for anybody else's."""
+    return own_user_id(user_id)
 
 
 OwnUserId = Annotated[str, Depends(verify_user_ownership)]
+
+
+async def refuse_impersonation(user: CurrentUser) -> None:
+    """For what cannot be undone. Raises ImpersonationRefusedError when somebody else acts as the user."""
+    if user.impersonator is not None:
+        raise ImpersonationRefusedError
+
+
+InPerson = Depends(refuse_impersonation)

@@ -1,16 +1,40 @@
-"""Service keys: `ums_<id>_<secret>`, as a bearer token or in `X-API-Key`."""
+"""Service keys: `ums_<id>_<secret>`, as a bearer token or in `X-API-Key`.
+
+Guards work on the request alone, so that a DirectRoute can call them; what else they take is for the schema.
+"""
 
 import re
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, Final
 
-from fastapi import Request
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
 
 from services.user_management.auth.credentials import bearer_token
-from services.user_management.exceptions import UnauthenticatedError
+from services.user_management.auth.dependencies import get_container
+from services.user_management.auth.rate_limits import spend_internal
+from services.user_management.core.context import act_as
+from services.user_management.core.principal import Principal
+from services.user_management.enums import ServicePermission
+from services.user_management.exceptions import ForbiddenError, UnauthenticatedError
 from services.user_management.security.signing import sha256
-from services.user_management.services.token_service import ServiceCredential
+from services.user_management.services.service_client_service import KEY_PREFIX, ServiceCredential
 
-_KEY: Final = re.compile(r"ums_([0-9a-f]{12})_([0-9a-f]{64})")
+_KEY: Final = re.compile(rf"{KEY_PREFIX}_([0-9a-f]{{12}})_([0-9a-f]{{64}})")
+
+# What these would return is read, strictly, by `service_credential`.
+_documented_bearer = HTTPBearer(scheme_name="serviceKey", auto_error=False, description="ums_<id>_<secret>")
+_documented_header = APIKeyHeader(name="X-API-Key", scheme_name="serviceKeyHeader", auto_error=False)
+DocumentedBearer = Annotated[object, Security(_documented_bearer)]
+DocumentedHeader = Annotated[object, Security(_documented_header)]
+
+
+def presents_service_key(request: Request) -> bool:
+    """Whether the credential has the shape of a service key, good or not, rather than of a session."""
+    authorizations = request.headers.getlist("authorization")
+    return "x-api-key" in request.headers or any(
+        value.partition(" ")[2].startswith(f"{KEY_PREFIX}_") for value in authorizations
+    )
 
 
 def service_credential(request: Request) -> ServiceCredential:
@@ -22,3 +46,35 @@ def service_credential(request: Request) -> ServiceCredential:
     if key is None:
         raise UnauthenticatedError("The credential is not a service key.")
     return ServiceCredential(key_id=key[1], secret_hash=sha256(key[2]))
+
+
+async def get_current_service(
+    request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
+) -> Principal:
+    """The service that calls; whatever the request does is done in its name. Raises UnauthenticatedError."""
+    principal = await get_container(request).service_clients.authenticate(service_credential(request))
+    act_as(principal)
+    spend_internal(request, principal.id)
+    return principal
+
+
+CurrentService = Annotated[Principal, Depends(get_current_service)]
+
+
+def require(principal: Principal, permission: ServicePermission) -> None:
+    """Raises ForbiddenError unless the principal has the permission; admins have all."""
+    if not (principal.is_admin or permission in principal.permissions):
+        raise ForbiddenError
+
+
+def permitted(permission: ServicePermission) -> Callable[..., Coroutine[Any, Any, Principal]]:
+    """A guard: the calling service, if it has `permission`. Raises UnauthenticatedError, ForbiddenError."""
+
+    async def get_permitted_service(
+        request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
+    ) -> Principal:
+        service = await get_current_service(request)
+        require(service, permission)
+        return service
+
+    return get_permitted_service

@@ -7,8 +7,10 @@ from fastapi import Depends, Request
 from pydantic import ValidationError
 
 from services.user_management.auth.dependencies import get_container
+from services.user_management.auth.rate_limits import webhook_limit
 from services.user_management.exceptions import (
     InvalidJSONError,
+    InvalidSignatureError,
     InvalidWebhookHeadersError,
     ValidationFailedError,
 )
@@ -28,8 +30,26 @@ class VerifiedEvent:
 async def verify_clerk_webhook(request: Request) -> VerifiedEvent:
     """Check the signature over the raw body, then read it.
 
-    Raises InvalidWebhookHeadersError (400), InvalidSignatureError (401), InvalidJSONError, ValidationFailedError.
+    What Clerk signed is never refused for being much: it would come again, later. What is not counts for its sender.
+    Raises InvalidWebhookHeadersError (400), InvalidSignatureError (401), InvalidJSONError, ValidationFailedError,
+    RateLimitedError.
     """
+    try:
+        message_id, body = await _verified(request)
+    except (InvalidWebhookHeadersError, InvalidSignatureError):
+        await webhook_limit(request)
+        raise
+    try:
+        payload = strict_json.storable(strict_json.loads(body))
+        return VerifiedEvent(message_id, ClerkEvent.model_validate(payload), payload)
+    except strict_json.StrictJSONError as error:
+        raise InvalidJSONError(f"The body is {error}.") from None
+    except ValidationError:
+        raise ValidationFailedError("The body is not a Clerk event.") from None
+
+
+async def _verified(request: Request) -> tuple[str, bytes]:
+    """Message id and body, once the signature over both is good."""
     container = get_container(request)
     headers = [request.headers.getlist(name) for name in ("svix-id", "svix-timestamp", "svix-signature")]
     if any(len(values) != 1 for values in headers):
@@ -43,13 +63,7 @@ async def verify_clerk_webhook(request: Request) -> VerifiedEvent:
         body=body,
         now=container.clock.now().timestamp(),
     )
-    try:
-        payload = strict_json.storable(strict_json.loads(body))
-        return VerifiedEvent(message_id, ClerkEvent.model_validate(payload), payload)
-    except strict_json.StrictJSONError as error:
-        raise InvalidJSONError(f"The body is {error}.") from None
-    except ValidationError:
-        raise ValidationFailedError("The body is not a Clerk event.") from None
+    return message_id, body
 
 
 ClerkWebhook = Annotated[VerifiedEvent, Depends(verify_clerk_webhook)]

@@ -7,6 +7,7 @@ import typer
 
 from services.user_management.cli.runtime import run
 from services.user_management.container import Container
+from services.user_management.schemas.service import DEFAULT_OVERLAP_SECONDS, ServiceGrantSummary, ServiceResponse
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -17,18 +18,27 @@ Name = Annotated[str, typer.Argument(help="Name of the service.")]
 def create(
     name: Name,
     grant: Annotated[list[str] | None, typer.Option(help="A provider whose tokens it may read, in any scope.")] = None,
+    permission: Annotated[list[str] | None, typer.Option(help="What it may do beyond reading tokens.")] = None,
 ) -> None:
     """Register a service and print its key: alone on stdout, once and never again."""
 
     async def create_and_grant(container: Container) -> str:
         providers = [container.providers.get(provider).name for provider in grant or []]
-        key = await container.service_clients.create_service(name)
+        key = await container.service_clients.create_service(name, permission or [])
         await _grant_all(container, name, providers, scopes=None, reason_required=False)
         return key
 
-    key = run(create_and_grant)
-    print(f"The key of {name}; it is stored as a hash only, so keep it now:", file=sys.stderr)
-    print(key)
+    _print_key(name, run(create_and_grant))
+
+
+@app.command()
+def permit(
+    name: Name,
+    permissions: Annotated[list[str] | None, typer.Argument(help="All that it may do; none given: nothing.")] = None,
+) -> None:
+    """Replace what a service may do beyond reading tokens."""
+    service = run(lambda container: container.service_clients.set_permissions(name, permissions or []))
+    print(f"Permissions of {name}: {_permissions(service)}.", file=sys.stderr)
 
 
 @app.command(name="grant")
@@ -39,24 +49,78 @@ def grant_providers(
     reason_required: Annotated[bool, typer.Option(help="Every read must give a reason.")] = False,
 ) -> None:
     """Let a service read the tokens of some providers; replaces earlier grants for them."""
-    run(lambda container: _grant_all(container, name, providers, scopes=scope, reason_required=reason_required))
+    run(lambda container: _grant_all(container, name, providers, scopes=scope or None, reason_required=reason_required))
     print(f"{name} may read tokens of {', '.join(providers)}.", file=sys.stderr)
 
 
 @app.command()
-def revoke(name: Name) -> None:
-    """Refuse every key of a service from now on."""
-    revoked = run(lambda container: container.service_clients.revoke_service(name))
-    print(f"{revoked} key(s) of {name} revoked.", file=sys.stderr)
+def withdraw(name: Name, provider: Annotated[str, typer.Argument(help="Name of the provider.")]) -> None:
+    """Let a service read no more tokens of a provider."""
+    run(lambda container: container.service_clients.withdraw_grant(name, provider))
+    print(f"{name} may no longer read tokens of {provider}.", file=sys.stderr)
+
+
+@app.command()
+def rotate(
+    name: Name,
+    overlap: Annotated[int, typer.Option(help="Seconds that the former keys go on; 0: none.")] = (
+        DEFAULT_OVERLAP_SECONDS
+    ),
+) -> None:
+    """Print a new key of a service: alone on stdout, once and never again. Its other keys end after the overlap."""
+    _print_key(name, run(lambda container: container.service_clients.rotate_key(name, overlap_seconds=overlap)))
+
+
+@app.command()
+def revoke(
+    name: Name, key: Annotated[str | None, typer.Option(help="Id of one key; not given: every key.")] = None
+) -> None:
+    """Refuse one key of a service, or every one, from now on."""
+    if key is not None:
+        run(lambda container: container.service_clients.revoke_key(name, key))
+        print(f"Key {key} of {name} revoked.", file=sys.stderr)
+    else:
+        revoked = run(lambda container: container.service_clients.revoke_service(name))
+        print(f"{revoked} key(s) of {name} revoked.", file=sys.stderr)
+
+
+@app.command()
+def disable(name: Name) -> None:
+    """Refuse a service, whatever key it has, until it is enabled again."""
+    run(lambda container: container.service_clients.disable_service(name))
+    print(f"{name} is disabled.", file=sys.stderr)
+
+
+@app.command()
+def enable(name: Name) -> None:
+    """Accept the keys of a disabled service again."""
+    run(lambda container: container.service_clients.enable_service(name))
+    print(f"{name} is enabled.", file=sys.stderr)
 
 
 @app.command(name="list")
 def list_services() -> None:
-    """All services with their live keys and grants."""
+    """All services with their live keys, grants and permissions."""
     for service in run(lambda container: container.service_clients.list_services()):
-        print(
-            f"{service.name}\tkeys: {', '.join(service.key_ids) or 'none'}\t{'; '.join(service.grants) or 'no grants'}"
-        )
+        keys = ", ".join(key.id for key in service.keys if key.live)
+        grants = "; ".join(_describe(grant) for grant in service.grants)
+        state = "" if service.disabled_at is None else "\tdisabled"
+        permissions = _permissions(service)
+        print(f"{service.name}\tkeys: {keys or 'none'}\t{grants or 'no grants'}\tpermissions: {permissions}{state}")
+
+
+def _print_key(name: str, key: str) -> None:
+    print(f"The key of {name}; it is stored as a hash only, so keep it now:", file=sys.stderr)
+    print(key)
+
+
+def _permissions(service: ServiceResponse) -> str:
+    return ", ".join(service.permissions) or "none"
+
+
+def _describe(grant: ServiceGrantSummary) -> str:
+    scopes = "any scope" if grant.scopes is None else " ".join(grant.scopes)
+    return f"{grant.provider}: {scopes}{', reason required' if grant.reason_required else ''}"
 
 
 async def _grant_all(

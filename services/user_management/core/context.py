@@ -17,6 +17,8 @@ class RequestContext:
     """W3C trace id, 32 hex digits, from `traceparent`."""
     ip_address: str | None = None
     actor: Principal = ANONYMOUS
+    response_headers: tuple[tuple[bytes, bytes], ...] = ()
+    """What the answer says beyond the route's own headers; names in lower case, as ASGI demands."""
 
 
 _current: ContextVar[RequestContext] = ContextVar("request_context")
@@ -41,3 +43,14 @@ def use_context(context: RequestContext) -> Iterator[None]:
 def act_as(actor: Principal) -> None:
     """Record who was authenticated, for everything that follows in this request."""
     _current.set(replace(current_context(), actor=actor))
+
+
+def add_response_headers(headers: tuple[tuple[bytes, bytes], ...]) -> None:
+    """Send `headers` with this request's answer, in place of any of the same name that were added before.
+
+    A header that the answer sets itself wins.
+    """
+    names = {name for name, _ in headers}
+    context = current_context()
+    kept = tuple(header for header in context.response_headers if header[0] not in names)
+    _current.set(replace(context, response_headers=(*kept, *headers)))

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from datetime import datetime
 from uuid import UUID
 
 _VERSION_7 = 0x7 << 76
@@ -21,3 +22,9 @@ def uuid7() -> UUID:
     fraction = (nanoseconds << 12) // _NANOSECONDS
     upper = (milliseconds & 0xFFFF_FFFF_FFFF) << 80
     return UUID(int=upper | _VERSION_7 | (fraction << 64) | _VARIANT_RFC_9562 | secrets.randbits(62))
+
+
+def uuid7_floor(moment: datetime) -> UUID:
+    """The smallest UUID version 7 of `moment`: ids made earlier sort below it."""
+    milliseconds = int(moment.timestamp() * 1000) & 0xFFFF_FFFF_FFFF
+    return UUID(int=(milliseconds << 80) | _VERSION_7 | _VARIANT_RFC_9562)

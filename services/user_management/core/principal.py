@@ -15,13 +15,15 @@ class PrincipalKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated party. `id` is a user id, a service client id, or the name of a job or upstream."""
+    """An authenticated party. `id` is a user id, a service's name, or the name of a job or upstream."""
 
     kind: PrincipalKind
     id: str
     impersonator: str | None = None
     """Subject of the person behind an impersonated session (the `act` claim, RFC 8693 section 4.1)."""
     is_admin: bool = False
+    permissions: frozenset[str] = frozenset()
+    """Of a service: what it may call beyond reading tokens."""
 
 
 ANONYMOUS = Principal(PrincipalKind.ANONYMOUS, "anonymous")

@@ -4,7 +4,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.user_management.exceptions import BodyTooLargeError
+from services.user_management.exceptions import BadRequestError, BodyTooLargeError
 
 MAX_BODY_BYTES: Final = 1 << 20
 
@@ -20,9 +20,8 @@ class BodyLimitMiddleware:
             await self._app(scope, receive, send)
             return
         for name, value in scope["headers"]:
-            # Not a number, or one of many digits, is not worth a conversion.
-            if name == b"content-length" and (not value.isdigit() or len(value) > 10 or int(value) > MAX_BODY_BYTES):
-                raise BodyTooLargeError
+            if name == b"content-length":
+                _judge_length(value)
         received = 0
 
         async def limited() -> Message:
@@ -34,3 +33,11 @@ class BodyLimitMiddleware:
             return message
 
         await self._app(scope, limited, send)
+
+
+def _judge_length(value: bytes) -> None:
+    if not value.isdigit():
+        raise BadRequestError("Content-Length is not a number.")
+    # One of many digits is not worth a conversion.
+    if len(value) > 10 or int(value) > MAX_BODY_BYTES:
+        raise BodyTooLargeError

@@ -9,7 +9,9 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
+from services.user_management.auth.rate_limits import anonymous_limit
 from services.user_management.core.context import current_context
 from services.user_management.database import is_unavailable
 from services.user_management.exceptions import (
@@ -19,6 +21,8 @@ from services.user_management.exceptions import (
     InvalidJSONError,
     MethodNotAllowedError,
     NotFoundError,
+    RateLimitedError,
+    UnauthenticatedError,
     ValidationFailedError,
 )
 
@@ -65,19 +69,39 @@ async def handle_application_error(_request: Request, error: Exception) -> Respo
     return problem_response(as_application_error(error))
 
 
+async def handle_unauthenticated(request: Request, error: UnauthenticatedError) -> Response:
+    """Whoever cannot say who they are spends from their address's allowance, on every route alike."""
+    try:
+        await anonymous_limit(request)
+    except RateLimitedError as refusal:
+        return problem_response(refusal)
+    return problem_response(error)
+
+
 async def handle_validation_error(_request: Request, error: RequestValidationError) -> Response:
     """FastAPI's 422, without the input that it would echo."""
     return problem_response(ValidationFailedError.of_fields(error.errors()))
 
 
-async def handle_http_exception(_request: Request, error: HTTPException) -> Response:
+async def handle_http_exception(request: Request, error: HTTPException) -> Response:
     """What the framework raises by itself: unknown paths and methods."""
     problem = _FRAMEWORK_ERRORS.get(error.status_code, ApplicationError)
-    return problem_response(problem(headers=error.headers))
+    headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
+    return problem_response(problem(headers=headers))
+
+
+def _allowed(request: Request) -> list[str]:
+    """All methods of the path (RFC 9110 section 15.5.6); the framework names those of the first route that fits."""
+    return [
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 HANDLERS: Final[dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]]] = {
     ApplicationError: handle_application_error,
+    UnauthenticatedError: handle_unauthenticated,
     RequestValidationError: handle_validation_error,
     HTTPException: handle_http_exception,
 }

@@ -3,13 +3,16 @@
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.user_management.core.context import RequestContext, current_context, use_context
+from services.user_management.middleware.client_address import client_address
 from services.user_management.middleware.problems import as_application_error, problem_response
+from services.user_management.settings import Network
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -32,8 +35,9 @@ log = structlog.get_logger("services.user_management.access")
 class RequestContextMiddleware:
     """Opens a RequestContext for each request."""
 
-    def __init__(self, app: ASGIApp, *, strict_transport: bool) -> None:
+    def __init__(self, app: ASGIApp, *, strict_transport: bool, trusted_networks: Sequence[Network] = ()) -> None:
         self._app = app
+        self._trusted_networks = trusted_networks
         self._page_headers = (*_SECURITY_HEADERS, *((_STRICT_TRANSPORT,) if strict_transport else ()))
         self._headers = (*self._page_headers, _CONTENT_POLICY)
 
@@ -43,7 +47,7 @@ class RequestContextMiddleware:
             return
         started = time.monotonic()
         status = 0
-        context = _context(scope)
+        context = _context(scope, self._trusted_networks)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -65,10 +69,10 @@ class RequestContextMiddleware:
             self._log(scope, status, time.monotonic() - started)
 
     def _missing(self, scope: Scope, message: Message) -> list[tuple[bytes, bytes]]:
-        """Security headers that the answer does not set itself; the documentation page needs its scripts."""
+        """Headers of every answer that this one does not set itself; the documentation page needs its scripts."""
         present = {name for name, _ in message["headers"]}  # in lower case, as ASGI demands
         wanted = self._page_headers if scope["path"] == "/docs" else self._headers
-        return [header for header in wanted if header[0] not in present]
+        return [header for header in (*wanted, *current_context().response_headers) if header[0] not in present]
 
     @staticmethod
     def _log(scope: Scope, status: int, seconds: float) -> None:
@@ -86,16 +90,15 @@ class RequestContextMiddleware:
         )
 
 
-def _context(scope: Scope) -> RequestContext:
+def _context(scope: Scope, trusted_networks: Sequence[Network]) -> RequestContext:
     request_id = trace_id = None
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             request_id = value.decode()
         elif name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):
             trace_id = match[1].decode()
-    client = scope.get("client")
     return RequestContext(
         request_id=request_id or secrets.token_hex(16),
         trace_id=trace_id,
-        ip_address=client[0] if client else None,
+        ip_address=client_address(scope, trusted_networks),
     )

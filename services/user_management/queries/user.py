@@ -1,37 +1,102 @@
-"""Identities, and users written from upstream under a guard."""
+"""Users and identities: resolved, locked, written."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
+import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.user_management.models import User, erased_subjects, user_identities
+from services.user_management.models import User, erased_subjects, sign_ins, user_identities
 
 _users = User.ormar_config.table
+_DRIVER_TIMEOUT_SECONDS: Final = 2.0
 
-_RESOLVE = (
-    sa.select(_users.c.id, _users.c.status, _users.c.deleted_at)
-    .join(user_identities, user_identities.c.user_id == _users.c.id)
-    .where(user_identities.c.issuer == sa.bindparam("issuer"), user_identities.c.subject == sa.bindparam("subject"))
-)
+IDENTITY: Final = """
+SELECT u.id, u.status, u.deleted_at, u.last_active_at
+FROM user_identities i JOIN users u ON u.id = i.user_id
+WHERE i.issuer = $1 AND i.subject = $2
+"""
+"""As plain SQL for the driver, as is the next: both are in the path of every request of every user."""
+
+PROFILE: Final = """
+SELECT id, email, email_verified, first_name, last_name, profile_image_url, phone, status, onboarding_completed,
+       onboarding_step, last_login_at, last_active_at, version, created_at, updated_at
+FROM users WHERE id = $1 AND deleted_at IS NULL
+"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ResolvedUser:
     """The user behind an identity."""
 
     id: str
     status: str
     deleted_at: datetime | None
+    last_active_at: datetime | None
 
 
-async def resolve_identity(connection: AsyncConnection, *, issuer: str, subject: str) -> ResolvedUser | None:
+async def read_identity(pool: "asyncpg.Pool[asyncpg.Record]", *, issuer: str, subject: str) -> ResolvedUser | None:
     """The user who signs in as (issuer, subject); None when nobody does."""
-    row = (await connection.execute(_RESOLVE, {"issuer": issuer, "subject": subject})).one_or_none()
-    return None if row is None else ResolvedUser(row.id, row.status, row.deleted_at)
+    async with pool.acquire(timeout=_DRIVER_TIMEOUT_SECONDS) as connection:
+        row = await connection.fetchrow(IDENTITY, issuer, subject)
+    return None if row is None else ResolvedUser(*row)
+
+
+async def read_profile(pool: "asyncpg.Pool[asyncpg.Record]", user_id: str) -> dict[str, Any] | None:
+    """The profile of a live user."""
+    async with pool.acquire(timeout=_DRIVER_TIMEOUT_SECONDS) as connection:
+        row = await connection.fetchrow(PROFILE, user_id)
+    return None if row is None else dict(row)
+
+
+async def read_user(connection: AsyncConnection, user_id: str) -> dict[str, Any] | None:
+    """A user's row, deleted or not."""
+    row = (await connection.execute(sa.select(_users).where(_users.c.id == user_id))).mappings().one_or_none()
+    return None if row is None else dict(row)
+
+
+async def read_users(connection: AsyncConnection, user_ids: Sequence[str]) -> Sequence[sa.RowMapping]:
+    """The rows of the live users among `user_ids`."""
+    select = sa.select(_users).where(_users.c.id.in_(user_ids), _users.c.deleted_at.is_(None))
+    return (await connection.execute(select)).mappings().all()
+
+
+async def read_upstream_state(
+    connection: AsyncConnection, *, issuer: str, subjects: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """By subject, which upstream news its user's row holds."""
+    select = (
+        sa.select(
+            user_identities.c.subject,
+            _users.c.upstream_updated_at,
+            _users.c.upstream_event_at,
+            _users.c.upstream_digest,
+        )
+        .join(_users, _users.c.id == user_identities.c.user_id)
+        .where(user_identities.c.issuer == issuer, user_identities.c.subject.in_(subjects))
+    )
+    return {row["subject"]: dict(row) for row in (await connection.execute(select)).mappings()}
+
+
+async def live_subjects(connection: AsyncConnection, *, issuer: str, after: str, limit: int) -> Sequence[str]:
+    """Subjects of `issuer` whose users are live and were not restored by an admin, from the one after `after` on."""
+    select = (
+        sa.select(user_identities.c.subject)
+        .join(_users, _users.c.id == user_identities.c.user_id)
+        .where(
+            user_identities.c.issuer == issuer,
+            user_identities.c.subject > after,
+            _users.c.deleted_at.is_(None),
+            _users.c.restored_at.is_(None),
+        )
+        .order_by(user_identities.c.subject)
+        .limit(limit)
+    )
+    return (await connection.execute(select)).scalars().all()
 
 
 async def insert_user(connection: AsyncConnection, values: dict[str, Any], *, issuer: str, subject: str) -> bool:
@@ -54,16 +119,88 @@ async def lock_user(connection: AsyncConnection, user_id: str) -> dict[str, Any]
     return None if found is None else dict(found)
 
 
+async def lock_identity(connection: AsyncConnection, *, issuer: str, subject: str) -> dict[str, Any] | None:
+    """The row of the user who signs in as (issuer, subject), locked until the transaction ends."""
+    select = (
+        sa.select(_users)
+        .join(user_identities, user_identities.c.user_id == _users.c.id)
+        .where(user_identities.c.issuer == issuer, user_identities.c.subject == subject)
+        .with_for_update(of=_users)
+    )
+    found = (await connection.execute(select)).mappings().one_or_none()
+    return None if found is None else dict(found)
+
+
 async def update_user(connection: AsyncConnection, user_id: str, values: dict[str, Any]) -> None:
-    """Write `values` to a locked row and raise its version."""
-    await connection.execute(
-        sa.update(_users).where(_users.c.id == user_id).values(**values, version=_users.c.version + 1)
-    )
+    """Write `values` to a locked row."""
+    await connection.execute(sa.update(_users).where(_users.c.id == user_id).values(**values))
 
 
-async def is_erased(connection: AsyncConnection, subject_hash: bytes) -> bool:
-    """Whether the subject was erased and must not come back."""
-    found = await connection.execute(
-        sa.select(erased_subjects.c.subject_hash).where(erased_subjects.c.subject_hash == subject_hash)
+async def note_activity(connection: AsyncConnection, user_id: str, *, step: timedelta) -> None:
+    """The user is active now; written once per `step`, by whichever process comes first."""
+    due = sa.or_(_users.c.last_active_at.is_(None), _users.c.last_active_at < sa.func.now() - step)
+    update = sa.update(_users).where(_users.c.id == user_id, due).values(last_active_at=sa.func.now())
+    await connection.execute(update)
+
+
+async def record_sign_in(
+    connection: AsyncConnection, *, user_id: str, issuer: str, session_id: str, started_at: datetime
+) -> None:
+    """A session of the user; one that is known changes nothing."""
+    values = {"issuer": issuer, "session_id": session_id, "user_id": user_id, "started_at": started_at}
+    await connection.execute(postgresql.insert(sign_ins).values(values).on_conflict_do_nothing())
+    latest = sa.func.greatest(_users.c.last_login_at, sa.bindparam("started_at", started_at))
+    await connection.execute(sa.update(_users).where(_users.c.id == user_id).values(last_login_at=latest))
+
+
+async def count_sign_ins(connection: AsyncConnection, user_id: str, *, window: timedelta) -> int:
+    """How many sessions of the user began within `window`."""
+    select = sa.select(sa.func.count()).where(
+        sign_ins.c.user_id == user_id, sign_ins.c.started_at > sa.func.now() - window
     )
-    return found.one_or_none() is not None
+    return int((await connection.execute(select)).scalar_one())
+
+
+async def prune_sign_ins(connection: AsyncConnection, *, older_than: timedelta) -> None:
+    """Forget sessions that nobody counts any more."""
+    await connection.execute(sa.delete(sign_ins).where(sign_ins.c.started_at < sa.func.now() - older_than))
+
+
+async def is_erased(connection: AsyncConnection, subject_hashes: Sequence[bytes]) -> bool:
+    """Whether the subject, hashed under any of our secrets, was erased and must not come back."""
+    select = sa.select(erased_subjects.c.subject_hash).where(erased_subjects.c.subject_hash.in_(subject_hashes))
+    return (await connection.execute(select.limit(1))).one_or_none() is not None
+
+
+async def insert_tombstone(connection: AsyncConnection, subject_hash: bytes) -> None:
+    """The subject was erased."""
+    values = {"subject_hash": subject_hash, "erased_at": sa.func.now()}
+    await connection.execute(postgresql.insert(erased_subjects).values(values).on_conflict_do_nothing())
+
+
+async def lock_due_for_erasure(connection: AsyncConnection, *, hold_back: timedelta) -> str | None:
+    """The id of a user who was deleted longest ago and at least `hold_back`, locked; others' choices are left alone."""
+    select = (
+        sa.select(_users.c.id)
+        .where(_users.c.deleted_at < sa.func.now() - hold_back)
+        .order_by(_users.c.deleted_at, _users.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    return (await connection.execute(select)).scalar_one_or_none()
+
+
+async def identities_of(connection: AsyncConnection, user_id: str) -> list[tuple[str, str]]:
+    """(issuer, subject) of everybody who signs in as the user."""
+    select = sa.select(user_identities.c.issuer, user_identities.c.subject).where(user_identities.c.user_id == user_id)
+    return [(row.issuer, row.subject) for row in await connection.execute(select)]
+
+
+async def delete_user(connection: AsyncConnection, user_id: str) -> None:
+    """Delete the row and, by its foreign keys, all that is the user's."""
+    await connection.execute(sa.delete(_users).where(_users.c.id == user_id))
+
+
+async def erase_audit_details(connection: AsyncConnection, user_id: str) -> None:
+    """Delete old and new values from the audit of a user whose row is gone."""
+    await connection.execute(sa.text("SELECT erase_audit_details(:user_id)"), {"user_id": user_id})

@@ -1,6 +1,8 @@
-"""The inbox: each message once."""
+"""The inbox: each message once; what failed, until it succeeds."""
 
-from typing import Any
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -10,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.user_management.models import WebhookEvent
 
 _events = WebhookEvent.ormar_config.table
+_FORGOTTEN: Final[dict[str, Any]] = {}
 
 
 async def insert_event(connection: AsyncConnection, values: dict[str, Any]) -> bool:
@@ -20,4 +23,82 @@ async def insert_event(connection: AsyncConnection, values: dict[str, Any]) -> b
 
 async def mark_applied(connection: AsyncConnection, event_id: UUID) -> None:
     """The effect is in this transaction."""
-    await connection.execute(sa.update(_events).where(_events.c.id == event_id).values(applied_at=sa.func.now()))
+    values = {"applied_at": sa.func.now(), "next_attempt_at": None, "error": None}
+    await connection.execute(sa.update(_events).where(_events.c.id == event_id).values(**values))
+
+
+async def mark_failed(connection: AsyncConnection, event_id: UUID, *, error: str, retry_in: timedelta | None) -> None:
+    """The effect could not be had; try again after `retry_in`, or (None) only when somebody asks."""
+    due = None if retry_in is None else sa.func.now() + retry_in
+    update = sa.update(_events).where(_events.c.id == event_id).values(error=error, next_attempt_at=due)
+    await connection.execute(update)
+
+
+async def forget_payload(connection: AsyncConnection, event_id: UUID) -> None:
+    """Keep the message id, drop the content."""
+    await connection.execute(sa.update(_events).where(_events.c.id == event_id).values(payload=_FORGOTTEN))
+
+
+async def forget_payloads(connection: AsyncConnection, subject: str) -> None:
+    """The same for everything that upstream has told us of `subject`; nothing of it is left to be applied."""
+    values = {
+        "payload": _FORGOTTEN,
+        "applied_at": sa.func.coalesce(_events.c.applied_at, sa.func.now()),
+        "next_attempt_at": None,
+    }
+    await connection.execute(sa.update(_events).where(_events.c.subject == subject).values(**values))
+
+
+async def lock_due_event(connection: AsyncConnection) -> dict[str, Any] | None:
+    """The event that is due longest, locked; those that others work on are left to them."""
+    select = (
+        sa.select(_events)
+        .where(_events.c.applied_at.is_(None), _events.c.next_attempt_at <= sa.func.now())
+        .order_by(_events.c.next_attempt_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    row = (await connection.execute(select)).mappings().one_or_none()
+    return None if row is None else dict(row)
+
+
+async def lock_event(connection: AsyncConnection, event_id: UUID) -> dict[str, Any] | None:
+    """One event, locked."""
+    select = sa.select(_events).where(_events.c.id == event_id).with_for_update()
+    row = (await connection.execute(select)).mappings().one_or_none()
+    return None if row is None else dict(row)
+
+
+async def count_attempt(connection: AsyncConnection, event_id: UUID) -> None:
+    """One more try."""
+    update = sa.update(_events).where(_events.c.id == event_id).values(attempts=_events.c.attempts + 1)
+    await connection.execute(update)
+
+
+async def list_events(
+    connection: AsyncConnection, *, failed_only: bool, subject: str | None, limit: int
+) -> Sequence[sa.RowMapping]:
+    """The newest events, without what they say."""
+    columns = [column for column in _events.c if column.name != "payload"]
+    select = sa.select(*columns).order_by(_events.c.id.desc()).limit(limit)
+    if failed_only:
+        select = select.where(_events.c.applied_at.is_(None))
+    if subject is not None:
+        select = select.where(_events.c.subject == subject)
+    return (await connection.execute(select)).mappings().all()
+
+
+async def failed_events(connection: AsyncConnection) -> Sequence[UUID]:
+    """Ids of the events without their effect, the oldest first."""
+    select = sa.select(_events.c.id).where(_events.c.applied_at.is_(None)).order_by(_events.c.id)
+    return (await connection.execute(select)).scalars().all()
+
+
+async def read_event(connection: AsyncConnection, event_id: UUID) -> sa.RowMapping | None:
+    """One event, whole."""
+    return (await connection.execute(sa.select(_events).where(_events.c.id == event_id))).mappings().one_or_none()
+
+
+async def prune(connection: AsyncConnection, *, before: UUID) -> None:
+    """Forget applied events older than `before`; ids are ordered by time."""
+    await connection.execute(sa.delete(_events).where(_events.c.id < before, _events.c.applied_at.is_not(None)))

@@ -1,9 +1,12 @@
 """Liveness and readiness."""
 
 from fastapi import APIRouter, Depends, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.auth.guards import public
+from services.user_management.observability import REGISTRY
 from services.user_management.schemas.health import HealthResponse, ReadyResponse
 
 router = APIRouter(tags=["health"], dependencies=[Depends(public)])
@@ -21,3 +24,9 @@ async def get_readiness(container: ContainerDependency, response: Response) -> R
     readiness = await container.health.ready()
     response.status_code = 200 if readiness.status == "ready" else 503
     return readiness
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def get_metrics() -> Response:
+    """Metrics of this process, in Prometheus's text format. Not for the public: a reverse proxy leaves it out."""
+    return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)

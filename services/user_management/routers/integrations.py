@@ -7,7 +7,7 @@ from fastapi.responses import RedirectResponse
 
 from services.user_management.auth.clerk import CurrentUser, OwnUserId
 from services.user_management.auth.dependencies import ContainerDependency
-from services.user_management.auth.guards import public
+from services.user_management.auth.guards import anonymous
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
 from services.user_management.routers.json_route import JSONRoute
 from services.user_management.schemas.integration import (
@@ -76,7 +76,7 @@ async def confirm_integration(
 
 
 @router.get(
-    "/oauth/callback/{provider}", dependencies=[Depends(public)], status_code=303, response_class=RedirectResponse
+    "/oauth/callback/{provider}", dependencies=[Depends(anonymous)], status_code=303, response_class=RedirectResponse
 )
 async def receive_oauth_callback(
     provider: ProviderPath,

@@ -1,14 +1,21 @@
-"""Routes that read strict JSON: the ordinary one, and a direct one for the hot path."""
+"""Routes that read strict JSON: the ordinary one, and a direct one for the hot paths."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any, get_type_hints
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, get_type_hints
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 
-from services.user_management.exceptions import InvalidJSONError, UnsupportedMediaTypeError, ValidationFailedError
+from services.user_management.exceptions import (
+    ApplicationError,
+    InvalidJSONError,
+    UnsupportedMediaTypeError,
+    ValidationFailedError,
+)
+from services.user_management.routers.conditional import answer_conditionally
 from services.user_management.utils import strict_json
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -41,8 +48,12 @@ class _ParsedRequest(Request):
         return self._document
 
 
+_UNREADABLE: Final = object()
+"""Stands for a body that is not JSON; no schema accepts it."""
+
+
 class JSONRoute(APIRoute):
-    """The ordinary route: FastAPI's, over strict JSON."""
+    """The ordinary route: FastAPI's, over strict JSON. Guards speak before a broken body does."""
 
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
@@ -50,27 +61,55 @@ class JSONRoute(APIRoute):
             return handle
 
         async def handle_json(request: Request) -> Response:
-            return await handle(_ParsedRequest(request, await read_json(request)))
+            try:
+                document = await read_json(request)
+            except (InvalidJSONError, UnsupportedMediaTypeError) as broken:
+                return await _refuse_broken(handle, request, broken)
+            return await handle(_ParsedRequest(request, document))
 
         return handle_json
 
 
+async def _refuse_broken(handle: Handler, request: Request, broken: ApplicationError) -> Response:
+    """FastAPI runs the guards, then finds that the body fits no schema: who may not call hears of that instead."""
+    try:
+        return await handle(_ParsedRequest(request, _UNREADABLE))
+    except RequestValidationError:
+        raise broken from None
+
+
 class DirectRoute(APIRoute):
-    """The hot path: `endpoint(request, body)` is called without dependency resolution, which takes longer than the
-    work itself. Schema and operation id come from the endpoint's signature as ever; it guards itself."""
+    """The hot paths: guards and endpoint are called without dependency resolution, which takes longer than the work.
+
+    Declared as any route, so schema and operation id are as ever. Guards are the route's `dependencies`, called with
+    the request alone, before the body is read. The endpoint takes `request`, then what it names of the path
+    parameters, then `body`; it returns a model.
+    """
 
     def get_route_handler(self) -> Handler:
+        guards: list[Callable[[Request], Awaitable[Any]]] = [
+            guard.dependency for guard in self.dependencies if guard.dependency is not None
+        ]
         endpoint = self.endpoint
-        model: type[BaseModel] = get_type_hints(endpoint)["body"]
+        hints = get_type_hints(endpoint)
+        model: type[BaseModel] | None = hints.get("body")
+        path_parameters = [name for name in self.param_convertors if name in hints]
 
         async def handle(request: Request) -> Response:
-            document = await read_json(request)
-            try:
-                body = model.model_validate(document)
-            except ValidationError as error:
-                errors = [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
-                raise ValidationFailedError.of_fields(errors) from None
-            answer: BaseModel = await endpoint(request, body)
-            return Response(answer.model_dump_json(), media_type="application/json")
+            for guard in guards:
+                await guard(request)
+            arguments = {name: request.path_params[name] for name in path_parameters}
+            if model is not None:
+                arguments["body"] = _parse(model, await read_json(request))
+            answer: BaseModel = await endpoint(request, **arguments)
+            return answer_conditionally(request, answer)
 
         return handle
+
+
+def _parse(model: type[BaseModel], document: Any) -> BaseModel:
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        errors = [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
+        raise ValidationFailedError.of_fields(errors) from None

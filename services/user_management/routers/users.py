@@ -1,16 +1,69 @@
 """Profiles."""
 
-from fastapi import APIRouter
+from typing import Annotated, Any
 
-from services.user_management.auth.clerk import OwnUserId
-from services.user_management.auth.dependencies import ContainerDependency
-from services.user_management.routers.json_route import JSONRoute
-from services.user_management.schemas.user import UserResponse
+from fastapi import APIRouter, Depends, Query, Request, Response
 
-router = APIRouter(prefix="/users/{user_id}", tags=["users"], route_class=JSONRoute)
+from services.user_management.auth.admin import admin_or_permitted
+from services.user_management.auth.clerk import InPerson, OwnUserId, UserIdPath, get_current_user, own_user_id
+from services.user_management.auth.dependencies import ContainerDependency, get_container
+from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
+from services.user_management.enums import ServicePermission
+from services.user_management.routers.conditional import IfMatch
+from services.user_management.routers.json_route import DirectRoute, JSONRoute
+from services.user_management.routers.user_filter import Cursor, UserFilterQuery
+from services.user_management.schemas.user import UserPage, UserResponse, UserUpdate
+
+router = APIRouter(tags=["users"], route_class=JSONRoute)
+hot_router = APIRouter(tags=["users"], route_class=DirectRoute, dependencies=[Depends(get_current_user)])
+
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The client holds the current representation"}}
 
 
-@router.get("")
-async def get_user(user_id: OwnUserId, container: ContainerDependency) -> UserResponse:
+@hot_router.get("/users/{user_id}", responses=NOT_MODIFIED)
+async def get_user(request: Request, user_id: UserIdPath) -> UserResponse:
     """The caller's own profile; `me` stands for their id."""
-    return await container.users.get_user(user_id)
+    return await get_container(request).profiles.get_user(own_user_id(user_id))
+
+
+@hot_router.get("/auth/me", responses=NOT_MODIFIED)
+async def get_me(request: Request) -> UserResponse:
+    """The same as `GET /users/me`."""
+    return await get_container(request).profiles.get_user(own_user_id("me"))
+
+
+@router.get("/users/search", dependencies=[Depends(admin_or_permitted(ServicePermission.USERS_SEARCH))])
+async def search_users(
+    container: ContainerDependency,
+    wanted: UserFilterQuery,
+    limit: Annotated[Limit, Query()] = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> UserPage:
+    """Live users by the beginning of their e-mail or names, by status and time; without `q` the newest first."""
+    return await container.administration.search_users(wanted, limit=limit, cursor=cursor)
+
+
+@router.patch("/users/{user_id}")
+async def patch_user(
+    user_id: OwnUserId, body: UserUpdate, expected: IfMatch, container: ContainerDependency, response: Response
+) -> UserResponse:
+    """Change one's own profile by JSON Merge Patch (RFC 7396)."""
+    user = await container.profiles.update_user(user_id, body, expected=expected)
+    response.headers["ETag"] = user.etag
+    return user
+
+
+@router.put("/users/{user_id}")
+async def put_user(
+    user_id: OwnUserId, body: UserUpdate, expected: IfMatch, container: ContainerDependency, response: Response
+) -> UserResponse:
+    """The same as `PATCH`: a member that is left out stays as it is."""
+    user = await container.profiles.update_user(user_id, body, expected=expected)
+    response.headers["ETag"] = user.etag
+    return user
+
+
+@router.delete("/users/{user_id}", status_code=204, dependencies=[InPerson])
+async def delete_user(user_id: OwnUserId, expected: IfMatch, container: ContainerDependency) -> None:
+    """Delete one's own account: sign-in and tokens end at once, the data after the hold-back."""
+    await container.profiles.delete_user(user_id, expected=expected)

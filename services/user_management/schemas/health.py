@@ -13,6 +13,8 @@ class HealthResponse(BaseModel):
     status: Literal["ok"] = "ok"
     database: ComponentState
     redis: ComponentState
+    rate_limiter: Literal["shared", "in_process"]
+    """`in_process`: Redis is away, and each process counts requests for itself."""
 
 
 class ReadyResponse(BaseModel):

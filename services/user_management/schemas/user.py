@@ -1,8 +1,15 @@
-"""A user's profile."""
+"""A user's profile, as its owner, other services and admins see it."""
 
 from datetime import datetime
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+
+from services.user_management.core.pagination import Page
+from services.user_management.utils.validators import HttpUrl, PersonName, PlainLine
+
+USER_ID_PATTERN: Final = r"^[\x21-\x7e]{1,64}$"
+"""Wider than ids are; what is outside of it no row has, and Postgres cannot even be asked for NUL."""
 
 
 class UserResponse(BaseModel):
@@ -24,3 +31,75 @@ class UserResponse(BaseModel):
     last_active_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    version: int = Field(exclude=True)
+
+    @property
+    def etag(self) -> str:
+        """Entity tag (RFC 9110 section 8.8.3): the version, which `If-Match` is compared with, and the times that pass
+        without one, so that `If-None-Match` never calls an old representation current."""
+        return f'"{self.version}-{_milliseconds(self.last_login_at):x}-{_milliseconds(self.last_active_at):x}"'
+
+
+def _milliseconds(moment: datetime | None) -> int:
+    return 0 if moment is None else int(moment.timestamp() * 1000)
+
+
+class UserUpdate(BaseModel):
+    """A merge patch (RFC 7396). What is left out stays; null removes, and hands a name or image back to the identity
+    provider. E-mail and phone belong to it altogether: 409."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    first_name: PersonName | None = None
+    last_name: PersonName | None = None
+    profile_image_url: HttpUrl | None = None
+    onboarding_completed: StrictBool | None = None
+    onboarding_step: Annotated[str, PlainLine(64)] | None = None
+    email: Any = Field(default=None, json_schema_extra={"deprecated": True})
+    phone: Any = Field(default=None, json_schema_extra={"deprecated": True})
+
+
+class AdminUserResponse(UserResponse):
+    """What admins see besides."""
+
+    suspended_at: datetime | None
+    """Suspended here; an upstream ban shows in `upstream_status`."""
+    suspended_reason: str | None
+    upstream_status: str | None
+    upstream_updated_at: datetime | None
+    local_fields: list[str]
+    """Fields edited here, which the identity provider no longer overwrites."""
+    deleted_at: datetime | None
+    deleted_by: str | None
+    restored_at: datetime | None
+
+
+class AdminUserDetail(AdminUserResponse):
+    """One user."""
+
+    sign_ins_last_30_days: int
+
+
+class SuspendRequest(BaseModel):
+    """Why, for the audit and for other admins; the user is not told."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Annotated[str, PlainLine(200)] | None = None
+
+
+class UserBatchRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    user_ids: list[Annotated[str, Field(pattern=USER_ID_PATTERN)]] = Field(min_length=1, max_length=100)
+
+
+class UserBatch(BaseModel):
+    """`missing`: ids that no live user has."""
+
+    users: list[UserResponse]
+    missing: list[str]
+
+
+UserPage = Page[UserResponse]
+AdminUserPage = Page[AdminUserResponse]

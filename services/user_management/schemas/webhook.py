@@ -23,7 +23,7 @@ def _from_epoch(value: Any) -> Any:
 EpochTime = Annotated[AwareDatetime, BeforeValidator(_from_epoch)]
 
 
-MAX_EMAIL_CHARACTERS = 320
+MAX_UPSTREAM_EMAIL_CHARACTERS = 320
 
 
 class ClerkEvent(BaseModel):
@@ -65,6 +65,7 @@ class ClerkUser(BaseModel):
     phone_numbers: list[ClerkPhoneNumber] = []
     banned: bool = False
     locked: bool = False
+    deprovisioned: bool | None = None
     updated_at: EpochTime
 
     @property
@@ -73,7 +74,7 @@ class ClerkUser(BaseModel):
         no mail server would take (RFC 5321 section 4.5.3.1) counts as none."""
         matches = (item for item in self.email_addresses if item.id == self.primary_email_address_id)
         address = next(matches, None)
-        return address if address is not None and len(address.email_address) <= MAX_EMAIL_CHARACTERS else None
+        return address if address is not None and len(address.email_address) <= MAX_UPSTREAM_EMAIL_CHARACTERS else None
 
     @property
     def primary_phone(self) -> str | None:
@@ -81,7 +82,17 @@ class ClerkUser(BaseModel):
         return next(matches, None)
 
 
+class ClerkSession(BaseModel):
+    """The members of a Clerk session that we keep."""
+
+    id: str = Field(min_length=1, max_length=128)
+    user_id: str = Field(min_length=1, max_length=64)
+    created_at: EpochTime
+
+
 class WebhookAccepted(BaseModel):
-    """The event is stored. `duplicate`: it had been before."""
+    """The event is stored. `duplicate`: it had been before. `applied`: its effect is there too; otherwise it is tried
+    again by us, and need not be sent again."""
 
     duplicate: bool
+    applied: bool

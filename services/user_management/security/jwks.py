@@ -1,23 +1,29 @@
 """The signing keys of an issuer: fetched once for everybody, kept when it is down, never evicted by a forgery."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any, Final, Protocol
 
 import structlog
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from jwt import PyJWK, PyJWTError
 
 from services.user_management.core.clock import Clock
 from services.user_management.exceptions import KeySetUnavailableError, RetryLaterError, StartupError
+from services.user_management.security.jws import decode_base64url
+from services.user_management.security.rsa_strength import is_strong
 
-MIN_RSA_BITS: Final = 2048
 FRESH_SECONDS: Final = 300.0
 STALE_SECONDS: Final = 86_400.0
 COOL_DOWN_SECONDS: Final = 30.0
+NEGATIVE_SECONDS: Final = 45.0
+"""How long an unknown `kid` is known to be unknown. A new key works once both this and the cool-down have passed since
+the last fetch before it was published: within 45 s, plus the fetch."""
+MAX_ABSENT_KEY_IDS: Final = 1000
+MAX_NUMBER_CHARACTERS: Final = 4096
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +43,8 @@ class PinnedKey:
             key = load_pem_public_key(pem.replace("\\n", "\n").encode())
         except (ValueError, UnsupportedAlgorithm):
             raise StartupError("CLERK_JWT_KEY: is not a PEM public key") from None
-        if not isinstance(key, RSAPublicKey) or key.key_size < MIN_RSA_BITS:
-            raise StartupError("CLERK_JWT_KEY: must be an RSA public key of at least 2048 bits")
+        if not isinstance(key, RSAPublicKey) or not is_strong(key):
+            raise StartupError("CLERK_JWT_KEY: must be a strong RSA public key of at least 2048 bits")
         self._key = key
 
     async def find(self, key_id: str | None) -> RSAPublicKey | None:  # noqa: ARG002 - one key for all
@@ -49,13 +55,15 @@ class RemoteKeySet:
     """A JWKS (RFC 7517) behind a URL.
 
     A known `kid` never waits for the network: a stale set is renewed in the background and served meanwhile, for up
-    to 24 h. An unknown `kid` causes at most one fetch per 30 s, whoever asks and however often.
+    to 24 h. An unknown `kid` causes at most one fetch per 30 s, whoever asks and however often, and one that the last
+    fetch did not have none for 45 s.
     """
 
     def __init__(self, fetch: Callable[[], Awaitable[dict[str, Any]]], clock: Clock) -> None:
         self._fetch = fetch
         self._clock = clock
         self._keys: dict[str, RSAPublicKey] = {}
+        self._absent_since: dict[str, float] = {}
         self._fetched_at = float("-inf")
         self._tried_at = float("-inf")
         self._refresh: asyncio.Task[None] | None = None
@@ -69,13 +77,30 @@ class RemoteKeySet:
             if age > FRESH_SECONDS:
                 self._start_refresh()
             return key
+        if self._is_known_absent(key_id):
+            return None
         task = self._start_refresh()
         if task is not None:
             await asyncio.shield(task)
         if self._clock.monotonic() - self._fetched_at >= STALE_SECONDS:
             # Never fetched, or too long ago to be trusted: the issuer may have withdrawn any of them.
             raise KeySetUnavailableError(retry_after=int(COOL_DOWN_SECONDS))
-        return self._keys.get(key_id)
+        key = self._keys.get(key_id)
+        if key is None:
+            self._note_absent(key_id)
+        return key
+
+    def _is_known_absent(self, key_id: str) -> bool:
+        since = self._absent_since.get(key_id)
+        return since is not None and self._clock.monotonic() - since < NEGATIVE_SECONDS
+
+    def _note_absent(self, key_id: str) -> None:
+        """As of the last fetch, not of now: what was published after it must not wait longer."""
+        self._absent_since.pop(key_id, None)
+        self._absent_since[key_id] = self._fetched_at
+        if len(self._absent_since) > MAX_ABSENT_KEY_IDS:
+            # The oldest goes: a flood of forged ids costs the memory of honest mistakes, and the cool-down still holds.
+            del self._absent_since[next(iter(self._absent_since))]
 
     def _start_refresh(self) -> asyncio.Task[None] | None:
         """The refresh under way, a new one, or None inside the cool-down."""
@@ -103,18 +128,18 @@ class RemoteKeySet:
 def parse_key_set(document: dict[str, Any]) -> dict[str, RSAPublicKey]:
     """RS256 verification keys by `kid`. Other keys are passed over; raises ValueError when none is left.
 
-    PyJWT alone would verify with keys whose `use` or `key_ops` forbid it (RFC 7517 sections 4.2 and 4.3), so they
-    are filtered here, as are duplicate ids and weak moduli.
+    Passed over are those whose `use`, `key_ops` or `alg` forbid it (RFC 7517 sections 4.2 to 4.4), weak ones, ids that
+    two keys share, and private keys: what is published belongs to everybody.
     """
     entries = document.get("keys")
     if not isinstance(entries, list):
         raise ValueError("not a JWK set")
     usable = [entry for entry in entries if isinstance(entry, dict) and _may_verify(entry)]
-    key_ids = [entry["kid"] for entry in usable]
+    uses = Counter(entry["kid"] for entry in usable)
     keys: dict[str, RSAPublicKey] = {}
     for entry in usable:
         key = _load_key(entry)
-        if key is not None and key_ids.count(entry["kid"]) == 1:
+        if key is not None and uses[entry["kid"]] == 1:
             keys[entry["kid"]] = key
     if not keys:
         raise ValueError("no usable RS256 key in the set")
@@ -129,13 +154,20 @@ def _may_verify(entry: dict[str, Any]) -> bool:
         and entry.get("use", "sig") == "sig"
         and entry.get("alg", "RS256") == "RS256"
         and (operations is None or (isinstance(operations, list) and "verify" in operations))
+        and "d" not in entry
     )
 
 
 def _load_key(entry: dict[str, Any]) -> RSAPublicKey | None:
-    public = {name: entry.get(name) for name in ("kty", "kid", "n", "e")}
     try:
-        key = PyJWK(public, algorithm="RS256").key
-    except (PyJWTError, ValueError, TypeError):
+        key = RSAPublicNumbers(n=_unsigned(entry.get("n")), e=_unsigned(entry.get("e"))).public_key()
+    except ValueError:
         return None
-    return key if isinstance(key, RSAPublicKey) and key.key_size >= MIN_RSA_BITS else None
+    return key if is_strong(key) else None
+
+
+def _unsigned(value: Any) -> int:
+    """A Base64urlUInt (RFC 7518 section 2). Raises ValueError."""
+    if not isinstance(value, str) or len(value) > MAX_NUMBER_CHARACTERS:
+        raise ValueError("not a Base64urlUInt")
+    return int.from_bytes(decode_base64url(value), "big")

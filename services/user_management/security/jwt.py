@@ -1,44 +1,58 @@
-"""Verification of RS256 JWTs (RFC 7519, RFC 8725), with everything pinned that an attacker could choose."""
+"""Verification of session tokens (RFC 7519, RFC 8725), with everything pinned that an attacker could choose."""
 
-import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import jwt
-from jwt import PyJWTError
-
+from services.user_management.core.clock import Clock
 from services.user_management.exceptions import SessionPendingError, UnauthenticatedError
 from services.user_management.security.jwks import SigningKeys
+from services.user_management.security.jws import CompactJws
+from services.user_management.security.organization import Organization, read_organization
+from services.user_management.utils import strict_json
 
 LEEWAY_SECONDS: Final = 5
-MAX_TOKEN_CHARACTERS: Final = 8192
-_REQUIRED_CLAIMS: Final = ("exp", "iat", "nbf", "sub", "sid", "iss")
-_COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
-_LOOSE_BITS: Final = {2: "AQgw", 3: "AEIMQUYcgkosw048"}
-"""Last characters of canonical base64url, by length modulo 4: the unused bits are zero (RFC 4648 section 3.5)."""
+MAX_IDENTIFIER_CHARACTERS: Final = 255
+_LAST_SECOND: Final = 253_402_300_799
+"""The end of year 9999: a later NumericDate is a mistake, and some lie beyond what a float holds exactly."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionClaims:
-    """What a verified session token says."""
+    """What a verified session token says.
+
+    `factor_verification_age`: minutes since the first and the second factor were given, -1 for never; None if unsaid.
+    """
 
     issuer: str
     subject: str
     session_id: str
     impersonator: str | None
+    organization: Organization | None
+    factor_verification_age: tuple[int, int] | None
     claims: dict[str, Any]
 
 
 class SessionVerifier:
-    """Verifies session tokens of one issuer."""
+    """Verifies the session tokens that one set of keys signs.
+
+    `issuer` may name several, for an instance that is reachable under several addresses. Another instance has other
+    keys and needs a verifier of its own: its keys must not vouch for this one's users.
+    """
 
     def __init__(
-        self, keys: SigningKeys, *, issuer: str, authorized_parties: Collection[str], allow_missing_azp: bool = False
+        self,
+        keys: SigningKeys,
+        *,
+        issuer: str | Collection[str],
+        authorized_parties: Collection[str],
+        clock: Clock,
+        allow_missing_azp: bool = False,
     ) -> None:
         self._keys = keys
-        self._issuer = issuer
+        self._issuers = frozenset((issuer,) if isinstance(issuer, str) else issuer)
         self._authorized_parties = frozenset(authorized_parties)
+        self._clock = clock
         self._allow_missing_azp = allow_missing_azp
 
     async def verify(self, token: str) -> SessionClaims:
@@ -47,55 +61,97 @@ class SessionVerifier:
         Raises UnauthenticatedError for anything wrong with it, SessionPendingError for a session with an open task,
         and RetryLaterError while the issuer's keys cannot be had.
         """
-        key = await self._keys.find(_key_id(token))
-        if key is None:
-            raise UnauthenticatedError("The session token is not valid.")
-        try:
-            claims = jwt.decode(
-                token,
-                key,
-                algorithms=["RS256"],
-                issuer=self._issuer,
-                leeway=LEEWAY_SECONDS,
-                options={"require": list(_REQUIRED_CLAIMS), "verify_aud": False},
-            )
-        except (PyJWTError, ValueError):
-            raise UnauthenticatedError("The session token is not valid.") from None
-        return self._accept(claims)
-
-    def _accept(self, claims: dict[str, Any]) -> SessionClaims:
-        party = claims.get("azp")
-        known = isinstance(party, str) and party in self._authorized_parties
-        if not known and not (party is None and self._allow_missing_azp):
-            raise UnauthenticatedError("The session token was issued to another origin.")
-        if "aud" in claims or not all(isinstance(claims[name], str) and claims[name] for name in ("sub", "sid")):
-            raise UnauthenticatedError("The session token is not valid.")
-        if claims.get("sts", "active") != "active":
-            raise SessionPendingError
-        actor = claims.get("act")
-        return SessionClaims(
-            issuer=self._issuer,
-            subject=claims["sub"],
-            session_id=claims["sid"],
-            impersonator=str(actor.get("sub")) if isinstance(actor, dict) else None,
+        claims = _read_object(await verify_signature(token, self._keys))
+        self._check_pinned(claims)
+        _check_times(claims, self._clock.now().timestamp())
+        session = SessionClaims(
+            issuer=claims["iss"],
+            subject=_read_identifier(claims, "sub"),
+            session_id=_read_identifier(claims, "sid"),
+            impersonator=_read_impersonator(claims),
+            organization=read_organization(claims),
+            factor_verification_age=_read_verification_age(claims),
             claims=claims,
         )
+        if claims.get("sts", "active") != "active":
+            raise SessionPendingError
+        return session
+
+    def _check_pinned(self, claims: Mapping[str, Any]) -> None:
+        """`aud` marks tokens made for somebody else: id tokens, and those of Clerk's JWT templates."""
+        issuer = claims.get("iss")
+        if not isinstance(issuer, str) or issuer not in self._issuers or "aud" in claims:
+            raise _invalid()
+        party = claims.get("azp")
+        if not (party in self._authorized_parties if isinstance(party, str) else self._may_lack_party(claims)):
+            raise UnauthenticatedError("The session token was issued to another origin.")
+
+    def _may_lack_party(self, claims: Mapping[str, Any]) -> bool:
+        return self._allow_missing_azp and "azp" not in claims
 
 
-def _key_id(token: str) -> str | None:
-    """The `kid` of a token in canonical compact form. Raises UnauthenticatedError for any other shape."""
-    if len(token) > MAX_TOKEN_CHARACTERS or not _COMPACT.fullmatch(token):
-        raise UnauthenticatedError("The credential is not a session token.")
-    if not all(_is_canonical(part) for part in token.split(".")):
-        raise UnauthenticatedError("The credential is not a session token.")
+async def verify_signature(token: str, keys: SigningKeys) -> bytes:
+    """The payload of a compact RS256 JWS that one of `keys` signed.
+
+    No key is looked for until the token has the right form. Raises UnauthenticatedError, or RetryLaterError while the
+    keys cannot be had.
+    """
+    unverified = CompactJws.parse(token)
+    return unverified.payload(await keys.find(unverified.key_id))
+
+
+def _read_object(payload: bytes) -> dict[str, Any]:
     try:
-        header = jwt.get_unverified_header(token)
-    except (PyJWTError, ValueError):
-        raise UnauthenticatedError("The credential is not a session token.") from None
-    key_id = header.get("kid")
-    return key_id if isinstance(key_id, str) and header.get("alg") == "RS256" and "crit" not in header else None
+        claims = strict_json.loads(payload)
+    except strict_json.StrictJSONError:
+        raise _invalid() from None
+    if not isinstance(claims, dict):
+        raise _invalid()
+    return claims
 
 
-def _is_canonical(part: str) -> bool:
-    remainder = len(part) % 4
-    return remainder == 0 or (remainder != 1 and part[-1] in _LOOSE_BITS[remainder])
+def _check_times(claims: Mapping[str, Any], now: float) -> None:
+    if now - _read_time(claims, "exp") > LEEWAY_SECONDS:
+        raise _invalid()
+    if max(_read_time(claims, "nbf"), _read_time(claims, "iat")) - now > LEEWAY_SECONDS:
+        raise _invalid()
+
+
+def _read_time(claims: Mapping[str, Any], name: str) -> float:
+    """A NumericDate (RFC 7519 section 2); `True` is a number to Python alone."""
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LAST_SECOND:
+        raise _invalid()
+    return value
+
+
+def _read_identifier(claims: Mapping[str, Any], name: str) -> str:
+    """At most 255 printable ASCII characters (OpenID Connect Core section 2, of `sub`)."""
+    value = claims.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_IDENTIFIER_CHARACTERS:
+        raise _invalid()
+    if not value.isascii() or not value.isprintable():
+        raise _invalid()
+    return value
+
+
+def _read_impersonator(claims: Mapping[str, Any]) -> str | None:
+    """Who acts as the subject (RFC 8693 section 4.1). One who cannot be named is refused, never taken for the user."""
+    if "act" not in claims:
+        return None
+    actor = claims["act"]
+    if not isinstance(actor, dict):
+        raise _invalid()
+    return _read_identifier(actor, "sub")
+
+
+def _read_verification_age(claims: Mapping[str, Any]) -> tuple[int, int] | None:
+    ages = claims.get("fva")
+    if not isinstance(ages, list) or len(ages) != 2 or not all(type(age) is int and age >= -1 for age in ages):
+        return None
+    return ages[0], ages[1]
+
+
+def _invalid() -> UnauthenticatedError:
+    """One answer for everything, so that it teaches a forger nothing."""
+    return UnauthenticatedError("The session token is not valid.")

@@ -8,7 +8,7 @@ import secrets
 from typing import Any
 from uuid import UUID
 
-from services.user_management.exceptions import FlowNotFoundError, ValidationFailedError
+from services.user_management.exceptions import FlowNotFoundError, StartupError, ValidationFailedError
 from services.user_management.security.encryption import hkdf_expand
 
 
@@ -28,13 +28,22 @@ def base64url(raw: bytes) -> str:
 
 
 class Signer:
-    """Derives PKCE verifiers and tombstones, signs flow tickets and cursors."""
+    """Derives PKCE verifiers and tombstones, signs flow tickets and cursors.
 
-    def __init__(self, secret: str) -> None:
-        self._root = hashlib.sha256(secret.encode()).digest()
+    The first secret signs. Former ones go on verifying; they are kept for as long as erased users must stay unknown.
+    """
+
+    def __init__(self, secrets: list[str] | tuple[str, ...]) -> None:
+        if not secrets:
+            raise StartupError("SIGNING_SECRET: holds no secret")
+        self._roots = [hashlib.sha256(secret.encode()).digest() for secret in secrets]
 
     def _mac(self, purpose: str, message: bytes) -> bytes:
-        return hmac.digest(hkdf_expand(self._root, purpose.encode()), message, "sha256")
+        return self._macs(purpose, message)[0]
+
+    def _macs(self, purpose: str, message: bytes) -> list[bytes]:
+        """Under each secret, the one that signs first."""
+        return [hmac.digest(hkdf_expand(root, purpose.encode()), message, "sha256") for root in self._roots]
 
     def pkce_verifier(self, state_hash: bytes) -> str:
         """The code verifier of a flow, 43 characters (RFC 7636 section 4.1).
@@ -49,7 +58,10 @@ class Signer:
         The id alone is known to whoever started the flow. The proof is given to the browser in which somebody
         consented, so a starter who made a victim consent in another browser never sees it.
         """
-        return f"{flow_id}.{base64url(self._mac('flow', flow_id.bytes))}"
+        return self._flow_tickets(flow_id)[0]
+
+    def _flow_tickets(self, flow_id: UUID) -> list[str]:
+        return [f"{flow_id}.{base64url(mac)}" for mac in self._macs("flow", flow_id.bytes)]
 
     def read_flow_ticket(self, ticket: str) -> UUID:
         """The flow of a ticket. Raises FlowNotFoundError for one that we did not make."""
@@ -57,13 +69,15 @@ class Signer:
             flow_id = UUID(ticket.partition(".")[0])
         except ValueError:
             raise FlowNotFoundError from None
-        if not hmac.compare_digest(self.flow_ticket(flow_id).encode(), ticket.encode()):
+        matches = [hmac.compare_digest(known.encode(), ticket.encode()) for known in self._flow_tickets(flow_id)]
+        if not any(matches):
             raise FlowNotFoundError
         return flow_id
 
-    def subject_tombstone(self, issuer: str, subject: str) -> bytes:
-        """What is kept of an erased subject: enough to know it again, nothing to read."""
-        return self._mac("tombstone", json.dumps([issuer, subject]).encode())
+    def subject_tombstones(self, issuer: str, subject: str) -> list[bytes]:
+        """What is kept of an erased subject: enough to know it again, nothing to read. The first is what is written; a
+        former secret may have written any of the others."""
+        return self._macs("tombstone", json.dumps([issuer, subject]).encode())
 
     def encode_cursor(self, scope: str, position: list[Any]) -> str:
         """An opaque cursor that is valid for `scope` alone."""
@@ -77,7 +91,8 @@ class Signer:
         except ValueError:
             raw = b""
         signature, payload = raw[:16], raw[16:]
-        if not hmac.compare_digest(signature, self._mac(f"cursor:{scope}", payload)[:16]):
+        matches = [hmac.compare_digest(signature, mac[:16]) for mac in self._macs(f"cursor:{scope}", payload)]
+        if not any(matches):
             raise ValidationFailedError("The cursor is not one of ours; start from the first page.")
         position: list[Any] = json.loads(payload)
         return position

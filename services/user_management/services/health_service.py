@@ -1,6 +1,7 @@
 """Whether Postgres and Redis answer: remembered for liveness, asked for readiness."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Literal
 
 from services.user_management.database import Database
@@ -16,16 +17,21 @@ Phase = Literal["starting", "serving", "draining"]
 class HealthService:
     """State of this process."""
 
-    def __init__(self, database: Database, redis: RedisClient) -> None:
+    def __init__(self, database: Database, redis: RedisClient, is_rate_limiter_degraded: Callable[[], bool]) -> None:
         self._database = database
         self._redis = redis
+        self._is_rate_limiter_degraded = is_rate_limiter_degraded
         self._database_state: ComponentState = "unknown"
         self._redis_state: ComponentState = "unknown"
         self.phase: Phase = "starting"
 
     def health(self) -> HealthResponse:
         """As last seen; awaits nothing, so it answers while everything else is stuck."""
-        return HealthResponse(database=self._database_state, redis=self._redis_state)
+        return HealthResponse(
+            database=self._database_state,
+            redis=self._redis_state,
+            rate_limiter="in_process" if self._is_rate_limiter_degraded() else "shared",
+        )
 
     async def ready(self) -> ReadyResponse:
         """Ask both now, within a second."""

@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any, Final
 
 import structlog
 
 from services.user_management.core.context import RequestContext, use_context
-from services.user_management.core.ids import uuid7
+from services.user_management.core.ids import uuid7, uuid7_floor
 from services.user_management.core.principal import system
 from services.user_management.enums import JobName
 from services.user_management.queries import job as job_queries
 from services.user_management.queries import oauth_flow as flow_queries
+from services.user_management.queries import user as user_queries
+from services.user_management.queries import webhook as webhook_queries
 from services.user_management.queries.job import Slot
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
@@ -20,6 +23,9 @@ SLICE_TIMEOUT_SECONDS: Final = 20.0
 RUNS_KEPT_DAYS: Final = 2
 FLOWS_KEPT_HOURS: Final = 24
 PARTITIONS_AHEAD: Final = 3
+SIGN_INS_KEPT: Final = timedelta(days=90)
+WEBHOOKS_KEPT: Final = timedelta(days=35)
+"""How long an applied event is known again: Svix lets operators send a message anew weeks later, under its old id."""
 
 Slice = Callable[[Any], Awaitable[Any]]
 """Works from a cursor (None at first) and returns the next one; None when the slot is done."""
@@ -62,10 +68,12 @@ class JobService:
             await job_queries.fail(uow.connection, slot, f"{type(error).__name__}: {error}")
 
     async def maintain_tables(self, _cursor: Any) -> None:
-        """Slice: make the coming months' partitions, forget old runs and old connect attempts."""
+        """Slice: make the coming months' partitions, forget old runs, connect attempts, sign-ins and applied events."""
         async with self._unit_of_work() as uow:
             made = await job_queries.ensure_log_partitions(uow.connection, months_ahead=PARTITIONS_AHEAD)
             await job_queries.prune(uow.connection, days=RUNS_KEPT_DAYS)
             await flow_queries.prune(uow.connection, hours=FLOWS_KEPT_HOURS)
+            await user_queries.prune_sign_ins(uow.connection, older_than=SIGN_INS_KEPT)
+            await webhook_queries.prune(uow.connection, before=uuid7_floor(uow.clock.now() - WEBHOOKS_KEPT))
         if made:
             log.info("partitions.created", count=made)

@@ -1,20 +1,37 @@
-"""Events from upstream: stored and applied in one transaction, each message once."""
+"""Events from upstream: stored and applied in one transaction, each message once.
 
-from typing import Final
+An event whose effect cannot be had is stored all the same, with its error, and tried again by us: the sender is told
+that it arrived, since sending it again would not help.
+"""
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
 
 import structlog
 from pydantic import ValidationError
+from sqlalchemy import RowMapping
 
 from services.user_management.core.context import act_as
+from services.user_management.core.failpoints import Failpoint, failpoint
 from services.user_management.core.ids import uuid7
 from services.user_management.core.principal import system
-from services.user_management.exceptions import ValidationFailedError
+from services.user_management.database import Database, is_unavailable
+from services.user_management.exceptions import NotFoundError, ValidationFailedError
+from services.user_management.logging_config import redact
 from services.user_management.queries import webhook as webhook_queries
-from services.user_management.schemas.webhook import ClerkEvent, ClerkUser, WebhookAccepted
-from services.user_management.services.user_service import UpstreamUser, UserService
+from services.user_management.schemas.webhook import ClerkEvent, WebhookAccepted
+from services.user_management.services.clerk_events import read_session, read_user, subject_of
+from services.user_management.services.user_service import UpstreamUsers, UserStates
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 SOURCE: Final = "clerk"
+BACKOFF: Final = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 3600, 21_600, 86_400))
+"""From one try of a failing event to the next; after the last it waits for an operator."""
+SLICE_SECONDS: Final = 5.0
+_USER_EVENTS: Final = frozenset({"user.created", "user.updated"})
 
 log = structlog.get_logger(__name__)
 
@@ -23,10 +40,19 @@ class WebhookService:
     """The inbox of Clerk's webhooks."""
 
     def __init__(
-        self, *, unit_of_work: UnitOfWorkFactory, users: UserService, issuer: str, instance_id: str | None
+        self,
+        *,
+        database: Database,
+        unit_of_work: UnitOfWorkFactory,
+        upstream: UpstreamUsers,
+        states: UserStates,
+        issuer: str,
+        instance_id: str | None,
     ) -> None:
+        self._database = database
         self._unit_of_work = unit_of_work
-        self._users = users
+        self._upstream = upstream
+        self._states = states
         self._issuer = issuer
         self._instance_id = instance_id
 
@@ -35,56 +61,136 @@ class WebhookService:
     ) -> WebhookAccepted:
         """Store a verified event and apply it. Unknown types are stored: refusing them would only have them resent.
 
-        Raises ValidationFailedError for an event of another Clerk instance, or one whose data cannot be read.
+        Raises ValidationFailedError for an event of another Clerk instance.
         """
         if self._instance_id is not None and event.instance_id != self._instance_id:
             raise ValidationFailedError("The event is of another Clerk instance.")
         act_as(system(SOURCE))
-        user = self._parse_user(event)
 
         async with self._unit_of_work() as uow:
             event_id = uuid7()
-            now = uow.clock.now()
             values = {
                 "id": event_id,
                 "source": SOURCE,
                 "message_id": message_id,
                 "event_type": event.type,
+                "subject": subject_of(event.type, event.data),
                 "payload": payload,
-                "received_at": now,
+                "received_at": uow.clock.now(),
                 "attempts": 1,
             }
             if not await webhook_queries.insert_event(uow.connection, values):
-                return WebhookAccepted(duplicate=True)
-            await self._apply(uow, event, user)
-            await webhook_queries.mark_applied(uow.connection, event_id)
-        log.info("webhook.applied", event_type=event.type, message_id=message_id)
-        return WebhookAccepted(duplicate=False)
+                return WebhookAccepted(duplicate=True, applied=True)
+            failpoint(Failpoint.WEBHOOK_STORED)
+            applied = await self._attempt(uow, event_id, event, attempts=1)
+            failpoint(Failpoint.WEBHOOK_APPLIED)
+        failpoint(Failpoint.WEBHOOK_COMMITTED)
+        self._states.forget()
+        return WebhookAccepted(duplicate=False, applied=applied)
 
-    def _parse_user(self, event: ClerkEvent) -> UpstreamUser | None:
-        if event.type not in {"user.created", "user.updated"}:
-            return None
+    async def retry_due(self, _cursor: Any = None) -> None:
+        """Slice: try failed events again that are due, for up to five seconds."""
+        ends = time.monotonic() + SLICE_SECONDS
+        while time.monotonic() < ends:
+            async with self._unit_of_work() as uow:
+                row = await webhook_queries.lock_due_event(uow.connection)
+                if row is None:
+                    return
+                await self._try_again(uow, row)
+            self._states.forget()
+
+    async def replay(self, event_id: UUID) -> bool:
+        """Apply a stored event, again if it was before: it changes nothing then. Whether it is applied.
+
+        Raises NotFoundError.
+        """
+        async with self._unit_of_work() as uow:
+            row = await webhook_queries.lock_event(uow.connection, event_id)
+            if row is None:
+                raise NotFoundError(f"There is no event {event_id}.")
+            applied = await self._try_again(uow, row)
+        self._states.forget()
+        return applied
+
+    async def list_events(self, *, failed_only: bool, subject: str | None, limit: int) -> Sequence[RowMapping]:
+        """The newest events, without their payloads."""
+        async with self._database.reading() as connection:
+            return await webhook_queries.list_events(connection, failed_only=failed_only, subject=subject, limit=limit)
+
+    async def failed_events(self) -> Sequence[UUID]:
+        """Ids of all events without their effect, the oldest first."""
+        async with self._database.reading() as connection:
+            return await webhook_queries.failed_events(connection)
+
+    async def get_event(self, event_id: UUID) -> RowMapping:
+        """One event, whole. Raises NotFoundError."""
+        async with self._database.reading() as connection:
+            row = await webhook_queries.read_event(connection, event_id)
+        if row is None:
+            raise NotFoundError(f"There is no event {event_id}.")
+        return row
+
+    async def _try_again(self, uow: UnitOfWork, row: dict[str, Any]) -> bool:
+        if not row["payload"]:
+            raise NotFoundError("The event's content was erased with its user.")
+        await webhook_queries.count_attempt(uow.connection, row["id"])
+        attempts = row["attempts"] + 1
         try:
-            user = ClerkUser.model_validate(event.data)
+            event = ClerkEvent.model_validate(row["payload"])
         except ValidationError as error:
-            fields = [".".join(map(str, item["loc"])) for item in error.errors()]
-            raise ValidationFailedError(f"The event's user cannot be read: {', '.join(fields)}.") from None
-        email = user.primary_email
-        return UpstreamUser(
-            issuer=self._issuer,
-            subject=user.id,
-            email=email.email_address if email else None,
-            email_verified=bool(email and email.verification and email.verification.status == "verified"),
-            first_name=user.first_name,
-            last_name=user.last_name,
-            profile_image_url=user.image_url,
-            phone=user.primary_phone,
-            suspended=user.banned or user.locked,
-            updated_at=user.updated_at,
-        )
+            # Stored by a release that read it otherwise; raised, it would stand in the way of all that are due later.
+            await self._keep_failed(uow, row["id"], row["event_type"], error, attempts=attempts)
+            return False
+        return await self._attempt(uow, row["id"], event, attempts=attempts)
 
-    async def _apply(self, uow: UnitOfWork, event: ClerkEvent, user: UpstreamUser | None) -> None:
-        if user is not None:
-            await self._users.apply_upstream(uow, user)
-        elif event.type == "user.deleted" and isinstance(subject := event.data.get("id"), str):
-            await self._users.delete_upstream(uow, issuer=self._issuer, subject=subject)
+    async def _attempt(self, uow: UnitOfWork, event_id: UUID, event: ClerkEvent, *, attempts: int) -> bool:
+        """Step: apply the event, or keep its error; whether it is applied. Raises when Postgres is away."""
+        try:
+            async with uow.savepoint():
+                was_news = await self._apply(uow, event)
+        except Exception as error:
+            if is_unavailable(error):
+                raise
+            was_news = False
+            if not await self._is_erased(uow, event):
+                # Whatever is wrong with the event or with us, the event is kept.
+                await self._keep_failed(uow, event_id, event.type, error, attempts=attempts)
+                return False
+        if not was_news and await self._is_erased(uow, event):
+            await webhook_queries.forget_payload(uow.connection, event_id)
+        await webhook_queries.mark_applied(uow.connection, event_id)
+        log.info("webhook.applied", event_type=event.type, event_id=str(event_id))
+        return True
+
+    @staticmethod
+    async def _keep_failed(
+        uow: UnitOfWork, event_id: UUID, event_type: str, error: Exception, *, attempts: int
+    ) -> None:
+        retry_in = BACKOFF[attempts - 1] if attempts <= len(BACKOFF) else None
+        # Postgres quotes the whole row, names and addresses included, from the second line on.
+        summary = str(error).partition("\n")[0]
+        reason = str(redact(f"{type(error).__name__}: {summary}"))[:500]
+        await webhook_queries.mark_failed(uow.connection, event_id, error=reason, retry_in=retry_in)
+        log.error("webhook.failed", event_type=event_type, event_id=str(event_id), attempts=attempts, reason=reason)
+
+    async def _is_erased(self, uow: UnitOfWork, event: ClerkEvent) -> bool:
+        subject = subject_of(event.type, event.data)
+        return subject is not None and await self._upstream.is_erased(uow, self._issuer, subject)
+
+    async def _apply(self, uow: UnitOfWork, event: ClerkEvent) -> bool:
+        """Step: the effect of one event; whether it had any. Types without one are kept, and that is all."""
+        if event.type in _USER_EVENTS:
+            user = read_user(event.data, issuer=self._issuer, told_at=event.timestamp)
+            return await self._upstream.apply(uow, user)
+        if event.type == "user.deleted" and (subject := subject_of(event.type, event.data)):
+            return await self._upstream.delete(uow, issuer=self._issuer, subject=subject, told_at=event.timestamp)
+        if event.type == "session.created":
+            session = read_session(event.data)
+            return await self._upstream.record_sign_in(
+                uow,
+                issuer=self._issuer,
+                subject=session.user_id,
+                session_id=session.id,
+                started_at=session.created_at,
+            )
+        return False

@@ -13,11 +13,14 @@ from services.user_management.exceptions import StartupError
 from services.user_management.settings.groups import DEVELOPMENT_SECRET, DatabaseGroup, Environment
 from services.user_management.settings.production import production_problems
 from services.user_management.settings.root import Settings, variable_names
+from services.user_management.settings.values import Network, QuotaPolicy
 
 __all__ = [
     "DEVELOPMENT_SECRET",
     "DatabaseGroup",
     "Environment",
+    "Network",
+    "QuotaPolicy",
     "Settings",
     "get_settings",
     "load_settings",

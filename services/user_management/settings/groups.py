@@ -16,8 +16,12 @@ from pydantic import (
     model_validator,
 )
 
+from services.user_management.enums import RateClass
 from services.user_management.settings.values import (
     DatabaseUrl,
+    NetworkList,
+    Quota,
+    QuotaPolicy,
     TextList,
     decode_key_map,
     folder,
@@ -69,6 +73,8 @@ class ClerkGroup(BaseModel):
     """Default: the issuer's `/.well-known/jwks.json`."""
     jwt_key: Annotated[str | None, AfterValidator(public_key)] = None
     """PEM public key from the dashboard; with it no JWKS is fetched. Line breaks may be written as \\n."""
+    api_url: str = "https://api.clerk.com/v1"
+    """Clerk's Backend API, its version included."""
     secret_key: SecretStr | None = None
     """Backend API key (`sk_…`)."""
     webhook_signing_secret: Annotated[SecretStr, AfterValidator(webhook_secrets)] = SecretStr(
@@ -113,7 +119,8 @@ class EncryptionGroup(BaseModel):
 
 class SigningGroup(BaseModel):
     secret: SecretStr = SecretStr(DEVELOPMENT_SECRET)
-    """Signs cursors and derives PKCE verifiers."""
+    """Signs cursors, derives PKCE verifiers, hashes erased subjects. Several, separated by spaces: the first signs; the
+    former ones stay for as long as subjects that were erased under them must stay unknown."""
 
 
 class OAuthClient(BaseModel):
@@ -142,6 +149,39 @@ class FrontendGroup(BaseModel):
 
 class AdminGroup(BaseModel):
     user_ids: TextList = []
+
+
+class ErasureGroup(BaseModel):
+    after_days: int = Field(default=30, ge=0, le=3650)
+    """Hold-back: how long a deleted user can be restored by an admin before everything is erased."""
+
+
+class LimitsGroup(BaseModel):
+    user: Quota = QuotaPolicy(100, 60)
+    """`COUNT/SECONDS` for each principal."""
+    anonymous: Quota = QuotaPolicy(100, 60)
+    """For each address of which nobody is signed in."""
+    sign_in: Quota = QuotaPolicy(5, 60)
+    """Attempts for each address."""
+    webhook: Quota = QuotaPolicy(600, 60)
+    """Deliveries for each address."""
+    internal: Quota = QuotaPolicy(1000, 1)
+    """For each service key, in each process."""
+
+    def policies(self) -> dict[RateClass, QuotaPolicy]:
+        """By class."""
+        return {
+            RateClass.USER: self.user,
+            RateClass.ANONYMOUS: self.anonymous,
+            RateClass.SIGN_IN: self.sign_in,
+            RateClass.WEBHOOK: self.webhook,
+            RateClass.INTERNAL: self.internal,
+        }
+
+
+class ProxyGroup(BaseModel):
+    trusted_networks: NetworkList = ()
+    """Networks of our own reverse proxies; what they append to X-Forwarded-For is believed."""
 
 
 class LogGroup(BaseModel):

@@ -34,7 +34,7 @@ def _weak_secrets(settings: Settings) -> Iterator[tuple[str, str]]:
     ):
         if given == default:
             yield variable, "is the development default"
-        elif len(given.get_secret_value()) < 32:
+        elif any(len(secret) < 32 for secret in given.get_secret_value().split()) or not given.get_secret_value():
             yield variable, "is shorter than 32 characters"
     yield from _weak_keys(settings.encryption)
 
@@ -73,6 +73,7 @@ def _urls(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "PUBLIC_URL", settings.public_url
     yield "CLERK_ISSUER", settings.clerk.issuer
     yield "CLERK_JWKS_URL", settings.clerk.keys_url
+    yield "CLERK_API_URL", settings.clerk.api_url
     yield "FRONTEND_CONNECT_URL", settings.frontend.connect_url
     for variable, urls in (
         ("CLERK_AUTHORIZED_PARTIES", settings.clerk.authorized_parties),

@@ -12,10 +12,13 @@ from services.user_management.settings.groups import (
     DrainGroup,
     EncryptionGroup,
     Environment,
+    ErasureGroup,
     FrontendGroup,
+    LimitsGroup,
     LogGroup,
     OAuthGroup,
     ProvidersGroup,
+    ProxyGroup,
     RedisGroup,
     SandboxGroup,
     SigningGroup,
@@ -36,6 +39,8 @@ class Settings(BaseSettings):
     )
 
     environment: Environment = Environment.DEVELOPMENT
+    failpoint: str | None = None
+    """Where a crash test ends the process (`name:action`); read in the test environment alone."""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     public_url: str = "http://127.0.0.1:8000"
@@ -49,6 +54,9 @@ class Settings(BaseSettings):
     providers: ProvidersGroup = ProvidersGroup()
     frontend: FrontendGroup = FrontendGroup()
     admin: AdminGroup = AdminGroup()
+    erasure: ErasureGroup = ErasureGroup()
+    limits: LimitsGroup = LimitsGroup()
+    proxy: ProxyGroup = ProxyGroup()
     log: LogGroup = LogGroup()
     drain: DrainGroup = DrainGroup()
     sandbox: SandboxGroup = SandboxGroup()

@@ -4,10 +4,22 @@ import base64
 import binascii
 import json
 import re
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
+
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaPolicy:
+    """`limit` requests, at once or spread, and as many again evenly over each `window_seconds`."""
+
+    limit: int
+    window_seconds: int
 
 
 def parse_json(value: object) -> object:
@@ -99,5 +111,32 @@ def decode_key_map(keys: object) -> dict[int, bytes]:
     return decoded
 
 
+def parse_quota_policy(value: object) -> object:
+    """`COUNT/SECONDS`. At most a million in a window: a request then takes a microsecond, the least we count in."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"([1-9][0-9]{0,6})/([1-9][0-9]{0,4})", value.strip())
+    if match is None or int(match[1]) > 1_000_000 or int(match[2]) > 86_400:
+        raise ValueError("must be COUNT/SECONDS (100/60), at most 1000000 in at most 86400 seconds")
+    return QuotaPolicy(int(match[1]), int(match[2]))
+
+
+def parse_networks(value: object) -> object:
+    """A JSON list, or networks between commas or spaces; an address is a network of one."""
+    if isinstance(value, str):
+        value = parse_json(value) if value.lstrip().startswith("[") else re.split(r"[,\s]+", value.strip())
+    if not isinstance(value, list):
+        return value
+    try:
+        networks = tuple(ip_network(str(text)) for text in value if text != "")
+    except ValueError as error:
+        raise ValueError(f"must be networks (10.0.0.0/8): {error}") from None
+    if any(network.prefixlen == 0 for network in networks):
+        raise ValueError("trusts everybody: whoever calls could then claim any address")
+    return networks
+
+
 TextList = Annotated[list[str], BeforeValidator(parse_list)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(database_url)]
+NetworkList = Annotated[tuple[Network, ...], BeforeValidator(parse_networks)]
+Quota = Annotated[QuotaPolicy, BeforeValidator(parse_quota_policy)]

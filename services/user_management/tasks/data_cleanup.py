@@ -6,13 +6,24 @@ from services.user_management.enums import JobName
 from services.user_management.tasks.runtime import runtime
 
 DAY_SECONDS = 86_400.0
+HOUR_SECONDS = 3600.0
 
 
 @shared_task(name=JobName.MAINTAIN_TABLES.value)
 def maintain_tables() -> None:
-    """Once a day: partitions of the coming months, old job runs."""
+    """Once a day: partitions of the coming months, and what nobody needs any more."""
     runtime.run(
         lambda container: container.jobs.run(
             JobName.MAINTAIN_TABLES, period_seconds=DAY_SECONDS, work=container.jobs.maintain_tables
+        )
+    )
+
+
+@shared_task(name=JobName.ERASE_USERS.value)
+def erase_users() -> None:
+    """Every hour, in slices: deleted users whose hold-back is over."""
+    runtime.run(
+        lambda container: container.jobs.run(
+            JobName.ERASE_USERS, period_seconds=HOUR_SECONDS, work=container.erasure.erase_due
         )
     )

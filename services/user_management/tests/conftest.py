@@ -21,10 +21,11 @@ from services.user_management.models import metadata
 from services.user_management.services.vault_service import PoisonGuard
 from services.user_management.settings import Settings, load_settings
 from services.user_management.tests.journey import Journey
-from services.user_management.tests.scenes import Connected
+from services.user_management.tests.scenes import Connected, Headers
 
 SANDBOX_URL = "http://sandbox.test"
 API_URL = "http://testserver"
+ADMIN_USER_ID = "user_administrator"
 
 
 @pytest.fixture(autouse=True)
@@ -74,11 +75,15 @@ def settings(
         redis={"url": servers.valkey_url, "stream": f"events-{database_name}"},
         clerk={
             "issuer": sandbox_session.clerk.issuer,
+            "api_url": f"{sandbox_session.clerk.issuer}/v1",
+            "secret_key": "sk_test_sandbox",
             "webhook_signing_secret": sandbox_session.clerk.webhook_secret,
             "authorized_parties": json.dumps([sandbox_session.clerk.frontend_origin]),
         },
         providers={"dir": str(providers)},
+        admin={"user_ids": json.dumps([ADMIN_USER_ID])},
         oauth={"clients": json.dumps(clients)},
+        limits=dict.fromkeys(("user", "anonymous", "sign_in", "webhook", "internal"), "1000000/1"),
     )
 
 
@@ -109,6 +114,7 @@ def no_surprises_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 async def clean_database(owner: "asyncpg.Connection[asyncpg.Record]", container: Container) -> None:
     """No row but the first encryption key, which the session's container registered."""
     container.vault.poison_guard = PoisonGuard(container.clock)
+    container.states.forget()
     tables = [table.name for table in reversed(metadata.sorted_tables) if table.name != "encryption_keys"]
     statements = [f"DELETE FROM {table}" for table in tables]  # noqa: S608 - our own table names
     statements.append("DELETE FROM encryption_keys WHERE version <> 1")
@@ -142,6 +148,12 @@ async def journey(
     transport = httpx.ASGITransport(app=create_sandbox_app(sandbox))
     async with httpx.AsyncClient(transport=transport, base_url=SANDBOX_URL) as browser:
         yield Journey(client=client, browser=browser, sandbox=sandbox, container=container, owner=owner)
+
+
+@pytest.fixture
+def admin(journey: Journey) -> Headers:
+    """Headers of a session of an administrator."""
+    return journey.headers_of(ADMIN_USER_ID)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Route
 
-from services.user_management.auth.guards import public
+from services.user_management.auth.guards import anonymous, public
 
 DOCUMENTATION = {"GET /docs", "GET /docs/oauth2-redirect", "GET /openapi.json"}
 
@@ -36,6 +36,6 @@ def public_routes(app: FastAPI) -> set[str]:
     return {
         f"{method} {route.path}"
         for route in _flattened(app)
-        if isinstance(route, APIRoute) and any(guard.dependency is public for guard in route.dependencies)
+        if isinstance(route, APIRoute) and any(guard.dependency in {public, anonymous} for guard in route.dependencies)
         for method in route.methods or ()
     }

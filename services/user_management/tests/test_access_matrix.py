@@ -1,6 +1,9 @@
 """Who may call what: every route of the application under every kind of credential."""
 
-from typing import Any
+import base64
+import itertools
+from collections.abc import Iterator
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
@@ -8,147 +11,181 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from fastapi import FastAPI
 
-from services.devstack.main_job import flow_ticket
+from services.devstack.main_job import Person, flow_ticket
 from services.sandbox.clerk.webhooks import encode_event
+from services.user_management.enums import ServicePermission
+from services.user_management.tests.access import DOORS, SUBJECTS
+from services.user_management.tests.conftest import ADMIN_USER_ID
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.routes import all_routes, documented_routes, public_routes
 from services.user_management.tests.scenes import Connected, Headers
 
-OTHER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-
-SUBJECTS = (
-    "anonymous",
-    "owner",
-    "other user",
-    "suspended user",
-    "deleted user",
-    "service key",
-    "revoked key",
-    "expired JWT",
-    "wrong issuer",
-    "wrong azp",
-    "sts pending",
-    "wrong signature",
-    "alg none",
-    "alg HS256",
-    "signed webhook",
-)
-
-
-def _row(*statuses: int) -> dict[str, int]:
-    return dict(zip(SUBJECTS, statuses, strict=True))
-
-
-# fmt: off
-MATRIX: dict[str, dict[str, int]] = {
-    # anonymous, owner, other, suspended, deleted | key, revoked | expired, iss, azp, pending, forged, none, HS | signed
-    "GET /health":
-        _row(200, 200, 200, 200, 200,  200, 200,  200, 200, 200, 200, 200, 200, 200,  200),
-    "GET /ready":
-        _row(200, 200, 200, 200, 200,  200, 200,  200, 200, 200, 200, 200, 200, 200,  200),
-    "GET /oauth/callback/{provider}":
-        _row(303, 303, 303, 303, 303,  303, 303,  303, 303, 303, 303, 303, 303, 303,  303),
-    "GET /users/{user_id}":
-        _row(401, 200, 404, 403, 403,  401, 401,  401, 401, 401, 403, 401, 401, 401,  401),
-    "GET /providers":
-        _row(401, 200, 200, 403, 403,  401, 401,  401, 401, 401, 403, 401, 401, 401,  401),
-    "GET /users/{user_id}/integrations":
-        _row(401, 200, 404, 403, 403,  401, 401,  401, 401, 401, 403, 401, 401, 401,  401),
-    "GET /users/{user_id}/integrations/{provider}":
-        _row(401, 200, 404, 403, 403,  401, 401,  401, 401, 401, 403, 401, 401, 401,  401),
-    "GET /users/{user_id}/integrations/{provider}/activity":
-        _row(401, 200, 404, 403, 403,  401, 401,  401, 401, 401, 403, 401, 401, 401,  401),
-    "POST /users/{user_id}/integrations/{provider}/authorize":
-        _row(401, 201, 404, 403, 403,  401, 401,  401, 401, 401, 403, 401, 401, 401,  401),
-    "POST /users/{user_id}/integrations/{provider}":
-        _row(401, 201, 404, 403, 403,  401, 401,  401, 401, 401, 403, 401, 401, 401,  401),
-    "POST /webhooks/clerk":
-        _row(400, 400, 400, 400, 400,  400, 400,  400, 400, 400, 400, 400, 400, 400,  200),
-    "POST /internal/tokens/get":
-        _row(401, 401, 401, 401, 401,  200, 401,  401, 401, 401, 401, 401, 401, 401,  401),
+OTHER_KEY: Final = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+ACTOR: Final = {"iss": "https://dashboard.clerk.com", "sid": "sess_support", "sub": "user_support"}
+TARGET: Final = "target"
+"""The service that admins work on."""
+BODIES: Final[dict[str, dict[str, Any]]] = {
+    "PATCH /users/{user_id}": {"first_name": "Augusta"},
+    "PUT /users/{user_id}": {"first_name": "Augusta"},
+    "PUT /admin/services/{name}/permissions": {"permissions": ["users:read"]},
+    "PUT /admin/services/{name}/grants/{provider}": {"scopes": None, "reason_required": False},
+    "POST /admin/services/{name}/keys": {"overlap_seconds": 60},
 }
-# fmt: on
+ENCRYPTED: Final = ".".join(base64.urlsafe_b64encode(b"part").rstrip(b"=").decode() for _ in range(5))
 
 
 class Stage:
-    """A user with a connection, and everybody who may come to their door."""
+    """A user with a connection, a person and a service for admins to work on, and everybody who comes to the door."""
 
-    def __init__(self, scene: Connected, other: Headers, revoked: Headers) -> None:
+    def __init__(self, scene: Connected, credentials: dict[str, Headers], patient: Person, key_id: str) -> None:
         self.scene = scene
         self.journey: Journey = scene.journey
-        self._other = other
-        self._revoked = revoked
+        self._credentials = credentials
+        self._patient = patient
+        self._key_id = key_id
+        self._numbers: Iterator[int] = itertools.count()
 
     @classmethod
     async def set_up(cls, scene: Connected) -> "Stage":
-        other = await scene.journey.sign_up("other@example.com")
-        revoked = await scene.journey.service_key(name="revoked")
-        await scene.journey.container.service_clients.revoke_service("revoked")
-        return cls(scene, other.headers, revoked)
+        journey = scene.journey
+        other = await journey.sign_up("other@example.com")
+        patient = await journey.sign_up("patient@example.com")
+        target = await journey.service_key(name=TARGET)
+        credentials = _sessions(journey, scene.user_id) | await _keys(journey) | {"granted service": scene.key}
+        key = credentials["admin service"]["Authorization"].removeprefix("Bearer ")
+        credentials |= {
+            "other user": other.headers,
+            "admin": journey.headers_of(ADMIN_USER_ID),
+            "impersonated admin": journey.headers_of(ADMIN_USER_ID, act=ACTOR),
+            "session and key at once": {**scene.headers, "X-API-Key": key},
+            "key with another secret": {"Authorization": f"Bearer {key[:-1]}{'0' if key[-1] != '0' else '1'}"},
+        }
+        return cls(scene, credentials, patient, target["Authorization"].split("_")[1])
 
     async def attempt(self, route: str, subject: str) -> int:
-        """Call `route` as `subject`; everybody starts from the same state."""
+        """Call `route` as `subject`; everybody finds the same state."""
+        await self._reset(restorable=route.endswith("/restore"))
         method, template = route.split(" ")
-        path, body = await self._request(template)
-        await self._change_user(subject)
+        path, document = await self._request(route, template)
+        body = encode_event(document)
+        await self._prepare(subject)
         headers = {"Content-Type": "application/json"} | self._credential(subject, body)
         response: httpx.Response = await self.journey.client.request(
-            method, path, headers=headers, content=body if method == "POST" else None
+            method, path, headers=headers, content=body if method in {"POST", "PUT", "PATCH"} else None
         )
-        await self.journey.owner.execute("UPDATE users SET status = 'active', deleted_at = NULL")
         return response.status_code
 
-    async def _request(self, template: str) -> tuple[str, bytes]:
+    async def _reset(self, *, restorable: bool) -> None:
+        owner = self.journey.owner
+        await owner.execute(
+            "UPDATE users SET status = 'active', deleted_at = NULL, deleted_by = NULL, suspended_at = NULL;"
+            " UPDATE service_clients SET disabled_at = NULL WHERE name = 'target';"
+            " UPDATE service_keys SET revoked_at = NULL, expires_at = NULL"
+            " WHERE client_id = (SELECT id FROM service_clients WHERE name = 'target')"
+        )
+        await self.journey.container.service_clients.grant(
+            TARGET, self.scene.provider, scopes=None, reason_required=False
+        )
+        if restorable:
+            await owner.execute("UPDATE users SET deleted_at = now() WHERE id = $1", self._patient.id)
+        self.journey.container.states.forget()
+
+    async def _request(self, route: str, template: str) -> tuple[str, dict[str, Any]]:
         """Path with its query, and the body."""
-        path = template.replace("{user_id}", self.scene.user_id).replace("{provider}", self.scene.provider)
-        body: dict[str, Any] = {}
+        user_id = self._patient.id if template.startswith("/admin/") else self.scene.user_id
+        path = template.format(user_id=user_id, provider=self.scene.provider, name=TARGET, key_id=self._key_id)
         if template.startswith("/oauth/callback"):
-            location = await self._consented()
-            path = f"{urlsplit(location).path}?{urlsplit(location).query}"
-        elif template == "/users/{user_id}/integrations/{provider}":
-            returned = await self.journey.callback(await self._consented())
-            body = {"flow": flow_ticket(returned)}
-        elif template == "/webhooks/clerk":
-            body = self.journey.sandbox.clerk.event("session.created", {"id": "sess_1"})
-        elif template.startswith("/internal/tokens"):
-            body = {"user_id": self.scene.user_id, "provider": self.scene.provider}
-        return path, encode_event(body)
+            location = urlsplit(await self._consented())
+            return f"{location.path}?{location.query}", {}
+        if route == "POST /users/{user_id}/integrations/{provider}":
+            return path, {"flow": flow_ticket(await self.journey.callback(await self._consented()))}
+        if route == "POST /webhooks/clerk":
+            return path, self.journey.sandbox.clerk.event("session.ended", {"id": "sess_1"})
+        if route == "POST /internal/tokens/get":
+            return path, {"user_id": self.scene.user_id, "provider": self.scene.provider}
+        if route == "POST /internal/users/batch-get":
+            return path, {"user_ids": [self.scene.user_id]}
+        if route == "POST /admin/services":
+            return path, {"name": f"new-{next(self._numbers)}"}
+        return path, BODIES.get(route, {})
 
     async def _consented(self) -> str:
         """Where the provider sends the browser after a consent."""
         started = await self.journey.authorize(self.scene.person, self.scene.provider)
         return await self.journey.consent(started["authorization_url"], account=self.scene.person.email)
 
-    async def _change_user(self, subject: str) -> None:
-        change = {"suspended user": "status = 'suspended'", "deleted user": "deleted_at = now()"}.get(subject)
+    async def _prepare(self, subject: str) -> None:
+        change = {
+            "suspended user": "status = 'suspended'",
+            "deactivated user": "status = 'deactivated'",
+            "deleted user": "deleted_at = now()",
+        }.get(subject)
         if change:
-            statement = f"UPDATE users SET {change} WHERE id = $1"  # noqa: S608 - from the line above
+            statement = f"UPDATE users SET {change} WHERE id = $1"  # noqa: S608 - from the lines above
             await self.journey.owner.execute(statement, self.scene.user_id)
+            self.journey.container.states.forget()
 
     def _credential(self, subject: str, body: bytes) -> Headers:
-        clerk = self.journey.sandbox.clerk
-        forged: dict[str, dict[str, Any]] = {
-            "owner": {},
-            "suspended user": {},
-            "deleted user": {},
-            "expired JWT": {"issued_at": 1_700_000_000},
-            "wrong issuer": {"iss": "https://clerk.elsewhere.example"},
-            "wrong azp": {"azp": "https://evil.example"},
-            "sts pending": {"sts": "pending"},
-            "wrong signature": {"key": OTHER_KEY},
-            "alg none": {"algorithm": "none"},
-            "alg HS256": {"algorithm": "HS256", "key": clerk.public_key_pem.encode()},
-        }
-        if subject in forged:
-            return self.journey.headers_of(self.scene.user_id, **forged[subject])
-        others = {
-            "anonymous": {},
-            "other user": self._other,
-            "service key": self.scene.key,
-            "revoked key": self._revoked,
-            "signed webhook": clerk.sign(body),
-        }
-        return others[subject]
+        if subject == "signed webhook":
+            return self.journey.sandbox.clerk.sign(body)
+        return self._credentials[subject]
+
+
+def _sessions(journey: Journey, user_id: str) -> dict[str, Headers]:
+    """Sessions of the user, good and bad, and what may be taken for one."""
+    clerk = journey.sandbox.clerk
+    claims: dict[str, dict[str, Any]] = {
+        "owner": {},
+        "suspended user": {},
+        "deactivated user": {},
+        "deleted user": {},
+        "impersonated": {"act": ACTOR},
+        "pending session": {"sts": "pending"},
+        "expired session": {"issued_at": 1_700_000_000},
+        "session of another issuer": {"iss": "https://clerk.elsewhere.example"},
+        "session of another origin": {"azp": "https://evil.example"},
+        "session without an origin": {"azp": None},
+        "session signed by another key": {"key": OTHER_KEY},
+        "unsigned session": {"algorithm": "none"},
+        "session signed with the public key as a secret": {
+            "algorithm": "HS256",
+            "key": clerk.public_key_pem.encode(),
+        },
+        "template token without a session": {"sid": None},
+        "id token": {"aud": "client_1", "nonce": "n"},
+        "access token of OAuth": {"header": {"typ": "at+jwt"}},
+    }
+    session = clerk.session_token(user_id)
+    return {subject: journey.headers_of(user_id, **forged) for subject, forged in claims.items()} | {
+        "anonymous": {},
+        "machine token": {"Authorization": "Bearer mt_0123456789abcdefghijklmnopqrstuv"},
+        "encrypted token": {"Authorization": f"Bearer {ENCRYPTED}"},
+        "session in the key header": {"X-API-Key": session},
+    }
+
+
+async def _keys(journey: Journey) -> dict[str, Headers]:
+    """Keys of services, good and bad; the bad ones with all permissions, so that those are not what refuses them."""
+    clients = journey.container.service_clients
+    everything = tuple(ServicePermission)
+    wanted: dict[str, tuple[ServicePermission, ...]] = {
+        "reading service": (ServicePermission.USERS_READ,),
+        "searching service": (ServicePermission.USERS_SEARCH,),
+        "admin service": (ServicePermission.ADMIN,),
+        "revoked key": everything,
+        "expired key": everything,
+        "key of a disabled service": everything,
+    }
+    keys: dict[str, Headers] = {}
+    for subject, permissions in wanted.items():
+        name = subject.replace(" ", "-")
+        key = await clients.create_service(name, permissions)
+        await clients.grant(name, "sandbox-grace", scopes=None, reason_required=False)
+        keys[subject] = {"Authorization": f"Bearer {key}"}
+    await clients.revoke_service("revoked-key")
+    await clients.rotate_key("expired-key", overlap_seconds=0)
+    await clients.disable_service("key-of-a-disabled-service")
+    return keys
 
 
 @pytest.fixture
@@ -157,18 +194,18 @@ async def stage(connected: Connected) -> Stage:
 
 
 def test_matrix_has_a_row_for_every_route_and_no_other(app: FastAPI) -> None:
-    assert set(MATRIX) == all_routes(app)
+    assert set(DOORS) == all_routes(app)
 
 
 def test_schema_hides_no_route(app: FastAPI) -> None:
     assert documented_routes(app) == all_routes(app)
 
 
-@pytest.mark.parametrize("route", MATRIX)
+@pytest.mark.parametrize("route", DOORS)
 async def test_route_answers_every_subject_as_the_matrix_says(stage: Stage, route: str) -> None:
     answered = {subject: await stage.attempt(route, subject) for subject in SUBJECTS}
 
-    assert answered == MATRIX[route]
+    assert answered == DOORS[route]
 
 
 async def test_route_that_does_not_declare_itself_public_refuses_strangers(stage: Stage, app: FastAPI) -> None:

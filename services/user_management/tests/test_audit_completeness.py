@@ -62,6 +62,55 @@ async def _get_token_after_expiry(journey: Journey) -> Call:
     return scene.get
 
 
+def _administer(method: str, path: str, body: dict[str, object] | None = None) -> Callable[[Journey], Awaitable[Call]]:
+    """An admin's call on the service `calendar-sync`, which has a grant; `{key_id}` in the path is that of its key."""
+
+    async def prepare(journey: Journey) -> Call:
+        services = journey.container.service_clients
+        key_id = (await journey.service_key(PROVIDER))["Authorization"].split("_")[1]
+        admin = {"X-API-Key": await services.create_service("operations", ["admin"])}
+        if path.endswith("/enable"):
+            await services.disable_service("calendar-sync")
+        url = f"/admin/services{path.replace('{key_id}', key_id)}"
+        return lambda: journey.client.request(method, url, headers=admin, json=body)
+
+    return prepare
+
+
+def _edit(method: str) -> Callable[[Journey], Awaitable[Call]]:
+    """A user's call on their own profile."""
+
+    async def prepare(journey: Journey) -> Call:
+        ada = await journey.sign_up()
+        await journey.client.get("/users/me", headers=ada.headers)
+        body = None if method == "DELETE" else {"first_name": "Augusta"}
+        return lambda: journey.client.request(method, "/users/me", headers=ada.headers, json=body)
+
+    return prepare
+
+
+def _treat(method: str, action: str = "", change: str = "") -> Callable[[Journey], Awaitable[Call]]:
+    """An admin's call on somebody's account, after an SQL `change` of it."""
+
+    async def prepare(journey: Journey) -> Call:
+        ada = await journey.sign_up()
+        admin = {"X-API-Key": await journey.container.service_clients.create_service("operations", ["admin"])}
+        if change:
+            await journey.owner.execute(f"UPDATE users SET {change}")  # noqa: S608 - from the table below
+        body: dict[str, str] | None = {} if action == "/suspend" else None
+        return lambda: journey.client.request(method, f"/admin/users/{ada.id}{action}", headers=admin, json=body)
+
+    return prepare
+
+
+async def _batch_get(journey: Journey) -> Call:
+    ada = await journey.sign_up()
+    reader = {"X-API-Key": await journey.container.service_clients.create_service("reader", ["users:read"])}
+    return lambda: journey.client.post("/internal/users/batch-get", headers=reader, json={"user_ids": [ada.id]})
+
+
+SUSPENDED = "suspended_at = now(), status = 'suspended'"
+DELETED = "deleted_at = now(), deleted_by = 'user', status = 'deactivated'"
 RECORDS: dict[str, tuple[Recorded, ...]] = {
     "POST /webhooks/clerk": (Recorded(_receive_webhook, audit=("user.created",)),),
     "POST /users/{user_id}/integrations/{provider}/authorize": (
@@ -74,6 +123,48 @@ RECORDS: dict[str, tuple[Recorded, ...]] = {
     "POST /internal/tokens/get": (
         Recorded(_get_token, reads=("granted",)),
         Recorded(_get_token_after_expiry, audit=("integration.token_refreshed",), reads=("granted",)),
+    ),
+    "PATCH /users/{user_id}": (Recorded(_edit("PATCH"), audit=("user.updated",)),),
+    "PUT /users/{user_id}": (Recorded(_edit("PUT"), audit=("user.updated",)),),
+    "DELETE /users/{user_id}": (Recorded(_edit("DELETE"), audit=("user.deleted",)),),
+    # A question that is too long for a query string; it changes nothing.
+    "POST /internal/users/batch-get": (Recorded(_batch_get),),
+    "POST /admin/users/{user_id}/suspend": (Recorded(_treat("POST", "/suspend"), audit=("user.suspended",)),),
+    "POST /admin/users/{user_id}/unsuspend": (
+        Recorded(_treat("POST", "/unsuspend", SUSPENDED), audit=("user.updated",)),
+    ),
+    "POST /admin/users/{user_id}/restore": (Recorded(_treat("POST", "/restore", DELETED), audit=("user.restored",)),),
+    "DELETE /admin/users/{user_id}": (Recorded(_treat("DELETE"), audit=("user.deleted",)),),
+    "POST /admin/services": (Recorded(_administer("POST", "", {"name": "mailer"}), audit=("service.created",)),),
+    "PUT /admin/services/{name}/permissions": (
+        Recorded(
+            _administer("PUT", "/calendar-sync/permissions", {"permissions": ["users:read"]}),
+            audit=("service.permitted",),
+        ),
+    ),
+    "PUT /admin/services/{name}/grants/{provider}": (
+        Recorded(
+            _administer("PUT", f"/calendar-sync/grants/{PROVIDER}", {"reason_required": True}),
+            audit=("service.granted",),
+        ),
+    ),
+    "DELETE /admin/services/{name}/grants/{provider}": (
+        Recorded(_administer("DELETE", f"/calendar-sync/grants/{PROVIDER}"), audit=("service.grant_withdrawn",)),
+    ),
+    "POST /admin/services/{name}/keys": (
+        Recorded(_administer("POST", "/calendar-sync/keys", {}), audit=("service.key_rotated",)),
+    ),
+    "DELETE /admin/services/{name}/keys/{key_id}": (
+        Recorded(_administer("DELETE", "/calendar-sync/keys/{key_id}"), audit=("service.key_revoked",)),
+    ),
+    "POST /admin/services/{name}/disable": (
+        Recorded(_administer("POST", "/calendar-sync/disable"), audit=("service.disabled",)),
+    ),
+    "POST /admin/services/{name}/enable": (
+        Recorded(_administer("POST", "/calendar-sync/enable"), audit=("service.enabled",)),
+    ),
+    "POST /admin/services/{name}/revoke": (
+        Recorded(_administer("POST", "/calendar-sync/revoke"), audit=("service.revoked",)),
     ),
 }
 

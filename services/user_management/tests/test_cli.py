@@ -85,6 +85,27 @@ def test_service_is_created_granted_listed_and_revoked(cli: CommandLine) -> None
     assert "keys: none" in listed_after.stdout
 
 
+def test_service_is_permitted_rotated_and_disabled_and_one_key_revoked(cli: CommandLine) -> None:
+    created = cli("service", "create", "calendar", "--grant", "sandbox-static", "--permission", "users:read")
+    permitted = cli("service", "permit", "calendar", "users:search", "admin")
+    withdrawn = cli("service", "withdraw", "calendar", "sandbox-static")
+    rotated = cli("service", "rotate", "calendar", "--overlap", "600")
+    first, second = created.stdout.strip(), rotated.stdout.strip()
+    revoked = cli("service", "revoke", "calendar", "--key", first.split("_")[1])
+    disabled = cli("service", "disable", "calendar")
+    listed = cli("service", "list")
+    enabled = cli("service", "enable", "calendar")
+
+    assert rotated.stdout == f"{second}\n"
+    assert second not in rotated.stderr
+    assert "admin, users:search" in permitted.stderr
+    assert [one.returncode for one in (permitted, withdrawn, revoked, disabled, enabled)] == [0] * 5, revoked.stderr
+    assert [one.stdout for one in (permitted, withdrawn, revoked, disabled, enabled)] == [""] * 5
+    assert listed.stdout == (
+        f"calendar\tkeys: {second.split('_')[1]}\tno grants\tpermissions: admin, users:search\tdisabled\n"
+    )
+
+
 def test_refusals_are_one_line_and_exit_1(cli: CommandLine) -> None:
     cli("service", "create", "calendar")
 
@@ -93,10 +114,15 @@ def test_refusals_are_one_line_and_exit_1(cli: CommandLine) -> None:
         cli("service", "grant", "calendar", "nowhere"),
         cli("service", "grant", "nobody", "sandbox-static"),
         cli("service", "revoke", "nobody"),
+        cli("service", "create", "Calendar"),
+        cli("service", "create", "mailer", "--permission", "everything"),
+        cli("service", "rotate", "calendar", "--overlap", "-1"),
+        cli("service", "revoke", "calendar", "--key", "0" * 12),
         cli("keys", "activate", "9"),
     ]
 
-    assert [refusal.returncode for refusal in refusals] == [1] * 5
+    assert [refusal.returncode for refusal in refusals] == [1] * 9
+    assert [refusal.stdout for refusal in refusals] == [""] * 9
     for refusal in refusals:
         assert refusal.stderr.splitlines()[-1].startswith("user-management: ")
         assert "Traceback" not in refusal.stderr

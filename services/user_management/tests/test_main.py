@@ -209,7 +209,7 @@ async def test_health_tells_the_last_known_state(client: httpx.AsyncClient, cont
 
     response = await client.get("/health")
 
-    assert response.json() == {"status": "ok", "database": "ok", "redis": "ok"}
+    assert response.json() == {"status": "ok", "database": "ok", "redis": "ok", "rate_limiter": "shared"}
 
 
 @pytest.mark.parametrize("phase", ["starting", "draining"])

@@ -13,6 +13,11 @@ from services.user_management.tests.scenes import Connected, assert_problem
 TOKENS = "/internal/tokens/get"
 
 
+async def _caller(journey: Journey, path: str) -> dict[str, str]:
+    """Headers of somebody who may call `path`: guards speak before the body does."""
+    return await journey.service_key() if path == TOKENS else (await journey.sign_up()).headers
+
+
 @pytest.mark.parametrize("path", [TOKENS, "/webhooks/clerk", "/health", "/nowhere"])
 async def test_body_that_is_announced_too_large_is_refused_unread(client: httpx.AsyncClient, path: str) -> None:
     headers = {"Content-Length": str(MAX_BODY_BYTES + 1), "Content-Type": "application/json"}
@@ -22,13 +27,13 @@ async def test_body_that_is_announced_too_large_is_refused_unread(client: httpx.
     assert_problem(response, 413, "body_too_large")
 
 
-@pytest.mark.parametrize("length", ["-1", "1e3", "9" * 400, "\u0661"])
+@pytest.mark.parametrize("length", ["-1", "1e3", "\u0661", ""])
 async def test_body_of_a_nonsense_length_is_refused(client: httpx.AsyncClient, length: str) -> None:
     headers = [(b"content-length", length.encode()), (b"content-type", b"application/json")]
 
     response = await client.request("POST", TOKENS, headers=headers, content=b"{}")
 
-    assert response.status_code in (400, 413), response.text
+    assert_problem(response, 400, "bad_request")
 
 
 @pytest.mark.parametrize("path", [TOKENS, "/webhooks/clerk"])
@@ -41,7 +46,7 @@ async def test_body_that_grows_too_large_is_refused_on_the_way(journey: Journey,
             sent += 1
             yield b" " * 65_536
 
-    headers = {"Content-Type": "application/json"} | journey.sandbox.clerk.sign(b"")
+    headers = {"Content-Type": "application/json"} | journey.sandbox.clerk.sign(b"") | await journey.service_key()
     response = await journey.client.post(path, headers=headers, content=chunks())
 
     assert_problem(response, 413, "body_too_large")
@@ -74,8 +79,8 @@ async def test_body_of_just_the_largest_size_is_read(connected: Connected) -> No
 )
 @pytest.mark.parametrize("path", [TOKENS, "/users/me/integrations/sandbox-static"])
 async def test_body_of_another_media_type_is_refused(journey: Journey, path: str, media_type: str, status: int) -> None:
-    ada = await journey.sign_up()
-    headers = ada.headers | {"Content-Type": media_type}
+    caller = await _caller(journey, path)
+    headers = caller | {"Content-Type": media_type}
 
     response = await journey.client.post(path, headers=headers, content=b'{"surprise": "s3cr3t"}')
 
@@ -115,9 +120,19 @@ NOT_JSON: dict[str, bytes] = {
 @pytest.mark.parametrize("case", NOT_JSON)
 @pytest.mark.parametrize("path", [TOKENS, "/users/me/integrations/sandbox-static/authorize"])
 async def test_body_that_is_not_strict_json_is_refused(journey: Journey, path: str, case: str) -> None:
-    ada = await journey.sign_up()
-    headers = ada.headers | {"Content-Type": "application/json"}
+    caller = await _caller(journey, path)
+    headers = caller | {"Content-Type": "application/json"}
 
     response = await journey.client.post(path, headers=headers, content=NOT_JSON[case])
 
     assert_problem(response, 400, "invalid_json")
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "text/plain"])
+@pytest.mark.parametrize("path", [TOKENS, "/users/me/integrations/sandbox-static/authorize"])
+async def test_stranger_with_a_broken_body_is_a_stranger_first(
+    client: httpx.AsyncClient, path: str, media_type: str
+) -> None:
+    response = await client.post(path, headers={"Content-Type": media_type}, content=b"{")
+
+    assert_problem(response, 401, "unauthenticated")

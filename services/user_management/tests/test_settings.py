@@ -107,6 +107,8 @@ def test_production_with_nothing_set_names_every_problem_at_once(monkeypatch: py
         ({"PUBLIC_URL": "https://[::1]:8000"}, "points at this machine"),
         ({"PUBLIC_URL": "https://127.1.2.3"}, "points at this machine"),
         ({"CLERK_JWKS_URL": "http://clerk.example.com/jwks"}, "must be an https URL"),
+        ({"CLERK_API_URL": "http://api.clerk.com/v1"}, "must be an https URL"),
+        ({"CLERK_API_URL": "https://127.0.0.1:8001/clerk/v1"}, "points at this machine"),
         ({"FRONTEND_RETURN_URLS": "https://a.example/x,http://b.example/x"}, "must be an https URL"),
         ({"SANDBOX_URL": "https://sandbox.example.com"}, "must not be set in production"),
         ({"ENCRYPTION_KEYS": ""}, "contains the development key"),

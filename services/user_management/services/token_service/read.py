@@ -33,6 +33,7 @@ from services.user_management.queries import integration as integration_queries
 from services.user_management.queries.token_read import TokenQuery, TokenReading, read_token
 from services.user_management.schemas.token import TokenRequest, TokenResponse
 from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
+from services.user_management.services.service_client_service import KeyUsage, ServiceCredential
 from services.user_management.services.token_service.refresh import RefreshOutcome, RefreshResult, TokenRefresher
 from services.user_management.services.vault_service import VaultService, token_binding
 from services.user_management.unit_of_work import UnitOfWorkFactory
@@ -65,14 +66,6 @@ _WITH_RECONNECT_URL: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceCredential:
-    """A service key as presented; whether it is good, the statement decides."""
-
-    key_id: str
-    secret_hash: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class TokenPolicy:
     """Settings of the token API."""
 
@@ -93,6 +86,7 @@ class TokenService:
         refresher: TokenRefresher,
         vault: VaultService,
         status: IntegrationStatusTracker,
+        key_usage: KeyUsage,
         policy: TokenPolicy,
         clock: Clock,
     ) -> None:
@@ -102,6 +96,7 @@ class TokenService:
         self._refresher = refresher
         self._vault = vault
         self._status = status
+        self._key_usage = key_usage
         self._policy = policy
         self._clock = clock
 
@@ -117,6 +112,7 @@ class TokenService:
             result, reading = await self._renew(query, reading)
         if reading.outcome is not TokenOutcome.GRANTED:
             self._refuse(request, reading, result)
+        await self._key_usage.record(credential.key_id)
         access_token = await self._open(request, reading)
         return TokenResponse(
             access_token=access_token,

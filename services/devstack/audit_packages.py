@@ -1,0 +1,149 @@
+"""Known vulnerabilities of the pinned packages, by pip-audit: `python -m services.devstack.audit_packages`.
+
+Three ends: nothing found (exit 0); something found, a package that its index does not have, or a pip-audit that does
+not run (1); and "not judged" (0, said aloud) where the vulnerability service cannot be asked: `./test` has to work on a
+train.
+
+pip-audit itself cannot tell the last one: for packages that its service does not know it prints "No known
+vulnerabilities found" and exits 0, and that is also what it says behind a mirror that serves packages and nothing else.
+So it is first asked about a release that is known to be vulnerable.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from services.devstack.bootstrap import REPOSITORY, REQUIREMENTS
+
+CANARY: Final = "urllib3==1.24.1"
+"""CVE-2019-11324 and many later ones; it is asked about, never installed."""
+SECONDS_PER_REQUEST: Final = 15
+SECONDS: Final = 300
+_OF_THE_NETWORK: Final = re.compile(r"requests\.exceptions\.|_service\.interface\.|your network may be blocking")
+"""What is in its errors when the service could not be asked: `requests`' and its own exceptions, and its advice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A vulnerability that we live with. `until` makes somebody look again."""
+
+    identifier: str
+    reason: str
+    until: date
+
+
+ACCEPTED: Final[tuple[Accepted, ...]] = ()
+
+
+class Outcome(StrEnum):
+    CLEAN = "nothing known against them"
+    FAILED = "failed"
+    NOT_JUDGED = "not judged"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`lines` say why."""
+
+    outcome: Outcome
+    lines: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What pip-audit wrote; `dependencies` is None where that is no report."""
+
+    dependencies: list[Mapping[str, Any]] | None
+    errors: str = ""
+
+    @classmethod
+    def read(cls, output: str, errors: str) -> "Answer":
+        """From its two streams, with `--format json`."""
+        try:
+            report = json.loads(output)
+        except ValueError:
+            return cls(None, errors)
+        return cls(report["dependencies"], errors)
+
+    def without_report(self) -> Verdict | None:
+        """The verdict where there is no report: whether the network is to blame is in the type of the exception."""
+        if self.dependencies is not None:
+            return None
+        lines = self.errors.strip().splitlines() or ["it wrote nothing"]
+        last_line = lines[-1].strip()[:300]
+        if _OF_THE_NETWORK.search(self.errors):
+            return Verdict(Outcome.NOT_JUDGED, [f"vulnerability service unreachable: {last_line}"])
+        return Verdict(Outcome.FAILED, [f"pip-audit does not run: {last_line}"])
+
+
+Audit = Callable[[Sequence[Path]], Answer]
+
+
+def judge(audit: Audit, canary: Path, requirements: Sequence[Path], *, today: date) -> Verdict:
+    """The verdict over `requirements`; `canary` holds a release that has to be found vulnerable."""
+    asked = audit([canary])
+    silent = asked.without_report() or _doubt(asked)
+    if silent is not None:
+        return silent
+    answer = audit(requirements)
+    lines = [*_found(answer, today), *_skipped(answer)]
+    return answer.without_report() or Verdict(Outcome.FAILED if lines else Outcome.CLEAN, lines)
+
+
+def _doubt(answer: Answer) -> Verdict | None:
+    """The verdict where the service does not know what everybody knows."""
+    if any(dependency.get("vulns") for dependency in answer.dependencies or ()):
+        return None
+    reason = next(iter(_skipped(answer)), f"it knows nothing against {CANARY}")
+    return Verdict(Outcome.NOT_JUDGED, [f"vulnerability service unreachable: {reason}"])
+
+
+def _found(answer: Answer, today: date) -> list[str]:
+    accepted = {one.identifier for one in ACCEPTED if today <= one.until}
+    return [
+        f"{dependency['name']} {dependency['version']}: {vulnerability['id']}, fixed in "
+        f"{', '.join(vulnerability['fix_versions']) or 'no release'}"
+        for dependency in answer.dependencies or ()
+        for vulnerability in dependency.get("vulns", ())
+        if not accepted & {vulnerability["id"], *vulnerability["aliases"]}
+    ]
+
+
+def _skipped(answer: Answer) -> list[str]:
+    """A package that its index does not have, where it has others: withdrawn, or never what we took it for."""
+    return [one["skip_reason"] for one in answer.dependencies or () if "skip_reason" in one]
+
+
+def pip_audit(requirements: Sequence[Path]) -> Answer:
+    """Ask about exactly the pins of these files, resolving and installing nothing."""
+    files = [argument for path in requirements for argument in ("--requirement", str(path))]
+    options = ("--disable-pip", "--no-deps", "--format", "json", "--aliases", "on", "--progress-spinner", "off")
+    command = [sys.executable, "-m", "pip_audit", *options, "--timeout", str(SECONDS_PER_REQUEST), *files]
+    try:
+        finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return Answer(None, f"requests.exceptions.Timeout: no answer within {SECONDS} s")
+    return Answer.read(finished.stdout, finished.stderr)
+
+
+def main() -> None:
+    """Entry point: prints the verdict, and exits 1 when packages have to change."""
+    with tempfile.TemporaryDirectory() as folder:
+        canary = Path(folder) / "canary.txt"
+        canary.write_text(f"{CANARY}\n", encoding="utf-8")
+        pinned = [REPOSITORY / name for name in REQUIREMENTS]
+        verdict = judge(pip_audit, canary, pinned, today=datetime.now(UTC).date())
+    print("\n".join([f"pinned packages: {verdict.outcome}", *(f"  {line}" for line in verdict.lines)]))
+    sys.exit(verdict.outcome is Outcome.FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Who may administer: users that the settings name, and services with the permission for it."""
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from services.user_management.auth.clerk import DocumentedSession, get_current_user
+from services.user_management.auth.service_auth import (
+    DocumentedBearer,
+    DocumentedHeader,
+    get_current_service,
+    presents_service_key,
+    require,
+)
+from services.user_management.core.principal import Principal
+from services.user_management.enums import ServicePermission
+
+async def _get_caller(request: Request) -> Principal:
+    """A service or a user. The credential's shape decides which: a key that is refused is not tried as a session."""
+    return await (get_current_service(request) if presents_service_key(request) else get_current_user(request))
+
+
+def admin_or_permitted(permission: ServicePermission) -> Callable[..., Coroutine[Any, Any, Principal]]:
+    """A guard: an admin, or a service with `permission`.
+
+    Raises UnauthenticatedError, ForbiddenError, and for users what `get_current_user` does.
+    """
+
+    async def get_admin_or_permitted_service(
+        request: Request,
+        _session: DocumentedSession = None,
+        _bearer: DocumentedBearer = None,
+        _header: DocumentedHeader = None,
+    ) -> Principal:
+        caller = await _get_caller(request)
+        require(caller, permission)
+        return caller
+
+    return get_admin_or_permitted_service
+
+
+get_current_admin = admin_or_permitted(ServicePermission.ADMIN)
+"""A guard: a user in ADMIN_USER_IDS in a session of their own, or a service with the permission `admin`."""
+CurrentAdmin = Annotated[Principal, Depends(get_current_admin)]

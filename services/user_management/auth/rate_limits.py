@@ -1,0 +1,51 @@
+"""Rate limits for guards: each call counts the request once, and the answer says what is left."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from fastapi import Request
+from fastapi_limiter.depends import RateLimiter
+
+from services.user_management.auth.dependencies import get_container
+from services.user_management.core.context import add_response_headers, current_context
+from services.user_management.enums import RateClass
+from services.user_management.rate_limiter import address_key
+
+
+async def principal(_request: Request) -> str:
+    """Who is asking, once they are known."""
+    return current_context().actor.id
+
+
+async def client_address(_request: Request) -> str:
+    """From where; IPv6 by its /64."""
+    return address_key(current_context().ip_address)
+
+
+class RequestLimit(RateLimiter):
+    """fastapi-limiter's dependency for one rate class, over the container's buckets.
+
+    Its own `__call__` walks `app.routes` for a path that included routers no longer have, and its limiter is fixed
+    when modules are imported; so both are replaced, and what is left of it is the place.
+    """
+
+    def __init__(self, rate_class: RateClass, identifier: Callable[[Request], Awaitable[str]]) -> None:
+        self.rate_class = rate_class
+        self.identifier = identifier
+
+    async def __call__(self, request: Request) -> None:  # type: ignore[override]  # headers go through the context
+        """Count the request. Raises RateLimitedError."""
+        limits = get_container(request).rate_limits
+        allowance = await limits.spend(self.rate_class, await self.identifier(request))
+        add_response_headers(allowance.headers())
+
+
+user_limit: Final = RequestLimit(RateClass.USER, principal)
+anonymous_limit: Final = RequestLimit(RateClass.ANONYMOUS, client_address)
+sign_in_limit: Final = RequestLimit(RateClass.SIGN_IN, client_address)
+webhook_limit: Final = RequestLimit(RateClass.WEBHOOK, client_address)
+
+
+def spend_internal(request: Request, key: str) -> None:
+    """Count a sibling service's request, in this process alone. Raises RateLimitedError."""
+    add_response_headers(get_container(request).rate_limits.spend_here(RateClass.INTERNAL, key).headers())

@@ -1,0 +1,13 @@
+"""The guard of the token routes: the shape of the key, and its allowance. The key itself, the one statement judges."""
+
+from fastapi import Request
+
+from services.user_management.auth.rate_limits import spend_internal
+from services.user_management.auth.service_auth import DocumentedBearer, DocumentedHeader, service_credential
+
+
+async def token_caller(request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None) -> None:
+    """Raises UnauthenticatedError or RateLimitedError."""
+    credential = service_credential(request)
+    # Nobody uses up the allowance of a key whose secret they do not have.
+    spend_internal(request, f"{credential.key_id}:{credential.secret_hash.hex()}")

@@ -1,0 +1,58 @@
+"""`cli webhooks …`"""
+
+import json
+import sys
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from services.user_management.cli.runtime import run
+from services.user_management.container import Container
+
+app = typer.Typer(no_args_is_help=True)
+
+EventId = Annotated[UUID, typer.Argument(help="Id of the event, as listed.")]
+
+
+@app.command(name="list")
+def list_events(
+    failed: Annotated[bool, typer.Option("--failed", help="Only events without their effect.")] = False,
+    subject: Annotated[str | None, typer.Option(help="Only events about this user of the identity provider.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+) -> None:
+    """Received events, the newest first: id, time, type, subject, state, error."""
+    rows = run(
+        lambda container: container.webhooks.list_events(failed_only=failed, subject=subject, limit=limit),
+        prove_keys=False,
+    )
+    for row in rows:
+        state = "applied" if row["applied_at"] else ("to be retried" if row["next_attempt_at"] else "parked")
+        columns = (row["id"], row["received_at"].isoformat(), row["event_type"], row["subject"] or "-", state)
+        print(*columns, f"attempts: {row['attempts']}", row["error"] or "", sep="\t")
+
+
+@app.command()
+def show(event_id: EventId) -> None:
+    """One event with all that it says; it may hold personal data."""
+    row = run(lambda container: container.webhooks.get_event(event_id), prove_keys=False)
+    print(json.dumps(dict(row), default=str, indent=2, ensure_ascii=False))
+
+
+@app.command()
+def replay(
+    event_id: Annotated[UUID | None, typer.Argument(help="Id of the event.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All events without their effect.")] = False,
+) -> None:
+    """Apply stored events again; one that was applied before changes nothing. Exit 1 when one still fails."""
+    if (event_id is None) != failed:
+        raise typer.BadParameter("give the id of an event, or --failed")
+
+    async def replay_all(container: Container) -> list[bool]:
+        wanted = [event_id] if event_id else await container.webhooks.failed_events()
+        return [await container.webhooks.replay(one) for one in wanted]
+
+    applied = run(replay_all, prove_keys=False)
+    print(f"{sum(applied)} of {len(applied)} event(s) applied.", file=sys.stderr)
+    if not all(applied):
+        sys.exit(1)

@@ -1,0 +1,205 @@
+"""Clerk's Backend API, as far as reconciling with it needs: users, read through Clerk's own SDK.
+
+Importing this module costs a process about 35 MB and 0.2 s, nearly all of it the SDK's generated models (measured with
+7.0.0). Only the worker and the CLI reconcile: they import it where they do, and the container, which every API process
+builds, must not.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+from urllib.parse import quote
+
+from clerk_backend_api import Clerk
+from clerk_backend_api.models import GetUserListRequest
+from pydantic import SecretStr
+
+from services.user_management.exceptions import ApplicationError, ClerkRefusedError, RetryLaterError
+from services.user_management.http_client import HttpClient, ResponseTooLargeError, TransportError, create_http_client
+from services.user_management.utils.strict_json import storable
+
+CALL_SECONDS: Final = 10.0
+"""For one call in all. The SDK's own retries, which can last for minutes, are off: a sweep comes again anyway."""
+IDS_PER_CALL: Final = 100
+"""As many ids as Clerk takes in one filter."""
+MAX_PAGE_BYTES: Final = 32 << 20
+"""500 users, the largest page, with their 24 KB of metadata each, and as much again."""
+RATE_WINDOW_SECONDS: Final = 10
+"""Clerk's rate limits count over this long; the wait after a 429 that names none."""
+MAX_RETRY_AFTER_SECONDS: Final = 3600
+
+ClerkUser = dict[str, Any]
+"""The object that is `data` in webhooks about users."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def document(self) -> Any:
+        """The JSON value in the body; `None` for anything else, such as a proxy's page."""
+        try:
+            return storable(json.loads(self.body))
+        except (ValueError, RecursionError):
+            return None
+
+    @property
+    def error_codes(self) -> list[str]:
+        """The codes of a refusal in Clerk's form, `{"errors": [{"code": …}]}`."""
+        document = self.document
+        errors = document.get("errors") if isinstance(document, dict) else None
+        return [str(error.get("code")) for error in errors or () if isinstance(error, dict)]
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds to wait (RFC 9110 section 10.2.3); dates are not read, Clerk sends seconds."""
+        given = self.headers.get("retry-after", "")
+        default = RATE_WINDOW_SECONDS if self.status == 429 else 1
+        return min(int(given), MAX_RETRY_AFTER_SECONDS) if re.fullmatch("[0-9]{1,9}", given) else default
+
+
+class _AnsweredError(Exception):
+    def __init__(self, answer: _Answer) -> None:
+        self.answer = answer
+        super().__init__(answer.status)
+
+
+class _AnswerCatcher:
+    """The SDK's HTTP client: it sends what the SDK has built and raises the answer past the SDK.
+
+    The SDK's models are no reading of the answer for us. They are stricter than Clerk: one verification status that
+    this release does not know, or a null where it wants a number, fails the page with all its users, and members that
+    it does not know are lost. What we return has to be what a webhook carries. The SDK has no other public way to the
+    body of a good answer, and its hooks are private.
+    """
+
+    def __init__(self, http: HttpClient) -> None:
+        self._http = http
+
+    def build_request(self, method: str, url: Any, **parts: Any) -> Any:
+        # Uncompressed, so that the limit below is that of what is parsed, and a broken encoding is just no JSON.
+        request = self._http.build_request(method, url, **parts)
+        request.headers["Accept-Encoding"] = "identity"
+        return request
+
+    async def send(self, request: Any, **_: Any) -> NoReturn:
+        response = await self._http.send(request, stream=True)
+        body = bytearray()
+        try:
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > MAX_PAGE_BYTES:
+                    raise ResponseTooLargeError("the page is larger than 32 MiB", request=request)
+        finally:
+            await response.aclose()
+        raise _AnsweredError(_Answer(response.status_code, response.headers, bytes(body)))
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+
+class ClerkDirectory:
+    """The users that Clerk has. Every method raises RetryLaterError for what time heals (rate limits, timeouts, 5xx,
+    connections, answers that are not Clerk's) and ClerkRefusedError for what the operator has to change."""
+
+    def __init__(
+        self,
+        *,
+        api_url: str,
+        secret_key: SecretStr,
+        http: HttpClient | None = None,
+        call_seconds: float = CALL_SECONDS,
+    ) -> None:
+        """`http` replaces the network, and then stays its owner's to close."""
+        self._http = http or create_http_client()
+        self._owns_http = http is None
+        self._call_seconds = call_seconds
+        self._users = Clerk(
+            bearer_auth=secret_key.get_secret_value,
+            server_url=api_url,
+            async_client=_AnswerCatcher(self._http),
+            retry_config=None,
+        ).users
+
+    async def list_users(self, *, offset: int, limit: int) -> list[ClerkUser]:
+        """One page, oldest users first; `limit` 1 to 500. A deletion meanwhile moves later users one place ahead."""
+        request = GetUserListRequest(offset=offset, limit=limit, order_by="+created_at")
+        return _users(await self._answer(self._users.list_async(request=request)))
+
+    async def existing(self, user_ids: Sequence[str]) -> set[str]:
+        """Those of `user_ids` that Clerk has: one call for every hundred, none for none."""
+        found: set[str] = set()
+        for start in range(0, len(user_ids), IDS_PER_CALL):
+            asked = list(user_ids[start : start + IDS_PER_CALL])
+            request = GetUserListRequest(user_id=asked, limit=IDS_PER_CALL)
+            page = {user["id"] for user in _users(await self._answer(self._users.list_async(request=request)))}
+            if not page <= set(asked):
+                # The filter was not applied, so that an id's absence would prove nothing, and absent users get deleted.
+                raise RetryLaterError("Clerk's Backend API answered with users that were not asked for.")
+            found |= page
+        return found
+
+    async def get_user(self, user_id: str) -> ClerkUser | None:
+        """One user; None only where Clerk itself says that it has none, not for any other 404."""
+        # The SDK puts the id into the path as it is: "x/../y" would ask for y.
+        answer = await self._answer(self._users.get_async(user_id=quote(user_id, safe="")))
+        if answer.status == 404 and "resource_not_found" in answer.error_codes:
+            return None
+        return _user(_document(answer), user_id)
+
+    async def aclose(self) -> None:
+        """Close the connections, unless they are another's."""
+        if self._owns_http:
+            await self._http.aclose()
+
+    async def _answer(self, call: Awaitable[object]) -> _Answer:
+        try:
+            async with asyncio.timeout(self._call_seconds):
+                await call
+        except _AnsweredError as answered:
+            return answered.answer
+        except (TransportError, TimeoutError) as error:
+            raise RetryLaterError(f"Clerk's Backend API does not answer: {type(error).__name__}.") from None
+        raise RuntimeError("the SDK has answered without asking")
+
+
+def _document(answer: _Answer) -> Any:
+    """The JSON of a good answer. Raises the error that any other one means."""
+    if answer.status != 200:
+        raise _failure(answer)
+    return answer.document
+
+
+def _users(answer: _Answer) -> list[ClerkUser]:
+    document = _document(answer)
+    if not isinstance(document, list):
+        raise RetryLaterError("Clerk's Backend API did not answer with a list of users.")
+    return [_user(item) for item in document]
+
+
+def _user(item: Any, user_id: str | None = None) -> ClerkUser:
+    if not isinstance(item, dict) or not isinstance(item.get("id"), str) or user_id not in {None, item["id"]}:
+        raise RetryLaterError("Clerk's Backend API answered with something that is not the user.")
+    return item
+
+
+def _failure(answer: _Answer) -> ApplicationError:
+    codes = answer.error_codes
+    if not _is_refusal(answer, codes):
+        detail = f"Clerk's Backend API gave no usable answer ({answer.status})."
+        return RetryLaterError(detail, retry_after=answer.retry_after)
+    cause = " ".join([str(answer.status), *codes])
+    return ClerkRefusedError(f"{ClerkRefusedError.default_detail} It answered {cause}.")
+
+
+def _is_refusal(answer: _Answer, codes: list[str]) -> bool:
+    """Whether Clerk said it: a page of HTML comes from a proxy on the way, whatever its status."""
+    if answer.status in {401, 403}:
+        return "html" not in answer.headers.get("content-type", "")
+    return 400 <= answer.status < 500 and answer.status != 429 and bool(codes)

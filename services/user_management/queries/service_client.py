@@ -1,0 +1,172 @@
+"""Sibling services and their keys: recognising one, and changes that queue up behind each other."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.user_management.models import ServiceClient, ServiceGrant
+
+_clients = ServiceClient.ormar_config.table
+_grants = ServiceGrant.ormar_config.table
+
+_AUTHENTICATE: Final = sa.text("""
+SELECT c.id, c.name, c.permissions
+FROM service_keys k
+JOIN service_clients c ON c.id = k.client_id
+WHERE k.id = :key_id AND k.secret_hash = :secret_hash AND k.revoked_at IS NULL
+  AND (k.expires_at IS NULL OR k.expires_at > now()) AND c.disabled_at IS NULL
+""").columns(permissions=sa.JSON)
+
+_KEYS: Final = sa.text("""
+SELECT id, client_id, created_at, expires_at, last_used_at, revoked_at,
+       revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()) AS live
+FROM service_keys
+WHERE client_id = ANY(:client_ids)
+ORDER BY created_at, id
+""").bindparams(sa.bindparam("client_ids", type_=sa.ARRAY(sa.Uuid())))
+
+_END_KEYS: Final = sa.text("""
+WITH live AS (
+    SELECT id, expires_at FROM service_keys
+    WHERE client_id = :client_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+    FOR UPDATE
+)
+UPDATE service_keys k SET expires_at = least(live.expires_at, now() + make_interval(secs => :overlap_seconds))
+FROM live WHERE k.id = live.id
+RETURNING k.id, live.expires_at AS former_end, k.expires_at AS new_end
+""").bindparams(sa.bindparam("overlap_seconds", type_=sa.Double()))
+
+_REVOKE_KEYS: Final = sa.text("""
+UPDATE service_keys SET revoked_at = now()
+WHERE client_id = :client_id AND revoked_at IS NULL AND (CAST(:key_id AS text) IS NULL OR id = :key_id)
+RETURNING id
+""").bindparams(sa.bindparam("key_id", type_=sa.Text()))
+
+# A row that somebody is changing is left out rather than waited for: the caller is about to get a token.
+_RECORD_USE: Final = sa.text("""
+UPDATE service_keys SET last_used_at = now()
+WHERE id = (
+    SELECT id FROM service_keys
+    WHERE id = :key_id AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The service that a key belongs to."""
+
+    client_id: UUID
+    name: str
+    permissions: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRow:
+    """A service."""
+
+    id: UUID
+    name: str
+    permissions: list[str]
+    disabled_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """A key without its hash. `live`: neither revoked nor run out by the database's clock."""
+
+    id: str
+    client_id: UUID
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRow:
+    """What a service may ask for at one provider; `scopes` None: any."""
+
+    client_id: UUID
+    provider: str
+    scopes: list[str] | None
+    reason_required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EndedKey:
+    """A key whose end was moved; `former_end` None: it had none."""
+
+    id: str
+    former_end: datetime | None
+    new_end: datetime
+
+
+async def authenticate(connection: AsyncConnection, *, key_id: str, secret_hash: bytes) -> Caller | None:
+    """Whose key this is; None unless it is known, neither revoked nor run out, and its service is not disabled."""
+    parameters = {"key_id": key_id, "secret_hash": secret_hash}
+    row = (await connection.execute(_AUTHENTICATE, parameters)).one_or_none()
+    return None if row is None else Caller(row.id, row.name, frozenset(row.permissions))
+
+
+async def lock_client(connection: AsyncConnection, name: str) -> ClientRow | None:
+    """The service's row, locked until the transaction ends."""
+    statement = sa.select(_clients).where(_clients.c.name == name).with_for_update()
+    row = (await connection.execute(statement)).mappings().one_or_none()
+    return None if row is None else ClientRow(**row)
+
+
+async def list_clients(connection: AsyncConnection, name: str | None) -> list[ClientRow]:
+    """The service called `name`, or all (None), by name."""
+    statement = sa.select(_clients).order_by(_clients.c.name)
+    if name is not None:
+        statement = statement.where(_clients.c.name == name)
+    return [ClientRow(**row) for row in (await connection.execute(statement)).mappings()]
+
+
+async def list_keys(connection: AsyncConnection, client_ids: list[UUID]) -> list[KeyRow]:
+    """Keys of some services, oldest first."""
+    rows = await connection.execute(_KEYS, {"client_ids": client_ids})
+    return [KeyRow(**row) for row in rows.mappings()]
+
+
+async def list_grants(connection: AsyncConnection, client_ids: list[UUID]) -> list[GrantRow]:
+    """Grants of some services, by provider."""
+    columns = (_grants.c.client_id, _grants.c.provider, _grants.c.scopes, _grants.c.reason_required)
+    statement = sa.select(*columns).where(_grants.c.client_id.in_(client_ids)).order_by(_grants.c.provider)
+    return [GrantRow(**row) for row in (await connection.execute(statement)).mappings()]
+
+
+async def end_live_keys(connection: AsyncConnection, client_id: UUID, *, overlap_seconds: float) -> list[EndedKey]:
+    """Let every live key end in `overlap_seconds`, or when it would have ended anyway. Lock the service first."""
+    parameters = {"client_id": client_id, "overlap_seconds": overlap_seconds}
+    return [EndedKey(**row) for row in (await connection.execute(_END_KEYS, parameters)).mappings()]
+
+
+async def revoke_keys(connection: AsyncConnection, client_id: UUID, *, key_id: str | None = None) -> list[str]:
+    """Revoke one key of a service, or all of them; ids of those that were not revoked before."""
+    rows = await connection.execute(_REVOKE_KEYS, {"client_id": client_id, "key_id": key_id})
+    return sorted(row.id for row in rows)
+
+
+async def set_permissions(connection: AsyncConnection, client_id: UUID, permissions: list[str]) -> None:
+    """Replace what a service may do. Lock it first."""
+    await connection.execute(sa.update(_clients).where(_clients.c.id == client_id).values(permissions=permissions))
+
+
+async def set_disabled(connection: AsyncConnection, client_id: UUID, *, disabled: bool) -> None:
+    """Shut a service out, or let it in again. Lock it first."""
+    disabled_at = sa.func.now() if disabled else sa.null()
+    await connection.execute(sa.update(_clients).where(_clients.c.id == client_id).values(disabled_at=disabled_at))
+
+
+async def record_use(connection: AsyncConnection, key_id: str) -> None:
+    """Write that a key is in use now, unless that was written within the last minute or the row is being changed."""
+    await connection.execute(_RECORD_USE, {"key_id": key_id})

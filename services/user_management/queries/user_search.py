@@ -1,0 +1,117 @@
+"""Finding users: each way of asking walks one index, so that a page costs the same among a thousand and a million."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.user_management.models import User
+
+_users = User.ormar_config.table
+_HIGHEST: Final = "\U0010ffff"
+"""Sorts after every character in the byte order of UTF-8."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserFilter:
+    """What is wanted; None: anything. `email_prefix` and `name_prefix` are search keys, of which either may match."""
+
+    email_prefix: str | None = None
+    name_prefix: str | None = None
+    status: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    deleted: bool = False
+    """Deleted users instead of live ones; prefixes are of no use then."""
+
+    @property
+    def is_prefix(self) -> bool:
+        return self.email_prefix is not None or self.name_prefix is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a page ended: the sort key and the id of its last row."""
+
+    key: str | datetime
+    id: str
+
+    @classmethod
+    def of(cls, wanted: UserFilter, row: Any) -> "Position":
+        """The position of `row` in the list of `wanted`."""
+        if wanted.is_prefix:
+            return cls(row["matched"], row["id"])
+        return cls(row["deleted_at"] if wanted.deleted else row["created_at"], row["id"])
+
+    def encode(self) -> list[str]:
+        """As JSON."""
+        if isinstance(self.key, datetime):
+            return ["time", self.key.isoformat(), self.id]
+        return ["text", self.key, self.id]
+
+    @classmethod
+    def decode(cls, values: list[str]) -> "Position":
+        """The inverse; the signature of a cursor says that we wrote it."""
+        kind, key, user_id = values
+        return cls(datetime.fromisoformat(key) if kind == "time" else key, user_id)
+
+
+async def find_users(
+    connection: AsyncConnection, wanted: UserFilter, *, after: Position | None, limit: int
+) -> Sequence[sa.RowMapping]:
+    """The next `limit` users: by what matched when a prefix is given, otherwise the newest first."""
+    rows: Sequence[sa.RowMapping] = (await connection.execute(_select(wanted, after, limit))).mappings().all()
+    return rows
+
+
+def _select(wanted: UserFilter, after: Position | None, limit: int) -> sa.Select[Any]:
+    return _by_prefix(wanted, after, limit) if wanted.is_prefix else _by_time(wanted, after, limit)
+
+
+def _conditions(wanted: UserFilter) -> list[sa.ColumnElement[bool]]:
+    deleted = _users.c.deleted_at
+    conditions: list[sa.ColumnElement[bool]] = [deleted.is_not(None) if wanted.deleted else deleted.is_(None)]
+    if wanted.status is not None:
+        conditions.append(_users.c.status == wanted.status)
+    if wanted.created_after is not None:
+        conditions.append(_users.c.created_at >= wanted.created_after)
+    if wanted.created_before is not None:
+        conditions.append(_users.c.created_at < wanted.created_before)
+    return conditions
+
+
+def _by_time(wanted: UserFilter, after: Position | None, limit: int) -> sa.Select[Any]:
+    key = _users.c.deleted_at if wanted.deleted else _users.c.created_at
+    select = sa.select(_users).where(*_conditions(wanted)).order_by(key.desc(), _users.c.id.desc()).limit(limit)
+    return select if after is None else select.where(sa.tuple_(key, _users.c.id) < (after.key, after.id))
+
+
+def _by_prefix(wanted: UserFilter, after: Position | None, limit: int) -> sa.Select[Any]:
+    """One branch per column that may match, each a range of its index. Whoever matches in several is shown for the
+    first of them, so nobody is listed twice."""
+    branches = []
+    earlier: list[sa.ColumnElement[bool]] = []
+    for column, prefix in (
+        (_users.c.email_normalized, wanted.email_prefix),
+        (_users.c.last_name_normalized, wanted.name_prefix),
+        (_users.c.first_name_normalized, wanted.name_prefix),
+    ):
+        if prefix is None:
+            continue
+        matches = sa.and_(column >= prefix, column < prefix + _HIGHEST)
+        branch = sa.select(column.label("matched"), _users.c.id).where(*_conditions(wanted), matches)
+        branch = branch.where(*(sa.not_(sa.func.coalesce(other, sa.false())) for other in earlier))
+        if after is not None:
+            branch = branch.where(sa.tuple_(column, _users.c.id) > (after.key, after.id))
+        branches.append(branch.order_by(column, _users.c.id).limit(limit).subquery().select())
+        earlier.append(matches)
+    found = sa.union_all(*branches).subquery("found")
+    return (
+        sa.select(_users, found.c.matched)
+        .join(found, found.c.id == _users.c.id)
+        .order_by(found.c.matched, _users.c.id)
+        .limit(limit)
+    )

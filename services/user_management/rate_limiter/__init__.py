@@ -1,0 +1,7 @@
+"""Who may ask how often: token buckets in Redis, shared by all processes, and in this process when Redis is away."""
+
+from services.user_management.rate_limiter.allowance import Allowance
+from services.user_management.rate_limiter.keys import address_key
+from services.user_management.rate_limiter.rate_limits import RateLimits
+
+__all__ = ["Allowance", "RateLimits", "address_key"]

@@ -1,0 +1,33 @@
+"""What a bucket is called."""
+
+from hashlib import sha256
+from ipaddress import IPv6Address
+from typing import Final
+
+from services.user_management.enums import RateClass
+
+MAX_KEY_CHARACTERS: Final = 128
+UNKNOWN_ADDRESS: Final = "unknown"
+"""Peers without an address (a unix socket) share one bucket."""
+_HOST_BITS: Final = 64
+
+
+def bucket_name(rate_class: RateClass, key: str) -> str:
+    """`rl:<class>:<key>`; a key that is long, or of more than ASCII, by its SHA-256, so that no caller can fill memory
+    or break the encoding by what they choose."""
+    if len(key) > MAX_KEY_CHARACTERS or not key.isascii():
+        key = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"rl:{rate_class}:{key}"
+
+
+def address_key(address: str | None) -> str:
+    """The address, for IPv6 its /64: one subscriber has 2**64 of those (RFC 6177)."""
+    if address is None:
+        return UNKNOWN_ADDRESS
+    if ":" not in address:
+        return address
+    try:
+        host = IPv6Address(address)
+    except ValueError:
+        return address
+    return f"{IPv6Address(int(host) >> _HOST_BITS << _HOST_BITS)}/64"

@@ -1,0 +1,132 @@
+"""The rate limits of this process."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from prometheus_client import Counter
+
+from services.user_management.core.clock import Clock
+from services.user_management.enums import RateClass
+from services.user_management.exceptions import RateLimitedError
+from services.user_management.observability import RATE_LIMITED, RATE_LIMITER_DEGRADED
+from services.user_management.rate_limiter.algorithm import emission
+from services.user_management.rate_limiter.allowance import Allowance, Verdict, whole_seconds
+from services.user_management.rate_limiter.keys import bucket_name
+from services.user_management.rate_limiter.local_buckets import MAX_KEYS, LocalBuckets
+from services.user_management.rate_limiter.shared_buckets import SharedBuckets, packed_arguments
+from services.user_management.redis_client import RedisClient, RedisError
+from services.user_management.settings import QuotaPolicy
+
+RETRY_SECONDS: Final = 1.0
+"""How long Redis is left alone after it failed. One request then finds out, so that no other pays for it."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """What there is for one rate class."""
+
+    rate_class: RateClass
+    policy: QuotaPolicy
+    emission: int
+    """Microseconds that one request takes to come back."""
+    arguments: bytes
+    """Of the script."""
+    local: LocalBuckets
+    refusals: Counter
+
+    def allowance(self, verdict: Verdict) -> Allowance:
+        """What `verdict` leaves. Raises RateLimitedError when it is a refusal."""
+        policy = self.policy
+        if verdict.wait:
+            self.refusals.inc()
+            raise _refusal(self._allowance(0, whole_seconds(verdict.wait)))
+        remaining = policy.limit - -(-verdict.until_full // self.emission)
+        return self._allowance(remaining, whole_seconds(verdict.until_full))
+
+    def _allowance(self, remaining: int, reset_seconds: int) -> Allowance:
+        return Allowance(self.rate_class, self.policy.limit, self.policy.window_seconds, remaining, reset_seconds)
+
+
+class RateLimits:
+    """Counts requests by class and key, in Redis; in this process, by the same policies, while Redis is away."""
+
+    def __init__(
+        self,
+        redis: RedisClient,
+        policies: Mapping[RateClass, QuotaPolicy],
+        clock: Clock,
+        *,
+        max_local_keys: int = MAX_KEYS,
+    ) -> None:
+        """`max_local_keys` are remembered per class in this process."""
+        self._clock = clock
+        self._shared = SharedBuckets(redis)
+        self._classes = {
+            rate_class: _Class(
+                rate_class=rate_class,
+                policy=policy,
+                emission=emission(policy),
+                arguments=packed_arguments(policy),
+                local=LocalBuckets(policy, clock, max_keys=max_local_keys),
+                refusals=RATE_LIMITED.labels(rate_class),
+            )
+            for rate_class, policy in policies.items()
+        }
+        self._degraded = False
+        self._ask_again_at = 0.0
+
+    @property
+    def degraded(self) -> bool:
+        """Whether Redis is away, so that each process counts for itself."""
+        return self._degraded
+
+    async def spend(self, rate_class: RateClass, key: str) -> Allowance:
+        """Count one request of `key`; what is left to it. Raises RateLimitedError when nothing was."""
+        of_class, name = self._classes[rate_class], bucket_name(rate_class, key)
+        return of_class.allowance(await self._ask_redis(of_class, name) or of_class.local.spend(name))
+
+    def spend_here(self, rate_class: RateClass, key: str) -> Allowance:
+        """The same, counted by this process alone, in a few microseconds. Raises RateLimitedError."""
+        of_class = self._classes[rate_class]
+        return of_class.allowance(of_class.local.spend(bucket_name(rate_class, key)))
+
+    async def _ask_redis(self, of_class: _Class, name: str) -> Verdict | None:
+        """Redis's verdict, or None while it is away."""
+        is_probe = self._degraded
+        if is_probe:
+            now = self._clock.monotonic()
+            if now < self._ask_again_at:
+                return None
+            # Before asking, so that the others do not wait for what this one finds out.
+            self._ask_again_at = now + RETRY_SECONDS
+        try:
+            verdict = await self._shared.spend(name, of_class.arguments)
+        except (RedisError, OSError) as error:
+            self._degrade(error)
+            return None
+        if is_probe:
+            # Only a request that was sent after the failure proves anything.
+            self._recover()
+        return verdict
+
+    def _degrade(self, error: Exception) -> None:
+        self._ask_again_at = self._clock.monotonic() + RETRY_SECONDS
+        if not self._degraded:
+            self._degraded = True
+            RATE_LIMITER_DEGRADED.set(1)
+            log.warning("rate_limiter.degraded", reason=type(error).__name__)
+
+    def _recover(self) -> None:
+        if self._degraded:
+            self._degraded = False
+            RATE_LIMITER_DEGRADED.set(0)
+            log.info("rate_limiter.recovered")
+
+
+def _refusal(allowance: Allowance) -> RateLimitedError:
+    headers = {name.decode(): value.decode() for name, value in allowance.headers()}
+    return RateLimitedError(retry_after=allowance.reset_seconds, headers=headers)

@@ -1,0 +1,42 @@
+"""Composes the reconciliation with Clerk, beside the container: the SDK costs a process 35 MB, which those that serve
+requests need not pay."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from services.user_management.container import Container
+from services.user_management.exceptions import StartupError
+from services.user_management.integrations.clerk_api import ClerkDirectory
+from services.user_management.services.reconcile_service import ReconcileService
+
+log = structlog.get_logger(__name__)
+
+
+def create_reconciler(container: Container) -> ReconcileService:
+    """The use case over `container`. Raises StartupError without a Backend API key."""
+    clerk = container.settings.clerk
+    if clerk.secret_key is None:
+        raise StartupError("CLERK_SECRET_KEY: is needed to read users from Clerk's Backend API")
+    directory = ClerkDirectory(api_url=clerk.api_url, secret_key=clerk.secret_key, http=container.issuer_http)
+    return ReconcileService(
+        database=container.database,
+        unit_of_work=container.unit_of_work,
+        upstream=container.upstream,
+        states=container.states,
+        directory=directory,
+        issuer=clerk.issuer,
+        clock=container.clock,
+    )
+
+
+def reconcile_slice(container: Container) -> Callable[[Any], Awaitable[Any]]:
+    """The slice for the slot runner; where no key is configured there is nothing to do, and the log says so."""
+    if container.settings.clerk.secret_key is not None:
+        return create_reconciler(container).sweep_slice
+
+    async def skip(_cursor: Any) -> None:
+        log.warning("reconcile.skipped", reason="CLERK_SECRET_KEY is not set")
+
+    return skip

@@ -1,0 +1,107 @@
+"""Sibling services, for administrators."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path
+
+from services.user_management.auth.admin import get_current_admin
+from services.user_management.auth.dependencies import ContainerDependency
+from services.user_management.routers.json_route import JSONRoute
+from services.user_management.schemas.service import (
+    KEY_ID_PATTERN,
+    CreateServiceRequest,
+    GrantRequest,
+    NewServiceKey,
+    PermissionsRequest,
+    RevokedKeys,
+    RotateKeyRequest,
+    ServiceList,
+    ServiceName,
+    ServiceResponse,
+)
+from services.user_management.utils.validators import ProviderName
+
+NamePath = Annotated[ServiceName, Path(description="Name of the service")]
+ProviderPath = Annotated[ProviderName, Path(description="Name of the provider")]
+KeyIdPath = Annotated[str, Path(pattern=KEY_ID_PATTERN, description="The middle part of the key")]
+
+router = APIRouter(
+    prefix="/admin/services",
+    tags=["admin"],
+    route_class=JSONRoute,
+    dependencies=[Depends(get_current_admin)],
+)
+
+
+@router.post("", status_code=201)
+async def create_service(body: CreateServiceRequest, container: ContainerDependency) -> NewServiceKey:
+    """Register a service. Its first key is in the answer, and nowhere afterwards."""
+    key = await container.service_clients.create_service(body.name, body.permissions)
+    return NewServiceKey(name=body.name, key=key)
+
+
+@router.get("")
+async def list_services(container: ContainerDependency) -> ServiceList:
+    """All services with their keys (never a secret), grants and permissions."""
+    return ServiceList(items=await container.service_clients.list_services())
+
+
+@router.get("/{name}")
+async def get_service(name: NamePath, container: ContainerDependency) -> ServiceResponse:
+    """One service with its keys (never a secret), grants and permissions."""
+    return await container.service_clients.get_service(name)
+
+
+@router.put("/{name}/permissions")
+async def set_service_permissions(
+    name: NamePath, body: PermissionsRequest, container: ContainerDependency
+) -> ServiceResponse:
+    """Replace what the service may do beyond reading tokens."""
+    return await container.service_clients.set_permissions(name, body.permissions)
+
+
+@router.put("/{name}/grants/{provider}")
+async def grant_provider(
+    name: NamePath, provider: ProviderPath, body: GrantRequest, container: ContainerDependency
+) -> ServiceResponse:
+    """Let the service read tokens of a provider, instead of an earlier grant."""
+    return await container.service_clients.grant(
+        name, provider, scopes=body.scopes, reason_required=body.reason_required
+    )
+
+
+@router.delete("/{name}/grants/{provider}", status_code=204)
+async def withdraw_grant(name: NamePath, provider: ProviderPath, container: ContainerDependency) -> None:
+    """Let the service read no more tokens of a provider."""
+    await container.service_clients.withdraw_grant(name, provider)
+
+
+@router.post("/{name}/keys", status_code=201)
+async def rotate_service_key(name: NamePath, body: RotateKeyRequest, container: ContainerDependency) -> NewServiceKey:
+    """A new key, in the answer and nowhere afterwards. The others end after the overlap."""
+    key = await container.service_clients.rotate_key(name, overlap_seconds=body.overlap_seconds)
+    return NewServiceKey(name=name, key=key)
+
+
+@router.delete("/{name}/keys/{key_id}", status_code=204)
+async def revoke_service_key(name: NamePath, key_id: KeyIdPath, container: ContainerDependency) -> None:
+    """Refuse one key from now on."""
+    await container.service_clients.revoke_key(name, key_id)
+
+
+@router.post("/{name}/disable")
+async def disable_service(name: NamePath, container: ContainerDependency) -> ServiceResponse:
+    """Refuse the service, whatever key it has, until it is enabled again."""
+    return await container.service_clients.disable_service(name)
+
+
+@router.post("/{name}/enable")
+async def enable_service(name: NamePath, container: ContainerDependency) -> ServiceResponse:
+    """Accept the keys of a disabled service again."""
+    return await container.service_clients.enable_service(name)
+
+
+@router.post("/{name}/revoke")
+async def revoke_service(name: NamePath, container: ContainerDependency) -> RevokedKeys:
+    """Refuse every key of the service from now on."""
+    return RevokedKeys(revoked=await container.service_clients.revoke_service(name))

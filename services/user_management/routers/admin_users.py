@@ -1,0 +1,72 @@
+"""Other people's accounts, for admins."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query
+
+from services.user_management.auth.admin import get_current_admin
+from services.user_management.auth.dependencies import ContainerDependency
+from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
+from services.user_management.queries.user_search import UserFilter
+from services.user_management.routers.json_route import JSONRoute
+from services.user_management.routers.user_filter import Cursor, UserFilterQuery
+from services.user_management.schemas.user import (
+    USER_ID_PATTERN,
+    AdminUserDetail,
+    AdminUserPage,
+    AdminUserResponse,
+    SuspendRequest,
+)
+
+router = APIRouter(
+    prefix="/admin/users", tags=["admin"], route_class=JSONRoute, dependencies=[Depends(get_current_admin)]
+)
+
+UserId = Annotated[str, Path(pattern=USER_ID_PATTERN)]
+PageLimit = Annotated[Limit, Query()]
+
+
+@router.get("")
+async def list_users(
+    container: ContainerDependency, wanted: UserFilterQuery, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> AdminUserPage:
+    """Live users, the newest first; by the beginning of e-mail or names when `q` is given."""
+    return await container.administration.list_users(wanted, limit=limit, cursor=cursor)
+
+
+@router.get("/deleted")
+async def list_deleted_users(
+    container: ContainerDependency, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> AdminUserPage:
+    """Deleted users who are not erased yet, the last deleted first."""
+    return await container.administration.list_users(UserFilter(deleted=True), limit=limit, cursor=cursor)
+
+
+@router.get("/{user_id}")
+async def get_user_detail(user_id: UserId, container: ContainerDependency) -> AdminUserDetail:
+    """One user, deleted or not."""
+    return await container.administration.get_user(user_id)
+
+
+@router.post("/{user_id}/suspend")
+async def suspend_user(user_id: UserId, body: SuspendRequest, container: ContainerDependency) -> AdminUserResponse:
+    """Refuse the user's sessions and tokens from now on."""
+    return await container.administration.suspend_user(user_id, reason=body.reason)
+
+
+@router.post("/{user_id}/unsuspend")
+async def unsuspend_user(user_id: UserId, container: ContainerDependency) -> AdminUserResponse:
+    """Lift our suspension; a ban by the identity provider is lifted there."""
+    return await container.administration.unsuspend_user(user_id)
+
+
+@router.post("/{user_id}/restore")
+async def restore_user(user_id: UserId, container: ContainerDependency) -> AdminUserResponse:
+    """Undo a deletion, until the hold-back ends."""
+    return await container.administration.restore_user(user_id)
+
+
+@router.delete("/{user_id}", status_code=204)
+async def delete_user_of_another(user_id: UserId, container: ContainerDependency) -> None:
+    """Delete somebody's account; `restore` undoes it until the hold-back ends."""
+    await container.administration.delete_user(user_id)

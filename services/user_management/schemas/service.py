@@ -1,0 +1,116 @@
+"""Sibling services, as administrators see them."""
+
+from datetime import datetime
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, computed_field
+
+from services.user_management.enums import ServicePermission
+from services.user_management.utils.validators import Scope
+
+SERVICE_NAME_PATTERN: Final = r"^[a-z][a-z0-9-]{0,62}$"
+KEY_ID_PATTERN: Final = r"^[0-9a-f]{12}$"
+DEFAULT_OVERLAP_SECONDS: Final = 86_400
+MAX_OVERLAP_SECONDS: Final = 30 * 86_400
+"""A key that should go on for longer than a month should not be rotated yet."""
+
+ServiceName = Annotated[str, StringConstraints(pattern=SERVICE_NAME_PATTERN)]
+
+
+class CreateServiceRequest(BaseModel):
+    """A new sibling service."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: ServiceName
+    permissions: list[ServicePermission] = Field(default=[], max_length=64)
+
+
+class PermissionsRequest(BaseModel):
+    """All that a service may do from now on beyond reading tokens."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    permissions: list[ServicePermission] = Field(max_length=64)
+
+
+class GrantRequest(BaseModel):
+    """What a service may ask for at one provider."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scopes: list[Scope] | None = Field(default=None, min_length=1, max_length=64)
+    """Null: any scope."""
+    reason_required: bool = False
+    """Every read must give a reason."""
+
+
+class RotateKeyRequest(BaseModel):
+    """How long the former keys go on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    overlap_seconds: int = Field(default=DEFAULT_OVERLAP_SECONDS, ge=0, le=MAX_OVERLAP_SECONDS)
+    """0: they end at once."""
+
+
+class NewServiceKey(BaseModel):
+    """A key, shown once and never again: only its hash is stored."""
+
+    name: str
+    key: str = Field(repr=False)
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's documented order of decorators
+    @property
+    def key_id(self) -> str:
+        """The part by which the key is named in lists and records."""
+        return self.key.split("_")[1]
+
+
+class ServiceKeySummary(BaseModel):
+    """A key without its secret."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    """To the minute."""
+    revoked_at: datetime | None
+    live: bool
+    """Neither revoked nor expired. Refused all the same while its service is disabled."""
+
+
+class ServiceGrantSummary(BaseModel):
+    """What a service may ask for at one provider."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    provider: str
+    scopes: list[str] | None
+    """Null: any."""
+    reason_required: bool
+
+
+class ServiceResponse(BaseModel):
+    """A sibling service with everything it has; never a secret or its hash."""
+
+    name: str
+    created_at: datetime
+    disabled_at: datetime | None
+    permissions: list[str]
+    grants: list[ServiceGrantSummary]
+    keys: list[ServiceKeySummary]
+
+
+class ServiceList(BaseModel):
+    """All services, by name."""
+
+    items: list[ServiceResponse]
+
+
+class RevokedKeys(BaseModel):
+    """How many keys are refused from now on that were not before."""
+
+    revoked: int

@@ -1,0 +1,38 @@
+"""Which RSA public keys are too weak to trust, as far as one can see from outside."""
+
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+MIN_RSA_BITS: Final = 2048
+MAX_RSA_BITS: Final = 8192
+"""A larger modulus only costs time: a verification with 16,384 bits takes over a millisecond."""
+_MIN_EXPONENT: Final = 2**16
+_MAX_EXPONENT: Final = 2**256
+_ROCA_GENERATOR: Final = 65537
+_SMALL_PRIMES: Final = [prime for prime in range(3, 168) if all(prime % divisor for divisor in range(2, prime))]
+_ROCA_RESIDUES: Final = {
+    prime: frozenset(pow(_ROCA_GENERATOR, power, prime) for power in range(prime - 1)) for prime in _SMALL_PRIMES
+}
+
+
+def is_strong(key: RSAPublicKey) -> bool:
+    """Size and exponent as FIPS 186-5 section 5.1 has them (2^16 < e < 2^256), and no key of CVE-2017-15361.
+
+    An even exponent makes no key at all: cryptography refuses it in a JWK and in a PEM.
+    """
+    numbers = key.public_numbers()
+    return (
+        MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS
+        and _MIN_EXPONENT < numbers.e < _MAX_EXPONENT
+        and not _has_roca_fingerprint(numbers.n)
+    )
+
+
+def _has_roca_fingerprint(modulus: int) -> bool:
+    """Primes from the broken Infineon generator are powers of 65537 modulo every small prime, and so is their product.
+
+    A sound modulus passes for one by chance less than once in 2^27 (Nemec et al., "The Return of Coppersmith's
+    Attack", CCS 2017, section 3.2).
+    """
+    return all(modulus % prime in residues for prime, residues in _ROCA_RESIDUES.items())

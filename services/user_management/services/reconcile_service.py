@@ -1,0 +1,206 @@
+"""The sweep that finds what no webhook told us: Clerk promises neither that events arrive nor that they arrive once.
+
+Two passes, page by page. First Clerk's users against ours: whoever is missing is created, whoever differs is updated.
+Then ours against Clerk's: whoever is gone there is deleted here, after a second look. Every write goes through the same
+steps as a webhook, so a sweep and the events that arrive meanwhile end in one state.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import structlog
+
+from services.user_management.core.clock import Clock
+from services.user_management.database import Database
+from services.user_management.exceptions import UnreadableEventError
+from services.user_management.queries import user as user_queries
+from services.user_management.services.clerk_events import read_user
+from services.user_management.services.user_service import UpstreamUser, UpstreamUsers, UserStates
+from services.user_management.unit_of_work import UnitOfWorkFactory
+
+PAGE: Final = 100
+SLICE_SECONDS: Final = 5.0
+MAX_DELETIONS: Final = 50
+"""In one sweep. More of them look like the key of another instance, and wait for an operator."""
+
+log = structlog.get_logger(__name__)
+
+
+class Directory(Protocol):
+    """Clerk's users, as its Backend API has them."""
+
+    async def list_users(self, *, offset: int, limit: int) -> list[dict[str, Any]]:
+        """A page of users, oldest first."""
+
+    async def existing(self, user_ids: Sequence[str]) -> set[str]:
+        """Those of up to 100 ids that exist."""
+
+    async def get_user(self, user_id: str) -> dict[str, Any] | None:
+        """One user; None when there certainly is none."""
+
+
+@dataclass(slots=True)
+class Drift:
+    """What a sweep has found, and repaired unless it only looked."""
+
+    checked: int = 0
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+    deletions_held_back: int = 0
+    """Gone at Clerk, beyond the number that one sweep deletes."""
+    unreadable: int = 0
+
+    @property
+    def found(self) -> int:
+        """Differences of any kind."""
+        return self.created + self.updated + self.deleted + self.deletions_held_back + self.unreadable
+
+
+@dataclass(slots=True)
+class Sweep:
+    """Where a sweep stands; kept between slices as JSON."""
+
+    drift: Drift
+    offset: int | None = 0
+    """Next page of Clerk's users; None: the first pass is over."""
+    after: str = ""
+    """Subject of ours that the second pass has come to."""
+
+    @classmethod
+    def resume(cls, cursor: Mapping[str, Any] | None) -> "Sweep":
+        """From what `cursor()` gave; None: from the start."""
+        if cursor is None:
+            return cls(Drift())
+        return cls(Drift(**cursor["drift"]), cursor["offset"], cursor["after"])
+
+    def cursor(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+class ReconcileService:
+    """Compares the users of one issuer with Clerk's."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        unit_of_work: UnitOfWorkFactory,
+        upstream: UpstreamUsers,
+        states: UserStates,
+        directory: Directory,
+        issuer: str,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._unit_of_work = unit_of_work
+        self._upstream = upstream
+        self._states = states
+        self._directory = directory
+        self._issuer = issuer
+        self._clock = clock
+
+    async def sweep_slice(self, cursor: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """Slice: go on for up to five seconds; None when the sweep is over. RetryLaterError while Clerk is away."""
+        sweep = Sweep.resume(cursor)
+        ends = time.monotonic() + SLICE_SECONDS
+        while time.monotonic() < ends:
+            if not await self._step(sweep, repair=True, max_deletions=MAX_DELETIONS):
+                log.info("reconcile.finished", **asdict(sweep.drift))
+                return None
+        return sweep.cursor()
+
+    async def sweep(self, *, repair: bool, max_deletions: int = MAX_DELETIONS) -> Drift:
+        """A whole sweep at once; with `repair` False it only looks. Raises RetryLaterError, ClerkRefusedError."""
+        sweep = Sweep(Drift())
+        while await self._step(sweep, repair=repair, max_deletions=max_deletions):
+            pass
+        return sweep.drift
+
+    async def _step(self, sweep: Sweep, *, repair: bool, max_deletions: int) -> bool:
+        """One page; whether there is another."""
+        if sweep.offset is not None:
+            await self._compare_page(sweep, repair=repair)
+            return True
+        return await self._look_for_deleted(sweep, repair=repair, max_deletions=max_deletions)
+
+    async def _compare_page(self, sweep: Sweep, *, repair: bool) -> None:
+        told_at = self._clock.now()
+        page = await self._directory.list_users(offset=sweep.offset or 0, limit=PAGE)
+        users: list[UpstreamUser] = []
+        for described in page:
+            try:
+                users.append(read_user(described, issuer=self._issuer, told_at=told_at))
+            except UnreadableEventError as error:
+                sweep.drift.unreadable += 1
+                log.warning("reconcile.user_unreadable", reason=error.detail)
+        async with self._database.reading() as connection:
+            known = await user_queries.read_upstream_state(
+                connection, issuer=self._issuer, subjects=[user.subject for user in users]
+            )
+        for user in users:
+            await self._compare(sweep, user, known.get(user.subject), repair=repair)
+        sweep.drift.checked += len(page)
+        # Users who are deleted meanwhile move the pages: whoever slips through is found by the next sweep.
+        sweep.offset = (sweep.offset or 0) + len(page) if len(page) == PAGE else None
+
+    async def _compare(
+        self, sweep: Sweep, user: UpstreamUser, known: Mapping[str, Any] | None, *, repair: bool
+    ) -> None:
+        if known is not None and _holds(known, user):
+            return
+        async with self._unit_of_work() as uow:
+            if repair:
+                was_news = await self._upstream.apply(uow, user)
+            else:
+                was_news = not await self._upstream.is_erased(uow, user.issuer, user.subject)
+        self._states.forget()
+        if not was_news:
+            # Erased here, or overtaken by an event.
+            return
+        if known is None:
+            sweep.drift.created += 1
+        elif known["upstream_digest"] != user.digest():
+            sweep.drift.updated += 1
+
+    async def _look_for_deleted(self, sweep: Sweep, *, repair: bool, max_deletions: int) -> bool:
+        told_at = self._clock.now()
+        async with self._database.reading() as connection:
+            subjects = await user_queries.live_subjects(connection, issuer=self._issuer, after=sweep.after, limit=PAGE)
+        if not subjects:
+            return False
+        existing = await self._directory.existing(subjects)
+        for subject in (one for one in subjects if one not in existing):
+            # A filter that leaves somebody out is no proof; a 404 is.
+            if await self._directory.get_user(subject) is None:
+                await self._delete(sweep, subject, told_at, repair=repair, max_deletions=max_deletions)
+        sweep.after = subjects[-1]
+        return True
+
+    async def _delete(
+        self, sweep: Sweep, subject: str, told_at: datetime, *, repair: bool, max_deletions: int
+    ) -> None:
+        if sweep.drift.deleted >= max_deletions:
+            sweep.drift.deletions_held_back += 1
+            log.error("reconcile.deletion_held_back", user_id=subject)
+            return
+        if repair:
+            async with self._unit_of_work() as uow:
+                deleted = await self._upstream.delete(uow, issuer=self._issuer, subject=subject, told_at=told_at)
+            if not deleted:
+                # Deleted meanwhile, or restored.
+                return
+            self._states.forget()
+        sweep.drift.deleted += 1
+
+
+def _holds(known: Mapping[str, Any], user: UpstreamUser) -> bool:
+    """Whether our row says the same, as of the same moment, or is newer. The same content as of a later moment is worth
+    writing: an event from in between, still on its way, must find that it is old."""
+    if (known["upstream_updated_at"], known["upstream_digest"]) == (user.updated_at, user.digest()):
+        return True
+    return not user.is_newer_than(known)

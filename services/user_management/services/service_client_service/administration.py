@@ -1,0 +1,259 @@
+"""What administrators and operators do with sibling services, and whom a key belongs to."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.user_management.core.ids import uuid7
+from services.user_management.core.principal import Principal, PrincipalKind
+from services.user_management.database import Database
+from services.user_management.enums import ServicePermission
+from services.user_management.exceptions import (
+    ConflictError,
+    NotFoundError,
+    UnauthenticatedError,
+    ValidationFailedError,
+)
+from services.user_management.integrations.oauth_config import ProviderRegistry
+from services.user_management.models import ServiceClient, ServiceGrant
+from services.user_management.queries import service_client as queries
+from services.user_management.queries.service_client import ClientRow
+from services.user_management.schemas.service import (
+    DEFAULT_OVERLAP_SECONDS,
+    MAX_OVERLAP_SECONDS,
+    SERVICE_NAME_PATTERN,
+    ServiceGrantSummary,
+    ServiceKeySummary,
+    ServiceResponse,
+)
+from services.user_management.services.service_client_service.keys import ServiceCredential, issue_key
+from services.user_management.services.service_client_service.usage import KeyUsage
+from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
+
+
+class ServiceClientService:
+    """Sibling services. Changes to one service queue up behind its row; one that changes nothing records nothing."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        unit_of_work: UnitOfWorkFactory,
+        providers: ProviderRegistry,
+        key_usage: KeyUsage,
+    ) -> None:
+        self._database = database
+        self._unit_of_work = unit_of_work
+        self._providers = providers
+        self._key_usage = key_usage
+
+    async def authenticate(self, credential: ServiceCredential) -> Principal:
+        """The service that calls, by name. Nothing is cached: what was revoked is refused by the very next call.
+
+        Raises UnauthenticatedError.
+        """
+        async with self._database.reading() as connection:
+            caller = await queries.authenticate(
+                connection, key_id=credential.key_id, secret_hash=credential.secret_hash
+            )
+        if caller is None:
+            raise UnauthenticatedError("The service key is not valid.")
+        await self._key_usage.record(credential.key_id)
+        return Principal(
+            PrincipalKind.SERVICE,
+            caller.name,
+            is_admin=ServicePermission.ADMIN in caller.permissions,
+            permissions=caller.permissions,
+        )
+
+    async def create_service(self, name: str, permissions: Collection[str] = ()) -> str:
+        """Register a service; returns its first key, which is stored only as a hash.
+
+        Raises ValidationFailedError, ConflictError.
+        """
+        if not re.fullmatch(SERVICE_NAME_PATTERN, name):
+            raise ValidationFailedError(
+                "A service's name has at most 63 lower-case letters, digits and hyphens, and begins with a letter."
+            )
+        allowed = _permissions(permissions)
+        client_id = uuid7()
+
+        async with self._unit_of_work() as uow:
+            try:
+                await ServiceClient.objects.create(
+                    id=client_id, name=name, permissions=allowed, created_at=uow.clock.now()
+                )
+            except IntegrityError:
+                raise ConflictError(f"There is a service named {name} already.") from None
+            key = await issue_key(uow, client_id)
+            _audit(uow, "service.created", name, {"permissions": [None, allowed], "key_id": [None, key.id]})
+        return key.text
+
+    async def set_permissions(self, name: str, permissions: Collection[str]) -> ServiceResponse:
+        """Replace what a service may do beyond reading tokens. Raises NotFoundError, ValidationFailedError."""
+        wanted = _permissions(permissions)
+
+        async with self._unit_of_work() as uow:
+            client = await _lock(uow, name)
+            if client.permissions != wanted:
+                await queries.set_permissions(uow.connection, client.id, wanted)
+                _audit(uow, "service.permitted", name, {"permissions": [client.permissions, wanted]})
+            return await _describe(uow.connection, name)
+
+    async def grant(
+        self, name: str, provider: str, *, scopes: Iterable[str] | None, reason_required: bool
+    ) -> ServiceResponse:
+        """Let a service read tokens of `provider` (`scopes` None: any), instead of an earlier grant.
+
+        Raises NotFoundError, UnknownProviderError, ValidationFailedError.
+        """
+        config = self._providers.get(provider).config
+        # As a read resolves the scopes it is asked for, or an alias would never be covered.
+        limited = None if scopes is None else list(config.parse_scopes(" ".join(scopes)))
+        if limited == []:
+            raise ValidationFailedError("A grant is for any scope, or for at least one.")
+        wanted = {"scopes": limited, "reason_required": reason_required}
+
+        async with self._unit_of_work() as uow:
+            client = await _lock(uow, name)
+            earlier = await ServiceGrant.objects.get_or_none(client_id=client.id, provider=provider)
+            former = None if earlier is None else _terms(earlier)
+            if former != wanted:
+                if earlier is not None:
+                    await earlier.delete()
+                await ServiceGrant.objects.create(
+                    id=uuid7(), client_id=client.id, provider=provider, created_at=uow.clock.now(), **wanted
+                )
+                _audit(uow, "service.granted", name, {provider: [former, wanted]})
+            return await _describe(uow.connection, name)
+
+    async def withdraw_grant(self, name: str, provider: str) -> None:
+        """Let a service read no more tokens of `provider`, which need not be configured any more.
+
+        Raises NotFoundError.
+        """
+        async with self._unit_of_work() as uow:
+            client = await _lock(uow, name)
+            grant = await ServiceGrant.objects.get_or_none(client_id=client.id, provider=provider)
+            if grant is None:
+                raise NotFoundError(f"{name} has no grant for that provider.")
+            await grant.delete()
+            _audit(uow, "service.grant_withdrawn", name, {provider: [_terms(grant), None]})
+
+    async def rotate_key(self, name: str, *, overlap_seconds: int = DEFAULT_OVERLAP_SECONDS) -> str:
+        """A new key. The service's other live keys end in `overlap_seconds` (0: now), if they do not end before.
+
+        Raises NotFoundError, ValidationFailedError.
+        """
+        if not 0 <= overlap_seconds <= MAX_OVERLAP_SECONDS:
+            raise ValidationFailedError(f"The overlap has 0 to {MAX_OVERLAP_SECONDS} seconds.")
+
+        async with self._unit_of_work() as uow:
+            client = await _lock(uow, name)
+            ended = await queries.end_live_keys(uow.connection, client.id, overlap_seconds=overlap_seconds)
+            key = await issue_key(uow, client.id)
+            ends = {f"{one.id}.expires_at": [_text(one.former_end), _text(one.new_end)] for one in ended}
+            _audit(uow, "service.key_rotated", name, {"key_id": [None, key.id], **ends})
+        return key.text
+
+    async def revoke_key(self, name: str, key_id: str) -> None:
+        """Refuse one key from now on. Raises NotFoundError."""
+        async with self._unit_of_work() as uow:
+            client = await _lock(uow, name)
+            if key_id not in {key.id for key in await queries.list_keys(uow.connection, [client.id])}:
+                raise NotFoundError(f"{name} has no key of that id.")
+            if await queries.revoke_keys(uow.connection, client.id, key_id=key_id):
+                _audit(uow, "service.key_revoked", name, {"key_id": [key_id, None]})
+
+    async def revoke_service(self, name: str) -> int:
+        """Refuse every key of a service from now on; how many there were. Raises NotFoundError."""
+        async with self._unit_of_work() as uow:
+            client = await _lock(uow, name)
+            revoked = await queries.revoke_keys(uow.connection, client.id)
+            if revoked:
+                _audit(uow, "service.revoked", name, {"key_ids": [revoked, []]})
+            return len(revoked)
+
+    async def disable_service(self, name: str) -> ServiceResponse:
+        """Refuse a service, whatever key it has, until it is enabled again. Raises NotFoundError."""
+        return await self._set_disabled(name, disabled=True)
+
+    async def enable_service(self, name: str) -> ServiceResponse:
+        """Accept the keys of a disabled service again. Raises NotFoundError."""
+        return await self._set_disabled(name, disabled=False)
+
+    async def list_services(self) -> list[ServiceResponse]:
+        """All services, by name."""
+        async with self._database.reading() as connection:
+            return await _describe_all(connection)
+
+    async def get_service(self, name: str) -> ServiceResponse:
+        """One service with its keys and grants. Raises NotFoundError."""
+        async with self._database.reading() as connection:
+            return await _describe(connection, name)
+
+    async def _set_disabled(self, name: str, *, disabled: bool) -> ServiceResponse:
+        async with self._unit_of_work() as uow:
+            client = await _lock(uow, name)
+            if (client.disabled_at is not None) != disabled:
+                await queries.set_disabled(uow.connection, client.id, disabled=disabled)
+                action = "service.disabled" if disabled else "service.enabled"
+                _audit(uow, action, name, {"disabled": [not disabled, disabled]})
+            return await _describe(uow.connection, name)
+
+
+def _permissions(values: Collection[str]) -> list[str]:
+    """Sorted, each once. Raises ValidationFailedError."""
+    known = {permission.value for permission in ServicePermission}
+    wanted = {str(value) for value in values}
+    if wanted - known:
+        raise ValidationFailedError(f"The permissions are {', '.join(sorted(known))}.")
+    return sorted(wanted)
+
+
+async def _lock(uow: UnitOfWork, name: str) -> ClientRow:
+    client = await queries.lock_client(uow.connection, name)
+    if client is None:
+        raise NotFoundError(f"There is no service named {name}.")
+    return client
+
+
+def _audit(uow: UnitOfWork, action: str, name: str, changes: Mapping[str, Any]) -> None:
+    uow.audit(action, target=("service", name), user_id=None, changes=changes)
+
+
+def _terms(grant: ServiceGrant) -> dict[str, Any]:
+    return {"scopes": grant.scopes, "reason_required": grant.reason_required}
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
+async def _describe(connection: AsyncConnection, name: str) -> ServiceResponse:
+    services = await _describe_all(connection, name)
+    if not services:
+        raise NotFoundError(f"There is no service named {name}.")
+    return services[0]
+
+
+async def _describe_all(connection: AsyncConnection, name: str | None = None) -> list[ServiceResponse]:
+    clients = await queries.list_clients(connection, name)
+    ids = [client.id for client in clients]
+    keys = await queries.list_keys(connection, ids)
+    grants = await queries.list_grants(connection, ids)
+    return [
+        ServiceResponse(
+            name=client.name,
+            created_at=client.created_at,
+            disabled_at=client.disabled_at,
+            permissions=client.permissions,
+            grants=[ServiceGrantSummary.model_validate(grant) for grant in grants if grant.client_id == client.id],
+            keys=[ServiceKeySummary.model_validate(key) for key in keys if key.client_id == client.id],
+        )
+        for client in clients
+    ]

@@ -1,0 +1,19 @@
+"""Users: who signs in as whom, what they and their admins change, what upstream says about them, how they end."""
+
+from services.user_management.services.user_service.administration import UserAdministration
+from services.user_management.services.user_service.erasure import UserErasure
+from services.user_management.services.user_service.profile import ExpectedVersions, ProfileService
+from services.user_management.services.user_service.sessions import SignIn
+from services.user_management.services.user_service.states import UserStates
+from services.user_management.services.user_service.upstream import UpstreamUser, UpstreamUsers
+
+__all__ = [
+    "ExpectedVersions",
+    "ProfileService",
+    "SignIn",
+    "UpstreamUser",
+    "UpstreamUsers",
+    "UserAdministration",
+    "UserErasure",
+    "UserStates",
+]

@@ -1,0 +1,52 @@
+"""The end of the hold-back: a deleted user's data goes, a keyed hash of their subject stays."""
+
+import time
+from datetime import timedelta
+from typing import Any, Final
+
+import structlog
+
+from services.user_management.queries import user as user_queries
+from services.user_management.queries import webhook as webhook_queries
+from services.user_management.security.signing import Signer
+from services.user_management.services.user_service.states import UserStates
+from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
+
+SLICE_SECONDS: Final = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class UserErasure:
+    """Erases users one by one, each in a transaction of its own."""
+
+    def __init__(
+        self, *, unit_of_work: UnitOfWorkFactory, signer: Signer, states: UserStates, hold_back: timedelta
+    ) -> None:
+        self._unit_of_work = unit_of_work
+        self._signer = signer
+        self._states = states
+        self._hold_back = hold_back
+
+    async def erase_due(self, _cursor: Any = None) -> str | None:
+        """Slice: erase whoever was deleted longer ago than the hold-back; "more" when time ran out first."""
+        ends = time.monotonic() + SLICE_SECONDS
+        while time.monotonic() < ends:
+            async with self._unit_of_work() as uow:
+                user_id = await user_queries.lock_due_for_erasure(uow.connection, hold_back=self._hold_back)
+                if user_id is None:
+                    return None
+                await self._erase(uow, user_id)
+            self._states.forget()
+            log.info("user.erased", user_id=user_id)
+        return "more"
+
+    async def _erase(self, uow: UnitOfWork, user_id: str) -> None:
+        """Step. The audit keeps who did what and when; old and new values, and what upstream told us, go."""
+        identities = await user_queries.identities_of(uow.connection, user_id)
+        for issuer, subject in identities:
+            await user_queries.insert_tombstone(uow.connection, self._signer.subject_tombstones(issuer, subject)[0])
+            await webhook_queries.forget_payloads(uow.connection, subject)
+        await user_queries.delete_user(uow.connection, user_id)
+        await user_queries.erase_audit_details(uow.connection, user_id)
+        uow.audit("user.erased", target=("user", user_id), user_id=user_id)

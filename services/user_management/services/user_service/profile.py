@@ -1,0 +1,84 @@
+"""What users do with their own profile."""
+
+from typing import Any, Final
+
+from services.user_management.database import Database
+from services.user_management.exceptions import FieldOwnedUpstreamError, PreconditionFailedError, UserNotFoundError
+from services.user_management.queries import user as user_queries
+from services.user_management.schemas.user import UserResponse, UserUpdate
+from services.user_management.services.user_service.changes import Row, lock_live_user, mark_deleted, write_changes
+from services.user_management.services.user_service.states import UserStates
+from services.user_management.services.user_service.upstream import EDITABLE_HERE
+from services.user_management.unit_of_work import UnitOfWorkFactory
+
+UPSTREAM_ONLY: Final = ("email", "phone")
+
+ExpectedVersions = frozenset[int] | None
+"""Versions of which the row must have one (`If-Match`); None: any."""
+
+
+class ProfileService:
+    """Read, edit and delete one's own profile."""
+
+    def __init__(self, *, database: Database, unit_of_work: UnitOfWorkFactory, states: UserStates) -> None:
+        self._database = database
+        self._unit_of_work = unit_of_work
+        self._states = states
+
+    async def get_user(self, user_id: str) -> UserResponse:
+        """The profile of a live user. Raises UserNotFoundError."""
+        row = await user_queries.read_profile(self._database.door, user_id)
+        if row is None:
+            raise UserNotFoundError
+        return UserResponse.model_validate(row)
+
+    async def update_user(self, user_id: str, update: UserUpdate, *, expected: ExpectedVersions) -> UserResponse:
+        """Apply a merge patch (RFC 7396). An edited name or image is the user's from then on; null hands it back.
+
+        Raises UserNotFoundError, PreconditionFailedError, FieldOwnedUpstreamError for e-mail and phone.
+        """
+        given = {name: getattr(update, name) for name in update.model_fields_set}
+        owned = [name for name in UPSTREAM_ONLY if name in given]
+        if owned:
+            raise FieldOwnedUpstreamError.of_fields(owned)
+
+        async with self._unit_of_work() as uow:
+            row = await lock_live_user(uow, user_id)
+            _expect(row, expected)
+            row = await write_changes(uow, row, _edited(row, given))
+        return UserResponse.model_validate(row)
+
+    async def delete_user(self, user_id: str, *, expected: ExpectedVersions) -> None:
+        """Delete one's own account: sign-in and tokens end at once, the rest after the hold-back.
+
+        Raises UserNotFoundError, PreconditionFailedError.
+        """
+        async with self._unit_of_work() as uow:
+            row = await lock_live_user(uow, user_id)
+            _expect(row, expected)
+            await mark_deleted(uow, row, by="user")
+        self._states.forget()
+
+
+def _expect(row: Row, expected: ExpectedVersions) -> None:
+    if expected is not None and row["version"] not in expected:
+        raise PreconditionFailedError
+
+
+def _edited(row: Row, given: dict[str, Any]) -> dict[str, Any]:
+    """Columns after the edit, with who owns each of the fields from now on."""
+    values: dict[str, Any] = {}
+    local = set(row["local_fields"])
+    upstream = row["upstream_profile"] or {}
+    for name in EDITABLE_HERE:
+        if name in given and given[name] is None:
+            values[name] = upstream.get(name)
+            local.discard(name)
+        elif name in given:
+            values[name] = given[name]
+            local.add(name)
+    if "onboarding_completed" in given:
+        values["onboarding_completed"] = bool(given["onboarding_completed"])
+    if "onboarding_step" in given:
+        values["onboarding_step"] = given["onboarding_step"]
+    return values | {"local_fields": sorted(local)}

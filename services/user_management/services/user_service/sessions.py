@@ -1,0 +1,72 @@
+"""From a verified session to the user who acts."""
+
+from datetime import timedelta
+from typing import Final
+
+from services.user_management.core.clock import Clock
+from services.user_management.core.context import act_as
+from services.user_management.core.principal import Principal, PrincipalKind
+from services.user_management.enums import UserStatus
+from services.user_management.exceptions import UnauthenticatedError, UserInactiveError
+from services.user_management.queries import user as user_queries
+from services.user_management.queries.user import ResolvedUser
+from services.user_management.security.jwt import SessionClaims
+from services.user_management.services.user_service.states import UserStates
+from services.user_management.services.user_service.upstream import UpstreamUsers
+from services.user_management.unit_of_work import UnitOfWorkFactory
+
+ACTIVITY_STEP: Final = timedelta(minutes=5)
+"""How exact `last_active_at` is: writing it with every request would make each read a write."""
+
+
+class SignIn:
+    """Resolves sessions to principals."""
+
+    def __init__(
+        self,
+        *,
+        states: UserStates,
+        upstream: UpstreamUsers,
+        unit_of_work: UnitOfWorkFactory,
+        admin_user_ids: frozenset[str],
+        clock: Clock,
+    ) -> None:
+        self._states = states
+        self._upstream = upstream
+        self._unit_of_work = unit_of_work
+        self._admin_user_ids = admin_user_ids
+        self._clock = clock
+
+    async def sign_in(self, session: SessionClaims) -> Principal:
+        """The principal behind a verified session; the user is created at first sight, since a webhook may be late.
+
+        Raises UnauthenticatedError for a subject that must not exist here, UserInactiveError for one that may not act.
+        """
+        user = await self._states.find(session.issuer, session.subject) or await self._create(session)
+        if user.deleted_at is not None or user.status != UserStatus.ACTIVE:
+            raise UserInactiveError
+        if session.impersonator is None:
+            await self._note_activity(user)
+        # Whoever looks at the product through somebody else's eyes does not get that person's power over others.
+        is_admin = user.id in self._admin_user_ids and session.impersonator is None
+        return Principal(PrincipalKind.USER, user.id, impersonator=session.impersonator, is_admin=is_admin)
+
+    async def _create(self, session: SessionClaims) -> ResolvedUser:
+        # Their own doing, and so it is recorded, although they are nobody's principal before it is done.
+        act_as(Principal(PrincipalKind.USER, session.subject, impersonator=session.impersonator))
+        async with self._unit_of_work() as uow:
+            await self._upstream.create(uow, issuer=session.issuer, subject=session.subject)
+        user = await self._states.find(session.issuer, session.subject)
+        if user is None:
+            # The id belongs to another issuer's subject, or was erased: never a second door into an account.
+            raise UnauthenticatedError("The session's subject is not accepted here.")
+        return user
+
+    async def _note_activity(self, user: ResolvedUser) -> None:
+        now = self._clock.now()
+        if user.last_active_at is not None and now - user.last_active_at < ACTIVITY_STEP:
+            return
+        # Before the write: of many requests at once, one writes.
+        user.last_active_at = now
+        async with self._unit_of_work() as uow:
+            await user_queries.note_activity(uow.connection, user.id, step=ACTIVITY_STEP)

@@ -1,0 +1,168 @@
+"""What an identity provider says about users, applied so that every order, and every repetition, ends in one state.
+
+News of a user are totally ordered by (time of the user object, time of the event, digest of the content); the newest
+is kept. A deletion is absorbing: only an admin undoes it, and never a later event. Profiles of the deleted are kept up
+to date like all others, so that an order in which the deletion comes first ends where the others do.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from services.user_management.enums import EventType, UpstreamStatus, UserStatus
+from services.user_management.queries import user as user_queries
+from services.user_management.security.signing import Signer
+from services.user_management.services.preferences_service import PreferencesManager
+from services.user_management.services.user_service.changes import (
+    effective_status,
+    mark_deleted,
+    with_search_keys,
+    write_changes,
+)
+from services.user_management.unit_of_work import UnitOfWork
+from services.user_management.utils.validators import normalize_email
+
+_UPSTREAM_ID: Final = re.compile(r"(?!usr_)[a-z]+_[A-Za-z0-9_-]{1,58}")
+"""Ids that may come from upstream; `usr_` is kept for users of our own."""
+EDITABLE_HERE: Final = ("first_name", "last_name", "profile_image_url")
+"""Upstream's fields of which an edit here takes possession."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamUser:
+    """A user as an identity provider describes them."""
+
+    issuer: str
+    subject: str
+    email: str | None
+    email_verified: bool
+    first_name: str | None
+    last_name: str | None
+    profile_image_url: str | None
+    phone: str | None
+    status: UpstreamStatus
+    updated_at: datetime
+    """When upstream last changed the user."""
+    told_at: datetime
+    """When upstream said so."""
+
+    def columns(self) -> dict[str, Any]:
+        """What is stored of it."""
+        return {
+            "email": self.email,
+            "email_normalized": normalize_email(self.email) if self.email else None,
+            "email_verified": self.email_verified,
+            "phone": self.phone,
+            "upstream_profile": {name: getattr(self, name) for name in EDITABLE_HERE},
+            "upstream_status": self.status.value,
+            "upstream_updated_at": self.updated_at,
+            "upstream_event_at": self.told_at,
+            "upstream_digest": self.digest(),
+        }
+
+    def digest(self) -> bytes:
+        """SHA-256 of the content, to tell two descriptions of the same moment apart."""
+        content = [self.email, self.email_verified, self.phone, self.status]
+        content += [getattr(self, name) for name in EDITABLE_HERE]
+        return hashlib.sha256(json.dumps(content).encode()).digest()
+
+    def is_newer_than(self, row: Mapping[str, Any]) -> bool:
+        """Whether this is later news than what the row holds."""
+        if row["upstream_updated_at"] is None:
+            return True
+        if row["upstream_event_at"] is None:
+            # Told before the two other parts of the order were kept: of the same moment, what is told now is newer.
+            return bool(self.updated_at >= row["upstream_updated_at"])
+        known = (row["upstream_updated_at"], row["upstream_event_at"], row["upstream_digest"])
+        return (self.updated_at, self.told_at, self.digest()) > known
+
+
+class UpstreamUsers:
+    """Steps that a webhook, a reconciliation or a first sign-in takes inside its transaction."""
+
+    def __init__(self, *, preferences: PreferencesManager, signer: Signer) -> None:
+        self._preferences = preferences
+        self._signer = signer
+
+    async def create(
+        self, uow: UnitOfWork, *, issuer: str, subject: str, profile: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Step: a new user with their identity and default preferences. False if the subject may not be created."""
+        if not _UPSTREAM_ID.fullmatch(subject) or await self.is_erased(uow, issuer, subject):
+            return False
+        now = uow.clock.now()
+        values = {
+            "id": subject,
+            "email_verified": False,
+            "upstream_status": None,
+            "suspended_at": None,
+            "deleted_at": None,
+            "status": UserStatus.ACTIVE.value,
+            "onboarding_completed": False,
+            "local_fields": [],
+            "version": 1,
+            "created_at": now,
+            "updated_at": now,
+            **with_search_keys(profile or {}),
+        }
+        values["status"] = effective_status(values).value
+        if not await user_queries.insert_user(uow.connection, values, issuer=issuer, subject=subject):
+            return False
+        await self._preferences.create_defaults(uow, subject)
+        uow.audit(EventType.USER_CREATED.value, target=("user", subject), user_id=subject)
+        uow.publish(EventType.USER_CREATED, subject=subject, payload={"user_id": subject})
+        return True
+
+    async def is_erased(self, uow: UnitOfWork, issuer: str, subject: str) -> bool:
+        """Step: whether the subject was erased and must not come back."""
+        return await user_queries.is_erased(uow.connection, self._signer.subject_tombstones(issuer, subject))
+
+    async def apply(self, uow: UnitOfWork, upstream: UpstreamUser) -> bool:
+        """Step: create or update a user; whether anything was news."""
+        profile = upstream.columns() | {name: getattr(upstream, name) for name in EDITABLE_HERE}
+        row = await user_queries.lock_identity(uow.connection, issuer=upstream.issuer, subject=upstream.subject)
+        if row is None:
+            if await self.create(uow, issuer=upstream.issuer, subject=upstream.subject, profile=profile):
+                return True
+            # Another transaction has just made them, for which the insert has waited; or they must not exist.
+            row = await user_queries.lock_identity(uow.connection, issuer=upstream.issuer, subject=upstream.subject)
+        if row is None or not upstream.is_newer_than(row):
+            return False
+        await write_changes(uow, row, {name: profile[name] for name in profile.keys() - set(row["local_fields"])})
+        return True
+
+    async def delete(self, uow: UnitOfWork, *, issuer: str, subject: str, told_at: datetime) -> bool:
+        """Step: upstream deleted the subject. Wins over whatever comes later, and over what came before, but for an
+        admin's restoration after `told_at`: what was known then does not delete again when it is repeated."""
+        row = await self._locked(uow, issuer, subject)
+        if row is None or row["deleted_at"] is not None:
+            return False
+        if row["restored_at"] is not None and told_at <= row["restored_at"]:
+            return False
+        await mark_deleted(uow, row, by="upstream")
+        return True
+
+    async def record_sign_in(
+        self, uow: UnitOfWork, *, issuer: str, subject: str, session_id: str, started_at: datetime
+    ) -> bool:
+        """Step: a session began. Each counts once, and the latest is the last sign-in, in whatever order they come.
+        False when there is no such user."""
+        row = await self._locked(uow, issuer, subject)
+        if row is None:
+            return False
+        await user_queries.record_sign_in(
+            uow.connection, user_id=row["id"], issuer=issuer, session_id=session_id, started_at=started_at
+        )
+        return True
+
+    async def _locked(self, uow: UnitOfWork, issuer: str, subject: str) -> dict[str, Any] | None:
+        """The subject's row, made if need be, and locked; None for a subject that must not exist here."""
+        row = await user_queries.lock_identity(uow.connection, issuer=issuer, subject=subject)
+        if row is not None:
+            return row
+        await self.create(uow, issuer=issuer, subject=subject)
+        return await user_queries.lock_identity(uow.connection, issuer=issuer, subject=subject)

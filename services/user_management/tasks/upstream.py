@@ -1,0 +1,30 @@
+"""What upstream told us and could not be applied yet, and whether we still agree with it."""
+
+from celery import shared_task
+
+from services.user_management.enums import JobName
+from services.user_management.reconciler import reconcile_slice
+from services.user_management.tasks.runtime import runtime
+
+RETRY_PERIOD_SECONDS = 2.0
+RECONCILE_PERIOD_SECONDS = 86_400.0
+
+
+@shared_task(name=JobName.RETRY_WEBHOOKS.value)
+def retry_webhooks() -> None:
+    """Every 2 s."""
+    runtime.run(
+        lambda container: container.jobs.run(
+            JobName.RETRY_WEBHOOKS, period_seconds=RETRY_PERIOD_SECONDS, work=container.webhooks.retry_due
+        )
+    )
+
+
+@shared_task(name=JobName.RECONCILE_CLERK.value)
+def reconcile_clerk() -> None:
+    """Once a day, in slices."""
+    runtime.run(
+        lambda container: container.jobs.run(
+            JobName.RECONCILE_CLERK, period_seconds=RECONCILE_PERIOD_SECONDS, work=reconcile_slice(container)
+        )
+    )

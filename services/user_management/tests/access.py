@@ -1,0 +1,140 @@
+"""Who comes to a door, and what each kind of door says to them."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+Answers = dict[str, int]
+"""Subject → status."""
+
+INACTIVE: Final = ("suspended user", "deactivated user", "deleted user")
+USERS: Final = ("owner", "other user", "admin", "impersonated", "impersonated admin")
+"""Good sessions. Whoever acts as an admin has no power of an admin."""
+SERVICES: Final = ("granted service", "reading service", "searching service", "admin service")
+REFUSED: Final = (
+    # No credential, or one that is good nowhere.
+    "anonymous",
+    "expired session",
+    "session of another issuer",
+    "session of another origin",
+    "session without an origin",
+    "session signed by another key",
+    "unsigned session",
+    "session signed with the public key as a secret",
+    # Tokens of other kinds.
+    "template token without a session",
+    "id token",
+    "access token of OAuth",
+    "machine token",
+    "encrypted token",
+    "session in the key header",
+    "session and key at once",
+    "revoked key",
+    "expired key",
+    "key of a disabled service",
+    "key with another secret",
+    "signed webhook",
+)
+SUBJECTS: Final = (*USERS, *INACTIVE, "pending session", *SERVICES, *REFUSED)
+
+
+def _door(*, users: int, services: int, **others: int) -> Answers:
+    """401 to all who are refused, 403 to those who may not act; `others` by subject, blanks as underscores."""
+    answers = dict.fromkeys(SUBJECTS, 401) | dict.fromkeys(USERS, users) | dict.fromkeys(SERVICES, services)
+    if users != 401:
+        answers |= dict.fromkeys((*INACTIVE, "pending session"), 403)
+    return answers | {name.replace("_", " "): status for name, status in others.items()}
+
+
+def anybody(status: int) -> Answers:
+    """No credential is looked at."""
+    return dict.fromkeys(SUBJECTS, status)
+
+
+def own(status: int) -> Answers:
+    """Only the user in the path; to all other users there is no such thing."""
+    return _door(users=404, services=401, owner=status, impersonated=status)
+
+
+def own_in_person(status: int) -> Answers:
+    """The same, and nobody who acts as a user."""
+    return own(status) | {"impersonated": 403, "impersonated admin": 403}
+
+
+def users(status: int) -> Answers:
+    """Every user."""
+    return _door(users=status, services=401)
+
+
+def admins(status: int) -> Answers:
+    """Admins, and services with that permission."""
+    return _door(users=403, services=403, admin=status, admin_service=status)
+
+
+def admins_and(service: str) -> Callable[[int], Answers]:
+    """The same, and a service with another permission."""
+
+    def door(status: int) -> Answers:
+        return admins(status) | {service: status}
+
+    return door
+
+
+def services_with(service: str) -> Callable[[int], Answers]:
+    """Services with a permission."""
+
+    def door(status: int) -> Answers:
+        return _door(users=401, services=403, admin_service=status) | {service: status}
+
+    return door
+
+
+def granted_services(status: int) -> Answers:
+    """Services with a grant for the provider, whatever their permissions."""
+    return _door(users=401, services=403, granted_service=status)
+
+
+def clerk(status: int) -> Answers:
+    """Whoever can sign; to all others the headers are malformed."""
+    return dict.fromkeys(SUBJECTS, 400) | {"signed webhook": status}
+
+
+DOORS: Final[Mapping[str, Answers]] = {
+    "GET /health": anybody(200),
+    "GET /ready": anybody(200),
+    "GET /metrics": anybody(200),
+    "GET /oauth/callback/{provider}": anybody(303),
+    "GET /users/{user_id}": own(200),
+    "PATCH /users/{user_id}": own(200),
+    "PUT /users/{user_id}": own(200),
+    "DELETE /users/{user_id}": own_in_person(204),
+    "GET /auth/me": users(200),
+    "GET /users/search": admins_and("searching service")(200),
+    "GET /providers": users(200),
+    "GET /users/{user_id}/integrations": own(200),
+    "GET /users/{user_id}/integrations/{provider}": own(200),
+    "GET /users/{user_id}/integrations/{provider}/activity": own(200),
+    "POST /users/{user_id}/integrations/{provider}/authorize": own(201),
+    "POST /users/{user_id}/integrations/{provider}": own(201),
+    "POST /webhooks/clerk": clerk(200),
+    "POST /internal/tokens/get": granted_services(200),
+    "POST /internal/users/batch-get": services_with("reading service")(200),
+    "GET /admin/users": admins(200),
+    "GET /admin/users/deleted": admins(200),
+    "GET /admin/users/{user_id}": admins(200),
+    "DELETE /admin/users/{user_id}": admins(204),
+    "POST /admin/users/{user_id}/suspend": admins(200),
+    "POST /admin/users/{user_id}/unsuspend": admins(200),
+    "POST /admin/users/{user_id}/restore": admins(200),
+    "POST /admin/services": admins(201),
+    "GET /admin/services": admins(200),
+    "GET /admin/services/{name}": admins(200),
+    "PUT /admin/services/{name}/permissions": admins(200),
+    "PUT /admin/services/{name}/grants/{provider}": admins(200),
+    "DELETE /admin/services/{name}/grants/{provider}": admins(204),
+    "POST /admin/services/{name}/keys": admins(201),
+    "DELETE /admin/services/{name}/keys/{key_id}": admins(204),
+    "POST /admin/services/{name}/disable": admins(200),
+    "POST /admin/services/{name}/enable": admins(200),
+    "POST /admin/services/{name}/revoke": admins(200),
+}
+"""Every route, and how it answers whom."""

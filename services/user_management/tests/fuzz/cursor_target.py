@@ -1,0 +1,26 @@
+"""Cursors: nobody makes one but us, and none for another list."""
+
+from typing import Any, Final
+
+from services.user_management.exceptions import ValidationFailedError
+from services.user_management.security.signing import Signer
+
+_SIGNER: Final = Signer(["a secret of the fuzzing"])
+_SCOPE: Final = "activity"
+_MADE: Final[tuple[list[Any], ...]] = ([], ["2026-11-20T14:00:00Z", "0199"], [1, None])
+
+
+def seeds() -> list[bytes]:
+    """Ours, and one of ours for another list."""
+    made = [_SIGNER.encode_cursor(_SCOPE, position) for position in _MADE]
+    return [cursor.encode() for cursor in (*made, _SIGNER.encode_cursor("another list", _MADE[1]))]
+
+
+def fuzz_one(data: bytes) -> None:
+    """Decode `data` as the query string delivers it. Raises AssertionError when a forgery is believed."""
+    text = data.decode("utf-8", "replace")
+    try:
+        position = _SIGNER.decode_cursor(_SCOPE, text)
+    except ValidationFailedError:
+        return
+    assert position in _MADE, "a position that we did not sign"

@@ -1,0 +1,44 @@
+"""Strict JSON: what it reads, any parser reads to the same value; what it made storable, Postgres takes."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from services.user_management.utils import strict_json
+
+
+def seeds() -> list[bytes]:
+    """What is at the edge of being read."""
+    return [
+        b'{"type": "user.created", "data": {"id": "user_1", "n": [1, -0.5e10, true, null]}}',
+        b'"\\ud83d\\ude00 \\ud800 \\u0000"',
+        b'"\\\\u0000"',
+        b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]",
+        b"[" * 100_000,
+        b"1" * 4301,
+        b"-1e400",
+    ]
+
+
+def fuzz_one(data: bytes) -> None:
+    """Read `data`. Raises AssertionError where the reading is not faithful."""
+    try:
+        value = strict_json.loads(data)
+    except strict_json.StrictJSONError:
+        return
+    assert value == json.loads(data), "another parser reads something else"
+    assert strict_json.loads(json.dumps(value, allow_nan=False).encode()) == value, "written again it is another value"
+    for text in _texts(strict_json.storable(value)):
+        assert b"\x00" not in text.encode("utf-8"), "not storable"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every string in `value`, names included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)

@@ -1,0 +1,33 @@
+"""The fuzz targets.
+
+`<name>_target.py` exposes `fuzz_one(data: bytes) -> None`, which returns for every input whatsoever, and `seeds() ->
+list[bytes]`, inputs that get past its first checks.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+PACKAGE: Final = __name__.rpartition(".")[0]
+_SUFFIX: Final = "_target"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One of them."""
+
+    fuzz_one: Callable[[bytes], None]
+    seeds: list[bytes]
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """Import it, and with it what it fuzzes."""
+        module = importlib.import_module(f"{PACKAGE}.{name}{_SUFFIX}")
+        return cls(module.fuzz_one, module.seeds())
+
+
+def target_names() -> list[str]:
+    """Every target of this package."""
+    return sorted(path.stem.removesuffix(_SUFFIX) for path in Path(__file__).parent.glob(f"*{_SUFFIX}.py"))

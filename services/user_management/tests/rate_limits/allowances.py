@@ -1,0 +1,45 @@
+"""What the tests of the rate limits share: policies, a clock, and how to count who gets through."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from services.user_management.enums import RateClass
+from services.user_management.exceptions import RateLimitedError
+from services.user_management.rate_limiter import Allowance, RateLimits
+from services.user_management.settings import QuotaPolicy
+
+POLICIES = {
+    RateClass.USER: QuotaPolicy(100, 60),
+    RateClass.ANONYMOUS: QuotaPolicy(3, 60),
+    RateClass.SIGN_IN: QuotaPolicy(5, 60),
+    RateClass.WEBHOOK: QuotaPolicy(600, 60),
+    RateClass.INTERNAL: QuotaPolicy(1000, 1),
+}
+
+
+class MovableClock:
+    """Time that a test moves."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.seconds, UTC)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+async def passed(limits: RateLimits, rate_class: RateClass, key: str, times: int) -> int:
+    """How many of so many requests at once get through."""
+    found = await asyncio.gather(*(limits.spend(rate_class, key) for _ in range(times)), return_exceptions=True)
+    for answer in found:
+        assert isinstance(answer, Allowance | RateLimitedError), answer
+    return sum(isinstance(answer, Allowance) for answer in found)
+
+
+def value_of(metric: Any) -> float:
+    """What a gauge or a counter stands at."""
+    (family,) = metric.collect()
+    return float(next(sample.value for sample in family.samples if not sample.name.endswith("_created")))

@@ -1,0 +1,28 @@
+"""A bucket that is full, and the client to look into it."""
+
+import secrets
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.conftest import Servers
+from services.user_management.redis_client import RedisClient, create_redis_client
+from services.user_management.tests.rate_limits.allowances import MovableClock
+
+
+@pytest.fixture
+def key() -> str:
+    """A bucket that nobody has touched."""
+    return f"user_{secrets.token_hex(8)}"
+
+
+@pytest.fixture
+def clock() -> MovableClock:
+    return MovableClock()
+
+
+@pytest.fixture
+async def redis(servers: Servers) -> AsyncIterator[RedisClient]:
+    client = create_redis_client(servers.valkey_url)
+    yield client
+    await client.aclose()

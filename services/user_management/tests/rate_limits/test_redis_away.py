@@ -1,0 +1,150 @@
+"""Redis dead, silent, and back again: never unlimited, never slow, never an error."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import structlog
+
+from services.devstack.folders import scratch_folder
+from services.devstack.valkey import ValkeyServer
+from services.user_management.database import Database
+from services.user_management.enums import RateClass
+from services.user_management.exceptions import RateLimitedError
+from services.user_management.observability import RATE_LIMITER_DEGRADED
+from services.user_management.rate_limiter import RateLimits
+from services.user_management.rate_limiter.rate_limits import RETRY_SECONDS
+from services.user_management.redis_client import create_redis_client
+from services.user_management.services.health_service import HealthService
+from services.user_management.settings import DatabaseGroup
+from services.user_management.tests.rate_limits.allowances import POLICIES, MovableClock, passed, value_of
+
+pytestmark = pytest.mark.serial
+
+
+@contextmanager
+def stopped(server: ValkeyServer) -> Iterator[None]:
+    """`server` accepts and never answers."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[ValkeyServer]:
+    """A server that the test may do anything to."""
+    with scratch_folder() as folder, ValkeyServer(folder / "valkey", settings={"appendonly": "no"}) as server:
+        yield server
+
+
+@pytest.fixture
+async def limits(own_valkey: ValkeyServer, clock: MovableClock) -> AsyncIterator[RateLimits]:
+    client = create_redis_client(own_valkey.url())
+    yield RateLimits(client, POLICIES, clock)
+    await client.aclose()
+    RATE_LIMITER_DEGRADED.set(0)
+
+
+async def test_dead_redis_leaves_the_same_policy_in_this_process(
+    limits: RateLimits, own_valkey: ValkeyServer, key: str
+) -> None:
+    await limits.spend(RateClass.SIGN_IN, key)
+    own_valkey.child.kill()
+    own_valkey.child.wait(5)
+
+    assert await passed(limits, RateClass.SIGN_IN, key, 20) == 5
+    assert limits.degraded
+    with pytest.raises(RateLimitedError) as refused:
+        await limits.spend(RateClass.SIGN_IN, key)
+    assert refused.value.retry_after == 12
+
+
+async def test_redis_that_is_back_counts_again(
+    limits: RateLimits, own_valkey: ValkeyServer, clock: MovableClock, key: str
+) -> None:
+    own_valkey.child.kill()
+    own_valkey.child.wait(5)
+    with structlog.testing.capture_logs() as events:
+        await passed(limits, RateClass.SIGN_IN, key, 5)
+        gauge_while_away = value_of(RATE_LIMITER_DEGRADED)
+        own_valkey.start()
+
+        clock.seconds += RETRY_SECONDS - 0.01
+        await limits.spend(RateClass.ANONYMOUS, key)
+        degraded_before = limits.degraded
+        clock.seconds += 0.01
+        allowance = await limits.spend(RateClass.SIGN_IN, key)
+
+    assert degraded_before
+    assert not limits.degraded
+    assert allowance.remaining == 4
+    assert (gauge_while_away, value_of(RATE_LIMITER_DEGRADED)) == (1, 0)
+    assert [event["event"] for event in events] == ["rate_limiter.degraded", "rate_limiter.recovered"]
+
+
+async def test_silent_redis_costs_one_request_a_quarter_of_a_second(
+    limits: RateLimits, own_valkey: ValkeyServer, clock: MovableClock, key: str
+) -> None:
+    with stopped(own_valkey):
+        first = await _seconds(limits.spend(RateClass.USER, key))
+        others = await _seconds(passed(limits, RateClass.USER, key, 50))
+        clock.seconds += RETRY_SECONDS
+        probe = asyncio.create_task(limits.spend(RateClass.USER, key))
+        await asyncio.sleep(0)  # until it has sent its question
+        beside_the_probe = await _seconds(passed(limits, RateClass.USER, key, 40))
+        await probe
+
+    assert 0.2 < first < 0.5
+    assert others < 0.2
+    assert beside_the_probe < 0.2
+    assert limits.degraded
+
+
+async def test_crowd_before_a_silent_redis_waits_no_longer_than_one(
+    limits: RateLimits, own_valkey: ValkeyServer, key: str
+) -> None:
+    with stopped(own_valkey):
+        waited = await _seconds(passed(limits, RateClass.WEBHOOK, key, 300))
+
+    assert waited < 0.75
+    assert limits.degraded
+
+
+async def test_silent_redis_that_answers_again_counts_again(
+    limits: RateLimits, own_valkey: ValkeyServer, clock: MovableClock, key: str
+) -> None:
+    await limits.spend(RateClass.SIGN_IN, f"{key}-before")
+    with stopped(own_valkey):
+        await asyncio.gather(*(limits.spend(RateClass.SIGN_IN, f"{key}-{number}") for number in range(50)))
+    clock.seconds += RETRY_SECONDS
+
+    # Answers to the questions that nobody waited for must not be taken for those to the next ones.
+    found = [await limits.spend(RateClass.SIGN_IN, key) for _ in range(5)]
+
+    assert not limits.degraded
+    assert [allowance.remaining for allowance in found] == [4, 3, 2, 1, 0]
+
+
+async def test_health_says_who_counts(limits: RateLimits, own_valkey: ValkeyServer, key: str) -> None:
+    database, client = Database(DatabaseGroup()), create_redis_client(own_valkey.url())
+    health = HealthService(database, client, lambda: limits.degraded)
+    before = health.health().rate_limiter
+    own_valkey.child.kill()
+    own_valkey.child.wait(5)
+
+    await limits.spend(RateClass.USER, key)
+
+    assert (before, health.health().rate_limiter) == ("shared", "in_process")
+
+
+async def _seconds(work: Coroutine[Any, Any, object]) -> float:
+    started = time.monotonic()
+    await work
+    return time.monotonic() - started

@@ -1,0 +1,114 @@
+"""Buckets in Redis: exact over several processes, and gone when they are full."""
+
+import asyncio
+import time
+
+import pytest
+
+from services.conftest import Servers
+from services.user_management.core.clock import SystemClock
+from services.user_management.enums import RateClass
+from services.user_management.exceptions import RateLimitedError
+from services.user_management.rate_limiter import RateLimits
+from services.user_management.redis_client import RedisClient, create_redis_client
+from services.user_management.settings import QuotaPolicy
+from services.user_management.tests.rate_limits.allowances import POLICIES, passed
+
+
+@pytest.fixture
+def limits(redis: RedisClient) -> RateLimits:
+    return RateLimits(redis, POLICIES, SystemClock())
+
+
+async def test_quota_over_two_processes_is_exact(servers: Servers, redis: RedisClient, key: str) -> None:
+    other = create_redis_client(servers.valkey_url)
+    policies = {RateClass.USER: QuotaPolicy(100, 86_400)}
+    limits = [RateLimits(client, policies, SystemClock()) for client in (redis, other)]
+
+    through = await asyncio.gather(*(passed(each, RateClass.USER, key, 75) for each in limits))
+
+    assert sum(through) == 100
+    assert not any(each.degraded for each in limits)
+    await other.aclose()
+
+
+async def test_allowance_counts_down_from_the_whole_quota(limits: RateLimits, key: str) -> None:
+    found = [await limits.spend(RateClass.SIGN_IN, key) for _ in range(5)]
+
+    assert [allowance.remaining for allowance in found] == [4, 3, 2, 1, 0]
+    assert [allowance.reset_seconds for allowance in found] == [12, 24, 36, 48, 60]
+
+
+async def test_keys_and_classes_do_not_share(limits: RateLimits, key: str) -> None:
+    for _ in range(3):
+        await limits.spend(RateClass.ANONYMOUS, key)
+
+    assert (await limits.spend(RateClass.ANONYMOUS, f"{key}-other")).remaining == 2
+    assert (await limits.spend(RateClass.SIGN_IN, key)).remaining == 4
+
+
+async def test_refusal_says_when_and_spends_nothing(limits: RateLimits, redis: RedisClient, key: str) -> None:
+    await passed(limits, RateClass.SIGN_IN, key, 5)
+    stored = await redis.get(f"rl:sign-in:{key}")
+
+    with pytest.raises(RateLimitedError) as refused:
+        await limits.spend(RateClass.SIGN_IN, key)
+
+    assert refused.value.headers == {
+        "Retry-After": "12",
+        "ratelimit-policy": '"sign-in";q=5;w=60',
+        "ratelimit": '"sign-in";r=0;t=12',
+    }
+    assert await redis.get(f"rl:sign-in:{key}") == stored
+
+
+async def test_request_after_retry_after_passes_and_one_before_does_not(
+    limits: RateLimits, redis: RedisClient, key: str
+) -> None:
+    name = f"rl:sign-in:{key}"
+    await passed(limits, RateClass.SIGN_IN, key, 5)
+    full_at = int(await redis.get(name) or 0)
+
+    # The server's clock is nobody's to move; the bucket is.
+    await redis.set(name, full_at - 11_000_000)
+    with pytest.raises(RateLimitedError) as refused:
+        await limits.spend(RateClass.SIGN_IN, key)
+    await redis.set(name, full_at - 11_000_000 - refused.value.retry_after * 1_000_000)
+
+    assert refused.value.retry_after == 1
+    assert (await limits.spend(RateClass.SIGN_IN, key)).remaining == 0
+
+
+async def test_bucket_expires_when_it_is_full_again(limits: RateLimits, redis: RedisClient, key: str) -> None:
+    await limits.spend(RateClass.SIGN_IN, key)
+    after_one = await redis.pttl(f"rl:sign-in:{key}")
+    await passed(limits, RateClass.SIGN_IN, key, 10)
+    after_all = await redis.pttl(f"rl:sign-in:{key}")
+
+    assert 11_000 < after_one <= 12_000
+    assert 59_000 < after_all <= 60_000
+
+
+async def test_bucket_from_a_clock_ahead_of_ours_holds_up_nobody_for_longer_than_a_full_one(
+    limits: RateLimits, redis: RedisClient, key: str
+) -> None:
+    await redis.set(f"rl:sign-in:{key}", int((time.time() + 86_400) * 1_000_000))
+
+    with pytest.raises(RateLimitedError) as refused:
+        await limits.spend(RateClass.SIGN_IN, key)
+
+    assert refused.value.retry_after == 12
+
+
+async def test_script_that_redis_has_lost_is_sent_again(limits: RateLimits, redis: RedisClient, key: str) -> None:
+    await limits.spend(RateClass.SIGN_IN, key)
+    await redis.script_flush()
+
+    assert (await limits.spend(RateClass.SIGN_IN, key)).remaining == 3
+    assert not limits.degraded
+
+
+async def test_more_at_once_than_the_client_has_connections_all_count(limits: RateLimits, key: str) -> None:
+    assert await passed(limits, RateClass.WEBHOOK, key, 300) == 300
+    assert not limits.degraded
+    assert (await limits.spend(RateClass.WEBHOOK, key)).remaining >= 299
