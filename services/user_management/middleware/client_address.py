@@ -39,10 +39,10 @@ def client_address(scope: Scope, trusted_networks: Sequence[Network]) -> str | N
 
 
 def _forwarded_from_the_right(scope: Scope) -> Iterator[str]:
-    """Entries of all lines, which are one list (RFC 9110 section 5.3), at most MAX_HOPS of them."""
+    """Entries of all lines, which are one list (RFC 9110 section 5.3); beyond MAX_HOPS one that is no address."""
     lines = [value for name, value in scope["headers"] if name == _HEADER]
     entries = b",".join(lines).decode("latin-1").rsplit(",", MAX_HOPS)
-    return (entry.strip() for entry in reversed(entries[-MAX_HOPS:]))
+    return (entry.strip() for entry in reversed(entries))
 
 
 def _address(text: str) -> Address | None:
