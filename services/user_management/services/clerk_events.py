@@ -38,9 +38,15 @@ def read_session(described: dict[str, Any]) -> ClerkSession:
 
 
 def subject_of(event_type: str, described: dict[str, Any]) -> str | None:
-    """Clerk's id of the user that an event is about, if it is about one."""
-    member = {"user": "id", "session": "user_id"}.get(event_type.partition(".")[0])
-    subject = described.get(member) if member else None
+    """Clerk's id of the user that an event is about, if it is about one.
+
+    Also for types without an effect here: mails, messages and memberships hold personal data, erased with the user.
+    """
+    if event_type.startswith("user."):
+        subject = described.get("id")
+    else:
+        member = described.get("public_user_data")
+        subject = described.get("user_id") or (member.get("user_id") if isinstance(member, dict) else None)
     return subject if isinstance(subject, str) and len(subject) <= 128 else None
 
 

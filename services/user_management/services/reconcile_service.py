@@ -181,9 +181,7 @@ class ReconcileService:
         sweep.after = subjects[-1]
         return True
 
-    async def _delete(
-        self, sweep: Sweep, subject: str, told_at: datetime, *, repair: bool, max_deletions: int
-    ) -> None:
+    async def _delete(self, sweep: Sweep, subject: str, told_at: datetime, *, repair: bool, max_deletions: int) -> None:
         if sweep.drift.deleted >= max_deletions:
             sweep.drift.deletions_held_back += 1
             log.error("reconcile.deletion_held_back", user_id=subject)

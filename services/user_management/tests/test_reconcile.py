@@ -1,0 +1,403 @@
+"""The sweep of Clerk's users: what no webhook told us is found, and nothing else is touched."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from services.sandbox.app import create_app
+from services.sandbox.faults import Fault
+from services.sandbox.state import Sandbox
+from services.user_management.container import Container
+from services.user_management.enums import JobName
+from services.user_management.exceptions import ClerkRefusedError, RetryLaterError
+from services.user_management.http_client import create_http_client
+from services.user_management.queries import user as user_queries
+from services.user_management.reconciler import create_reconciler, reconcile_slice
+from services.user_management.schemas.user import UserUpdate
+from services.user_management.services.reconcile_service import Drift, ReconcileService
+from services.user_management.services.user_service import UserErasure
+from services.user_management.tests.clerk_history import changes_of, count, deliver, event, state_of, states
+from services.user_management.tests.conftest import SANDBOX_URL
+
+Owner = asyncpg.Connection
+pytestmark = pytest.mark.usefixtures("clean_database")
+
+
+@pytest.fixture
+async def clerk_sandbox(container: Container, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
+    """A sandbox whose Clerk has nobody but this test's users, under the issuer that the service knows."""
+    sandbox = Sandbox(base_url=SANDBOX_URL)
+    async with create_http_client(httpx.ASGITransport(app=create_app(sandbox))) as http:
+        monkeypatch.setattr(container, "issuer_http", http)
+        yield sandbox
+
+
+@pytest.fixture
+def reconciler(container: Container, clerk_sandbox: Sandbox) -> ReconcileService:
+    return create_reconciler(container)
+
+
+async def _known(container: Container, sandbox: Sandbox, **fields: Any) -> str:
+    """A user of Clerk whom a webhook told us of."""
+    user = sandbox.clerk.create_user(**fields)
+    await deliver(container, sandbox.clerk.event("user.created", user))
+    return str(user["id"])
+
+
+async def test_user_whom_no_webhook_told_us_of_is_created(
+    reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    user = clerk_sandbox.clerk.create_user(email="ada@example.com", first_name="Ada")
+
+    drift = await reconciler.sweep(repair=True)
+
+    assert drift == Drift(checked=1, created=1)
+    state = await state_of(owner, user["id"])
+    assert (state["email"], state["first_name"], len(state["preferences"])) == ("ada@example.com", "Ada", 1)
+
+
+async def test_change_that_no_webhook_told_us_of_is_made_and_local_edits_stay(
+    container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    ada = await _known(container, clerk_sandbox, email="ada@example.com", first_name="Ada", last_name="Lovelace")
+    await container.profiles.update_user(ada, UserUpdate(first_name="Local"), expected=None)
+    clerk_sandbox.clerk.update_user(ada, first_name="Augusta", last_name="King", email="countess@example.com")
+
+    drift = await reconciler.sweep(repair=True)
+
+    assert drift == Drift(checked=1, updated=1)
+    state = await state_of(owner, ada)
+    assert (state["first_name"], state["last_name"], state["email"]) == ("Local", "King", "countess@example.com")
+    assert state["upstream_profile"]["first_name"] == "Augusta"
+    assert (await changes_of(owner, ada, "user.updated"))[-1].keys() == {"last_name", "email"}
+
+
+async def test_ban_that_no_webhook_told_us_of_suspends(
+    container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    ada = await _known(container, clerk_sandbox)
+    clerk_sandbox.clerk.ban_user(ada)
+
+    await reconciler.sweep(repair=True)
+
+    assert (await state_of(owner, ada))["status"] == "suspended"
+
+
+async def test_second_sweep_finds_nothing(
+    container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    gone = await _known(container, clerk_sandbox)
+    changed = await _known(container, clerk_sandbox)
+    clerk_sandbox.clerk.delete_user(gone)
+    clerk_sandbox.clerk.update_user(changed, first_name="Augusta")
+    clerk_sandbox.clerk.create_user()
+
+    first = await reconciler.sweep(repair=True)
+    audited, told = await count(owner, "audit_logs"), await count(owner, "outbox_events")
+    second = await reconciler.sweep(repair=True)
+
+    assert first == Drift(checked=2, created=1, updated=1, deleted=1)
+    assert second == Drift(checked=2)
+    assert (await count(owner, "audit_logs"), await count(owner, "outbox_events")) == (audited, told)
+
+
+async def test_sweep_takes_note_of_a_moment_whose_content_it_knew(
+    container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    ada = await _known(container, clerk_sandbox, first_name="Ada")
+    between = clerk_sandbox.clerk.update_user(ada, first_name="Augusta")
+    clerk_sandbox.clerk.update_user(ada, first_name="Ada")
+
+    drift = await reconciler.sweep(repair=True)
+    await deliver(container, clerk_sandbox.clerk.event("user.updated", between))
+
+    assert drift == Drift(checked=1)
+    assert (await state_of(owner, ada))["first_name"] == "Ada"
+
+
+async def test_user_from_before_the_order_was_kept_whole_is_compared(
+    container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    ada = await _known(container, clerk_sandbox, first_name="Ada")
+    await owner.execute("UPDATE users SET upstream_event_at = NULL, upstream_digest = NULL, upstream_profile = NULL")
+
+    await reconciler.sweep(repair=True)
+
+    state = await state_of(owner, ada)
+    assert state["upstream_profile"]["first_name"] == "Ada"
+    assert (await reconciler.sweep(repair=True)).found == 0
+
+
+async def test_user_gone_at_clerk_is_deleted_here(
+    container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    ada = await _known(container, clerk_sandbox)
+    clerk_sandbox.clerk.delete_user(ada)
+
+    drift = await reconciler.sweep(repair=True)
+
+    state = await state_of(owner, ada)
+    assert drift == Drift(deleted=1)
+    assert (state["is_deleted"], state["deleted_by"]) == (True, "upstream")
+    assert clerk_sandbox.ledger.count("clerk", "users.get") == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"status": 404, "body": "<h1>Not found</h1>"}, {"status": 404, "body": {"message": "no Route"}}, {"status": 503}],
+    ids=["html", "another's 404", "503"],
+)
+async def test_user_is_deleted_for_nothing_less_than_clerks_own_404(
+    container: Container,
+    reconciler: ReconcileService,
+    clerk_sandbox: Sandbox,
+    owner: "Owner[asyncpg.Record]",
+    answer: dict[str, Any],
+) -> None:
+    ada = await _known(container, clerk_sandbox)
+    clerk_sandbox.clerk.delete_user(ada)
+    clerk_sandbox.faults.add(Fault(party="clerk", operation="users.get", action="status", **answer))
+
+    with pytest.raises(RetryLaterError):
+        await reconciler.sweep(repair=True)
+
+    assert not (await state_of(owner, ada))["is_deleted"]
+
+
+async def test_user_whom_only_the_filter_left_out_stays(
+    container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    ada = await _known(container, clerk_sandbox)
+    # The answer to the first pass, and to the filter of the second.
+    empty = Fault(party="clerk", operation="users.list", action="status", status=200, body="[]", times=2)
+    clerk_sandbox.faults.add(empty)
+
+    drift = await reconciler.sweep(repair=True)
+
+    assert drift == Drift()
+    assert not (await state_of(owner, ada))["is_deleted"]
+    assert clerk_sandbox.ledger.count("clerk", "users.get") == 1
+
+
+async def test_deletions_beyond_the_limit_are_held_back(
+    container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    for _ in range(5):
+        clerk_sandbox.clerk.delete_user(await _known(container, clerk_sandbox))
+
+    drift = await reconciler.sweep(repair=True, max_deletions=2)
+
+    assert drift == Drift(deleted=2, deletions_held_back=3)
+    assert await owner.fetchval("SELECT count(*) FROM users WHERE deleted_at IS NULL") == 3
+
+
+async def test_brake_holds_across_slices(
+    container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    ada = await _known(container, clerk_sandbox)
+    clerk_sandbox.clerk.delete_user(ada)
+    at_the_limit = {"drift": {"deleted": 50}, "offset": None, "after": ""}
+
+    left = await reconciler.sweep_slice(at_the_limit)
+
+    assert left is None
+    assert not (await state_of(owner, ada))["is_deleted"]
+
+
+async def test_user_deleted_here_is_neither_restored_nor_deleted_again(
+    container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    ada = await _known(container, clerk_sandbox, first_name="Ada")
+    await container.administration.delete_user(ada)
+    clerk_sandbox.clerk.update_user(ada, first_name="Augusta")
+
+    first = await reconciler.sweep(repair=True)
+    clerk_sandbox.clerk.delete_user(ada)
+    second = await reconciler.sweep(repair=True)
+
+    state = await state_of(owner, ada)
+    assert (first.updated, second) == (1, Drift())
+    assert (state["is_deleted"], state["deleted_by"], state["first_name"]) == (True, "admin", "Augusta")
+
+
+async def test_user_restored_here_stays_although_clerk_has_none(
+    container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    ada = await _known(container, clerk_sandbox)
+    await deliver(container, clerk_sandbox.clerk.event("user.deleted", clerk_sandbox.clerk.delete_user(ada)))
+    await container.administration.restore_user(ada)
+
+    drift = await reconciler.sweep(repair=True)
+
+    assert drift == Drift()
+    assert not (await state_of(owner, ada))["is_deleted"]
+
+
+async def test_user_restored_while_a_sweep_decides_stays(
+    container: Container,
+    reconciler: ReconcileService,
+    clerk_sandbox: Sandbox,
+    owner: "Owner[asyncpg.Record]",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ada = await _known(container, clerk_sandbox)
+    clerk_sandbox.clerk.delete_user(ada)
+    live_subjects = user_queries.live_subjects
+
+    async def then_an_admin_comes(*arguments: Any, **options: Any) -> Any:
+        found = await live_subjects(*arguments, **options)
+        if found:
+            await container.administration.delete_user(ada)
+            await container.administration.restore_user(ada)
+        return found
+
+    monkeypatch.setattr(user_queries, "live_subjects", then_an_admin_comes)
+    drift = await reconciler.sweep(repair=True)
+
+    assert drift == Drift()
+    assert not (await state_of(owner, ada))["is_deleted"]
+
+
+async def test_user_erased_here_is_not_created_again(
+    container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    ada = await _known(container, clerk_sandbox, first_name="Ada")
+    await container.administration.delete_user(ada)
+    await UserErasure(
+        unit_of_work=container.unit_of_work,
+        signer=container.signer,
+        states=container.states,
+        hold_back=timedelta(seconds=-60),
+    ).erase_due()
+
+    looked = await reconciler.sweep(repair=False)
+    repaired = await reconciler.sweep(repair=True)
+
+    assert looked == repaired == Drift(checked=1)
+    assert await count(owner, "users") == 0
+
+
+async def test_user_who_cannot_be_read_is_counted_and_the_others_go_on(
+    reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    clerk_sandbox.clerk.create_user(banned="temporarily")
+    good = clerk_sandbox.clerk.create_user(first_name="Ada")
+
+    drift = await reconciler.sweep(repair=True)
+
+    assert drift == Drift(checked=2, created=1, unreadable=1)
+    assert (await states(owner)).keys() == {good["id"]}
+
+
+async def test_looking_only_writes_nothing(
+    container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    gone = await _known(container, clerk_sandbox)
+    changed = await _known(container, clerk_sandbox)
+    clerk_sandbox.clerk.delete_user(gone)
+    clerk_sandbox.clerk.update_user(changed, first_name="Augusta")
+    clerk_sandbox.clerk.create_user()
+    tables = ("users", "user_identities", "user_preferences", "audit_logs", "audit_details", "outbox_events")
+    before = [await owner.fetch(f"SELECT * FROM {table} ORDER BY 1") for table in tables]  # noqa: S608 - our own tables
+
+    drift = await reconciler.sweep(repair=False)
+
+    assert drift == Drift(checked=2, created=1, updated=1, deleted=1)
+    after = [await owner.fetch(f"SELECT * FROM {table} ORDER BY 1") for table in tables]  # noqa: S608 - our own tables
+    assert before == after
+
+
+async def test_more_users_than_fit_on_three_pages_are_all_found(
+    reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    ids = {clerk_sandbox.clerk.create_user()["id"] for _ in range(350)}
+
+    drift = await reconciler.sweep(repair=True)
+
+    assert drift == Drift(checked=350, created=350)
+    assert (await states(owner)).keys() == ids
+    # Four pages of the first pass, four filters of the second.
+    assert clerk_sandbox.ledger.count("clerk", "users.list") == 8
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(500, RetryLaterError), (429, RetryLaterError), (401, ClerkRefusedError)]
+)
+async def test_clerk_that_fails_in_mid_sweep_is_asked_again_from_the_cursor(
+    reconciler: ReconcileService,
+    clerk_sandbox: Sandbox,
+    owner: "Owner[asyncpg.Record]",
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    error: type[Exception],
+) -> None:
+    for number in range(150):
+        clerk_sandbox.clerk.create_user(created_at=1_700_000_000_000 + number)
+    # A slice of one page.
+    monkeypatch.setattr("services.user_management.services.reconcile_service.SLICE_SECONDS", 0.1)
+    cursor = await reconciler.sweep_slice()
+    clerk_sandbox.faults.add(Fault(party="clerk", operation="users.list", action="status", status=status))
+
+    with pytest.raises(error):
+        await reconciler.sweep_slice(cursor)
+    created_before, asked_before = await count(owner, "users"), clerk_sandbox.ledger.count("clerk", "users.list")
+    while cursor is not None:
+        cursor = await reconciler.sweep_slice(cursor)
+
+    assert (created_before, asked_before) == (100, 2)
+    assert await count(owner, "users") == 150
+    # The second page, and two filters; the first page is not read again.
+    assert clerk_sandbox.ledger.count("clerk", "users.list") == asked_before + 3
+
+
+async def test_sweep_as_a_job_survives_an_outage_of_clerk_between_two_slices(
+    container: Container, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(150):
+        clerk_sandbox.clerk.create_user(created_at=1_700_000_000_000 + number)
+    monkeypatch.setattr("services.user_management.services.reconcile_service.SLICE_SECONDS", 0.1)
+    slice_of_work = reconcile_slice(container)
+
+    async def tick() -> bool:
+        return await container.jobs.run(JobName.RECONCILE_CLERK, period_seconds=86_400, work=slice_of_work)
+
+    await tick()
+    clerk_sandbox.faults.add(Fault(party="clerk", operation="users.list", action="status", status=503))
+    with pytest.raises(RetryLaterError):
+        await tick()
+    while await tick():
+        """The next slice."""
+
+    assert await count(owner, "users") == 150
+    assert await owner.fetchval("SELECT finished_at IS NOT NULL AND error IS NULL FROM job_runs")
+    assert (
+        await owner.fetchval("SELECT DISTINCT actor_id FROM audit_logs WHERE user_id IS NOT NULL") == "reconcile_clerk"
+    )
+
+
+async def test_event_that_arrives_during_the_sweep_is_not_overwritten_by_the_older_page(
+    container: Container,
+    reconciler: ReconcileService,
+    clerk_sandbox: Sandbox,
+    owner: "Owner[asyncpg.Record]",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ada = await _known(container, clerk_sandbox, first_name="Ada")
+    clerk_sandbox.clerk.update_user(ada, first_name="On the page")
+    read_upstream_state = user_queries.read_upstream_state
+
+    async def then_an_event_comes(*arguments: Any, **options: Any) -> Any:
+        found = await read_upstream_state(*arguments, **options)
+        newest = clerk_sandbox.clerk.update_user(ada, first_name="Newest")
+        await deliver(container, event("user.updated", newest))
+        return found
+
+    monkeypatch.setattr(user_queries, "read_upstream_state", then_an_event_comes)
+    drift = await reconciler.sweep(repair=True)
+
+    assert drift == Drift(checked=1)
+    assert (await state_of(owner, ada))["first_name"] == "Newest"
