@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,7 @@ async def etag_of(journey: Journey, person: Person) -> str:
     return (await journey.client.get("/users/me", headers=person.headers)).headers["etag"]
 
 
-async def patch(journey: Journey, person: Person, if_match: str | None = None, **body: object) -> int:
+async def patch(journey: Journey, person: Person, if_match: str | None = None, **body: Any) -> int:
     headers = person.headers | ({} if if_match is None else {"if-match": if_match})
     return (await journey.client.patch("/users/me", headers=headers, json=body)).status_code
 
@@ -184,7 +185,7 @@ async def test_fifty_edits_of_one_version_at_once_make_one(journey: Journey) -> 
 
 async def test_edits_of_different_fields_at_once_lose_nothing(journey: Journey) -> None:
     ada = await journey.sign_up()
-    fields = {
+    fields: dict[str, Any] = {
         "first_name": "Augusta",
         "last_name": "King",
         "profile_image_url": "https://images.example.com/ada.png",

@@ -1,0 +1,105 @@
+"""What Postgres would do for a statement: its plan, and the scans in it that read a whole table."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+_EXPLAIN = """
+CREATE OR REPLACE FUNCTION pg_temp.explain(statement text) RETURNS json LANGUAGE plpgsql AS $$
+DECLARE
+    plan json;
+BEGIN
+    EXECUTE 'EXPLAIN (GENERIC_PLAN, FORMAT JSON) ' || statement INTO plan;
+    RETURN plan;
+END $$
+"""
+_INDEX_SCANS = frozenset({"Index Scan", "Index Only Scan", "Bitmap Index Scan"})
+_TAKE_ALL = frozenset({"Sort", "Aggregate", "Hash", "Materialize", "Bitmap Heap Scan"})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plan as `FORMAT JSON` gives it."""
+
+    root: dict[str, Any]
+
+    @classmethod
+    def of_json(cls, explained: str | list[Any]) -> "Plan":
+        (answer,) = json.loads(explained) if isinstance(explained, str) else explained
+        return cls(answer["Plan"])
+
+    def nodes(self, node: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+        """All nodes, from the top."""
+        node = self.root if node is None else node
+        yield node
+        for child in node.get("Plans", []):
+            yield from self.nodes(child)
+
+    def tables_read_whole(self, indexes: "Indexes", *, many: int) -> set[str]:
+        """Tables of which every row is looked at, or by the planner's estimate `many`."""
+        return {
+            node.get("Relation Name") or node["Index Name"]
+            for node, stops_early in self._scans(self.root, stops_early=False)
+            if _reads_whole(node, indexes, many=many, stops_early=stops_early)
+        }
+
+    def _scans(self, node: dict[str, Any], *, stops_early: bool) -> Iterator[tuple[dict[str, Any], bool]]:
+        """Scans, each with whether a LIMIT above ends it, which it does not through a node that first takes all."""
+        kind = node["Node Type"]
+        if kind == "Seq Scan" or kind in _INDEX_SCANS:
+            yield node, stops_early
+        stops_early = kind == "Limit" or (stops_early and kind not in _TAKE_ALL)
+        for child in node.get("Plans", []):
+            yield from self._scans(child, stops_early=stops_early)
+
+    def rows_looked_at(self) -> int:
+        """Of an executed plan: the most rows that one scan went through."""
+        scans = [node for node in self.nodes() if "Relation Name" in node or "Index Name" in node]
+        looked_at = (
+            (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in scans
+        )
+        return round(max(looked_at, default=0))
+
+
+def _reads_whole(node: dict[str, Any], indexes: "Indexes", *, many: int, stops_early: bool) -> bool:
+    if node["Node Type"] == "Seq Scan":
+        return True
+    if stops_early and "Filter" not in node:
+        return False
+    return not indexes.narrow(node) or node["Plan Rows"] >= many
+
+
+@dataclass(frozen=True, slots=True)
+class Indexes:
+    """What the catalogue says of the indexes there are."""
+
+    first_column: dict[str, str]
+    partial: frozenset[str]
+
+    @classmethod
+    async def read(cls, connection: "asyncpg.Connection[asyncpg.Record]") -> "Indexes":
+        """Of every table, and of every partition."""
+        rows = await connection.fetch(
+            "SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid, 1, true) AS first,"
+            " indpred IS NOT NULL AS partial FROM pg_index"
+        )
+        return cls({row["name"]: row["first"] for row in rows}, frozenset(r["name"] for r in rows if r["partial"]))
+
+    def narrow(self, node: dict[str, Any]) -> bool:
+        """Whether the scan goes to a part of its index: by a condition on the first column (Postgres 18 takes one on a
+        later column too, and walks on), or by being partial, which is a condition in itself."""
+        name = node["Index Name"]
+        if "Index Cond" not in node:
+            return name in self.partial
+        return re.search(rf"\b{re.escape(self.first_column[name])}\b", node["Index Cond"]) is not None
+
+
+async def generic_plan(connection: "asyncpg.Connection[asyncpg.Record]", statement: str) -> Plan:
+    """The plan for any values of the statement's parameters."""
+    # Inside a function, since the driver would want values for the parameters.
+    await connection.execute(_EXPLAIN)
+    return Plan.of_json(await connection.fetchval("SELECT pg_temp.explain($1)", statement))

@@ -1,0 +1,136 @@
+"""Every place of the API that takes text, found in the OpenAPI document, so that a new route is tried without being
+named; and requests that are good but for the text in one of them."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote
+
+Schema = Mapping[str, Any]
+JSONPath = tuple[str | int, ...]
+
+LONGEST_IN_URL: Final = 2000
+"""Servers refuse much longer request lines before the application sees them."""
+_SCALARS: Final = frozenset({"string", "integer", "number", "boolean"})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One parameter, or one member of a body (`where` is then its path in the document)."""
+
+    method: str
+    path: str
+    kind: str
+    """`path`, `query`, `header`, `body`, or `name`: of a member that the schema does not know."""
+    where: JSONPath
+    operation: Schema = field(compare=False, hash=False, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path} {self.kind} {'.'.join(map(str, self.where))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request, as httpx takes it."""
+
+    method: str
+    url: str
+    headers: dict[bytes, bytes]
+    content: bytes | None
+
+
+def places(document: Schema) -> Iterator[Place]:
+    """All places, in the document's order."""
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            for parameter in operation.get("parameters", []):
+                yield Place(method.upper(), path, parameter["in"], (parameter["name"],), operation)
+            if (schema := _body_schema(operation)) is not None:
+                for where in _text_in(document, schema):
+                    yield Place(method.upper(), path, "body", where, operation)
+                yield Place(method.upper(), path, "name", (), operation)
+
+
+def _body_schema(operation: Schema) -> Schema | None:
+    content = operation.get("requestBody", {}).get("content", {})
+    schema: Schema | None = content.get("application/json", {}).get("schema")
+    return schema
+
+
+def _resolve(document: Schema, schema: Schema) -> list[Schema]:
+    """What `schema` may stand for, without references and alternatives."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return _resolve(document, document["components"]["schemas"][name])
+    alternatives = [one for key in ("anyOf", "oneOf", "allOf") for one in schema.get(key, [])]
+    return [found for one in alternatives for found in _resolve(document, one)] or [schema]
+
+
+def _text_in(document: Schema, schema: Schema, where: JSONPath = ()) -> Iterator[JSONPath]:
+    """Paths to what may hold a string: strings, other scalars that might convert one, and what has no type at all."""
+    found: set[JSONPath] = set()
+    for one in _resolve(document, schema):
+        kind = one.get("type")
+        if kind == "object":
+            for name, member in one.get("properties", {}).items():
+                found |= set(_text_in(document, member, (*where, name)))
+        elif kind == "array":
+            found |= set(_text_in(document, one["items"], (*where, 0)))
+        elif kind in _SCALARS or kind is None:
+            found.add(where)
+    yield from sorted(found, key=str)
+
+
+def _sample(document: Schema, schema: Schema, good: Mapping[str, Any], name: str = "") -> Any:
+    """A value that the schema accepts, as far as can be told; `good` knows values by the member's name."""
+    if name in good:
+        return good[name]
+    one = _resolve(document, schema)[0]
+    kind = one.get("type")
+    if kind == "object":
+        members = one.get("properties", {})
+        return {required: _sample(document, members[required], good, required) for required in one.get("required", [])}
+    return {"array": [], "string": "x", "boolean": False}.get(str(kind), one.get("minimum", 1))
+
+
+def _put(document: Any, where: JSONPath, value: Any) -> Any:
+    """`document` with `value` at `where`."""
+    if not where:
+        return value
+    step, *rest = where
+    if isinstance(step, int):
+        return [_put(None, tuple(rest), value)]
+    members = document if isinstance(document, dict) else {}
+    return members | {step: _put(members.get(step), tuple(rest), value)}
+
+
+def _escaped(text: str) -> str:
+    return quote(text[:LONGEST_IN_URL], safe="", errors="surrogatepass")
+
+
+def prepare(document: Schema, place: Place, text: str, good: Mapping[str, Any]) -> Prepared:
+    """The request with `text` in its place, and `good` values in all others that must have one."""
+    parameters = {kind: dict[str, str]() for kind in ("path", "query", "header")}
+    for parameter in place.operation.get("parameters", []):
+        if parameter["in"] == "path" or parameter.get("required"):
+            parameters[parameter["in"]][parameter["name"]] = str(good[parameter["name"]])
+    if place.kind in parameters:
+        parameters[place.kind][str(place.where[0])] = text
+    url = place.path
+    for name, value in parameters["path"].items():
+        url = url.replace(f"{{{name}}}", _escaped(value))
+    if parameters["query"]:
+        url += "?" + "&".join(f"{name}={_escaped(value)}" for name, value in parameters["query"].items())
+    headers = {
+        name.encode(): value[:LONGEST_IN_URL].encode(errors="surrogatepass")
+        for name, value in parameters["header"].items()
+    }
+    content = None
+    if (schema := _body_schema(place.operation)) is not None:
+        body = _sample(document, schema, good)
+        if place.kind in {"body", "name"}:
+            body = _put(body, place.where or (text,), text)
+        content = json.dumps(body).encode()
+        headers[b"content-type"] = b"application/json"
+    return Prepared(place.method, url, headers, content)

@@ -1,0 +1,179 @@
+"""Clerk's session cookie: a browser sends it by itself, so each use must come from a page of ours."""
+
+import pytest
+
+from services.devstack.main_job import Person
+from services.user_management.tests.conftest import API_URL
+from services.user_management.tests.journey import Journey
+from services.user_management.tests.scenes import assert_problem
+
+FRONTEND = "https://app.example.com"
+OTHERS = ["https://evil.example", "null", "", "*", f"{FRONTEND}.evil.example", f"{FRONTEND}/", "http://app.example.com"]
+OWN_PAGE = {"sec-fetch-site": "same-origin"}
+OWN_ORIGIN = {"origin": API_URL}
+CHANGE = {"first_name": "Augusta"}
+
+
+@pytest.fixture(autouse=True)
+def frontend(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One front end that may call us from another origin."""
+    monkeypatch.setattr(journey.container.settings.frontend, "origins", [FRONTEND])
+
+
+@pytest.fixture
+async def ada(journey: Journey) -> Person:
+    return await journey.sign_up()
+
+
+def token(person: Person) -> str:
+    return person.headers["Authorization"].removeprefix("Bearer ")
+
+
+def cookie(person: Person, name: str = "__session") -> dict[str, str]:
+    return {"cookie": f"{name}={token(person)}"}
+
+
+@pytest.mark.parametrize("name", ["__session", "__session_a1B2c3D4"])
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+async def test_read_from_a_page_of_ours_is_answered(journey: Journey, ada: Person, name: str, site: str) -> None:
+    headers = cookie(ada, name) | {"sec-fetch-site": site}
+
+    response = await journey.client.get("/users/me", headers=headers)
+
+    assert (response.status_code, response.json()["id"]) == (200, ada.id)
+
+
+@pytest.mark.parametrize("site", [None, "cross-site", "same-site", "", "Same-Origin", "same-origin, none", "*"])
+async def test_read_from_another_site_is_refused(journey: Journey, ada: Person, site: str | None) -> None:
+    headers = cookie(ada) | ({} if site is None else {"sec-fetch-site": site}) | OWN_ORIGIN
+
+    assert_problem(await journey.client.get("/users/me", headers=headers), 403, "cross_site_request")
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+@pytest.mark.parametrize("origin", [API_URL, FRONTEND])
+async def test_change_from_an_allowed_origin_is_made(journey: Journey, ada: Person, method: str, origin: str) -> None:
+    headers = cookie(ada) | {"origin": origin}
+
+    response = await journey.client.request(method, "/users/me", headers=headers, json=CHANGE)
+
+    assert (response.status_code, response.json()["first_name"]) == (200, "Augusta")
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT", "DELETE"])
+@pytest.mark.parametrize("origin", [None, *OTHERS])
+async def test_change_from_another_origin_is_refused(
+    journey: Journey, ada: Person, method: str, origin: str | None
+) -> None:
+    # What a foreign page cannot forge for a read is not enough for a change.
+    headers = cookie(ada) | OWN_PAGE | ({} if origin is None else {"origin": origin})
+
+    response = await journey.client.request(method, "/users/me", headers=headers, json=CHANGE)
+
+    assert_problem(response, 403, "cross_site_request")
+    assert (await journey.client.get("/users/me", headers=ada.headers)).json()["first_name"] == "Ada"
+
+
+@pytest.mark.parametrize("second", [API_URL, "https://evil.example"])
+async def test_change_with_two_origins_is_refused(journey: Journey, ada: Person, second: str) -> None:
+    headers = [*cookie(ada).items(), ("origin", API_URL), ("origin", second)]
+
+    response = await journey.client.patch("/users/me", headers=headers, json=CHANGE)
+
+    assert_problem(response, 403, "cross_site_request")
+
+
+async def test_connecting_an_account_from_another_origin_is_refused(journey: Journey, ada: Person) -> None:
+    path = "/users/me/integrations/sandbox-static/authorize"
+
+    response = await journey.client.post(path, headers=cookie(ada) | {"origin": OTHERS[0]}, json={"scopes": []})
+
+    assert_problem(response, 403, "cross_site_request")
+
+
+async def test_guards_of_admins_take_the_cookie_as_strictly(journey: Journey, ada: Person) -> None:
+    headers = cookie(ada) | {"sec-fetch-site": "cross-site"}
+
+    assert_problem(await journey.client.get("/admin/users", headers=headers), 403, "cross_site_request")
+    assert_problem(await journey.client.get("/admin/users", headers=cookie(ada) | OWN_PAGE), 403, "forbidden")
+
+
+async def test_suffixed_cookie_of_ours_wins_over_the_plain_one(journey: Journey, ada: Person) -> None:
+    bob = await journey.sign_up("bob@example.com")
+    headers = {"cookie": f"__session={token(bob)}; __session_a1B2c3D4={token(ada)}"} | OWN_PAGE
+
+    assert (await journey.client.get("/users/me", headers=headers)).json()["id"] == ada.id
+
+
+@pytest.mark.parametrize(
+    "cookies",
+    [
+        "__session_other=garbage; __session={}",
+        "__session={}; __session_other=a.b.c; theme=dark",
+        "__session_other=; __session={}",
+        "a=1; __session_x=x; __session_yy=y; __session_zzz=z; __session={}",
+    ],
+)
+async def test_cookies_of_other_instances_are_passed_over(journey: Journey, ada: Person, cookies: str) -> None:
+    headers = {"cookie": cookies.replace("{}", token(ada))} | OWN_PAGE
+
+    assert (await journey.client.get("/users/me", headers=headers)).json()["id"] == ada.id
+
+
+async def test_too_many_cookies_are_not_tried_one_by_one(journey: Journey, ada: Person) -> None:
+    cookies = [f"__session_{number}=garbage" for number in range(4)] + [f"__session={token(ada)}"]
+
+    response = await journey.client.get("/users/me", headers={"cookie": "; ".join(cookies)} | OWN_PAGE)
+
+    assert_problem(response, 401, "unauthenticated")
+
+
+@pytest.mark.parametrize(
+    "cookies",
+    [
+        "__session=garbage",
+        "__session=",
+        "__session",
+        "__session=a.b.c; __session_x=d.e.f",
+        "session={}",
+        "__Session={}",
+        "__sessions={}",
+        "__client_uat=1; __clerk_db_jwt={}",
+        '__session="{}x"',
+        "__session={}{}",
+        "__session=Bearer {}",
+    ],
+)
+async def test_cookie_that_is_no_session_is_unauthenticated(journey: Journey, ada: Person, cookies: str) -> None:
+    headers = {"cookie": cookies.replace("{}", token(ada))} | OWN_PAGE
+
+    assert_problem(await journey.client.get("/users/me", headers=headers), 401, "unauthenticated")
+
+
+async def test_expired_cookie_is_unauthenticated(journey: Journey, ada: Person) -> None:
+    old = journey.sandbox.clerk.session_token(ada.id, issued_at=1_000_000_000)
+
+    response = await journey.client.get("/users/me", headers={"cookie": f"__session={old}"} | OWN_PAGE)
+
+    assert_problem(response, 401, "unauthenticated")
+
+
+async def test_authorization_wins_over_the_cookie(journey: Journey, ada: Person) -> None:
+    bob = await journey.sign_up("bob@example.com")
+
+    good = await journey.client.get("/users/me", headers=cookie(bob) | ada.headers)
+    bad = await journey.client.get("/users/me", headers=cookie(bob) | OWN_PAGE | {"authorization": "Bearer garbage"})
+    empty = await journey.client.get("/users/me", headers=cookie(bob) | OWN_PAGE | {"authorization": ""})
+
+    assert good.json()["id"] == ada.id
+    assert_problem(bad, 401, "unauthenticated")
+    assert_problem(empty, 401, "unauthenticated")
+
+
+async def test_cookie_is_no_credential_of_a_service(journey: Journey, ada: Person) -> None:
+    key = (await journey.service_key())["Authorization"].removeprefix("Bearer ")
+    headers = {"cookie": f"__session={key}"} | OWN_ORIGIN
+
+    response = await journey.client.post("/internal/users/batch-get", headers=headers, json={"user_ids": [ada.id]})
+
+    assert_problem(response, 401, "unauthenticated")

@@ -1,0 +1,205 @@
+"""Who may act, as of when; and how often activity is written."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import asyncpg
+import pytest
+
+from services.user_management.database import Database
+from services.user_management.services.user_service import SignIn, UserStates
+from services.user_management.services.user_service.states import CACHE_SECONDS
+from services.user_management.tests.journey import Journey
+from services.user_management.tests.scenes import Headers, assert_problem, only_row
+
+
+class MovedClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self._wall = datetime.now(UTC)
+        self._seconds = 1000.0
+
+    def now(self) -> datetime:
+        return self._wall
+
+    def monotonic(self) -> float:
+        return self._seconds
+
+    def move(self, **time: float) -> None:
+        step = timedelta(**time)
+        self._wall += step
+        self._seconds += step.total_seconds()
+
+
+@pytest.fixture
+def clock() -> MovedClock:
+    return MovedClock()
+
+
+@pytest.fixture
+def other_process(journey: Journey, clock: MovedClock, monkeypatch: pytest.MonkeyPatch) -> UserStates:
+    """The memory of another process, which the guards of the application under test now ask."""
+    container = journey.container
+    states = UserStates(container.database, clock)
+    sign_in = SignIn(
+        states=states,
+        upstream=container.upstream,
+        unit_of_work=container.unit_of_work,
+        admin_user_ids=frozenset(container.settings.admin.user_ids),
+        clock=clock,
+    )
+    monkeypatch.setattr(container, "sign_in", sign_in)
+    return states
+
+
+async def status_of(journey: Journey, headers: Headers) -> int:
+    return (await journey.client.get("/users/me", headers=headers)).status_code
+
+
+async def test_suspended_user_is_refused_at_once_by_the_same_process(journey: Journey, admin: Headers) -> None:
+    ada = await journey.sign_up()
+    assert await status_of(journey, ada.headers) == 200
+
+    await journey.client.post(f"/admin/users/{ada.id}/suspend", headers=admin, json={})
+
+    assert_problem(await journey.client.get("/users/me", headers=ada.headers), 403, "user_inactive")
+
+
+async def test_suspended_user_is_refused_within_two_seconds_by_another_process(
+    journey: Journey, clock: MovedClock, other_process: UserStates
+) -> None:
+    ada = await journey.sign_up()
+    assert await status_of(journey, ada.headers) == 200
+
+    await journey.container.administration.suspend_user(ada.id, reason=None)
+    clock.move(seconds=CACHE_SECONDS - 0.01)
+    before = await status_of(journey, ada.headers)
+    clock.move(seconds=0.01)
+    after = await status_of(journey, ada.headers)
+
+    assert CACHE_SECONDS <= 2
+    assert (before, after) == (200, 403)
+
+
+async def test_lifted_suspension_is_seen_within_two_seconds_by_another_process(
+    journey: Journey, clock: MovedClock, other_process: UserStates
+) -> None:
+    ada = await journey.sign_up()
+    await journey.container.administration.suspend_user(ada.id, reason=None)
+    assert await status_of(journey, ada.headers) == 403
+
+    await journey.container.administration.unsuspend_user(ada.id)
+    clock.move(seconds=CACHE_SECONDS)
+
+    assert await status_of(journey, ada.headers) == 200
+
+
+class _LateAnswers:
+    """Postgres behind a slow line: an answer is on its way until `arrive` is set."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self._pool = pool
+        self.sent = asyncio.Event()
+        self.arrive = asyncio.Event()
+
+    @property
+    def door(self) -> "_LateAnswers":
+        return self
+
+    @asynccontextmanager
+    async def acquire(self, **_options: float) -> AsyncIterator["_LateAnswers"]:
+        yield self
+
+    async def fetchrow(self, statement: str, *arguments: Any) -> Any:
+        row = await self._pool.fetchrow(statement, *arguments)
+        self.sent.set()
+        await self.arrive.wait()
+        return row
+
+
+async def test_answer_of_before_a_suspension_that_arrives_after_it_is_not_remembered(
+    journey: Journey, clock: MovedClock
+) -> None:
+    ada = await journey.sign_up()
+    line = _LateAnswers(journey.container.database.door)
+    states = UserStates(cast("Database", line), clock)
+    issuer = journey.sandbox.clerk.issuer
+    early = asyncio.create_task(states.find(issuer, ada.id))
+    await line.sent.wait()
+
+    await journey.container.administration.suspend_user(ada.id, reason=None)
+    states.forget()
+    line.arrive.set()
+    await early
+    late = await states.find(issuer, ada.id)
+
+    assert late is not None
+    assert late.status == "suspended"
+
+
+# Activity
+
+
+async def last_active(journey: Journey, user_id: str) -> datetime | None:
+    row = await only_row(journey, "SELECT last_active_at FROM users WHERE id = $1", user_id)
+    moment: datetime | None = row["last_active_at"]
+    return moment
+
+
+async def be_inactive(journey: Journey, user_id: str, *, minutes: float) -> datetime:
+    """Move the last activity into the past, and let everybody look again."""
+    statement = "UPDATE users SET last_active_at = now() - make_interval(secs => $2) WHERE id = $1 RETURNING *"
+    row = await journey.owner.fetchrow(statement, user_id, minutes * 60)
+    assert row is not None
+    journey.container.states.forget()
+    moment: datetime = row["last_active_at"]
+    return moment
+
+
+async def test_first_request_is_activity_and_raises_no_version(journey: Journey) -> None:
+    ada = await journey.sign_up()
+
+    await status_of(journey, ada.headers)
+
+    assert await last_active(journey, ada.id) is not None
+    row = await only_row(journey, "SELECT version, updated_at = created_at AS same FROM users WHERE id = $1", ada.id)
+    assert row == {"version": 1, "same": True}
+
+
+@pytest.mark.parametrize(("minutes", "written"), [(4.9, False), (5.1, True)])
+async def test_activity_is_written_once_in_five_minutes(journey: Journey, minutes: float, *, written: bool) -> None:
+    ada = await journey.sign_up()
+    before = await be_inactive(journey, ada.id, minutes=minutes)
+
+    await asyncio.gather(*(status_of(journey, ada.headers) for _ in range(10)))
+
+    assert (await last_active(journey, ada.id) != before) is written
+
+
+async def test_activity_is_written_once_by_several_processes(
+    journey: Journey, clock: MovedClock, other_process: UserStates
+) -> None:
+    ada = await journey.sign_up()
+    await be_inactive(journey, ada.id, minutes=10)
+    await other_process.find(journey.sandbox.clerk.issuer, ada.id)
+    await journey.owner.execute("UPDATE users SET last_active_at = now() - interval '1 minute'")
+    noted_elsewhere = await last_active(journey, ada.id)
+
+    # Remembers ten minutes, and the database knows better.
+    await status_of(journey, ada.headers)
+
+    assert await last_active(journey, ada.id) == noted_elsewhere
+
+
+async def test_activity_of_an_impersonator_is_not_the_users(journey: Journey) -> None:
+    ada = await journey.sign_up()
+    before = await be_inactive(journey, ada.id, minutes=60)
+    headers = journey.headers_of(ada.id, act={"sub": "user_support"})
+
+    assert await status_of(journey, headers) == 200
+
+    assert await last_active(journey, ada.id) == before
