@@ -20,6 +20,10 @@ from services.devstack.server import SERVER_ENVIRONMENT
 from services.devstack.valkey import ValkeyServer
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
+ISSUER: Final = "https://clerk.example.com"
+AUTHORIZED_PARTY: Final = "https://app.example.com"
+NOBODY_REFUSED: Final = {"LIMITS_USER": "1000000/60", "LIMITS_INTERNAL": "1000000/1"}
+"""Every request is counted, as in production, and none is one too many."""
 _PREPARATION_SECONDS: Final = 300.0
 
 
@@ -40,18 +44,27 @@ class Deployment:
             raise BenchmarkError(f"{' '.join(arguments[:3])}: {finished.last_line}")
         return finished
 
-    def query(self, sql: str) -> str:
-        """What psql prints for `sql`, as the superuser. Raises BenchmarkError."""
-        flags = ["-XAtq", "-v", "ON_ERROR_STOP=1", "-h", str(self.postgres.socket_dir), "-U", SUPERUSER, "-d", DATABASE]
-        finished = process.run([self.postgres.bin_dir / "psql", *flags, "-c", sql], env=SERVER_ENVIRONMENT)
+    def query(self, sql: str, *, role: str = SUPERUSER) -> str:
+        """What psql prints for `sql`, which runs as `role`. Raises BenchmarkError."""
+        flags = ["-XAtq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-U", role, "-d", DATABASE]
+        command: list[str | Path] = [
+            self.postgres.bin_dir / "psql",
+            *flags,
+            "-h",
+            str(self.postgres.socket_dir),
+            "-c",
+            sql,
+        ]
+        finished = process.run(command, env=SERVER_ENVIRONMENT, timeout=_PREPARATION_SECONDS)
         if finished.returncode != 0:
             raise BenchmarkError(f"psql: {finished.last_line}")
         return finished.output.strip()
 
 
 @contextmanager
-def deployed(postgres_settings: Mapping[str, str]) -> Iterator[Deployment]:
-    """Start a deployment whose postgresql.conf is overridden by `postgres_settings`.
+def deployed(postgres_settings: Mapping[str, str], environment: Mapping[str, str]) -> Iterator[Deployment]:
+    """Start a deployment whose postgresql.conf is overridden by `postgres_settings`, and its variables by
+    `environment`.
 
     Raises BenchmarkError or DevstackError.
     """
@@ -60,7 +73,7 @@ def deployed(postgres_settings: Mapping[str, str]) -> Iterator[Deployment]:
         PostgresServer(folder / "postgres", settings=postgres_settings) as postgres,
         ValkeyServer(folder / "valkey") as valkey,
     ):
-        deployment = Deployment(folder, production_environment(postgres, valkey), postgres)
+        deployment = Deployment(folder, {**production_environment(postgres, valkey), **environment}, postgres)
         deployment.run_python("-m", "services.user_management.cli", "db", "upgrade")
         yield deployment
 
@@ -78,13 +91,13 @@ def production_environment(postgres: PostgresServer, valkey: ValkeyServer) -> di
         "DATABASE_URL": postgres.url(role=RUNTIME_ROLE),
         "DATABASE_MIGRATION_URL": postgres.url(role=OWNER_ROLE),
         "REDIS_URL": valkey.url(),
-        "CLERK_ISSUER": "https://clerk.example.com",
-        "CLERK_AUTHORIZED_PARTIES": json.dumps(["https://app.example.com"]),
+        "CLERK_ISSUER": ISSUER,
+        "CLERK_AUTHORIZED_PARTIES": json.dumps([AUTHORIZED_PARTY]),
         "CLERK_SECRET_KEY": secrets.clerk_secret_key,
         "CLERK_WEBHOOK_SIGNING_SECRET": secrets.webhook_secret,
-        "FRONTEND_ORIGINS": json.dumps(["https://app.example.com"]),
-        "FRONTEND_RETURN_URLS": json.dumps(["https://app.example.com/connected"]),
-        "FRONTEND_CONNECT_URL": "https://app.example.com/connect/{provider}?scopes={scopes}",
+        "FRONTEND_ORIGINS": json.dumps([AUTHORIZED_PARTY]),
+        "FRONTEND_RETURN_URLS": json.dumps([f"{AUTHORIZED_PARTY}/connected"]),
+        "FRONTEND_CONNECT_URL": f"{AUTHORIZED_PARTY}/connect/{{provider}}?scopes={{scopes}}",
         "OAUTH_CLIENTS": json.dumps({"google": {"client_id": "benchmark", "client_secret": "never-sent"}}),
         "ENCRYPTION_KEYS": json.dumps({"1": secrets.encryption_key}),
         "ENCRYPTION_SALT": secrets.encryption_salt,

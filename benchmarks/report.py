@@ -36,9 +36,19 @@ class Promise:
     counts: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def at_least(cls, promise_id: str, what: str, figure: float, limit: float) -> Self:
-        """Kept when `figure` reaches `limit`."""
-        return cls(promise_id, what, figure, f">= {limit:g}", _verdict(kept=figure >= limit))
+    def at_least(
+        cls,
+        promise_id: str,
+        what: str,
+        figure: float,
+        limit: float,
+        *,
+        judged: bool = True,
+        counts: Mapping[str, float] | None = None,
+    ) -> Self:
+        """Kept when `figure` reaches `limit`; not judged where the machine allows no judgement."""
+        verdict = _verdict(kept=figure >= limit, judged=judged)
+        return cls(promise_id, what, figure, f">= {limit:g}", verdict, counts or {})
 
     @classmethod
     def at_most(
@@ -52,12 +62,12 @@ class Promise:
         counts: Mapping[str, float] | None = None,
     ) -> Self:
         """Kept when `figure` does not exceed `limit`; not judged where the machine allows no judgement."""
-        verdict = _verdict(kept=figure <= limit) if judged else Verdict.NOT_JUDGED
+        verdict = _verdict(kept=figure <= limit, judged=judged)
         return cls(promise_id, what, figure, f"<= {limit:g}", verdict, counts or {})
 
     def line(self) -> str:
         """For a person."""
-        return f"{self.verdict:<10}  {self.id:<42}  {self.figure:>8.1f} {self.what}, limit {self.limit}"
+        return f"{self.verdict:<10}  {self.id:<52}  {self.figure:>8.2f} {self.what}, limit {self.limit}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +122,26 @@ def write_json(
     path.write_text(json.dumps(document, indent=2) + "\n")
 
 
+def conclude(
+    shown: str,
+    promises: Sequence[Promise],
+    circumstances: Circumstances,
+    *,
+    json_path: Path | None,
+    details: Mapping[str, Any],
+) -> bool:
+    """Print the table `shown` and the promises, write the result file if one is wanted; whether every bar is met.
+
+    Raises OSError.
+    """
+    print(f"\n{shown}\n")
+    for promise in promises:
+        print(promise.line())
+    if json_path:
+        write_json(json_path, circumstances, promises, details)
+    return passed(promises)
+
+
 def passed(promises: Sequence[Promise]) -> bool:
     """Whether no promise that was judged is broken."""
     return all(promise.verdict is not Verdict.FAIL for promise in promises)
@@ -126,5 +156,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _verdict(*, kept: bool) -> Verdict:
+def _verdict(*, kept: bool, judged: bool) -> Verdict:
+    if not judged:
+        return Verdict.NOT_JUDGED
     return Verdict.PASS if kept else Verdict.FAIL

@@ -25,9 +25,8 @@ local requests = {}
 
 function init(arguments)
   math.randomseed($seed)
-  local headers = $headers
-  for body in io.lines($bodies) do
-    requests[#requests + 1] = wrk.format("POST", $path, headers, body)
+  for line in io.lines($lines) do
+    requests[#requests + 1] = $request
   end
 end
 
@@ -44,6 +43,43 @@ function done(summary, latency, _)
     errors.connect, errors.read, errors.write, errors.status, errors.timeout))
 end
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class Posts:
+    """Requests that differ in their body."""
+
+    path: str
+    headers: Mapping[str, str]
+    bodies: Sequence[str]
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """What differs."""
+        return self.bodies
+
+    def lua(self) -> str:
+        """The request whose body is `line`. Raises ValueError."""
+        table = ", ".join(f"[{_literal(name)}] = {_literal(value)}" for name, value in self.headers.items())
+        return f'wrk.format("POST", {_literal(self.path)}, {{{table}}}, line)'
+
+
+@dataclass(frozen=True, slots=True)
+class Gets:
+    """Requests that differ in who makes them."""
+
+    path: str
+    authorizations: Sequence[str]
+    """Values of the Authorization header."""
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """What differs."""
+        return self.authorizations
+
+    def lua(self) -> str:
+        """The request whose Authorization is `line`. Raises ValueError."""
+        return f'wrk.format("GET", {_literal(self.path)}, {{["Authorization"] = line}})'
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +118,15 @@ def require() -> Path:
     return Path(found)
 
 
-def write_script(
-    path: Path, *, request_path: str, headers: Mapping[str, str], bodies: Sequence[str], seed: int
-) -> None:
-    """Write the Lua script, and its bodies beside it: POSTs to `request_path`, each with one of `bodies` by lot."""
-    bodies_path = path.with_suffix(".bodies")
-    bodies_path.write_text("".join(f"{body}\n" for body in bodies))
-    table = ", ".join(f"[{_literal(name)}] = {_literal(value)}" for name, value in headers.items())
-    path.write_text(
-        _SCRIPT.substitute(
-            seed=seed,
-            headers=f"{{{table}}}",
-            bodies=_literal(str(bodies_path)),
-            path=_literal(request_path),
-            mark=_MARK,
-        )
-    )
+def write_script(path: Path, requests: Posts | Gets, *, seed: int) -> None:
+    """Write the Lua script, and what the requests differ in beside it: each request is one of `requests` by lot.
+
+    Raises ValueError for what would not be one line of the script.
+    """
+    lines_path = path.with_suffix(".lines")
+    lines_path.write_text("".join(f"{line}\n" for line in requests.lines))
+    lines = _literal(str(lines_path))
+    path.write_text(_SCRIPT.substitute(seed=seed, lines=lines, request=requests.lua(), mark=_MARK))
 
 
 def run(load: Load) -> LoadResult:

@@ -53,21 +53,29 @@ def test_output_with_no_answers_raises_naming_the_failures() -> None:
         wrk.parse(nothing)
 
 
-def test_script_quotes_what_it_is_given(tmp_path: Path) -> None:
+def test_script_of_posts_quotes_what_it_is_given(tmp_path: Path) -> None:
     script = tmp_path / "load.lua"
 
-    wrk.write_script(script, request_path='/a"b', headers={"X-Key": "a\\b"}, bodies=['{"n": 1}', '{"n": 2}'], seed=7)
+    wrk.write_script(script, wrk.Posts('/a"b', {"X-Key": "a\\b"}, ['{"n": 1}', '{"n": 2}']), seed=7)
 
     text = script.read_text()
     assert "math.randomseed(7)" in text
-    assert r'local headers = {["X-Key"] = "a\\b"}' in text
-    assert r'"/a\"b"' in text
-    assert (tmp_path / "load.bodies").read_text() == '{"n": 1}\n{"n": 2}\n'
+    assert r'wrk.format("POST", "/a\"b", {["X-Key"] = "a\\b"}, line)' in text
+    assert (tmp_path / "load.lines").read_text() == '{"n": 1}\n{"n": 2}\n'
+
+
+def test_script_of_gets_takes_authorizations_from_file(tmp_path: Path) -> None:
+    script = tmp_path / "load.lua"
+
+    wrk.write_script(script, wrk.Gets("/users/me", ["Bearer one", "Bearer two"]), seed=7)
+
+    assert 'wrk.format("GET", "/users/me", {["Authorization"] = line})' in script.read_text()
+    assert (tmp_path / "load.lines").read_text() == "Bearer one\nBearer two\n"
 
 
 def test_script_with_a_line_break_in_a_header_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="printable"):
-        wrk.write_script(tmp_path / "load.lua", request_path="/", headers={"X": "a\nb"}, bodies=[], seed=1)
+        wrk.write_script(tmp_path / "load.lua", wrk.Posts("/", {"X": "a\nb"}, []), seed=1)
 
 
 def test_missing_wrk_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from services.user_management.integrations.oauth_config import BUILT_IN, Provide
 from services.user_management.rate_limiter import RateLimits
 from services.user_management.redis_client import create_redis_client
 from services.user_management.security.encryption import TokenEncryption
-from services.user_management.security.jwks import PinnedKey, RemoteKeySet, SigningKeys
+from services.user_management.security.jwks import PinnedKey, RemoteKeySet, RenewedKeys
 from services.user_management.security.jwt import SessionVerifier
 from services.user_management.security.key_source import KeySource, StaticKeySource
 from services.user_management.security.signing import Signer
@@ -80,8 +80,9 @@ class Container:
         self.unit_of_work = unit_of_work_factory(self.clock)
         self.signer = Signer(settings.signing.secret.get_secret_value().split())
         self.providers = _providers(settings)
+        self.signing_keys = self._signing_keys()
         self.sessions = SessionVerifier(
-            self._signing_keys(),
+            self.signing_keys,
             issuer=settings.clerk.issuer,
             authorized_parties=settings.clerk.authorized_parties,
             clock=self.clock,
@@ -216,7 +217,7 @@ class Container:
         await self.redis.aclose()
         await self.database.disconnect()
 
-    def _signing_keys(self) -> SigningKeys:
+    def _signing_keys(self) -> RenewedKeys:
         clerk = self.settings.clerk
         if clerk.jwt_key is not None:
             return PinnedKey(clerk.jwt_key)

@@ -8,7 +8,7 @@ per process that is bound later. Constructing it connects to nothing.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 from ormar import DatabaseConnection
@@ -56,6 +56,25 @@ def driver_url(url: str) -> str:
 def role_of(url: str) -> str:
     """The role that `url` logs in as."""
     return make_url(url).username or ""
+
+
+DriverPool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+
+@asynccontextmanager
+async def borrowed(
+    pool: DriverPool, *, timeout_seconds: float
+) -> AsyncIterator["asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"]:
+    """A connection of `pool`, waited for `timeout_seconds` at most. Raises TimeoutError.
+
+    The pool's own timeout makes a task for each acquisition: a tenth of the CPU of a whole request.
+    """
+    async with asyncio.timeout(timeout_seconds):
+        connection = await pool.acquire()
+    try:
+        yield connection
+    finally:
+        await pool.release(connection)
 
 
 async def _keep_session(_connection: object) -> None:
@@ -115,7 +134,7 @@ class Database:
 
     @property
     def door(self) -> "asyncpg.Pool[asyncpg.Record]":
-        """Driver connections that may write; `queries.token_read` alone uses them."""
+        """Driver connections, for the statements in the path of every request; that of `queries.token_read` writes."""
         if self._door is None:
             raise DatabaseUnavailableError
         return self._door

@@ -1,8 +1,10 @@
 """Structured logs: one event per line, `noun.verb_past` with fields, and no secret in any of them."""
 
+import json
 import logging
 import re
 import sys
+from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
 import structlog
@@ -52,6 +54,39 @@ def _add_context(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
     return event
 
 
+class RequestLog:
+    """The line of each request. Its fields are all ours (a method, a route's template, numbers, an id), so in JSON it
+    is written without the chain that searches for secrets, which costs a quarter of a read of one's own profile."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger("services.user_management.access")
+        self._stream: TextIO | None = None
+
+    def write_to(self, stream: TextIO | None) -> None:
+        """JSON lines to `stream`; None: through the chain."""
+        self._stream = stream
+
+    def __call__(self, **fields: str | float) -> None:
+        """Write one line."""
+        if self._stream is None:
+            self._log.info("request.completed", **fields)
+            return
+        context = current_context()
+        line = {
+            **fields,
+            "request_id": context.request_id,
+            "event": "request.completed",
+            "level": "info",
+            "logger": "services.user_management.access",
+            "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        }
+        self._stream.write(json.dumps(line) + "\n")
+        self._stream.flush()
+
+
+log_request: Final = RequestLog()
+
+
 def configure_logging(*, level: str, json_lines: bool, stream: TextIO = sys.stdout) -> None:
     """Send everything, also what libraries log, through one chain to `stream`."""
     shared: list[Processor] = [
@@ -86,6 +121,7 @@ def configure_logging(*, level: str, json_lines: bool, stream: TextIO = sys.stdo
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    log_request.write_to(stream if json_lines and root.isEnabledFor(logging.INFO) else None)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "celery", "celery.task", "celery.redirected"):
         library = logging.getLogger(name)
         library.handlers = []

@@ -5,7 +5,7 @@ import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any, Final
 
@@ -66,13 +66,13 @@ def create_app(settings: Settings, container: Container | None = None) -> FastAP
             graph = Container(settings)
             await graph.start()
         app.state.container = graph
-        watch = asyncio.create_task(graph.health.watch())
+        watchers = [asyncio.create_task(watch) for watch in (graph.health.watch(), graph.signing_keys.keep_fresh())]
         try:
             yield
         finally:
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
             await graph.stop()
 
     app = FastAPI(

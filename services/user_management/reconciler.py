@@ -1,7 +1,6 @@
 """Composes the reconciliation with Clerk, beside the container: the SDK costs a process 35 MB, which those that serve
 requests need not pay."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -31,12 +30,9 @@ def create_reconciler(container: Container) -> ReconcileService:
     )
 
 
-def reconcile_slice(container: Container) -> Callable[[Any], Awaitable[Any]]:
+async def reconcile_slice(container: Container, cursor: Any) -> Any:
     """The slice for the slot runner; where no key is configured there is nothing to do, and the log says so."""
-    if container.settings.clerk.secret_key is not None:
-        return create_reconciler(container).sweep_slice
-
-    async def skip(_cursor: Any) -> None:
+    if container.settings.clerk.secret_key is None:
         log.warning("reconcile.skipped", reason="CLERK_SECRET_KEY is not set")
-
-    return skip
+        return None
+    return await create_reconciler(container).sweep_slice(cursor)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from services.user_management.auth.clerk import DocumentedSession, get_current_user
+from services.user_management.auth.clerk import DocumentedSession, authenticate_user
 from services.user_management.auth.service_auth import (
     DocumentedBearer,
     DocumentedHeader,
@@ -16,9 +16,15 @@ from services.user_management.auth.service_auth import (
 from services.user_management.core.principal import Principal
 from services.user_management.enums import ServicePermission
 
+
 async def _get_caller(request: Request) -> Principal:
-    """A service or a user. The credential's shape decides which: a key that is refused is not tried as a session."""
-    return await (get_current_service(request) if presents_service_key(request) else get_current_user(request))
+    """A service or a user. The credential's shape decides which: a key that is refused is not tried as a session.
+
+    No memory of who was active: an admin who was suspended must not undo it at another process.
+    """
+    if presents_service_key(request):
+        return await get_current_service(request)
+    return await authenticate_user(request, fresh=True)
 
 
 def admin_or_permitted(permission: ServicePermission) -> Callable[..., Coroutine[Any, Any, Principal]]:

@@ -34,12 +34,21 @@ async def verify_jwt_token(request: Request) -> SessionClaims:
     return await sessions.verify(last)
 
 
-async def get_current_user(request: Request, _: DocumentedSession = None) -> Principal:
-    """The signed-in, active user; whatever the request does is done in their name, and from their allowance."""
-    principal = await get_container(request).sign_in.sign_in(await verify_jwt_token(request))
+async def authenticate_user(request: Request, *, fresh: bool) -> Principal:
+    """The signed-in, active user; whatever the request does is done in their name, and from their allowance.
+
+    `fresh`: active at this moment, not within the last two seconds.
+    """
+    session = await verify_jwt_token(request)
+    principal = await get_container(request).sign_in.sign_in(session, fresh=fresh)
     act_as(principal)
     await user_limit(request)
     return principal
+
+
+async def get_current_user(request: Request, _: DocumentedSession = None) -> Principal:
+    """The signed-in user."""
+    return await authenticate_user(request, fresh=False)
 
 
 CurrentUser = Annotated[Principal, Depends(get_current_user)]

@@ -68,5 +68,12 @@ def _refuse_other_sites(request: Request) -> None:
 
 def _allowed_origins(request: Request) -> set[str]:
     settings = get_container(request).settings
-    own = urlsplit(settings.public_url)
-    return {f"{own.scheme}://{own.netloc}", *settings.frontend.origins}
+    return {_origin(settings.public_url), *settings.frontend.origins}
+
+
+def _origin(url: str) -> str:
+    """As browsers write it (RFC 6454 section 6.2): lower case, without the port that goes without saying."""
+    parts = urlsplit(url)
+    port = None if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else parts.port
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}" + (f":{port}" if port else "")

@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.user_management.core.context import RequestContext, current_context, use_context
+from services.user_management.logging_config import log_request
 from services.user_management.middleware.client_address import client_address
 from services.user_management.middleware.problems import as_application_error, problem_response
 from services.user_management.settings import Network
@@ -28,8 +28,6 @@ _UNLOGGED: Final = frozenset({"/health", "/ready"})
 """Probes would drown everything else."""
 _RECORDED: Final = frozenset({"/internal/tokens/get"})
 """Each read that succeeds is a row of token_reads, with this request's id: a log line would cost more than the read."""
-
-log = structlog.get_logger("services.user_management.access")
 
 
 class RequestContextMiddleware:
@@ -79,8 +77,7 @@ class RequestContextMiddleware:
         if scope["path"] in _UNLOGGED or (status == 200 and scope["path"] in _RECORDED):
             return
         route = scope.get("route")
-        log.info(
-            "request.completed",
+        log_request(
             method=scope["method"],
             # The template, never the path: ids and whatever else a caller puts there stay out of the log.
             route=getattr(route, "path", "unmatched"),

@@ -10,6 +10,12 @@ from services.user_management.enums import UpstreamStatus, UserStatus
 from services.user_management.models.base import JSONB, Bytes, Identifier, index, metadata, one_of, table
 
 _LIVE = "deleted_at IS NULL"
+LAST_NAME_ALONE = "NOT starts_with(coalesce(email_normalized, ''), last_name_normalized)"
+"""Whoever's address begins with the whole name is found by the address, whatever beginning of the name is given."""
+FIRST_NAME_ALONE = (
+    "NOT starts_with(coalesce(email_normalized, ''), first_name_normalized)"
+    " AND NOT starts_with(coalesce(last_name_normalized, ''), first_name_normalized)"
+)
 
 
 class User(ormar.Model):
@@ -22,8 +28,8 @@ class User(ormar.Model):
         one_of("upstream_status", UpstreamStatus),
         # What a search of the living goes by, each with the id that pages go on from.
         index("ix_users_live_email", "email_normalized", "id", where=_LIVE),
-        index("ix_users_live_first_name", "first_name_normalized", "id", where=_LIVE),
-        index("ix_users_live_last_name", "last_name_normalized", "id", where=_LIVE),
+        index("ix_users_live_last_name", "last_name_normalized", "id", where=f"{_LIVE} AND {LAST_NAME_ALONE}"),
+        index("ix_users_live_first_name", "first_name_normalized", "id", where=f"{_LIVE} AND {FIRST_NAME_ALONE}"),
         index("ix_users_live_created_at", "created_at", "id", where=_LIVE),
         index("ix_users_live_status", "status", "created_at", "id", where=_LIVE),
         index("ix_users_deleted_at", "deleted_at", "id", where="deleted_at IS NOT NULL"),

@@ -10,9 +10,8 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-import asyncpg
-
 from services.user_management.core.ids import uuid7
+from services.user_management.database import DriverPool, borrowed
 from services.user_management.enums import TokenOutcome
 
 STATEMENT: Final = """
@@ -122,11 +121,9 @@ class TokenReading:
     ciphertext: bytes | None
 
 
-async def read_token(
-    pool: "asyncpg.Pool[asyncpg.Record]", query: TokenQuery, *, timeout_seconds: float
-) -> TokenReading:
+async def read_token(pool: DriverPool, query: TokenQuery, *, timeout_seconds: float) -> TokenReading:
     """Run the statement. When it raises, no token leaves: the record is in the same transaction."""
-    async with pool.acquire(timeout=timeout_seconds) as connection:
+    async with borrowed(pool, timeout_seconds=timeout_seconds) as connection:
         row = await connection.fetchrow(
             STATEMENT,
             query.key_id,

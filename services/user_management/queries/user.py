@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.user_management.database import DriverPool, borrowed
 from services.user_management.models import User, erased_subjects, sign_ins, user_identities
 
 _users = User.ormar_config.table
@@ -39,16 +39,16 @@ class ResolvedUser:
     last_active_at: datetime | None
 
 
-async def read_identity(pool: "asyncpg.Pool[asyncpg.Record]", *, issuer: str, subject: str) -> ResolvedUser | None:
+async def read_identity(pool: DriverPool, *, issuer: str, subject: str) -> ResolvedUser | None:
     """The user who signs in as (issuer, subject); None when nobody does."""
-    async with pool.acquire(timeout=_DRIVER_TIMEOUT_SECONDS) as connection:
+    async with borrowed(pool, timeout_seconds=_DRIVER_TIMEOUT_SECONDS) as connection:
         row = await connection.fetchrow(IDENTITY, issuer, subject)
     return None if row is None else ResolvedUser(*row)
 
 
-async def read_profile(pool: "asyncpg.Pool[asyncpg.Record]", user_id: str) -> dict[str, Any] | None:
+async def read_profile(pool: DriverPool, user_id: str) -> dict[str, Any] | None:
     """The profile of a live user."""
-    async with pool.acquire(timeout=_DRIVER_TIMEOUT_SECONDS) as connection:
+    async with borrowed(pool, timeout_seconds=_DRIVER_TIMEOUT_SECONDS) as connection:
         row = await connection.fetchrow(PROFILE, user_id)
     return None if row is None else dict(row)
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.models import User
+from services.user_management.models.user import FIRST_NAME_ALONE, LAST_NAME_ALONE
 
 _users = User.ormar_config.table
 _HIGHEST: Final = "\U0010ffff"
@@ -91,19 +92,24 @@ def _by_time(wanted: UserFilter, after: Position | None, limit: int) -> sa.Selec
 
 def _by_prefix(wanted: UserFilter, after: Position | None, limit: int) -> sa.Select[Any]:
     """One branch per column that may match, each a range of its index. Whoever matches in several is shown for the
-    first of them, so nobody is listed twice."""
+    first of them, so nobody is listed twice; whom an earlier branch always shows, a later one's index leaves out."""
     branches = []
     earlier: list[sa.ColumnElement[bool]] = []
-    for column, prefix in (
-        (_users.c.email_normalized, wanted.email_prefix),
-        (_users.c.last_name_normalized, wanted.name_prefix),
-        (_users.c.first_name_normalized, wanted.name_prefix),
+    folded = wanted.name_prefix if wanted.name_prefix != wanted.email_prefix else None
+    for column, prefix, alone in (
+        (_users.c.email_normalized, wanted.email_prefix, None),
+        # Without its accents, as the names are compared with the address.
+        (_users.c.email_normalized, folded, None),
+        (_users.c.last_name_normalized, wanted.name_prefix, LAST_NAME_ALONE),
+        (_users.c.first_name_normalized, wanted.name_prefix, FIRST_NAME_ALONE),
     ):
         if prefix is None:
             continue
         matches = sa.and_(column >= prefix, column < prefix + _HIGHEST)
         branch = sa.select(column.label("matched"), _users.c.id).where(*_conditions(wanted), matches)
         branch = branch.where(*(sa.not_(sa.func.coalesce(other, sa.false())) for other in earlier))
+        if alone is not None:
+            branch = branch.where(sa.text(alone))
         if after is not None:
             branch = branch.where(sa.tuple_(column, _users.c.id) > (after.key, after.id))
         branches.append(branch.order_by(column, _users.c.id).limit(limit).subquery().select())

@@ -21,6 +21,14 @@ async def insert_event(connection: AsyncConnection, values: dict[str, Any]) -> b
     return (await connection.execute(insert)).one_or_none() is not None
 
 
+async def is_applied(connection: AsyncConnection, *, source: str, message_id: str) -> bool:
+    """Whether the effect of a known message is there."""
+    select = sa.select(_events.c.applied_at.is_not(None)).where(
+        _events.c.source == source, _events.c.message_id == message_id
+    )
+    return bool((await connection.execute(select)).scalar_one_or_none())
+
+
 async def mark_applied(connection: AsyncConnection, event_id: UUID) -> None:
     """The effect is in this transaction."""
     values = {"applied_at": sa.func.now(), "next_attempt_at": None, "error": None}

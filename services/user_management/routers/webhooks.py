@@ -11,5 +11,6 @@ router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 
 @router.post("/clerk")
 async def receive_clerk_webhook(webhook: ClerkWebhook, container: ContainerDependency) -> WebhookAccepted:
-    """Clerk's events, signed as Standard Webhooks. 2xx means stored and applied."""
+    """Clerk's events, signed as Standard Webhooks. 2xx means stored; `applied` says whether the effect is there
+    already, or will be tried again by us."""
     return await container.webhooks.receive_clerk_event(webhook.message_id, webhook.event, webhook.payload)

@@ -88,6 +88,8 @@ class ClerkSession(BaseModel):
     id: str = Field(min_length=1, max_length=128)
     user_id: str = Field(min_length=1, max_length=64)
     created_at: EpochTime
+    actor: dict[str, Any] | None = None
+    """Who acts as the user, in an impersonated session."""
 
 
 class WebhookAccepted(BaseModel):

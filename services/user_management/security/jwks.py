@@ -35,6 +35,13 @@ class SigningKeys(Protocol):
         """The key, or None when the issuer has no such key."""
 
 
+class RenewedKeys(SigningKeys, Protocol):
+    """Keys that are looked after while the process lives."""
+
+    async def keep_fresh(self) -> None:
+        """Renew what is known, for ever; cancelled when the process stops."""
+
+
 class PinnedKey:
     """One PEM public key from configuration: no network, every `kid` maps to it."""
 
@@ -49,6 +56,9 @@ class PinnedKey:
 
     async def find(self, key_id: str | None) -> RSAPublicKey | None:  # noqa: ARG002 - one key for all
         return self._key
+
+    async def keep_fresh(self) -> None:
+        """Nothing to renew."""
 
 
 class RemoteKeySet:
@@ -89,6 +99,12 @@ class RemoteKeySet:
         if key is None:
             self._note_absent(key_id)
         return key
+
+    async def keep_fresh(self) -> None:
+        """Fetch every five minutes: a process that nobody asks must not believe a withdrawn key when somebody does."""
+        while True:
+            self._start_refresh()
+            await asyncio.sleep(FRESH_SECONDS)
 
     def _is_known_absent(self, key_id: str) -> bool:
         since = self._absent_since.get(key_id)

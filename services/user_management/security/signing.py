@@ -81,7 +81,7 @@ class Signer:
 
     def encode_cursor(self, scope: str, position: list[Any]) -> str:
         """An opaque cursor that is valid for `scope` alone."""
-        payload = json.dumps(position, separators=(",", ":")).encode()
+        payload = json.dumps(position, separators=(",", ":"), ensure_ascii=False).encode()
         return base64url(self._mac(f"cursor:{scope}", payload)[:16] + payload)
 
     def decode_cursor(self, scope: str, cursor: str) -> list[Any]:

@@ -7,7 +7,7 @@ steps as a webhook, so a sweep and the events that arrive meanwhile end in one s
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
 
@@ -15,7 +15,7 @@ import structlog
 
 from services.user_management.core.clock import Clock
 from services.user_management.database import Database
-from services.user_management.exceptions import UnreadableEventError
+from services.user_management.exceptions import RetryLaterError, UnreadableEventError
 from services.user_management.queries import user as user_queries
 from services.user_management.services.clerk_events import read_user
 from services.user_management.services.user_service import UpstreamUser, UpstreamUsers, UserStates
@@ -24,7 +24,7 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 PAGE: Final = 100
 SLICE_SECONDS: Final = 5.0
 MAX_DELETIONS: Final = 50
-"""In one sweep. More of them look like the key of another instance, and wait for an operator."""
+"""More users who are gone at once look like the key of another instance: none is deleted, and an operator is told."""
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +51,7 @@ class Drift:
     updated: int = 0
     deleted: int = 0
     deletions_held_back: int = 0
-    """Gone at Clerk, beyond the number that one sweep deletes."""
+    """Gone at Clerk, and more of them than one sweep deletes: at least so many."""
     unreadable: int = 0
 
     @property
@@ -67,15 +67,21 @@ class Sweep:
     drift: Drift
     offset: int | None = 0
     """Next page of Clerk's users; None: the first pass is over."""
-    after: str = ""
-    """Subject of ours that the second pass has come to."""
+    after: str | None = ""
+    """Subject of ours that the second pass has come to; None: it is over."""
+    looked_at: str | None = None
+    """When the second pass began (RFC 3339): whoever an admin restores from then on stays."""
+    suspects: list[str] = field(default_factory=list)
+    """Subjects that a listing left out; each gets a second look."""
+    gone: list[str] = field(default_factory=list)
+    """Subjects that Clerk certainly does not have."""
 
     @classmethod
     def resume(cls, cursor: Mapping[str, Any] | None) -> "Sweep":
         """From what `cursor()` gave; None: from the start."""
         if cursor is None:
             return cls(Drift())
-        return cls(Drift(**cursor["drift"]), cursor["offset"], cursor["after"])
+        return cls(**{**cursor, "drift": Drift(**cursor["drift"])})
 
     def cursor(self) -> dict[str, Any]:
         """As JSON."""
@@ -105,13 +111,16 @@ class ReconcileService:
         self._clock = clock
 
     async def sweep_slice(self, cursor: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-        """Slice: go on for up to five seconds; None when the sweep is over. RetryLaterError while Clerk is away."""
+        """Slice: go on for up to five seconds; None when the sweep is over. While Clerk is away it stands still."""
         sweep = Sweep.resume(cursor)
         ends = time.monotonic() + SLICE_SECONDS
-        while time.monotonic() < ends:
-            if not await self._step(sweep, repair=True, max_deletions=MAX_DELETIONS):
-                log.info("reconcile.finished", **asdict(sweep.drift))
-                return None
+        try:
+            while time.monotonic() < ends:
+                if not await self._step(sweep, repair=True, max_deletions=MAX_DELETIONS):
+                    log.info("reconcile.finished", **asdict(sweep.drift))
+                    return None
+        except RetryLaterError as error:
+            log.warning("reconcile.postponed", reason=error.detail)
         return sweep.cursor()
 
     async def sweep(self, *, repair: bool, max_deletions: int = MAX_DELETIONS) -> Drift:
@@ -122,11 +131,22 @@ class ReconcileService:
         return sweep.drift
 
     async def _step(self, sweep: Sweep, *, repair: bool, max_deletions: int) -> bool:
-        """One page; whether there is another."""
+        """One page, one second look, or the deletions; whether there is more to do."""
         if sweep.offset is not None:
             await self._compare_page(sweep, repair=repair)
-            return True
-        return await self._look_for_deleted(sweep, repair=repair, max_deletions=max_deletions)
+        elif len(sweep.gone) > max_deletions:
+            sweep.drift.deletions_held_back = len(sweep.gone)
+            log.error("reconcile.deletions_held_back", at_least=len(sweep.gone))
+            return False
+        elif sweep.suspects:
+            await self._look_again(sweep)
+        elif sweep.after is not None:
+            await self._look_for_deleted(sweep)
+        elif sweep.gone:
+            await self._delete(sweep, sweep.gone.pop(), told_at=_moment(sweep.looked_at), repair=repair)
+        else:
+            return False
+        return True
 
     async def _compare_page(self, sweep: Sweep, *, repair: bool) -> None:
         told_at = self._clock.now()
@@ -167,25 +187,23 @@ class ReconcileService:
         elif known["upstream_digest"] != user.digest():
             sweep.drift.updated += 1
 
-    async def _look_for_deleted(self, sweep: Sweep, *, repair: bool, max_deletions: int) -> bool:
-        told_at = self._clock.now()
+    async def _look_for_deleted(self, sweep: Sweep) -> None:
+        sweep.looked_at = sweep.looked_at or self._clock.now().isoformat()
         async with self._database.reading() as connection:
-            subjects = await user_queries.live_subjects(connection, issuer=self._issuer, after=sweep.after, limit=PAGE)
-        if not subjects:
-            return False
-        existing = await self._directory.existing(subjects)
-        for subject in (one for one in subjects if one not in existing):
-            # A filter that leaves somebody out is no proof; a 404 is.
-            if await self._directory.get_user(subject) is None:
-                await self._delete(sweep, subject, told_at, repair=repair, max_deletions=max_deletions)
-        sweep.after = subjects[-1]
-        return True
+            subjects = await user_queries.live_subjects(
+                connection, issuer=self._issuer, after=sweep.after or "", limit=PAGE
+            )
+        existing = await self._directory.existing(subjects) if subjects else set()
+        sweep.suspects = [subject for subject in subjects if subject not in existing]
+        sweep.after = subjects[-1] if subjects else None
 
-    async def _delete(self, sweep: Sweep, subject: str, told_at: datetime, *, repair: bool, max_deletions: int) -> None:
-        if sweep.drift.deleted >= max_deletions:
-            sweep.drift.deletions_held_back += 1
-            log.error("reconcile.deletion_held_back", user_id=subject)
-            return
+    async def _look_again(self, sweep: Sweep) -> None:
+        """A listing that leaves somebody out is no proof; a 404 is."""
+        if await self._directory.get_user(sweep.suspects[-1]) is None:
+            sweep.gone.append(sweep.suspects[-1])
+        sweep.suspects.pop()
+
+    async def _delete(self, sweep: Sweep, subject: str, *, told_at: datetime, repair: bool) -> None:
         if repair:
             async with self._unit_of_work() as uow:
                 deleted = await self._upstream.delete(uow, issuer=self._issuer, subject=subject, told_at=told_at)
@@ -194,6 +212,12 @@ class ReconcileService:
                 return
             self._states.forget()
         sweep.drift.deleted += 1
+
+
+def _moment(text: str | None) -> datetime:
+    if text is None:
+        raise RuntimeError("deletions before the second pass")
+    return datetime.fromisoformat(text)
 
 
 def _holds(known: Mapping[str, Any], user: UpstreamUser) -> bool:

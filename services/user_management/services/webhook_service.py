@@ -80,7 +80,8 @@ class WebhookService:
                 "attempts": 1,
             }
             if not await webhook_queries.insert_event(uow.connection, values):
-                return WebhookAccepted(duplicate=True, applied=True)
+                applied = await webhook_queries.is_applied(uow.connection, source=SOURCE, message_id=message_id)
+                return WebhookAccepted(duplicate=True, applied=applied)
             failpoint(Failpoint.WEBHOOK_STORED)
             applied = await self._attempt(uow, event_id, event, attempts=1)
             failpoint(Failpoint.WEBHOOK_APPLIED)
@@ -186,6 +187,9 @@ class WebhookService:
             return await self._upstream.delete(uow, issuer=self._issuer, subject=subject, told_at=event.timestamp)
         if event.type == "session.created":
             session = read_session(event.data)
+            if session.actor is not None:
+                # Somebody else signed in as them.
+                return False
             return await self._upstream.record_sign_in(
                 uow,
                 issuer=self._issuer,

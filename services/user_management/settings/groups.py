@@ -164,9 +164,9 @@ class LimitsGroup(BaseModel):
     sign_in: Quota = QuotaPolicy(5, 60)
     """Attempts for each address."""
     webhook: Quota = QuotaPolicy(600, 60)
-    """Deliveries for each address."""
+    """Deliveries that cannot be verified, for each address."""
     internal: Quota = QuotaPolicy(1000, 1)
-    """For each service key, in each process."""
+    """For each service (token reads: for each of its keys), in each process."""
 
     def policies(self) -> dict[RateClass, QuotaPolicy]:
         """By class."""

@@ -40,7 +40,7 @@ class Settings(BaseSettings):
 
     environment: Environment = Environment.DEVELOPMENT
     failpoint: str | None = None
-    """Where a crash test ends the process (`name:action`); read in the test environment alone."""
+    """Where a crash test ends the process (`name:action[:pass]`); read in the test environment alone."""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     public_url: str = "http://127.0.0.1:8000"

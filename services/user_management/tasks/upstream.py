@@ -1,5 +1,7 @@
 """What upstream told us and could not be applied yet, and whether we still agree with it."""
 
+from functools import partial
+
 from celery import shared_task
 
 from services.user_management.enums import JobName
@@ -25,6 +27,9 @@ def reconcile_clerk() -> None:
     """Once a day, in slices."""
     runtime.run(
         lambda container: container.jobs.run(
-            JobName.RECONCILE_CLERK, period_seconds=RECONCILE_PERIOD_SECONDS, work=reconcile_slice(container)
+            JobName.RECONCILE_CLERK,
+            period_seconds=RECONCILE_PERIOD_SECONDS,
+            # The SDK is set up by whoever has claimed the slot, not with every tick.
+            work=partial(reconcile_slice, container),
         )
     )

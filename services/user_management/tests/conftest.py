@@ -16,6 +16,7 @@ from services.sandbox.providers import CLIENT_ID, CLIENT_SECRET, write_provider_
 from services.sandbox.state import Sandbox
 from services.user_management.container import Container
 from services.user_management.http_client import create_http_client
+from services.user_management.logging_config import log_request
 from services.user_management.main import create_app
 from services.user_management.models import metadata
 from services.user_management.services.vault_service import PoisonGuard
@@ -33,6 +34,7 @@ def plain_tracebacks() -> None:
     """structlog's own default draws every local variable of a traceback, which takes seconds."""
     renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[structlog.processors.add_log_level, renderer])
+    log_request.write_to(None)
 
 
 @pytest.fixture(scope="session")

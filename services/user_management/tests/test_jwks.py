@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from services.sandbox.app import create_app as create_sandbox_app
-from services.sandbox.signing import SigningKey, base64url
+from services.sandbox.signing import SigningKey, base64url, signing_key
 from services.sandbox.state import Sandbox
 from services.user_management.container import Container
 from services.user_management.exceptions import (
@@ -390,3 +390,20 @@ def test_pinned_key_that_is_weak_stops_the_start(key: rsa.RSAPrivateKey) -> None
 def test_pinned_key_that_is_no_key_stops_the_start() -> None:
     with pytest.raises(StartupError, match="CLERK_JWT_KEY"):
         PinnedKey("-----BEGIN PUBLIC KEY-----\nnonsense\n-----END PUBLIC KEY-----")
+
+
+async def test_process_that_nobody_asks_learns_of_a_withdrawn_key(
+    first: SigningKey, clock: MovableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = Publisher(first)
+    keys = RemoteKeySet(publisher, clock)
+    assert await keys.find(first.kid) is not None
+    publisher.keys = [signing_key("clerk", 9, kid_prefix="ins_")]
+    clock.seconds += COOL_DOWN_SECONDS + 1
+    monkeypatch.setattr("services.user_management.security.jwks.FRESH_SECONDS", 0.0)
+
+    watch = asyncio.create_task(keys.keep_fresh())
+    await _settled()
+    watch.cancel()
+
+    assert await keys.find(first.kid) is None

@@ -199,6 +199,7 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "webhook.forget_payload": [lambda c, _: webhook.forget_payload(c, ID)],
     "webhook.forget_payloads": [lambda c, _: webhook.forget_payloads(c, "x")],
     "webhook.lock_due_event": [lambda c, _: webhook.lock_due_event(c)],
+    "webhook.is_applied": [lambda c, _: webhook.is_applied(c, source="clerk", message_id="msg_1")],
     "webhook.lock_event": [lambda c, _: webhook.lock_event(c, ID)],
     "webhook.count_attempt": [lambda c, _: webhook.count_attempt(c, ID)],
     "webhook.list_events": [

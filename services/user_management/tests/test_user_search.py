@@ -52,8 +52,11 @@ class Known:
 
     def matched(self, q: str) -> str | None:
         """The key that begins with `q`, of the first field that does; None: it does not match."""
-        if self.email and normalize_email(self.email).startswith(normalize_email(q)):
-            return normalize_email(self.email)
+        address = normalize_email(self.email) if self.email else ""
+        # Also without accents: whoever types "Émile" looks for emile@… too.
+        folded = search_key(q) if "@" not in q else ""
+        if address and (address.startswith(normalize_email(q)) or (folded and address.startswith(folded))):
+            return address
         for name in (self.last_name, self.first_name):
             if name and "@" not in q and search_key(name).startswith(search_key(q)):
                 return search_key(name)

@@ -1,8 +1,6 @@
 """Who may act, as of when; and how often activity is written."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -110,9 +108,11 @@ class _LateAnswers:
     def door(self) -> "_LateAnswers":
         return self
 
-    @asynccontextmanager
-    async def acquire(self, **_options: float) -> AsyncIterator["_LateAnswers"]:
-        yield self
+    async def acquire(self) -> "_LateAnswers":
+        return self
+
+    async def release(self, _connection: object) -> None:
+        """Nothing was taken."""
 
     async def fetchrow(self, statement: str, *arguments: Any) -> Any:
         row = await self._pool.fetchrow(statement, *arguments)

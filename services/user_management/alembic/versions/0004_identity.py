@@ -45,10 +45,15 @@ USER_COLUMNS = (
     ("restored_at", sa.DateTime(timezone=True)),
 )
 LIVE = "deleted_at IS NULL"
+LAST_NAME_ALONE = "NOT starts_with(coalesce(email_normalized, ''), last_name_normalized)"
+FIRST_NAME_ALONE = (
+    "NOT starts_with(coalesce(email_normalized, ''), first_name_normalized)"
+    " AND NOT starts_with(coalesce(last_name_normalized, ''), first_name_normalized)"
+)
 USER_INDEXES = (
     ("ix_users_live_email", ["email_normalized", "id"], LIVE),
-    ("ix_users_live_first_name", ["first_name_normalized", "id"], LIVE),
-    ("ix_users_live_last_name", ["last_name_normalized", "id"], LIVE),
+    ("ix_users_live_last_name", ["last_name_normalized", "id"], f"{LIVE} AND {LAST_NAME_ALONE}"),
+    ("ix_users_live_first_name", ["first_name_normalized", "id"], f"{LIVE} AND {FIRST_NAME_ALONE}"),
     ("ix_users_live_created_at", ["created_at", "id"], LIVE),
     ("ix_users_live_status", ["status", "created_at", "id"], LIVE),
     ("ix_users_deleted_at", ["deleted_at", "id"], "deleted_at IS NOT NULL"),
@@ -86,6 +91,16 @@ def _fill_search_keys() -> None:
         after = rows[-1].id
 
 
+def _fill_upstream() -> None:
+    """All there was until now came from upstream: nobody could edit a name here, and nobody else could suspend."""
+    op.execute(
+        "UPDATE users SET upstream_status = CASE status WHEN 'suspended' THEN 'suspended' ELSE 'active' END,"
+        " upstream_profile = jsonb_build_object("
+        "'first_name', first_name, 'last_name', last_name, 'profile_image_url', profile_image_url)"
+        " WHERE upstream_updated_at IS NOT NULL"
+    )
+
+
 def upgrade() -> None:
     for name, column_type in USER_COLUMNS:
         op.add_column("users", sa.Column(name, column_type, nullable=True))
@@ -93,6 +108,7 @@ def upgrade() -> None:
         op.f("ck_users_upstream_status"), "users", "upstream_status IN ('active', 'suspended', 'deactivated')"
     )
     _fill_search_keys()
+    _fill_upstream()
     op.drop_index("ix_users_email_normalized", "users")
     for name, columns, where in USER_INDEXES:
         op.create_index(name, "users", columns, postgresql_where=sa.text(where))
@@ -108,6 +124,10 @@ def upgrade() -> None:
     op.create_index("ix_sign_ins_user_id_started_at", "sign_ins", ["user_id", "started_at"])
     op.create_index("ix_sign_ins_started_at", "sign_ins", ["started_at"])
     op.add_column("webhook_events", sa.Column("subject", sa.Text(collation="C"), nullable=True))
+    op.execute(
+        "UPDATE webhook_events SET subject = payload #>> '{data,id}'"
+        " WHERE event_type IN ('user.created', 'user.updated', 'user.deleted')"
+    )
     op.create_index("ix_webhook_events_subject", "webhook_events", ["subject", "id"])
     op.add_column("service_keys", sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True))
     op.execute(ERASE_AUDIT_DETAILS)

@@ -85,7 +85,7 @@ def _tell(uow: UnitOfWork, row: Row, changes: dict[str, list[Any]]) -> None:
         return
     if entered is not None:
         uow.publish(entered, subject=user_id, payload={"user_id": user_id})
-    told = sorted(changes.keys() - (_SUSPENSION if entered else set()))
+    told = sorted(changes.keys() - {"local_fields"} - (_SUSPENSION if entered else set()))
     if told:
         uow.publish(EventType.USER_UPDATED, subject=user_id, payload={"user_id": user_id, "changed": told})
 
@@ -105,6 +105,14 @@ async def mark_deleted(uow: UnitOfWork, row: Row, *, by: str) -> None:
     changes = {"status": [row["status"], UserStatus.DEACTIVATED.value], "deleted_by": [None, by]}
     uow.audit(EventType.USER_DELETED.value, target=("user", user_id), user_id=user_id, changes=changes)
     uow.publish(EventType.USER_DELETED, subject=user_id, payload={"user_id": user_id})
+
+
+def announce_status(uow: UnitOfWork, user_id: str, change: list[str | None]) -> None:
+    """Step: audit and publish that a new user is suspended or deactivated from the start, if they are."""
+    entered = _ENTERED.get(change[1] or "")
+    if entered is not None:
+        uow.audit(entered.value, target=("user", user_id), user_id=user_id, changes={"status": change})
+        uow.publish(entered, subject=user_id, payload={"user_id": user_id})
 
 
 def with_search_keys(values: Mapping[str, Any]) -> Row:

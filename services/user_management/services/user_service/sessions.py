@@ -37,12 +37,13 @@ class SignIn:
         self._admin_user_ids = admin_user_ids
         self._clock = clock
 
-    async def sign_in(self, session: SessionClaims) -> Principal:
+    async def sign_in(self, session: SessionClaims, *, fresh: bool = False) -> Principal:
         """The principal behind a verified session; the user is created at first sight, since a webhook may be late.
 
-        Raises UnauthenticatedError for a subject that must not exist here, UserInactiveError for one that may not act.
+        `fresh` asks the database whatever is remembered. Raises UnauthenticatedError for a subject that must not exist
+        here, UserInactiveError for one that may not act.
         """
-        user = await self._states.find(session.issuer, session.subject) or await self._create(session)
+        user = await self._states.find(session.issuer, session.subject, fresh=fresh) or await self._create(session)
         if user.deleted_at is not None or user.status != UserStatus.ACTIVE:
             raise UserInactiveError
         if session.impersonator is None:

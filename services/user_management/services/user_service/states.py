@@ -21,12 +21,12 @@ class UserStates:
         self._known: OrderedDict[tuple[str, str], tuple[float, ResolvedUser]] = OrderedDict()
         self._changes = 0
 
-    async def find(self, issuer: str, subject: str) -> ResolvedUser | None:
-        """The user who signs in as (issuer, subject); None, never remembered, when nobody does."""
+    async def find(self, issuer: str, subject: str, *, fresh: bool = False) -> ResolvedUser | None:
+        """The user who signs in as (issuer, subject); None, never remembered, when nobody does. `fresh`: ask anyway."""
         key = (issuer, subject)
         cached = self._known.get(key)
         now, changes = self._clock.monotonic(), self._changes
-        if cached is not None and now - cached[0] < CACHE_SECONDS:
+        if cached is not None and not fresh and now - cached[0] < CACHE_SECONDS:
             return cached[1]
         user = await user_queries.read_identity(self._database.door, issuer=issuer, subject=subject)
         # An answer that was under way while somebody changed a state may be of before the change.

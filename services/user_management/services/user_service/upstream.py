@@ -18,6 +18,7 @@ from services.user_management.queries import user as user_queries
 from services.user_management.security.signing import Signer
 from services.user_management.services.preferences_service import PreferencesManager
 from services.user_management.services.user_service.changes import (
+    announce_status,
     effective_status,
     mark_deleted,
     with_search_keys,
@@ -115,6 +116,7 @@ class UpstreamUsers:
         await self._preferences.create_defaults(uow, subject)
         uow.audit(EventType.USER_CREATED.value, target=("user", subject), user_id=subject)
         uow.publish(EventType.USER_CREATED, subject=subject, payload={"user_id": subject})
+        announce_status(uow, subject, [None, values["status"]])
         return True
 
     async def is_erased(self, uow: UnitOfWork, issuer: str, subject: str) -> bool:

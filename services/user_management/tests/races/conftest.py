@@ -5,21 +5,23 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 
 import asyncpg
 import httpx
 import pytest
 
 from services.devstack.folders import scratch_folder
-from services.devstack.main_job import MainJob
+from services.devstack.main_job import MainJob, expect
 from services.devstack.postgres import SUPERUSER
 from services.devstack.stack import Stack
+from services.user_management.enums import JobName
 
-HOURLY_JOB_IS_DONE = """
+ADMIN_USER_ID = "user_fleetAdmin"
+SLOTS_ARE_DONE = """
 INSERT INTO job_runs (id, job, slot, owner, lease_until, attempts, started_at, finished_at)
-SELECT gen_random_uuid(), 'refresh_due_tokens', date_bin('1 hour', now(), 'epoch') + make_interval(hours => hour),
-       gen_random_uuid(), now(), 1, now(), now()
-FROM generate_series(0, 1) AS hour
+SELECT gen_random_uuid(), $1, date_bin($2, now(), 'epoch') + $2 * number, gen_random_uuid(), now(), 1, now(), now()
+FROM generate_series(0, 1) AS number
 ON CONFLICT (job, slot) DO UPDATE SET finished_at = now()
 """
 
@@ -36,6 +38,10 @@ class Fleet:
     def key(self) -> dict[str, str]:
         """Headers of the development service, which may read every sandbox provider."""
         return {"Authorization": f"Bearer {self.stack.service_key}"}
+
+    async def admin(self) -> dict[str, str]:
+        """Headers of an admin's session, good for a minute."""
+        return await self.jobs[0].session(ADMIN_USER_ID)
 
     async def run_out(self, user_id: str) -> None:
         """Make the user's access tokens expire."""
@@ -65,7 +71,13 @@ async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 30
 
 @pytest.fixture(scope="session")
 def fleet_stack() -> Iterator[Stack]:
-    with scratch_folder() as folder, Stack(folder / "data", web_count=2, env={"DRAIN_DELAY_SECONDS": "2"}) as stack:
+    environment = {"DRAIN_DELAY_SECONDS": "2", "ADMIN_USER_IDS": ADMIN_USER_ID}
+    with scratch_folder() as folder, Stack(folder / "data", web_count=2, env=environment) as stack:
+        # At Clerk too, or a sweep would delete them.
+        admin = httpx.post(
+            f"{stack.sandbox_url}/clerk/_control/users", json={"user_id": ADMIN_USER_ID}, trust_env=False
+        )
+        expect(admin, 201)
         yield stack
 
 
@@ -86,5 +98,7 @@ async def fleet(fleet_stack: Stack) -> AsyncIterator[Fleet]:
         exits.push_async_callback(database.close)
         # The hourly job would refresh what a test makes to run out before the callers that the test is about: it has
         # already run, now and an hour from now.
-        await database.execute(HOURLY_JOB_IS_DONE)
+        await database.execute(SLOTS_ARE_DONE, JobName.REFRESH_DUE_TOKENS.value, timedelta(hours=1))
+        # And the daily one would delete whoever a test's own sender told of, and the sandbox's Clerk does not know.
+        await database.execute(SLOTS_ARE_DONE, JobName.RECONCILE_CLERK.value, timedelta(days=1))
         yield Fleet(fleet_stack, [MainJob(client, browser) for client in clients], database)

@@ -1,0 +1,211 @@
+"""The service against its floor: the same load on both in turn, over the same database.
+
+What a machine can do differs; how much of it the service takes for itself does not. So the bar is a ratio of rates.
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+from benchmarks import report, wrk
+from benchmarks.deployment import REPOSITORY, Deployment
+from benchmarks.processes import ServerUnderTest
+from benchmarks.report import Circumstances, Promise
+from services.devstack import ports
+from services.devstack.procfile import read_procfile
+
+SERVICE, FLOOR = "service", "floor"
+MAXIMUM_RESIDENT_MEGABYTES: Final = 160.0
+MAXIMUM_P99_MILLISECONDS: Final = 150.0
+WARM_UP_SECONDS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the person chose."""
+
+    seconds: int
+    rounds: int
+    connections: int
+    users: int
+    seed: int
+    json_path: Path | None
+
+    def as_json(self) -> dict[str, Any]:
+        """For the result file."""
+        return {**asdict(self), "json_path": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One run of wrk against one server."""
+
+    load: wrk.LoadResult
+    cpu_seconds: float
+    """Of the server, without Postgres."""
+
+    def line(self) -> str:
+        """For a person."""
+        return f"{self.load.rate:.0f}/s, {self.load.requests} answered, {self.load.failures} failed"
+
+
+M = TypeVar("M", bound=Measurement)
+Measure = Callable[[ServerUnderTest, wrk.Load], M]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject(Generic[M]):
+    """All measurements of one server."""
+
+    rounds: tuple[M, ...]
+    resident_megabytes: float
+
+    @property
+    def requests(self) -> int:
+        """Answered in all rounds."""
+        return sum(measured.load.requests for measured in self.rounds)
+
+    @property
+    def rate(self) -> float:
+        """Requests per second, median of the rounds."""
+        return statistics.median(measured.load.rate for measured in self.rounds)
+
+    @property
+    def p50_milliseconds(self) -> float:
+        """Median of the rounds."""
+        return statistics.median(measured.load.p50_milliseconds for measured in self.rounds)
+
+    @property
+    def p99_milliseconds(self) -> float:
+        """Median of the rounds."""
+        return statistics.median(measured.load.p99_milliseconds for measured in self.rounds)
+
+    @property
+    def cpu_microseconds(self) -> float:
+        """Per request, over all rounds."""
+        return 1e6 * sum(measured.cpu_seconds for measured in self.rounds) / self.requests
+
+    @property
+    def failures(self) -> int:
+        """Answers other than 200, and answers that never came."""
+        return sum(measured.load.failures for measured in self.rounds)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Generic[M]):
+    """Service and floor under one name."""
+
+    name: str
+    service: Subject[M]
+    floor: Subject[M]
+
+    @property
+    def ratio_percent(self) -> float:
+        """The service's rate in percent of the floor's; median of the rounds, each against its neighbour."""
+        pairs = zip(self.service.rounds, self.floor.rounds, strict=True)
+        return 100 * statistics.median(service.load.rate / floor.load.rate for service, floor in pairs)
+
+    @property
+    def failures(self) -> int:
+        """Of both."""
+        return self.service.failures + self.floor.failures
+
+    def promises(self, circumstances: Circumstances, *, minimum_ratio_percent: float) -> list[Promise]:
+        """What every comparison is judged by: the ratio, memory, answers and the slowest hundredth of them."""
+        service, idle = self.service, circumstances.is_idle
+        rounds = [*service.rounds, *self.floor.rounds]
+        counts = {"answered": sum(measured.load.requests for measured in rounds)}
+        megabytes, p99 = service.resident_megabytes, service.p99_milliseconds
+        return [
+            Promise.at_least(f"{self.name}.ratio", "% of the floor's rate", self.ratio_percent, minimum_ratio_percent),
+            Promise.at_most(f"{self.name}.memory", "MB resident", megabytes, MAXIMUM_RESIDENT_MEGABYTES),
+            Promise.at_most(f"{self.name}.failures", "answers other than 200", self.failures, 0, counts=counts),
+            Promise.at_most(f"{self.name}.p99", "ms p99", p99, MAXIMUM_P99_MILLISECONDS, judged=idle),
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """For the result file."""
+        return asdict(self) | {
+            "ratio_percent": self.ratio_percent,
+            "cpu_microseconds": {SERVICE: self.service.cpu_microseconds, FLOOR: self.floor.cpu_microseconds},
+        }
+
+
+def web_server(deployment: Deployment, name: str = SERVICE) -> ServerUnderTest:
+    """The service as its Procfile starts it."""
+    web = read_procfile(REPOSITORY / "Procfile", deployment.environment)["web"]
+    (port,) = ports.free_ports()
+    return ServerUnderTest(name, web, port=port, environment=deployment.environment, folder=deployment.folder)
+
+
+def floor_server(deployment: Deployment, module: str, **variables: str) -> ServerUnderTest:
+    """`python -m MODULE` in the environment of the service and of `variables`."""
+    environment = {**deployment.environment, **variables}
+    (port,) = ports.free_ports()
+    return ServerUnderTest(
+        FLOOR, ["python", "-m", module], port=port, environment=environment, folder=deployment.folder
+    )
+
+
+def measure(server: ServerUnderTest, load: wrk.Load) -> Measurement:
+    """One run. Raises BenchmarkError."""
+    cpu_seconds = server.cpu_seconds()
+    result = wrk.run(load)
+    return Measurement(load=result, cpu_seconds=server.cpu_seconds() - cpu_seconds)
+
+
+def compare(
+    name: str,
+    servers: tuple[ServerUnderTest, ServerUnderTest],
+    script: Path,
+    options: Options,
+    *,
+    measure_with: Measure[M],
+) -> Comparison[M]:
+    """Start service and floor, warm both up, measure them in turn. Raises BenchmarkError."""
+    with ExitStack() as stack:
+        for server in servers:
+            stack.enter_context(server)
+        for server in servers:
+            wrk.run(wrk.Load(server.url, script, options.connections, WARM_UP_SECONDS))
+        rounds: dict[str, list[M]] = {server.name: [] for server in servers}
+        for number in range(1, options.rounds + 1):
+            for server in servers:
+                measured = measure_with(server, wrk.Load(server.url, script, options.connections, options.seconds))
+                rounds[server.name].append(measured)
+                print(f"{name}: round {number}, {server.name}: {measured.line()}", flush=True)
+        found = {server.name: Subject(tuple(rounds[server.name]), server.resident_bytes() / 1e6) for server in servers}
+    return Comparison(name, found[SERVICE], found[FLOOR])
+
+
+def table(comparisons: Sequence[Comparison[M]]) -> str:
+    """For a person."""
+    rows = [["", "rate/s", "p50 ms", "p99 ms", "CPU µs/request", "RSS MB", "of the floor"]]
+    for found in comparisons:
+        for name, subject in ((SERVICE, found.service), (FLOOR, found.floor)):
+            rows.append(
+                [
+                    f"{found.name}, {name}",
+                    f"{subject.rate:.0f}",
+                    f"{subject.p50_milliseconds:.1f}",
+                    f"{subject.p99_milliseconds:.1f}",
+                    f"{subject.cpu_microseconds:.0f}",
+                    f"{subject.resident_megabytes:.0f}",
+                    f"{found.ratio_percent:.1f} %" if name == SERVICE else "",
+                ]
+            )
+    return report.table(rows)
+
+
+def conclude(
+    comparisons: Sequence[Comparison[M]],
+    promises: Sequence[Promise],
+    options: Options,
+    circumstances: Circumstances,
+) -> bool:
+    """Print and write what was found; whether every bar is met. Raises OSError."""
+    details = {"options": options.as_json(), "modes": [found.as_json() for found in comparisons]}
+    return report.conclude(table(comparisons), promises, circumstances, json_path=options.json_path, details=details)

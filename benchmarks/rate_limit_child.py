@@ -1,0 +1,69 @@
+"""A process that spends once from each of many keys and says what that cost it, as one line of JSON."""
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import time
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Final
+
+from services.user_management.core.clock import SystemClock
+from services.user_management.enums import RateClass
+from services.user_management.rate_limiter import RateLimits
+from services.user_management.redis_client import create_redis_client
+from services.user_management.settings import QuotaPolicy
+
+KEY_CHARACTERS: Final = 64
+"""As long as a user id can be; addresses are shorter."""
+_POLICY: Final = QuotaPolicy(5, 86_400)
+"""So slow that no bucket is full again, and gone, before the run is over."""
+_WARM_UP_KEYS: Final = 2000
+_AT_ONCE: Final = 32
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_bytes() -> int:
+    """Resident set size of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
+
+
+async def spend(url: str, count: int) -> dict[str, float]:
+    """Spend from `count` keys, of all classes in turn; memory in bytes, time in microseconds for one."""
+    redis = create_redis_client(url)
+    limits = RateLimits(redis, dict.fromkeys(RateClass, _POLICY), SystemClock())
+    await _spend_from(limits, range(_WARM_UP_KEYS))
+    gc.collect()
+    before, started = resident_bytes(), time.perf_counter()
+    await _spend_from(limits, range(_WARM_UP_KEYS, _WARM_UP_KEYS + count))
+    seconds = time.perf_counter() - started
+    gc.collect()
+    grown = resident_bytes() - before
+    await redis.aclose()
+    return {"grown_bytes": grown, "microseconds": 1e6 * seconds / count, "degraded": limits.degraded}
+
+
+async def _spend_from(limits: RateLimits, numbers: range) -> None:
+    spenders = zip(numbers, cycle(RateClass), strict=False)
+
+    async def work() -> None:
+        while batch := list(islice(spenders, 100)):
+            for number, rate_class in batch:
+                await limits.spend(rate_class, f"{number:0{KEY_CHARACTERS}d}")
+
+    await asyncio.gather(*(work() for _ in range(_AT_ONCE)))
+
+
+def main() -> None:
+    """Spend against the Redis of the arguments, which need not be there."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rate_limit_child")
+    parser.add_argument("url")
+    parser.add_argument("count", type=int)
+    arguments = parser.parse_args()
+    print(json.dumps(asyncio.run(spend(arguments.url, arguments.count))))
+
+
+if __name__ == "__main__":
+    main()

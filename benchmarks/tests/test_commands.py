@@ -1,0 +1,64 @@
+"""The commands in small, whole: real servers, real load, the result file. What they measure here is judged nowhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import profile_read, token_read, user_scale, webhook_burst
+from benchmarks.comparison import Options
+from benchmarks.report import Circumstances
+
+pytestmark = pytest.mark.serial
+
+
+def verdicts(path: Path) -> dict[str, str]:
+    """Verdict by the last word of the promise, of those that do not hang on the machine."""
+    document: dict[str, Any] = json.loads(path.read_text())
+    timed = ("ratio", "growth", "p99", "slowest", "rate")
+    found = {promise["id"]: promise["verdict"] for promise in document["promises"]}
+    return {name: verdict for name, verdict in found.items() if name.rpartition(".")[2] not in timed}
+
+
+def options(path: Path) -> Options:
+    """A second of load, a few users."""
+    return Options(seconds=1, rounds=1, connections=4, users=20, seed=7, json_path=path)
+
+
+def test_profile_read_in_small_answers_everything(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+
+    profile_read.run(options(result))
+
+    assert verdicts(result) == {"profile_read.memory": "pass", "profile_read.failures": "pass"}
+
+
+def test_token_read_in_small_records_every_answer(tmp_path: Path) -> None:
+    chosen = options(tmp_path / "unused.json")
+
+    found = token_read._compare("fsync on", chosen)
+
+    circumstances = Circumstances.of("token_read", chosen.seed)
+    kept = {promise.id: promise.verdict for promise in token_read._promises(found, chosen, circumstances)}
+    names = [f"token_read[fsync on].{name}" for name in ("memory", "failures", "unrecorded", "in_flight")]
+    assert [kept[name] for name in names] == ["pass"] * 4
+
+
+def test_user_scale_in_small_finds_users_in_every_case(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+
+    user_scale.run(user_scale.Options(users=2000, requests=3, seed=7, json_path=result))
+
+    kept = verdicts(result)
+    assert len(kept) == 2 * 9
+    assert set(kept.values()) == {"pass"}
+
+
+def test_webhook_burst_in_small_ends_as_the_ledger_says(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+
+    webhook_burst.run(webhook_burst.Options(messages=50, rate=50, connections=4, seed=7, json_path=result))
+
+    names = [f"webhook_burst.{name}" for name in ("answered", "applied", "failed", "differences")]
+    assert verdicts(result) == dict.fromkeys(names, "pass")

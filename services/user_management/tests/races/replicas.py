@@ -1,0 +1,104 @@
+"""Processes of a test's own beside those of the stack, over the same servers."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from services.devstack import ports, process
+from services.devstack.child import Child
+from services.devstack.procfile import read_procfile
+from services.devstack.running_service import REPOSITORY
+from services.devstack.stack import Stack
+
+START_SECONDS: Final = 60.0
+
+
+def start(stack: Stack, name: str, log: Path, environment: Mapping[str, str]) -> Child:
+    """Start one more of the Procfile's processes; it dies with this one."""
+    command = read_procfile(REPOSITORY / "Procfile", stack.environment)[name]
+    with log.open("ab") as output:
+        return process.spawn(
+            command,
+            env={**stack.environment, **environment},
+            cwd=REPOSITORY,
+            streams=process.Streams(stdout=output),
+        )
+
+
+class Replica:
+    """One more process of the API."""
+
+    def __init__(self, stack: Stack, port: int, log: Path, environment: Mapping[str, str]) -> None:
+        self.url = f"http://{ports.LOOPBACK}:{port}"
+        self.child = start(stack, "web", log, {**environment, "PORT": str(port)})
+        self._port = port
+        self._log = log
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.child.pid
+
+    async def until_ready(self, client: httpx.AsyncClient) -> None:
+        """Wait until this very process serves. Raises TimeoutError, RuntimeError."""
+        async with asyncio.timeout(START_SECONDS):
+            while not await self._is_ready(client):
+                if self.child.returncode is not None:
+                    raise RuntimeError(f"a replica ended while starting: {self._log.read_text()[-2000:]}")
+                await asyncio.sleep(0.02)
+        if not ports.is_served_by(self._port, self.pid):
+            raise RuntimeError(f"port {self._port} is answered by another program than our replica")
+
+    async def until_ended(self) -> int | None:
+        """The return code: negative = ended by that signal; None: it still runs after ten seconds."""
+        return await asyncio.to_thread(self.child.wait, 10)
+
+    async def _is_ready(self, client: httpx.AsyncClient) -> bool:
+        with suppress(httpx.TransportError):
+            return (await client.get(f"{self.url}/ready")).status_code == 200
+        return False
+
+
+async def successive_replicas(
+    stack: Stack, client: httpx.AsyncClient, log: Path, environments: Sequence[Mapping[str, str]], *, ahead: int = 2
+) -> AsyncGenerator[Replica, None]:
+    """Ready replicas one after the other, each of which has to have ended when the next one is asked for.
+
+    `ahead` of them start while one serves. They take turns on `ahead + 1` ports, as a process that is restarted does.
+    """
+    own_ports = ports.free_ports(ahead + 1)
+    waiting = deque[Replica]()
+    try:
+        for number, environment in enumerate([*environments, *[None] * (ahead + 1)]):
+            if len(waiting) > ahead or environment is None:
+                if not waiting:
+                    return
+                await waiting[0].until_ready(client)
+                yield waiting[0]
+                waiting.popleft()
+            if environment is not None:
+                waiting.append(Replica(stack, own_ports[number % (ahead + 1)], log, environment))
+    finally:
+        for replica in waiting:
+            replica.child.kill()
+
+
+@asynccontextmanager
+async def parallel_replicas(
+    stack: Stack, client: httpx.AsyncClient, log: Path, environments: Sequence[Mapping[str, str]]
+) -> AsyncIterator[list[Replica]]:
+    """Ready replicas that serve at the same time."""
+    free = ports.free_ports(len(environments))
+    replicas = [Replica(stack, port, log, environment) for port, environment in zip(free, environments, strict=True)]
+    try:
+        for replica in replicas:
+            await replica.until_ready(client)
+        yield replicas
+    finally:
+        for replica in replicas:
+            replica.child.kill()
