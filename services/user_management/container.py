@@ -75,8 +75,10 @@ class Container:
         # Of its own, so that sign-in does not wait behind calls to a provider that hangs.
         self.issuer_http = http or create_http_client()
         self.database = Database(settings.database)
-        self.redis = create_redis_client(settings.redis.url.get_secret_value())
-        self.rate_limits = RateLimits(self.redis, settings.limits.policies(), self.clock)
+        redis_url = settings.redis.url.get_secret_value()
+        self.redis = create_redis_client(redis_url)
+        self._counting_redis = create_redis_client(redis_url, timeout_seconds=None)
+        self.rate_limits = RateLimits(self._counting_redis, settings.limits.policies(), self.clock)
         self.unit_of_work = unit_of_work_factory(self.clock)
         self.signer = Signer(settings.signing.secret.get_secret_value().split())
         self.providers = _providers(settings)
@@ -215,6 +217,7 @@ class Container:
         await self.http.aclose()
         await self.issuer_http.aclose()
         await self.redis.aclose()
+        await self._counting_redis.aclose()
         await self.database.disconnect()
 
     def _signing_keys(self) -> RenewedKeys:

@@ -61,18 +61,21 @@ def role_of(url: str) -> str:
 DriverPool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 
-@asynccontextmanager
-async def borrowed(
-    pool: DriverPool, *, timeout_seconds: float
-) -> AsyncIterator["asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"]:
-    """A connection of `pool`, waited for `timeout_seconds` at most. Raises TimeoutError.
+async def fetch_row(
+    pool: DriverPool, statement: str, *arguments: Any, timeout_seconds: float
+) -> "asyncpg.Record | None":
+    """The first row of `statement`, on a connection that is waited for `timeout_seconds` at most.
 
-    The pool's own timeout makes a task for each acquisition: a tenth of the CPU of a whole request.
+    Raises TimeoutError. The pool's own timeout makes a task for each acquisition, and any timer costs more than to see
+    that none is needed: together a tenth of the CPU of a request.
     """
-    async with asyncio.timeout(timeout_seconds):
+    if pool.get_idle_size():
         connection = await pool.acquire()
+    else:
+        async with asyncio.timeout(timeout_seconds):
+            connection = await pool.acquire()
     try:
-        yield connection
+        return await connection.fetchrow(statement, *arguments)
     finally:
         await pool.release(connection)
 

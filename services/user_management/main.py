@@ -45,8 +45,9 @@ PROBLEM_RESPONSE: Final[dict[int | str, dict[str, Any]]] = {
 # Routes are tried in this order: the hot ones first, and `/users/search` before what would take it for an id.
 ROUTERS: Final = (
     internal.hot_router,
-    users.router,
+    users.search_router,
     users.hot_router,
+    users.router,
     health.router,
     integrations.router,
     webhooks.router,

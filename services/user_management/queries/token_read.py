@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from services.user_management.core.ids import uuid7
-from services.user_management.database import DriverPool, borrowed
+from services.user_management.database import DriverPool, fetch_row
 from services.user_management.enums import TokenOutcome
 
 STATEMENT: Final = """
@@ -123,23 +123,24 @@ class TokenReading:
 
 async def read_token(pool: DriverPool, query: TokenQuery, *, timeout_seconds: float) -> TokenReading:
     """Run the statement. When it raises, no token leaves: the record is in the same transaction."""
-    async with borrowed(pool, timeout_seconds=timeout_seconds) as connection:
-        row = await connection.fetchrow(
-            STATEMENT,
-            query.key_id,
-            query.secret_hash,
-            query.user,
-            query.default_issuer,
-            query.provider,
-            query.provider_known,
-            query.scopes,
-            query.account,
-            query.reason,
-            query.demanded_seconds,
-            query.default_seconds,
-            uuid7(),
-            query.request_id,
-        )
+    row = await fetch_row(
+        pool,
+        STATEMENT,
+        query.key_id,
+        query.secret_hash,
+        query.user,
+        query.default_issuer,
+        query.provider,
+        query.provider_known,
+        query.scopes,
+        query.account,
+        query.reason,
+        query.demanded_seconds,
+        query.default_seconds,
+        uuid7(),
+        query.request_id,
+        timeout_seconds=timeout_seconds,
+    )
     return _reading(row)
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.user_management.database import DriverPool, borrowed
+from services.user_management.database import DriverPool, fetch_row
 from services.user_management.models import User, erased_subjects, sign_ins, user_identities
 
 _users = User.ormar_config.table
@@ -41,15 +41,13 @@ class ResolvedUser:
 
 async def read_identity(pool: DriverPool, *, issuer: str, subject: str) -> ResolvedUser | None:
     """The user who signs in as (issuer, subject); None when nobody does."""
-    async with borrowed(pool, timeout_seconds=_DRIVER_TIMEOUT_SECONDS) as connection:
-        row = await connection.fetchrow(IDENTITY, issuer, subject)
+    row = await fetch_row(pool, IDENTITY, issuer, subject, timeout_seconds=_DRIVER_TIMEOUT_SECONDS)
     return None if row is None else ResolvedUser(*row)
 
 
 async def read_profile(pool: DriverPool, user_id: str) -> dict[str, Any] | None:
     """The profile of a live user."""
-    async with borrowed(pool, timeout_seconds=_DRIVER_TIMEOUT_SECONDS) as connection:
-        row = await connection.fetchrow(PROFILE, user_id)
+    row = await fetch_row(pool, PROFILE, user_id, timeout_seconds=_DRIVER_TIMEOUT_SECONDS)
     return None if row is None else dict(row)
 
 

@@ -26,6 +26,7 @@ class SharedBuckets:
     """The buckets of all classes, for every process that has the same Redis."""
 
     def __init__(self, redis: RedisClient) -> None:
+        """`redis` had better have no time limit of its own: there is one here, for all of the exchange."""
         self._redis = redis
         self._turns = asyncio.Semaphore(_MAX_CONNECTIONS)
 

@@ -14,6 +14,7 @@ from services.user_management.routers.json_route import DirectRoute, JSONRoute
 from services.user_management.routers.user_filter import Cursor, UserFilterQuery
 from services.user_management.schemas.user import UserPage, UserResponse, UserUpdate
 
+search_router = APIRouter(tags=["users"], route_class=JSONRoute)
 router = APIRouter(tags=["users"], route_class=JSONRoute)
 hot_router = APIRouter(tags=["users"], route_class=DirectRoute, dependencies=[Depends(get_current_user)])
 
@@ -32,7 +33,7 @@ async def get_me(request: Request) -> UserResponse:
     return await get_container(request).profiles.get_user(own_user_id("me"))
 
 
-@router.get("/users/search", dependencies=[Depends(admin_or_permitted(ServicePermission.USERS_SEARCH))])
+@search_router.get("/users/search", dependencies=[Depends(admin_or_permitted(ServicePermission.USERS_SEARCH))])
 async def search_users(
     container: ContainerDependency,
     wanted: UserFilterQuery,

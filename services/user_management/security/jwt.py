@@ -1,8 +1,11 @@
 """Verification of session tokens (RFC 7519, RFC 8725), with everything pinned that an attacker could choose."""
 
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from services.user_management.core.clock import Clock
 from services.user_management.exceptions import SessionPendingError, UnauthenticatedError
@@ -13,6 +16,8 @@ from services.user_management.utils import strict_json
 
 LEEWAY_SECONDS: Final = 5
 MAX_IDENTIFIER_CHARACTERS: Final = 255
+MAX_REMEMBERED: Final = 4096
+"""Tokens, of about 2 KB each; the oldest is forgotten, which costs it one more verification."""
 _LAST_SECOND: Final = 253_402_300_799
 """The end of year 9999: a later NumericDate is a mistake, and some lie beyond what a float holds exactly."""
 
@@ -31,6 +36,14 @@ class SessionClaims:
     organization: Organization | None
     factor_verification_age: tuple[int, int] | None
     claims: dict[str, Any]
+
+
+class _Verified(NamedTuple):
+    """A token that was verified, by `key`."""
+
+    key_id: str | None
+    key: RSAPublicKey | None
+    session: SessionClaims
 
 
 class SessionVerifier:
@@ -54,6 +67,7 @@ class SessionVerifier:
         self._authorized_parties = frozenset(authorized_parties)
         self._clock = clock
         self._allow_missing_azp = allow_missing_azp
+        self._verified: dict[bytes, _Verified] = {}
 
     async def verify(self, token: str) -> SessionClaims:
         """The claims of a valid token.
@@ -61,9 +75,34 @@ class SessionVerifier:
         Raises UnauthenticatedError for anything wrong with it, SessionPendingError for a session with an open task,
         and RetryLaterError while the issuer's keys cannot be had.
         """
-        claims = _read_object(await verify_signature(token, self._keys))
+        digest = hashlib.sha256(token.encode(errors="replace")).digest()
+        session = await self._recall(digest)
+        if session is None:
+            session = await self._read(token, digest)
+        _check_times(session.claims, self._clock.now().timestamp())
+        if session.claims.get("sts", "active") != "active":
+            raise SessionPendingError
+        return session
+
+    async def _recall(self, digest: bytes) -> SessionClaims | None:
+        """What a token said that was verified before, if the issuer still has the very key that verified it.
+
+        A session token comes again with each request of its minute. What can change is asked each time: the key here,
+        the time by the caller. Kept under a hash: the memory of a process holds no tokens.
+        """
+        known = self._verified.get(digest)
+        if known is None:
+            return None
+        if await self._keys.find(known.key_id) is known.key:
+            return known.session
+        self._verified.pop(digest, None)
+        return None
+
+    async def _read(self, token: str, digest: bytes) -> SessionClaims:
+        """Verify all that does not change with time, and remember it."""
+        signed = await verify_signature(token, self._keys)
+        claims = _read_object(signed.payload)
         self._check_pinned(claims)
-        _check_times(claims, self._clock.now().timestamp())
         session = SessionClaims(
             issuer=claims["iss"],
             subject=_read_identifier(claims, "sub"),
@@ -73,8 +112,9 @@ class SessionVerifier:
             factor_verification_age=_read_verification_age(claims),
             claims=claims,
         )
-        if claims.get("sts", "active") != "active":
-            raise SessionPendingError
+        self._verified[digest] = _Verified(signed.key_id, signed.key, session)
+        if len(self._verified) > MAX_REMEMBERED:
+            del self._verified[next(iter(self._verified))]
         return session
 
     def _check_pinned(self, claims: Mapping[str, Any]) -> None:
@@ -90,14 +130,23 @@ class SessionVerifier:
         return self._allow_missing_azp and "azp" not in claims
 
 
-async def verify_signature(token: str, keys: SigningKeys) -> bytes:
-    """The payload of a compact RS256 JWS that one of `keys` signed.
+class SignedPayload(NamedTuple):
+    """What a key has signed."""
+
+    key_id: str | None
+    key: RSAPublicKey | None
+    payload: bytes
+
+
+async def verify_signature(token: str, keys: SigningKeys) -> SignedPayload:
+    """What one of `keys` has signed as a compact RS256 JWS.
 
     No key is looked for until the token has the right form. Raises UnauthenticatedError, or RetryLaterError while the
     keys cannot be had.
     """
     unverified = CompactJws.parse(token)
-    return unverified.payload(await keys.find(unverified.key_id))
+    key = await keys.find(unverified.key_id)
+    return SignedPayload(unverified.key_id, key, unverified.payload(key))
 
 
 def _read_object(payload: bytes) -> dict[str, Any]:
