@@ -10,7 +10,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from services.user_management.core import failpoints
 from services.user_management.core.clock import Clock, SystemClock
-from services.user_management.database import UNDEFINED_TABLE, Database, is_unavailable
+from services.user_management.database import Database, is_schema_missing, is_unavailable
 from services.user_management.exceptions import StartupError
 from services.user_management.http_client import HttpClient, create_http_client, fetch_json
 from services.user_management.integrations.oauth_client import OAuthClient
@@ -44,6 +44,7 @@ from services.user_management.services.webhook_service import WebhookService
 from services.user_management.settings import Environment, Settings
 from services.user_management.unit_of_work import unit_of_work_factory
 
+SCHEMA_MISSING: Final = "DATABASE_URL: the schema is missing; run `cli db upgrade` first"
 BOOT_PATIENCE_SECONDS: Final = 30.0
 """How long a starting process waits for Postgres before it gives up and lets its supervisor try again."""
 DRAIN_SECONDS: Final = 8.5
@@ -184,9 +185,9 @@ class Container:
             try:
                 await self.vault.prove_keys()
             except ProgrammingError as error:
-                if getattr(error.orig, "sqlstate", None) != UNDEFINED_TABLE:
+                if not is_schema_missing(error):
                     raise
-                raise StartupError("DATABASE_URL: the schema is missing; run `cli db upgrade` first") from None
+                raise StartupError(SCHEMA_MISSING) from None
             except Exception as error:
                 if not is_unavailable(error):
                     raise

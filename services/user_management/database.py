@@ -177,6 +177,11 @@ def is_unavailable(error: BaseException) -> bool:
     return isinstance(cause, UNAVAILABLE) or sqlstate.startswith(_UNAVAILABLE_SQLSTATES)
 
 
+def is_schema_missing(error: BaseException) -> bool:
+    """Whether `error` means that nobody has migrated the database."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) == UNDEFINED_TABLE
+
+
 def constraint_name(error: BaseException) -> str | None:
     """Name of the constraint an IntegrityError is about."""
     cause = getattr(error, "orig", None)

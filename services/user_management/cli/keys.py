@@ -26,12 +26,12 @@ def generate() -> None:
 @app.command()
 def status() -> None:
     """Each key version: its state, whether it is held here, and how many tokens are under it."""
-    for row in run(lambda container: container.vault.status(), prove_keys=False):
+    for row in run(lambda container: container.vault.status()):
         print(f"{row.version}\t{row.state}\t{'held' if row.held else 'MISSING HERE'}\t{row.tokens} tokens")
 
 
 @app.command()
 def activate(version: Annotated[int, typer.Argument(help="The version that encrypts from now on.")]) -> None:
     """Switch the version that encrypts; the former one goes on decrypting."""
-    run(lambda container: container.vault.activate(version))
+    run(lambda container: container.vault.activate(version), prove_keys=True)
     print(f"Version {version} is active.", file=sys.stderr)

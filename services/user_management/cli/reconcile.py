@@ -24,10 +24,7 @@ def clerk(
     max_deletions: Annotated[int, typer.Option(help="Hold back more deletions than this.", min=0)] = MAX_DELETIONS,
 ) -> None:
     """Sweep all users of Clerk's Backend API; create, update and delete what differs here."""
-    drift = run(
-        lambda container: create_reconciler(container).sweep(repair=not dry_run, max_deletions=max_deletions),
-        prove_keys=False,
-    )
+    drift = run(lambda container: create_reconciler(container).sweep(repair=not dry_run, max_deletions=max_deletions))
     for kind, count in asdict(drift).items():
         print(f"{kind.replace('_', ' ')}\t{count}")
     if dry_run and drift.found:

@@ -5,17 +5,22 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from services.user_management.container import Container
+from sqlalchemy.exc import SQLAlchemyError
+
+from services.user_management.container import SCHEMA_MISSING, Container
 from services.user_management.core.context import RequestContext, use_context
 from services.user_management.core.principal import system
+from services.user_management.database import is_schema_missing, is_unavailable
+from services.user_management.exceptions import StartupError
 from services.user_management.logging_config import configure_logging
 from services.user_management.settings import get_settings
 
 Result = TypeVar("Result")
 
 
-def run(use_case: Callable[[Container], Awaitable[Result]], *, prove_keys: bool = True) -> Result:
-    """Run `use_case` as the operator. `prove_keys` False: without the vault, for commands that do not touch it."""
+def run(use_case: Callable[[Container], Awaitable[Result]], *, prove_keys: bool = False) -> Result:
+    """Run `use_case` as the operator. `prove_keys`: for commands that touch the vault, as every other process starts;
+    the rest works without its keys, on the day they are missing too."""
 
     async def connected() -> Result:
         settings = get_settings()
@@ -25,6 +30,12 @@ def run(use_case: Callable[[Container], Awaitable[Result]], *, prove_keys: bool 
             try:
                 await (container.start() if prove_keys else container.database.connect())
                 return await use_case(container)
+            except (SQLAlchemyError, OSError) as error:
+                if is_schema_missing(error):
+                    raise StartupError(SCHEMA_MISSING) from None
+                if is_unavailable(error):
+                    raise StartupError("DATABASE_URL: Postgres does not answer") from None
+                raise
             finally:
                 await container.stop()
 

@@ -22,10 +22,7 @@ def list_events(
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
 ) -> None:
     """Received events, the newest first: id, time, type, subject, state, error."""
-    rows = run(
-        lambda container: container.webhooks.list_events(failed_only=failed, subject=subject, limit=limit),
-        prove_keys=False,
-    )
+    rows = run(lambda container: container.webhooks.list_events(failed_only=failed, subject=subject, limit=limit))
     for row in rows:
         state = "applied" if row["applied_at"] else ("to be retried" if row["next_attempt_at"] else "parked")
         columns = (row["id"], row["received_at"].isoformat(), row["event_type"], row["subject"] or "-", state)
@@ -35,7 +32,7 @@ def list_events(
 @app.command()
 def show(event_id: EventId) -> None:
     """One event with all that it says; it may hold personal data."""
-    row = run(lambda container: container.webhooks.get_event(event_id), prove_keys=False)
+    row = run(lambda container: container.webhooks.get_event(event_id))
     print(json.dumps(dict(row), default=str, indent=2, ensure_ascii=False))
 
 
@@ -52,7 +49,7 @@ def replay(
         wanted = [event_id] if event_id else await container.webhooks.failed_events()
         return [await container.webhooks.replay(one) for one in wanted]
 
-    applied = run(replay_all, prove_keys=False)
+    applied = run(replay_all)
     print(f"{sum(applied)} of {len(applied)} event(s) applied.", file=sys.stderr)
     if not all(applied):
         sys.exit(1)
