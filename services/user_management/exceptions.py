@@ -141,7 +141,9 @@ class UnauthenticatedError(ApplicationError):
     title = "Not authenticated"
     default_detail = "A valid credential is required."
 
-    def __init__(self, detail: str | None = None) -> None:
+    def __init__(self, detail: str | None = None, *, counts: bool = True) -> None:
+        """`counts`: against the caller's address; not what was good a minute ago."""
+        self.counts = counts
         super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="user-management"'})
 
 

@@ -12,7 +12,8 @@ CONNECTIONS: Final = 100
 FETCH_SECONDS: Final = 5.0
 
 HttpClient = httpx.AsyncClient
-TransportError = httpx.TransportError
+TransportError = httpx.RequestError
+"""Whatever keeps an answer from being had, a broken encoding of its body included."""
 NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """Failures after which the other side has certainly seen nothing."""
 
@@ -55,7 +56,7 @@ async def fetch_json(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
         if response.status_code != 200:
             raise RetryLaterError(f"{url} answered {response.status_code}")
         document = httpx.Response(200, content=body).json()
-    except (httpx.TransportError, TimeoutError, ValueError, RecursionError) as error:
+    except (TransportError, TimeoutError, ValueError, RecursionError) as error:
         raise RetryLaterError(f"{url} cannot be fetched: {type(error).__name__}") from None
     if not isinstance(document, dict):
         raise RetryLaterError(f"{url} is not a JSON object")

@@ -68,7 +68,7 @@ def _refuse_other_sites(request: Request) -> None:
 
 def _allowed_origins(request: Request) -> set[str]:
     settings = get_container(request).settings
-    return {_origin(settings.public_url), *settings.frontend.origins}
+    return {_origin(url) for url in (settings.public_url, *settings.frontend.origins)}
 
 
 def _origin(url: str) -> str:

@@ -22,6 +22,11 @@ async def client_address(_request: Request) -> str:
     return address_key(current_context().ip_address)
 
 
+async def refused_address(request: Request) -> str:
+    """The same, counted apart: a neighbour's bad credentials cost nobody their way back from a provider."""
+    return f"refused:{await client_address(request)}"
+
+
 class RequestLimit(RateLimiter):
     """fastapi-limiter's dependency for one rate class, over the container's buckets.
 
@@ -42,6 +47,7 @@ class RequestLimit(RateLimiter):
 
 user_limit: Final = RequestLimit(RateClass.USER, principal)
 anonymous_limit: Final = RequestLimit(RateClass.ANONYMOUS, client_address)
+refusal_limit: Final = RequestLimit(RateClass.ANONYMOUS, refused_address)
 sign_in_limit: Final = RequestLimit(RateClass.SIGN_IN, client_address)
 webhook_limit: Final = RequestLimit(RateClass.WEBHOOK, client_address)
 

@@ -8,7 +8,6 @@ import typer
 
 from services.user_management.cli.runtime import run
 from services.user_management.reconciler import create_reconciler
-from services.user_management.services.reconcile_service import MAX_DELETIONS
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -21,7 +20,9 @@ def reconcile() -> None:
 @app.command()
 def clerk(
     dry_run: Annotated[bool, typer.Option(help="Only look; exit 1 when anything differs.")] = False,
-    max_deletions: Annotated[int, typer.Option(help="Hold back more deletions than this.", min=0)] = MAX_DELETIONS,
+    max_deletions: Annotated[
+        int | None, typer.Option(help="Allow so many deletions; by default 50, and no more than a tenth.", min=0)
+    ] = None,
 ) -> None:
     """Sweep all users of Clerk's Backend API; create, update and delete what differs here."""
     drift = run(lambda container: create_reconciler(container).sweep(repair=not dry_run, max_deletions=max_deletions))

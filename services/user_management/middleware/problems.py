@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from services.user_management.auth.rate_limits import anonymous_limit
+from services.user_management.auth.rate_limits import refusal_limit
 from services.user_management.core.context import current_context
 from services.user_management.database import is_unavailable
 from services.user_management.exceptions import (
@@ -71,10 +71,11 @@ async def handle_application_error(_request: Request, error: Exception) -> Respo
 
 async def handle_unauthenticated(request: Request, error: UnauthenticatedError) -> Response:
     """Whoever cannot say who they are spends from their address's allowance, on every route alike."""
-    try:
-        await anonymous_limit(request)
-    except RateLimitedError as refusal:
-        return problem_response(refusal)
+    if error.counts:
+        try:
+            await refusal_limit(request)
+        except RateLimitedError as refusal:
+            return problem_response(refusal)
     return problem_response(error)
 
 

@@ -77,13 +77,15 @@ class RequestContextMiddleware:
         if scope["path"] in _UNLOGGED or (status == 200 and scope["path"] in _RECORDED):
             return
         route = scope.get("route")
+        actor = current_context().actor
         log_request(
             method=scope["method"],
             # The template, never the path: ids and whatever else a caller puts there stay out of the log.
             route=getattr(route, "path", "unmatched"),
             status=status,
             milliseconds=round(seconds * 1000, 1),
-            actor=current_context().actor.id,
+            actor=actor.id,
+            **({"impersonator": actor.impersonator} if actor.impersonator else {}),
         )
 
 

@@ -70,6 +70,7 @@ async def read_upstream_state(
     select = (
         sa.select(
             user_identities.c.subject,
+            _users.c.restored_at,
             _users.c.upstream_updated_at,
             _users.c.upstream_event_at,
             _users.c.upstream_digest,
@@ -81,7 +82,8 @@ async def read_upstream_state(
 
 
 async def live_subjects(connection: AsyncConnection, *, issuer: str, after: str, limit: int) -> Sequence[str]:
-    """Subjects of `issuer` whose users are live and were not restored by an admin, from the one after `after` on."""
+    """Subjects of `issuer` whose users are live, from the one after `after` on; without those whom an admin restored
+    and of whom upstream has not spoken since."""
     select = (
         sa.select(user_identities.c.subject)
         .join(_users, _users.c.id == user_identities.c.user_id)
@@ -89,7 +91,7 @@ async def live_subjects(connection: AsyncConnection, *, issuer: str, after: str,
             user_identities.c.issuer == issuer,
             user_identities.c.subject > after,
             _users.c.deleted_at.is_(None),
-            _users.c.restored_at.is_(None),
+            sa.or_(_users.c.restored_at.is_(None), _users.c.upstream_event_at > _users.c.restored_at),
         )
         .order_by(user_identities.c.subject)
         .limit(limit)

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import RedirectResponse
 
-from services.user_management.auth.clerk import CurrentUser, OwnUserId
+from services.user_management.auth.clerk import CurrentUser, InPerson, OwnUserId
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.auth.guards import anonymous
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
@@ -59,7 +59,7 @@ async def list_integration_activity(
     return await container.integrations.list_activity(user_id, provider, limit=limit, cursor=cursor)
 
 
-@router.post("/users/{user_id}/integrations/{provider}/authorize", status_code=201)
+@router.post("/users/{user_id}/integrations/{provider}/authorize", status_code=201, dependencies=[InPerson])
 async def authorize_integration(
     user_id: OwnUserId, provider: ProviderPath, body: AuthorizeRequest, container: ContainerDependency
 ) -> AuthorizeResponse:
@@ -67,7 +67,7 @@ async def authorize_integration(
     return await container.integrations.start_connection(user_id, provider, body)
 
 
-@router.post("/users/{user_id}/integrations/{provider}", status_code=201)
+@router.post("/users/{user_id}/integrations/{provider}", status_code=201, dependencies=[InPerson])
 async def confirm_integration(
     user_id: OwnUserId, provider: ProviderPath, body: ConfirmRequest, container: ContainerDependency
 ) -> IntegrationResponse:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, computed_field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints, computed_field
 
 from services.user_management.enums import ServicePermission
 from services.user_management.utils.validators import Scope
@@ -39,9 +39,9 @@ class GrantRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    scopes: list[Scope] | None = Field(default=None, min_length=1, max_length=64)
-    """Null: any scope."""
-    reason_required: bool = False
+    scopes: list[Scope] | None = Field(min_length=1, max_length=64)
+    """Null: any scope. To be said, not left out: it is the widest grant there is."""
+    reason_required: StrictBool = False
     """Every read must give a reason."""
 
 
@@ -50,7 +50,7 @@ class RotateKeyRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    overlap_seconds: int = Field(default=DEFAULT_OVERLAP_SECONDS, ge=0, le=MAX_OVERLAP_SECONDS)
+    overlap_seconds: StrictInt = Field(default=DEFAULT_OVERLAP_SECONDS, ge=0, le=MAX_OVERLAP_SECONDS)
     """0: they end at once."""
 
 

@@ -161,7 +161,8 @@ def _read_object(payload: bytes) -> dict[str, Any]:
 
 def _check_times(claims: Mapping[str, Any], now: float) -> None:
     if now - _read_time(claims, "exp") > LEEWAY_SECONDS:
-        raise _invalid()
+        # Ours once: a front end that sends it for many users must hear that it is time for a new one.
+        raise UnauthenticatedError("The session token is not valid.", counts=False)
     if max(_read_time(claims, "nbf"), _read_time(claims, "iat")) - now > LEEWAY_SECONDS:
         raise _invalid()
 

@@ -24,7 +24,10 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 PAGE: Final = 100
 SLICE_SECONDS: Final = 5.0
 MAX_DELETIONS: Final = 50
-"""More users who are gone at once look like the key of another instance: none is deleted, and an operator is told."""
+MAX_SHARE: Final = 10
+FEW: Final = 3
+"""More users who are gone at once than MAX_DELETIONS, or than FEW and a MAX_SHARE-th of all, look like the key of
+another instance: none is deleted, and an operator is told, who may allow a number."""
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +79,21 @@ class Sweep:
     gone: list[str] = field(default_factory=list)
     """Subjects that Clerk certainly does not have."""
 
+    known: int = 0
+    """Subjects of ours that the second pass has seen."""
+    deleting: bool = False
+    """Whether the brake has let go."""
+
+    def has_too_many_gone(self, allowed: int | None) -> bool:
+        """Whether the brake holds. The share is judged once all are known."""
+        if self.deleting:
+            return False
+        if allowed is not None:
+            return len(self.gone) > allowed
+        everybody_seen = self.after is None and not self.suspects
+        too_large_a_share = len(self.gone) > max(FEW, self.known / MAX_SHARE)
+        return len(self.gone) > MAX_DELETIONS or (everybody_seen and too_large_a_share)
+
     @classmethod
     def resume(cls, cursor: Mapping[str, Any] | None) -> "Sweep":
         """From what `cursor()` gave; None: from the start."""
@@ -116,25 +134,28 @@ class ReconcileService:
         ends = time.monotonic() + SLICE_SECONDS
         try:
             while time.monotonic() < ends:
-                if not await self._step(sweep, repair=True, max_deletions=MAX_DELETIONS):
+                if not await self._step(sweep, repair=True, max_deletions=None):
                     log.info("reconcile.finished", **asdict(sweep.drift))
                     return None
         except RetryLaterError as error:
             log.warning("reconcile.postponed", reason=error.detail)
         return sweep.cursor()
 
-    async def sweep(self, *, repair: bool, max_deletions: int = MAX_DELETIONS) -> Drift:
-        """A whole sweep at once; with `repair` False it only looks. Raises RetryLaterError, ClerkRefusedError."""
+    async def sweep(self, *, repair: bool, max_deletions: int | None = None) -> Drift:
+        """A whole sweep at once; with `repair` False it only looks. `max_deletions` is an operator's word.
+
+        Raises RetryLaterError, ClerkRefusedError.
+        """
         sweep = Sweep(Drift())
         while await self._step(sweep, repair=repair, max_deletions=max_deletions):
             pass
         return sweep.drift
 
-    async def _step(self, sweep: Sweep, *, repair: bool, max_deletions: int) -> bool:
+    async def _step(self, sweep: Sweep, *, repair: bool, max_deletions: int | None) -> bool:
         """One page, one second look, or the deletions; whether there is more to do."""
         if sweep.offset is not None:
             await self._compare_page(sweep, repair=repair)
-        elif len(sweep.gone) > max_deletions:
+        elif sweep.has_too_many_gone(max_deletions):
             sweep.drift.deletions_held_back = len(sweep.gone)
             log.error("reconcile.deletions_held_back", at_least=len(sweep.gone))
             return False
@@ -143,6 +164,7 @@ class ReconcileService:
         elif sweep.after is not None:
             await self._look_for_deleted(sweep)
         elif sweep.gone:
+            sweep.deleting = True
             await self._delete(sweep, sweep.gone.pop(), told_at=_moment(sweep.looked_at), repair=repair)
         else:
             return False
@@ -178,7 +200,7 @@ class ReconcileService:
                 was_news = await self._upstream.apply(uow, user)
             else:
                 was_news = not await self._upstream.is_erased(uow, user.issuer, user.subject)
-        self._states.forget()
+        self._states.forget_subject(user.issuer, user.subject)
         if not was_news:
             # Erased here, or overtaken by an event.
             return
@@ -194,6 +216,7 @@ class ReconcileService:
                 connection, issuer=self._issuer, after=sweep.after or "", limit=PAGE
             )
         existing = await self._directory.existing(subjects) if subjects else set()
+        sweep.known += len(subjects)
         sweep.suspects = [subject for subject in subjects if subject not in existing]
         sweep.after = subjects[-1] if subjects else None
 
@@ -210,7 +233,7 @@ class ReconcileService:
             if not deleted:
                 # Deleted meanwhile, or restored.
                 return
-            self._states.forget()
+            self._states.forget_subject(self._issuer, subject)
         sweep.drift.deleted += 1
 
 
@@ -223,6 +246,10 @@ def _moment(text: str | None) -> datetime:
 def _holds(known: Mapping[str, Any], user: UpstreamUser) -> bool:
     """Whether our row says the same, as of the same moment, or is newer. The same content as of a later moment is worth
     writing: an event from in between, still on its way, must find that it is old."""
+    restored_at, told_at = known["restored_at"], known["upstream_event_at"]
+    if restored_at is not None and (told_at is None or told_at <= restored_at < user.told_at):
+        # They are there again: from now on their absence would be news.
+        return False
     if (known["upstream_updated_at"], known["upstream_digest"]) == (user.updated_at, user.digest()):
         return True
     return not user.is_newer_than(known)

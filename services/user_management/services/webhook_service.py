@@ -5,7 +5,7 @@ that it arrived, since sending it again would not help.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -86,7 +86,7 @@ class WebhookService:
             applied = await self._attempt(uow, event_id, event, attempts=1)
             failpoint(Failpoint.WEBHOOK_APPLIED)
         failpoint(Failpoint.WEBHOOK_COMMITTED)
-        self._states.forget()
+        self._forget_state(values)
         return WebhookAccepted(duplicate=False, applied=applied)
 
     async def retry_due(self, _cursor: Any = None) -> None:
@@ -98,7 +98,7 @@ class WebhookService:
                 if row is None:
                     return
                 await self._try_again(uow, row)
-            self._states.forget()
+            self._forget_state(row)
 
     async def replay(self, event_id: UUID) -> bool:
         """Apply a stored event, again if it was before: it changes nothing then. Whether it is applied.
@@ -110,7 +110,7 @@ class WebhookService:
             if row is None:
                 raise NotFoundError(f"There is no event {event_id}.")
             applied = await self._try_again(uow, row)
-        self._states.forget()
+        self._forget_state(row)
         return applied
 
     async def list_events(self, *, failed_only: bool, subject: str | None, limit: int) -> Sequence[RowMapping]:
@@ -130,6 +130,11 @@ class WebhookService:
         if row is None:
             raise NotFoundError(f"There is no event {event_id}.")
         return row
+
+    def _forget_state(self, row: Mapping[str, Any]) -> None:
+        """Only events about users themselves change what a user may do."""
+        if row["event_type"].startswith("user.") and row["subject"]:
+            self._states.forget_subject(self._issuer, row["subject"])
 
     async def _try_again(self, uow: UnitOfWork, row: dict[str, Any]) -> bool:
         if not row["payload"]:

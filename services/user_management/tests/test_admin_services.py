@@ -131,7 +131,7 @@ async def test_longest_name_is_accepted(admin: Administrator) -> None:
     [
         ("GET", "/nobody", None),
         ("PUT", "/nobody/permissions", {"permissions": []}),
-        ("PUT", "/nobody/grants/sandbox-static", {}),
+        ("PUT", "/nobody/grants/sandbox-static", {"scopes": None}),
         ("DELETE", "/nobody/grants/sandbox-static", None),
         ("POST", "/nobody/keys", {}),
         ("DELETE", "/nobody/keys/0123456789ab", None),
@@ -157,6 +157,9 @@ async def test_what_is_not_there_is_not_found(admin: Administrator, method: str,
         ("DELETE", "/operations/keys/%00", None),
         ("PUT", "/operations/permissions", {}),
         ("PUT", "/operations/permissions", {"permissions": ["users:write"]}),
+        ("PUT", "/operations/grants/sandbox-static", {}),
+        ("PUT", "/operations/grants/sandbox-static", {"scopes": None, "reason_required": "off"}),
+        ("POST", "/operations/keys", {"overlap_seconds": "0"}),
         ("PUT", "/operations/grants/sandbox-static", {"scopes": []}),
         ("PUT", "/operations/grants/sandbox-static", {"scopes": ["two words"]}),
         ("PUT", "/operations/grants/sandbox-static", {"provider": "sandbox-static"}),
@@ -188,7 +191,7 @@ async def test_grant_is_made_narrowed_and_withdrawn(admin: Administrator, connec
         return answer.status_code
 
     ungranted = await read("email")
-    granted = await admin("PUT", path, {})
+    granted = await admin("PUT", path, {"scopes": None})
     any_scope = await read("calendar.read")
     narrowed = await admin("PUT", path, {"scopes": ["email"], "reason_required": False})
     within, beyond = await read("email"), await read("calendar.read")
@@ -208,7 +211,7 @@ async def test_grant_is_made_narrowed_and_withdrawn(admin: Administrator, connec
 async def test_grant_for_an_unknown_provider_is_refused(admin: Administrator) -> None:
     await admin.create()
 
-    response = await admin("PUT", "/calendar/grants/nowhere", {})
+    response = await admin("PUT", "/calendar/grants/nowhere", {"scopes": None})
 
     assert_problem(response, 404, "unknown_provider")
     assert (await admin.show())["grants"] == []
@@ -216,7 +219,7 @@ async def test_grant_for_an_unknown_provider_is_refused(admin: Administrator) ->
 
 async def test_grant_of_a_provider_that_is_gone_can_be_withdrawn(admin: Administrator) -> None:
     await admin.create()
-    await admin("PUT", "/calendar/grants/sandbox-static", {})
+    await admin("PUT", "/calendar/grants/sandbox-static", {"scopes": None})
     await admin.journey.owner.execute("UPDATE service_grants SET provider = 'gone'")
 
     response = await admin("DELETE", "/calendar/grants/gone")

@@ -144,7 +144,7 @@ RECORDS: dict[str, tuple[Recorded, ...]] = {
     ),
     "PUT /admin/services/{name}/grants/{provider}": (
         Recorded(
-            _administer("PUT", f"/calendar-sync/grants/{PROVIDER}", {"reason_required": True}),
+            _administer("PUT", f"/calendar-sync/grants/{PROVIDER}", {"scopes": None, "reason_required": True}),
             audit=("service.granted",),
         ),
     ),

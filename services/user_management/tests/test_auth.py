@@ -268,10 +268,20 @@ async def test_person_behind_an_impersonated_session_is_recorded(journey: Journe
     ada = await journey.sign_up()
     actor = {"iss": "https://dashboard.clerk.com", "sid": "sess_support", "sub": "user_support"}
     headers = journey.headers_of(ada.id, act=actor)
-    path = "/users/me/integrations/sandbox-static/authorize"
 
-    response = await journey.client.post(path, headers=headers, json={})
+    response = await journey.client.patch("/users/me", headers=headers, json={"first_name": "Augusta"})
 
-    assert response.status_code == 201, response.text
-    row = await only_row(journey, "SELECT * FROM audit_logs WHERE action = 'integration.connect_started'")
+    assert response.status_code == 200, response.text
+    row = await only_row(journey, "SELECT * FROM audit_logs WHERE action = 'user.updated'")
     assert (row["actor_kind"], row["actor_id"], row["impersonator"]) == ("user", ada.id, "user_support")
+
+
+async def test_impersonated_session_is_audited_once_however_much_it_reads(journey: Journey) -> None:
+    ada = await journey.sign_up()
+    actor = {"iss": "https://dashboard.clerk.com", "sid": "sess_audited", "sub": "user_support"}
+
+    for _ in range(3):
+        await journey.client.get("/users/me", headers=journey.headers_of(ada.id, act=actor, sid="sess_audited"))
+
+    row = await only_row(journey, "SELECT * FROM audit_logs WHERE action = 'user.impersonated'")
+    assert (row["actor_id"], row["impersonator"], row["target_id"]) == (ada.id, "user_support", ada.id)

@@ -198,13 +198,42 @@ async def test_more_deletions_than_the_limit_are_all_held_back(
     assert allowed == Drift(deleted=5)
 
 
+async def test_key_of_another_instance_deletes_nobody_in_a_small_deployment(
+    container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    for _ in range(5):
+        clerk_sandbox.clerk.delete_user(await _known(container, clerk_sandbox))
+    for _ in range(3):
+        clerk_sandbox.clerk.create_user()
+
+    assert await reconciler.sweep_slice() is None
+
+    alive = await owner.fetchval("SELECT count(*) FROM users WHERE deleted_at IS NULL")
+    assert alive == 5 + 3
+
+
+async def test_user_restored_and_seen_again_at_clerk_can_be_missed_again(
+    container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    ada = await _known(container, clerk_sandbox)
+    await container.administration.delete_user(ada)
+    await container.administration.restore_user(ada)
+    await reconciler.sweep(repair=True)
+    clerk_sandbox.clerk.delete_user(ada)
+
+    drift = await reconciler.sweep(repair=True)
+
+    assert drift == Drift(deleted=1)
+    assert (await state_of(owner, ada))["is_deleted"]
+
+
 async def test_brake_holds_across_slices(
     container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
 ) -> None:
     ada = await _known(container, clerk_sandbox)
     clerk_sandbox.clerk.delete_user(ada)
     gone = [f"user_{number}" for number in range(50)]
-    at_the_limit = Sweep(Drift(), offset=None, gone=gone).cursor()
+    at_the_limit = Sweep(Drift(), offset=None, gone=gone, known=10_000).cursor()
 
     left = await reconciler.sweep_slice(at_the_limit)
 

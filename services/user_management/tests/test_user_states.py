@@ -108,6 +108,9 @@ class _LateAnswers:
     def door(self) -> "_LateAnswers":
         return self
 
+    def get_idle_size(self) -> int:
+        return 1
+
     async def acquire(self) -> "_LateAnswers":
         return self
 
@@ -129,7 +132,8 @@ async def test_answer_of_before_a_suspension_that_arrives_after_it_is_not_rememb
     states = UserStates(cast("Database", line), clock)
     issuer = journey.sandbox.clerk.issuer
     early = asyncio.create_task(states.find(issuer, ada.id))
-    await line.sent.wait()
+    async with asyncio.timeout(5):
+        await line.sent.wait()
 
     await journey.container.administration.suspend_user(ada.id, reason=None)
     states.forget()

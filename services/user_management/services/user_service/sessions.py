@@ -15,6 +15,8 @@ from services.user_management.services.user_service.states import UserStates
 from services.user_management.services.user_service.upstream import UpstreamUsers
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
+MAX_IMPERSONATIONS: Final = 1000
+"""Sessions that are remembered as audited; one that was forgotten is audited again."""
 ACTIVITY_STEP: Final = timedelta(minutes=5)
 """How exact `last_active_at` is: writing it with every request would make each read a write."""
 
@@ -36,6 +38,7 @@ class SignIn:
         self._unit_of_work = unit_of_work
         self._admin_user_ids = admin_user_ids
         self._clock = clock
+        self._impersonations: dict[tuple[str, str | None], None] = {}
 
     async def sign_in(self, session: SessionClaims, *, fresh: bool = False) -> Principal:
         """The principal behind a verified session; the user is created at first sight, since a webhook may be late.
@@ -48,6 +51,8 @@ class SignIn:
             raise UserInactiveError
         if session.impersonator is None:
             await self._note_activity(user)
+        else:
+            await self._note_impersonation(user, session)
         # Whoever looks at the product through somebody else's eyes does not get that person's power over others.
         is_admin = user.id in self._admin_user_ids and session.impersonator is None
         return Principal(PrincipalKind.USER, user.id, impersonator=session.impersonator, is_admin=is_admin)
@@ -62,6 +67,18 @@ class SignIn:
             # The id belongs to another issuer's subject, or was erased: never a second door into an account.
             raise UnauthenticatedError("The session's subject is not accepted here.")
         return user
+
+    async def _note_impersonation(self, user: ResolvedUser, session: SessionClaims) -> None:
+        """Audit that somebody looks through the user's eyes: once per session and process, whatever they do."""
+        key = (session.session_id, session.impersonator)
+        if key in self._impersonations:
+            return
+        act_as(Principal(PrincipalKind.USER, user.id, impersonator=session.impersonator))
+        async with self._unit_of_work() as uow:
+            uow.audit("user.impersonated", target=("user", user.id), user_id=user.id)
+        self._impersonations[key] = None
+        if len(self._impersonations) > MAX_IMPERSONATIONS:
+            del self._impersonations[next(iter(self._impersonations))]
 
     async def _note_activity(self, user: ResolvedUser) -> None:
         now = self._clock.now()

@@ -39,6 +39,11 @@ class UserStates:
         return user
 
     def forget(self) -> None:
-        """Ask again from now on. For whoever has just changed somebody's state; that is rare, so all are forgotten."""
+        """Ask about everybody again. For an admin who has just changed somebody's state; that is rare."""
         self._changes += 1
         self._known.clear()
+
+    def forget_subject(self, issuer: str, subject: str) -> None:
+        """Ask about one again. For upstream's news, of which there are many."""
+        self._changes += 1
+        self._known.pop((issuer, subject), None)
