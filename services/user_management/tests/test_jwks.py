@@ -407,3 +407,13 @@ async def test_process_that_nobody_asks_learns_of_a_withdrawn_key(
     watch.cancel()
 
     assert await keys.find(first.kid) is None
+
+
+async def test_answer_whose_encoding_is_broken_is_an_outage_not_a_crash() -> None:
+    broken = httpx.MockTransport(
+        lambda _: httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"not gzip"))
+    )
+
+    async with create_http_client(broken) as http:
+        with pytest.raises(RetryLaterError):
+            await fetch_json(http, "https://clerk.example.com/.well-known/jwks.json")
