@@ -1,6 +1,7 @@
 """Up, down, up again, and no drift between the models and the database."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 
 import asyncpg
@@ -73,7 +74,7 @@ def test_upgrade_downgrade_upgrade_gives_the_same_schema(servers: Servers, datab
 def test_each_revision_can_be_taken_back_alone(servers: Servers, database: str) -> None:
     config = configuration(servers, database)
 
-    for revision in ("0001", "0002", "0003", "0004"):
+    for revision in ("0001", "0002", "0003", "0004", "0005"):
         command.upgrade(config, revision)
         command.downgrade(config, "-1")
         command.upgrade(config, revision)
@@ -102,3 +103,39 @@ def test_partition_function_can_be_called_by_the_runtime_role_and_makes_nothing_
 
     assert query(servers.url(database), "SELECT ensure_log_partitions(3)") == 0
     assert query(servers.url(database), "SELECT ensure_log_partitions(5)") == 6
+
+
+OLD_ROWS = """
+INSERT INTO users (id, email, email_normalized, email_verified, first_name, last_name, status, onboarding_completed,
+                   local_fields, upstream_updated_at, version, created_at, updated_at)
+VALUES ('user_emile', 'e@example.com', 'e@example.com', true, 'Émile  Édouard', 'ZOLA', 'suspended', false, '[]', now(),
+        1, now(), now()),
+       ('user_first_seen', NULL, NULL, false, NULL, NULL, 'active', false, '[]', NULL, 1, now(), now());
+INSERT INTO webhook_events (id, source, message_id, event_type, payload, received_at, attempts)
+VALUES (gen_random_uuid(), 'clerk', 'msg_1', 'user.updated', '{"data": {"id": "user_emile"}}', now(), 1),
+       (gen_random_uuid(), 'clerk', 'msg_2', 'session.created', '{"data": {"user_id": "user_emile"}}', now(), 1)
+"""
+FILLED = """
+SELECT json_agg(json_build_array(id, first_name_normalized, last_name_normalized, upstream_status,
+                                 upstream_profile ->> 'last_name') ORDER BY id)::text FROM users
+"""
+
+
+def test_rows_of_before_are_filled_and_stay_filled_when_it_is_run_again(servers: Servers, database: str) -> None:
+    migrate(servers, database, "head")
+    migrate(servers, database, "0003")
+    query(servers.owner_url(database), OLD_ROWS, "SELECT 1")
+    expected = [
+        ["user_emile", "emile edouard", "zola", "suspended", "ZOLA"],
+        ["user_first_seen", None, None, None, None],
+    ]
+
+    for _ in range(2):
+        migrate(servers, database, "head")
+        filled = json.loads(str(query(servers.owner_url(database), FILLED)))
+        subjects = query(
+            servers.owner_url(database), "SELECT count(*) FROM webhook_events WHERE subject = 'user_emile'"
+        )
+        command.downgrade(configuration(servers, database), "0004")
+
+        assert (filled, subjects) == (expected, 2)
