@@ -1,4 +1,4 @@
-"""The four refresh kinds, as FACTS of real providers describe them."""
+"""The four refresh kinds, as real providers show them."""
 
 import asyncio
 
