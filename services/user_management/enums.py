@@ -29,6 +29,8 @@ class ServicePermission(StrEnum):
     """Profiles by id."""
     USERS_SEARCH = "users:search"
     """Find users by e-mail, name, status and time."""
+    WEBHOOKS_MANAGE = "webhooks:manage"
+    """Subscriptions of its own to what happens."""
 
 
 class IntegrationStatus(StrEnum):
@@ -102,14 +104,64 @@ class ReauthReason(StrEnum):
     """The access token ran out and the provider never issued a refresh token."""
     TOKEN_UNREADABLE = "token_unreadable"  # noqa: S105 - a reason
     """The stored ciphertext fails its authentication tag under a proven key."""
+    SCOPE_MISSING = "scope_missing"
+    """The user granted less than the provider file requires."""
+    SCOPE_UPGRADE = "scope_upgrade"
+    """The provider file requires more than it did when the user granted it."""
+    REFRESH_EXHAUSTED = "refresh_exhausted"
+    """Refused again and again for days, with a code that nobody knows."""
+    REVOKED_AT_PROVIDER = "revoked_at_provider"
+    """The user, or their administrator, took the consent back there. Goes with the status `revoked`."""
 
 
 class ProviderErrorKind(StrEnum):
     """Who has to act on a provider's refusal."""
 
     REAUTH = "reauth"
+    """The user: the grant no longer works."""
+    REVOKED = "revoked"
+    """The user: they, or their administrator, took the consent back."""
     OPERATOR = "operator"
+    """Us: our client credentials or our request."""
     TRANSIENT = "transient"
+    """Nobody: it goes away by itself."""
+    UNKNOWN = "unknown"
+    """A refusal with a code that nobody knows; it has to last before anybody is marked."""
+
+
+class ProviderState(StrEnum):
+    """How a provider answers us, whoever the user is."""
+
+    UP = "up"
+    DOWN = "down"
+    MISCONFIGURED = "misconfigured"
+    """It refuses our client."""
+
+
+class RevocationState(StrEnum):
+    """What became of a token that is to be revoked at its provider."""
+
+    PENDING = "pending"
+    DONE = "done"
+    SUPERSEDED = "superseded"
+    """The same account was connected again, and revoking would end the new grant too."""
+    IMPOSSIBLE = "impossible"
+    """The provider has no way to revoke, or the token cannot be read."""
+    GIVEN_UP = "given_up"
+
+
+class SubscriptionStatus(StrEnum):
+    ACTIVE = "active"
+    DISABLED = "disabled"
+
+
+class DeliveryState(StrEnum):
+    """An outgoing webhook."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    """All attempts were used, or the subscription was disabled."""
 
 
 class EventType(StrEnum):
@@ -121,10 +173,13 @@ class EventType(StrEnum):
     USER_DEACTIVATED = "user.deactivated"
     USER_DELETED = "user.deleted"
     USER_RESTORED = "user.restored"
+    USER_ERASED = "user.erased"
     INTEGRATION_CONNECTED = "integration.connected"
     INTEGRATION_DEGRADED = "integration.degraded"
     INTEGRATION_RECOVERED = "integration.recovered"
     INTEGRATION_NEEDS_REAUTH = "integration.needs_reauth"
+    INTEGRATION_REVOKED = "integration.revoked"
+    INTEGRATION_DISCONNECTED = "integration.disconnected"
 
 
 class JobName(StrEnum):
@@ -135,6 +190,10 @@ class JobName(StrEnum):
     RETRY_WEBHOOKS = "retry_webhooks"
     ERASE_USERS = "erase_users"
     RECONCILE_CLERK = "reconcile_clerk"
+    REVOKE_TOKENS = "revoke_tokens"
+    REWRAP_SECRETS = "rewrap_secrets"
+    CHECK_INTEGRATIONS = "check_integrations"
+    DELIVER_WEBHOOKS = "deliver_webhooks"
 
 
 class RateClass(StrEnum):

@@ -2,7 +2,7 @@
 
 from services.user_management.models.audit import AuditDetail, AuditLog
 from services.user_management.models.base import metadata
-from services.user_management.models.integration import Integration, OAuthFlow
+from services.user_management.models.integration import Integration, OAuthFlow, ProviderHealth, TokenRevocation
 from services.user_management.models.job import JobRun
 from services.user_management.models.outbox import OutboxEvent
 from services.user_management.models.preferences import PreferenceRevision, UserPreferences
@@ -10,6 +10,7 @@ from services.user_management.models.service_client import ServiceClient, Servic
 from services.user_management.models.token import EncryptedToken, EncryptionKey, TokenRead
 from services.user_management.models.user import User, erased_subjects, sign_ins, user_identities
 from services.user_management.models.webhook import WebhookEvent
+from services.user_management.models.webhook_subscription import WebhookDelivery, WebhookSubscription
 
 __all__ = [
     "AuditDetail",
@@ -21,13 +22,17 @@ __all__ = [
     "OAuthFlow",
     "OutboxEvent",
     "PreferenceRevision",
+    "ProviderHealth",
     "ServiceClient",
     "ServiceGrant",
     "ServiceKey",
     "TokenRead",
+    "TokenRevocation",
     "User",
     "UserPreferences",
+    "WebhookDelivery",
     "WebhookEvent",
+    "WebhookSubscription",
     "erased_subjects",
     "metadata",
     "sign_ins",

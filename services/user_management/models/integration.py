@@ -7,7 +7,13 @@ from uuid import UUID
 import ormar
 import sqlalchemy as sa
 
-from services.user_management.enums import FlowStatus, IntegrationStatus
+from services.user_management.enums import (
+    FlowStatus,
+    IntegrationStatus,
+    ProviderState,
+    RevocationState,
+    TokenKind,
+)
 from services.user_management.models.base import JSONB, Bytes, Identifier, PgUUID, foreign_key, index, one_of, table
 
 
@@ -27,6 +33,14 @@ class Integration(ormar.Model):
             where="is_primary",
         ),
         index("ix_integrations_unsettled", "id", where="refresh_attempts > 0"),
+        sa.Index(
+            "ix_integrations_checked",
+            sa.text("last_checked_at NULLS FIRST"),
+            "id",
+            postgresql_where=sa.text("status IN ('active', 'degraded')"),
+        ),
+        index("ix_integrations_account", "provider", "provider_account_id"),
+        index("ix_integrations_scope_upgrade", "provider", "id", where="status_reason = 'scope_upgrade'"),
     )
 
     id: UUID = PgUUID(primary_key=True)
@@ -39,6 +53,10 @@ class Integration(ormar.Model):
     status_reason: str | None = ormar.Text(nullable=True)
     status_changed_at: datetime = ormar.DateTime(timezone=True, nullable=False)
     granted_scopes: Any = JSONB(nullable=False)
+    requested_scopes: Any = JSONB(nullable=True)
+    """What was asked for when the user last consented; null for connections older than the column."""
+    metadata: Any = JSONB(nullable=True)
+    """The product's own notes, such as a label; text by name. Null: none."""
     token_version: int = ormar.BigInteger(nullable=False)
     """Fence: every stored answer of the provider raises it by one."""
     refresh_lease_owner: UUID | None = PgUUID(nullable=True)
@@ -52,6 +70,14 @@ class Integration(ormar.Model):
     last_failure_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     last_failure: str | None = ormar.Text(nullable=True)
     """Error code of the provider, or the kind of failure; never its body."""
+    last_failure_detail: str | None = ormar.Text(nullable=True)
+    """The provider's code beneath that one, such as `invalid_rapt` or `AADSTS700082`."""
+    failing_since: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    """When the first of the present failures in a row happened."""
+    last_checked_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    """When the provider last accepted the access token in a check."""
+    clock_skew_seconds: int | None = ormar.Integer(nullable=True)
+    """The provider's clock minus ours, as its ID token said when the account was connected."""
     connected_at: datetime = ormar.DateTime(timezone=True, nullable=False)
     disconnected_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     version: int = ormar.Integer(nullable=False)
@@ -84,3 +110,48 @@ class OAuthFlow(ormar.Model):
     created_at: datetime = ormar.DateTime(timezone=True, nullable=False)
     expires_at: datetime = ormar.DateTime(timezone=True, nullable=False)
     consumed_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+
+
+class TokenRevocation(ormar.Model):
+    """A token that its provider is to forget. It has no foreign key to connection or user: it outlives both."""
+
+    ormar_config = table(
+        "token_revocations",
+        foreign_key("key_version", "encryption_keys.version", ondelete="RESTRICT"),
+        one_of("kind", TokenKind),
+        one_of("state", RevocationState),
+        index("ix_token_revocations_due", "next_attempt_at", where="state = 'pending'"),
+        index("ix_token_revocations_integration_id", "integration_id"),
+        index("ix_token_revocations_key_version", "key_version", "id"),
+    )
+
+    id: UUID = PgUUID(primary_key=True)
+    integration_id: UUID = PgUUID(nullable=False)
+    user_id: str = Identifier(nullable=False)
+    provider: str = Identifier(nullable=False)
+    provider_account_id: str = Identifier(nullable=False)
+    kind: str = ormar.Text(nullable=False)
+    ciphertext: bytes | None = Bytes(max_length=1_000_000, nullable=True)
+    """As it stood in the connection, under the same binding; null once nothing is left to do."""
+    key_version: int | None = ormar.Integer(nullable=True)
+    state: str = ormar.Text(nullable=False)
+    attempts: int = ormar.Integer(nullable=False)
+    next_attempt_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    """Also the end of the lease of whoever is trying."""
+    last_failure: str | None = ormar.Text(nullable=True)
+    requested_at: datetime = ormar.DateTime(timezone=True, nullable=False)
+    finished_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+
+
+class ProviderHealth(ormar.Model):
+    """How a provider answers, as the periodic check last saw it."""
+
+    ormar_config = table("provider_health", one_of("state", ProviderState))
+
+    provider: str = Identifier(primary_key=True)
+    state: str = ormar.Text(nullable=False)
+    reason: str | None = ormar.Text(nullable=True)
+    since: datetime = ormar.DateTime(timezone=True, nullable=False)
+    checked_at: datetime = ormar.DateTime(timezone=True, nullable=False)
+    enforced_scopes: Any = JSONB(nullable=True)
+    """The required scopes that all connections were last held against."""

@@ -1,0 +1,36 @@
+"""Indexes over existing connections, made while others read and write.
+
+Revision: 0007 after 0006
+"""
+
+from alembic import op
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+INDEXES = (
+    ("ix_integrations_checked", "(last_checked_at NULLS FIRST, id) WHERE status IN ('active', 'degraded')"),
+    ("ix_integrations_account", "(provider, provider_account_id)"),
+    ("ix_integrations_scope_upgrade", "(provider, id) WHERE status_reason = 'scope_upgrade'"),
+)
+
+
+def upgrade() -> None:
+    with op.get_context().autocommit_block():
+        # These wait for older transactions without keeping anybody from the table.
+        op.execute("SET lock_timeout = 0")
+        for name, definition in INDEXES:
+            # One that was stopped half way is there and of no use.
+            op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+            op.execute(f"CREATE INDEX CONCURRENTLY {name} ON integrations {definition}")
+        op.execute("SET lock_timeout = '2s'")
+
+
+def downgrade() -> None:
+    with op.get_context().autocommit_block():
+        op.execute("SET lock_timeout = 0")
+        for name, _ in reversed(INDEXES):
+            op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+        op.execute("SET lock_timeout = '2s'")
