@@ -39,6 +39,11 @@ def code_binding(user_id: str, flow_id: UUID) -> Binding:
     return Binding(purpose="oauth_code", user_id=user_id, place=str(flow_id))
 
 
+def webhook_secret_binding(subscription_id: UUID) -> Binding:
+    """The secret, present or former, that signs what one webhook subscription is sent."""
+    return Binding(purpose="webhook_secret", user_id="", place=str(subscription_id))
+
+
 @dataclass(frozen=True, slots=True)
 class KeyStatus:
     """One key version; `held` tells whether this process has its secret."""

@@ -1,0 +1,30 @@
+"""A sibling service's client for the internal token API of the user management service; needs httpx alone."""
+
+from services.auth_client.async_client import AsyncTokenClient
+from services.auth_client.errors import (
+    MisconfiguredError,
+    NotAllowedError,
+    Problem,
+    ReconnectNeededError,
+    TokenError,
+    TryLaterError,
+    UserGoneError,
+)
+from services.auth_client.options import ClientOptions
+from services.auth_client.sync_client import TokenClient
+from services.auth_client.tokens import Token, TokenRequest
+
+__all__ = [
+    "AsyncTokenClient",
+    "ClientOptions",
+    "MisconfiguredError",
+    "NotAllowedError",
+    "Problem",
+    "ReconnectNeededError",
+    "Token",
+    "TokenClient",
+    "TokenError",
+    "TokenRequest",
+    "TryLaterError",
+    "UserGoneError",
+]

@@ -1,0 +1,129 @@
+"""The client for asyncio."""
+
+import asyncio
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from services.auth_client.base_client import BaseTokenClient
+from services.auth_client.endpoint import HTTP_DEFAULTS, answer_of
+from services.auth_client.errors import CLIENT_CLOSED, Problem, TokenError
+from services.auth_client.exchange import Call, Conversation, Outcomes, Post, token_or_raise, tokens_or_errors
+from services.auth_client.options import ClientOptions
+from services.auth_client.tokens import Token, TokenRequest
+from services.auth_client.wire import BATCH_PATH, Answer, unreachable
+
+_CLOSED = Problem(CLIENT_CLOSED, "the client was closed while the request was under way")
+
+
+class AsyncTokenClient(BaseTokenClient):
+    """Tokens from the user management service. One client serves all tasks of an event loop, and that loop only."""
+
+    def __init__(
+        self,
+        base_url: str,
+        service_key: str,
+        *,
+        http: httpx.AsyncClient | None = None,
+        options: ClientOptions | None = None,
+    ) -> None:
+        """`http`: a client of the caller's, which the caller closes.
+
+        Raises ValueError for what is no URL or no key.
+        """
+        super().__init__(base_url, service_key, options=options)
+        self._http = http or httpx.AsyncClient(**HTTP_DEFAULTS)
+        self._owns_http = http is None
+        self._flights: dict[Call, asyncio.Task[Outcomes]] = {}
+
+    async def get(
+        self,
+        user_id: str,
+        provider: str,
+        scopes: Iterable[str] = (),
+        *,
+        account: str | None = None,
+        min_ttl_seconds: int | None = None,
+        reason: str | None = None,
+    ) -> Token:
+        """A usable token, perhaps one that was handed out a moment ago. Raises TokenError."""
+        request = TokenRequest(user_id, provider, scopes, account, min_ttl_seconds, reason)
+        return await self._shared(self._exchange.read(request))
+
+    async def refresh(
+        self,
+        user_id: str,
+        provider: str,
+        scopes: Iterable[str] = (),
+        *,
+        account: str | None = None,
+        min_ttl_seconds: int | None = None,
+        reason: str | None = None,
+        rejected: Token | None = None,
+    ) -> Token:
+        """A newer token, if there is one, for when the provider answers 401 to a good one. Raises TokenError.
+
+        Say which one was `rejected`: then all callers that were refused with the same token cause one refresh.
+        """
+        request = TokenRequest(user_id, provider, scopes, account, min_ttl_seconds, reason)
+        return await self._shared(self._exchange.renewal(request, rejected))
+
+    async def get_many(self, requests: Iterable[TokenRequest]) -> list[Token | TokenError]:
+        """One token or error for each request, in their order; asked for a hundred at a time. Raises no TokenError."""
+        wanted = list(requests)
+        known = self._exchange.remembered(wanted)
+        known |= await self._run(self._exchange.converse(BATCH_PATH, [it for it in wanted if it not in known]))
+        return tokens_or_errors(known[request] for request in wanted)
+
+    async def aclose(self) -> None:
+        """Give up what is under way (its callers get TryLaterError) and close the connections that are our own."""
+        flights = list(self._flights.values())
+        for flight in flights:
+            flight.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+        if self._owns_http:
+            await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _shared(self, call: Call) -> Token:
+        """Remember, or ask, or wait for whoever asks the same. A caller that is cancelled does not take it along."""
+        if token := self._exchange.recall(call):
+            return token
+        flight = self._flights.get(call)
+        if flight is None:
+            flight = asyncio.create_task(self._run(self._exchange.converse(call.path, [call.request])))
+            self._flights[call] = flight
+            flight.add_done_callback(lambda _: self._flights.pop(call, None))
+        await asyncio.wait([flight])  # unlike `await flight`, which would pass a caller's cancellation on
+        return token_or_raise(_CLOSED if flight.cancelled() else flight.result()[call.request])
+
+    async def _run(self, conversation: Conversation) -> Outcomes:
+        answer: Answer | Problem | None = None
+        while True:
+            try:
+                step = conversation.send(answer)
+            except StopIteration as end:
+                outcomes: Outcomes = end.value
+                return outcomes
+            answer = None
+            if isinstance(step, Post):
+                answer = await self._post(step)
+            else:
+                await asyncio.sleep(step.seconds)
+
+    async def _post(self, post: Post) -> Answer | Problem:
+        try:
+            request = self._endpoint.request(self._http, post)
+            async with asyncio.timeout(post.timeout_seconds):
+                return answer_of(await self._http.send(request, follow_redirects=False))
+        except (httpx.RequestError, TimeoutError) as error:
+            return unreachable(error)

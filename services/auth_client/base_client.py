@@ -1,0 +1,42 @@
+"""What both clients are made of besides their input and output."""
+
+import os
+from typing import Final, Self
+
+from services.auth_client.endpoint import Endpoint
+from services.auth_client.exchange import Exchange
+from services.auth_client.options import ClientOptions
+
+URL_VARIABLE: Final = "USER_MANAGEMENT_URL"
+KEY_VARIABLE: Final = "USER_MANAGEMENT_KEY"
+
+
+class BaseTokenClient:
+    """Construction, and what needs no network."""
+
+    def __init__(self, base_url: str, service_key: str, *, options: ClientOptions | None = None) -> None:
+        self._options = options or ClientOptions()
+        self._endpoint = Endpoint(base_url, service_key, self._options)
+        self._exchange = Exchange(self._options)
+
+    @classmethod
+    def from_environment(cls, *, options: ClientOptions | None = None) -> Self:
+        """From USER_MANAGEMENT_URL and USER_MANAGEMENT_KEY; nothing else here reads the environment.
+
+        Raises ValueError, naming the variable that is missing.
+        """
+        return cls(_variable(URL_VARIABLE), _variable(KEY_VARIABLE), options=options)
+
+    def forget(self, user_id: str, provider: str | None = None) -> None:
+        """Drop the remembered tokens of a user, for instance on the event `integration.revoked`."""
+        self._exchange.memory.forget(user_id, provider)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._endpoint.url!r})"
+
+
+def _variable(name: str) -> str:
+    value = os.environ.get(name, "").strip()
+    if not value:
+        raise ValueError(f"{name} is not set")
+    return value

@@ -1,0 +1,57 @@
+"""Where the service is, who asks, and the HTTP requests that result."""
+
+import re
+from typing import Final, TypedDict
+
+import httpx
+
+from services.auth_client.exchange import Post
+from services.auth_client.options import ClientOptions
+from services.auth_client.wire import Answer
+
+_KEY: Final = re.compile(r"ums_[A-Za-z0-9]+_[A-Za-z0-9]+")
+
+
+class HttpDefaults(TypedDict):
+    """What a client of our own is created with."""
+
+    trust_env: bool
+    follow_redirects: bool
+
+
+# A proxy from the environment would see the key and the tokens.
+HTTP_DEFAULTS: Final = HttpDefaults(trust_env=False, follow_redirects=False)
+
+
+class Endpoint:
+    """The service as seen by one sibling. The key is in no repr and in no error."""
+
+    def __init__(self, base_url: str, service_key: str, options: ClientOptions) -> None:
+        """Raises ValueError: not a URL of a service, or not a key; a stray newline would end up in an HTTP error."""
+        url = httpx.URL(base_url)
+        if url.scheme not in {"http", "https"} or not url.host or url.query or url.fragment or url.userinfo:
+            raise ValueError("base_url is http(s)://host[:port][/path] and nothing else")
+        if not _KEY.fullmatch(service_key):
+            raise ValueError("service_key does not look like ums_<id>_<secret>")
+        self.url: Final = str(url).rstrip("/")
+        self._options = options
+        self._headers = {
+            "Authorization": f"Bearer {service_key}",
+            "Content-Type": "application/json",
+            "Accept": "application/json, application/problem+json",
+            "User-Agent": "user-management-auth-client",
+        }
+
+    def request(self, http: httpx.Client | httpx.AsyncClient, post: Post) -> httpx.Request:
+        """The HTTP request of one attempt."""
+        seconds = post.timeout_seconds
+        connect = min(seconds, self._options.connect_timeout_seconds)
+        timeout = httpx.Timeout(seconds, connect=connect)
+        return http.build_request(
+            "POST", f"{self.url}{post.path}", content=post.body, headers=self._headers, timeout=timeout
+        )
+
+
+def answer_of(response: httpx.Response) -> Answer:
+    """What the logic needs of a response that was read."""
+    return Answer(response.status_code, response.content, response.headers.get("Retry-After"))

@@ -1,0 +1,181 @@
+"""What is said to the service and when it is said again, without any input or output.
+
+A conversation is a generator: it yields what to do (`Post` or `Pause`), is sent what came of it, and returns the
+outcomes. The synchronous and the asynchronous client differ only in how they do what it yields.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeGuard
+
+from services.auth_client.errors import Problem, TokenError, error_of, passes_by_itself
+from services.auth_client.memory import TokenMemory
+from services.auth_client.options import ClientOptions
+from services.auth_client.tokens import Token, TokenRequest
+from services.auth_client.wire import (
+    BATCH_PATH,
+    BATCH_SIZE,
+    GET_PATH,
+    REFRESH_PATH,
+    Answer,
+    Outcome,
+    members,
+    outcome_of,
+    outcomes_of_batch,
+)
+
+SHORTEST_ATTEMPT_SECONDS: Final = 0.1
+BACKOFF_FACTOR: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Send this and come back with its Answer, or with a Problem where there is none."""
+
+    path: str
+    body: bytes
+    timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait, then go on."""
+
+    seconds: float
+
+
+Outcomes = dict[TokenRequest, Outcome]
+Conversation = Generator[Post | Pause, Answer | Problem | None, Outcomes]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One question. Callers whose calls are equal share one conversation."""
+
+    path: str
+    request: TokenRequest
+    generation: int
+    """Of the memory: who asks after something was forgotten does not join who asked before. A forced refresh is
+    current whenever it lands, so it carries 0."""
+    rejected: Token | None = field(default=None, compare=False)
+    """What the provider refused. Whichever it was: a refresh under way leads to a newer one, so its callers share."""
+
+
+class Exchange:
+    """The logic that both clients share."""
+
+    def __init__(self, options: ClientOptions, clock: Callable[[], float] = time.monotonic) -> None:
+        self.options = options
+        self.memory = TokenMemory(options, clock)
+        self._clock = clock
+
+    def read(self, request: TokenRequest) -> Call:
+        """A call for a usable token."""
+        return Call(GET_PATH, request, self.memory.generation)
+
+    def renewal(self, request: TokenRequest, rejected: Token | None) -> Call:
+        """A call for a token that is newer than the one that the service holds."""
+        return Call(REFRESH_PATH, request, 0, rejected)
+
+    def recall(self, call: Call) -> Token | None:
+        """The token that makes the call unnecessary: of a refresh, one with which another caller had the rejected one
+        replaced."""
+        if call.path == REFRESH_PATH and call.rejected is None:
+            return None
+        token = self.memory.recall(call.request)
+        replaced = call.rejected is None or (token is not None and token.access_token != call.rejected.access_token)
+        return token if replaced else None
+
+    def remembered(self, requests: Iterable[TokenRequest]) -> Outcomes:
+        """Those that need not be asked for."""
+        return {request: token for request in requests if (token := self.memory.recall(request))}
+
+    def converse(self, path: str, requests: Iterable[TokenRequest]) -> Conversation:
+        """Ask for tokens until each one is there or refused for good, or attempts or time have run out.
+
+        Asking twice is safe: a read changes nothing but its record, and the service does not replace a token that it
+        got less than ten seconds ago.
+        """
+        started = self._clock()
+        outcomes: Outcomes = {}
+        pending = list(dict.fromkeys(requests))
+        attempt = 0
+        while pending:
+            attempt += 1
+            for chunk in _chunks(pending, path):
+                outcomes |= yield from self._ask(path, chunk, started=started)
+            problems = {request: outcome for request, outcome in outcomes.items() if _may_still_come(outcome)}
+            pending = list(problems)
+            seconds = self._pause(attempt, problems.values(), self._left(started)) if pending else None
+            if seconds is None:
+                break
+            yield Pause(seconds)
+        return outcomes
+
+    def _ask(self, path: str, requests: Sequence[TokenRequest], *, started: float) -> Conversation:
+        if path == REFRESH_PATH:
+            self.memory.forget(requests[0].user_id, requests[0].provider)
+        generation, sent_at = self.memory.generation, self._clock()
+        timeout = max(SHORTEST_ATTEMPT_SECONDS, min(self.options.timeout_seconds, self._left(started)))
+        answer = yield Post(path, _body(path, requests), timeout)
+        outcomes = dict(zip(requests, _outcomes(path, answer, len(requests)), strict=True))
+        tokens = {request: outcome for request, outcome in outcomes.items() if isinstance(outcome, Token)}
+        for request, token in tokens.items():
+            if path == REFRESH_PATH:
+                # Whoever read while this was under way may have got, and remembered, the token that it replaces.
+                generation = self.memory.forget(request.user_id, request.provider)
+            self.memory.remember(request, token, sent_at=sent_at, generation=generation)
+            outcomes[request] = token.aged(self._clock() - sent_at)
+        return outcomes
+
+    def _left(self, started: float) -> float:
+        return self.options.deadline_seconds - (self._clock() - started)
+
+    def _pause(self, attempt: int, problems: Iterable[Problem], left: float) -> float | None:
+        """Seconds before the next attempt; None: give up, at once if the service asks for more time than is left."""
+        if attempt >= self.options.max_attempts:
+            return None
+        told = [problem.retry_after for problem in problems if problem.retry_after is not None]
+        share = random.random()  # noqa: S311 - jitter, so that the replicas of a caller do not come back in step
+        if told:
+            seconds = max(told) + share * self.options.backoff_seconds
+        else:
+            seconds = self.options.backoff_seconds * BACKOFF_FACTOR ** (attempt - 1) * (1 - share / 2)
+        return seconds if seconds + SHORTEST_ATTEMPT_SECONDS <= left else None
+
+
+def token_or_raise(outcome: Outcome) -> Token:
+    """Raises TokenError."""
+    if isinstance(outcome, Problem):
+        raise error_of(outcome)
+    return outcome
+
+
+def tokens_or_errors(outcomes: Iterable[Outcome]) -> list[Token | TokenError]:
+    """Errors as values, for callers that work through a list."""
+    return [error_of(outcome) if isinstance(outcome, Problem) else outcome for outcome in outcomes]
+
+
+def _may_still_come(outcome: Outcome) -> TypeGuard[Problem]:
+    return isinstance(outcome, Problem) and passes_by_itself(outcome)
+
+
+def _chunks(requests: Sequence[TokenRequest], path: str) -> list[Sequence[TokenRequest]]:
+    size = BATCH_SIZE if path == BATCH_PATH else 1
+    return [requests[start : start + size] for start in range(0, len(requests), size)]
+
+
+def _body(path: str, requests: Sequence[TokenRequest]) -> bytes:
+    items = [members(request) for request in requests]
+    return json.dumps({"items": items} if path == BATCH_PATH else items[0]).encode()
+
+
+def _outcomes(path: str, answer: Answer | Problem | None, count: int) -> Sequence[Outcome]:
+    if isinstance(answer, Problem):
+        return [answer] * count
+    if answer is None:
+        raise TypeError("a Post is answered with an Answer or a Problem")
+    return outcomes_of_batch(answer, count) if path == BATCH_PATH else [outcome_of(answer)]
