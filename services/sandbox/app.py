@@ -6,7 +6,18 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from services.sandbox.errors import SandboxError, sandbox_error_response
-from services.sandbox.routers import clerk, consent, control, oidc, oidc_control, pages, sign_in
+from services.sandbox.routers import (
+    clerk,
+    control,
+    github,
+    google,
+    microsoft,
+    oidc,
+    oidc_control,
+    pages,
+    sign_in,
+    slack,
+)
 from services.sandbox.state import Sandbox
 
 
@@ -21,6 +32,8 @@ def create_app(sandbox: Sandbox) -> FastAPI:
     app = FastAPI(title="Sandbox", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.sandbox = sandbox
     app.add_exception_handler(SandboxError, sandbox_error_response)
-    for module in (control, pages, clerk, sign_in, consent, oidc_control, oidc):
+    for module in (control, pages, clerk, sign_in, oidc, google, microsoft, github, slack):
         app.include_router(module.router)
+    app.include_router(oidc_control.router, prefix="/oidc/{kind}/_control")
+    app.include_router(oidc_control.router, prefix="/as/_control/{kind}", include_in_schema=False)
     return app

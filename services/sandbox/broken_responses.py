@@ -1,19 +1,18 @@
 """Answers that break the protocol below HTTP, and answers that are only badly made."""
 
-import json
 from collections.abc import Callable
-from typing import Any
 
 import httpx
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from services.sandbox.connection import reset_connection
+from services.sandbox.edited_answers import edited, edits_answer
 from services.sandbox.faults import Fault
 
 OVERSIZE_BYTES = 2 * 1024 * 1024
 HTML_BODY = "<!doctype html><title>Scheduled maintenance</title><h1>We will be back soon</h1>"
-_STATUS_OF_ERROR = {"invalid_client": 401, "temporarily_unavailable": 503, "server_error": 500}
+STATUS_OF_ERROR = {"invalid_client": 401, "temporarily_unavailable": 503, "server_error": 500}
 
 
 class ResetResponse(Response):
@@ -41,18 +40,6 @@ class MidBodyResetResponse(Response):
             raise httpx.RemoteProtocolError("connection closed by the sandbox in the middle of the body")
 
 
-def _without(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    return lambda body: {name: value for name, value in body.items() if name != key}
-
-
-_EDITS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "no_refresh_token": _without("refresh_token"),
-    "expires_in_missing": _without("expires_in"),
-    "expires_in_negative": lambda body: body | {"expires_in": -3600},
-    "expires_in_string": lambda body: body | {"expires_in": "soon"},
-}
-
-
 def _scripted_status(fault: Fault) -> Response:
     status = fault.status or 500
     headers = ({"Retry-After": "1"} if status in {429, 503} else {}) | fault.headers
@@ -61,9 +48,10 @@ def _scripted_status(fault: Fault) -> Response:
     return PlainTextResponse(fault.body or "", status, headers)
 
 
-def _scripted_error(fault: Fault) -> Response:
-    status = fault.status or _STATUS_OF_ERROR.get(fault.error, 400)
-    body = {"error": fault.error, "error_description": "scripted by the sandbox"}
+def error_answer(fault: Fault) -> Response:
+    """A scripted error as RFC 6749 section 5.2 writes it."""
+    status = fault.status or STATUS_OF_ERROR.get(fault.error, 400)
+    body = {"error": fault.error, "error_description": fault.description, **fault.members}
     return JSONResponse(body, status, fault.headers)
 
 
@@ -73,25 +61,26 @@ def _oversize(fault: Fault) -> Response:
 
 _REPLACEMENTS: dict[str, Callable[[Fault], Response]] = {
     "status": _scripted_status,
-    "error": _scripted_error,
     "reset": lambda _: ResetResponse(),
     "html": lambda fault: HTMLResponse(HTML_BODY, fault.status or 200, fault.headers),
     "oversize": _oversize,
 }
 
 
-def replacement(fault: Fault) -> Response | None:
+def replacement(fault: Fault, error_style: Callable[[Fault], Response]) -> Response | None:
     """The answer that stands in for the real one; `None` for a delay, after which the real one follows."""
+    if fault.action == "error":
+        return error_style(fault)
     make = _REPLACEMENTS.get(fault.action)
     return make(fault) if make else None
 
 
-def spoiled(fault: Fault, answer: Response) -> Response:
+def spoiled(fault: Fault, answer: Response, error_style: Callable[[Fault], Response]) -> Response:
     """What becomes of the real answer once the party has carried the call out."""
-    if fault.action in _EDITS and answer.status_code == 200:
-        return JSONResponse(_EDITS[fault.action](json.loads(bytes(answer.body))))
+    if edits_answer(fault) and answer.status_code == 200:
+        return edited(fault, answer)
     if fault.action == "truncated_json":
         return Response(bytes(answer.body)[: len(answer.body) // 2], answer.status_code, media_type="application/json")
     if fault.action == "reset_mid_body":
         return MidBodyResetResponse(answer.body, answer.status_code, media_type="application/json")
-    return replacement(fault) or answer
+    return replacement(fault, error_style) or answer

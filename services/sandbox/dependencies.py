@@ -23,4 +23,15 @@ def _current_provider(kind: str, sandbox: CurrentSandbox) -> Provider:
     return sandbox.providers[kind]
 
 
+def _controlled_provider(kind: str, sandbox: CurrentSandbox) -> Provider:
+    provider = sandbox.provider(kind)
+    if provider is None:
+        names = ", ".join([*sandbox.providers, *sandbox.imitations])
+        raise SandboxError(404, f"no provider {kind!r}; there are {names}")
+    return provider
+
+
 CurrentProvider = Annotated[Provider, Depends(_current_provider)]
+"""A plain one; imitations have paths of their own."""
+ControlledProvider = Annotated[Provider, Depends(_controlled_provider)]
+"""Any."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,17 +19,19 @@ FaultAction = Literal[
     "expires_in_missing",
     "expires_in_negative",
     "expires_in_string",
+    "expires_in_zero",
+    "scope_narrowed",
+    "no_id_token",
+    "wrong_nonce",
+    "wrong_audience",
+    "wrong_issuer",
+    "expired_id_token",
+    "foreign_id_token",
+    "bad_id_token_signature",
 ]
 
 SPOILS_THE_REAL_ANSWER: frozenset[FaultAction] = frozenset(
-    {
-        "reset_mid_body",
-        "truncated_json",
-        "no_refresh_token",
-        "expires_in_missing",
-        "expires_in_negative",
-        "expires_in_string",
-    }
+    set(get_args(FaultAction)) - {"delay", "status", "error", "reset", "html", "oversize"}
 )
 """These need an answer to spoil, so the party always carries the call out first."""
 
@@ -41,7 +43,9 @@ class Fault(BaseModel):
     whether the fault strikes before the party carries the call out, or after (the change is made, the answer is lost
     or late). A wait that is going on ends when the faults are cleared, so a test can hold a call and let it go.
 
-    `status`: answers `status` (default 500) with `body` and `headers`. `error`: an OAuth error body with code `error`.
+    `status`: answers `status` (default 500) with `body` and `headers`. `error`: an error body as the party writes it,
+    with code `error`, `description` and further `members`. `scope_narrowed`: the answer names `scope`, by default the
+    first of the granted ones alone. `foreign_id_token`: one that is signed well and about somebody else.
     `reset`: closes the connection without an answer. Through an in-process ASGI transport there is no connection, and
     the request raises `httpx.ReadError` instead.
     """
@@ -57,6 +61,9 @@ class Fault(BaseModel):
     status: int | None = Field(default=None, ge=200, le=599)
     body: str | dict[str, Any] | None = None
     error: str = "temporarily_unavailable"
+    description: str = "scripted by the sandbox"
+    members: dict[str, Any] = Field(default_factory=dict)
+    scope: str | None = None
     headers: dict[str, str] = Field(default_factory=dict)
 
     @property

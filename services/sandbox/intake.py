@@ -6,12 +6,14 @@ from typing import Any
 
 from fastapi.responses import Response
 
-from services.sandbox.broken_responses import ResetResponse, replacement, spoiled
+from services.sandbox.broken_responses import ResetResponse, error_answer, replacement, spoiled
 from services.sandbox.faults import Fault, Faults
 from services.sandbox.ledger import Entry, Ledger
 
 Handler = Callable[[Entry], Response]
 """A party's answer. Synchronous on purpose: nothing can interleave, so rotation and reuse detection are atomic."""
+ErrorStyle = Callable[[Fault], Response]
+"""How a party writes a scripted `error`."""
 
 
 class Intake:
@@ -22,28 +24,35 @@ class Intake:
         self.faults = faults
 
     async def serve(
-        self, party: str, operation: str, handler: Handler, *, latency_seconds: float = 0.0, **known: Any
+        self,
+        party: str,
+        operation: str,
+        handler: Handler,
+        *,
+        latency_seconds: float = 0.0,
+        error_style: ErrorStyle = error_answer,
+        **known: Any,
     ) -> Response:
         """Answer one call after the party's `latency_seconds`. `known` are `Entry` fields known at the start."""
         fault = self.faults.take(party, operation)
         entry = self.ledger.start(party, operation, fault=fault.action if fault else None, **known)
         if latency_seconds:
             await asyncio.sleep(latency_seconds)
-        answer = await self._answer(entry, handler, fault)
+        answer = await self._answer(entry, handler, fault, error_style)
         self.ledger.finish(entry, status=None if isinstance(answer, ResetResponse) else answer.status_code)
         return answer
 
-    async def _answer(self, entry: Entry, handler: Handler, fault: Fault | None) -> Response:
+    async def _answer(self, entry: Entry, handler: Handler, fault: Fault | None, style: ErrorStyle) -> Response:
         if fault is None:
             return handler(entry)
         if fault.strikes_before_commit:
             await self.faults.pause(fault)
-            answer = replacement(fault) or handler(entry)
+            answer = replacement(fault, style) or handler(entry)
         else:
             real_answer = handler(entry)
             self.ledger.update(entry)
             await self.faults.pause(fault)
-            answer = spoiled(fault, real_answer)
+            answer = spoiled(fault, real_answer, style)
         if fault.action == "error":
             entry.error = fault.error
         return answer

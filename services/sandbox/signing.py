@@ -79,6 +79,11 @@ def signing_key(party: str, generation: int, *, kid_prefix: str = "") -> Signing
     return _keys[party, generation]
 
 
+def provider_signing_key() -> SigningKey:
+    """Signs ID tokens; the OpenID providers share one."""
+    return signing_key("oidc", 1)
+
+
 def _segment(part: Claims) -> str:
     return base64url(json.dumps(part, separators=(",", ":"), ensure_ascii=False).encode())
 

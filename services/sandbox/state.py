@@ -6,12 +6,25 @@ import httpx
 
 from services.sandbox.clerk.party import Clerk
 from services.sandbox.faults import Faults
+from services.sandbox.imitations.github import GitHub
+from services.sandbox.imitations.google import Google
+from services.sandbox.imitations.microsoft import Microsoft
+from services.sandbox.imitations.slack import Slack
 from services.sandbox.intake import Intake
 from services.sandbox.ledger import Ledger
+from services.sandbox.oidc.persona import Persona
 from services.sandbox.oidc.provider import Provider
-from services.sandbox.providers import KINDS
+from services.sandbox.providers import KINDS, Kind
 
 DEFAULT_API_URL = "http://127.0.0.1:8000"
+
+
+def _plain(kind: Kind, base_url: str) -> Persona:
+    return Persona(kind, party=f"oidc:{kind}", issuer=f"{base_url}/oidc/{kind}", kind=kind)
+
+
+def _imitated(base_url: str) -> tuple[Persona, ...]:
+    return Google(base_url), Microsoft(base_url), GitHub(base_url), Slack(base_url)
 
 
 class Sandbox:
@@ -43,13 +56,20 @@ class Sandbox:
             webhook_secret=webhook_secret,
             webhook_transport=webhook_transport,
         )
-        self.providers: dict[str, Provider] = {kind: Provider(kind, base_url=self.base_url) for kind in KINDS}
+        self.providers: dict[str, Provider] = {kind: Provider(_plain(kind, self.base_url)) for kind in KINDS}
+        """The plain ones by refresh kind."""
+        self.imitations = {persona.name: Provider(persona) for persona in _imitated(self.base_url)}
+        """Google, Microsoft, GitHub and Slack by party name."""
 
     @property
     def api_url(self) -> str:
         """Where the service is, as far as the webhook URL tells."""
         url = httpx.URL(self.clerk.webhooks.url or DEFAULT_API_URL)
         return str(url.copy_with(raw_path=b"/")).rstrip("/")
+
+    def provider(self, name: str) -> Provider | None:
+        """A plain provider by its kind, or an imitation by its name."""
+        return self.providers.get(name) or self.imitations.get(name)
 
     def close(self) -> None:
         """Close the ledger's file."""

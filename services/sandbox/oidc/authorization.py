@@ -6,9 +6,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from services.sandbox.errors import SandboxError
 from services.sandbox.forms import Form
 from services.sandbox.oidc.errors import OAuthError
+from services.sandbox.oidc.persona import Persona
 from services.sandbox.oidc.pkce import is_s256_challenge
-from services.sandbox.oidc.provider import Provider
-from services.sandbox.providers import CLIENT_ID, SCOPES
+from services.sandbox.providers import CLIENT_ID
 
 REDIRECT_HOSTS = frozenset({"127.0.0.1", "localhost", "testserver", "test"})
 REQUEST_PARAMETERS = (
@@ -35,12 +35,15 @@ class AuthorizationRequest:
     nonce: str | None
     code_challenge: str | None
     login_hint: str | None
+    parameters: dict[str, str]
+    """The persona's own."""
 
 
-def redirect_location(provider: Provider, *, redirect_uri: str, state: str | None, **answer: str) -> str:
-    """The redirect URI with the answer, `state` and `iss` (RFC 9207) added to its query."""
+def redirect_location(persona: Persona, *, redirect_uri: str, state: str | None, **answer: str) -> str:
+    """The redirect URI with the answer, `state` and, where the persona sends it, `iss` (RFC 9207) in its query."""
     parts = urlsplit(redirect_uri)
-    added = answer | ({"state": state} if state is not None else {}) | {"iss": provider.issuer}
+    added = answer | ({"state": state} if state is not None else {})
+    added |= {"iss": persona.issuer} if persona.sends_issuer else {}
     query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), *added.items()])
     return urlunsplit(parts._replace(query=query))
 
@@ -66,27 +69,30 @@ def trusted_redirect_uri(form: Form) -> str:
     return redirect_uri
 
 
-def parse_request(form: Form) -> AuthorizationRequest:
+def carried_parameters(persona: Persona) -> tuple[str, ...]:
+    """What the consent page hands on from the request."""
+    return REQUEST_PARAMETERS + persona.extra_parameters
+
+
+def parse_request(persona: Persona, form: Form) -> AuthorizationRequest:
     """Check the rest of the request. Raises `OAuthError`, which goes back to the client by redirect."""
-    if form.repeated and set(form.repeated) & set(REQUEST_PARAMETERS):
+    if form.repeated and set(form.repeated) & set(carried_parameters(persona)):
         raise OAuthError("invalid_request", f"repeated: {', '.join(form.repeated)}")
     if form.get("response_type") != "code":
         raise OAuthError("unsupported_response_type", "only response_type=code")
-    scopes = tuple(dict.fromkeys((form.get("scope") or "").split()))
-    if not scopes or not SCOPES.keys() >= set(scopes):
-        raise OAuthError("invalid_scope", "unknown or no scope")
+    scopes = persona.requested_scopes(form)
     challenge = form.get("code_challenge")
     if challenge and not is_s256_challenge(challenge, form.get("code_challenge_method")):
         raise OAuthError("invalid_request", "code_challenge must be S256, 43 characters")
-    if form.get("prompt") == "none":
-        raise OAuthError("login_required", "nobody is ever signed in here")
+    persona.check_request(form)
     return AuthorizationRequest(
         redirect_uri=trusted_redirect_uri(form),
         state=form.get("state"),
         scopes=scopes,
         nonce=form.get("nonce"),
         code_challenge=challenge,
-        login_hint=form.get("login_hint"),
+        login_hint=form.get("login_hint") or form.get(persona.login_hint_parameter),
+        parameters={name: form.get(name) or "" for name in carried_parameters(persona) if name in form},
     )
 
 
@@ -94,5 +100,5 @@ def granted_scopes(requested: tuple[str, ...], form: Form) -> tuple[str, ...]:
     """What the person ticked, never more than was asked; everything where the form has no `granted_scope`."""
     if "granted_scope" not in form:
         return requested
-    ticked = " ".join(form.all("granted_scope")).split()
+    ticked = " ".join(form.all("granted_scope")).split()  # one field each, or one with all
     return tuple(scope for scope in requested if scope in ticked)

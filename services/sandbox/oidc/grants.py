@@ -1,9 +1,13 @@
 """What a provider remembers: codes, grants and the tokens that belong to them. Times are monotonic."""
 
 import secrets
+import time
 from dataclasses import dataclass, field
 
 from services.sandbox.oidc.accounts import Account
+
+REFRESH_TOKEN_PREFIX = "sbx-rt-"  # noqa: S105  what a token begins with, not one
+ACCESS_TOKEN_PREFIX = "sbx-at-"  # noqa: S105  likewise
 
 
 @dataclass(slots=True)
@@ -16,9 +20,12 @@ class Grant:
     nonce: str | None
     authenticated_at: int
     """Unix seconds on the provider's clock (`auth_time`)."""
+    offline: bool
+    """Whether a refresh token comes with it."""
     id: str = field(default_factory=lambda: f"grant-{secrets.token_hex(8)}")
     revoked_because: str | None = None
     refresh_tokens: list["RefreshToken"] = field(default_factory=list)
+    access_tokens: list["AccessToken"] = field(default_factory=list)
 
     @property
     def alive(self) -> bool:
@@ -29,11 +36,25 @@ class Grant:
         """Kill the family. The first reason is kept."""
         self.revoked_because = self.revoked_because or reason
 
-    def new_refresh_token(self) -> "RefreshToken":
-        """One more refresh token in the family."""
-        token = RefreshToken(value=f"sbx-rt-{secrets.token_urlsafe(32)}", grant=self)
+    def new_refresh_token(self, scopes: tuple[str, ...], prefix: str) -> "RefreshToken":
+        """One more refresh token in the family; `prefix` is what it begins with."""
+        value = f"{prefix}{secrets.token_urlsafe(32)}"
+        token = RefreshToken(value=value, grant=self, scopes=scopes, prefix=prefix)
         self.refresh_tokens.append(token)
         return token
+
+    def end_access_tokens(self) -> None:
+        """The access tokens issued so far stop working now."""
+        for token in self.access_tokens:
+            token.revoked = True
+
+    def age(self, seconds: float) -> None:
+        """Everything that was issued was issued so much earlier."""
+        for refresh_token in self.refresh_tokens:
+            refresh_token.issued_at -= seconds
+            refresh_token.used_at -= seconds
+        for access_token in self.access_tokens:
+            access_token.expires_at -= seconds
 
 
 @dataclass(slots=True)
@@ -42,8 +63,23 @@ class RefreshToken:
 
     value: str
     grant: Grant
+    scopes: tuple[str, ...]
+    prefix: str
     successor: "RefreshToken | None" = None
     rotated_at: float | None = None
+    issued_at: float = field(default_factory=time.monotonic)
+    used_at: float = field(default_factory=time.monotonic)
+    dead_because: str | None = None
+    """Set when this token died and the grant did not."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether neither it nor its grant was ended; it may still be too old."""
+        return self.dead_because is None and self.grant.alive
+
+    def renewed(self) -> "RefreshToken":
+        """One more refresh token like it."""
+        return self.grant.new_refresh_token(self.scopes, self.prefix)
 
 
 @dataclass(slots=True)
@@ -53,7 +89,9 @@ class AccessToken:
     grant: Grant
     scopes: tuple[str, ...]
     expires_at: float
-    value: str = field(default_factory=lambda: f"sbx-at-{secrets.token_urlsafe(32)}")
+    """Infinite for one that does not run out."""
+    value: str
+    revoked: bool = False
 
 
 @dataclass(slots=True)
@@ -66,6 +104,7 @@ class AuthorizationCode:
     scopes: tuple[str, ...]
     nonce: str | None
     code_challenge: str | None
+    offline: bool
     expires_at: float
     authenticated_at: int
     value: str = field(default_factory=lambda: f"sbx-code-{secrets.token_urlsafe(24)}")

@@ -24,4 +24,4 @@ def check_verifier(challenge: str | None, verifier: str | None) -> None:
         return
     computed = base64url(hashlib.sha256((verifier or "").encode()).digest())
     if not hmac.compare_digest(computed, challenge or ""):
-        raise OAuthError("invalid_grant", "code_verifier does not match the code_challenge")
+        raise OAuthError("invalid_grant", "code_verifier does not match the code_challenge", cause="code")

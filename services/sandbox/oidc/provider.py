@@ -1,36 +1,53 @@
 """One provider: its grants, and the operations on them."""
 
+import secrets
 import time
+from collections import defaultdict
+from collections.abc import Mapping
 
 from services.sandbox.oidc.accounts import Account, Accounts
 from services.sandbox.oidc.errors import OAuthError, invalid_access_token
 from services.sandbox.oidc.grants import AccessToken, AuthorizationCode, Grant, RefreshToken
 from services.sandbox.oidc.issued_tokens import IssuedTokens, sign_id_token
+from services.sandbox.oidc.persona import Persona
 from services.sandbox.oidc.pkce import check_verifier
-from services.sandbox.oidc.rotation import rotate
 from services.sandbox.oidc.settings import ProviderSettings
-from services.sandbox.providers import CLIENT_ID, Kind
-from services.sandbox.signing import SigningKey, signing_key
+from services.sandbox.providers import CLIENT_ID
+from services.sandbox.signing import SigningKey, provider_signing_key
 
 
 class Provider:
-    """An OpenID provider of one kind. Methods are synchronous, so each is atomic within the process."""
+    """An OAuth provider with a persona. Methods are synchronous, so each is atomic within the process."""
 
-    def __init__(self, kind: Kind, *, base_url: str) -> None:
-        self.kind = kind
-        self.party = f"oidc:{kind}"
-        self.issuer = f"{base_url}/oidc/{kind}"
-        self.settings = ProviderSettings()
-        self.accounts = Accounts(namespace=kind)
+    def __init__(self, persona: Persona) -> None:
+        self.persona = persona
+        self.party = persona.party
+        self.issuer = persona.issuer
+        self.forget()
+
+    def forget(self) -> None:
+        """As it was at first: default settings, nobody's consent."""
+        self.settings = type(self.persona.settings)()
+        self.accounts = Accounts(namespace=self.persona.name)
         self._codes: dict[str, AuthorizationCode] = {}
         self._refresh_tokens: dict[str, RefreshToken] = {}
         self._access_tokens: dict[str, AccessToken] = {}
         self._grants: list[Grant] = []
+        self._grants_of: defaultdict[str, list[Grant]] = defaultdict(list)
+
+    @property
+    def settings(self) -> ProviderSettings:
+        """What a test may set."""
+        return self.persona.settings
+
+    @settings.setter
+    def settings(self, settings: ProviderSettings) -> None:
+        self.persona.settings = settings
 
     @property
     def signing_key(self) -> SigningKey:
-        """Signs id_tokens; the four kinds share one."""
-        return signing_key("oidc", 1)
+        """Signs id_tokens."""
+        return provider_signing_key()
 
     def now(self) -> int:
         """Unix seconds on the provider's own clock."""
@@ -44,20 +61,32 @@ class Provider:
         scopes: tuple[str, ...],
         nonce: str | None = None,
         code_challenge: str | None = None,
+        parameters: Mapping[str, str] | None = None,
     ) -> AuthorizationCode:
-        """Remember a consent until its code is exchanged."""
+        """Remember a consent until its code is exchanged. `parameters` are the persona's own of the request."""
+        consented, offline = self._consent(account, scopes, parameters or {})
         code = AuthorizationCode(
             account=account,
             client_id=CLIENT_ID,
             redirect_uri=redirect_uri,
-            scopes=scopes,
+            scopes=consented,
             nonce=nonce,
             code_challenge=code_challenge,
+            offline=offline,
             expires_at=time.monotonic() + self.settings.code_lifetime_seconds,
             authenticated_at=self.now(),
         )
         self._codes[code.value] = code
         return code
+
+    def _consent(
+        self, account: Account, scopes: tuple[str, ...], parameters: Mapping[str, str]
+    ) -> tuple[tuple[str, ...], bool]:
+        """What the consent covers, and whether a refresh token comes with it."""
+        live = [grant for grant in self._grants_of[account.id] if grant.alive]
+        earlier = tuple(dict.fromkeys(scope for grant in live for scope in grant.scopes))
+        consented = self.persona.consented_scopes(scopes, parameters, earlier=earlier)
+        return consented, self.persona.gives_refresh_token(consented, parameters, consented_before=bool(live))
 
     def exchange_code(
         self, value: str, *, client_id: str, redirect_uri: str | None, code_verifier: str | None
@@ -68,52 +97,92 @@ class Provider:
         """
         code = self._codes.get(value)
         if code is None or code.client_id != client_id:
-            raise OAuthError("invalid_grant", "unknown code")
+            raise OAuthError("invalid_grant", "unknown code", cause="code")
         if code.grant is not None:
             code.grant.revoke("code_replayed")
-            raise OAuthError("invalid_grant", "the code was used before; its tokens are revoked")
+            raise OAuthError("invalid_grant", "the code was used before; its tokens are revoked", cause="code_used")
         if time.monotonic() > code.expires_at:
-            raise OAuthError("invalid_grant", "the code has expired")
+            raise OAuthError("invalid_grant", "the code has expired", cause="code")
         if redirect_uri != code.redirect_uri:
-            raise OAuthError("invalid_grant", "redirect_uri is not the one of the authorization request")
+            description = "redirect_uri is not the one of the authorization request"
+            raise OAuthError("invalid_grant", description, cause="redirect_uri")
         check_verifier(code.code_challenge, code_verifier)
         grant = code.grant = Grant(
-            code.account, code.client_id, code.scopes, nonce=code.nonce, authenticated_at=code.authenticated_at
+            code.account,
+            code.client_id,
+            code.scopes,
+            nonce=code.nonce,
+            authenticated_at=code.authenticated_at,
+            offline=code.offline,
         )
         return grant, self._first_tokens(grant)
 
-    def issue(self, account: str, scopes: tuple[str, ...]) -> IssuedTokens:
+    def issue(self, account: str, scopes: tuple[str, ...], parameters: Mapping[str, str] | None = None) -> IssuedTokens:
         """Tokens of a new grant without the dance, for seeding many connections."""
-        grant = Grant(self.accounts.get(account), CLIENT_ID, scopes, nonce=None, authenticated_at=self.now())
+        owner = self.accounts.get(account)
+        asked = self.persona.seeding_parameters if parameters is None else parameters
+        consented, offline = self._consent(owner, scopes, asked)
+        grant = Grant(owner, CLIENT_ID, consented, nonce=None, authenticated_at=self.now(), offline=offline)
         return self._first_tokens(grant)
 
     def _first_tokens(self, grant: Grant) -> IssuedTokens:
         self._grants.append(grant)
-        refresh_token = grant.new_refresh_token() if "offline_access" in grant.scopes else None
-        return self._tokens(grant, grant.scopes, refresh_token, nonce=grant.nonce)
+        self._grants_of[grant.account.id].append(grant)
+        issued = [self._token_set(grant, scopes) for scopes in self.persona.token_scopes(grant.scopes)]
+        issued[0].also = issued[1] if len(issued) > 1 else None
+        return issued[0]
+
+    def _token_set(self, grant: Grant, scopes: tuple[str, ...]) -> IssuedTokens:
+        refresh_token = None
+        if grant.offline:
+            refresh_token = grant.new_refresh_token(scopes, self.persona.token_prefixes(scopes)[1])
+            self._cap_refresh_tokens(grant.account)
+        return self._tokens(grant, scopes, refresh_token, nonce=grant.nonce)
+
+    def _cap_refresh_tokens(self, account: Account) -> None:
+        limit = self.persona.refresh_tokens_per_account()
+        if limit is None:
+            return
+        tokens = [token for grant in self._grants_of[account.id] for token in grant.refresh_tokens if token.alive]
+        for token in tokens[:-limit]:
+            token.dead_because = "too_many"
 
     def refresh(
         self, value: str, *, client_id: str, scopes: tuple[str, ...] | None = None
     ) -> tuple[Grant, IssuedTokens]:
-        """Redeem a refresh token as the kind does it; `scopes` may narrow the grant for the new access token.
+        """Redeem a refresh token as the persona does it; `scopes` may narrow the grant for the new access token.
 
         Raises `OAuthError`: invalid_grant for a token that is unknown, dead or reused, invalid_scope for a wider scope
         (which does not use the token up).
         """
+        now = time.monotonic()
         token = self._refresh_tokens.get(value)
-        if token is None or token.grant.client_id != client_id or not token.grant.alive:
-            raise OAuthError("invalid_grant", "unknown or revoked refresh token")
-        if scopes is not None and not set(scopes) <= set(token.grant.scopes):
+        if token is None or token.grant.client_id != client_id:
+            raise OAuthError("invalid_grant", "unknown refresh token", cause="unknown")
+        if problem := self._problem(token, now):
+            raise OAuthError("invalid_grant", f"the refresh token is dead: {problem}", cause=problem)
+        if scopes is not None and not set(scopes) <= set(token.scopes):
             raise OAuthError("invalid_scope", "the scope goes beyond the grant")
-        successor = rotate(token, self.kind, now=time.monotonic(), grace_seconds=self.settings.grace_seconds)
-        return token.grant, self._tokens(token.grant, scopes or token.grant.scopes, successor)
+        successor = self.persona.successor(token, now=now)
+        token.used_at = now
+        if self.persona.one_access_token:
+            token.grant.end_access_tokens()
+        return token.grant, self._tokens(token.grant, scopes or token.scopes, successor, presented=token)
+
+    def _problem(self, token: RefreshToken, now: float) -> str | None:
+        return token.grant.revoked_because or token.dead_because or self.persona.refresh_token_problem(token, now=now)
 
     def _tokens(
-        self, grant: Grant, scopes: tuple[str, ...], refresh_token: RefreshToken | None, *, nonce: str | None = None
+        self,
+        grant: Grant,
+        scopes: tuple[str, ...],
+        refresh_token: RefreshToken | None,
+        *,
+        nonce: str | None = None,
+        presented: RefreshToken | None = None,
     ) -> IssuedTokens:
-        lifetime = self.settings.access_token_lifetime_seconds
-        access_token = AccessToken(grant=grant, scopes=scopes, expires_at=time.monotonic() + lifetime)
-        self._access_tokens[access_token.value] = access_token
+        lifetime = self.persona.access_token_lifetime(offline=grant.offline)
+        access_token = self._new_access_token(grant, scopes, lifetime)
         if refresh_token is not None:
             self._refresh_tokens[refresh_token.value] = refresh_token
         return IssuedTokens(
@@ -121,48 +190,84 @@ class Provider:
             expires_in=lifetime,
             scope=" ".join(scopes),
             refresh_token=refresh_token.value if refresh_token else None,
+            refresh_token_expires_in=self._seconds_left(refresh_token or presented),
             id_token=self._id_token(access_token, nonce) if "openid" in scopes else None,
         )
 
+    def _new_access_token(self, grant: Grant, scopes: tuple[str, ...], lifetime: int | None) -> AccessToken:
+        expires_at = float("inf") if lifetime is None else time.monotonic() + lifetime
+        value = f"{self.persona.token_prefixes(scopes)[0]}{secrets.token_urlsafe(32)}"
+        token = AccessToken(grant=grant, scopes=scopes, expires_at=expires_at, value=value)
+        grant.access_tokens.append(token)
+        self._access_tokens[value] = token
+        return token
+
+    def _seconds_left(self, token: RefreshToken | None) -> int | None:
+        ends_at = self.persona.refresh_token_ends_at(token) if token else None
+        return None if ends_at is None else int(ends_at - time.monotonic())
+
     def _id_token(self, access_token: AccessToken, nonce: str | None) -> str:
-        return sign_id_token(access_token, issuer=self.issuer, now=self.now(), nonce=nonce, key=self.signing_key)
+        account = access_token.grant.account
+        about = {"iss": self.persona.id_token_issuer(account), **self.persona.claims(account, access_token.scopes)}
+        nonce_claim = {"nonce": nonce} if nonce else {}
+        return sign_id_token(access_token, about | nonce_claim, now=self.now(), key=self.signing_key)
 
     def bearer(self, value: str) -> AccessToken:
         """A live access token. Raises `OAuthError` (401) for one that is unknown, expired or revoked."""
         token = self._access_tokens.get(value)
         if token is None:
-            raise invalid_access_token("unknown access token")
+            raise invalid_access_token("unknown access token", cause="unknown")
         if not token.grant.alive:
-            raise invalid_access_token("the grant was revoked")
+            raise invalid_access_token("the grant was revoked", cause=token.grant.revoked_because or "")
+        if token.revoked:
+            raise invalid_access_token("the access token was revoked", cause="revoked_by_client")
         if time.monotonic() >= token.expires_at:
-            raise invalid_access_token("the access token has expired")
+            raise invalid_access_token("the access token has expired", cause="expired")
         return token
+
+    def grant_of(self, value: str, *, client_id: str) -> Grant | None:
+        """The grant, living or dead, of an access or refresh token; `None` for an unknown one."""
+        token = self._refresh_tokens.get(value) or self._access_tokens.get(value)
+        return token.grant if token is not None and token.grant.client_id == client_id else None
 
     def revoke(self, value: str, *, client_id: str) -> Grant | None:
         """Kill the grant of an access or refresh token (RFC 7009 section 2.1); `None` for an unknown one."""
-        token = self._refresh_tokens.get(value) or self._access_tokens.get(value)
-        if token is None or token.grant.client_id != client_id:
+        grant = self.grant_of(value, client_id=client_id)
+        if grant is None:
             return None
-        token.grant.revoke("revoked_by_client")
-        return token.grant
+        for one in self._grants_of[grant.account.id] if self.persona.revokes_account else [grant]:
+            one.revoke("revoked_by_client")
+        return grant
+
+    def revoke_access_token(self, token: AccessToken) -> None:
+        """Kill one access token and the refresh tokens beside it; what else the grant gave goes on working."""
+        token.revoked = True
+        for refresh_token in token.grant.refresh_tokens:
+            if refresh_token.scopes == token.scopes:
+                refresh_token.dead_because = refresh_token.dead_because or "revoked_by_client"
 
     def grants(self, account: str | None = None) -> list[Grant]:
         """All grants, or those of one account (id or e-mail), oldest first."""
-        wanted = self.accounts.get(account) if account else None
-        return [grant for grant in self._grants if wanted is None or grant.account == wanted]
+        return list(self._grants if account is None else self._grants_of[self.accounts.get(account).id])
 
-    def revoke_account(self, account: str) -> int:
-        """The person takes the consent back. Returns how many live grants that ended."""
+    def revoke_account(self, account: str, reason: str = "revoked_by_user") -> int:
+        """The person takes the consent back, or loses it for another reason. Returns how many that ended."""
         live = [grant for grant in self.grants(account) if grant.alive]
         for grant in live:
-            grant.revoke("revoked_by_user")
+            grant.revoke(reason)
         return len(live)
 
     def expire_access_tokens(self, account: str | None = None) -> int:
         """Access tokens issued so far stop working now; refresh tokens do not. Returns how many that ended."""
         now = time.monotonic()
-        grants = {grant.id for grant in self.grants(account)}
-        live = [one for one in self._access_tokens.values() if one.expires_at > now and one.grant.id in grants]
+        live = [token for grant in self.grants(account) for token in grant.access_tokens if token.expires_at > now]
         for token in live:
             token.expires_at = now
         return len(live)
+
+    def age(self, seconds: float, account: str | None = None) -> int:
+        """Let everything that was issued so far be so much older. Returns how many grants that concerns."""
+        grants = self.grants(account)
+        for grant in grants:
+            grant.age(seconds)
+        return len(grants)

@@ -19,11 +19,17 @@ def rotate(token: RefreshToken, kind: Kind, *, now: float, grace_seconds: float)
     if kind == "static":
         return None
     if kind == "overlap":
-        return token.grant.new_refresh_token()
+        return token.renewed()
     if token.successor is None or token.rotated_at is None:
-        token.successor, token.rotated_at = token.grant.new_refresh_token(), now
+        token.successor, token.rotated_at = token.renewed(), now
         return token.successor
     if kind == "grace" and now - token.rotated_at <= grace_seconds:
         return token.successor
     token.grant.revoke("refresh_token_reused")
-    raise OAuthError("invalid_grant", "the refresh token was used before; the grant is revoked")
+    raise OAuthError("invalid_grant", "the refresh token was used before; the grant is revoked", cause="reused")
+
+
+def use_up(token: RefreshToken) -> RefreshToken:
+    """One successor, and the old token is merely dead: what it gave before goes on working (GitHub, Slack)."""
+    token.dead_because = "used"
+    return token.renewed()

@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+DAY_SECONDS = 86_400
+
 
 class ProviderSettings(BaseModel):
     """Settings of one kind; seconds throughout."""

@@ -1,13 +1,13 @@
 """The token, revocation and user-info endpoints: from a form to an answer."""
 
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from services.sandbox.forms import Form
 from services.sandbox.ledger import Entry, fingerprint
 from services.sandbox.oidc.client_authentication import authenticate_client
-from services.sandbox.oidc.errors import NOT_STORED, OAuthError
-from services.sandbox.oidc.grants import Grant
-from services.sandbox.oidc.issued_tokens import IssuedTokens, account_claims
+from services.sandbox.oidc.errors import OAuthError
+from services.sandbox.oidc.grants import AccessToken, Grant
+from services.sandbox.oidc.issued_tokens import IssuedTokens
 from services.sandbox.oidc.provider import Provider
 
 OPERATIONS = {"authorization_code": "token.exchange", "refresh_token": "token.refresh"}
@@ -33,26 +33,33 @@ def _exchange(provider: Provider, form: Form, client_id: str) -> tuple[Grant, Is
 def _refresh(provider: Provider, form: Form, client_id: str) -> tuple[Grant, IssuedTokens]:
     scope = form.get("scope")
     return provider.refresh(
-        _required(form, "refresh_token"), client_id=client_id, scopes=tuple(scope.split()) if scope else None
+        _required(form, "refresh_token"),
+        client_id=client_id,
+        scopes=provider.persona.parse_scopes(scope) if scope else None,
     )
 
 
 _GRANT_TYPES = {"authorization_code": _exchange, "refresh_token": _refresh}
 
 
-def token_answer(provider: Provider, form: Form, *, authorization: str | None, entry: Entry) -> Response:
+def token_answer(
+    provider: Provider, form: Form, *, authorization: str | None, entry: Entry, accept: str = ""
+) -> Response:
     """RFC 6749 sections 4.1.3 and 6. Raises `OAuthError`."""
+    persona = provider.persona
     if form.repeated:
         raise OAuthError("invalid_request", f"repeated: {', '.join(form.repeated)}")
     client_id = authenticate_client(authorization, form)
-    redeem = _GRANT_TYPES.get(_required(form, "grant_type"))
+    grant_type = persona.grant_type(form) or _required(form, "grant_type")
+    redeem = _GRANT_TYPES.get(grant_type)
     if redeem is None:
         raise OAuthError("unsupported_grant_type", "authorization_code or refresh_token")
     grant, tokens = redeem(provider, form, client_id)
     entry.committed = True
     entry.account = grant.account.id
     entry.issued_refresh_token = fingerprint(tokens.refresh_token)
-    return JSONResponse(tokens.as_json(), headers=NOT_STORED)
+    answer = persona.refresh_answer if grant_type == "refresh_token" else persona.exchange_answer
+    return persona.encoded(answer(tokens, grant.account), accept=accept)
 
 
 def revocation_answer(provider: Provider, form: Form, *, authorization: str | None, entry: Entry) -> Response:
@@ -64,16 +71,22 @@ def revocation_answer(provider: Provider, form: Form, *, authorization: str | No
     return Response(status_code=200)
 
 
-def userinfo_answer(provider: Provider, *, authorization: str | None, entry: Entry) -> Response:
-    """OpenID Connect Core section 5.3. Raises `OAuthError`."""
+def bearer_token(provider: Provider, authorization: str | None, *, entry: Entry) -> AccessToken:
+    """The live access token that a request carries (RFC 6750 section 2.1). Raises `OAuthError`."""
     scheme, _, value = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer" or not value:
+    if scheme.lower() not in provider.persona.bearer_schemes or not value:
         raise OAuthError(
             "invalid_request", "a bearer token is needed", status=401, headers={"WWW-Authenticate": "Bearer"}
         )
     token = provider.bearer(value)
     entry.account = token.grant.account.id
+    return token
+
+
+def userinfo_answer(provider: Provider, *, authorization: str | None, entry: Entry) -> Response:
+    """OpenID Connect Core section 5.3. Raises `OAuthError`."""
+    token = bearer_token(provider, authorization, entry=entry)
     if "openid" not in token.scopes:
         challenge = {"WWW-Authenticate": 'Bearer error="insufficient_scope", scope="openid"'}
         raise OAuthError("insufficient_scope", "openid was not granted", status=403, headers=challenge)
-    return JSONResponse(account_claims(token.grant.account, token.scopes))
+    return provider.persona.encoded(provider.persona.claims(token.grant.account, token.scopes))

@@ -1,15 +1,11 @@
-"""The provider's endpoints over HTTP, apart from consent and controls."""
+"""The endpoints of the plain providers over HTTP, apart from the controls."""
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
+from services.sandbox import endpoints
 from services.sandbox.dependencies import CurrentProvider, CurrentSandbox
-from services.sandbox.forms import read_form
-from services.sandbox.ledger import fingerprint
-from services.sandbox.oidc.client_authentication import presented_client
 from services.sandbox.oidc.discovery import metadata
-from services.sandbox.oidc.errors import oauth_handler
-from services.sandbox.oidc.token_endpoint import OPERATIONS, revocation_answer, token_answer, userinfo_answer
 
 router = APIRouter(prefix="/oidc/{kind}")
 
@@ -17,52 +13,41 @@ router = APIRouter(prefix="/oidc/{kind}")
 @router.get("/.well-known/openid-configuration")
 async def discovery(provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
     """The provider's metadata."""
-    return await sandbox.intake.serve(provider.party, "discovery", lambda _: JSONResponse(metadata(provider)))
+    return await endpoints.serve_document(sandbox, provider, "discovery", metadata(provider))
 
 
 @router.get("/jwks.json")
 async def keys(provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
     """The keys that sign id_tokens."""
-    document = {"keys": [provider.signing_key.jwk]}
-    return await sandbox.intake.serve(provider.party, "jwks", lambda _: JSONResponse(document))
+    return await endpoints.serve_keys(sandbox, provider)
+
+
+@router.get("/authorize")
+async def ask(request: Request, provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
+    """The consent page, or with `auto` the decision."""
+    return await endpoints.serve_authorization(request, sandbox, provider)
+
+
+@router.post("/authorize")
+async def decide(request: Request, provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
+    """The decision of the consent page."""
+    return await endpoints.serve_decision(request, sandbox, provider)
 
 
 @router.post("/token")
 async def token(request: Request, provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
     """Exchange a code or a refresh token."""
-    form = await read_form(request)
-    authorization = request.headers.get("authorization")
-    return await sandbox.intake.serve(
-        provider.party,
-        OPERATIONS.get(form.get("grant_type") or "", "token.other"),
-        oauth_handler(lambda entry: token_answer(provider, form, authorization=authorization, entry=entry)),
-        latency_seconds=provider.settings.delay_seconds,
-        client=presented_client(authorization, form),
-        refresh_token=fingerprint(form.get("refresh_token")),
-    )
+    return await endpoints.serve_token(request, sandbox, provider)
 
 
 @router.post("/revoke")
 async def revoke(request: Request, provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
     """Revoke the grant behind a token."""
-    form = await read_form(request)
-    authorization = request.headers.get("authorization")
-    return await sandbox.intake.serve(
-        provider.party,
-        "revoke",
-        oauth_handler(lambda entry: revocation_answer(provider, form, authorization=authorization, entry=entry)),
-        client=presented_client(authorization, form),
-        refresh_token=fingerprint(form.get("token")),
-    )
+    return await endpoints.serve_revocation(request, sandbox, provider)
 
 
 @router.post("/userinfo", operation_id="userinfo_by_post")
 @router.get("/userinfo")
 async def userinfo(request: Request, provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
     """Claims about the account of an access token."""
-    authorization = request.headers.get("authorization")
-    return await sandbox.intake.serve(
-        provider.party,
-        "userinfo",
-        oauth_handler(lambda entry: userinfo_answer(provider, authorization=authorization, entry=entry)),
-    )
+    return await endpoints.serve_userinfo(request, sandbox, provider)

@@ -3,15 +3,16 @@
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from services.sandbox.dependencies import CurrentProvider
+from services.sandbox.dependencies import ControlledProvider
 from services.sandbox.errors import SandboxError
 from services.sandbox.ledger import fingerprint
 from services.sandbox.oidc.grants import Grant
-from services.sandbox.oidc.settings import ProviderSettings
+from services.sandbox.oidc.settings import DAY_SECONDS
 
-router = APIRouter(prefix="/oidc/{kind}/_control")
+router = APIRouter()
+"""Mounted under `/oidc/{kind}/_control` and, for the imitations, `/as/_control/{kind}`."""
 
 
 class Expiry(BaseModel):
@@ -23,9 +24,25 @@ class Expiry(BaseModel):
 
 
 class Revocation(BaseModel):
-    """Whose consent, by account id or e-mail."""
+    """Whose consent, by account id or e-mail, and why it ends; some providers tell reasons apart.
+
+    Google: `invalid_rapt`, `admin_policy_enforced`. Microsoft: `password_changed`, `mfa_required`, `consent_required`,
+    `idle`, `spa_lifetime`. Slack: `account_inactive`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
 
     account: str
+    reason: str = "revoked_by_user"
+
+
+class Age(BaseModel):
+    """How much older grants become; everybody's where `account` (id or e-mail) is missing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    days: float = Field(gt=0)
+    account: str | None = None
 
 
 class ClockOffset(BaseModel):
@@ -35,61 +52,78 @@ class ClockOffset(BaseModel):
 
 
 class NewGrant(BaseModel):
-    """A grant to make without the dance."""
+    """A grant to make without the dance; `parameters` are those of the authorization request that it goes by."""
 
     account: str
     scopes: list[str]
+    parameters: dict[str, str] | None = None
 
 
 @router.post("/expire")
-async def expire(provider: CurrentProvider, wanted: Expiry | None = None) -> dict[str, int]:
+async def expire(provider: ControlledProvider, wanted: Expiry | None = None) -> dict[str, int]:
     """Access tokens stop working now."""
     return {"expired": provider.expire_access_tokens(wanted.account if wanted else None)}
 
 
 @router.post("/revoke")
-async def revoke(provider: CurrentProvider, wanted: Revocation) -> dict[str, int]:
-    """The person takes the consent back."""
-    return {"revoked": provider.revoke_account(wanted.account)}
+async def revoke(provider: ControlledProvider, wanted: Revocation) -> dict[str, int]:
+    """The person takes the consent back, or loses it for another reason."""
+    return {"revoked": provider.revoke_account(wanted.account, wanted.reason)}
+
+
+@router.post("/age")
+async def age(provider: ControlledProvider, wanted: Age) -> dict[str, int]:
+    """What was issued so far was issued so many days earlier."""
+    return {"aged": provider.age(wanted.days * DAY_SECONDS, wanted.account)}
+
+
+@router.post("/reset")
+async def reset(provider: ControlledProvider) -> dict[str, Any]:
+    """Forget every consent and setting."""
+    provider.forget()
+    return provider.settings.model_dump()
 
 
 @router.post("/clock-offset")
-async def set_clock_offset(provider: CurrentProvider, wanted: ClockOffset) -> ProviderSettings:
+async def set_clock_offset(provider: ControlledProvider, wanted: ClockOffset) -> dict[str, Any]:
     """Move the provider's clock."""
     provider.settings.clock_offset_seconds = wanted.seconds
-    return provider.settings
+    return provider.settings.model_dump()
 
 
 @router.get("/settings")
-async def read_settings(provider: CurrentProvider) -> ProviderSettings:
+async def read_settings(provider: ControlledProvider) -> dict[str, Any]:
     """The present settings."""
-    return provider.settings
+    return provider.settings.model_dump()
 
 
 @router.post("/settings")
-async def change_settings(provider: CurrentProvider, changes: dict[str, Any]) -> ProviderSettings:
+async def change_settings(provider: ControlledProvider, changes: dict[str, Any]) -> dict[str, Any]:
     """Change some settings; the others stay."""
     try:
-        provider.settings = ProviderSettings.model_validate(provider.settings.model_dump() | changes)
+        provider.settings = type(provider.settings).model_validate(provider.settings.model_dump() | changes)
     except ValidationError as problem:
         raise SandboxError(422, str(problem)) from problem
-    return provider.settings
+    return provider.settings.model_dump()
 
 
 @router.post("/grants", status_code=201)
-async def issue_grant(provider: CurrentProvider, wanted: NewGrant) -> dict[str, Any]:
+async def issue_grant(provider: ControlledProvider, wanted: NewGrant) -> dict[str, Any]:
     """A token answer for a new grant."""
-    return provider.issue(wanted.account, tuple(wanted.scopes)).as_json()
+    persona = provider.persona
+    tokens = provider.issue(wanted.account, persona.parse_scopes(" ".join(wanted.scopes)), wanted.parameters)
+    return persona.exchange_answer(tokens, provider.accounts.get(wanted.account))
 
 
 @router.get("/grants")
-async def list_grants(provider: CurrentProvider, account: str | None = None) -> dict[str, Any]:
+async def list_grants(provider: ControlledProvider, account: str | None = None) -> dict[str, Any]:
     """Grants with their fate: what a crash test compares with the service's own view."""
     return {"items": [_grant_json(grant) for grant in provider.grants(account)]}
 
 
 def _grant_json(grant: Grant) -> dict[str, Any]:
     newest = grant.refresh_tokens[-1].value if grant.refresh_tokens else None
+    alive = sum(token.alive for token in grant.refresh_tokens)
     return {
         "id": grant.id,
         "account": grant.account.id,
@@ -98,5 +132,6 @@ def _grant_json(grant: Grant) -> dict[str, Any]:
         "alive": grant.alive,
         "revoked_because": grant.revoked_because,
         "refresh_tokens_issued": len(grant.refresh_tokens),
+        "refresh_tokens_alive": alive,
         "newest_refresh_token": fingerprint(newest),
     }

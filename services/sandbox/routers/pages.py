@@ -18,15 +18,15 @@ async def overview(sandbox: CurrentSandbox) -> HTMLResponse:
     """The providers, their accounts and grants."""
     rows = [
         (
-            f'<a href="/oidc/{text(kind)}/.well-known/openid-configuration">{text(kind)}</a>',
+            text(name),
             text(provider.issuer),
             text(", ".join(account.email for account in provider.accounts.all())),
             text(sum(grant.alive for grant in provider.grants())),
             text(provider.settings.access_token_lifetime_seconds),
         )
-        for kind, provider in sandbox.providers.items()
+        for name, provider in {**sandbox.providers, **sandbox.imitations}.items()
     ]
-    headings = ("Kind", "Issuer", "Accounts", "Live grants", "Access token life (s)")
+    headings = ("Provider", "Issuer", "Accounts", "Live grants", "Access token life (s)")
     hint = f"<p>Connect one from the service, whose API is at <code>{text(sandbox.api_url)}</code>.</p>"
     return page("Providers", hint, table(headings, rows))
 

@@ -1,11 +1,9 @@
 """The authorization endpoint: the consent page, and the decision (by a person, or by a test in one request)."""
 
-from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
-from services.sandbox.dependencies import CurrentProvider, CurrentSandbox
 from services.sandbox.errors import SandboxError
-from services.sandbox.forms import Form, read_form, read_query
+from services.sandbox.forms import Form
 from services.sandbox.ledger import Entry
 from services.sandbox.oidc.accounts import DEFAULT_EMAIL
 from services.sandbox.oidc.authorization import (
@@ -20,48 +18,27 @@ from services.sandbox.oidc.errors import OAuthError
 from services.sandbox.oidc.provider import Provider
 from services.sandbox.pages import page, text
 
-router = APIRouter(prefix="/oidc/{kind}")
 
-
-@router.get("/authorize")
-async def ask(request: Request, provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
-    """The consent page; `auto=approve` and `auto=deny` decide at once for the account in `login_hint`."""
-    form = read_query(request)
-    return await sandbox.intake.serve(
-        provider.party,
-        "authorize",
-        lambda entry: _answer(provider, form, entry, decision=form.get("auto")),
-        client=form.get("client_id"),
-    )
-
-
-@router.post("/authorize")
-async def decide(request: Request, provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
-    """The decision: the request's parameters again, `decision` (approve or deny), `account`, `granted_scope`."""
-    form = await read_form(request)
-    return await sandbox.intake.serve(
-        provider.party,
-        "authorize.decision",
-        lambda entry: _answer(provider, form, entry, decision=form.get("decision") or "missing"),
-        client=form.get("client_id"),
-    )
-
-
-def _answer(provider: Provider, form: Form, entry: Entry, *, decision: str | None) -> Response:
+def authorization_answer(
+    provider: Provider, form: Form, entry: Entry, *, decision: str | None, action: str
+) -> Response:
+    """The redirect that a decision leads to; without one the consent page, which posts it to the path `action`."""
     try:
         redirect_uri = trusted_redirect_uri(form)
+        provider.persona.check_person()
     except SandboxError as problem:
         entry.error = "invalid_request"
         return page("This request cannot be answered", f"<p>{text(problem.message)}</p>", status=problem.status)
     try:
-        request = parse_request(form)
+        request = parse_request(provider.persona, form)
         if decision is None:
-            return consent_page(provider, request, form)
+            return consent_page(provider, request, form, action=action)
         location = _decided(provider, request, form, entry, approved=_approved(decision))
-    except OAuthError as refusal:
+    except OAuthError as problem:
+        refusal = provider.persona.translated(problem)
         entry.error = refusal.error
         answer = {"error": refusal.error, "error_description": refusal.description}
-        location = redirect_location(provider, redirect_uri=redirect_uri, state=form.get("state"), **answer)
+        location = redirect_location(provider.persona, redirect_uri=redirect_uri, state=form.get("state"), **answer)
     return RedirectResponse(location, status_code=302)
 
 
@@ -81,6 +58,7 @@ def _decided(provider: Provider, request: AuthorizationRequest, form: Form, entr
         scopes=granted_scopes(request.scopes, form),
         nonce=request.nonce,
         code_challenge=request.code_challenge,
+        parameters=request.parameters,
     )
     entry.account, entry.committed = account.id, True
-    return redirect_location(provider, redirect_uri=request.redirect_uri, state=request.state, code=code.value)
+    return redirect_location(provider.persona, redirect_uri=request.redirect_uri, state=request.state, code=code.value)

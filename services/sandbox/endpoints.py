@@ -1,0 +1,92 @@
+"""The endpoints that every provider has, wherever its paths are."""
+
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from services.sandbox.forms import read_form, read_query
+from services.sandbox.ledger import fingerprint
+from services.sandbox.oidc.client_authentication import presented_client
+from services.sandbox.oidc.consent import authorization_answer
+from services.sandbox.oidc.provider import Provider
+from services.sandbox.oidc.token_endpoint import OPERATIONS, revocation_answer, token_answer, userinfo_answer
+from services.sandbox.state import Sandbox
+
+
+async def serve_document(sandbox: Sandbox, provider: Provider, operation: str, document: dict[str, Any]) -> Response:
+    """Something that says the same to everybody: metadata, keys."""
+    return await sandbox.intake.serve(provider.party, operation, lambda _: JSONResponse(document))
+
+
+async def serve_keys(sandbox: Sandbox, provider: Provider) -> Response:
+    """The keys that sign id_tokens."""
+    return await serve_document(sandbox, provider, "jwks", {"keys": [provider.signing_key.jwk]})
+
+
+async def serve_authorization(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
+    """The consent page; `auto=approve` and `auto=deny` decide at once for the account in `login_hint`."""
+    form = read_query(request)
+    return await sandbox.intake.serve(
+        provider.party,
+        "authorize",
+        lambda entry: authorization_answer(provider, form, entry, decision=form.get("auto"), action=request.url.path),
+        client=form.get("client_id"),
+    )
+
+
+async def serve_decision(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
+    """The decision: the request's parameters again, `decision` (approve or deny), `account`, `granted_scope`."""
+    form = await read_form(request)
+    decision = form.get("decision") or "missing"
+    return await sandbox.intake.serve(
+        provider.party,
+        "authorize.decision",
+        lambda entry: authorization_answer(provider, form, entry, decision=decision, action=request.url.path),
+        client=form.get("client_id"),
+    )
+
+
+async def serve_token(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
+    """Exchange a code or a refresh token."""
+    form, persona = await read_form(request), provider.persona
+    authorization, accept = request.headers.get("authorization"), request.headers.get("accept", "")
+    return await sandbox.intake.serve(
+        provider.party,
+        OPERATIONS.get(persona.grant_type(form) or "", "token.other"),
+        persona.handler(
+            lambda entry: token_answer(provider, form, authorization=authorization, entry=entry, accept=accept),
+            accept=accept,
+        ),
+        latency_seconds=provider.settings.delay_seconds,
+        error_style=lambda fault: persona.scripted_error(fault, accept=accept),
+        client=presented_client(authorization, form),
+        refresh_token=fingerprint(form.get("refresh_token")),
+    )
+
+
+async def serve_revocation(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
+    """Revoke the grant behind a token."""
+    form = await read_form(request)
+    authorization = request.headers.get("authorization")
+    return await sandbox.intake.serve(
+        provider.party,
+        "revoke",
+        provider.persona.handler(
+            lambda entry: revocation_answer(provider, form, authorization=authorization, entry=entry)
+        ),
+        error_style=provider.persona.scripted_error,
+        client=presented_client(authorization, form),
+        refresh_token=fingerprint(form.get("token")),
+    )
+
+
+async def serve_userinfo(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
+    """Claims about the account of an access token."""
+    authorization = request.headers.get("authorization")
+    return await sandbox.intake.serve(
+        provider.party,
+        "userinfo",
+        provider.persona.handler(lambda entry: userinfo_answer(provider, authorization=authorization, entry=entry)),
+        error_style=provider.persona.scripted_error,
+    )

@@ -1,0 +1,156 @@
+"""GitHub's quirks: https://docs.github.com/en/apps/oauth-apps/building-oauth-apps/authorizing-oauth-apps."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi.responses import Response
+from pydantic import Field
+
+from services.sandbox.forms import FORM_TYPE, Form
+from services.sandbox.oidc.accounts import Account
+from services.sandbox.oidc.errors import NOT_STORED, OAuthError
+from services.sandbox.oidc.grants import RefreshToken
+from services.sandbox.oidc.issued_tokens import IssuedTokens
+from services.sandbox.oidc.persona import Persona
+from services.sandbox.oidc.rotation import use_up
+from services.sandbox.oidc.settings import DAY_SECONDS, ProviderSettings
+
+REFRESH_TOKEN_DAYS = 184
+"""About six months: 15897600 seconds in GitHub's answers."""
+_SCOPE = re.compile(r"[a-z_]+(:[a-z_]+)?")
+_INCLUDED = {
+    "user": {"read:user", "user:email", "user:follow"},
+    "repo": {"public_repo", "repo:status", "repo_deployment", "repo:invite", "security_events"},
+    "admin:org": {"write:org", "read:org"},
+    "write:org": {"read:org"},
+}
+"""A scope → those that it includes, which answers then leave out."""
+_ERRORS = {
+    "invalid_client": ("incorrect_client_credentials", "The client_id and/or client_secret passed are incorrect."),
+    "code": ("bad_verification_code", "The code passed is incorrect or expired."),
+    "redirect_uri": ("redirect_uri_mismatch", "The redirect_uri MUST match the registered callback URL."),
+    "refresh": ("bad_refresh_token", "The refresh token passed is incorrect or expired."),
+}
+
+
+class GitHubSettings(ProviderSettings):
+    """What a test may set."""
+
+    access_token_lifetime_seconds: int = Field(default=8 * 3600, ge=1)
+    expiring_tokens: bool = False
+    """The app's user tokens expire: 8 hours, and a refresh token that is rotated."""
+    public_email: bool = False
+    """Whether people show their e-mail address on their profile."""
+    extra_scopes: tuple[str, ...] = ()
+    """Granted beyond what was asked."""
+    withheld_scopes: tuple[str, ...] = ()
+    """Not granted though asked."""
+
+
+def number_of(account: Account) -> int:
+    """The account's `id`, a number."""
+    return int.from_bytes(hashlib.sha256(account.id.encode()).digest()[:4], "big")
+
+
+class GitHub(Persona):
+    """Errors with status 200, forms instead of JSON, and tokens that expire only where the app wants it."""
+
+    settings: GitHubSettings
+    extra_parameters = ("login",)
+    login_hint_parameter = "login"
+    one_access_token = True
+    bearer_schemes = frozenset({"bearer", "token"})
+
+    def __init__(self, base_url: str) -> None:
+        issuer = f"{base_url}/as/github.com/login/oauth"
+        super().__init__("github", party="github", issuer=issuer, kind="strict", settings=GitHubSettings())
+
+    def requested_scopes(self, form: Form) -> tuple[str, ...]:
+        """None is fine too; what GitHub does not know it ignores."""
+        return tuple(scope for scope in self.parse_scopes(form.get("scope") or "") if self.is_scope(scope))
+
+    def parse_scopes(self, text: str) -> tuple[str, ...]:
+        """Separated by spaces or commas."""
+        return super().parse_scopes(text.replace(",", " "))
+
+    def is_scope(self, scope: str) -> bool:
+        """Anything that looks like one."""
+        return _SCOPE.fullmatch(scope) is not None
+
+    def consented_scopes(
+        self,
+        ticked: tuple[str, ...],
+        parameters: Mapping[str, str],  # noqa: ARG002  GitHub has none
+        *,
+        earlier: tuple[str, ...],  # noqa: ARG002  each token has its own scopes
+    ) -> tuple[str, ...]:
+        """Normalised: a scope that another one includes is not told."""
+        wanted = [
+            scope for scope in (*ticked, *self.settings.extra_scopes) if scope not in self.settings.withheld_scopes
+        ]
+        included = {part for scope in wanted for part in _INCLUDED.get(scope, ())}
+        return tuple(dict.fromkeys(scope for scope in wanted if scope not in included))
+
+    def gives_refresh_token(
+        self,
+        scopes: tuple[str, ...],
+        parameters: Mapping[str, str],  # noqa: ARG002  GitHub has none
+        *,
+        consented_before: bool,  # noqa: ARG002  it does not matter here
+    ) -> bool:
+        """By the app's settings, or by scope."""
+        return self.settings.expiring_tokens or "offline_access" in scopes
+
+    def access_token_lifetime(self, *, offline: bool) -> int | None:
+        """Without a refresh token it does not run out."""
+        return self.settings.access_token_lifetime_seconds if offline else None
+
+    def refresh_token_ends_at(self, token: RefreshToken) -> float | None:
+        """Six months after it was issued."""
+        return token.issued_at + REFRESH_TOKEN_DAYS * DAY_SECONDS
+
+    def successor(self, token: RefreshToken, *, now: float) -> RefreshToken | None:  # noqa: ARG002  at any time
+        """Single use."""
+        return use_up(token)
+
+    def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
+        """Scopes separated by commas."""
+        scope = ",".join(scope for scope in tokens.scope.split() if scope != "offline_access")
+        return super().exchange_answer(tokens, account) | {"token_type": "bearer", "scope": scope}
+
+    def grant_type(self, form: Form) -> str | None:
+        """GitHub asks for none with a code."""
+        return super().grant_type(form) or ("authorization_code" if "code" in form else None)
+
+    def translated(self, refusal: OAuthError) -> OAuthError:
+        """GitHub's own codes, all with status 200."""
+        key = refusal.error
+        if key == "invalid_grant":
+            key = {"code_used": "code"}.get(refusal.cause, refusal.cause)
+            key = key if key in _ERRORS else "refresh"
+        error, description = _ERRORS.get(key, (refusal.error, refusal.description))
+        return OAuthError(error, description, status=200, cause=refusal.cause)
+
+    def error_status(self, error: str) -> int:  # noqa: ARG002  whatever the error
+        """Errors are told in the body alone."""
+        return 200
+
+    def error_body(self, refusal: OAuthError) -> dict[str, Any]:
+        """With a page to read."""
+        return super().error_body(refusal) | {"error_uri": "https://docs.github.com/apps"}
+
+    def encoded(
+        self,
+        body: dict[str, Any],
+        *,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        accept: str = "",
+    ) -> Response:
+        """A form, unless JSON is asked for by name."""
+        if "application/json" in accept:
+            return super().encoded(body, status=status, headers=headers, accept=accept)
+        return Response(urlencode(body), status, NOT_STORED | dict(headers or {}), media_type=FORM_TYPE)

@@ -1,0 +1,150 @@
+"""Microsoft's quirks (identity platform v2.0): https://learn.microsoft.com/entra/identity-platform."""
+
+import re
+import secrets
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import Field
+
+from services.sandbox.forms import Form
+from services.sandbox.imitations.microsoft_errors import AADSTS_CODE, described
+from services.sandbox.oidc.accounts import Account
+from services.sandbox.oidc.errors import OAuthError
+from services.sandbox.oidc.grants import RefreshToken
+from services.sandbox.oidc.issued_tokens import IssuedTokens
+from services.sandbox.oidc.persona import Persona
+from services.sandbox.oidc.settings import DAY_SECONDS, ProviderSettings
+from services.sandbox.providers import CLIENT_ID
+
+PERSONAL_TENANT = "9188040d-6c67-4c5b-b112-36a304b66dad"
+IDLE_DAYS = 90
+SPA_HOURS = 24
+GRAPH = "https://graph.microsoft.com/"
+_PERSONAL_DOMAINS = frozenset({"outlook.com", "hotmail.com", "live.com"})
+_OPENID_SCOPES = ("openid", "profile", "email")
+_PROMPTS = frozenset({"login", "none", "consent", "select_account"})
+_SPELLINGS = {
+    "readwrite": "ReadWrite",
+    "readbasic": "ReadBasic",
+    "mailboxsettings": "MailboxSettings",
+    "onlinemeetings": "OnlineMeetings",
+}
+"""Words of Graph's scopes that have a capital in the middle."""
+_SCOPE = re.compile(r"[a-z]+(\.[a-z]+)*")
+
+
+class MicrosoftSettings(ProviderSettings):
+    """What a test may set."""
+
+    access_token_lifetime_jitter_seconds: int = Field(default=1800, ge=0)
+    """Access tokens live up to so much longer, at random."""
+    spa: bool = False
+    """The redirect URI is registered as a single-page app's: refresh tokens live 24 hours."""
+    lower_case_scopes: bool = False
+    """Answers spell scopes in lower case."""
+
+
+def tenant_of(account: Account) -> str:
+    """The tenant of an account (`tid`): its domain's, or the one of all personal accounts."""
+    domain = account.email.rpartition("@")[2].lower()
+    return PERSONAL_TENANT if domain in _PERSONAL_DOMAINS else str(uuid.uuid5(uuid.NAMESPACE_DNS, domain))
+
+
+def object_id_of(account: Account) -> str:
+    """What names the account in all apps (`oid`)."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, account.id))
+
+
+def pairwise_subject(account: Account, client_id: str = CLIENT_ID) -> str:
+    """What names the account in one app (`sub`)."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"{client_id}/{account.id}").hex
+
+
+def _as_told(scope: str) -> str:
+    words = (_SPELLINGS.get(word, word.capitalize()) for word in scope.split("."))
+    return f"{GRAPH}{'.'.join(words)}"
+
+
+class Microsoft(Persona):
+    """A new refresh token each time with the old ones alive, and scopes spelt as Microsoft likes."""
+
+    settings: MicrosoftSettings
+    sends_issuer = False
+
+    def __init__(self, base_url: str) -> None:
+        self.host = f"{base_url}/as/login.microsoftonline.com"
+        issuer = f"{self.host}/common/v2.0"
+        super().__init__("microsoft", party="microsoft", issuer=issuer, kind="overlap", settings=MicrosoftSettings())
+
+    def check_request(self, form: Form) -> None:
+        """One prompt at a time."""
+        super().check_request(form)
+        prompt = form.get("prompt")
+        if prompt is not None and prompt not in _PROMPTS:
+            raise OAuthError("invalid_request", "unsupported prompt", cause="prompt")
+
+    def parse_scopes(self, text: str) -> tuple[str, ...]:
+        """Neither case nor the prefix of Graph matters; they are remembered as `mail.read`."""
+        return super().parse_scopes(" ".join(scope.removeprefix(GRAPH) for scope in text.lower().split()))
+
+    def is_scope(self, scope: str) -> bool:
+        """Graph has hundreds; any that looks like one is taken."""
+        return scope == "offline_access" or _SCOPE.fullmatch(scope) is not None
+
+    def access_token_lifetime(self, *, offline: bool) -> int | None:  # noqa: ARG002  the same for all
+        """60 to 90 minutes unless set otherwise."""
+        jitter = self.settings.access_token_lifetime_jitter_seconds
+        return self.settings.access_token_lifetime_seconds + secrets.randbelow(jitter + 1)
+
+    def refresh_token_problem(self, token: RefreshToken, *, now: float) -> str | None:
+        """90 days without use, or 24 hours in a single-page app."""
+        if self.settings.spa and now - token.issued_at >= SPA_HOURS * 3600:
+            return "spa_lifetime"
+        return "idle" if now - token.used_at >= IDLE_DAYS * DAY_SECONDS else None
+
+    def id_token_issuer(self, account: Account) -> str:
+        """The account's own tenant, also when `common` was asked."""
+        return f"{self.host}/{tenant_of(account)}/v2.0"
+
+    def claims(self, account: Account, scopes: tuple[str, ...]) -> dict[str, Any]:
+        """`sub` differs from app to app; `oid` and `tid` together name the account everywhere."""
+        claims = {
+            "sub": pairwise_subject(account),
+            "tid": tenant_of(account),
+            "oid": object_id_of(account),
+            "ver": "2.0",
+        }
+        if "email" in scopes:
+            claims["email"] = account.email
+        if "profile" in scopes:
+            claims |= {"name": account.name, "preferred_username": account.email}
+        return claims
+
+    def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
+        """Scopes of Graph first, with its prefix; never `offline_access`."""
+        granted = tokens.scope.split()
+        graph = [_as_told(scope) for scope in granted if scope not in {*_OPENID_SCOPES, "offline_access"}]
+        scope = " ".join([*graph, *(scope for scope in reversed(_OPENID_SCOPES) if scope in granted)])
+        answer = super().exchange_answer(tokens, account) | {"ext_expires_in": tokens.expires_in}
+        return answer | {"scope": scope.lower() if self.settings.lower_case_scopes else scope}
+
+    def translated(self, refusal: OAuthError) -> OAuthError:
+        """With one of the AADSTS numbers."""
+        return described(refusal)
+
+    def error_body(self, refusal: OAuthError) -> dict[str, Any]:
+        """The standard members, and what support asks for."""
+        moment, trace, correlation = datetime.now(UTC), str(uuid.uuid4()), str(uuid.uuid4())
+        timestamp = f"{moment:%Y-%m-%d %H:%M:%SZ}"
+        suffix = f"Trace ID: {trace} Correlation ID: {correlation} Timestamp: {timestamp}"
+        return {
+            "error": refusal.error,
+            "error_description": f"{refusal.description} {suffix}",
+            "error_codes": [int(code) for code in AADSTS_CODE.findall(refusal.description)],
+            "timestamp": timestamp,
+            "trace_id": trace,
+            "correlation_id": correlation,
+            **refusal.members,
+        }

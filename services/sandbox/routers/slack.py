@@ -1,0 +1,121 @@
+"""Slack's paths: the OAuth page and the Web API methods around a token."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from services.sandbox import endpoints
+from services.sandbox.dependencies import CurrentSandbox
+from services.sandbox.forms import read_form
+from services.sandbox.imitations.slack import BOT, team_of, user_id_of
+from services.sandbox.ledger import Entry
+from services.sandbox.oidc.errors import OAuthError
+from services.sandbox.oidc.grants import AccessToken
+from services.sandbox.oidc.provider import Provider
+from services.sandbox.oidc.token_endpoint import bearer_token
+
+NAME = "slack"
+router = APIRouter(prefix="/as/slack.com", include_in_schema=False)
+
+
+@router.get("/oauth/v2/authorize")
+async def ask(request: Request, sandbox: CurrentSandbox) -> Response:
+    """The consent page, or with `auto` the decision."""
+    return await endpoints.serve_authorization(request, sandbox, sandbox.imitations[NAME])
+
+
+@router.post("/oauth/v2/authorize")
+async def decide(request: Request, sandbox: CurrentSandbox) -> Response:
+    """The decision of the consent page."""
+    return await endpoints.serve_decision(request, sandbox, sandbox.imitations[NAME])
+
+
+@router.post("/api/oauth.v2.access")
+async def token(request: Request, sandbox: CurrentSandbox) -> Response:
+    """Exchange a code or a refresh token."""
+    return await endpoints.serve_token(request, sandbox, sandbox.imitations[NAME])
+
+
+async def _serve_method(
+    request: Request, sandbox: CurrentSandbox, operation: str, tell: Callable[[Provider, AccessToken], dict[str, Any]]
+) -> Response:
+    """A method that takes its token from the header, or from the field `token` of a form."""
+    provider, persona = sandbox.imitations[NAME], sandbox.imitations[NAME].persona
+    field = (await read_form(request)).get("token")
+    authorization = request.headers.get("authorization") or (f"Bearer {field}" if field else None)
+
+    def answer(entry: Entry) -> Response:
+        presented = bearer_token(provider, authorization, entry=entry)
+        body = tell(provider, presented)
+        entry.committed = operation == "revoke"
+        return persona.encoded({"ok": True, **body})
+
+    return await sandbox.intake.serve(
+        provider.party, operation, persona.handler(answer), error_style=persona.scripted_error
+    )
+
+
+def _needs(presented: AccessToken, scope: str) -> None:
+    if scope not in presented.scopes:
+        granted = ",".join(one.removeprefix(BOT) for one in presented.scopes)
+        raise OAuthError("missing_scope", f"{scope} was not granted", members={"needed": scope, "provided": granted})
+
+
+def _tested(_: Provider, presented: AccessToken) -> dict[str, Any]:
+    account = presented.grant.account
+    team = team_of(account)
+    return {
+        "url": f"https://{team['name']}/",
+        "team": team["name"],
+        "user": account.email.partition("@")[0],
+        "team_id": team["id"],
+        "user_id": user_id_of(account),
+    }
+
+
+def _identified(_: Provider, presented: AccessToken) -> dict[str, Any]:
+    _needs(presented, "identity.basic")
+    account = presented.grant.account
+    email = {"email": account.email} if "identity.email" in presented.scopes else {}
+    user = {"name": account.name, "id": user_id_of(account), **email}
+    return {"user": user, "team": {"id": team_of(account)["id"]}}
+
+
+def _told(provider: Provider, presented: AccessToken) -> dict[str, Any]:
+    _needs(presented, "openid")
+    return provider.persona.claims(presented.grant.account, presented.scopes)
+
+
+def _revoked(provider: Provider, presented: AccessToken) -> dict[str, Any]:
+    provider.revoke_access_token(presented)
+    return {"revoked": True}
+
+
+@router.post("/api/auth.test", operation_id="auth_test_by_post")
+@router.get("/api/auth.test")
+async def auth_test(request: Request, sandbox: CurrentSandbox) -> Response:
+    """Whose token it is, if it works."""
+    return await _serve_method(request, sandbox, "userinfo", _tested)
+
+
+@router.post("/api/users.identity", operation_id="users_identity_by_post")
+@router.get("/api/users.identity")
+async def users_identity(request: Request, sandbox: CurrentSandbox) -> Response:
+    """The person, as the legacy "Sign in with Slack" tells."""
+    return await _serve_method(request, sandbox, "userinfo", _identified)
+
+
+@router.post("/api/openid.connect.userInfo", operation_id="openid_user_info_by_post")
+@router.get("/api/openid.connect.userInfo")
+async def user_info(request: Request, sandbox: CurrentSandbox) -> Response:
+    """The person, as OpenID Connect tells."""
+    return await _serve_method(request, sandbox, "userinfo", _told)
+
+
+@router.post("/api/auth.revoke", operation_id="auth_revoke_by_post")
+@router.get("/api/auth.revoke")
+async def revoke(request: Request, sandbox: CurrentSandbox) -> Response:
+    """End the token that the request carries."""
+    return await _serve_method(request, sandbox, "revoke", _revoked)
