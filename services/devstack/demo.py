@@ -1,6 +1,7 @@
 """`./run demo`: the main job on a throw-away stack, told as a person would tell it."""
 
 import asyncio
+import itertools
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,6 +24,7 @@ PROVIDER: Final = f"sandbox-{KIND}"
 READERS: Final = 50
 """Sibling calls at once, after the token has run out."""
 TOKEN_LIFE_SECONDS: Final = 2
+REVOKED_WITHIN_SECONDS: Final = 15.0
 _MARKS: Final = (b"sbx-at-", b"sbx-rt-")
 """What every access and refresh token of the sandbox begins with."""
 _PLANT: Final = """
@@ -95,6 +97,8 @@ async def tell(stack: Stack, story: Story) -> None:
             stranger = {"Authorization": f"Bearer ums_{'0' * 12}_{'0' * 64}"}
             refused = expect(await job.get_token(stranger, ada.id, PROVIDER), 401).json()
             detail(f"401 {refused['type']}: {refused['detail']}")
+        with story.step("Ada disconnects") as detail:
+            await _disconnect(job, key, ada, detail)
     with story.step("Nothing that was stored or logged shows a token") as detail:
         _search_for_tokens(stack, detail)
 
@@ -143,6 +147,24 @@ async def _activity(job: MainJob, ada: Person, detail: Callable[[str], None]) ->
     for entry in (entries[-1], entries[0]):
         detail(f"{entry['read_at'][:19]} {entry['service']} read it ({entry['outcome']}): {entry['reason']}")
     detail(f"… {len(entries)} reads in all")
+
+
+async def _disconnect(job: MainJob, key: dict[str, str], ada: Person, detail: Callable[[str], None]) -> None:
+    session = await job.session(ada.id)
+    ended = expect(await job.client.delete(f"/users/me/integrations/{PROVIDER}", headers=session), 200).json()
+    refused = expect(await job.get_token(key, ada.id, PROVIDER), 404).json()
+    detail(f"the next read: 404 {refused['type']}; revocation at the provider: {ended['revocation']}")
+    async with asyncio.timeout(REVOKED_WITHIN_SECONDS):
+        for pause in itertools.repeat(0.2):
+            if not await _live_grants(job, ada):
+                break
+            await asyncio.sleep(pause)
+    detail("a worker has revoked the grant; the provider knows no token of hers any more")
+
+
+async def _live_grants(job: MainJob, person: Person) -> int:
+    grants = expect(await job.browser.get(f"/oidc/{KIND}/_control/grants", params={"account": person.email}), 200)
+    return sum(grant["alive"] for grant in grants.json()["items"])
 
 
 def _search_for_tokens(stack: Stack, detail: Callable[[str], None]) -> None:
@@ -199,7 +221,7 @@ def main() -> int:
         console = Console(progress=lambda text: print(f"     {text}", flush=True))
         with folders.scratch_folder() as folder, Stack(folder / "data", console=console) as stack:
             asyncio.run(tell(stack, story))
-    except (MainJobError, DevstackError, httpx.HTTPError, OSError) as error:
+    except (MainJobError, DevstackError, httpx.HTTPError, OSError, TimeoutError) as error:
         print(f"\nThe demo failed at the step '{story.title}': {error}", file=sys.stderr)
         return 1
     print(f"\nDone in {time.monotonic() - started:.0f} s; nothing is left running.", flush=True)

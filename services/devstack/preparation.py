@@ -12,6 +12,7 @@ from services.devstack.errors import DevstackError
 from services.devstack.plan import Plan, Service
 from services.devstack.postgres import OWNER_ROLE, RUNTIME_ROLE, database_url
 from services.devstack.procfile import read_procfile
+from services.devstack.provider_copies import configured_clients, copy_provider_files
 from services.devstack.running_service import REPOSITORY
 from services.devstack.valkey import valkey_url
 from services.sandbox.providers import CLIENT_ID, CLIENT_SECRET, write_provider_files
@@ -92,7 +93,11 @@ def _addresses(choices: Choices, sockets: Sockets) -> Addresses:
 def _environment(choices: Choices, sockets: Sockets) -> tuple[dict[str, str], list[str]]:
     """The environment of all processes, and the names of the sandbox's providers that the service will know."""
     addresses = _addresses(choices, sockets)
-    providers = write_provider_files(choices.data_dir / "providers", addresses.sandbox_url)
+    folder, own = choices.data_dir / "providers", configured_clients(choices.person.get("OAUTH_CLIENTS", ""))
+    providers = [
+        *write_provider_files(folder, addresses.sandbox_url),
+        *copy_provider_files(folder, addresses.sandbox_url, except_for=own),
+    ]
     if choices.person.get("PROVIDERS_DIR"):
         providers = []  # the service reads the person's own files instead
     development = development_environment(

@@ -17,6 +17,7 @@ from services.devstack.keeper_process import KeeperProcess
 from services.devstack.plan import Plan
 from services.devstack.postgres import DATABASE, database_url
 from services.devstack.preparation import Choices, Recipe, make_plan, make_socket_folders, require_free_ports
+from services.devstack.procfile import read_procfile
 from services.devstack.server import remove_folder
 from services.devstack.service_key import read_service_key
 from services.devstack.valkey import valkey_url
@@ -139,6 +140,13 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """The environment of its processes."""
         return dict(self._started_plan.environment)
+
+    def command(self, name: str) -> list[str]:
+        """What the Procfile starts as `name`; `DevstackError` when it names no such process."""
+        commands = read_procfile(self._recipe.procfile, self._started_plan.environment)
+        if name not in commands:
+            raise DevstackError(f"{self._recipe.procfile.name} has no process {name!r}")
+        return commands[name]
 
     @property
     def postgres(self) -> StackPostgres:

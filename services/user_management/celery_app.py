@@ -28,6 +28,8 @@ def create_celery_app() -> Celery:
         "user-management",
         include=[
             "services.user_management.tasks.data_cleanup",
+            "services.user_management.tasks.integration_health",
+            "services.user_management.tasks.key_rotation",
             "services.user_management.tasks.outbox",
             "services.user_management.tasks.token_refresh",
             "services.user_management.tasks.upstream",

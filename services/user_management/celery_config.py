@@ -10,8 +10,12 @@ TICKS: Final[dict[JobName, float]] = {
     JobName.SWEEP_LEASES: 10.0,
     JobName.REFRESH_DUE_TOKENS: 10.0,
     JobName.RETRY_WEBHOOKS: 2.0,
+    JobName.REVOKE_TOKENS: 2.0,
+    JobName.DELIVER_WEBHOOKS: 2.0,
     JobName.ERASE_USERS: 60.0,
     JobName.RECONCILE_CLERK: 10.0,
+    JobName.REWRAP_SECRETS: 10.0,
+    JobName.CHECK_INTEGRATIONS: 10.0,
     JobName.MAINTAIN_TABLES: 600.0,
 }
 """Seconds between ticks. A tick asks for the job's current slot; how long a slot is, the task says."""

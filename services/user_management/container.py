@@ -14,23 +14,46 @@ from services.user_management.database import Database, is_schema_missing, is_un
 from services.user_management.exceptions import StartupError
 from services.user_management.http_client import HttpClient, create_http_client, fetch_json
 from services.user_management.integrations.oauth_client import OAuthClient
-from services.user_management.integrations.oauth_config import BUILT_IN, ProviderRegistry, load_providers
+from services.user_management.integrations.oauth_config import BUILT_IN, ProviderRegistry, Registration, load_providers
+from services.user_management.integrations.webhook_sender import WebhookSender
+from services.user_management.integrations.webhook_target import WebhookTargets
 from services.user_management.rate_limiter import RateLimits
 from services.user_management.redis_client import create_redis_client
 from services.user_management.security.encryption import TokenEncryption
 from services.user_management.security.jwks import PinnedKey, RemoteKeySet, RenewedKeys
 from services.user_management.security.jwt import SessionVerifier
-from services.user_management.security.key_source import KeySource, StaticKeySource
+from services.user_management.security.key_sources import load_secrets, open_key_source
 from services.user_management.security.signing import Signer
 from services.user_management.security.webhook_signature import WebhookVerifier
+from services.user_management.services.connection_probe import ConnectionProbe
+from services.user_management.services.diagnosis_service import DiagnosisService, EvidenceGatherer
 from services.user_management.services.health_service import HealthService
-from services.user_management.services.integration_service import ConnectPolicy, IntegrationService
+from services.user_management.services.integration_health_service import (
+    Examination,
+    IntegrationHealthService,
+    ScopeEnforcement,
+)
+from services.user_management.services.integration_service import (
+    ConnectFlows,
+    ConnectPolicy,
+    IntegrationService,
+    RevocationService,
+)
 from services.user_management.services.integration_status_service import IntegrationStatusTracker
 from services.user_management.services.job_service import JobService
-from services.user_management.services.outbox_service import OutboxService, StreamPolicy
+from services.user_management.services.key_rotation_service import KeyRotationService
+from services.user_management.services.outbox_service import OutboxPolicy, OutboxService
 from services.user_management.services.preferences_service import PreferencesManager
+from services.user_management.services.reconnect_links import ReconnectLinks
 from services.user_management.services.service_client_service import KeyUsage, ServiceClientService
-from services.user_management.services.token_service import RefreshJobs, TokenPolicy, TokenRefresher, TokenService
+from services.user_management.services.token_service import (
+    RefreshAttempts,
+    RefreshJobs,
+    TokenAnswers,
+    TokenExchange,
+    TokenRefresher,
+    TokenService,
+)
 from services.user_management.services.user_service import (
     ProfileService,
     SignIn,
@@ -40,7 +63,9 @@ from services.user_management.services.user_service import (
     UserStates,
 )
 from services.user_management.services.vault_service import VaultService
+from services.user_management.services.webhook_delivery_service import WebhookDeliveryService
 from services.user_management.services.webhook_service import WebhookService
+from services.user_management.services.webhook_subscription_service import WebhookSubscriptionService
 from services.user_management.settings import Environment, Settings
 from services.user_management.unit_of_work import unit_of_work_factory
 
@@ -64,7 +89,7 @@ class Container:
         http: HttpClient | None = None,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Build the graph: no I/O but reading provider and key files. Raises StartupError.
+        """Build the graph: no I/O but reading provider files. Raises StartupError.
 
         `http` replaces the network; `is_stopping` tells a worker's child that its parent is about to end.
         """
@@ -93,56 +118,104 @@ class Container:
         )
         self.webhook_verifier = WebhookVerifier(settings.clerk.webhook_signing_secret.get_secret_value().split())
         self.vault = VaultService(
-            encryption=_encryption(settings),
-            database=self.database,
-            unit_of_work=self.unit_of_work,
-            clock=self.clock,
+            load_keys=lambda: _encryption(settings), unit_of_work=self.unit_of_work, clock=self.clock
         )
-        status = IntegrationStatusTracker()
-        key_usage = KeyUsage(self.unit_of_work, self.clock)
-        oauth = OAuthClient(self.http, self.clock)
+        self._status = IntegrationStatusTracker()
+        self._key_usage = KeyUsage(self.unit_of_work, self.clock)
+        self._oauth = OAuthClient(self.http, self.clock)
+        self._is_stopping = is_stopping
+        self._build_tokens()
+        self._build_connections()
+        self._build_users()
+        self._build_upkeep()
+        self._build_checks()
+        self._build_webhooks()
+        self.health = HealthService(self.database, self.redis, lambda: self.rate_limits.degraded)
+        self._drain_ends: float | None = None
+
+    def _build_tokens(self) -> None:
+        """Handing out tokens, and replacing them."""
         self.refresher = TokenRefresher(
             database=self.database,
             unit_of_work=self.unit_of_work,
             providers=self.providers,
-            oauth=oauth,
-            vault=self.vault,
-            status=status,
+            attempts=RefreshAttempts(
+                unit_of_work=self.unit_of_work,
+                providers=self.providers,
+                oauth=self._oauth,
+                vault=self.vault,
+                status=self._status,
+                clock=self.clock,
+            ),
             clock=self.clock,
         )
+        self._links = ReconnectLinks(self.settings.frontend.connect_url)
         self.tokens = TokenService(
             database=self.database,
-            unit_of_work=self.unit_of_work,
-            providers=self.providers,
             refresher=self.refresher,
-            vault=self.vault,
-            status=status,
-            key_usage=key_usage,
-            policy=TokenPolicy(settings.clerk.issuer, settings.frontend.connect_url),
-            clock=self.clock,
+            answers=TokenAnswers(
+                unit_of_work=self.unit_of_work,
+                providers=self.providers,
+                vault=self.vault,
+                status=self._status,
+                links=self._links,
+                default_issuer=self.settings.clerk.issuer,
+                clock=self.clock,
+            ),
+            key_usage=self._key_usage,
         )
+        self.token_exchange = TokenExchange(self.tokens, self.sessions)
+
+    def _build_connections(self) -> None:
+        """Connecting, looking, ending."""
         self.integrations = IntegrationService(
             database=self.database,
             unit_of_work=self.unit_of_work,
             providers=self.providers,
-            oauth=oauth,
-            vault=self.vault,
-            status=status,
+            refresher=self.refresher,
             signer=self.signer,
-            policy=ConnectPolicy(settings.public_url, tuple(settings.frontend.return_urls)),
+            links=self._links,
+        )
+        self.connect_flows = ConnectFlows(
+            database=self.database,
+            unit_of_work=self.unit_of_work,
+            providers=self.providers,
+            oauth=self._oauth,
+            vault=self.vault,
+            status=self._status,
+            integrations=self.integrations,
+            signer=self.signer,
+            policy=ConnectPolicy(
+                self.settings.public_url,
+                tuple(self.settings.frontend.return_urls),
+                tuple(self.settings.frontend.redirect_uris),
+            ),
             clock=self.clock,
         )
+        self.revocations = RevocationService(
+            unit_of_work=self.unit_of_work,
+            providers=self.providers,
+            oauth=self._oauth,
+            vault=self.vault,
+            clock=self.clock,
+            is_stopping=self._is_stopping,
+        )
+
+    def _build_users(self) -> None:
+        """Who signs in, their profiles, what upstream says of them, and the services beside them."""
         self.states = UserStates(self.database, self.clock)
         self.upstream = UpstreamUsers(preferences=PreferencesManager(), signer=self.signer)
         self.sign_in = SignIn(
             states=self.states,
             upstream=self.upstream,
             unit_of_work=self.unit_of_work,
-            admin_user_ids=frozenset(settings.admin.user_ids),
+            admin_user_ids=frozenset(self.settings.admin.user_ids),
             clock=self.clock,
         )
-        self.profiles = ProfileService(database=self.database, unit_of_work=self.unit_of_work, states=self.states)
-        hold_back = timedelta(days=settings.erasure.after_days)
+        self.profiles = ProfileService(
+            database=self.database, unit_of_work=self.unit_of_work, states=self.states, providers=self.providers
+        )
+        hold_back = timedelta(days=self.settings.erasure.after_days)
         self.administration = UserAdministration(
             database=self.database,
             unit_of_work=self.unit_of_work,
@@ -151,34 +224,108 @@ class Container:
             hold_back=hold_back,
         )
         self.erasure = UserErasure(
-            unit_of_work=self.unit_of_work, signer=self.signer, states=self.states, hold_back=hold_back
+            unit_of_work=self.unit_of_work,
+            signer=self.signer,
+            states=self.states,
+            providers=self.providers,
+            hold_back=hold_back,
         )
         self.webhooks = WebhookService(
             database=self.database,
             unit_of_work=self.unit_of_work,
             upstream=self.upstream,
             states=self.states,
-            issuer=settings.clerk.issuer,
-            instance_id=settings.clerk.instance_id,
+            issuer=self.settings.clerk.issuer,
+            instance_id=self.settings.clerk.instance_id,
         )
         self.service_clients = ServiceClientService(
-            database=self.database, unit_of_work=self.unit_of_work, providers=self.providers, key_usage=key_usage
+            database=self.database, unit_of_work=self.unit_of_work, providers=self.providers, key_usage=self._key_usage
         )
+
+    def _build_upkeep(self) -> None:
+        """What workers do by themselves."""
         self.jobs = JobService(self.unit_of_work)
         self.refresh_jobs = RefreshJobs(
-            database=self.database, refresher=self.refresher, clock=self.clock, is_stopping=is_stopping
+            database=self.database,
+            refresher=self.refresher,
+            clock=self.clock,
+            is_stopping=self._is_stopping,
+            spread_seconds=self.settings.refresh.spread_seconds,
         )
+        self.key_rotation = KeyRotationService(
+            vault=self.vault,
+            database=self.database,
+            unit_of_work=self.unit_of_work,
+            status=self._status,
+            clock=self.clock,
+            is_stopping=self._is_stopping,
+        )
+
+    def _build_checks(self) -> None:
+        """Whether connections are well, and why not."""
+        probe = ConnectionProbe(database=self.database, providers=self.providers, oauth=self._oauth, vault=self.vault)
+        self.diagnosis = DiagnosisService(
+            database=self.database, gatherer=EvidenceGatherer(self.providers, self.vault), probe=probe
+        )
+        self.integration_health = IntegrationHealthService(
+            database=self.database,
+            unit_of_work=self.unit_of_work,
+            providers=self.providers,
+            examination=Examination(
+                unit_of_work=self.unit_of_work,
+                providers=self.providers,
+                probe=probe,
+                refresher=self.refresher,
+                vault=self.vault,
+                status=self._status,
+                clock=self.clock,
+            ),
+            scopes=ScopeEnforcement(
+                database=self.database,
+                unit_of_work=self.unit_of_work,
+                providers=self.providers,
+                status=self._status,
+                clock=self.clock,
+                is_stopping=self._is_stopping,
+            ),
+            clock=self.clock,
+            is_stopping=self._is_stopping,
+        )
+
+    def _build_webhooks(self) -> None:
+        """Telling others."""
         self.outbox = OutboxService(
             database=self.database,
             unit_of_work=self.unit_of_work,
             redis=self.redis,
-            stream=StreamPolicy(settings.redis.stream, settings.redis.stream_length),
+            policy=OutboxPolicy(
+                source=self.settings.public_url,
+                stream=self.settings.redis.stream,
+                stream_length=self.settings.redis.stream_length,
+                channel=self.settings.redis.channel,
+            ),
         )
-        self.health = HealthService(self.database, self.redis, lambda: self.rate_limits.degraded)
-        self._drain_ends: float | None = None
+        webhook_targets = WebhookTargets(allow_local=not self.settings.is_production)
+        self.webhook_sender = WebhookSender(webhook_targets, self.clock)
+        self.webhook_subscriptions = WebhookSubscriptionService(
+            database=self.database,
+            unit_of_work=self.unit_of_work,
+            targets=webhook_targets,
+            vault=self.vault,
+            signer=self.signer,
+            source=self.settings.public_url,
+        )
+        self.webhook_deliveries = WebhookDeliveryService(
+            unit_of_work=self.unit_of_work,
+            sender=self.webhook_sender,
+            vault=self.vault,
+            clock=self.clock,
+            is_stopping=self._is_stopping,
+        )
 
     async def start(self) -> None:
-        """Open the pools and prove the keys. Raises StartupError when this process must not serve."""
+        """Get the keys, open the pools and prove the keys. Raises StartupError when this process must not serve."""
+        await self.vault.load()
         await self.database.connect()
         deadline = self.clock.monotonic() + BOOT_PATIENCE_SECONDS
         while True:
@@ -217,6 +364,7 @@ class Container:
         await self.refresher.drain(max(0.1, ends - self.clock.monotonic()))
         await self.http.aclose()
         await self.issuer_http.aclose()
+        await self.webhook_sender.aclose()
         await self.redis.aclose()
         await self._counting_redis.aclose()
         await self.database.disconnect()
@@ -230,7 +378,10 @@ class Container:
 
 def _providers(settings: Settings) -> ProviderRegistry:
     folders = [BUILT_IN] + ([settings.providers.dir] if settings.providers.dir else [])
-    clients = {name: (client.client_id, client.client_secret) for name, client in settings.oauth.clients.items()}
+    clients = {
+        name: Registration(client.client_id, client.client_secret, client.parameters)
+        for name, client in settings.oauth.clients.items()
+    }
     registry = load_providers(folders, clients)
     if settings.is_production:
         for provider in registry:
@@ -239,18 +390,7 @@ def _providers(settings: Settings) -> ProviderRegistry:
     return registry
 
 
-def key_source(settings: Settings) -> KeySource:
-    """The key versions given in the environment and in the key file. Raises StartupError."""
-    try:
-        secrets = settings.encryption.secrets()
-    except ValueError as error:
-        raise StartupError(f"ENCRYPTION_KEYS_FILE: {error}") from None
-    if not secrets:
-        raise StartupError("ENCRYPTION_KEYS: at least one key version is needed")
-    return StaticKeySource(secrets)
-
-
 def _encryption(settings: Settings) -> TokenEncryption:
-    source = key_source(settings)
+    """Ask the key source and derive the root keys: blocks for seconds. Raises StartupError."""
     salt = settings.encryption.salt.get_secret_value().encode()
-    return TokenEncryption.from_secrets({version: source.load(version) for version in source.versions()}, salt)
+    return TokenEncryption.from_secrets(load_secrets(open_key_source(settings.encryption)), salt)

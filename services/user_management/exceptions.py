@@ -93,6 +93,19 @@ class ClerkRefusedError(ApplicationError):
     default_detail = "Clerk's Backend API refuses us; check CLERK_SECRET_KEY and CLERK_API_URL."
 
 
+class TokenExchangeError(ApplicationError):
+    """A token exchange that is refused; `error` is one of RFC 6749 section 5.2 or RFC 8693 section 2.2.2."""
+
+    code = "token_exchange_refused"
+    status = 400
+    title = "Token exchange refused"
+    default_detail = "The request is not one of RFC 8693 that this service answers."
+
+    def __init__(self, error: str, detail: str | None = None, *, extra: Mapping[str, Any] | None = None) -> None:
+        described = detail or self.default_detail
+        super().__init__(described, extra={"error": error, "error_description": described, **(extra or {})})
+
+
 class ProviderAnswerError(ApplicationError):
     code = "provider_answer_invalid"
     status = 502

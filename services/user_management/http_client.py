@@ -1,17 +1,22 @@
 """The one HTTP client of a process; the only module that knows httpx by name."""
 
 import asyncio
+import ssl
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
+from services.user_management.core import failpoints
 from services.user_management.exceptions import RetryLaterError
 
 MAX_BODY_BYTES: Final = 1 << 20
-CONNECTIONS: Final = 100
 FETCH_SECONDS: Final = 5.0
 
 HttpClient = httpx.AsyncClient
+BlockingHttpClient = httpx.Client
+HttpResponse = httpx.Response
+HttpError = (httpx.HTTPError, httpx.InvalidURL)
 TransportError = httpx.RequestError
 """Whatever keeps an answer from being had, a broken encoding of its body included."""
 NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -29,13 +34,30 @@ def create_http_client(transport: httpx.AsyncBaseTransport | None = None) -> htt
         follow_redirects=False,
         trust_env=False,
         timeout=httpx.Timeout(8.0, connect=3.0, pool=2.0),
-        limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=20),
+        # No limit in common, which one party that hangs could use up: each is capped where it is called.
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+        headers={"User-Agent": "user-management-service", "Accept": "application/json"},
+    )
+
+
+def create_blocking_http_client(*, ca_file: Path | None = None) -> httpx.Client:
+    """The same for what is asked at boot, in a thread; `ca_file` (PEM) replaces the public certificates.
+
+    Raises OSError when that file cannot be used.
+    """
+    return httpx.Client(
+        verify=True if ca_file is None else ssl.create_default_context(cafile=ca_file),
+        follow_redirects=False,
+        trust_env=False,
+        timeout=httpx.Timeout(5.0, connect=3.0),
         headers={"User-Agent": "user-management-service", "Accept": "application/json"},
     )
 
 
 async def send(client: httpx.AsyncClient, request: httpx.Request) -> tuple[httpx.Response, bytes]:
     """Send and read the body, up to MAX_BODY_BYTES. Raises TransportError."""
+    if (trace := failpoints.call_trace()) is not None:
+        request.extensions["trace"] = trace
     response = await client.send(request, stream=True)
     try:
         body = bytearray()

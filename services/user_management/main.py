@@ -27,9 +27,12 @@ from services.user_management.routers import (
     admin_services,
     admin_users,
     health,
+    integration_diagnosis,
     integrations,
     internal,
+    token_exchange,
     users,
+    webhook_subscriptions,
     webhooks,
 )
 from services.user_management.schemas.problem import Problem
@@ -50,10 +53,14 @@ ROUTERS: Final = (
     users.router,
     health.router,
     integrations.router,
+    integration_diagnosis.router,
+    integration_diagnosis.admin_router,
     webhooks.router,
     internal.router,
+    token_exchange.router,
     admin_users.router,
     admin_services.router,
+    webhook_subscriptions.router,
 )
 
 

@@ -14,3 +14,9 @@ RATE_LIMITER_DEGRADED: Final = Gauge(
 RATE_LIMITED: Final = Counter(
     "user_management_rate_limited_total", "Requests refused with 429", labelnames=["class"], registry=REGISTRY
 )
+PROVIDER_BREAKER_OPEN: Final = Gauge(
+    "user_management_provider_breaker_open",
+    "1 while this process calls a provider no more, because it failed again and again",
+    labelnames=["provider"],
+    registry=REGISTRY,
+)

@@ -3,9 +3,11 @@
 Guards work on the request alone, so that a DirectRoute can call them; what else they take is for the schema.
 """
 
+import base64
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any, Final
+from urllib.parse import unquote_plus
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
@@ -46,6 +48,37 @@ def service_credential(request: Request) -> ServiceCredential:
     if key is None:
         raise UnauthenticatedError("The credential is not a service key.")
     return ServiceCredential(key_id=key[1], secret_hash=sha256(key[2]))
+
+
+def client_credential(request: Request, form: Mapping[str, str]) -> ServiceCredential:
+    """The same where OAuth clients ask (RFC 6749 section 2.3.1): also as `client_secret` of HTTP Basic or of the form.
+
+    `client_id` is then `ums_<id>`, the part of the key that is no secret. Raises UnauthenticatedError.
+    """
+    basic = _basic_pair(request)
+    posted = (form.get("client_id", ""), form["client_secret"]) if "client_secret" in form else None
+    if basic is None and posted is None:
+        return service_credential(request)
+    if (basic and posted) or (posted and "authorization" in request.headers) or "x-api-key" in request.headers:
+        raise UnauthenticatedError("Send one credential.")
+    client_id, secret = basic or posted or ("", "")
+    key = _KEY.fullmatch(secret)
+    if key is None or client_id != f"{KEY_PREFIX}_{key[1]}":
+        raise UnauthenticatedError("The credential is not a service key.")
+    return ServiceCredential(key_id=key[1], secret_hash=sha256(key[2]))
+
+
+def _basic_pair(request: Request) -> tuple[str, str] | None:
+    """(client id, client secret) of HTTP Basic; None for any other scheme. Both parts are form-encoded."""
+    values = request.headers.getlist("authorization")
+    scheme, _, encoded = values[0].partition(" ") if len(values) == 1 else ("", "", "")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        client_id, _, secret = base64.b64decode(encoded, validate=True).decode("ascii").partition(":")
+    except ValueError:
+        raise UnauthenticatedError("The Authorization header is not HTTP Basic.") from None
+    return unquote_plus(client_id), unquote_plus(secret)
 
 
 async def get_current_service(

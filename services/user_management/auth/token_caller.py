@@ -4,10 +4,16 @@ from fastapi import Request
 
 from services.user_management.auth.rate_limits import spend_internal
 from services.user_management.auth.service_auth import DocumentedBearer, DocumentedHeader, service_credential
+from services.user_management.services.service_client_service import ServiceCredential
 
 
 async def token_caller(request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None) -> None:
     """Raises UnauthenticatedError or RateLimitedError."""
-    credential = service_credential(request)
+    count_read(request, service_credential(request))
+
+
+def count_read(request: Request, credential: ServiceCredential, *, reads: int = 1) -> None:
+    """Count token reads against the key's allowance. Raises RateLimitedError."""
     # Nobody uses up the allowance of a key whose secret they do not have.
-    spend_internal(request, f"{credential.key_id}:{credential.secret_hash.hex()}")
+    for _ in range(reads):
+        spend_internal(request, f"{credential.key_id}:{credential.secret_hash.hex()}")

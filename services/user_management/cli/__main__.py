@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from services.user_management.cli import database, keys, openapi, reconcile, service, webhooks
+from services.user_management.cli import database, diagnose, keys, openapi, reconcile, service, subscriptions, webhooks
 from services.user_management.exceptions import ApplicationError, StartupError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="User management service, for operators.")
@@ -12,8 +12,10 @@ app.add_typer(service.app, name="service", help="Sibling services: keys and gran
 app.add_typer(keys.app, name="keys", help="Encryption keys of the vault.")
 app.add_typer(database.app, name="db", help="The schema.")
 app.add_typer(webhooks.app, name="webhooks", help="Events from the identity provider.")
+app.add_typer(subscriptions.app, name="subscriptions", help="Outgoing webhooks.")
 app.add_typer(reconcile.app, name="reconcile", help="Compare with the identity provider.")
 app.command(name="openapi")(openapi.print_schema)
+app.command(name="diagnose")(diagnose.diagnose)
 
 
 def main() -> None:

@@ -1,33 +1,53 @@
 """`cli keys …`"""
 
-import base64
 import json
 import sys
+import time
 from typing import Annotated
 
 import typer
 
 from services.user_management.cli.runtime import run
-from services.user_management.container import key_source
+from services.user_management.container import Container
+from services.user_management.exceptions import StartupError
 from services.user_management.security.encryption import generate_secret
+from services.user_management.security.key_sources import open_key_source
+from services.user_management.services.key_rotation_service import KeyStatus, Progress
 from services.user_management.settings import get_settings
 
 app = typer.Typer(no_args_is_help=True)
+
+_LINE_SECONDS = 1.0
+"""Between two lines of progress."""
 
 
 @app.command()
 def generate() -> None:
     """Print a new key version for ENCRYPTION_KEYS, as JSON; give it to every process before activating it."""
-    version = max(key_source(get_settings()).versions()) + 1
-    print(json.dumps({str(version): base64.b64encode(generate_secret()).decode()}))
+    source = open_key_source(get_settings().encryption)
+    version = max(source.versions(), default=0) + 1
+    print(json.dumps({str(version): source.wrap(version, generate_secret())}))
     print(f"Add it to ENCRYPTION_KEYS everywhere, then run: cli keys activate {version}", file=sys.stderr)
 
 
 @app.command()
 def status() -> None:
-    """Each key version: its state, whether it is held here, and how many tokens are under it."""
-    for row in run(lambda container: container.vault.status()):
-        print(f"{row.version}\t{row.state}\t{'held' if row.held else 'MISSING HERE'}\t{row.tokens} tokens")
+    """Each key version: its state, whether it is held here and is the right one, and what is under it."""
+
+    async def read(container: Container) -> list[KeyStatus]:
+        try:
+            await container.vault.load()
+        except StartupError as error:
+            # The day on which keys are missing is a day on which somebody wants to see this list.
+            print(f"user-management: {error}", file=sys.stderr)
+        return await container.key_rotation.status()
+
+    for row in run(read):
+        held = ("canary good" if row.canary_good else "CANARY WRONG") if row.held else "-"
+        unreadable = "-" if row.unreadable is None else row.unreadable
+        columns = [str(row.version), row.state, "held" if row.held else "MISSING HERE", held]
+        columns += [f"{count} {place}" for place, count in row.holds.items()]
+        print("\t".join([*columns, f"{unreadable} unreadable"]))
 
 
 @app.command()
@@ -35,3 +55,49 @@ def activate(version: Annotated[int, typer.Argument(help="The version that encry
     """Switch the version that encrypts; the former one goes on decrypting."""
     run(lambda container: container.vault.activate(version), prove_keys=True)
     print(f"Version {version} is active.", file=sys.stderr)
+
+
+@app.command()
+def rewrap() -> None:
+    """Encrypt everything under the active version, here and now; may be stopped at any moment and started again."""
+    lines = _ProgressLines()
+    progress = run(lambda container: container.key_rotation.rewrap_all(lines.report), prove_keys=True)
+    lines.print(progress)
+    if progress.left:
+        print("What is left cannot be read here; see: cli keys status", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def retire(
+    version: Annotated[int, typer.Argument(help="The version that no process has to hold any more.")],
+    discard_unreadable: Annotated[
+        bool, typer.Option(help="Delete what cannot be read under it; its connections need their users.")
+    ] = False,
+) -> None:
+    """End the life of a version that nothing is under any more; refused while anything is."""
+    discarded = run(
+        lambda container: container.key_rotation.retire(version, discard_unreadable=discard_unreadable),
+        prove_keys=True,
+    )
+    for place, count in discarded.items():
+        print(f"Discarded: {count} {place}.", file=sys.stderr)
+    print(f"Version {version} is retired; take it out of ENCRYPTION_KEYS.", file=sys.stderr)
+
+
+class _ProgressLines:
+    """`done N, left N, N/s`, about once a second."""
+
+    def __init__(self) -> None:
+        self._printed = time.monotonic()
+
+    def report(self, progress: Progress) -> None:
+        """Print a line, if the last one is old."""
+        if time.monotonic() - self._printed >= _LINE_SECONDS:
+            self.print(progress)
+
+    def print(self, progress: Progress) -> None:
+        """Print a line."""
+        self._printed = time.monotonic()
+        rate = progress.per_second(self._printed)
+        print(f"done {progress.done}\tleft {progress.left}\tunreadable {progress.unreadable}\t{rate:.0f}/s", flush=True)

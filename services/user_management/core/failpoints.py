@@ -4,12 +4,17 @@
 taken at the pass of that number (default 1) and at no other, so that a process can do its work before it dies.
 """
 
+import asyncio
 import os
 import re
 import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from services.user_management.exceptions import StartupError
 
@@ -23,6 +28,28 @@ class Failpoint(StrEnum):
     """Event and effect are there, nothing is committed."""
     WEBHOOK_COMMITTED = "webhook.committed"
     """Both are committed, the sender does not know."""
+    BEFORE_LEASE = "refresh.before_lease"
+    """K0: a refresh is wanted, nothing is written."""
+    LEASED = "refresh.leased"
+    """K1: the lease is committed, nothing is sent."""
+    SENT = "refresh.sent"
+    """K2: the request is sent; whether the provider has carried it out is open."""
+    PROVIDER_COMMITTED = "refresh.provider_committed"
+    """K3: a moment later, for a provider that commits at once and answers late."""
+    ANSWER_ARRIVED = "refresh.answer_arrived"
+    """K4: the answer is in the kernel, and we have not read it."""
+    ANSWER_PARSED = "refresh.answer_parsed"
+    """K5: the new tokens are in our memory alone."""
+    ENCRYPTED = "refresh.encrypted"
+    """K6: they are written, nothing is committed."""
+    STORED = "refresh.stored"
+    """K7: they are committed."""
+    BEFORE_ANSWER = "refresh.before_answer"
+    """K8: the reader has not been answered yet."""
+    ROTATION_SEALED = "rotation.sealed"
+    """A batch is encrypted under the new key, nothing is written."""
+    ROTATION_STORED = "rotation.stored"
+    """A batch is committed, its cursor is not."""
 
 
 class Action(StrEnum):
@@ -46,9 +73,14 @@ class _Armed:
     """Until it fires, that one included."""
 
 
+PAUSE_SECONDS: Final = 0.25
+"""How long after sending K3 and K4 strike: for a party on this machine, time enough to commit and to answer."""
+Trace = Callable[[str, dict[str, Any]], Awaitable[None]]
+
 _SPECIFICATION: Final = re.compile(r"(?P<name>[^:]+):(?P<action>[^:]+)(?::(?P<number>[1-9][0-9]{0,5}))?")
 _armed: _Armed | None = None
 """Process-wide: what it does, it does to the process."""
+_watching: ContextVar[bool] = ContextVar("failpoints_watching", default=False)
 
 
 def arm(specification: str | None) -> None:
@@ -67,6 +99,34 @@ def failpoint(point: Failpoint) -> None:
     if _armed.action is Action.RAISE:
         raise FailpointReached(point.value)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def watched_call() -> Iterator[None]:
+    """The calls inside are those that K2 to K4 are about."""
+    token = _watching.set(True)
+    try:
+        yield
+    finally:
+        _watching.reset(token)
+
+
+def call_trace() -> Trace | None:
+    """What the HTTP client is to tell of the steps of its call (httpx's `trace` extension); None: nothing is armed."""
+    return _trace if _armed is not None and _watching.get() else None
+
+
+async def _trace(event: str, _details: dict[str, Any]) -> None:
+    if event.endswith("send_request_body.complete"):
+        failpoint(Failpoint.SENT)
+    elif event.endswith("receive_response_headers.started") and _armed is not None:
+        if _armed.point is Failpoint.PROVIDER_COMMITTED:
+            await asyncio.sleep(PAUSE_SECONDS)
+            failpoint(Failpoint.PROVIDER_COMMITTED)
+        elif _armed.point is Failpoint.ANSWER_ARRIVED:
+            # Blocks on purpose: nothing may read the socket in the meantime.
+            time.sleep(PAUSE_SECONDS)  # noqa: ASYNC251 - see above
+            failpoint(Failpoint.ANSWER_ARRIVED)
 
 
 def _parse(specification: str) -> _Armed:

@@ -1,99 +1,53 @@
-"""Providers as data: one TOML file each, built in or the operator's own."""
+"""Providers as data: one TOML file each, built in or the operator's own.
 
-import tomllib
+A provider that publishes its endpoints (OpenID Connect Discovery) needs six lines:
+
+    name = "acme"
+    display_name = "Acme"
+    issuer = "https://login.acme.example"
+    discovery = true
+    refresh = "overlap"
+    required_scopes = ["openid", "email"]
+"""
+
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import NamedTuple
+from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError
 
-from services.user_management.enums import ProviderErrorKind, RefreshKind
 from services.user_management.exceptions import StartupError, UnknownProviderError
+from services.user_management.integrations.provider_checks import contradictions
+from services.user_management.integrations.provider_config import ProviderConfig
+from services.user_management.integrations.provider_file import read_toml, refuse
+
+__all__ = [
+    "BUILT_IN",
+    "Provider",
+    "ProviderConfig",
+    "ProviderRegistry",
+    "Registration",
+    "load_providers",
+    "read_provider",
+]
 
 BUILT_IN = Path(__file__).parent / "providers"
-_STANDARD_ERRORS: Mapping[str, ProviderErrorKind] = {
-    "invalid_grant": ProviderErrorKind.REAUTH,
-    "interaction_required": ProviderErrorKind.REAUTH,
-    "consent_required": ProviderErrorKind.REAUTH,
-    "login_required": ProviderErrorKind.REAUTH,
-    "access_denied": ProviderErrorKind.REAUTH,
-    "invalid_client": ProviderErrorKind.OPERATOR,
-    "unauthorized_client": ProviderErrorKind.OPERATOR,
-    "unsupported_grant_type": ProviderErrorKind.OPERATOR,
-    "invalid_request": ProviderErrorKind.OPERATOR,
-    "invalid_scope": ProviderErrorKind.OPERATOR,
-    "temporarily_unavailable": ProviderErrorKind.TRANSIENT,
-    "server_error": ProviderErrorKind.TRANSIENT,
-}
-"""RFC 6749 sections 4.1.2.1 and 5.2, OpenID Connect Core section 3.1.2.6."""
 
 
-def _web_url(url: str) -> str:
-    if not url.startswith(("https://", "http://")):
-        raise ValueError("must be an http(s) URL")
-    return url
+class Registration(NamedTuple):
+    """Our client at a provider."""
 
-
-WebUrl = Annotated[str, AfterValidator(_web_url)]
-
-
-class UserInfoMapping(BaseModel):
-    """Which claim of the user-info answer gives which of our fields."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    account_id: str = "sub"
-    email: str | None = "email"
-
-
-class ProviderConfig(BaseModel):
-    """One provider file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")
-    display_name: str = Field(min_length=1, max_length=64)
-    issuer: WebUrl
-    authorization_endpoint: WebUrl
-    token_endpoint: WebUrl
-    userinfo_endpoint: WebUrl
-    revocation_endpoint: WebUrl | None = None
-    refresh: RefreshKind
-    pkce: bool = True
-    scope_separator: str = Field(default=" ", min_length=1, max_length=1)
-    client_authentication: Literal["client_secret_basic", "client_secret_post"] = "client_secret_basic"
-    required_scopes: tuple[str, ...] = ()
-    """Asked for with every connection, whatever the caller wants."""
-    default_lifetime_seconds: int | None = Field(default=None, ge=60)
-    """Life of an access token whose answer names none; absent: it does not run out."""
-    authorization_parameters: dict[str, str] = {}
-    userinfo: UserInfoMapping = UserInfoMapping()
-    scopes: dict[str, str] = {}
-    """Scope → what it is for, in words for the person who grants it."""
-    scope_aliases: dict[str, str] = {}
-    """Spelling in the provider's answers → the scope as we name it."""
-    errors: dict[str, ProviderErrorKind] = {}
-
-    def error_kind(self, code: str) -> ProviderErrorKind | None:
-        """Class of an error code; None for one that nobody knows."""
-        return self.errors.get(code) or _STANDARD_ERRORS.get(code)
-
-    def parse_scopes(self, text: str) -> tuple[str, ...]:
-        """Scopes of an answer: aliases resolved, sorted, each once."""
-        parts = text.replace(self.scope_separator, " ").split()
-        return tuple(sorted({self.scope_aliases.get(part, part) for part in parts}))
-
-    def urls(self) -> Iterator[str]:
-        """Everything we will send somebody to."""
-        yield from (self.issuer, self.authorization_endpoint, self.token_endpoint, self.userinfo_endpoint)
-        if self.revocation_endpoint:
-            yield self.revocation_endpoint
+    client_id: str
+    client_secret: SecretStr
+    parameters: Mapping[str, str] = {}
+    """Values of the placeholders in the file's URLs, such as Microsoft's `tenant`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """A provider file together with our registration there."""
+    """A provider file, its placeholders filled, together with our registration there."""
 
     config: ProviderConfig
     client_id: str
@@ -124,10 +78,10 @@ class ProviderRegistry:
         return iter(sorted(self._providers.values(), key=lambda provider: provider.name))
 
 
-def load_providers(folders: Iterable[Path], clients: Mapping[str, tuple[str, SecretStr]]) -> ProviderRegistry:
+def load_providers(folders: Iterable[Path], clients: Mapping[str, Registration]) -> ProviderRegistry:
     """Read every `*.toml` in `folders`; a later folder replaces a provider of the same name.
 
-    `clients` maps a provider's name to (client id, client secret). Raises StartupError naming file and key.
+    `clients` maps a provider's name to our registration there. Raises StartupError naming file and key.
     """
     configs: dict[str, ProviderConfig] = {}
     for folder in folders:
@@ -138,17 +92,24 @@ def load_providers(folders: Iterable[Path], clients: Mapping[str, tuple[str, Sec
             configs[config.name] = config
     if unknown := sorted(set(clients) - set(configs)):
         raise StartupError(f"OAUTH_CLIENTS: there is no provider file for {', '.join(unknown)}")
-    return ProviderRegistry(
-        Provider(configs[name], client_id, client_secret) for name, (client_id, client_secret) in clients.items()
-    )
+    return ProviderRegistry(_registered(configs[name], client) for name, client in clients.items())
 
 
 def read_provider(path: Path) -> ProviderConfig:
-    """One provider file. Raises StartupError naming the file, and the line or the keys that are wrong."""
+    """One provider file. Raises StartupError naming the file, and line and key of everything that is wrong in it."""
+    document, text = read_toml(path)
     try:
-        return ProviderConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise StartupError(f"provider file {path}: {error}") from None
+        config = ProviderConfig.model_validate(document)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise StartupError(f"provider file {path}: {problems}") from None
+        raise refuse(path, text, [(item["loc"], item["msg"]) for item in error.errors()]) from None
+    if problems := list(contradictions(config)):
+        raise refuse(path, text, problems)
+    return config
+
+
+def _registered(config: ProviderConfig, client: Registration) -> Provider:
+    if unknown := sorted(set(client.parameters) - set(config.parameters)):
+        raise StartupError(f"OAUTH_CLIENTS: provider {config.name} has no parameter {', '.join(unknown)}")
+    parameters = {**config.parameters, **client.parameters}
+    quoted = {name: quote(value, safe="") for name, value in {**parameters, "client_id": client.client_id}.items()}
+    return Provider(config.filled(quoted), client.client_id, client.client_secret)

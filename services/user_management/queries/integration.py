@@ -1,6 +1,7 @@
 """Connecting an account, and guarded changes of a connection's status."""
 
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -20,34 +21,115 @@ WITH former AS (
 )
 INSERT INTO integrations AS i
     (id, user_id, provider, provider_account_id, account_email, is_primary, status, status_reason, status_changed_at,
-     granted_scopes, token_version, refresh_attempts, refresh_failures, connected_at, version, created_at, updated_at)
+     granted_scopes, requested_scopes, clock_skew_seconds, token_version, refresh_attempts, refresh_failures,
+     connected_at, version, created_at, updated_at)
 VALUES
     (:id, :user_id, :provider, :account_id, :account_email,
      NOT EXISTS (SELECT FROM integrations p WHERE p.user_id = :user_id AND p.provider = :provider AND p.is_primary),
-     'active', NULL, now(), :scopes, 1, 0, 0, now(), 1, now(), now())
+     'active', NULL, now(), :granted, :requested, :clock_skew_seconds, 1, 0, 0, now(), 1, now(), now())
 ON CONFLICT (user_id, provider, provider_account_id) DO UPDATE
 SET account_email = excluded.account_email, is_primary = i.is_primary OR excluded.is_primary,
     status = 'active', status_reason = NULL, status_changed_at = now(), granted_scopes = excluded.granted_scopes,
+    requested_scopes = excluded.requested_scopes, clock_skew_seconds = excluded.clock_skew_seconds,
     token_version = i.token_version + 1, refresh_lease_owner = NULL, refresh_lease_until = NULL,
-    refresh_attempts = 0, refresh_failures = 0, refresh_not_before = NULL, last_failure = NULL,
+    refresh_attempts = 0, refresh_failures = 0, refresh_not_before = NULL, failing_since = NULL,
+    last_failure = NULL, last_failure_detail = NULL, last_failure_at = NULL,
     connected_at = now(), disconnected_at = NULL, version = i.version + 1, updated_at = now()
 RETURNING i.id, i.token_version, (SELECT status FROM former) AS former_status
-""").bindparams(sa.bindparam("scopes", type_=sa.JSON()))
+""").bindparams(sa.bindparam("granted", type_=sa.JSON()), sa.bindparam("requested", type_=sa.JSON()))
 
 _SET_STATUS = sa.text("""
 UPDATE integrations
 SET status = :status, status_reason = :reason, status_changed_at = now(), version = version + 1, updated_at = now(),
+    last_failure = coalesce(:failure, last_failure), last_failure_detail = coalesce(:detail, last_failure_detail),
+    last_failure_at = CASE WHEN CAST(:failure AS text) IS NULL THEN last_failure_at ELSE now() END,
     refresh_lease_owner = NULL, refresh_lease_until = NULL
 WHERE id = :id AND token_version = :token_version AND status = ANY(:from_statuses)
 RETURNING user_id, provider
-""").bindparams(sa.bindparam("from_statuses", type_=sa.ARRAY(sa.Text())))
+""").bindparams(
+    sa.bindparam("from_statuses", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("failure", type_=sa.Text()),
+    sa.bindparam("detail", type_=sa.Text()),
+)
 
-_FORGET_REFRESH_TOKEN = sa.text("DELETE FROM encrypted_tokens WHERE integration_id = :id AND kind = 'refresh'")
+_FORGET_TOKENS = sa.text("DELETE FROM encrypted_tokens WHERE integration_id = :id AND kind = ANY(:kinds)").bindparams(
+    sa.bindparam("kinds", type_=sa.ARRAY(sa.Text()))
+)
 
 _TOKEN_VERSION = sa.text("SELECT token_version FROM integrations WHERE id = :id")
 
 _HAS_REFRESH_TOKEN = sa.text("""
 SELECT EXISTS (SELECT FROM encrypted_tokens WHERE integration_id = :id AND kind = 'refresh')
+""")
+
+_SHOWN = """
+SELECT i.id, i.user_id, i.provider, i.provider_account_id, i.account_email, i.is_primary, i.status, i.status_reason,
+       i.status_changed_at, i.granted_scopes, i.requested_scopes, i.metadata, i.last_refresh_at, i.last_checked_at,
+       i.last_failure_at, i.connected_at, i.token_version, i.version, access.expires_at,
+       extract(epoch FROM now() - i.last_refresh_at)::float8 AS refreshed_seconds_ago,
+       refresh.id IS NOT NULL AS has_refresh_token, used.read_at AS last_used_at
+FROM integrations i
+LEFT JOIN encrypted_tokens access ON access.integration_id = i.id AND access.kind = 'access'
+LEFT JOIN encrypted_tokens refresh ON refresh.integration_id = i.id AND refresh.kind = 'refresh'
+LEFT JOIN LATERAL (
+    SELECT r.read_at FROM token_reads r
+    WHERE r.user_id = i.user_id AND r.provider = i.provider AND r.integration_id = i.id AND r.outcome = 'granted'
+    ORDER BY r.id DESC LIMIT 1
+) AS used ON true
+WHERE i.user_id = :user_id AND i.status <> 'disconnected'
+"""
+_TYPES = {"granted_scopes": sa.JSON, "requested_scopes": sa.JSON, "metadata": sa.JSON}
+
+_LIST = sa.text(f"{_SHOWN} ORDER BY i.provider, i.is_primary DESC, i.connected_at, i.id").columns(**_TYPES)
+
+_FIND = (
+    sa.text(f"""{_SHOWN}
+  AND i.provider = :provider
+  AND CASE WHEN CAST(:account AS text) IS NULL THEN i.is_primary
+           ELSE i.provider_account_id = :account OR lower(i.account_email) = lower(:account) END
+ORDER BY (i.provider_account_id = :account) DESC NULLS LAST, i.is_primary DESC, i.id LIMIT 1
+""")
+    .bindparams(sa.bindparam("account", type_=sa.Text()))
+    .columns(**_TYPES)
+)
+
+_SET_METADATA = sa.text("""
+UPDATE integrations SET metadata = :metadata, version = version + 1, updated_at = now() WHERE id = :id
+""").bindparams(sa.bindparam("metadata", type_=sa.JSON(none_as_null=True)))
+
+_YIELD_PRIMARY = sa.text("""
+UPDATE integrations SET is_primary = false, version = version + 1, updated_at = now()
+WHERE user_id = :user_id AND provider = :provider AND is_primary AND id <> :id
+""")
+
+_MAKE_PRIMARY = sa.text("""
+UPDATE integrations SET is_primary = true, version = version + 1, updated_at = now() WHERE id = :id AND NOT is_primary
+""")
+
+_DISCONNECT = sa.text("""
+UPDATE integrations
+SET status = 'disconnected', status_reason = :reason, status_changed_at = now(), disconnected_at = now(),
+    is_primary = false, token_version = token_version + 1, refresh_lease_owner = NULL, refresh_lease_until = NULL,
+    refresh_attempts = 0, refresh_not_before = NULL, version = version + 1, updated_at = now()
+WHERE id = :id AND status <> 'disconnected'
+RETURNING id
+""")
+
+_PROMOTE = sa.text("""
+UPDATE integrations SET is_primary = true, version = version + 1, updated_at = now()
+WHERE id = (
+    SELECT id FROM integrations
+    WHERE user_id = :user_id AND provider = :provider AND status <> 'disconnected'
+    ORDER BY status IN ('active', 'degraded') DESC, connected_at, id LIMIT 1)
+""")
+
+_HAS_PRIMARY = sa.text("""
+SELECT EXISTS (SELECT FROM integrations WHERE user_id = :user_id AND provider = :provider AND is_primary)
+""")
+
+_LIVE_OF_USER = sa.text("""
+SELECT id, user_id, provider, provider_account_id, status FROM integrations
+WHERE user_id = :user_id AND status <> 'disconnected' ORDER BY id FOR UPDATE
 """)
 
 
@@ -61,35 +143,94 @@ class Connected:
     """None for a new connection."""
 
 
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What a user has just granted, and whose account it is."""
+
+    account_id: str
+    account_email: str | None
+    granted: tuple[str, ...]
+    requested: tuple[str, ...]
+    clock_skew_seconds: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveConnection:
+    """A connection that is not disconnected, locked."""
+
+    id: UUID
+    user_id: str
+    provider: str
+    provider_account_id: str
+    status: str
+
+
 async def lock_active_user(connection: AsyncConnection, user_id: str) -> bool:
     """Make the user's connects queue up behind each other; False when there is no such active user."""
     return (await connection.execute(_LOCK_USER, {"user_id": user_id})).one_or_none() is not None
 
 
-async def connect(
-    connection: AsyncConnection,
-    *,
-    user_id: str,
-    provider: str,
-    account: tuple[str, str | None],
-    scopes: tuple[str, ...],
-) -> Connected:
-    """Insert the connection of `account` (id, e-mail), or bring it back with a new fence. Lock the user first."""
+async def connect(connection: AsyncConnection, *, user_id: str, provider: str, consent: Consent) -> Connected:
+    """Insert the account's connection, or bring it back with a new fence. Lock the user first."""
     parameters = {
         "id": uuid7(),
         "user_id": user_id,
         "provider": provider,
-        "account_id": account[0],
-        "account_email": account[1],
-        "scopes": list(scopes),
+        "account_id": consent.account_id,
+        "account_email": consent.account_email,
+        "granted": list(consent.granted),
+        "requested": list(consent.requested),
+        "clock_skew_seconds": consent.clock_skew_seconds,
     }
     row = (await connection.execute(_CONNECT, parameters)).one()
     return Connected(row.id, row.token_version, row.former_status)
 
 
+async def list_shown(connection: AsyncConnection, user_id: str) -> list[dict[str, Any]]:
+    """Everything that is shown of the user's connections, the disconnected ones left out."""
+    return [dict(row) for row in (await connection.execute(_LIST, {"user_id": user_id})).mappings()]
+
+
+async def find_shown(
+    connection: AsyncConnection, *, user_id: str, provider: str, account: str | None
+) -> dict[str, Any] | None:
+    """The same of one connection: of `account` (id at the provider or e-mail), else of the primary one."""
+    parameters = {"user_id": user_id, "provider": provider, "account": account}
+    row = (await connection.execute(_FIND, parameters)).mappings().one_or_none()
+    return None if row is None else dict(row)
+
+
+async def live_of_user(connection: AsyncConnection, user_id: str) -> list[LiveConnection]:
+    """The user's connections that are not disconnected, locked."""
+    rows = await connection.execute(_LIVE_OF_USER, {"user_id": user_id})
+    return [LiveConnection(row.id, row.user_id, row.provider, row.provider_account_id, row.status) for row in rows]
+
+
+async def set_metadata(connection: AsyncConnection, integration_id: UUID, metadata: dict[str, str] | None) -> None:
+    """Replace the product's notes."""
+    await connection.execute(_SET_METADATA, {"id": integration_id, "metadata": metadata})
+
+
+async def make_primary(connection: AsyncConnection, *, user_id: str, provider: str, integration_id: UUID) -> bool:
+    """Make this connection the one that is meant when nobody names an account; False if it already was."""
+    parameters = {"user_id": user_id, "provider": provider, "id": integration_id}
+    await connection.execute(_YIELD_PRIMARY, parameters)
+    return (await connection.execute(_MAKE_PRIMARY, {"id": integration_id})).rowcount == 1
+
+
+async def disconnect(connection: AsyncConnection, held: LiveConnection, *, reason: str) -> None:
+    """End a connection whose row is locked: no token of it is readable from the commit on, and no answer of a refresh
+    that is under way is stored. Another account of the user becomes the primary one."""
+    await connection.execute(_DISCONNECT, {"id": held.id, "reason": reason})
+    await connection.execute(_FORGET_TOKENS, {"id": held.id, "kinds": ["access", "refresh"]})
+    primary = {"user_id": held.user_id, "provider": held.provider}
+    if not (await connection.execute(_HAS_PRIMARY, primary)).scalar_one():
+        await connection.execute(_PROMOTE, primary)
+
+
 async def forget_refresh_token(connection: AsyncConnection, integration_id: UUID) -> None:
     """Delete a refresh token that the provider has refused, or that its user gave up."""
-    await connection.execute(_FORGET_REFRESH_TOKEN, {"id": integration_id})
+    await connection.execute(_FORGET_TOKENS, {"id": integration_id, "kinds": ["refresh"]})
 
 
 async def has_moved(connection: AsyncConnection, integration_id: UUID, token_version: int) -> bool:
@@ -111,10 +252,13 @@ async def set_status(
     status: IntegrationStatus,
     reason: str | None,
     from_statuses: list[IntegrationStatus],
+    failure: str | None = None,
+    detail: str | None = None,
 ) -> tuple[str, str] | None:
     """Change the status if the fence has not moved and it still is one of `from_statuses`; else None.
 
-    Returns (user id, provider). Releases the lease: a connection that changed its status has nothing to refresh.
+    `failure` and `detail` are what the provider said, if that is the cause. Returns (user id, provider). Releases the
+    lease: a connection that changed its status has nothing to refresh.
     """
     parameters = {
         "id": integration_id,
@@ -122,6 +266,8 @@ async def set_status(
         "status": status.value,
         "reason": reason,
         "from_statuses": [value.value for value in from_statuses],
+        "failure": failure,
+        "detail": detail,
     }
     row = (await connection.execute(_SET_STATUS, parameters)).one_or_none()
     return None if row is None else (row.user_id, row.provider)

@@ -5,6 +5,7 @@ next call. Written as plain SQL for the driver: through an ORM the same work tak
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -14,53 +15,80 @@ from services.user_management.core.ids import uuid7
 from services.user_management.database import DriverPool, fetch_row
 from services.user_management.enums import TokenOutcome
 
-STATEMENT: Final = """
-WITH caller AS (
+CALLER: Final = """
     SELECT k.id AS key_id, c.id AS client_id
     FROM service_keys k
     JOIN service_clients c ON c.id = k.client_id
     WHERE k.id = $1 AND k.secret_hash = $2 AND k.revoked_at IS NULL
       AND (k.expires_at IS NULL OR k.expires_at > now()) AND c.disabled_at IS NULL
-), allowed AS (
+"""
+ALLOWED: Final = """
     SELECT g.provider, g.reason_required,
-           g.scopes IS NULL OR (cardinality($7::text[]) > 0 AND g.scopes @> to_jsonb($7::text[])) AS covers
+           g.scopes IS NULL OR (jsonb_array_length({scopes}) > 0 AND g.scopes @> {scopes}) AS covers
     FROM caller
-    JOIN service_grants g ON g.client_id = caller.client_id AND g.provider = $5
-), person AS (
+    JOIN service_grants g ON g.client_id = caller.client_id AND g.provider = {provider}
+"""
+RESOLVED: Final = """
+    SELECT coalesce(
+        (SELECT id FROM users WHERE id = {user}),
+        (SELECT user_id FROM user_identities WHERE issuer = {issuer} AND subject = {user})) AS id
+"""
+PERSON: Final = """
     SELECT u.id, u.status, u.deleted_at
     FROM users u
-    WHERE u.id = coalesce(
-        (SELECT id FROM users WHERE id = $3),
-        (SELECT user_id FROM user_identities WHERE issuer = $4 AND subject = $3))
-), connection AS (
+    WHERE u.id = {resolved}
+"""
+CONNECTION: Final = """
     SELECT i.id, i.provider_account_id, i.status, i.status_reason, i.granted_scopes, i.token_version,
-           t.ciphertext, t.key_version, t.expires_at,
+           t.ciphertext, t.key_version, t.issued_at, t.expires_at,
            extract(epoch FROM t.expires_at - now())::float8 AS remaining,
            extract(epoch FROM t.expires_at - t.issued_at)::float8 AS life
-    FROM person
-    JOIN integrations i ON i.user_id = person.id AND i.provider = $5
+    FROM integrations i
     JOIN encrypted_tokens t ON t.integration_id = i.id AND t.kind = 'access'
-    WHERE i.status <> 'disconnected'
-      AND CASE WHEN $8::text IS NULL THEN i.is_primary
-               ELSE i.provider_account_id = $8 OR lower(i.account_email) = lower($8) END
-    ORDER BY i.provider_account_id = $8 DESC, i.is_primary DESC, i.id
+    WHERE i.user_id = {person} AND i.provider = {provider} AND i.status <> 'disconnected'
+      AND CASE WHEN {account} IS NULL THEN i.is_primary
+               ELSE i.provider_account_id = {account} OR lower(i.account_email) = lower({account}) END
+    ORDER BY i.provider_account_id = {account} DESC, i.is_primary DESC, i.id
     LIMIT 1
-), decision AS (
-    SELECT CASE
+"""
+OUTCOME: Final = """
+    CASE
         WHEN caller.key_id IS NULL THEN 'unauthenticated'
-        WHEN NOT $6::boolean THEN 'unknown_provider'
+        WHEN NOT {provider_known} THEN 'unknown_provider'
         WHEN allowed.provider IS NULL OR NOT allowed.covers THEN 'grant_denied'
-        WHEN allowed.reason_required AND $9::text IS NULL THEN 'reason_required'
+        WHEN allowed.reason_required AND {reason} IS NULL THEN 'reason_required'
         WHEN person.id IS NULL OR person.deleted_at IS NOT NULL THEN 'user_not_found'
         WHEN person.status <> 'active' THEN 'user_inactive'
         WHEN connection.id IS NULL THEN 'not_connected'
         WHEN connection.status IN ('needs_reauth', 'revoked') THEN connection.status
-        WHEN NOT connection.granted_scopes @> to_jsonb($7::text[]) THEN 'insufficient_scope'
-        WHEN connection.remaining < least(coalesce($10::float8, $11::float8), connection.life / 2) THEN 'stale'
+        WHEN NOT connection.granted_scopes @> {scopes} THEN 'insufficient_scope'
+        WHEN connection.remaining < least(coalesce({demanded}, {default}), connection.life / 2) THEN 'stale'
+        WHEN {replaces} AND connection.issued_at < now() - interval '10 s' THEN 'stale'
         ELSE 'granted' END AS outcome,
-        caller.client_id, caller.key_id, coalesce(person.id, $3) AS user_id, connection.id AS integration_id,
-        connection.provider_account_id, connection.status_reason, connection.granted_scopes, connection.token_version,
-        connection.ciphertext, connection.key_version, connection.expires_at, connection.remaining
+    caller.client_id, caller.key_id, coalesce(person.id, {user}) AS user_id, connection.id AS integration_id,
+    connection.provider_account_id, connection.status_reason, connection.granted_scopes, connection.token_version,
+    connection.ciphertext, connection.key_version, connection.expires_at, connection.remaining
+"""
+"""These make up the door, for one request and for many; in braces is what differs."""
+_ONE: Final = {
+    "user": "$3",
+    "issuer": "$4",
+    "resolved": "(SELECT id FROM resolved)",
+    "person": "(SELECT id FROM person)",
+    "provider": "$5",
+    "provider_known": "$6::boolean",
+    "scopes": "$7::jsonb",
+    "account": "$8::text",
+    "reason": "$9::text",
+    "demanded": "$10::float8",
+    "default": "$11::float8",
+    "replaces": "$14::boolean",
+}
+_WHOLE: Final = """
+WITH caller AS ({caller}), allowed AS ({allowed}), resolved AS ({resolved}), person AS ({person}),
+connection AS ({connection}),
+decision AS (
+    SELECT {outcome}
     FROM (SELECT) AS nothing
     LEFT JOIN caller ON true
     LEFT JOIN allowed ON true
@@ -69,7 +97,7 @@ WITH caller AS (
 ), record AS (
     INSERT INTO token_reads
         (id, read_at, client_id, key_id, user_id, provider, integration_id, outcome, scopes, reason, request_id)
-    SELECT $12, now(), client_id, key_id, user_id, $5, integration_id, outcome, to_jsonb($7::text[]), $9, $13
+    SELECT $12, now(), client_id, key_id, user_id, $5, integration_id, outcome, $7::jsonb, $9, $13
     FROM decision
     WHERE outcome NOT IN ('unauthenticated', 'stale')
 )
@@ -78,8 +106,25 @@ SELECT outcome, client_id, key_id, user_id, integration_id, provider_account_id,
        CASE WHEN outcome = 'granted' THEN ciphertext END AS ciphertext
 FROM decision
 """
-"""Parameters: key id, secret hash, user id or subject, default issuer, provider, is it configured, scopes, account or
-null, reason or null, demanded life or null, default life (both seconds), id of the record, request id."""
+
+
+def door(whole: str, places: Mapping[str, str]) -> str:
+    """The statement `whole` with the door's parts, which find what is asked for at `places`. Constants alone."""
+    parts = {
+        "caller": CALLER,
+        "allowed": ALLOWED,
+        "resolved": RESOLVED,
+        "person": PERSON,
+        "connection": CONNECTION,
+        "outcome": OUTCOME,
+    }
+    return whole.format(**{name: part.format(**places) for name, part in parts.items()})
+
+
+STATEMENT: Final = door(_WHOLE, _ONE)
+"""Parameters: key id, secret hash, user id or subject, default issuer, provider, is it configured, scopes as JSON,
+account or null, reason or null, demanded life or null, default life (both seconds), id of the record, request id,
+whether the token is to be replaced unless it is new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +145,8 @@ class TokenQuery:
     default_seconds: float
     """Demand when there is no hard one."""
     request_id: str
+    replaces: bool = False
+    """The provider refused the token that we hold: it counts as stale, unless it was issued in the last ten seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,19 +179,21 @@ async def read_token(pool: DriverPool, query: TokenQuery, *, timeout_seconds: fl
         query.default_issuer,
         query.provider,
         query.provider_known,
-        query.scopes,
+        json.dumps(query.scopes),
         query.account,
         query.reason,
         query.demanded_seconds,
         query.default_seconds,
         uuid7(),
         query.request_id,
+        query.replaces,
         timeout_seconds=timeout_seconds,
     )
-    return _reading(row)
+    return reading(row)
 
 
-def _reading(row: Any) -> TokenReading:
+def reading(row: Any) -> TokenReading:
+    """One row of the door's answer."""
     scopes = row["granted_scopes"]
     return TokenReading(
         outcome=TokenOutcome(row["outcome"]),

@@ -22,9 +22,9 @@ WHERE i.id = :id AND i.token_version = :token_version AND i.status IN ('active',
   AND (i.refresh_lease_until IS NULL OR i.refresh_lease_until < now())
   AND (i.refresh_not_before IS NULL OR i.refresh_not_before <= now())
   AND u.id = i.user_id AND u.deleted_at IS NULL AND u.status = 'active'
-RETURNING i.user_id, i.provider, i.refresh_attempts, i.refresh_failures,
+RETURNING i.user_id, i.provider, i.granted_scopes, i.refresh_attempts, i.refresh_failures, i.last_failure,
     (SELECT version FROM encryption_keys WHERE state = 'active') AS active_key_version
-""")
+""").columns(granted_scopes=sa.JSON)
 
 _HELD_TOKENS = sa.text("""
 SELECT kind, ciphertext, key_version, extract(epoch FROM expires_at - now())::float8 AS remaining
@@ -46,11 +46,14 @@ SET token_version = i.token_version + 1, version = i.version + 1, status = 'acti
     granted_scopes = coalesce(CAST(:scopes AS jsonb), i.granted_scopes),
     refresh_lease_owner = NULL, refresh_lease_until = NULL, refresh_attempts = 0, refresh_failures = 0,
     refresh_not_before = now() + make_interval(secs => :cool_down_seconds),
-    last_refresh_at = now(), last_failure = NULL, updated_at = now()
+    last_refresh_at = now(), last_failure = NULL, last_failure_detail = NULL, failing_since = NULL, updated_at = now()
 FROM (SELECT id, status FROM integrations WHERE id = :id FOR UPDATE) AS former
 WHERE i.id = former.id AND i.token_version = :token_version AND i.status IN ('active', 'degraded', 'needs_reauth')
-RETURNING former.status AS former_status
-""").bindparams(sa.bindparam("scopes", type_=sa.JSON(none_as_null=True)))
+RETURNING former.status AS former_status, i.token_version, i.granted_scopes
+""")
+_ADVANCE_TYPED = _ADVANCE.bindparams(sa.bindparam("scopes", type_=sa.JSON(none_as_null=True))).columns(
+    granted_scopes=sa.JSON
+)
 
 _PUT_TOKEN = sa.text("""
 INSERT INTO encrypted_tokens (id, integration_id, kind, ciphertext, key_version, issued_at, expires_at)
@@ -66,10 +69,11 @@ UPDATE integrations
 SET refresh_lease_owner = NULL, refresh_lease_until = NULL,
     refresh_attempts = CASE WHEN :outcome_unknown THEN refresh_attempts ELSE 0 END,
     refresh_failures = refresh_failures + CASE WHEN :provider_failed THEN 1 ELSE 0 END,
-    last_failure = :failure, last_failure_at = now(),
+    failing_since = CASE WHEN :provider_failed THEN coalesce(failing_since, now()) ELSE failing_since END,
+    last_failure = :failure, last_failure_detail = :detail, last_failure_at = now(),
     refresh_not_before = now() + make_interval(secs => :cool_down_seconds), updated_at = now()
 WHERE id = :id AND token_version = :token_version AND refresh_lease_owner = :owner
-RETURNING refresh_failures
+RETURNING refresh_failures, extract(epoch FROM now() - failing_since)::float8 AS failing_seconds
 """)
 
 _UNSETTLED = sa.text("""
@@ -94,6 +98,11 @@ WHERE t.kind = 'access' AND t.expires_at < now() + make_interval(secs => :within
 ORDER BY t.expires_at LIMIT :limit
 """)
 
+_COUNT_DUE = sa.text("""
+SELECT count(*) FROM encrypted_tokens
+WHERE kind = 'access' AND expires_at < now() + make_interval(secs => :within_seconds)
+""")
+
 
 @dataclass(frozen=True, slots=True)
 class StoredToken:
@@ -115,10 +124,13 @@ class Claim:
     token_version: int
     user_id: str
     provider: str
+    granted_scopes: tuple[str, ...]
     earlier_outcome_unknown: bool
     """An earlier call was sent and nobody knows how it ended: the stored refresh token may be used up."""
     failures: int
     """Failures in a row before this attempt."""
+    last_failure: str | None
+    """The code of the last of them."""
     active_key_version: int
     tokens: dict[TokenKind, StoredToken]
 
@@ -134,6 +146,31 @@ class RefreshState:
     """The connection and its user are in a state in which there is something to refresh."""
     leased: bool
     cool_down_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong: the provider's error code or our word for it, and the provider's code beneath."""
+
+    code: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRun:
+    """Failures of the provider in a row, and how long ago the first was; none for a failure of ours."""
+
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """A connection whose fence has moved."""
+
+    former_status: str
+    token_version: int
+    granted_scopes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +204,10 @@ async def claim(connection: AsyncConnection, *, integration_id: UUID, token_vers
         token_version=token_version,
         user_id=row.user_id,
         provider=row.provider,
+        granted_scopes=tuple(row.granted_scopes),
         earlier_outcome_unknown=row.refresh_attempts > 1,
         failures=row.refresh_failures,
+        last_failure=row.last_failure,
         active_key_version=row.active_key_version,
         tokens={token.kind: token for token in tokens},
     )
@@ -196,10 +235,10 @@ async def advance(
     token_version: int,
     scopes: tuple[str, ...] | None,
     cool_down_seconds: float = 0.0,
-) -> str | None:
+) -> Advanced | None:
     """Move the fence and release the lease; the connection works again, whatever it was held for.
 
-    Returns its former status; None when somebody else stored an answer first.
+    None when somebody else stored an answer first.
     """
     parameters: dict[str, Any] = {
         "id": integration_id,
@@ -207,8 +246,8 @@ async def advance(
         "scopes": list(scopes) if scopes is not None else None,
         "cool_down_seconds": cool_down_seconds,
     }
-    row = (await connection.execute(_ADVANCE, parameters)).one_or_none()
-    return None if row is None else str(row.former_status)
+    row = (await connection.execute(_ADVANCE_TYPED, parameters)).one_or_none()
+    return None if row is None else Advanced(row.former_status, row.token_version, tuple(row.granted_scopes))
 
 
 async def put_token(connection: AsyncConnection, integration_id: UUID, token: NewToken) -> None:
@@ -229,27 +268,30 @@ async def put_token(connection: AsyncConnection, integration_id: UUID, token: Ne
 async def release(
     connection: AsyncConnection,
     held: Claim,
+    failure: Failure,
     *,
-    failure: str,
     outcome_unknown: bool,
     provider_failed: bool,
     cool_down_seconds: float,
-) -> int:
+) -> FailureRun:
     """Give the lease back after a failure, with a cool-down; only the provider's failures are counted.
 
-    Returns how many of them there were in a row; 0 for a failure of ours, or if the lease was no longer ours.
+    Returns how many of them there were in a row; none for a failure of ours, or if the lease was no longer ours.
     """
     parameters = {
         "id": held.integration_id,
         "token_version": held.token_version,
         "owner": held.owner,
-        "failure": failure,
+        "failure": failure.code,
+        "detail": failure.detail,
         "outcome_unknown": outcome_unknown,
         "provider_failed": provider_failed,
         "cool_down_seconds": cool_down_seconds,
     }
     row = (await connection.execute(_RELEASE, parameters)).one_or_none()
-    return int(row.refresh_failures) if row is not None and provider_failed else 0
+    if row is None or not provider_failed:
+        return FailureRun(0, 0.0)
+    return FailureRun(int(row.refresh_failures), float(row.failing_seconds))
 
 
 async def unsettled(connection: AsyncConnection, *, limit: int) -> list[DueRefresh]:
@@ -268,3 +310,8 @@ async def due(
     parameters = {"within_seconds": within_seconds, "period_seconds": period_seconds, "limit": limit}
     rows = await connection.execute(_DUE, parameters)
     return [DueRefresh(row.id, row.token_version) for row in rows]
+
+
+async def count_due(connection: AsyncConnection, *, within_seconds: float) -> int:
+    """About how many connections `due` will give in all."""
+    return int((await connection.execute(_COUNT_DUE, {"within_seconds": within_seconds})).scalar_one())

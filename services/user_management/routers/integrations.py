@@ -2,26 +2,32 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import RedirectResponse
 
 from services.user_management.auth.clerk import CurrentUser, InPerson, OwnUserId
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.auth.guards import anonymous
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
+from services.user_management.exceptions import ValidationFailedError
 from services.user_management.routers.json_route import JSONRoute
 from services.user_management.schemas.integration import (
     AuthorizeRequest,
     AuthorizeResponse,
     ConfirmRequest,
+    DisconnectResponse,
     IntegrationList,
     IntegrationResponse,
+    IntegrationUpdate,
     ProviderList,
 )
 from services.user_management.schemas.token import TokenReadPage
 from services.user_management.services.integration_service import ProviderReturn
+from services.user_management.utils.validators import PlainLine
 
 ProviderPath = Annotated[str, Path(max_length=32)]
+AccountQuery = Annotated[Annotated[str, PlainLine(320)] | None, Query()]
+"""Account id at the provider, or its e-mail; default: the primary connection."""
 CallbackValue = Annotated[str | None, Query(max_length=2048)]
 
 router = APIRouter(tags=["integrations"], route_class=JSONRoute)
@@ -41,10 +47,38 @@ async def list_integrations(user_id: OwnUserId, container: ContainerDependency) 
 
 @router.get("/users/{user_id}/integrations/{provider}")
 async def get_integration(
-    user_id: OwnUserId, provider: ProviderPath, container: ContainerDependency
+    user_id: OwnUserId, provider: ProviderPath, container: ContainerDependency, account: AccountQuery = None
 ) -> IntegrationResponse:
-    """The user's primary connection to a provider."""
-    return await container.integrations.get_integration(user_id, provider)
+    """One connection to a provider."""
+    return await container.integrations.get_integration(user_id, provider, account)
+
+
+@router.patch("/users/{user_id}/integrations/{provider}")
+async def patch_integration(
+    user_id: OwnUserId,
+    provider: ProviderPath,
+    body: IntegrationUpdate,
+    container: ContainerDependency,
+    account: AccountQuery = None,
+) -> IntegrationResponse:
+    """Change the product's notes about a connection, or choose the primary account, by JSON Merge Patch (RFC 7396)."""
+    return await container.integrations.update_integration(user_id, provider, account, body)
+
+
+@router.delete("/users/{user_id}/integrations/{provider}", dependencies=[InPerson])
+async def disconnect_integration(
+    user_id: OwnUserId, provider: ProviderPath, container: ContainerDependency, account: AccountQuery = None
+) -> DisconnectResponse:
+    """End a connection: its tokens are unreadable at once, and revoked at the provider until that sticks."""
+    return await container.integrations.disconnect_integration(user_id, provider, account)
+
+
+@router.put("/users/{user_id}/integrations/{provider}/refresh")
+async def refresh_integration(
+    user_id: OwnUserId, provider: ProviderPath, container: ContainerDependency, account: AccountQuery = None
+) -> IntegrationResponse:
+    """Renew the tokens at the provider now, unless that has just been done."""
+    return await container.integrations.refresh_integration(user_id, provider, account)
 
 
 @router.get("/users/{user_id}/integrations/{provider}/activity")
@@ -64,7 +98,7 @@ async def authorize_integration(
     user_id: OwnUserId, provider: ProviderPath, body: AuthorizeRequest, container: ContainerDependency
 ) -> AuthorizeResponse:
     """Start a connection: send the browser to `authorization_url`."""
-    return await container.integrations.start_connection(user_id, provider, body)
+    return await container.connect_flows.start_connection(user_id, provider, body)
 
 
 @router.post("/users/{user_id}/integrations/{provider}", status_code=201, dependencies=[InPerson])
@@ -72,11 +106,20 @@ async def confirm_integration(
     user_id: OwnUserId, provider: ProviderPath, body: ConfirmRequest, container: ContainerDependency
 ) -> IntegrationResponse:
     """Finish a connection that this user started; the code is exchanged only here."""
-    return await container.integrations.confirm_connection(user_id, provider, body)
+    return await container.connect_flows.confirm_connection(user_id, provider, body)
+
+
+async def each_parameter_once(request: Request) -> None:
+    """One that is there twice would mean what its reader likes (RFC 6749 section 3.1). Raises ValidationFailedError."""
+    if len(request.query_params.multi_items()) != len(request.query_params):
+        raise ValidationFailedError("A parameter is there twice.")
 
 
 @router.get(
-    "/oauth/callback/{provider}", dependencies=[Depends(anonymous)], status_code=303, response_class=RedirectResponse
+    "/oauth/callback/{provider}",
+    dependencies=[Depends(anonymous), Depends(each_parameter_once)],
+    status_code=303,
+    response_class=RedirectResponse,
 )
 async def receive_oauth_callback(
     provider: ProviderPath,
@@ -88,4 +131,4 @@ async def receive_oauth_callback(
 ) -> RedirectResponse:
     """Where the provider sends the browser back to. Keeps the code, exchanges nothing, and returns to the product."""
     returned = ProviderReturn(state=state, code=code, error=error, issuer=iss)
-    return RedirectResponse(await container.integrations.record_provider_return(provider, returned), status_code=303)
+    return RedirectResponse(await container.connect_flows.record_provider_return(provider, returned), status_code=303)

@@ -4,10 +4,10 @@ from fastapi import APIRouter, Depends, Request
 
 from services.user_management.auth.dependencies import ContainerDependency, get_container
 from services.user_management.auth.service_auth import permitted, service_credential
-from services.user_management.auth.token_caller import token_caller
+from services.user_management.auth.token_caller import count_read, token_caller
 from services.user_management.enums import ServicePermission
 from services.user_management.routers.json_route import DirectRoute, JSONRoute
-from services.user_management.schemas.token import TokenRequest, TokenResponse
+from services.user_management.schemas.token import TokenBatch, TokenBatchRequest, TokenRequest, TokenResponse
 from services.user_management.schemas.user import UserBatch, UserBatchRequest
 
 hot_router = APIRouter(
@@ -20,6 +20,20 @@ router = APIRouter(prefix="/internal/users", tags=["internal"], route_class=JSON
 async def get_token(request: Request, body: TokenRequest) -> TokenResponse:
     """A usable access token of one user for one provider, or one typed refusal."""
     return await get_container(request).tokens.get_valid_token(service_credential(request), body)
+
+
+@hot_router.post("/refresh")
+async def refresh_token(request: Request, body: TokenRequest) -> TokenResponse:
+    """A newer token than the one that the provider has just refused."""
+    return await get_container(request).tokens.refresh_token(service_credential(request), body)
+
+
+@hot_router.post("/batch-get")
+async def batch_get_tokens(request: Request, body: TokenBatchRequest) -> TokenBatch:
+    """Up to 100 tokens, each as if it had been asked for alone; each counts as a read of the caller's allowance."""
+    credential = service_credential(request)
+    count_read(request, credential, reads=len(body.items) - 1)
+    return TokenBatch(items=await get_container(request).tokens.get_many(credential, body.items))
 
 
 @router.post("/batch-get", dependencies=[Depends(permitted(ServicePermission.USERS_READ))])

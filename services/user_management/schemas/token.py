@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from services.user_management.core.pagination import Page
+from services.user_management.exceptions import ApplicationError
 from services.user_management.utils.validators import PlainLine, ProviderName, Scope
 
 
@@ -43,6 +44,68 @@ class TokenResponse(BaseModel):
     integration_id: UUID
     refreshed: bool
     """Whether the token was replaced at the provider while this call waited, by it or by another."""
+
+
+class TokenBatchRequest(BaseModel):
+    """Up to 100 requests, each for itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[TokenRequest] = Field(min_length=1, max_length=100)
+
+
+class TokenProblem(BaseModel):
+    """Why there is no token: the members of the problem that the request alone would have been answered with."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    reason: str | None = None
+    missing_scopes: list[str] | None = None
+    reconnect_url: str | None = None
+    retry_after: int | None = None
+    """Seconds."""
+
+    @classmethod
+    def of(cls, error: ApplicationError) -> "TokenProblem":
+        """From the catalogue's error."""
+        return cls(
+            type=error.code,
+            title=error.title,
+            status=error.status,
+            detail=error.detail,
+            reason=error.extra.get("reason"),
+            missing_scopes=error.extra.get("missing_scopes"),
+            reconnect_url=error.extra.get("reconnect_url"),
+            retry_after=getattr(error, "retry_after", None),
+        )
+
+
+class TokenBatchItem(BaseModel):
+    """Either a token or a problem."""
+
+    token: TokenResponse | None = None
+    problem: TokenProblem | None = None
+
+
+class TokenBatch(BaseModel):
+    """In the order of the requests."""
+
+    items: list[TokenBatchItem]
+
+
+class TokenExchangeResponse(BaseModel):
+    """A token answer of RFC 8693 section 2.2.1."""
+
+    access_token: str
+    issued_token_type: str
+    token_type: str = "Bearer"  # noqa: S105 - RFC 6750
+    expires_in: int | None
+    """Seconds left now; null: the token does not run out."""
+    scope: str
+    account: str
+    """Account id at the provider."""
 
 
 class TokenReadEntry(BaseModel):

@@ -12,7 +12,7 @@ import secrets
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -27,7 +27,6 @@ NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
 _FORMAT: Final = 1
 _HEADER: Final = struct.Struct(">BI")
-_OVERHEAD: Final = _HEADER.size + NONCE_BYTES + TAG_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +47,47 @@ class Binding:
         return b"".join(struct.pack(">I", len(part)) + part for part in encoded)
 
 
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A ciphertext as it is stored: where it belongs, and the key version beside it."""
+
+    ciphertext: bytes
+    binding: Binding
+    version: int
+
+
+Unreadable: TypeAlias = PoisonedCiphertextError | KeyUnavailableError
+"""What stands in a batch in the place of a value that could not be had."""
+
+
 def derive_root_key(secret: bytes, salt: bytes) -> bytes:
-    """PBKDF2-HMAC-SHA256 (RFC 8018 section 5.2), 600,000 rounds. Blocks for about 0.1 s: at boot only."""
-    return hashlib.pbkdf2_hmac("sha256", secret, salt, PBKDF2_ITERATIONS, KEY_BYTES)
+    """The root of a key version, 32 bytes. Blocks for about 0.1 s: at boot only."""
+    return pbkdf2(secret, salt, PBKDF2_ITERATIONS)
+
+
+def pbkdf2(secret: bytes, salt: bytes, iterations: int) -> bytes:
+    """PBKDF2-HMAC-SHA256 for one block of 32 bytes (RFC 8018 section 5.2: T_1)."""
+    return hashlib.pbkdf2_hmac("sha256", secret, salt, iterations, KEY_BYTES)
 
 
 def hkdf_expand(pseudorandom_key: bytes, info: bytes) -> bytes:
     """HKDF-Expand with SHA-256 for one block of 32 bytes (RFC 5869 section 2.3: T(1))."""
     return hmac.digest(pseudorandom_key, info + b"\x01", "sha256")
+
+
+def seal_bytes(cipher: AESGCM, nonce: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
+    """AES-256-GCM: nonce, ciphertext and tag. A nonce must never be used twice under one key."""
+    return nonce + cipher.encrypt(nonce, plaintext, associated_data)
+
+
+def open_bytes(cipher: AESGCM, sealed: bytes, associated_data: bytes) -> bytes:
+    """The plaintext of what `seal_bytes` gave. Raises PoisonedCiphertextError."""
+    if len(sealed) < NONCE_BYTES + TAG_BYTES:
+        raise PoisonedCiphertextError
+    try:
+        return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], associated_data)
+    except InvalidTag:
+        raise PoisonedCiphertextError from None
 
 
 def generate_secret() -> bytes:
@@ -89,10 +121,7 @@ class TokenEncryption:
 
     def encrypt_token(self, plaintext: str, binding: Binding, version: int) -> bytes:
         """Encrypt under `version`. Raises KeyUnavailableError."""
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        cipher = AESGCM(self.derive_user_key(binding.user_id, version))
-        sealed = cipher.encrypt(nonce, plaintext.encode(), binding.associated_data(version))
-        return _HEADER.pack(_FORMAT, version) + nonce + sealed
+        return _seal(AESGCM(self.derive_user_key(binding.user_id, version)), plaintext, binding, version)
 
     def decrypt_token(self, ciphertext: bytes, binding: Binding, version: int) -> str:
         """Decrypt a value stored with key `version`.
@@ -100,12 +129,70 @@ class TokenEncryption:
         Raises KeyUnavailableError when this process does not hold `version` (the operator's error), and
         PoisonedCiphertextError when the bytes are not what was written for this binding.
         """
-        cipher = AESGCM(self.derive_user_key(binding.user_id, version))
-        if len(ciphertext) < _OVERHEAD or _HEADER.unpack_from(ciphertext) != (_FORMAT, version):
-            raise PoisonedCiphertextError
-        nonce = ciphertext[_HEADER.size : _HEADER.size + NONCE_BYTES]
-        sealed = ciphertext[_HEADER.size + NONCE_BYTES :]
-        try:
-            return cipher.decrypt(nonce, sealed, binding.associated_data(version)).decode()
-        except (InvalidTag, UnicodeDecodeError):
-            raise PoisonedCiphertextError from None
+        return _unseal(AESGCM(self.derive_user_key(binding.user_id, version)), Sealed(ciphertext, binding, version))
+
+    def encrypt_many(self, items: Iterable[tuple[str, Binding]], version: int) -> list[bytes]:
+        """Encrypt each (plaintext, binding), with one key derivation per user. Raises KeyUnavailableError."""
+        ciphers = _Ciphers(self)
+        return [
+            _seal(ciphers.of(binding.user_id, version), plaintext, binding, version) for plaintext, binding in items
+        ]
+
+    def decrypt_many(self, items: Iterable[Sealed]) -> list[str | Unreadable]:
+        """Decrypt each item, with one key derivation per user and version; what fails stands in its own place."""
+        ciphers = _Ciphers(self)
+        return [_opened(ciphers, item) for item in items]
+
+    def reencrypt_many(self, items: Iterable[Sealed], version: int) -> list[bytes | Unreadable]:
+        """Decrypt each item and encrypt it under `version`, in its place; what fails stands there instead.
+
+        Raises KeyUnavailableError when `version` is not held.
+        """
+        ciphers = _Ciphers(self)
+        renewed: list[bytes | Unreadable] = []
+        for item in items:
+            opened = _opened(ciphers, item)
+            if isinstance(opened, str):
+                renewed.append(_seal(ciphers.of(item.binding.user_id, version), opened, item.binding, version))
+            else:
+                renewed.append(opened)
+        return renewed
+
+
+class _Ciphers:
+    """One cipher per user and version, for the length of one batch: no user's key outlives it."""
+
+    def __init__(self, encryption: TokenEncryption) -> None:
+        self._encryption = encryption
+        self._ciphers: dict[tuple[str, int], AESGCM] = {}
+
+    def of(self, user_id: str, version: int) -> AESGCM:
+        """Raises KeyUnavailableError."""
+        cipher = self._ciphers.get((user_id, version))
+        if cipher is None:
+            cipher = AESGCM(self._encryption.derive_user_key(user_id, version))
+            self._ciphers[user_id, version] = cipher
+        return cipher
+
+
+def _seal(cipher: AESGCM, plaintext: str, binding: Binding, version: int) -> bytes:
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    sealed = seal_bytes(cipher, nonce, plaintext.encode(), binding.associated_data(version))
+    return _HEADER.pack(_FORMAT, version) + sealed
+
+
+def _unseal(cipher: AESGCM, item: Sealed) -> str:
+    header, sealed = item.ciphertext[: _HEADER.size], item.ciphertext[_HEADER.size :]
+    if header != _HEADER.pack(_FORMAT, item.version):
+        raise PoisonedCiphertextError
+    try:
+        return open_bytes(cipher, sealed, item.binding.associated_data(item.version)).decode()
+    except UnicodeDecodeError:
+        raise PoisonedCiphertextError from None
+
+
+def _opened(ciphers: _Ciphers, item: Sealed) -> str | Unreadable:
+    try:
+        return _unseal(ciphers.of(item.binding.user_id, item.version), item)
+    except (PoisonedCiphertextError, KeyUnavailableError) as error:
+        return error

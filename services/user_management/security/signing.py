@@ -28,7 +28,7 @@ def base64url(raw: bytes) -> str:
 
 
 class Signer:
-    """Derives PKCE verifiers and tombstones, signs flow tickets and cursors.
+    """Derives PKCE verifiers, nonces and tombstones, signs flow tickets and cursors.
 
     The first secret signs. Former ones go on verifying; they are kept for as long as erased users must stay unknown.
     """
@@ -51,6 +51,10 @@ class Signer:
         Derived, not stored: the flow row alone is of no use to a reader of the database.
         """
         return base64url(self._mac("pkce", state_hash))
+
+    def nonce(self, state_hash: bytes) -> str:
+        """What the ID token of a flow must repeat (OpenID Connect Core section 3.1.2.1); derived as the verifier is."""
+        return base64url(self._mac("nonce", state_hash))
 
     def flow_ticket(self, flow_id: UUID) -> str:
         """What the browser brings back from the provider: the flow's id and a proof that only we can make.

@@ -1,26 +1,45 @@
-"""Standard Webhooks signatures (Svix), verified strictly: malformed is one error, mismatch another, nothing else."""
+"""Standard Webhooks signatures (Svix): made, and verified strictly: malformed is one error, mismatch another, nothing
+else."""
 
 import base64
 import binascii
 import hmac
 import re
+import secrets
 from collections.abc import Iterable
 from typing import Final
 
 from services.user_management.exceptions import InvalidSignatureError, InvalidWebhookHeadersError, StartupError
 
 TOLERANCE_SECONDS: Final = 300
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what a secret begins with
+SECRET_BYTES: Final = 32
 _MESSAGE_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _TIMESTAMP: Final = re.compile(r"[0-9]{1,12}")
 _SIGNATURE: Final = re.compile(r"v1,([A-Za-z0-9+/]{43}=)")
 _VERSIONED: Final = re.compile(r"v[0-9]+[a-z]?,[A-Za-z0-9+/=_-]{1,512}")
 
 
+def new_secret() -> str:
+    """A signing secret for a receiver: `whsec_` and base64 of 32 random bytes."""
+    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+
+
+def sign(signing_secrets: Iterable[str], *, message_id: str, timestamp: int, body: bytes) -> str:
+    """The `webhook-signature` header: a `v1` entry under each secret, since a receiver may still hold the former one.
+
+    `timestamp` is in Unix seconds. Source: the Standard Webhooks specification, "Signature scheme".
+    """
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    keys = [base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True) for secret in signing_secrets]
+    return " ".join(f"v1,{base64.b64encode(hmac.digest(key, signed, 'sha256')).decode()}" for key in keys)
+
+
 class WebhookVerifier:
     """Checks `v1` signatures under any of several active secrets."""
 
-    def __init__(self, secrets: Iterable[str]) -> None:
-        self._keys = [_decode_secret(secret) for secret in secrets]
+    def __init__(self, signing_secrets: Iterable[str]) -> None:
+        self._keys = [_decode_secret(secret) for secret in signing_secrets]
         if not self._keys:
             raise StartupError("CLERK_WEBHOOK_SIGNING_SECRET: holds no secret")
 

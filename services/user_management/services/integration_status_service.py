@@ -6,6 +6,7 @@ from uuid import UUID
 
 from services.user_management.enums import EventType, IntegrationStatus, ReauthReason
 from services.user_management.queries import integration as integration_queries
+from services.user_management.queries.token_refresh import Failure
 from services.user_management.unit_of_work import UnitOfWork
 
 SERVING: Final = [IntegrationStatus.ACTIVE, IntegrationStatus.DEGRADED]
@@ -22,15 +23,28 @@ class ConnectionVersion:
 class IntegrationStatusTracker:
     """Steps that change a status, each with its audit row and its event. None applies if the fence has moved."""
 
-    async def mark_needs_reauth(self, uow: UnitOfWork, connection: ConnectionVersion, reason: ReauthReason) -> bool:
-        """The user is needed again."""
+    async def mark_needs_reauth(
+        self, uow: UnitOfWork, connection: ConnectionVersion, reason: ReauthReason, failure: Failure | None = None
+    ) -> bool:
+        """The user is needed again. `failure` is what the provider said, if that is the cause."""
         return await self._change(
             uow,
             connection,
             status=IntegrationStatus.NEEDS_REAUTH,
             reason=reason.value,
-            from_statuses=SERVING,
             event=EventType.INTEGRATION_NEEDS_REAUTH,
+            failure=failure,
+        )
+
+    async def mark_revoked(self, uow: UnitOfWork, connection: ConnectionVersion, failure: Failure) -> bool:
+        """The consent was taken back at the provider."""
+        return await self._change(
+            uow,
+            connection,
+            status=IntegrationStatus.REVOKED,
+            reason=ReauthReason.REVOKED_AT_PROVIDER.value,
+            event=EventType.INTEGRATION_REVOKED,
+            failure=failure,
         )
 
     async def mark_degraded(self, uow: UnitOfWork, connection: ConnectionVersion, reason: str) -> bool:
@@ -40,8 +54,8 @@ class IntegrationStatusTracker:
             connection,
             status=IntegrationStatus.DEGRADED,
             reason=reason,
-            from_statuses=[IntegrationStatus.ACTIVE],
             event=EventType.INTEGRATION_DEGRADED,
+            from_statuses=[IntegrationStatus.ACTIVE],
         )
 
     def record(
@@ -67,8 +81,9 @@ class IntegrationStatusTracker:
         *,
         status: IntegrationStatus,
         reason: str,
-        from_statuses: list[IntegrationStatus],
         event: EventType,
+        from_statuses: list[IntegrationStatus] = SERVING,
+        failure: Failure | None = None,
     ) -> bool:
         changed = await integration_queries.set_status(
             uow.connection,
@@ -77,6 +92,8 @@ class IntegrationStatusTracker:
             status=status,
             reason=reason,
             from_statuses=from_statuses,
+            failure=failure.code if failure else None,
+            detail=failure.detail if failure else None,
         )
         if changed is None:
             return False

@@ -1,16 +1,17 @@
-"""The outbox relay: what happened goes to a Redis Stream, in order, at least once."""
+"""The outbox relay: what happened goes to a Redis Stream, a channel and the webhooks, in order, at least once."""
 
-import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import RowMapping
 
 from services.user_management.database import Database
 from services.user_management.queries import outbox as outbox_queries
 from services.user_management.redis_client import RedisClient
+from services.user_management.services.cloud_events import CloudEvent, attribute_fields, of_outbox, structured
+from services.user_management.services.webhook_fan_out import fan_out
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 BATCH: Final = 500
@@ -20,50 +21,47 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class StreamPolicy:
-    """Where events go, and about how many are kept."""
+class OutboxPolicy:
+    """Where events go, and about how many the stream keeps. `source` is ours, as every event names it."""
 
-    name: str
-    length: int
+    source: str
+    stream: str
+    stream_length: int
+    channel: str
 
 
 class OutboxService:
-    """Relays events; readers remove duplicates by the event's `id`."""
+    """Relays events; readers remove duplicates by the event's `id`. A webhook is queued exactly once."""
 
     def __init__(
-        self, *, database: Database, unit_of_work: UnitOfWorkFactory, redis: RedisClient, stream: StreamPolicy
+        self, *, database: Database, unit_of_work: UnitOfWorkFactory, redis: RedisClient, policy: OutboxPolicy
     ) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
         self._redis = redis
-        self._stream = stream
+        self._policy = policy
 
     async def relay(self, _cursor: Any = None) -> None:
         """Slice: relay what is unpublished, for up to five seconds. Redis away raises; the rows stay."""
         ends = time.monotonic() + SLICE_SECONDS
         while time.monotonic() < ends:
             async with self._database.reading() as connection:
-                events = await outbox_queries.unpublished(connection, limit=BATCH)
-            if not events:
+                rows = await outbox_queries.unpublished(connection, limit=BATCH)
+            if not rows:
                 return
-            await self._append(events)
+            events = {row["seq"]: of_outbox(row, self._policy.source) for row in rows}
+            # First, since it is what may be doubled: a crash from here on tells Redis again, and the webhooks once.
+            await self._tell_redis(list(events.values()), list(events))
             async with self._unit_of_work() as uow:
-                await outbox_queries.mark_published(uow.connection, [event["seq"] for event in events])
-            log.info("outbox.relayed", count=len(events))
+                mine = await outbox_queries.mark_published(uow.connection, list(events))
+                deliveries = await fan_out(uow, [event for seq, event in events.items() if seq in mine])
+            log.info("outbox.relayed", count=len(mine), deliveries=deliveries)
 
-    async def _append(self, events: Any) -> None:
+    async def _tell_redis(self, events: Sequence[CloudEvent], sequence_numbers: Sequence[int]) -> None:
+        policy = self._policy
         async with self._redis.pipeline(transaction=False) as pipeline:
-            for event in events:
-                pipeline.xadd(self._stream.name, _fields(event), maxlen=self._stream.length, approximate=True)
+            for event, seq in zip(events, sequence_numbers, strict=True):
+                entry: dict[Any, Any] = {**attribute_fields(event), "seq": seq}
+                pipeline.xadd(policy.stream, entry, maxlen=policy.stream_length, approximate=True)
+                pipeline.publish(policy.channel, structured(event))
             await pipeline.execute()
-
-
-def _fields(event: RowMapping) -> dict[Any, Any]:
-    return {
-        "id": str(event["id"]),
-        "seq": event["seq"],
-        "type": event["event_type"],
-        "subject": event["subject"],
-        "time": event["occurred_at"].isoformat(),
-        "data": json.dumps(event["payload"], separators=(",", ":")),
-    }

@@ -1,6 +1,7 @@
 """The vault as the service uses it: bindings of every kind of secret, the active key version, and proof of the keys."""
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
@@ -8,7 +9,6 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from services.user_management.core.clock import Clock
-from services.user_management.database import Database
 from services.user_management.enums import EncryptionKeyState, TokenKind
 from services.user_management.exceptions import (
     ConflictError,
@@ -17,7 +17,6 @@ from services.user_management.exceptions import (
     StartupError,
 )
 from services.user_management.models import EncryptionKey
-from services.user_management.queries import encryption_key as key_queries
 from services.user_management.security.encryption import PBKDF2_ITERATIONS, Binding, TokenEncryption
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
@@ -44,16 +43,6 @@ def webhook_secret_binding(subscription_id: UUID) -> Binding:
     return Binding(purpose="webhook_secret", user_id="", place=str(subscription_id))
 
 
-@dataclass(frozen=True, slots=True)
-class KeyStatus:
-    """One key version; `held` tells whether this process has its secret."""
-
-    version: int
-    state: str
-    held: bool
-    tokens: int
-
-
 class PoisonGuard:
     """Stops the marking of connections when so many fail that the fault must be ours."""
 
@@ -78,13 +67,26 @@ class VaultService:
     """Seals and opens secrets, and keeps the table of key versions."""
 
     def __init__(
-        self, *, encryption: TokenEncryption, database: Database, unit_of_work: UnitOfWorkFactory, clock: Clock
+        self, *, load_keys: Callable[[], TokenEncryption], unit_of_work: UnitOfWorkFactory, clock: Clock
     ) -> None:
-        self._encryption = encryption
-        self._database = database
+        """`load_keys` may ask a key source and derives root keys: it blocks for seconds, and is called by `load`."""
+        self._load_keys = load_keys
+        self._encryption = TokenEncryption({})
+        self._proven: set[int] = set()
+        """Versions whose secret is known to be the one that the data is under."""
+        self._reported: set[int] = set()
         self._unit_of_work = unit_of_work
         self._clock = clock
         self.poison_guard = PoisonGuard(clock)
+
+    async def load(self) -> None:
+        """Get the secrets and derive the root keys, beside the event loop. Raises StartupError."""
+        self._encryption = await asyncio.to_thread(self._load_keys)
+
+    @property
+    def encryption(self) -> TokenEncryption:
+        """The keys of this process; none before `load`."""
+        return self._encryption
 
     async def prove_keys(self) -> None:
         """Decrypt the canary of every version in use; register the highest version held in an empty database.
@@ -97,23 +99,51 @@ class VaultService:
         for row in rows:
             if row.version not in self._encryption.versions:
                 raise StartupError(f"ENCRYPTION_KEYS: version {row.version} is in use and not given")
-            if row.kdf != KDF or not self._canary_is_good(row):
+            if not self.proves(row.version, row.kdf, row.canary):
                 raise StartupError(
                     f"ENCRYPTION_KEYS: version {row.version} (or ENCRYPTION_SALT) is not the one the data is under"
                 )
 
+    def proves(self, version: int, kdf: str, canary: bytes) -> bool:
+        """Whether this process holds `version` with the secret that its canary was encrypted under."""
+        try:
+            known = self._encryption.decrypt_token(canary, _CANARY_BINDING, version) == _CANARY
+        except (PoisonedCiphertextError, KeyUnavailableError):
+            return False
+        if known and kdf == KDF:
+            self._proven.add(version)
+        return known and kdf == KDF
+
+    def may_use(self, version: int, kdf: str, canary: bytes) -> bool:
+        """The same, for who goes on without that version; the operator is told once."""
+        if version not in self._encryption.versions:
+            self._report("vault.key_missing", version)
+            return False
+        if not self.proves(version, kdf, canary):
+            self._report("vault.key_wrong", version)
+            return False
+        return True
+
     async def active_version(self) -> int:
         """The version that new ciphertexts are under, as the database says now.
 
-        Raises KeyUnavailableError when this process does not hold it.
+        Raises KeyUnavailableError when this process does not hold it, or holds another secret under its number.
         """
         row = await EncryptionKey.objects.get(state=EncryptionKeyState.ACTIVE.value)
-        return self.require(row.version)
+        self._require_right(row)
+        return int(row.version)
+
+    async def ensure(self, version: int) -> int:
+        """`version`, if something may be encrypted under it here: it is held, with the secret that its number stands
+        for. Asks the database the first time. Raises KeyUnavailableError."""
+        if self.require(version) not in self._proven:
+            self._require_right(await EncryptionKey.objects.get(version=version))
+        return version
 
     def require(self, version: int) -> int:
         """`version`, if this process holds it. Raises KeyUnavailableError."""
         if version not in self._encryption.versions:
-            log.critical("vault.key_missing", key_version=version)
+            self._report("vault.key_missing", version)
             raise KeyUnavailableError(extra={"key_version": version})
         return version
 
@@ -122,14 +152,25 @@ class VaultService:
         return self._encryption.encrypt_token(plaintext, binding, version)
 
     def open(self, ciphertext: bytes, binding: Binding, version: int) -> str:
-        """Decrypt; microseconds, no I/O. Raises KeyUnavailableError or PoisonedCiphertextError."""
-        return self._encryption.decrypt_token(ciphertext, binding, self.require(version))
+        """Decrypt; microseconds, no I/O.
+
+        Raises PoisonedCiphertextError, and KeyUnavailableError: only under a key that is known to be right is a bad tag
+        the row's fault. A version that was activated after this process began is proven by the first tag that fits.
+        """
+        try:
+            plaintext = self._encryption.decrypt_token(ciphertext, binding, self.require(version))
+        except PoisonedCiphertextError:
+            if version not in self._proven:
+                raise self._wrong_key(version) from None
+            raise
+        self._proven.add(version)
+        return plaintext
 
     async def activate(self, version: int) -> None:
         """Make `version` the one that encrypts; the former one goes on decrypting. Does nothing if it already is.
 
-        Raises KeyUnavailableError for a version that this process does not hold, ConflictError when somebody else
-        activates one at the same moment.
+        Raises KeyUnavailableError for a version that this process does not hold, ConflictError for one that is retired
+        or registered with another secret, and when somebody else activates one at the same moment.
         """
         try:
             await self._activate(self.require(version))
@@ -141,17 +182,18 @@ class VaultService:
         now = self._clock.now()
 
         async with self._unit_of_work() as uow:
-            active = await EncryptionKey.objects.get_or_none(state=EncryptionKeyState.ACTIVE.value)
-            if active is not None and active.version == version:
+            rows = {row.version: row for row in await EncryptionKey.objects.all()}
+            former = next((row.version for row in rows.values() if row.state == EncryptionKeyState.ACTIVE.value), None)
+            if former == version:
                 return
-            if active is not None:
-                await EncryptionKey.objects.filter(version=active.version).update(
-                    state=EncryptionKeyState.DECRYPT_ONLY.value
+            if former is not None:
+                await EncryptionKey.objects.filter(version=former).update(state=EncryptionKeyState.DECRYPT_ONLY.value)
+            if version in rows:
+                self._refuse_unless_usable(rows[version])
+                await EncryptionKey.objects.filter(version=version).update(
+                    state=EncryptionKeyState.ACTIVE.value, activated_at=now
                 )
-            updated = await EncryptionKey.objects.filter(version=version).update(
-                state=EncryptionKeyState.ACTIVE.value, activated_at=now
-            )
-            if not updated:
+            else:
                 await EncryptionKey.objects.create(
                     version=version,
                     state=EncryptionKeyState.ACTIVE.value,
@@ -160,7 +202,6 @@ class VaultService:
                     created_at=now,
                     activated_at=now,
                 )
-            former = active.version if active else None
             uow.audit(
                 "encryption_key.activated",
                 target=("encryption_key", str(version)),
@@ -168,13 +209,15 @@ class VaultService:
                 changes={"active": [former, version]},
             )
 
-    async def status(self) -> list[KeyStatus]:
-        """Every key version with the number of tokens under it, ascending."""
-        async with self._database.reading() as connection:
-            rows = await key_queries.usage(connection)
-        return [
-            KeyStatus(version, state, version in self._encryption.versions, tokens) for version, state, tokens in rows
-        ]
+    def _require_right(self, row: EncryptionKey) -> None:
+        if self.require(row.version) not in self._proven and not self.proves(row.version, row.kdf, row.canary):
+            raise self._wrong_key(row.version)
+
+    def _refuse_unless_usable(self, row: EncryptionKey) -> None:
+        if row.state == EncryptionKeyState.RETIRED.value:
+            raise ConflictError(f"Version {row.version} is retired; generate a new one.")
+        if not self.proves(row.version, row.kdf, row.canary):
+            raise ConflictError(f"Version {row.version} is registered with another secret than the one held here.")
 
     async def _register_first(self) -> EncryptionKey:
         try:
@@ -184,8 +227,12 @@ class VaultService:
             log.info("vault.first_key_registered_elsewhere")
         return await EncryptionKey.objects.get(state=EncryptionKeyState.ACTIVE.value)
 
-    def _canary_is_good(self, row: EncryptionKey) -> bool:
-        try:
-            return self._encryption.decrypt_token(row.canary, _CANARY_BINDING, row.version) == _CANARY
-        except PoisonedCiphertextError:
-            return False
+    def _wrong_key(self, version: int) -> KeyUnavailableError:
+        self._report("vault.key_wrong", version)
+        return KeyUnavailableError(extra={"key_version": version})
+
+    def _report(self, event: str, version: int) -> None:
+        """Once per version: each read that fails for it is counted elsewhere."""
+        if version not in self._reported:
+            self._reported.add(version)
+            log.critical(event, key_version=version)

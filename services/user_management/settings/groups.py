@@ -12,6 +12,8 @@ from pydantic import (
     Field,
     SecretBytes,
     SecretStr,
+    StringConstraints,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -25,12 +27,12 @@ from services.user_management.settings.values import (
     TextList,
     decode_key_map,
     folder,
-    key_file,
     parse_json,
     public_key,
-    read_key_file,
+    read_key_map,
     redis_url,
     webhook_secrets,
+    wrapped_key_map,
 )
 
 DEVELOPMENT_SECRET = "development-only-development-only"  # noqa: S105 - production refuses this value
@@ -64,6 +66,8 @@ class RedisGroup(BaseModel):
     """Redis Stream that the outbox is relayed to."""
     stream_length: int = Field(default=100_000, ge=100)
     """About how many events the stream keeps."""
+    channel: str = "user-management.events"
+    """Redis channel that each event is published on too."""
 
 
 class ClerkGroup(BaseModel):
@@ -92,29 +96,73 @@ class ClerkGroup(BaseModel):
         return self.jwks_url or f"{self.issuer.rstrip('/')}/.well-known/jwks.json"
 
 
+class KeySourceKind(StrEnum):
+    """Who turns what `ENCRYPTION_KEYS` holds into secrets."""
+
+    STATIC = "static"
+    """Nobody: they are the secrets."""
+    AWS_KMS = "aws_kms"
+    TRANSIT = "transit"
+    """HashiCorp Vault or OpenBao."""
+
+
 class EncryptionGroup(BaseModel):
+    source: KeySourceKind = KeySourceKind.STATIC
+    """`static`, or who unwraps the keys at boot: `aws_kms`, `transit` (HashiCorp Vault, OpenBao)."""
     keys: dict[int, SecretBytes] = {1: SecretBytes(DEVELOPMENT_SECRET.encode()[:32])}
-    """JSON object: key version → base64 of 32 random bytes (`cli keys generate` prints one)."""
-    keys_file: Annotated[Path | None, AfterValidator(key_file)] = None
+    """JSON object: key version → base64 of 32 random bytes, or the wrapped secret (`cli keys generate` prints one)."""
+    keys_file: Path | None = None
     """A file with the same JSON object; its versions are added to `ENCRYPTION_KEYS`, which then has no default."""
     salt: SecretStr = SecretStr(DEVELOPMENT_SECRET)
     """Salt of the root key derivation, one for the life of the data."""
+    kms_key_id: str | None = None
+    """Id, ARN or alias of the symmetric KMS key; credentials come from where AWS clients look for them."""
+    kms_region: str | None = None
+    kms_endpoint: str | None = None
+    """A VPC endpoint's URL, where the region's own is not reachable."""
+    transit_url: str | None = None
+    """Base URL of Vault or OpenBao, or of an agent beside this process."""
+    transit_key: str | None = None
+    """Name of an AEAD key of the transit engine (`aes256-gcm96`), not derived."""
+    transit_mount: str = "transit"
+    transit_token: SecretStr | None = None
+    transit_token_file: Path | None = None
+    """A file with the token, as an agent renews it; read at each start."""
+    transit_ca_file: Path | None = None
+    """PEM certificates to trust instead of the public ones."""
 
     @field_validator("keys", mode="before")
     @classmethod
-    def decode_keys(cls, value: Any) -> Any:
-        return decode_key_map(parse_json(value)) if isinstance(value, str) else value
+    def decode_keys(cls, value: Any, given: ValidationInfo) -> Any:
+        return cls._decode(parse_json(value), given) if isinstance(value, str) else value
+
+    @field_validator("keys_file")
+    @classmethod
+    def check_keys_file(cls, path: Path | None, given: ValidationInfo) -> Path | None:
+        if path is not None:
+            cls._decode(read_key_map(path), given)
+        return path
 
     @model_validator(mode="after")
-    def file_replaces_the_default(self) -> "EncryptionGroup":
-        if self.keys_file is not None and "keys" not in self.model_fields_set:
+    def nothing_is_added_to_the_default(self) -> "EncryptionGroup":
+        own_keys = self.keys_file is not None or self.source is not KeySourceKind.STATIC
+        if own_keys and "keys" not in self.model_fields_set:
             self.keys = {}
         return self
 
     def secrets(self) -> dict[int, bytes]:
-        """Key version → 32 bytes, of the variable and of the file. Raises ValueError when the file cannot be used."""
+        """Key version → what is given for it, of the variable and of the file: the secret, or with a source that
+        unwraps the text of the wrapped one. Raises ValueError when the file cannot be used."""
         given = {version: key.get_secret_value() for version, key in self.keys.items()}
-        return given | (read_key_file(self.keys_file) if self.keys_file is not None else {})
+        if self.keys_file is None:
+            return given
+        decode = decode_key_map if self.source is KeySourceKind.STATIC else wrapped_key_map
+        return given | decode(read_key_map(self.keys_file))
+
+    @staticmethod
+    def _decode(keys: object, given: ValidationInfo) -> dict[int, bytes]:
+        is_static = given.data.get("source", KeySourceKind.STATIC) is KeySourceKind.STATIC
+        return decode_key_map(keys) if is_static else wrapped_key_map(keys)
 
 
 class SigningGroup(BaseModel):
@@ -126,11 +174,13 @@ class SigningGroup(BaseModel):
 class OAuthClient(BaseModel):
     client_id: str = Field(min_length=1)
     client_secret: SecretStr
+    parameters: dict[str, Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]] = {}
+    """Values of the placeholders in the provider file's URLs, such as Microsoft's `tenant`."""
 
 
 class OAuthGroup(BaseModel):
     clients: Annotated[dict[str, OAuthClient], BeforeValidator(parse_json)] = {}
-    """JSON object: provider name → {"client_id": …, "client_secret": …}."""
+    """JSON object: provider name → {"client_id": …, "client_secret": …, "parameters": {…}}, the last one optional."""
 
 
 class ProvidersGroup(BaseModel):
@@ -143,6 +193,8 @@ class FrontendGroup(BaseModel):
     """Origins that may call the API from a browser (CORS)."""
     return_urls: Annotated[TextList, Field(min_length=1)] = ["http://localhost:3000/connected"]
     """Exact URLs the OAuth callback may return to; the first is the default."""
+    redirect_uris: TextList = []
+    """Exact URLs of the front end to which a provider may return directly, instead of to our callback."""
     connect_url: str = "http://localhost:3000/connect/{provider}?scopes={scopes}"
     """`reconnect_url` of token refusals, with `{provider}` and `{scopes}` filled in."""
 
@@ -154,6 +206,11 @@ class AdminGroup(BaseModel):
 class ErasureGroup(BaseModel):
     after_days: int = Field(default=30, ge=0, le=3650)
     """Hold-back: how long a deleted user can be restored by an admin before everything is erased."""
+
+
+class RefreshGroup(BaseModel):
+    spread_seconds: float = Field(default=600.0, ge=0, le=3000)
+    """Over how long the hourly job spreads its refreshes, so that no provider meets all of them at once."""
 
 
 class LimitsGroup(BaseModel):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from services.user_management.settings.groups import DEVELOPMENT_SECRET, EncryptionGroup
+from services.user_management.settings.groups import DEVELOPMENT_SECRET, EncryptionGroup, KeySourceKind
 from services.user_management.settings.root import Settings
 
 
@@ -40,7 +40,9 @@ def _weak_secrets(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _weak_keys(encryption: EncryptionGroup) -> Iterator[tuple[str, str]]:
-    """Keys that anybody knows or could guess, in the variable or in the file."""
+    """Keys that anybody knows or could guess, in the variable or in the file; of a wrapped one nothing can be said."""
+    if encryption.source is not KeySourceKind.STATIC:
+        return
     development = DEVELOPMENT_SECRET.encode()[:32]
     in_variable = {version: key.get_secret_value() for version, key in encryption.keys.items()}
     for version, key in encryption.secrets().items():
@@ -52,11 +54,19 @@ def _weak_keys(encryption: EncryptionGroup) -> Iterator[tuple[str, str]]:
 
 
 def _weak_urls(settings: Settings) -> Iterator[tuple[str, str]]:
+    transit = settings.encryption.transit_url
+    if transit is not None and not transit.startswith("https://") and not _is_this_machine(_host(transit)):
+        # Plain http is for an agent beside this process, which speaks TLS for us.
+        yield "ENCRYPTION_TRANSIT_URL", "must be an https URL, or an agent's on this machine"
     for variable, url in _urls(settings):
         if not url.startswith("https://"):
             yield variable, "must be an https URL"
-        elif _is_this_machine(urlsplit(url).hostname or ""):
+        elif _is_this_machine(_host(url)):
             yield variable, "points at this machine"
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or ""
 
 
 def _is_this_machine(host: str) -> bool:
@@ -75,9 +85,12 @@ def _urls(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "CLERK_JWKS_URL", settings.clerk.keys_url
     yield "CLERK_API_URL", settings.clerk.api_url
     yield "FRONTEND_CONNECT_URL", settings.frontend.connect_url
+    if settings.encryption.kms_endpoint is not None:
+        yield "ENCRYPTION_KMS_ENDPOINT", settings.encryption.kms_endpoint
     for variable, urls in (
         ("CLERK_AUTHORIZED_PARTIES", settings.clerk.authorized_parties),
         ("FRONTEND_ORIGINS", settings.frontend.origins),
         ("FRONTEND_RETURN_URLS", settings.frontend.return_urls),
+        ("FRONTEND_REDIRECT_URIS", settings.frontend.redirect_uris),
     ):
         yield from ((variable, url) for url in urls)

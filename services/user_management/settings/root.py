@@ -20,6 +20,7 @@ from services.user_management.settings.groups import (
     ProvidersGroup,
     ProxyGroup,
     RedisGroup,
+    RefreshGroup,
     SandboxGroup,
     SigningGroup,
 )
@@ -55,6 +56,7 @@ class Settings(BaseSettings):
     frontend: FrontendGroup = FrontendGroup()
     admin: AdminGroup = AdminGroup()
     erasure: ErasureGroup = ErasureGroup()
+    refresh: RefreshGroup = RefreshGroup()
     limits: LimitsGroup = LimitsGroup()
     proxy: ProxyGroup = ProxyGroup()
     log: LogGroup = LogGroup()

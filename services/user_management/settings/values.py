@@ -75,21 +75,17 @@ def folder(path: Path | None) -> Path | None:
     return path
 
 
-def key_file(path: Path | None) -> Path | None:
-    if path is not None:
-        read_key_file(path)
-    return path
-
-
-def read_key_file(path: Path) -> dict[int, bytes]:
-    """Key version → 32 bytes. Raises ValueError that says what is wrong, never with a key in it."""
+def read_key_map(path: Path) -> dict[object, object]:
+    """The JSON object of a key file. Raises ValueError that says what is wrong, never with a key in it."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError:
         raise ValueError(f"{path} is not JSON") from None
-    return decode_key_map(document)
+    if not isinstance(document, dict):
+        raise ValueError("is not a JSON object of version to base64")
+    return document
 
 
 def decode_key_map(keys: object) -> dict[int, bytes]:
@@ -105,10 +101,24 @@ def decode_key_map(keys: object) -> dict[int, bytes]:
             raise ValueError(f"version {version} is not base64") from None
         if len(secret) != 32:
             raise ValueError(f"version {version} is {len(secret)} bytes, 32 are needed")
-        if not str(version).isdecimal() or not 1 <= int(version) < 2**31:
-            raise ValueError(f"version {version} is not a positive number")
-        decoded[int(version)] = secret
+        decoded[_key_version(version)] = secret
     return decoded
+
+
+def wrapped_key_map(keys: object) -> dict[int, bytes]:
+    """Wrapped secrets as their key source wrote them. Raises ValueError naming the version (never the value)."""
+    if not isinstance(keys, dict):
+        raise ValueError("is not a JSON object of version to wrapped secret")
+    for version, value in keys.items():
+        if not isinstance(value, str) or not value.isascii() or not value.strip():
+            raise ValueError(f"version {version} is not the text of a wrapped secret")
+    return {_key_version(version): value.strip().encode() for version, value in keys.items()}
+
+
+def _key_version(version: object) -> int:
+    if not str(version).isdecimal() or not 1 <= int(str(version)) < 2**31:
+        raise ValueError(f"version {version} is not a positive number")
+    return int(str(version))
 
 
 def parse_quota_policy(value: object) -> object:

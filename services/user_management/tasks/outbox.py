@@ -6,6 +6,7 @@ from services.user_management.enums import JobName
 from services.user_management.tasks.runtime import runtime
 
 RELAY_PERIOD_SECONDS = 2.0
+DELIVER_PERIOD_SECONDS = 2.0
 
 
 @shared_task(name=JobName.RELAY_OUTBOX.value)
@@ -14,5 +15,17 @@ def relay_outbox() -> None:
     runtime.run(
         lambda container: container.jobs.run(
             JobName.RELAY_OUTBOX, period_seconds=RELAY_PERIOD_SECONDS, work=container.outbox.relay
+        )
+    )
+
+
+@shared_task(name=JobName.DELIVER_WEBHOOKS.value)
+def deliver_webhooks() -> None:
+    """Every 2 s."""
+    runtime.run(
+        lambda container: container.jobs.run(
+            JobName.DELIVER_WEBHOOKS,
+            period_seconds=DELIVER_PERIOD_SECONDS,
+            work=container.webhook_deliveries.deliver_due,
         )
     )

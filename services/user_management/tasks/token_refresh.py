@@ -1,4 +1,4 @@
-"""Refreshing: settle unknown outcomes, renew what runs out soon."""
+"""Tokens at the providers: settle unknown outcomes, renew what runs out soon, revoke what was given up."""
 
 from celery import shared_task
 
@@ -7,6 +7,7 @@ from services.user_management.services.token_service import REFRESH_PERIOD_SECON
 from services.user_management.tasks.runtime import runtime
 
 SWEEP_PERIOD_SECONDS = 10.0
+REVOKE_PERIOD_SECONDS = 2.0
 
 
 @shared_task(name=JobName.SWEEP_LEASES.value)
@@ -27,5 +28,15 @@ def refresh_due_tokens() -> None:
             JobName.REFRESH_DUE_TOKENS,
             period_seconds=REFRESH_PERIOD_SECONDS,
             work=container.refresh_jobs.refresh_due,
+        )
+    )
+
+
+@shared_task(name=JobName.REVOKE_TOKENS.value)
+def revoke_tokens() -> None:
+    """Every 2 s."""
+    runtime.run(
+        lambda container: container.jobs.run(
+            JobName.REVOKE_TOKENS, period_seconds=REVOKE_PERIOD_SECONDS, work=container.revocations.revoke_due
         )
     )

@@ -9,7 +9,7 @@ Answers = dict[str, int]
 INACTIVE: Final = ("suspended user", "deactivated user", "deleted user")
 USERS: Final = ("owner", "other user", "admin", "impersonated", "impersonated admin")
 """Good sessions. Whoever acts as an admin has no power of an admin."""
-SERVICES: Final = ("granted service", "reading service", "searching service", "admin service")
+SERVICES: Final = ("granted service", "reading service", "searching service", "managing service", "admin service")
 REFUSED: Final = (
     # No credential, or one that is good nowhere.
     "anonymous",
@@ -112,16 +112,26 @@ DOORS: Final[Mapping[str, Answers]] = {
     "GET /providers": users(200),
     "GET /users/{user_id}/integrations": own(200),
     "GET /users/{user_id}/integrations/{provider}": own(200),
+    "PATCH /users/{user_id}/integrations/{provider}": own(200),
+    "DELETE /users/{user_id}/integrations/{provider}": own_in_person(200),
+    "PUT /users/{user_id}/integrations/{provider}/refresh": own(200),
     "GET /users/{user_id}/integrations/{provider}/activity": own(200),
+    "GET /users/{user_id}/integrations/{provider}/diagnose": own(200),
     "POST /users/{user_id}/integrations/{provider}/authorize": own_in_person(201),
     "POST /users/{user_id}/integrations/{provider}": own_in_person(201),
     "POST /webhooks/clerk": clerk(200),
     "POST /internal/tokens/get": granted_services(200),
+    "POST /internal/tokens/refresh": granted_services(200),
+    # Each member of a batch is answered for itself.
+    "POST /internal/tokens/batch-get": _door(users=401, services=200),
+    # Refusals are those of OAuth.
+    "POST /internal/oauth/token": _door(users=401, services=400, granted_service=200),
     "POST /internal/users/batch-get": services_with("reading service")(200),
     "GET /admin/users": admins(200),
     "GET /admin/users/deleted": admins(200),
     "GET /admin/users/{user_id}": admins(200),
     "DELETE /admin/users/{user_id}": admins(204),
+    "GET /admin/users/{user_id}/integrations/{provider}/diagnose": admins(200),
     "POST /admin/users/{user_id}/suspend": admins(200),
     "POST /admin/users/{user_id}/unsuspend": admins(200),
     "POST /admin/users/{user_id}/restore": admins(200),
@@ -136,5 +146,14 @@ DOORS: Final[Mapping[str, Answers]] = {
     "POST /admin/services/{name}/disable": admins(200),
     "POST /admin/services/{name}/enable": admins(200),
     "POST /admin/services/{name}/revoke": admins(200),
+    "POST /webhook-subscriptions": admins_and("managing service")(201),
+    "GET /webhook-subscriptions": admins_and("managing service")(200),
+    "GET /webhook-subscriptions/{subscription_id}": admins_and("managing service")(200),
+    "PATCH /webhook-subscriptions/{subscription_id}": admins_and("managing service")(200),
+    "DELETE /webhook-subscriptions/{subscription_id}": admins_and("managing service")(204),
+    "POST /webhook-subscriptions/{subscription_id}/rotate-secret": admins_and("managing service")(201),
+    "POST /webhook-subscriptions/{subscription_id}/test": admins_and("managing service")(202),
+    "GET /webhook-subscriptions/{subscription_id}/deliveries": admins_and("managing service")(200),
+    "POST /webhook-subscriptions/{subscription_id}/replay": admins_and("managing service")(202),
 }
 """Every route, and how it answers whom."""

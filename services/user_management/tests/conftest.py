@@ -74,7 +74,7 @@ def settings(
         environment="test",
         public_url=API_URL,
         database={"url": servers.url(database_name), "pool_size": 10, "door_pool_size": 10},
-        redis={"url": servers.valkey_url, "stream": f"events-{database_name}"},
+        redis={"url": servers.valkey_url, "stream": f"events-{database_name}", "channel": f"events-{database_name}"},
         clerk={
             "issuer": sandbox_session.clerk.issuer,
             "api_url": f"{sandbox_session.clerk.issuer}/v1",

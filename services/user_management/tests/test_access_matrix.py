@@ -4,7 +4,8 @@ import base64
 import itertools
 from collections.abc import Iterator
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
+from uuid import UUID
 
 import httpx
 import pytest
@@ -13,7 +14,10 @@ from fastapi import FastAPI
 
 from services.devstack.main_job import Person, flow_ticket
 from services.sandbox.clerk.webhooks import encode_event
+from services.user_management.core.principal import Principal, PrincipalKind
 from services.user_management.enums import ServicePermission
+from services.user_management.schemas.webhook_subscription import CreateSubscriptionRequest
+from services.user_management.services.token_service import GRANT_TYPE, USER_ID
 from services.user_management.tests.access import DOORS, SUBJECTS
 from services.user_management.tests.conftest import ADMIN_USER_ID
 from services.user_management.tests.journey import Journey
@@ -30,6 +34,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "PUT /admin/services/{name}/permissions": {"permissions": ["users:read"]},
     "PUT /admin/services/{name}/grants/{provider}": {"scopes": None, "reason_required": False},
     "POST /admin/services/{name}/keys": {"overlap_seconds": 60},
+    "POST /webhook-subscriptions": {"url": "http://127.0.0.1:9/"},
 }
 ENCRYPTED: Final = ".".join(base64.urlsafe_b64encode(b"part").rstrip(b"=").decode() for _ in range(5))
 
@@ -67,9 +72,11 @@ class Stage:
         await self._reset(restorable=route.endswith("/restore"))
         method, template = route.split(" ")
         path, document = await self._request(route, template)
-        body = encode_event(document)
+        form = route == "POST /internal/oauth/token"
+        body = urlencode(document).encode() if form else encode_event(document)
         await self._prepare(subject)
-        headers = {"Content-Type": "application/json"} | self._credential(subject, body)
+        media_type = "application/x-www-form-urlencoded" if form else "application/json"
+        headers = {"Content-Type": media_type} | self._credential(subject, body)
         response: httpx.Response = await self.journey.client.request(
             method, path, headers=headers, content=body if method in {"POST", "PUT", "PATCH"} else None
         )
@@ -78,7 +85,8 @@ class Stage:
     async def _reset(self, *, restorable: bool) -> None:
         owner = self.journey.owner
         await owner.execute(
-            "UPDATE users SET status = 'active', deleted_at = NULL, deleted_by = NULL, suspended_at = NULL;"
+            "DELETE FROM webhook_subscriptions;"
+            " UPDATE users SET status = 'active', deleted_at = NULL, deleted_by = NULL, suspended_at = NULL;"
             " UPDATE service_clients SET disabled_at = NULL WHERE name = 'target';"
             " UPDATE service_keys SET revoked_at = NULL, expires_at = NULL"
             " WHERE client_id = (SELECT id FROM service_clients WHERE name = 'target')"
@@ -89,25 +97,47 @@ class Stage:
         if restorable:
             await owner.execute("UPDATE users SET deleted_at = now() WHERE id = $1", self._patient.id)
         self.journey.container.states.forget()
+        live = "SELECT count(*) FROM integrations WHERE user_id = $1 AND status = 'active'"
+        if await owner.fetchval(live, self.scene.user_id) == 0:
+            await self.journey.connect(self.scene.person, self.scene.provider)
 
     async def _request(self, route: str, template: str) -> tuple[str, dict[str, Any]]:
         """Path with its query, and the body."""
         user_id = self._patient.id if template.startswith("/admin/") else self.scene.user_id
-        path = template.format(user_id=user_id, provider=self.scene.provider, name=TARGET, key_id=self._key_id)
+        path = template.format(
+            user_id=user_id,
+            provider=self.scene.provider,
+            name=TARGET,
+            key_id=self._key_id,
+            subscription_id=await self._subscribe() if "{subscription_id}" in template else "",
+        )
         if template.startswith("/oauth/callback"):
             location = urlsplit(await self._consented())
             return f"{location.path}?{location.query}", {}
         if route == "POST /users/{user_id}/integrations/{provider}":
             return path, {"flow": flow_ticket(await self.journey.callback(await self._consented()))}
-        if route == "POST /webhooks/clerk":
-            return path, self.journey.sandbox.clerk.event("session.ended", {"id": "sess_1"})
-        if route == "POST /internal/tokens/get":
-            return path, {"user_id": self.scene.user_id, "provider": self.scene.provider}
-        if route == "POST /internal/users/batch-get":
-            return path, {"user_ids": [self.scene.user_id]}
-        if route == "POST /admin/services":
-            return path, {"name": f"new-{next(self._numbers)}"}
-        return path, BODIES.get(route, {})
+        return path, self._body(route)
+
+    def _body(self, route: str) -> dict[str, Any]:
+        wanted = {"user_id": self.scene.user_id, "provider": self.scene.provider}
+        subject = {"subject_token": self.scene.user_id, "subject_token_type": USER_ID}
+        bodies: dict[str, dict[str, Any]] = {
+            "POST /webhooks/clerk": self.journey.sandbox.clerk.event("session.ended", {"id": "sess_1"}),
+            "POST /internal/tokens/get": wanted,
+            "POST /internal/tokens/refresh": wanted,
+            "POST /internal/tokens/batch-get": {"items": [wanted]},
+            "POST /internal/oauth/token": {"grant_type": GRANT_TYPE, "audience": self.scene.provider, **subject},
+            "POST /internal/users/batch-get": {"user_ids": [self.scene.user_id]},
+            "POST /admin/services": {"name": f"new-{next(self._numbers)}"},
+        }
+        return bodies.get(route) or BODIES.get(route, {})
+
+    async def _subscribe(self) -> UUID:
+        """A subscription of the service that may manage its own."""
+        subscriptions = self.journey.container.webhook_subscriptions
+        owner = Principal(PrincipalKind.SERVICE, "managing-service")
+        request = CreateSubscriptionRequest(url="http://127.0.0.1:9/")
+        return (await subscriptions.create_subscription(owner, request)).id
 
     async def _consented(self) -> str:
         """Where the provider sends the browser after a consent."""
@@ -171,6 +201,7 @@ async def _keys(journey: Journey) -> dict[str, Headers]:
     wanted: dict[str, tuple[ServicePermission, ...]] = {
         "reading service": (ServicePermission.USERS_READ,),
         "searching service": (ServicePermission.USERS_SEARCH,),
+        "managing service": (ServicePermission.WEBHOOKS_MANAGE,),
         "admin service": (ServicePermission.ADMIN,),
         "revoked key": everything,
         "expired key": everything,

@@ -2,17 +2,20 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from services.user_management.services.token_service import GRANT_TYPE, USER_ID
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.routes import all_routes
 from services.user_management.tests.scenes import Connected
 
 PROVIDER = "sandbox-static"
 Call = Callable[[], Awaitable[httpx.Response]]
+Prepare = Callable[[Journey], Awaitable[Call]]
 CALLBACK = "GET /oauth/callback/{provider}"
 """Changes something although it is a GET."""
 
@@ -62,6 +65,37 @@ async def _get_token_after_expiry(journey: Journey) -> Call:
     return scene.get
 
 
+def _own_connection(method: str, path: str = "", body: dict[str, object] | None = None) -> Prepare:
+    """A user's call on their own connection."""
+
+    async def prepare(journey: Journey) -> Call:
+        scene = await Connected.at(journey)
+        await journey.age_tokens()
+        url = f"/users/me/integrations/{PROVIDER}{path}"
+        return lambda: journey.client.request(method, url, headers=scene.headers, json=body)
+
+    return prepare
+
+
+def _ask_for_token(path: str, *, as_form: bool = False) -> Prepare:
+    """A service's call for a token that has to be refreshed."""
+
+    async def prepare(journey: Journey) -> Call:
+        scene = await Connected.at(journey)
+        await journey.age_tokens()
+        wanted = {"user_id": scene.user_id, "provider": PROVIDER}
+        form = {
+            "grant_type": GRANT_TYPE,
+            "subject_token": scene.user_id,
+            "subject_token_type": USER_ID,
+            "audience": PROVIDER,
+        }
+        body: dict[str, Any] = {"json": {"items": [wanted]} if path.endswith("batch-get") else wanted}
+        return lambda: journey.client.post(path, headers=scene.key, **({"data": form} if as_form else body))
+
+    return prepare
+
+
 def _administer(method: str, path: str, body: dict[str, object] | None = None) -> Callable[[Journey], Awaitable[Call]]:
     """An admin's call on the service `calendar-sync`, which has a grant; `{key_id}` in the path is that of its key."""
 
@@ -109,6 +143,21 @@ async def _batch_get(journey: Journey) -> Call:
     return lambda: journey.client.post("/internal/users/batch-get", headers=reader, json={"user_ids": [ada.id]})
 
 
+def _subscription(
+    method: str, path: str = "", body: dict[str, object] | None = None
+) -> Callable[[Journey], Awaitable[Call]]:
+    """An admin's call on a subscription to webhooks; without a `path` that makes one."""
+
+    async def prepare(journey: Journey) -> Call:
+        admin = {"X-API-Key": await journey.container.service_clients.create_service("operations", ["admin"])}
+        request: dict[str, object] = {"url": "http://127.0.0.1:9/"}
+        made = await journey.client.post("/webhook-subscriptions", headers=admin, json=request)
+        url = f"/webhook-subscriptions{path.replace('{id}', made.json()['id'])}"
+        return lambda: journey.client.request(method, url, headers=admin, json=body if path else request)
+
+    return prepare
+
+
 SUSPENDED = "suspended_at = now(), status = 'suspended'"
 DELETED = "deleted_at = now(), deleted_by = 'user', status = 'deactivated'"
 RECORDS: dict[str, tuple[Recorded, ...]] = {
@@ -123,6 +172,34 @@ RECORDS: dict[str, tuple[Recorded, ...]] = {
     "POST /internal/tokens/get": (
         Recorded(_get_token, reads=("granted",)),
         Recorded(_get_token_after_expiry, audit=("integration.token_refreshed",), reads=("granted",)),
+    ),
+    "POST /internal/tokens/refresh": (
+        Recorded(
+            _ask_for_token("/internal/tokens/refresh"), audit=("integration.token_refreshed",), reads=("granted",)
+        ),
+    ),
+    "POST /internal/tokens/batch-get": (
+        Recorded(
+            _ask_for_token("/internal/tokens/batch-get"), audit=("integration.token_refreshed",), reads=("granted",)
+        ),
+    ),
+    "POST /internal/oauth/token": (
+        Recorded(
+            _ask_for_token("/internal/oauth/token", as_form=True),
+            audit=("integration.token_refreshed",),
+            reads=("granted",),
+        ),
+    ),
+    "PATCH /users/{user_id}/integrations/{provider}": (
+        Recorded(
+            _own_connection("PATCH", body={"metadata": {"label": "Work"}}), audit=("integration.metadata_changed",)
+        ),
+    ),
+    "DELETE /users/{user_id}/integrations/{provider}": (
+        Recorded(_own_connection("DELETE"), audit=("integration.disconnected",)),
+    ),
+    "PUT /users/{user_id}/integrations/{provider}/refresh": (
+        Recorded(_own_connection("PUT", "/refresh"), audit=("integration.token_refreshed",)),
     ),
     "PATCH /users/{user_id}": (Recorded(_edit("PATCH"), audit=("user.updated",)),),
     "PUT /users/{user_id}": (Recorded(_edit("PUT"), audit=("user.updated",)),),
@@ -162,6 +239,22 @@ RECORDS: dict[str, tuple[Recorded, ...]] = {
     ),
     "POST /admin/services/{name}/enable": (
         Recorded(_administer("POST", "/calendar-sync/enable"), audit=("service.enabled",)),
+    ),
+    "POST /webhook-subscriptions": (Recorded(_subscription("POST"), audit=("webhook_subscription.created",)),),
+    "PATCH /webhook-subscriptions/{subscription_id}": (
+        Recorded(_subscription("PATCH", "/{id}", {"status": "disabled"}), audit=("webhook_subscription.updated",)),
+    ),
+    "DELETE /webhook-subscriptions/{subscription_id}": (
+        Recorded(_subscription("DELETE", "/{id}"), audit=("webhook_subscription.deleted",)),
+    ),
+    "POST /webhook-subscriptions/{subscription_id}/rotate-secret": (
+        Recorded(_subscription("POST", "/{id}/rotate-secret", {}), audit=("webhook_subscription.secret_rotated",)),
+    ),
+    "POST /webhook-subscriptions/{subscription_id}/test": (
+        Recorded(_subscription("POST", "/{id}/test"), audit=("webhook_subscription.tested",)),
+    ),
+    "POST /webhook-subscriptions/{subscription_id}/replay": (
+        Recorded(_subscription("POST", "/{id}/replay", {}), audit=("webhook_subscription.replayed",)),
     ),
     "POST /admin/services/{name}/revoke": (
         Recorded(_administer("POST", "/calendar-sync/revoke"), audit=("service.revoked",)),

@@ -8,7 +8,6 @@ import pytest
 from services.sandbox.faults import Fault
 from services.user_management.container import Container
 from services.user_management.enums import JobName
-from services.user_management.integrations.oauth_config import Provider
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, assert_problem
 
@@ -138,19 +137,6 @@ async def test_markup_in_a_providers_error_is_not_told_on(connected: Connected) 
     row = await connected.row()
 
     assert (row["status"], row["status_reason"], row["last_failure"]) == ("degraded", "unknown_error", "unknown_error")
-
-
-def test_scopes_are_asked_for_with_the_providers_separator(container: Container) -> None:
-    provider = container.providers.get("sandbox-static")
-    commas = Provider(
-        provider.config.model_copy(update={"scope_separator": ","}), provider.client_id, provider.client_secret
-    )
-
-    url = container.integrations._oauth.authorization_url(
-        commas, redirect_uri="http://r", state="s", scopes=("a", "b"), code_challenge=None, login_hint=None
-    )
-
-    assert "scope=a%2Cb" in url
 
 
 @pytest.mark.usefixtures("clean_database")

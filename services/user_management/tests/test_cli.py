@@ -1,7 +1,6 @@
 """The operator's command line, as processes: what it prints, where, and how it ends."""
 
 import asyncio
-import base64
 import json
 import os
 import subprocess
@@ -126,25 +125,6 @@ def test_refusals_are_one_line_and_exit_1(cli: CommandLine) -> None:
     for refusal in refusals:
         assert refusal.stderr.splitlines()[-1].startswith("user-management: ")
         assert "Traceback" not in refusal.stderr
-
-
-def test_keys_are_generated_shown_and_activated(cli: CommandLine) -> None:
-    generated = json.loads(cli("keys", "generate").stdout)
-    first = {"1": base64.b64encode(b"1" * 32).decode()}
-    both = json.dumps({**first, **generated})
-
-    started = cli("keys", "status", ENCRYPTION_KEYS=json.dumps(first))
-    registered = cli("keys", "activate", "1", ENCRYPTION_KEYS=json.dumps(first))
-    activated = cli("keys", "activate", "2", ENCRYPTION_KEYS=both)
-    status = cli("keys", "status", ENCRYPTION_KEYS=both)
-    half = cli("keys", "status", ENCRYPTION_KEYS=json.dumps(first))
-
-    assert list(generated) == ["2"]
-    assert len(base64.b64decode(generated["2"])) == 32
-    assert started.stdout == ""
-    assert registered.returncode == activated.returncode == 0, activated.stderr
-    assert status.stdout == "1\tdecrypt_only\theld\t0 tokens\n2\tactive\theld\t0 tokens\n"
-    assert "2\tactive\tMISSING HERE" in half.stdout
 
 
 @pytest.mark.parametrize("database", ["empty"], indirect=True)

@@ -332,7 +332,7 @@ async def test_confirm_refuses_a_body_that_names_no_one_way(journey: Journey, bo
         ("userinfo", "status", {"status": 200, "body": {"email": "x@example.com"}}, 503, "provider_unavailable"),
         ("userinfo", "status", {"status": 200, "body": {"sub": ["7"]}}, 503, "provider_unavailable"),
         ("userinfo", "html", {}, 503, "provider_unavailable"),
-        ("userinfo", "status", {"status": 500}, 502, "provider_answer_invalid"),
+        ("userinfo", "status", {"status": 500, "times": 3}, 502, "provider_answer_invalid"),
     ],
 )
 async def test_fault_during_the_exchange_is_told_and_leaves_no_connection(

@@ -1,9 +1,9 @@
-"""The vault's cryptography: published vectors, and every way a ciphertext can be wrong."""
+"""The vault's cryptography: every way in which a ciphertext can be wrong, and batches."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,9 +12,9 @@ from services.user_management.security.encryption import (
     KEY_BYTES,
     PBKDF2_ITERATIONS,
     Binding,
+    Sealed,
     TokenEncryption,
     derive_root_key,
-    hkdf_expand,
 )
 
 ROOTS = {1: b"\x01" * KEY_BYTES, 2: b"\x02" * KEY_BYTES}
@@ -24,37 +24,6 @@ BINDING = Binding(purpose="token", user_id="user_ada", place="integration-1", ki
 @pytest.fixture
 def vault() -> TokenEncryption:
     return TokenEncryption(ROOTS)
-
-
-def test_aes_256_gcm_matches_the_published_vector() -> None:
-    # McGrew and Viega, "The Galois/Counter Mode of Operation", appendix B, test case 16.
-    key = bytes.fromhex("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308")
-    nonce = bytes.fromhex("cafebabefacedbaddecaf888")
-    plaintext = bytes.fromhex(
-        "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"
-    )
-    associated = bytes.fromhex("feedfacedeadbeeffeedfacedeadbeefabaddad2")
-
-    sealed = AESGCM(key).encrypt(nonce, plaintext, associated)
-
-    assert sealed[-16:].hex() == "76fc6ece0f4e1768cddf8853bb2d551b"
-    assert sealed[:16].hex() == "522dc1f099567d07f47f37a32a84427d"
-
-
-def test_hkdf_expand_matches_rfc_5869_case_1() -> None:
-    pseudorandom_key = bytes.fromhex("077709362c2e32df0ddc3f0dc47bba6390b6c73bb50f9c3122ec844ad7c2b3e5")
-    info = bytes.fromhex("f0f1f2f3f4f5f6f7f8f9")
-
-    block = hkdf_expand(pseudorandom_key, info)
-
-    assert block.hex() == "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf"
-
-
-def test_pbkdf2_matches_the_published_sha256_vector() -> None:
-    # RFC 7914 section 11.
-    derived = hashlib.pbkdf2_hmac("sha256", b"passwd", b"salt", 1, 64)
-
-    assert derived.hex().startswith("55ac046e56e3089fec1691c22544b605f94185216dde0465e68b9d57c20dacbc")
 
 
 def test_root_key_uses_the_declared_rounds() -> None:
@@ -134,3 +103,62 @@ def test_mixed_fleet_reads_what_the_other_half_wrote() -> None:
 
     assert new_half.decrypt_token(old_half.encrypt_token("secret", BINDING, 1), BINDING, 1) == "secret"
     assert old_half.decrypt_token(new_half.encrypt_token("secret", BINDING, 1), BINDING, 1) == "secret"
+
+
+def test_every_extension_is_refused(vault: TokenEncryption) -> None:
+    ciphertext = vault.encrypt_token("a-refresh-token", BINDING, 1)
+
+    for extension in (b"\x00", b"\x00" * 16, ciphertext):
+        for longer in (ciphertext + extension, extension + ciphertext):
+            with pytest.raises(PoisonedCiphertextError):
+                vault.decrypt_token(longer, BINDING, 1)
+
+
+@pytest.mark.parametrize("version", [0, 2, 3, 2**32 - 1])
+def test_header_that_names_another_key_version_is_refused(vault: TokenEncryption, version: int) -> None:
+    ciphertext = vault.encrypt_token("secret", BINDING, 1)
+    relabelled = ciphertext[:1] + version.to_bytes(4, "big") + ciphertext[5:]
+
+    for stored_with in (1, 2):
+        with pytest.raises(PoisonedCiphertextError):
+            vault.decrypt_token(relabelled, BINDING, stored_with)
+
+
+def test_batch_gives_what_one_by_one_gives(vault: TokenEncryption) -> None:
+    bindings = [replace(BINDING, user_id=f"user_{number % 3}", place=str(number)) for number in range(9)]
+    texts = [f"secret {number}" for number in range(9)]
+
+    sealed = vault.encrypt_many(zip(texts, bindings, strict=True), 2)
+    opened = vault.decrypt_many([Sealed(one, binding, 2) for one, binding in zip(sealed, bindings, strict=True)])
+
+    assert opened == texts
+    assert [vault.decrypt_token(one, where, 2) for one, where in zip(sealed, bindings, strict=True)] == texts
+
+
+def test_batch_derives_the_key_of_a_user_once(vault: TokenEncryption, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [Sealed(vault.encrypt_token("secret", BINDING, 1), BINDING, 1) for _ in range(5)]
+    derived: list[tuple[str, int]] = []
+    derive = vault.derive_user_key
+
+    def count(user_id: str, version: int) -> bytes:
+        derived.append((user_id, version))
+        return derive(user_id, version)
+
+    monkeypatch.setattr(vault, "derive_user_key", count)
+
+    vault.reencrypt_many(items, 2)
+
+    assert derived == [("user_ada", 1), ("user_ada", 2)]
+
+
+def test_batch_goes_on_behind_what_cannot_be_read(vault: TokenEncryption) -> None:
+    good = Sealed(vault.encrypt_token("secret", BINDING, 1), BINDING, 1)
+    items = [good, replace(good, ciphertext=b""), replace(good, version=9), good]
+
+    first, poisoned, missing, last = vault.reencrypt_many(items, 2)
+
+    assert isinstance(poisoned, PoisonedCiphertextError)
+    assert isinstance(missing, KeyUnavailableError)
+    for renewed in (first, last):
+        assert isinstance(renewed, bytes)
+        assert vault.decrypt_token(renewed, BINDING, 2) == "secret"

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.chaos.kills import KILL_POINTS
 from services.user_management.container import Container
 from services.user_management.core.failpoints import Failpoint, FailpointReached, arm, failpoint
 from services.user_management.exceptions import StartupError
 from services.user_management.settings import Environment, Settings
 from services.user_management.settings.groups import OAuthGroup, ProvidersGroup
+from services.user_management.tests.races.test_rotation_kills import EXERCISED as EXERCISED_BY_ROTATIONS
 from services.user_management.tests.races.test_webhook_kills import EVENT_IS_KEPT
 
 SERVICE = Path(__file__).resolve().parents[1]
@@ -65,7 +67,7 @@ def test_failpoints_of_the_catalogue_are_in_the_code_once_each() -> None:
 
 
 def test_failpoints_of_the_catalogue_are_exercised_by_the_crash_tests() -> None:
-    assert set(EVENT_IS_KEPT) == set(Failpoint)
+    assert {*EVENT_IS_KEPT, *EXERCISED_BY_ROTATIONS, *KILL_POINTS} == set(Failpoint)
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])

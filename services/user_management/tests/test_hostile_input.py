@@ -15,8 +15,10 @@ import pytest
 import structlog
 from fastapi import FastAPI
 
+from services.user_management.core.principal import system
 from services.user_management.enums import ServicePermission
 from services.user_management.logging_config import configure_logging
+from services.user_management.schemas.webhook_subscription import CreateSubscriptionRequest
 from services.user_management.tests.conftest import ADMIN_USER_ID
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.naughty_strings import NAUGHTY
@@ -82,6 +84,9 @@ class Stage:
         key = await services.create_service("caller", permissions)
         await services.grant("caller", PROVIDER, scopes=None, reason_required=False)
         await services.create_service("target")
+        subscription = await journey.container.webhook_subscriptions.create_subscription(
+            system("test"), CreateSubscriptionRequest(url="http://127.0.0.1:9/")
+        )
         good = {
             "user_id": person.id,
             "other_id": other.id,
@@ -90,6 +95,8 @@ class Stage:
             "state": state,
             "name": "target",
             "key_id": "0" * 12,
+            "subscription_id": str(subscription.id),
+            "url": "http://127.0.0.1:9/",
         }
         return cls(journey, person.headers, {"X-API-Key": key}, good)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from services.sandbox.faults import Fault
 from services.sandbox.providers import KINDS, SCOPES
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, assert_problem, audit_actions
@@ -19,8 +20,16 @@ MEMBERS = {
     "status_reason",
     "status_changed_at",
     "granted_scopes",
-    "last_refresh_at",
+    "missing_scopes",
+    "reconnect_url",
+    "expires_at",
+    "has_refresh_token",
+    "metadata",
     "connected_at",
+    "last_refresh_at",
+    "last_checked_at",
+    "last_failure_at",
+    "last_used_at",
 }
 
 
@@ -106,7 +115,7 @@ async def test_account_that_connects_again_keeps_its_row_and_moves_the_fence(con
     row = await connected.row()
     assert again["id"] == connected.integration_id
     assert (again["status"], again["status_reason"], again["is_primary"]) == ("active", None, True)
-    assert again["granted_scopes"] == ["email", "mail.read", "offline_access", "openid"]
+    assert again["granted_scopes"] == ["calendar.read", "email", "mail.read", "offline_access", "openid"]
     assert row["token_version"] == first["token_version"] + 1
     assert await connected.journey.owner.fetchval("SELECT count(*) FROM integrations") == 1
     assert await connected.journey.owner.fetchval("SELECT count(*) FROM encrypted_tokens") == 2
@@ -147,21 +156,43 @@ async def test_same_account_may_be_connected_by_two_users(connected: Connected) 
 
 async def test_connection_without_a_refresh_token_is_degraded_from_the_start(journey: Journey) -> None:
     ada = await journey.sign_up()
-    started = await journey.authorize(ada, scopes=["calendar.read"])
-    # The person ticks away the scope that a refresh token comes with.
-    url = f"{started['authorization_url']}&granted_scope=openid%20email%20calendar.read"
-    returned = await journey.callback(await journey.consent(url, account=ada.email))
-    assert returned.status_code == 303
+    journey.sandbox.faults.add(Fault(party="oidc:static", operation="token.exchange", action="no_refresh_token"))
 
-    response = await journey.confirm(ada, "sandbox-static", flow=journey.ticket(started))
+    connection = await journey.connect(ada, scopes=("calendar.read",))
 
-    connection = response.json()
-    assert response.status_code == 201, response.text
     assert (connection["status"], connection["status_reason"]) == ("degraded", "no_refresh_token")
-    assert connection["granted_scopes"] == ["calendar.read", "email", "openid"]
+    assert connection["has_refresh_token"] is False
+    assert connection["reconnect_url"].startswith("http://localhost:3000/connect/sandbox-static")
     assert (await audit_actions(journey, ada.id))[-2:] == ["integration.connected", "integration.degraded"]
     key = await journey.service_key()
     assert (await journey.get_token(key, ada.id)).status_code == 200
+
+
+async def test_scope_that_the_person_unticked_is_missing(journey: Journey) -> None:
+    ada = await journey.sign_up()
+    started = await journey.authorize(ada, scopes=("calendar.read",))
+    url = f"{started['authorization_url']}&granted_scope=openid%20email%20offline_access"
+    await journey.callback(await journey.consent(url, account=ada.email))
+
+    connection = (await journey.confirm(ada, "sandbox-static", flow=journey.ticket(started))).json()
+
+    assert (connection["status"], connection["missing_scopes"]) == ("active", ["calendar.read"])
+    assert connection["reconnect_url"].endswith("scopes=calendar.read%20email%20offline_access%20openid")
+    refused = await journey.get_token(await journey.service_key(), ada.id, scopes=("calendar.read",))
+    assert_problem(refused, 403, "insufficient_scope")
+
+
+async def test_required_scope_that_the_person_unticked_needs_them_again(journey: Journey) -> None:
+    ada = await journey.sign_up()
+    started = await journey.authorize(ada, scopes=("calendar.read",))
+    url = f"{started['authorization_url']}&granted_scope=openid%20email%20calendar.read"
+    await journey.callback(await journey.consent(url, account=ada.email))
+
+    connection = (await journey.confirm(ada, "sandbox-static", flow=journey.ticket(started))).json()
+
+    assert (connection["status"], connection["status_reason"]) == ("needs_reauth", "scope_missing")
+    assert connection["missing_scopes"] == ["offline_access"]
+    assert (await audit_actions(journey, ada.id))[-2:] == ["integration.connected", "integration.needs_reauth"]
 
 
 async def test_activity_comes_in_pages_the_newest_first(connected: Connected) -> None:

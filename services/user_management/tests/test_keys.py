@@ -4,63 +4,61 @@ import asyncpg
 import pytest
 
 from services.user_management.container import Container
-from services.user_management.exceptions import KeyUnavailableError, StartupError
-from services.user_management.security.encryption import KEY_BYTES, TokenEncryption
-from services.user_management.services.vault_service import VaultService
+from services.user_management.exceptions import ConflictError, KeyUnavailableError, StartupError
+from services.user_management.security.encryption import KEY_BYTES
+from services.user_management.tests.fleets import SECOND_ROOT, first_root, holding, vault_of_both, vault_with
 from services.user_management.tests.journey import Journey
+from services.user_management.tests.scenes import Connected, assert_problem
 
 Owner = asyncpg.Connection
 pytestmark = pytest.mark.usefixtures("clean_database")
 
-
-@pytest.fixture(scope="session")
-def first_root(container: Container) -> bytes:
-    """The root key of version 1, as the session's container derived it."""
-    return container.vault._encryption._roots[1]
+TOKENS = "SELECT encode(ciphertext, 'hex') || key_version FROM encrypted_tokens ORDER BY id"
 
 
-def vault_with(container: Container, roots: dict[int, bytes]) -> VaultService:
-    """Another process's vault over the same database."""
-    return VaultService(
-        encryption=TokenEncryption(roots),
-        database=container.database,
-        unit_of_work=container.unit_of_work,
-        clock=container.clock,
-    )
-
-
-async def test_process_that_holds_every_version_in_use_may_start(container: Container, first_root: bytes) -> None:
-    await vault_with(container, {1: first_root, 2: b"2" * KEY_BYTES}).prove_keys()
+async def test_process_that_holds_every_version_in_use_may_start(container: Container) -> None:
+    await (await vault_of_both(container)).prove_keys()
 
 
 async def test_process_without_a_version_in_use_is_refused_by_name(container: Container) -> None:
     with pytest.raises(StartupError, match="version 1 is in use and not given"):
-        await vault_with(container, {2: b"2" * KEY_BYTES}).prove_keys()
+        await (await vault_with(container, {2: SECOND_ROOT})).prove_keys()
 
 
 async def test_process_with_a_wrong_key_is_refused_by_name(container: Container) -> None:
     with pytest.raises(StartupError, match=r"version 1 .*is not the one the data is under"):
-        await vault_with(container, {1: b"x" * KEY_BYTES}).prove_keys()
+        await (await vault_with(container, {1: b"x" * KEY_BYTES})).prove_keys()
+
+
+async def test_retired_version_need_not_be_held(container: Container, owner: "Owner[asyncpg.Record]") -> None:
+    await (await vault_of_both(container)).activate(2)
+    await owner.execute("UPDATE encryption_keys SET state = 'retired' WHERE version = 1")
+
+    await (await vault_with(container, {2: SECOND_ROOT})).prove_keys()
+
+
+async def test_container_is_built_without_asking_for_keys(container: Container) -> None:
+    built = Container(container.settings)
+
+    assert list(built.vault.encryption.versions) == []
 
 
 async def test_two_versions_are_usable_after_activating_the_second(
-    journey: Journey, container: Container, owner: "Owner[asyncpg.Record]", first_root: bytes
+    journey: Journey, container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
     ada, bob = await journey.sign_up("ada@example.com"), await journey.sign_up("bob@example.com")
     key = await journey.service_key()
     await journey.connect(ada)
-    held_by_all = vault_with(container, {1: first_root, 2: b"2" * KEY_BYTES})
-    before, journey.container.vault._encryption = container.vault._encryption, held_by_all._encryption
+    both = await vault_of_both(container)
 
-    await held_by_all.activate(2)
-    await journey.connect(bob)
-    answers = [await journey.get_token(key, person.id) for person in (ada, bob)]
-    usage = {row.version: (row.state, row.tokens) for row in await held_by_all.status()}
-    await owner.execute("DELETE FROM integrations")
-    journey.container.vault._encryption = before
+    await both.activate(2)
+    with holding(container, both):
+        await journey.connect(bob)
+        answers = [await journey.get_token(key, person.id) for person in (ada, bob)]
 
     assert [answer.status_code for answer in answers] == [200, 200]
-    assert usage == {1: ("decrypt_only", 2), 2: ("active", 2)}
+    versions = await owner.fetch("SELECT key_version, count(*) FROM encrypted_tokens GROUP BY 1 ORDER BY 1")
+    assert [tuple(row) for row in versions] == [(1, 2), (2, 2)]
     audited = await owner.fetchval("SELECT count(*) FROM audit_logs WHERE action = 'encryption_key.activated'")
     assert audited == 1
 
@@ -78,21 +76,71 @@ async def test_activating_the_active_version_changes_nothing(
     assert await owner.fetchval("SELECT count(*) FROM audit_logs") == 0
 
 
-async def test_process_that_lacks_the_newly_active_version_answers_503_and_keeps_the_rows(
-    journey: Journey, container: Container, owner: "Owner[asyncpg.Record]", first_root: bytes
+async def test_activating_a_retired_version_is_refused(container: Container, owner: "Owner[asyncpg.Record]") -> None:
+    both = await vault_of_both(container)
+    await both.activate(2)
+    await owner.execute("UPDATE encryption_keys SET state = 'retired' WHERE version = 1")
+
+    with pytest.raises(ConflictError, match="retired"):
+        await both.activate(1)
+
+    assert await owner.fetchval("SELECT version FROM encryption_keys WHERE state = 'active'") == 2
+
+
+async def test_activating_a_number_that_stands_for_another_secret_is_refused(container: Container) -> None:
+    await (await vault_of_both(container)).activate(2)
+    await container.vault.activate(1)
+    other = await vault_with(container, {1: first_root(container), 2: b"another-secret".ljust(KEY_BYTES)})
+
+    with pytest.raises(ConflictError, match="another secret"):
+        await other.activate(2)
+
+    assert await container.vault.active_version() == 1
+
+
+async def test_half_of_the_fleet_with_the_new_key_reads_what_the_other_half_writes(
+    connected: Connected, container: Container
 ) -> None:
-    ada = await journey.sign_up()
-    await journey.connect(ada)
-    key = await journey.service_key()
-    await journey.age_tokens()
-    await vault_with(container, {1: first_root, 2: b"2" * KEY_BYTES}).activate(2)
+    other = await Connected.at(connected.journey, email="bob@example.com", key=connected.key)
+    both = await vault_of_both(container)
 
-    answer = await journey.get_token(key, ada.id)
+    with holding(container, both):
+        answers = [await connected.get(), await other.get()]
 
-    assert answer.status_code == 503
-    assert answer.json()["type"] == "key_unavailable"
-    assert int(answer.headers["Retry-After"]) >= 1
-    row = await owner.fetchrow("SELECT status, refresh_lease_until, token_version FROM integrations")
-    assert row is not None
-    assert tuple(row) == ("active", None, 1)
-    assert journey.sandbox.ledger.count(operation="token.refresh") == 0
+    assert [answer.status_code for answer in answers] == [200, 200]
+
+
+async def test_process_that_lacks_the_newly_active_version_answers_503_and_keeps_the_rows(
+    connected: Connected, container: Container, owner: "Owner[asyncpg.Record]"
+) -> None:
+    await connected.journey.age_tokens()
+    await (await vault_of_both(container)).activate(2)
+
+    answer = await connected.get()
+
+    assert_problem(answer, 503, "key_unavailable")
+    row = await connected.row()
+    assert (row["status"], row["refresh_lease_until"], row["token_version"]) == ("active", None, 1)
+    assert connected.calls() == 0
+
+
+async def test_process_with_another_secret_under_a_new_number_marks_nobody(
+    connected: Connected, container: Container, owner: "Owner[asyncpg.Record]"
+) -> None:
+    both = await vault_of_both(container)
+    await both.activate(2)
+    with holding(container, both):
+        await connected.journey.connect(connected.person)
+    before = await owner.fetch(TOKENS)
+    wrong = await vault_with(container, {1: first_root(container), 2: b"another-secret".ljust(KEY_BYTES)})
+
+    with holding(container, wrong):
+        answers = [await connected.get() for _ in range(3)]
+        await connected.journey.age_tokens()
+        answers.append(await connected.get())
+
+    for answer in answers:
+        assert_problem(answer, 503, "key_unavailable")
+    assert (await connected.row())["status"] == "active"
+    assert await owner.fetch(TOKENS) == before
+    assert connected.calls() == 0

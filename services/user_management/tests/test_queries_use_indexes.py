@@ -17,22 +17,29 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from services.conftest import Servers
 from services.user_management import queries
 from services.user_management.database import driver_url, sqlalchemy_url
-from services.user_management.enums import IntegrationStatus, TokenKind
+from services.user_management.enums import DeliveryState, IntegrationStatus, ProviderState, RevocationState, TokenKind
 from services.user_management.queries import (
+    diagnosis,
     encryption_key,
     integration,
+    integration_health,
     job,
     oauth_flow,
     outbox,
     service_client,
     token_activity,
     token_read,
+    token_read_batch,
     token_refresh,
+    token_revocation,
     user,
     user_search,
     webhook,
+    webhook_delivery,
+    webhook_subscription,
 )
 from services.user_management.queries.user_search import Position, UserFilter
+from services.user_management.queries.webhook_delivery import ClaimedDelivery, FailedAttempt, ReplayFilter
 from services.user_management.tests.query_plans import Indexes, Plan, generic_plan
 from services.user_management.tests.scenes import Connected
 
@@ -44,6 +51,10 @@ HASH: Final = b"\0" * 32
 
 READ_WHOLE: Final = {
     "encryption_key.usage": "encryption_keys has a row per key version, a handful; tokens are counted for an operator",
+    "encryption_key.backlog": "of key versions and webhook subscriptions there are a handful",
+    "encryption_key.lock_key": "the same: the last activation of any of them",
+    "webhook_subscription.lock_listeners": "whoever is subscribed is told; there are a handful per service",
+    "webhook_delivery.claim_due": "of the subscriptions, which are few; of the deliveries what is due",
     "service_client.list_clients": "services are few, and an administrator wants to see all",
 }
 """Functions that may read a table from end to end, and why."""
@@ -66,6 +77,7 @@ TOKEN_QUERY: Final = token_read.TokenQuery(
     default_seconds=60,
     request_id="-",
 )
+RENEWED: Final = encryption_key.Renewed(ID, b"x", b"y")
 NEW_TOKEN: Final = token_refresh.NewToken(TokenKind.ACCESS, b"x", 1, 60)
 NEW_USER: Final[dict[str, Any]] = {
     "id": NOBODY,
@@ -77,6 +89,37 @@ NEW_USER: Final[dict[str, Any]] = {
     "created_at": NOW,
     "updated_at": NOW,
 }
+NEW_SUBSCRIPTION: Final[dict[str, Any]] = {
+    "id": ID,
+    "created_by": NOBODY,
+    "url": "https://hooks.example.com/",
+    "event_types": [],
+    "secret_ciphertext": b"x",
+    "secret_key_version": 1,
+    "status": "active",
+    "last_sequence": 0,
+    "version": 1,
+    "created_at": NOW,
+    "updated_at": NOW,
+}
+NEW_DELIVERY: Final[dict[str, Any]] = {
+    "id": ID,
+    "subscription_id": ID,
+    "event_id": ID,
+    "event_type": "user.created",
+    "sequence": 1,
+    "body": "{}",
+}
+CLAIMED: Final = ClaimedDelivery(
+    **NEW_DELIVERY,
+    attempts=1,
+    url="https://hooks.example.com/",
+    secret_ciphertext=b"x",
+    secret_key_version=1,
+    former_secret_ciphertext=None,
+    former_secret_key_version=None,
+    is_failing=False,
+)
 NEW_EVENT: Final[dict[str, Any]] = {
     "id": ID,
     "message_id": "msg_1",
@@ -85,6 +128,22 @@ NEW_EVENT: Final[dict[str, Any]] = {
     "received_at": NOW,
     "attempts": 0,
 }
+CONSENT: Final = integration.Consent("1", None, granted=(), requested=(), clock_skew_seconds=None)
+LIVE: Final = integration.LiveConnection(ID, NOBODY, "x", "1", "active")
+CANDIDATE: Final = integration_health.Candidate(
+    id=ID,
+    token_version=1,
+    user_id=NOBODY,
+    provider="x",
+    last_checked_at=None,
+    status="active",
+    status_reason=None,
+    ciphertext=b"x",
+    key_version=1,
+    expired=False,
+    cooling=False,
+    has_refresh_token=True,
+)
 SLOT: Final = job.Slot(id=ID, owner=ID, slot=NOW, attempts=1, cursor=None)
 
 
@@ -92,7 +151,7 @@ async def _claim_and_release(connection: Connection, scene: Connected) -> None:
     held = await token_refresh.claim(connection, integration_id=UUID(scene.integration_id), token_version=1)
     assert held is not None
     await token_refresh.release(
-        connection, held, failure="x", outcome_unknown=False, provider_failed=True, cool_down_seconds=1
+        connection, held, token_refresh.Failure("x"), outcome_unknown=False, provider_failed=True, cool_down_seconds=1
     )
 
 
@@ -105,6 +164,10 @@ def _set_status(connection: Connection, _: Connected) -> Awaitable[object]:
         reason=None,
         from_statuses=[IntegrationStatus.ACTIVE],
     )
+
+
+def _due_page(after: integration_health.Place) -> Run:
+    return lambda c, _: integration_health.due_page(c, after=after, began=NOW, unwell=["y"], idle_seconds=1, page=10)
 
 
 def _search(wanted: UserFilter, after: Position | None = None) -> Run:
@@ -123,11 +186,68 @@ SEARCHES: Final[dict[str, Run]] = {
 }
 
 RUNS: Final[dict[str, Sequence[Run]]] = {
+    "diagnosis.read_subject": [
+        lambda c, _: diagnosis.read_subject(c, user_id=NOBODY, provider="x", account=None),
+        lambda c, _: diagnosis.read_subject(c, user_id=NOBODY, provider="x", account="y"),
+    ],
+    "diagnosis.latest_reads": [lambda c, _: diagnosis.latest_reads(c, user_id=NOBODY, provider="x")],
+    "diagnosis.count_connects": [lambda c, _: diagnosis.count_connects(c, user_id=NOBODY, integration_id=ID)],
+    "diagnosis.same_account": [
+        lambda c, _: diagnosis.same_account(c, provider="x", account_id="y", integration_id=ID, since=NOW)
+    ],
+    "diagnosis.last_revocation": [lambda c, _: diagnosis.last_revocation(c, ID)],
+    "diagnosis.recent_flows": [lambda c, _: diagnosis.recent_flows(c, user_id=NOBODY, provider="x", since=NOW)],
     "encryption_key.usage": [lambda c, _: encryption_key.usage(c)],
+    "encryption_key.backlog": [lambda c, _: encryption_key.backlog(c)],
+    "encryption_key.secrets_under": [
+        lambda c, _: encryption_key.secrets_under(c, encryption_key.TOKENS, 1, after=ID, limit=1),
+        lambda c, _: encryption_key.secrets_under(c, encryption_key.REVOCATIONS, 1, after=ID, limit=1),
+    ],
+    "encryption_key.replace_secrets": [
+        lambda c, _: encryption_key.replace_secrets(c, encryption_key.TOKENS, [RENEWED], version=1)
+    ],
+    "encryption_key.lock_key": [lambda c, _: encryption_key.lock_key(c, 1)],
+    "encryption_key.retire_key": [lambda c, _: encryption_key.retire_key(c, 9)],
+    "encryption_key.discard_secrets": [
+        lambda c, _: encryption_key.discard_secrets(c, encryption_key.TOKENS, [ID], version=1),
+        lambda c, _: encryption_key.discard_secrets(c, encryption_key.REVOCATIONS, [ID], version=1),
+    ],
+    "integration_health.database_now": [lambda c, _: integration_health.database_now(c)],
+    "integration_health.due_page": [
+        _due_page(integration_health.Place()),
+        _due_page(integration_health.Place(NOW, ID)),
+    ],
+    "integration_health.find_candidate": [lambda c, _: integration_health.find_candidate(c, ID)],
+    "integration_health.note_accepted": [lambda c, _: integration_health.note_accepted(c, CANDIDATE, whole=True)],
+    "integration_health.note_refused": [
+        lambda c, _: integration_health.note_refused(c, CANDIDATE, failure="x", detail=None)
+    ],
+    "integration_health.read_standings": [lambda c, _: integration_health.read_standings(c, ["x"])],
+    "integration_health.set_state": [
+        lambda c, _: integration_health.set_state(c, "x", ProviderState.DOWN, reason=None)
+    ],
+    "integration_health.set_enforced": [lambda c, _: integration_health.set_enforced(c, "x", ["a"])],
+    "integration_health.holders": [
+        lambda c, _: integration_health.holders(c, "x", after=("", integration_health.FIRST), limit=1)
+    ],
+    "integration_health.awaiting_upgrade": [
+        lambda c, _: integration_health.awaiting_upgrade(c, "x", after=ID, limit=1)
+    ],
     "integration.lock_active_user": [lambda c, _: integration.lock_active_user(c, NOBODY)],
     "integration.connect": [
-        lambda c, s: integration.connect(c, user_id=s.user_id, provider="x", account=("1", None), scopes=())
+        lambda c, s: integration.connect(c, user_id=s.user_id, provider="x", consent=CONSENT),
     ],
+    "integration.list_shown": [lambda c, _: integration.list_shown(c, NOBODY)],
+    "integration.find_shown": [
+        lambda c, _: integration.find_shown(c, user_id=NOBODY, provider="x", account=None),
+        lambda c, _: integration.find_shown(c, user_id=NOBODY, provider="x", account="y"),
+    ],
+    "integration.live_of_user": [lambda c, _: integration.live_of_user(c, NOBODY)],
+    "integration.set_metadata": [lambda c, _: integration.set_metadata(c, ID, {})],
+    "integration.make_primary": [
+        lambda c, _: integration.make_primary(c, user_id=NOBODY, provider="x", integration_id=ID)
+    ],
+    "integration.disconnect": [lambda c, _: integration.disconnect(c, LIVE, reason="x")],
     "integration.forget_refresh_token": [lambda c, _: integration.forget_refresh_token(c, ID)],
     "integration.has_moved": [lambda c, _: integration.has_moved(c, ID, 1)],
     "integration.has_refresh_token": [lambda c, _: integration.has_refresh_token(c, ID)],
@@ -145,6 +265,7 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "oauth_flow.prune": [lambda c, _: oauth_flow.prune(c, hours=1)],
     "outbox.unpublished": [lambda c, _: outbox.unpublished(c, limit=1)],
     "outbox.mark_published": [lambda c, _: outbox.mark_published(c, [1, 2])],
+    "outbox.prune": [lambda c, _: outbox.prune(c, before=ID)],
     "service_client.authenticate": [lambda c, _: service_client.authenticate(c, key_id="x", secret_hash=HASH)],
     "service_client.lock_client": [lambda c, _: service_client.lock_client(c, "x")],
     "service_client.list_clients": [
@@ -163,6 +284,18 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
         lambda c, _: token_activity.token_reads(c, user_id=NOBODY, provider="x", before=ID, limit=1),
     ],
     "token_read.read_token": [lambda pool, _: token_read.read_token(pool, TOKEN_QUERY, timeout_seconds=2)],
+    "token_read_batch.read_tokens": [
+        lambda pool, _: token_read_batch.read_tokens(pool, [TOKEN_QUERY] * 3, timeout_seconds=2)
+    ],
+    "token_revocation.request": [
+        lambda c, _: token_revocation.request(c, ID, preferred=TokenKind.REFRESH, possible=True)
+    ],
+    "token_revocation.supersede": [lambda c, _: token_revocation.supersede(c, ID)],
+    "token_revocation.claim_due": [lambda c, _: token_revocation.claim_due(c, limit=1, lease_seconds=1)],
+    "token_revocation.finish": [lambda c, _: token_revocation.finish(c, ID, RevocationState.DONE)],
+    "token_revocation.postpone": [lambda c, _: token_revocation.postpone(c, ID, seconds=1, failure="x")],
+    "token_revocation.prune": [lambda c, _: token_revocation.prune(c, before=ID)],
+    "token_refresh.count_due": [lambda c, _: token_refresh.count_due(c, within_seconds=1)],
     "token_refresh.claim": [_claim_and_release],
     "token_refresh.release": [_claim_and_release],
     "token_refresh.refresh_state": [lambda c, _: token_refresh.refresh_state(c, ID)],
@@ -210,6 +343,45 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "webhook.failed_events": [lambda c, _: webhook.failed_events(c)],
     "webhook.read_event": [lambda c, _: webhook.read_event(c, ID)],
     "webhook.prune": [lambda c, _: webhook.prune(c, before=ID)],
+    "webhook_delivery.insert": [lambda c, _: webhook_delivery.insert(c, [NEW_DELIVERY])],
+    "webhook_delivery.claim_due": [
+        lambda c, _: webhook_delivery.claim_due(c, busy=[ID], healthy_only=True, lease_seconds=1)
+    ],
+    "webhook_delivery.mark_delivered": [lambda c, _: webhook_delivery.mark_delivered(c, ID, status=200)],
+    "webhook_delivery.mark_failed": [
+        lambda c, _: webhook_delivery.mark_failed(c, CLAIMED, FailedAttempt(500, "x", 5.0), parked=False)
+    ],
+    "webhook_delivery.postpone": [lambda c, _: webhook_delivery.postpone(c, CLAIMED, error="x", seconds=1)],
+    "webhook_delivery.park": [lambda c, _: webhook_delivery.park(c, ID)],
+    "webhook_delivery.unpark": [lambda c, _: webhook_delivery.unpark(c, ID)],
+    "webhook_delivery.list_deliveries": [
+        lambda c, _: webhook_delivery.list_deliveries(c, ID, state=None, before=None, limit=1),
+        lambda c, _: webhook_delivery.list_deliveries(c, ID, state=DeliveryState.FAILED, before=9, limit=1),
+    ],
+    "webhook_delivery.requeue": [lambda c, _: webhook_delivery.requeue(c, ID, ReplayFilter(since=NOW), limit=1)],
+    "webhook_delivery.prune": [lambda c, _: webhook_delivery.prune(c, before=ID)],
+    "webhook_subscription.lock_creation": [lambda c, _: webhook_subscription.lock_creation(c)],
+    "webhook_subscription.count_owned": [
+        lambda c, _: webhook_subscription.count_owned(c, None),
+        lambda c, _: webhook_subscription.count_owned(c, ID),
+    ],
+    "webhook_subscription.insert": [lambda c, _: webhook_subscription.insert(c, NEW_SUBSCRIPTION)],
+    "webhook_subscription.find": [lambda c, _: webhook_subscription.find(c, ID, owner="x")],
+    "webhook_subscription.lock": [lambda c, _: webhook_subscription.lock(c, ID, owner=None)],
+    "webhook_subscription.list_owned": [
+        lambda c, _: webhook_subscription.list_owned(c, owner=None, before=None, limit=1),
+        lambda c, _: webhook_subscription.list_owned(c, owner="x", before=ID, limit=1),
+    ],
+    "webhook_subscription.update": [lambda c, _: webhook_subscription.update(c, ID, {"version": 2})],
+    "webhook_subscription.delete": [lambda c, _: webhook_subscription.delete(c, ID)],
+    "webhook_subscription.lock_listeners": [lambda c, _: webhook_subscription.lock_listeners(c)],
+    "webhook_subscription.set_last_sequence": [lambda c, _: webhook_subscription.set_last_sequence(c, {ID: 1})],
+    "webhook_subscription.note_failure": [lambda c, _: webhook_subscription.note_failure(c, ID, patience_seconds=1)],
+    "webhook_subscription.note_success": [lambda c, _: webhook_subscription.note_success(c, ID)],
+    "webhook_subscription.replace_secret": [
+        lambda c, _: webhook_subscription.replace_secret(c, ID, (b"x", 1), overlap=STEP)
+    ],
+    "webhook_subscription.disable": [lambda c, _: webhook_subscription.disable(c, ID, reason="x")],
 }
 
 
@@ -300,11 +472,21 @@ INSERT INTO webhook_events (id, source, message_id, event_type, payload, receive
 SELECT gen_random_uuid(), 'x', id, 'user.created', '{}', now(), now(), id, 1 FROM users;
 INSERT INTO outbox_events (id, event_type, subject, payload, occurred_at, published_at)
 SELECT gen_random_uuid(), 'user.created', id, '{}', now(), now() FROM users;
+INSERT INTO webhook_subscriptions (id, created_by, url, event_types, secret_ciphertext, secret_key_version, status,
+                                   last_sequence, version, created_at, updated_at)
+SELECT gen_random_uuid(), 'x', 'x', '[]', 'x', 1, 'active', 1, 1, now(), now() FROM generate_series(1, 40);
+INSERT INTO webhook_deliveries (id, subscription_id, event_id, event_type, sequence, body, state, attempts, created_at,
+                                next_attempt_at)
+SELECT gen_random_uuid(), s.id, gen_random_uuid(), 'x', n, '', CASE WHEN n % 50 = 0 THEN 'pending' ELSE 'delivered' END,
+       1, now(), now() FROM webhook_subscriptions s, generate_series(1, 100) AS n;
 INSERT INTO job_runs (id, job, slot, owner, lease_until, attempts, started_at, finished_at)
 SELECT gen_random_uuid(), 'x', created_at, gen_random_uuid(), created_at, 1, created_at, created_at FROM users;
 INSERT INTO oauth_flows
     (id, user_id, provider, state_hash, status, requested_scopes, redirect_uri, return_url, created_at, expires_at)
 SELECT gen_random_uuid(), id, 'x', sha256(id::bytea), 'pending', '[]', 'x', 'x', created_at, created_at FROM users;
+INSERT INTO token_revocations
+    (id, integration_id, user_id, provider, provider_account_id, kind, state, attempts, requested_at, finished_at)
+SELECT gen_random_uuid(), id, user_id, 'x', '1', 'refresh', 'done', 1, now(), now() FROM integrations;
 INSERT INTO erased_subjects (subject_hash, erased_at) SELECT sha256(id::bytea), now() FROM users;
 INSERT INTO service_clients (id, name, permissions, created_at)
 SELECT gen_random_uuid(), 'x-' || id, '[]', now() FROM users;
@@ -312,8 +494,9 @@ INSERT INTO service_keys (id, client_id, secret_hash, created_at)
 SELECT left(md5(name), 12), id, sha256(name::bytea), now() FROM service_clients WHERE name ~ '^x-';
 INSERT INTO service_grants (id, client_id, provider, reason_required, created_at)
 SELECT gen_random_uuid(), id, 'x', false, now() FROM service_clients WHERE name ~ '^x-';
+ANALYZE webhook_subscriptions, webhook_deliveries;
 ANALYZE users, user_identities, sign_ins, integrations, encrypted_tokens, webhook_events, outbox_events, job_runs,
-    oauth_flows, erased_subjects, service_clients, service_keys, service_grants
+    oauth_flows, token_revocations, erased_subjects, service_clients, service_keys, service_grants
 """
 ROWS: Final = 4000
 

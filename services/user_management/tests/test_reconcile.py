@@ -304,6 +304,7 @@ async def test_user_erased_here_is_not_created_again(
         unit_of_work=container.unit_of_work,
         signer=container.signer,
         states=container.states,
+        providers=container.providers,
         hold_back=timedelta(seconds=-60),
     ).erase_due()
 

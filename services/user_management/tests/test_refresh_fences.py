@@ -19,8 +19,7 @@ from services.user_management.integrations.oauth_client import CALL_TIMEOUT_SECO
 from services.user_management.queries import token_refresh as queries
 from services.user_management.queries.token_refresh import LEASE_SECONDS
 from services.user_management.services.integration_status_service import IntegrationStatusTracker
-from services.user_management.services.token_service import TokenRefresher
-from services.user_management.services.token_service.refresh import RefreshOutcome
+from services.user_management.services.token_service import RefreshAttempts, RefreshOutcome, TokenRefresher
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory, unit_of_work_factory
@@ -76,9 +75,14 @@ def _refresher(container: Container, clock: MovableClock, unit_of_work: UnitOfWo
         database=container.database,
         unit_of_work=unit_of_work,
         providers=container.providers,
-        oauth=OAuthClient(container.http, clock),
-        vault=container.vault,
-        status=IntegrationStatusTracker(),
+        attempts=RefreshAttempts(
+            unit_of_work=unit_of_work,
+            providers=container.providers,
+            oauth=OAuthClient(container.http, clock),
+            vault=container.vault,
+            status=IntegrationStatusTracker(),
+            clock=clock,
+        ),
         clock=clock,
     )
 

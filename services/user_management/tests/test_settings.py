@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from services.user_management.container import Container
 from services.user_management.exceptions import StartupError
+from services.user_management.security.key_sources import open_key_source
 from services.user_management.settings import DEVELOPMENT_SECRET, Environment, Settings, load_settings, variable_names
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -113,6 +113,9 @@ def test_production_with_nothing_set_names_every_problem_at_once(monkeypatch: py
         ({"SANDBOX_URL": "https://sandbox.example.com"}, "must not be set in production"),
         ({"ENCRYPTION_KEYS": ""}, "contains the development key"),
         ({"DATABASE_URL": ""}, "is required"),
+        ({"ENCRYPTION_KMS_ENDPOINT": "http://kms.internal"}, "must be an https URL"),
+        ({"ENCRYPTION_KMS_ENDPOINT": "https://127.0.0.1:5000"}, "points at this machine"),
+        ({"ENCRYPTION_TRANSIT_URL": "http://bao.internal:8200"}, "must be an https URL, or an agent's on this machine"),
     ],
 )
 def test_production_refuses_what_is_weak(monkeypatch: pytest.MonkeyPatch, change: dict[str, str], problem: str) -> None:
@@ -126,10 +129,9 @@ def test_production_takes_its_keys_from_a_file_alone(monkeypatch: pytest.MonkeyP
     file.write_text(json.dumps({"3": KEY}))
 
     settings = _load(monkeypatch, PRODUCTION | {"ENCRYPTION_KEYS": "", "ENCRYPTION_KEYS_FILE": str(file)})
-    container = Container(settings)
 
     assert settings.encryption.keys == {}
-    assert container.vault.require(3) == 3
+    assert open_key_source(settings.encryption).versions() == [3]
 
 
 @pytest.mark.parametrize(

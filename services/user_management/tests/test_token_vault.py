@@ -26,6 +26,8 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "header alone": lambda row: row[:17],
     "empty": lambda _row: b"",
     "longer": lambda row: row + b"\x00",
+    "doubled": lambda row: row + row,
+    "relabelled with another key version": lambda row: row[:1] + (2).to_bytes(4, "big") + row[5:],
 }
 
 

@@ -6,9 +6,12 @@ from typing import Any, Final
 
 import structlog
 
+from services.user_management.enums import EventType
+from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.queries import user as user_queries
 from services.user_management.queries import webhook as webhook_queries
 from services.user_management.security.signing import Signer
+from services.user_management.services.integration_service import release_grants
 from services.user_management.services.user_service.states import UserStates
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
@@ -21,11 +24,18 @@ class UserErasure:
     """Erases users one by one, each in a transaction of its own."""
 
     def __init__(
-        self, *, unit_of_work: UnitOfWorkFactory, signer: Signer, states: UserStates, hold_back: timedelta
+        self,
+        *,
+        unit_of_work: UnitOfWorkFactory,
+        signer: Signer,
+        states: UserStates,
+        providers: ProviderRegistry,
+        hold_back: timedelta,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._signer = signer
         self._states = states
+        self._providers = providers
         self._hold_back = hold_back
 
     async def erase_due(self, _cursor: Any = None) -> str | None:
@@ -47,6 +57,8 @@ class UserErasure:
         for issuer, subject in identities:
             await user_queries.insert_tombstone(uow.connection, self._signer.subject_tombstones(issuer, subject)[0])
             await webhook_queries.forget_payloads(uow.connection, subject)
+        await release_grants(uow, self._providers, user_id)
         await user_queries.delete_user(uow.connection, user_id)
         await user_queries.erase_audit_details(uow.connection, user_id)
-        uow.audit("user.erased", target=("user", user_id), user_id=user_id)
+        uow.audit(EventType.USER_ERASED.value, target=("user", user_id), user_id=user_id)
+        uow.publish(EventType.USER_ERASED, subject=user_id, payload={"user_id": user_id})

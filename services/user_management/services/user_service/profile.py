@@ -4,8 +4,10 @@ from typing import Any, Final
 
 from services.user_management.database import Database
 from services.user_management.exceptions import FieldOwnedUpstreamError, PreconditionFailedError, UserNotFoundError
+from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.queries import user as user_queries
 from services.user_management.schemas.user import UserResponse, UserUpdate
+from services.user_management.services.integration_service import disconnect_all
 from services.user_management.services.user_service.changes import Row, lock_live_user, mark_deleted, write_changes
 from services.user_management.services.user_service.states import UserStates
 from services.user_management.services.user_service.upstream import EDITABLE_HERE
@@ -20,10 +22,18 @@ ExpectedVersions = frozenset[int] | None
 class ProfileService:
     """Read, edit and delete one's own profile."""
 
-    def __init__(self, *, database: Database, unit_of_work: UnitOfWorkFactory, states: UserStates) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        unit_of_work: UnitOfWorkFactory,
+        states: UserStates,
+        providers: ProviderRegistry,
+    ) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
         self._states = states
+        self._providers = providers
 
     async def get_user(self, user_id: str) -> UserResponse:
         """The profile of a live user. Raises UserNotFoundError."""
@@ -49,13 +59,14 @@ class ProfileService:
         return UserResponse.model_validate(row)
 
     async def delete_user(self, user_id: str, *, expected: ExpectedVersions) -> None:
-        """Delete one's own account: sign-in and tokens end at once, the rest after the hold-back.
+        """Delete one's own account: sign-in and tokens end at once, at the providers too; the rest after the hold-back.
 
         Raises UserNotFoundError, PreconditionFailedError.
         """
         async with self._unit_of_work() as uow:
             row = await lock_live_user(uow, user_id)
             _expect(row, expected)
+            await disconnect_all(uow, self._providers, user_id, by="user_deleted")
             await mark_deleted(uow, row, by="user")
         self._states.forget()
 

@@ -14,12 +14,12 @@ import pytest
 from celery import Celery
 
 from services.devstack.main_job import MainJob, Person, expect
+from services.devstack.replicas import parallel_replicas, start
 from services.devstack.stack import Stack
 from services.user_management.celery_config import broker_url
 from services.user_management.enums import JobName
 from services.user_management.tests.clerk_history import Event, deleted, state_of, updated
 from services.user_management.tests.races.conftest import Fleet, until
-from services.user_management.tests.races.replicas import parallel_replicas, start
 from services.user_management.tests.races.webhook_sender import Sender, differences, life
 
 pytestmark = pytest.mark.serial

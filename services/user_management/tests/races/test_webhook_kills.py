@@ -14,9 +14,9 @@ from typing import Final
 import httpx
 import pytest
 
+from services.devstack.replicas import Replica, parallel_replicas, successive_replicas
 from services.user_management.core.failpoints import Failpoint
 from services.user_management.tests.races.conftest import Fleet
-from services.user_management.tests.races.replicas import Replica, parallel_replicas, successive_replicas
 from services.user_management.tests.races.webhook_sender import Attempt, Message, Sender, differences, lives
 
 pytestmark = pytest.mark.serial

@@ -1,4 +1,4 @@
-"""Processes of a test's own beside those of the stack, over the same servers."""
+"""More processes of the service beside those of a stack, over the same servers: what a crash test kills."""
 
 import asyncio
 from collections import deque
@@ -11,19 +11,17 @@ import httpx
 
 from services.devstack import ports, process
 from services.devstack.child import Child
-from services.devstack.procfile import read_procfile
 from services.devstack.running_service import REPOSITORY
 from services.devstack.stack import Stack
 
 START_SECONDS: Final = 60.0
 
 
-def start(stack: Stack, name: str, log: Path, environment: Mapping[str, str]) -> Child:
-    """Start one more of the Procfile's processes; it dies with this one."""
-    command = read_procfile(REPOSITORY / "Procfile", stack.environment)[name]
+def start(stack: Stack, name: str, log: Path, environment: Mapping[str, str], *arguments: str) -> Child:
+    """Start one more of the Procfile's processes, with further `arguments`; it dies with this one."""
     with log.open("ab") as output:
         return process.spawn(
-            command,
+            [*stack.command(name), *arguments],
             env={**stack.environment, **environment},
             cwd=REPOSITORY,
             streams=process.Streams(stdout=output),

@@ -1,0 +1,59 @@
+"""`cli diagnose`: what the route of the same name says, for whoever is on call."""
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from services.user_management.cli.runtime import run
+from services.user_management.container import Container
+from services.user_management.exceptions import StartupError
+from services.user_management.schemas.diagnosis import ConnectionSummary, DiagnosisResponse, Finding
+
+
+def diagnose(  # noqa: PLR0917 - typer calls it by name
+    user_id: Annotated[str, typer.Argument(help="Whose connection.")],
+    provider: Annotated[str, typer.Argument(help="To which provider.")],
+    account: Annotated[str | None, typer.Option(help="Account id there, or e-mail; by default the primary.")] = None,
+    live: Annotated[bool, typer.Option(help="Also ask the provider now, once.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="What the API answers.")] = False,
+) -> None:
+    """Explain a connection: findings with evidence, and who can mend it."""
+
+    async def explain(container: Container) -> DiagnosisResponse:
+        try:
+            await container.vault.load()
+            await container.vault.prove_keys()
+        except StartupError as error:
+            # The rest of the diagnosis does not need them.
+            print(f"user-management: {error}", file=sys.stderr)
+        return await container.diagnosis.diagnose(user_id, provider, account, live=live)
+
+    diagnosis = run(explain)
+    print(diagnosis.model_dump_json(indent=2) if as_json else "\n".join(_lines(diagnosis)))
+
+
+def _lines(diagnosis: DiagnosisResponse) -> Iterator[str]:
+    yield f"{diagnosis.user_id} · {diagnosis.provider} · {diagnosis.checked_at:%Y-%m-%d %H:%M:%S} UTC"
+    yield "No connection." if diagnosis.connection is None else _described(diagnosis.connection)
+    if diagnosis.probe is not None:
+        beneath = [part for part in (diagnosis.probe.code, diagnosis.probe.detail) if part is not None]
+        yield f"Asked now: {' · '.join([diagnosis.probe.outcome, *beneath])}"
+    for finding in diagnosis.findings:
+        yield ""
+        yield from _finding_lines(finding)
+
+
+def _described(connection: ConnectionSummary) -> str:
+    reason = f" ({connection.status_reason})" if connection.status_reason else ""
+    since = f"since {connection.status_changed_at:%Y-%m-%d %H:%M} UTC"
+    return f"Connection {connection.id}, account {connection.provider_account_id}: {connection.status}{reason} {since}"
+
+
+def _finding_lines(finding: Finding) -> Iterator[str]:
+    yield f"[{finding.severity} · {finding.confidence}] {finding.title} ({finding.code})"
+    yield f"  {finding.explanation}"
+    for name, value in finding.model_dump(mode="json")["evidence"].items():
+        yield f"    {name}: {value}"
+    yield f"  Fix ({finding.who}): {finding.fix}"

@@ -1,0 +1,101 @@
+"""`cli subscriptions …`"""
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import typer
+
+from services.user_management.cli.runtime import run
+from services.user_management.container import Container
+from services.user_management.core.pagination import MAX_LIMIT
+from services.user_management.core.principal import system
+from services.user_management.enums import SubscriptionStatus
+from services.user_management.queries.webhook_delivery import ReplayFilter
+from services.user_management.schemas.webhook_subscription import SubscriptionResponse, SubscriptionUpdate
+
+OPERATOR: Final = system("cli")
+DELIVERIES_SHOWN: Final = 20
+
+app = typer.Typer(no_args_is_help=True)
+
+SubscriptionId = Annotated[UUID, typer.Argument(help="Id of the subscription, as listed.")]
+
+
+@app.command(name="list")
+def list_subscriptions() -> None:
+    """All subscriptions, the newest first: id, owner, status, events, URL."""
+    for one in run(_all):
+        status = one.status if one.disabled_reason is None else f"{one.status} ({one.disabled_reason})"
+        failing = "-" if one.failing_since is None else f"failing since {one.failing_since.isoformat()}"
+        events = " ".join(one.event_types) or "all events"
+        print(one.id, one.owner or "administrators", status, failing, events, one.url, sep="\t")
+
+
+@app.command()
+def show(subscription_id: SubscriptionId) -> None:
+    """One subscription with its latest deliveries, as JSON."""
+
+    async def collect(container: Container) -> dict[str, Any]:
+        service = container.webhook_subscriptions
+        found = await service.get_subscription(OPERATOR, subscription_id)
+        latest = await service.list_deliveries(
+            OPERATOR, subscription_id, state=None, limit=DELIVERIES_SHOWN, cursor=None
+        )
+        return {**found.model_dump(mode="json"), "deliveries": latest.model_dump(mode="json")["items"]}
+
+    print(json.dumps(run(collect), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def replay(  # noqa: PLR0917 - typer passes by name
+    subscription_id: SubscriptionId,
+    failed: Annotated[bool, typer.Option("--failed", help="All that failed.")] = False,
+    since: Annotated[datetime | None, typer.Option(help="Queued then (UTC) or later.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Queued before (UTC).")] = None,
+    event: Annotated[list[UUID] | None, typer.Option(help="Of this event; may be repeated.")] = None,
+) -> None:
+    """Send deliveries again, whatever became of them, under their old ids."""
+    if failed == any((since, until, event)):
+        raise typer.BadParameter("give --failed, or at least one of --since, --until and --event")
+    wanted = ReplayFilter(since=_utc(since), until=_utc(until), event_ids=event or None)
+    replayed = run(lambda container: container.webhook_subscriptions.replay(OPERATOR, subscription_id, wanted))
+    print(f"{replayed.queued} delivery(ies) queued.", file=sys.stderr)
+    if replayed.next_since is not None:
+        print(f"There may be more: go on with --since {replayed.next_since.isoformat()}", file=sys.stderr)
+
+
+@app.command()
+def enable(subscription_id: SubscriptionId) -> None:
+    """Send again, beginning with what is waiting."""
+    _set_status(subscription_id, SubscriptionStatus.ACTIVE)
+    print(f"{subscription_id} is active.", file=sys.stderr)
+
+
+@app.command()
+def disable(subscription_id: SubscriptionId) -> None:
+    """Send and queue nothing until it is enabled."""
+    _set_status(subscription_id, SubscriptionStatus.DISABLED)
+    print(f"{subscription_id} is disabled.", file=sys.stderr)
+
+
+def _set_status(subscription_id: UUID, status: SubscriptionStatus) -> None:
+    update = SubscriptionUpdate(status=status)
+    run(lambda container: container.webhook_subscriptions.update_subscription(OPERATOR, subscription_id, update))
+
+
+async def _all(container: Container) -> list[SubscriptionResponse]:
+    found: list[SubscriptionResponse] = []
+    cursor = None
+    while True:
+        page = await container.webhook_subscriptions.list_subscriptions(OPERATOR, limit=MAX_LIMIT, cursor=cursor)
+        found += page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=UTC)

@@ -1,0 +1,136 @@
+"""Where a provider's endpoints are: in its file, or published by itself (OpenID Connect Discovery 1.0)."""
+
+import asyncio
+from collections.abc import Mapping
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from services.user_management.core.clock import Clock
+from services.user_management.enums import ProviderErrorKind
+from services.user_management.exceptions import RetryLaterError
+from services.user_management.http_client import HttpClient, fetch_json
+from services.user_management.integrations.provider_config import ProviderConfig
+from services.user_management.integrations.provider_errors import ProviderCallError
+from services.user_management.integrations.provider_sections import Revocation
+
+FRESH_SECONDS: Final = 86_400.0
+COOL_DOWN_SECONDS: Final = 30.0
+"""Between two fetches of a document that could not be had."""
+DISCOVERY_FAILED: Final = "discovery_failed"
+DISCOVERY_REFUSED: Final = "discovery_document_refused"
+"""The document is another issuer's, or names something that is no safe endpoint."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where to send what."""
+
+    authorization: str
+    token: str
+    userinfo: str | None
+    jwks: str | None
+    revocation: Revocation | None
+
+
+@dataclass(slots=True)
+class _Published:
+    """What is known of one issuer's document. Times are monotonic."""
+
+    document: Mapping[str, Any] | None = None
+    fetched_at: float = float("-inf")
+    tried_at: float = float("-inf")
+    failure: ProviderCallError | None = None
+    fetch: asyncio.Task[None] | None = None
+
+
+class Discovery:
+    """Endpoints of providers. Documents are fetched when first needed, once for everybody, and remembered for a day;
+    one that cannot be renewed serves on."""
+
+    def __init__(self, http: HttpClient, clock: Clock) -> None:
+        self._http = http
+        self._clock = clock
+        self._published: dict[str, _Published] = {}
+
+    async def endpoints(self, config: ProviderConfig) -> Endpoints:
+        """Raises ProviderCallError when they are not known and cannot be had."""
+        document: Mapping[str, Any] = await self._document(config) if config.discovery else {}
+        revocation = config.revocation
+        if revocation is None and (url := config.revocation_endpoint or document.get("revocation_endpoint")):
+            revocation = config.revocation_at(url)
+        return Endpoints(
+            authorization=config.authorization_endpoint or document["authorization_endpoint"],
+            token=config.token_endpoint or document["token_endpoint"],
+            userinfo=config.userinfo_endpoint or document.get("userinfo_endpoint"),
+            jwks=config.jwks_uri or document.get("jwks_uri"),
+            revocation=revocation,
+        )
+
+    async def _document(self, config: ProviderConfig) -> Mapping[str, Any]:
+        known = self._published.setdefault(config.issuer, _Published())
+        if known.document is None or self._clock.monotonic() - known.fetched_at > FRESH_SECONDS:
+            fetch = self._start_fetch(config, known)
+            if known.document is None and fetch is not None:
+                await asyncio.shield(fetch)
+        if known.document is None:
+            failure = known.failure
+            kind = failure.kind if failure else ProviderErrorKind.TRANSIENT
+            code = failure.code if failure else DISCOVERY_FAILED
+            # A new one each time: an exception that is raised twice collects both tracebacks.
+            raise ProviderCallError(
+                kind, code, detail=failure.detail if failure else None, retry_after=self._wait(known)
+            )
+        return known.document
+
+    def _wait(self, known: _Published) -> float:
+        return max(1.0, COOL_DOWN_SECONDS - (self._clock.monotonic() - known.tried_at))
+
+    def _start_fetch(self, config: ProviderConfig, known: _Published) -> asyncio.Task[None] | None:
+        """The fetch under way, a new one, or None inside the cool-down."""
+        if known.fetch is not None and not known.fetch.done():
+            return known.fetch
+        now = self._clock.monotonic()
+        if now - known.tried_at < COOL_DOWN_SECONDS:
+            return None
+        known.tried_at = now
+        # Shared between callers: it must not inherit one caller's context, nor die with one caller.
+        known.fetch = asyncio.get_running_loop().create_task(self._fetch(config, known), context=Context())
+        return known.fetch
+
+    async def _fetch(self, config: ProviderConfig, known: _Published) -> None:
+        url = f"{config.issuer.rstrip('/')}/.well-known/openid-configuration"
+        try:
+            document = await fetch_json(self._http, url)
+        except RetryLaterError as error:
+            log.warning("discovery.fetch_failed", provider=config.name, reason=str(error))
+            known.failure = ProviderCallError(ProviderErrorKind.TRANSIENT, DISCOVERY_FAILED)
+            return
+        if (problem := _problem(config, document)) is not None:
+            log.error("discovery.document_refused", provider=config.name, reason=problem)
+            known.failure = ProviderCallError(ProviderErrorKind.OPERATOR, DISCOVERY_REFUSED, detail=problem)
+            return
+        known.document = document
+        known.fetched_at = self._clock.monotonic()
+
+
+def _problem(config: ProviderConfig, document: Mapping[str, Any]) -> str | None:
+    """What is wrong with a document (section 4.3: its `issuer` must be the one that was asked)."""
+    if document.get("issuer") != config.issuer:
+        return "issuer"
+    for name in ("authorization_endpoint", "token_endpoint", "userinfo_endpoint", "jwks_uri", "revocation_endpoint"):
+        if getattr(config, name) is None and not _is_endpoint(config, name, document.get(name)):
+            return name
+    return None
+
+
+def _is_endpoint(config: ProviderConfig, name: str, url: Any) -> bool:
+    if url is None:
+        needed = {"authorization_endpoint", "token_endpoint"} | ({"jwks_uri"} if config.needs_id_token else set())
+        return name not in needed
+    schemes = ("https://",) if config.issuer.startswith("https://") else ("https://", "http://")
+    return isinstance(url, str) and url.startswith(schemes)

@@ -1,0 +1,165 @@
+"""Whose connection it is: from the ID token, from user info, or from both where they agree."""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from services.user_management.enums import ProviderErrorKind
+from services.user_management.exceptions import RetryLaterError
+from services.user_management.integrations.discovery import Endpoints
+from services.user_management.integrations.oauth_config import Provider
+from services.user_management.integrations.provider_answer import Answer, first_member, is_refusal, refusal
+from services.user_management.integrations.provider_calls import CALL_TIMEOUT_SECONDS, ProviderCalls, Request
+from services.user_management.integrations.provider_errors import ProviderCallError
+from services.user_management.integrations.token_grant import TokenGrant
+from services.user_management.security.id_token import IdToken, IdTokenError, IdTokenExpectation, IdTokenVerifier
+
+ACCESS_TOKEN_REFUSED: Final = "access_token_refused"  # noqa: S105 - an error code
+TRIES: Final = 3
+_ALL_TRIES_SECONDS: Final = CALL_TIMEOUT_SECONDS + 0.5
+"""A little more than one call may take, so that a first one that hangs ends by itself and counts as a failure."""
+_MAX_PAUSE_SECONDS: Final = 2.0
+"""Between two tries; a provider that wants a longer one is not asked again while a user waits."""
+_MAX_ACCOUNT_ID_CHARACTERS: Final = 255
+_MAX_EMAIL_CHARACTERS: Final = 320
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whose connection it is, at the provider."""
+
+    id: str
+    email: str | None
+    clock_skew_seconds: int | None = None
+    """The provider's clock minus ours, where an ID token tells it."""
+
+
+class AccountReader:
+    """Finds out who has granted."""
+
+    def __init__(self, calls: ProviderCalls, id_tokens: IdTokenVerifier) -> None:
+        self._calls = calls
+        self._id_tokens = id_tokens
+
+    async def read(self, provider: Provider, endpoints: Endpoints, grant: TokenGrant, nonce: str | None) -> Account:
+        """Raises ProviderCallError."""
+        mapping = provider.config.account_mapping
+        id_token = await self._verified(provider, endpoints, grant, nonce)
+        claims: Mapping[str, Any] = id_token.claims if id_token else {}
+        if mapping.source == "userinfo":
+            claims = await self._user_info(provider, endpoints, grant.access_token)
+            # OpenID Connect Core section 5.3.2: else the answer is somebody else's.
+            if id_token is not None and claims.get("sub", id_token.subject) != id_token.subject:
+                raise unusable("subject_mismatch")
+        account_id = _account_id(claims, mapping.id)
+        if account_id is None:
+            raise ProviderCallError(ProviderErrorKind.TRANSIENT, "no_account_id", answered=True)
+        email = next(filter(None, (_email(_claim(claims, name)) for name in mapping.email)), None)
+        if email is None and mapping.emails_endpoint is not None:
+            email = await self._listed_email(provider, mapping.emails_endpoint, grant.access_token)
+        return Account(account_id, email, id_token.clock_skew_seconds if id_token else None)
+
+    async def ask(self, provider: Provider, url: str, access_token: str) -> Answer:
+        """One GET with the access token. Raises ProviderCallError for anything but a success."""
+        headers = {"Authorization": f"Bearer {access_token}"}
+        answer = (await self._calls.send(provider, Request("GET", url, headers))).answer
+        if answer.status == 200 and not is_refusal(answer.members()):
+            return answer
+        error = refusal(provider.config, answer)
+        if answer.status == 401 or error.kind is ProviderErrorKind.REAUTH:
+            raise ProviderCallError(
+                ProviderErrorKind.REAUTH, ACCESS_TOKEN_REFUSED, detail=error.detail or error.code, answered=True
+            )
+        raise error
+
+    async def _verified(
+        self, provider: Provider, endpoints: Endpoints, grant: TokenGrant, nonce: str | None
+    ) -> IdToken | None:
+        """The ID token, where there is one and its keys are known; it is demanded where the file or a nonce says so."""
+        config = provider.config
+        demanded = config.needs_id_token or nonce is not None
+        if grant.id_token is None or endpoints.jwks is None or grant.received_at is None:
+            if demanded:
+                raise unusable("id_token_missing")
+            return None
+        expected = IdTokenExpectation(
+            jwks_uri=endpoints.jwks,
+            issuers=config.id_token_issuers or (config.issuer,),
+            client_id=provider.client_id,
+            nonce=nonce,
+            access_token=grant.access_token,
+            received_at=grant.received_at,
+        )
+        try:
+            return await self._id_tokens.verify(grant.id_token, expected)
+        except IdTokenError as error:
+            log.warning("id_token.refused", provider=provider.name, reason=error.problem.value)
+            raise unusable("id_token_refused", detail=error.problem.value) from None
+        except RetryLaterError:
+            raise ProviderCallError(ProviderErrorKind.TRANSIENT, "keys_unavailable", outcome_unknown=True) from None
+
+    async def _user_info(self, provider: Provider, endpoints: Endpoints, access_token: str) -> Mapping[str, Any]:
+        if endpoints.userinfo is None:
+            raise ProviderCallError(ProviderErrorKind.OPERATOR, "no_userinfo_endpoint")
+        return (await self._ask_again(provider, endpoints.userinfo, access_token)).members()
+
+    async def _ask_again(self, provider: Provider, url: str, access_token: str) -> Answer:
+        """Three tries in about the time of one call: the code is used up, and giving up sends the user round again."""
+        failure = ProviderCallError(ProviderErrorKind.TRANSIENT, "timeout_error", outcome_unknown=True)
+        try:
+            async with asyncio.timeout(_ALL_TRIES_SECONDS):
+                for attempt in range(TRIES):
+                    try:
+                        return await self.ask(provider, url, access_token)
+                    except ProviderCallError as error:
+                        failure = error
+                    jitter = 0.2 * 2**attempt * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+                    pause = max(jitter, failure.retry_after or 0.0)
+                    if failure.kind is not ProviderErrorKind.TRANSIENT or pause > _MAX_PAUSE_SECONDS:
+                        break
+                    if attempt + 1 < TRIES:
+                        await asyncio.sleep(pause)
+        except TimeoutError:
+            log.warning("account.timed_out", provider=provider.name)
+        raise failure
+
+    async def _listed_email(self, provider: Provider, url: str, access_token: str) -> str | None:
+        """The primary verified address. A connection without one is as good: the failure is told and let be."""
+        try:
+            entries = (await self._ask_again(provider, url, access_token)).json()
+        except ProviderCallError as error:
+            log.warning("account.email_unknown", provider=provider.name, reason=error.code)
+            return None
+        for entry in entries if isinstance(entries, list) else []:
+            if isinstance(entry, dict) and entry.get("primary") is True and entry.get("verified") is True:
+                return _email(entry.get("email"))
+        return None
+
+
+def unusable(code: str, *, detail: str | None = None) -> ProviderCallError:
+    """A complete answer that must not be used. What was asked for is done: the code is used up."""
+    return ProviderCallError(ProviderErrorKind.TRANSIENT, code, detail=detail, answered=True, outcome_unknown=True)
+
+
+def _account_id(claims: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    parts = [_claim(claims, name) for name in names]
+    if any(isinstance(part, bool) or not isinstance(part, str | int) or not str(part) for part in parts):
+        return None
+    joined = ".".join(map(str, parts))
+    return joined if len(joined) <= _MAX_ACCOUNT_ID_CHARACTERS else None
+
+
+def _claim(claims: Mapping[str, Any], name: str) -> Any:
+    """A claim by its name, which may be a URL, or by a dotted path."""
+    return claims[name] if name in claims else first_member(claims, [name])
+
+
+def _email(value: Any) -> str | None:
+    usable = isinstance(value, str) and "@" in value and len(value) <= _MAX_EMAIL_CHARACTERS
+    return value if usable else None

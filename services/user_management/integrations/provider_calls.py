@@ -1,0 +1,95 @@
+"""One HTTP call to a provider: through its gate, within its time, with every failure as a ProviderCallError."""
+
+import asyncio
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote
+
+from services.user_management.core.clock import Clock
+from services.user_management.enums import ProviderErrorKind
+from services.user_management.http_client import NOT_SENT, HttpClient, TransportError, send
+from services.user_management.integrations.oauth_config import Provider
+from services.user_management.integrations.provider_answer import Answer
+from services.user_management.integrations.provider_errors import TOO_LATE, ProviderCallError
+from services.user_management.integrations.provider_gate import Call, ProviderGate
+
+CALL_TIMEOUT_SECONDS: Final = 8.0
+"""In total, with connecting and reading; below the drain of a stopping process (9 s) and the lease (30 s). It begins
+when it is our turn to call."""
+
+
+def always() -> bool:
+    """No reason not to send."""
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to send. `form` and `json` exclude each other."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    form: Mapping[str, str] | None = None
+    json: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer, and when its request was sent in monotonic seconds."""
+
+    answer: Answer
+    sent_at: float
+
+
+class ProviderCalls:
+    """Sends requests to providers."""
+
+    def __init__(self, http: HttpClient, clock: Clock, gate: ProviderGate) -> None:
+        self._http = http
+        self._clock = clock
+        self._gate = gate
+
+    async def send(self, provider: Provider, request: Request, *, may_send: Callable[[], bool] = always) -> Answered:
+        """Any complete answer, a refusal too. `may_send` is asked when it is our turn. Raises ProviderCallError."""
+        prepared = self._http.build_request(
+            request.method, request.url, headers=dict(request.headers), data=request.form, json=request.json
+        )
+        async with self._gate.call(provider.name, max_concurrency=provider.config.max_concurrency) as call:
+            if not may_send():
+                raise ProviderCallError(ProviderErrorKind.TRANSIENT, TOO_LATE)
+            sent_at = self._clock.monotonic()
+            answer = await self._send(prepared, call)
+        return Answered(answer, sent_at)
+
+    async def _send(self, prepared: Any, call: Call) -> Answer:
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
+                response, body = await send(self._http, prepared)
+        except NOT_SENT as error:
+            call.failed()
+            raise ProviderCallError(ProviderErrorKind.TRANSIENT, _snake(error)) from None
+        except (TransportError, TimeoutError) as error:
+            call.failed()
+            raise ProviderCallError(ProviderErrorKind.TRANSIENT, _snake(error), outcome_unknown=True) from None
+        answer = Answer(response.status_code, response.headers, body, self._clock.now())
+        if answer.status == 429 or answer.status >= 500:
+            call.failed(answer.retry_after())
+        else:
+            call.answered()
+        return answer
+
+
+def basic_authentication(provider: Provider) -> str:
+    """RFC 6749 section 2.3.1: both parts are form-encoded before they are joined."""
+    client_id, client_secret = provider.client_id, provider.client_secret.get_secret_value()
+    pair = f"{quote(client_id, safe='')}:{quote(client_secret, safe='')}"
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+
+def _snake(error: Exception) -> str:
+    """`ReadTimeout` → `read_timeout`, as the failure's name in rows and logs."""
+    name = type(error).__name__
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

@@ -1,0 +1,202 @@
+"""What one provider file says, and what follows from it for scopes and errors."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, StringConstraints
+
+from services.user_management.enums import ProviderErrorKind, RefreshKind
+from services.user_management.integrations.provider_sections import (
+    AccountMapping,
+    DailyExpiry,
+    ErrorDetails,
+    GrantLimits,
+    Revocation,
+    Section,
+    TokenAnswer,
+    UserInfoMapping,
+    WebUrl,
+    fill,
+)
+
+_STANDARD_ERRORS: Final[Mapping[str, ProviderErrorKind]] = {
+    "invalid_grant": ProviderErrorKind.REAUTH,
+    "interaction_required": ProviderErrorKind.REAUTH,
+    "consent_required": ProviderErrorKind.REAUTH,
+    "login_required": ProviderErrorKind.REAUTH,
+    "access_denied": ProviderErrorKind.REAUTH,
+    "invalid_client": ProviderErrorKind.OPERATOR,
+    "unauthorized_client": ProviderErrorKind.OPERATOR,
+    "unsupported_grant_type": ProviderErrorKind.OPERATOR,
+    "invalid_request": ProviderErrorKind.OPERATOR,
+    "invalid_scope": ProviderErrorKind.OPERATOR,
+    "temporarily_unavailable": ProviderErrorKind.TRANSIENT,
+    "server_error": ProviderErrorKind.TRANSIENT,
+}
+"""RFC 6749 sections 4.1.2.1 and 5.2, OpenID Connect Core section 3.1.2.6."""
+
+ParameterName = Annotated[str, StringConstraints(pattern=r"^[a-z_]{0,32}$")]
+
+
+class ProviderConfig(Section):
+    """One provider file. URLs may hold placeholders: those of `parameters`, and `{client_id}`."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")
+    display_name: str = Field(min_length=1, max_length=64)
+    issuer: WebUrl
+    discovery: bool = False
+    """The endpoints that are not given here are read from `{issuer}/.well-known/openid-configuration`."""
+    authorization_endpoint: WebUrl | None = None
+    token_endpoint: WebUrl | None = None
+    userinfo_endpoint: WebUrl | None = None
+    revocation_endpoint: WebUrl | None = None
+    """One of RFC 7009; what differs from it is described in `[revocation]` instead."""
+    jwks_uri: WebUrl | None = None
+    parameters: dict[str, Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]] = {}
+    """Placeholder in URLs → its value where the operator's client gives none."""
+
+    refresh: RefreshKind
+    pkce: bool = True
+    nonce: bool = False
+    """An ID token is required, with the nonce that was sent (OpenID Connect Core section 3.1.3.7)."""
+    answers_iss: bool = False
+    """The authorization answer always names its issuer (RFC 9207); one that does not is refused."""
+    id_token_issuers: tuple[str, ...] = ()
+    """Spellings of `iss` in ID tokens; `{claim}` is a claim of the token itself. None given: the issuer alone."""
+    client_authentication: Literal["client_secret_basic", "client_secret_post"] = "client_secret_basic"
+    authorization_parameters: dict[str, str] = {}
+    consent_parameters: dict[str, str] = {}
+    """Added to the authorization request when the consent has to be shown."""
+    login_hint_parameter: ParameterName = "login_hint"
+    """Empty where the provider takes no hint."""
+
+    scope_parameter: ParameterName = "scope"
+    scope_separator: str = Field(default=" ", min_length=1, max_length=1)
+    answer_scope_separator: str | None = Field(default=None, min_length=1, max_length=1)
+    """Where it differs from the one of the request."""
+    required_scopes: tuple[str, ...] = ()
+    """Asked for with every connection, whatever the caller wants."""
+    unreported_scopes: tuple[str, ...] = ()
+    """Never named in an answer: granted when asked for."""
+    scopes: dict[str, str] = {}
+    """Scope → what it is for, in words for the person who grants it."""
+    scope_aliases: dict[str, str] = {}
+    """Spelling in the provider's answers → the scope as we name it."""
+    scope_prefix: str = ""
+    """Left out of the names of scopes."""
+    scopes_ignore_case: bool = False
+    implied_scopes: dict[str, tuple[str, ...]] = {}
+    """Scope → the narrower ones that come with it, and that an answer then leaves out."""
+
+    default_lifetime_seconds: int | None = Field(default=None, ge=60)
+    """Life of an access token whose answer names none; absent: it does not run out."""
+    daily_expiry: DailyExpiry | None = None
+    """When all access tokens die, for an answer that names no life."""
+    max_concurrency: int = Field(default=20, ge=1, le=1000)
+    """Calls at once, of one process."""
+
+    token_answer: TokenAnswer = TokenAnswer()
+    error_details: ErrorDetails = ErrorDetails()
+    errors: dict[str, ProviderErrorKind] = {}
+    """`code` or `code/detail` → who has to act."""
+    userinfo: UserInfoMapping | None = None
+    account: AccountMapping | None = None
+    revocation: Revocation | None = None
+    revocation_note: str | None = None
+    """Why tokens cannot be revoked, and where the user does it."""
+    grant_limits: GrantLimits = GrantLimits()
+
+    @property
+    def account_mapping(self) -> AccountMapping:
+        """`[account]`, or what `[userinfo]` says in its terms."""
+        if self.account is not None:
+            return self.account
+        short = self.userinfo or UserInfoMapping()
+        return AccountMapping(id=(short.account_id,), email=(short.email,) if short.email else ())
+
+    @property
+    def needs_id_token(self) -> bool:
+        return self.nonce or self.account_mapping.source == "id_token"
+
+    @property
+    def can_revoke(self) -> bool:
+        """False where it is known to be impossible; one that is discovered may turn out to have no way either."""
+        return self.revocation is not None or self.revocation_endpoint is not None or self.discovery
+
+    def revocation_at(self, endpoint: str) -> Revocation:
+        """RFC 7009 at `endpoint`, with the client authentication of the token endpoint (section 2.1)."""
+        return Revocation(endpoint=endpoint, authentication=self.client_authentication)
+
+    def error_kind(self, code: str, details: Collection[str] = ()) -> ProviderErrorKind | None:
+        """Class of an error code, narrowed by what lies beneath it; None for one that nobody knows."""
+        for detail in details:
+            if (kind := self.errors.get(f"{code}/{detail}")) is not None:
+                return kind
+        return self.errors.get(code) or _STANDARD_ERRORS.get(code)
+
+    def parse_scopes(self, text: str) -> tuple[str, ...]:
+        """What an answer grants, as we name it; with what it implies, and what it never names although it is always
+        asked for."""
+        reported = self.normalise(text.replace(self.answer_scope_separator or self.scope_separator, " ").split())
+        implied = [narrow for scope in reported for narrow in self.implied_scopes.get(scope, ())]
+        unnamed = set(self.unreported_scopes) & set(self.required_scopes)
+        return tuple(sorted({*reported, *implied, *unnamed}))
+
+    def normalise(self, scopes: Iterable[str]) -> tuple[str, ...]:
+        """Scopes as we name them, sorted, each once."""
+        return tuple(sorted({self._name(scope) for scope in scopes}))
+
+    def granted(self, reported: Iterable[str] | None, requested: Collection[str]) -> tuple[str, ...]:
+        """What the user granted: the answer's scopes, or all of the request (RFC 6749 section 5.1), and those that an
+        answer never names."""
+        if reported is None:
+            return self.normalise(requested)
+        return self.normalise([*reported, *(set(requested) & set(self.unreported_scopes))])
+
+    def missing_required(self, granted: Iterable[str]) -> list[str]:
+        """Required scopes that are not among `granted`."""
+        return sorted(set(self.required_scopes) - set(self.normalise(granted)) - set(self.unreported_scopes))
+
+    def filled(self, parameters: Mapping[str, str]) -> Self:
+        """With the placeholders of all URLs filled."""
+        update: dict[str, object] = {
+            name: fill(url, parameters) for name in _URL_FIELDS if isinstance(url := getattr(self, name), str)
+        }
+        update["id_token_issuers"] = tuple(fill(issuer, parameters) for issuer in self.id_token_issuers)
+        if self.revocation is not None:
+            endpoint = fill(self.revocation.endpoint, parameters)
+            update["revocation"] = self.revocation.model_copy(update={"endpoint": endpoint})
+        if self.account is not None and self.account.emails_endpoint is not None:
+            endpoint = fill(self.account.emails_endpoint, parameters)
+            update["account"] = self.account.model_copy(update={"emails_endpoint": endpoint})
+        return self.model_copy(update=update)
+
+    def urls(self) -> Iterator[str]:
+        """Everything we will send somebody to."""
+        for name in _URL_FIELDS:
+            if isinstance(url := getattr(self, name), str):
+                yield url
+        if self.revocation is not None:
+            yield self.revocation.endpoint
+        if self.account is not None and self.account.emails_endpoint is not None:
+            yield self.account.emails_endpoint
+
+    def _name(self, scope: str) -> str:
+        prefixed = scope.startswith(self.scope_prefix)
+        if self.scopes_ignore_case:
+            prefixed = scope.lower().startswith(self.scope_prefix.lower())
+        name = scope[len(self.scope_prefix) :] if prefixed else scope
+        if self.scopes_ignore_case:
+            known = {*self.scopes, *self.required_scopes, *self.unreported_scopes}
+            name = next((one for one in known if one.lower() == name.lower()), name)
+        return self.scope_aliases.get(name, name)
+
+
+_URL_FIELDS: Final = (
+    "issuer",
+    "authorization_endpoint",
+    "token_endpoint",
+    "userinfo_endpoint",
+    "revocation_endpoint",
+    "jwks_uri",
+)

@@ -1,0 +1,53 @@
+"""How a call to a provider fails: one exception, which says who has to act and what the provider may have done."""
+
+import re
+from typing import Final
+
+from services.user_management.enums import ProviderErrorKind
+
+TOO_MANY_CALLS: Final = "too_many_calls"
+"""Our cap on calls to one provider at once; nothing was sent."""
+BREAKER_OPEN: Final = "breaker_open"
+"""The provider failed so often just now that nothing was sent."""
+TOO_LATE: Final = "too_late"
+"""The caller's time had run out when it was its turn; nothing was sent."""
+REVOCATION_IMPOSSIBLE: Final = "revocation_impossible"
+"""The provider has no way to revoke a token; nothing was sent."""
+_ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+
+
+class ProviderCallError(Exception):
+    """A call to a provider failed.
+
+    `code` is the provider's error code or our word for the failure, `detail` the provider's code beneath it.
+    `outcome_unknown` means that the request may have been carried out although no usable answer came; `answered` that
+    the provider sent a complete HTTP answer. `retry_after` is in seconds.
+    """
+
+    def __init__(
+        self,
+        kind: ProviderErrorKind,
+        code: str,
+        *,
+        detail: str | None = None,
+        outcome_unknown: bool = False,
+        answered: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        self.kind = kind
+        self.code = code
+        self.detail = detail
+        self.outcome_unknown = outcome_unknown
+        self.answered = answered
+        self.retry_after = retry_after
+        super().__init__(f"{kind}: {code}" + (f" ({detail})" if detail else ""))
+
+
+def error_code(text: str) -> str:
+    """A provider's `error`, fit to be stored and shown: users, audit rows and events are told it."""
+    return text if is_error_code(text) else "unknown_error"
+
+
+def is_error_code(text: str) -> bool:
+    """Whether `text` is a word, rather than a sentence, markup or somebody's data."""
+    return _ERROR_CODE.fullmatch(text) is not None

@@ -1,0 +1,59 @@
+"""Reading a provider file so that its author is told the file, the line and the key of everything that is wrong."""
+
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from services.user_management.exceptions import StartupError
+
+Location = tuple[str | int, ...]
+"""Path of a key, as pydantic gives it: `("errors", "slow_down")`."""
+_TABLE: Final = re.compile(r"\s*\[\s*(?P<name>[^\[\]]+?)\s*\]")
+_KEY: Final = re.compile(r"""\s*(?P<name>"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)\s*=""")
+
+
+def read_toml(path: Path) -> tuple[dict[str, Any], str]:
+    """What the file says, and its text. Raises StartupError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text), text
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        # TOML's own errors name line and column.
+        raise StartupError(f"provider file {path}: {error}") from None
+
+
+def refuse(path: Path, text: str, problems: Iterable[tuple[Location, str]]) -> StartupError:
+    """All `problems` of one file, each with the line of its key; none for a key that is not there."""
+    told = []
+    for location, message in problems:
+        line = line_of(text, location)
+        told.append(f"{f'line {line}: ' if line else ''}{'.'.join(map(str, location))}: {message}")
+    return StartupError(f"provider file {path}: {'; '.join(told)}")
+
+
+def line_of(text: str, location: Sequence[str | int]) -> int | None:
+    """The line, from 1, where the key at `location` is set; of the nearest that encloses it, if it has none of its own.
+
+    The parser keeps no lines. Keys are written one a line, so the text is read again for them; what is nested in one
+    line has the line of what holds it.
+    """
+    names = [part for part in location if isinstance(part, str)]
+    lines = _lines_of_keys(text)
+    for length in range(len(names), 0, -1):
+        if (line := lines.get(tuple(names[:length]))) is not None:
+            return line
+    return None
+
+
+def _lines_of_keys(text: str) -> dict[tuple[str, ...], int]:
+    lines: dict[tuple[str, ...], int] = {}
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := _TABLE.match(line):
+            table = tuple(part.strip().strip("\"'") for part in match["name"].split("."))
+            lines.setdefault(table, number)
+        elif match := _KEY.match(line):
+            lines.setdefault((*table, match["name"].strip("\"'")), number)
+    return lines

@@ -1,0 +1,179 @@
+"""A cap on the calls to one provider at once, and a circuit breaker: what one provider does must not hold up the rest.
+
+Both are this process's own. A provider that is down for everybody opens the breaker of every process within seconds,
+and a shared one would be one more thing that can be away.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import structlog
+
+from services.user_management.core.clock import Clock
+from services.user_management.enums import ProviderErrorKind
+from services.user_management.integrations.provider_errors import BREAKER_OPEN, TOO_MANY_CALLS, ProviderCallError
+from services.user_management.observability import PROVIDER_BREAKER_OPEN
+
+WAIT_SECONDS: Final = 2.0
+"""How long a call waits for its turn."""
+FAILURES: Final = 5
+"""In a row and within WINDOW_SECONDS: then the breaker opens."""
+WINDOW_SECONDS: Final = 30.0
+FIRST_OPEN_SECONDS: Final = 15.0
+MAX_OPEN_SECONDS: Final = 120.0
+MAX_RETRY_AFTER_SECONDS: Final = 3600.0
+"""What we believe of a `Retry-After`: a slip of theirs must not silence us for days."""
+TRIAL_RETRY_SECONDS: Final = 1.0
+"""Told to those who come while the trial call is out."""
+
+log = structlog.get_logger(__name__)
+
+
+class BreakerPhase(StrEnum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+    """The next call is the trial, or it is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerState:
+    """What the breaker of one provider does now."""
+
+    phase: BreakerPhase
+    retry_after_seconds: float = 0.0
+
+
+class Call:
+    """One call that was let through; whoever makes it says how it ended."""
+
+    def __init__(self, breaker: "_Breaker", *, is_trial: bool) -> None:
+        self._breaker = breaker
+        self.is_trial = is_trial
+
+    def answered(self) -> None:
+        """The provider works: 2xx, or a refusal of its own."""
+        self._breaker.close()
+
+    def failed(self, retry_after: float | None = None) -> None:
+        """5xx, 429, a time-out, no connection."""
+        self._breaker.note_failure(is_trial=self.is_trial, retry_after=retry_after)
+
+
+class _Breaker:
+    def __init__(self, provider: str, clock: Clock) -> None:
+        self._provider = provider
+        self._clock = clock
+        self._failed_at: deque[float] = deque(maxlen=FAILURES)
+        self._openings = 0
+        self._open_until: float | None = None
+        self._trial_is_out = False
+
+    def state(self) -> BreakerState:
+        if self._open_until is None:
+            return BreakerState(BreakerPhase.CLOSED)
+        remaining = self._open_until - self._clock.monotonic()
+        if remaining > 0:
+            return BreakerState(BreakerPhase.OPEN, remaining)
+        return BreakerState(BreakerPhase.HALF_OPEN, TRIAL_RETRY_SECONDS if self._trial_is_out else 0.0)
+
+    def check(self) -> None:
+        """Raises ProviderCallError unless a call may be made."""
+        state = self.state()
+        if state.retry_after_seconds > 0:
+            raise ProviderCallError(ProviderErrorKind.TRANSIENT, BREAKER_OPEN, retry_after=state.retry_after_seconds)
+
+    def admit(self) -> Call:
+        """Raises ProviderCallError."""
+        self.check()
+        is_trial = self._open_until is not None
+        self._trial_is_out = self._trial_is_out or is_trial
+        return Call(self, is_trial=is_trial)
+
+    def release(self, call: Call) -> None:
+        """A trial that ended without a word on the provider leaves the next call to be the trial."""
+        if call.is_trial:
+            self._trial_is_out = False
+
+    def close(self) -> None:
+        self._failed_at.clear()
+        self._openings = 0
+        if self._open_until is not None:
+            self._open_until = None
+            PROVIDER_BREAKER_OPEN.labels(self._provider).set(0)
+            log.info("provider.breaker_closed", provider=self._provider)
+
+    def note_failure(self, *, is_trial: bool, retry_after: float | None) -> None:
+        if is_trial:
+            self._open(retry_after)
+            return
+        if self._open_until is not None:
+            return  # Sent before it opened: known already.
+        now = self._clock.monotonic()
+        self._failed_at.append(now)
+        if len(self._failed_at) == FAILURES and now - self._failed_at[0] <= WINDOW_SECONDS:
+            self._open(retry_after)
+
+    def _open(self, retry_after: float | None) -> None:
+        seconds = min(MAX_OPEN_SECONDS, FIRST_OPEN_SECONDS * 2.0 ** min(self._openings, 8))
+        seconds *= random.uniform(0.8, 1.2)  # noqa: S311 - spreads the trial calls of processes
+        if retry_after is not None:
+            seconds = min(MAX_RETRY_AFTER_SECONDS, retry_after)
+        self._openings += 1
+        self._failed_at.clear()
+        self._open_until = self._clock.monotonic() + seconds
+        PROVIDER_BREAKER_OPEN.labels(self._provider).set(1)
+        log.warning("provider.breaker_opened", provider=self._provider, seconds=round(seconds, 1))
+
+
+@dataclass(slots=True)
+class _Entrance:
+    slots: asyncio.Semaphore
+    breaker: _Breaker
+
+
+class ProviderGate:
+    """Every call to a provider goes through here."""
+
+    def __init__(self, clock: Clock, *, wait_seconds: float = WAIT_SECONDS) -> None:
+        self._clock = clock
+        self._wait_seconds = wait_seconds
+        self._entrances: dict[str, _Entrance] = {}
+
+    @asynccontextmanager
+    async def call(self, provider: str, *, max_concurrency: int) -> AsyncIterator[Call]:
+        """A turn to call `provider`. Raises ProviderCallError, with nothing sent, when there is none."""
+        entrance = self._entrance(provider, max_concurrency)
+        entrance.breaker.check()
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await entrance.slots.acquire()
+        except TimeoutError:
+            raise ProviderCallError(ProviderErrorKind.TRANSIENT, TOO_MANY_CALLS, retry_after=1.0) from None
+        try:
+            # Once more: it may have opened while we waited.
+            call = entrance.breaker.admit()
+            try:
+                yield call
+            finally:
+                entrance.breaker.release(call)
+        finally:
+            entrance.slots.release()
+
+    def state(self, provider: str) -> BreakerState:
+        """For health and metrics."""
+        entrance = self._entrances.get(provider)
+        return entrance.breaker.state() if entrance else BreakerState(BreakerPhase.CLOSED)
+
+    def _entrance(self, provider: str, max_concurrency: int) -> _Entrance:
+        entrance = self._entrances.get(provider)
+        if entrance is None:
+            entrance = _Entrance(asyncio.Semaphore(max_concurrency), _Breaker(provider, self._clock))
+            self._entrances[provider] = entrance
+        return entrance

@@ -1,0 +1,148 @@
+"""The tables of a provider file, and the values that are checked in more than one of them."""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from services.user_management.enums import TokenKind
+
+PLACEHOLDER: Final = re.compile(r"\{([a-z_]+)\}")
+_DAILY: Final = re.compile(r"(?P<hour>[01]\d|2[0-3]):(?P<minute>[0-5]\d) (?P<zone>\S+)")
+
+
+def _web_url(url: str) -> str:
+    if not url.startswith(("https://", "http://")):
+        raise ValueError("must be an http(s) URL")
+    return url
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from None
+    return text
+
+
+def _one_or_many(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+WebUrl = Annotated[str, AfterValidator(_web_url)]
+"""May hold placeholders such as `{tenant}`."""
+Paths = Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1)]
+"""Dotted paths of members in a JSON object; the first that is there counts."""
+Pattern = Annotated[str, AfterValidator(_pattern)]
+
+
+class Section(BaseModel):
+    """A table of the file: no unknown keys, no changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class UserInfoMapping(Section):
+    """Which claim of the user-info answer gives which of our fields: `[account]` for the common case."""
+
+    account_id: str = "sub"
+    email: str | None = "email"
+
+
+class AccountMapping(Section):
+    """Whose connection it is."""
+
+    source: Literal["id_token", "userinfo"] = "userinfo"
+    id: Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1)] = ("sub",)
+    """Claims that identify the account together; joined with a full stop."""
+    email: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = ("email",)
+    """Claims of which the first with an address counts."""
+    emails_endpoint: WebUrl | None = None
+    """Asked for a list of `{email, primary, verified}` when no claim has an address."""
+
+
+class TokenAnswer(Section):
+    """Where the members of a token answer are (RFC 6749 section 5.1)."""
+
+    access_token: Paths = ("access_token",)
+    refresh_token: Paths = ("refresh_token",)
+    expires_in: Paths = ("expires_in",)
+    refresh_expires_in: Paths = ("refresh_token_expires_in",)
+    scope: Paths = ("scope",)
+    id_token: Paths = ("id_token",)
+
+
+class ErrorDetails(Section):
+    """Where an error answer has the code beneath its code."""
+
+    members: dict[str, str] = {}
+    """Dotted path → what is put before the value, such as `AADSTS` before a number."""
+    description_pattern: Pattern | None = None
+    """Finds the detail in `error_description`."""
+
+
+class Revocation(Section):
+    """How a token is revoked; the defaults are those of RFC 7009."""
+
+    endpoint: WebUrl
+    method: Literal["POST", "DELETE", "GET"] = "POST"
+    body: Literal["form", "json"] = "form"
+    token_member: str = "token"  # noqa: S105 - the name of a parameter
+    """Empty where the token goes into the Authorization header alone."""
+    token: TokenKind = TokenKind.REFRESH
+    """Which of our tokens it wants, if we hold that kind."""
+    authentication: Literal["client_secret_basic", "client_secret_post", "bearer", "none"] = "client_secret_basic"
+    whole_grant: bool = False
+    """It ends everything that the user has granted to our client, other connections of the same account included."""
+    gone_codes: tuple[str, ...] = ("invalid_token",)
+    """Error codes that mean: there is no such token any more."""
+    gone_statuses: tuple[int, ...] = ()
+
+
+class GrantLimits(Section):
+    """What ends a grant by itself, for whoever has to explain a dead one."""
+
+    testing_days: int | None = Field(default=None, ge=1)
+    """Life of a refresh token while the client is not published."""
+    idle_days: int | None = Field(default=None, ge=1)
+    """A refresh token that is unused for so long is dead."""
+    live_tokens_per_account: int | None = Field(default=None, ge=1)
+    """With one more, the oldest dies silently."""
+    spa_hours: int | None = Field(default=None, ge=1)
+    """Life of a refresh token whose redirect URI is registered as a single-page application's."""
+
+
+class DailyExpiry(Section):
+    """A time of day at which all access tokens die: `06:00 Asia/Kolkata`."""
+
+    hour: int
+    minute: int
+    zone: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def read(cls, text: Any) -> Any:
+        match = _DAILY.fullmatch(text) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError("must be a time and a zone, such as `06:00 Asia/Kolkata`")
+        try:
+            ZoneInfo(match["zone"])
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError(f"there is no time zone {match['zone']}") from None
+        return {"hour": int(match["hour"]), "minute": int(match["minute"]), "zone": match["zone"]}
+
+    def seconds_left(self, now: datetime) -> float:
+        """Until the next such time after `now`."""
+        local = now.astimezone(ZoneInfo(self.zone))
+        ends = local.replace(hour=self.hour, minute=self.minute, second=0, microsecond=0)
+        if ends <= local:
+            ends += timedelta(days=1)
+        return ends.timestamp() - now.timestamp()
+
+
+def fill(url: str, parameters: Mapping[str, str]) -> str:
+    """`url` with the placeholders filled that `parameters` has; others stay."""
+    return PLACEHOLDER.sub(lambda match: parameters.get(match[1], match[0]), url)

@@ -1,0 +1,81 @@
+"""A token answer (RFC 6749 section 5.1), read so that nothing in it can cost us a rotated refresh token."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from services.user_management.integrations.provider_answer import Answer, first_member
+from services.user_management.integrations.provider_config import ProviderConfig
+
+_MALFORMED_LIFETIME_SECONDS: Final = 600
+
+
+@dataclass(frozen=True, slots=True)
+class TokenGrant:
+    """What the provider granted. `sent_at` is in monotonic seconds."""
+
+    access_token: str
+    refresh_token: str | None
+    lifetime_seconds: float | None
+    """Life of the access token from the moment the request was sent; None: it does not run out."""
+    scopes: tuple[str, ...] | None
+    """None when the answer names none, which means: as requested."""
+    sent_at: float
+    id_token: str | None = None
+    """Not verified. None in the answer to a refresh, where it proves nothing new."""
+    refresh_lifetime_seconds: float | None = None
+    """Life of the refresh token, where the provider tells it."""
+    received_at: datetime | None = None
+
+    @property
+    def is_expired(self) -> bool:
+        """The access token has no life, says the provider; a refresh token that came with it is as good as ever."""
+        return self.lifetime_seconds is not None and self.lifetime_seconds <= 0
+
+
+def read_grant(config: ProviderConfig, answer: Answer, *, sent_at: float, with_id_token: bool) -> TokenGrant | None:
+    """The grant in `answer`; None when there is none."""
+    document = answer.members()
+    places = config.token_answer
+    access_token = _text(first_member(document, places.access_token))
+    if answer.status != 200 or access_token is None or document.get("ok") is False:
+        return None
+    scope = first_member(document, places.scope)
+    refresh_expires_in = first_member(document, places.refresh_expires_in)
+    return TokenGrant(
+        access_token=access_token,
+        refresh_token=_text(first_member(document, places.refresh_token)),
+        lifetime_seconds=_lifetime(config, first_member(document, places.expires_in), answer.received_at),
+        scopes=config.parse_scopes(scope) if isinstance(scope, str) and scope.strip() else None,
+        sent_at=sent_at,
+        id_token=_text(first_member(document, places.id_token)) if with_id_token else None,
+        refresh_lifetime_seconds=_seconds(refresh_expires_in),
+        received_at=answer.received_at,
+    )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _lifetime(config: ProviderConfig, expires_in: Any, received_at: datetime) -> float | None:
+    """Seconds the access token lives. The answer is kept even when this member is nonsense: refusing it could cost a
+    rotated refresh token. Nonsense counts as a short life, so that the next refresh comes soon; zero and less means
+    what it says, a token that is not handed out."""
+    if expires_in is None:
+        if config.daily_expiry is not None:
+            return config.daily_expiry.seconds_left(received_at)
+        return config.default_lifetime_seconds
+    seconds = _seconds(expires_in)
+    return _MALFORMED_LIFETIME_SECONDS if seconds is None else seconds
+
+
+def _seconds(value: Any) -> float | None:
+    """A duration, not below zero; None for nonsense."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if seconds <= 0:
+        return 0.0
+    return seconds if seconds < 10**9 else None

@@ -1,0 +1,167 @@
+"""Sends outgoing webhooks: one POST on a connection of its own, to an address that was vetted the moment before.
+
+httpcore rather than the process's HTTP client, because the guard must stand where the connection is made: a name that
+is looked up for the check and again for the connection may give two answers (DNS rebinding). Host header, SNI and the
+certificate's name stay those of the URL. There are no redirects, proxies or cookies at this level.
+"""
+
+import asyncio
+import re
+import ssl
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Final
+
+import httpcore
+
+from services.user_management.core.clock import Clock
+from services.user_management.integrations.webhook_target import TargetProblem, TargetRefusedError, WebhookTargets
+
+TOTAL_SECONDS: Final = 10.0
+"""For looking up, connecting, sending and the head of the answer. What is called last, 7 s into a slice, must be over
+and recorded before the slice is cut off after 20 s."""
+CONNECT_SECONDS: Final = 4.0
+DRAIN_SECONDS: Final = 1.0
+CLOSE_SECONDS: Final = 0.5
+MAX_ANSWER_BYTES: Final = 64 * 1024
+USER_AGENT: Final = "user-management-service"
+
+
+class SendFailure(StrEnum):
+    """Why a webhook was not accepted."""
+
+    URL_REFUSED = TargetProblem.URL.value
+    ADDRESS_REFUSED = TargetProblem.ADDRESS.value
+    NOT_RESOLVED = TargetProblem.NOT_RESOLVED.value
+    NOT_CONNECTED = "not_connected"
+    TLS_FAILED = "tls_failed"
+    TIMED_OUT = "timed_out"
+    BROKEN_ANSWER = "broken_answer"
+    """The connection ended before an answer, or what came was not HTTP."""
+    REDIRECTED = "redirected"
+    GONE = "gone"
+    """410: the receiver wants no more."""
+    REFUSED = "refused"
+    """Any other status but 2xx."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookAnswer:
+    """What came back; `failure` None: accepted. `retry_after` in seconds, of 429 and 503 alone."""
+
+    status: int | None
+    failure: SendFailure | None
+    retry_after: float | None = None
+
+
+class GuardedBackend(httpcore.AsyncNetworkBackend):
+    """Connects to vetted addresses alone, and looks no name up a second time."""
+
+    def __init__(self, targets: WebhookTargets) -> None:
+        self._targets = targets
+        self._network = httpcore.AnyIOBackend()
+
+    async def connect_tcp(  # noqa: PLR0917 - httpcore's signature
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to the first address that answers. Raises TargetRefusedError, httpcore.ConnectError."""
+        *others, last = await self._targets.addresses(host, port)
+        for address in others:
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
+        return await self._network.connect_tcp(last, port, timeout, local_address, socket_options)
+
+
+class WebhookSender:
+    """The way out for webhooks."""
+
+    def __init__(self, targets: WebhookTargets, clock: Clock, *, ssl_context: ssl.SSLContext | None = None) -> None:
+        """`ssl_context`: by default the public authorities, certificate and name required."""
+        self._targets = targets
+        self._clock = clock
+        # No connection is kept: each delivery is vetted anew, and one receiver's idle connections are nobody's burden.
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=ssl_context,
+            max_connections=None,
+            max_keepalive_connections=0,
+            network_backend=GuardedBackend(targets),
+        )
+
+    async def send(self, url: str, *, headers: Mapping[str, str], body: bytes) -> WebhookAnswer:
+        """POST `body`; every failure is an answer."""
+        try:
+            self._targets.check_url(url)
+            async with asyncio.timeout(TOTAL_SECONDS) as limit:
+                return await self._exchange(url, {"User-Agent": USER_AGENT, **headers}, body, limit)
+        except TargetRefusedError as error:
+            return WebhookAnswer(None, SendFailure(error.problem.value))
+        except (TimeoutError, httpcore.TimeoutException):
+            return WebhookAnswer(None, SendFailure.TIMED_OUT)
+        except httpcore.ConnectError as error:
+            return WebhookAnswer(None, SendFailure.TLS_FAILED if _is_about_tls(error) else SendFailure.NOT_CONNECTED)
+        except (httpcore.NetworkError, httpcore.ProtocolError):
+            return WebhookAnswer(None, SendFailure.BROKEN_ANSWER)
+
+    async def aclose(self) -> None:
+        """Close what is open."""
+        await self._pool.aclose()
+
+    async def _exchange(self, url: str, headers: dict[str, str], body: bytes, limit: asyncio.Timeout) -> WebhookAnswer:
+        seconds = {"connect": CONNECT_SECONDS, "read": TOTAL_SECONDS, "write": TOTAL_SECONDS, "pool": TOTAL_SECONDS}
+        async with self._pool.stream(
+            "POST", url, headers=list(headers.items()), content=body, extensions={"timeout": seconds}
+        ) as response:
+            limit.reschedule(asyncio.get_running_loop().time() + DRAIN_SECONDS + CLOSE_SECONDS)
+            await _drain(response)
+            return self._judge(response.status, {name.lower(): value for name, value in response.headers})
+
+    def _judge(self, status: int, headers: Mapping[bytes, bytes]) -> WebhookAnswer:
+        if 200 <= status < 300:
+            return WebhookAnswer(status, None)
+        if 300 <= status < 400:
+            return WebhookAnswer(status, SendFailure.REDIRECTED)
+        if status == 410:
+            return WebhookAnswer(status, SendFailure.GONE)
+        wanted = headers.get(b"retry-after", b"") if status in {429, 503} else b""
+        return WebhookAnswer(status, SendFailure.REFUSED, retry_after(wanted.decode("latin-1"), self._clock.now()))
+
+
+async def _drain(response: httpcore.Response) -> None:
+    """Read on for a moment, so that the receiver is not cut off while it writes. Its head has decided already, and
+    nothing of the body is used, so that it may break off, be endless or never come."""
+    received = 0
+    with suppress(TimeoutError, httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            async for chunk in response.aiter_stream():
+                received += len(chunk)
+                if received > MAX_ANSWER_BYTES:
+                    return
+
+
+def _is_about_tls(error: BaseException | None) -> bool:
+    """Whether the ssl module is at the bottom of it; the layers in between wrap its errors."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def retry_after(value: str, now: datetime) -> float | None:
+    """Seconds of a `Retry-After` header, a number or a date (RFC 9110 section 10.2.3); None for anything else."""
+    if re.fullmatch("[0-9]{1,9}", value):
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return None if moment.tzinfo is None else max(0.0, (moment - now).total_seconds())

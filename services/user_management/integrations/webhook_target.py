@@ -1,0 +1,119 @@
+"""Where outgoing webhooks may go: to public addresses, and outside production to this machine too.
+
+Whoever may name an address for us to call could otherwise call what only we can reach (server-side request forgery).
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from enum import StrEnum
+from typing import Final
+from urllib.parse import urlsplit
+
+LOWEST_FREE_PORT: Final = 1024
+RESOLVE_SECONDS: Final = 3.0
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Host and port to addresses. Raises OSError."""
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
+"""All that is allocated of IPv6 (RFC 4291 section 2.4). Mapped and translated IPv4 (`::ffff:0:0/96`, `64:ff9b::/96`,
+`64:ff9b:1::/48`), link-local, unique local and multicast addresses lie outside."""
+_NOT_PUBLIC: Final = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "192.0.0.0/24",  # IETF protocol assignments (RFC 6890)
+        "192.88.99.0/24",  # 6to4 relays (RFC 7526)
+        "2001::/23",  # IETF protocol assignments: Teredo (RFC 4380), ORCHID, benchmarking
+        "2001:db8::/32",  # documentation (RFC 3849)
+        "2002::/16",  # 6to4 (RFC 3056), which carries an IPv4 address
+        "3fff::/20",  # documentation (RFC 9637)
+    )
+)
+
+
+class TargetProblem(StrEnum):
+    """Why a target is refused."""
+
+    URL = "url_refused"
+    ADDRESS = "address_refused"
+    NOT_RESOLVED = "not_resolved"
+
+
+class TargetRefusedError(Exception):
+    """Nothing was sent. `problem` is for records; what was looked up is not told to whoever chose the name."""
+
+    def __init__(self, problem: TargetProblem) -> None:
+        self.problem = problem
+        super().__init__(problem.value)
+
+
+async def resolve_by_system(host: str, port: int) -> list[str]:
+    """Addresses as this machine's resolver gives them, in its order of preference. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def is_public(address: Address) -> bool:
+    """Whether anybody on the internet may have this address."""
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST:
+        return False
+    if not address.is_global or address.is_multicast:
+        return False
+    return not any(address in network for network in _NOT_PUBLIC if network.version == address.version)
+
+
+class WebhookTargets:
+    """Judges URLs when they are given, and addresses each time that somebody connects."""
+
+    def __init__(self, *, allow_local: bool, resolve: Resolve = resolve_by_system) -> None:
+        """`allow_local`: http and loopback addresses too, for development and tests."""
+        self._allow_local = allow_local
+        self._resolve = resolve
+
+    async def check(self, url: str) -> None:
+        """Judge a URL and where it leads now. Raises TargetRefusedError."""
+        self.check_url(url)
+        parts = urlsplit(url)
+        await self.addresses(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+
+    def check_url(self, url: str) -> None:
+        """https, in ASCII, without user and fragment, on 443 or a port above 1023, where no system service listens.
+
+        Raises TargetRefusedError.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise TargetRefusedError(TargetProblem.URL) from None
+        plain = url.isascii() and "@" not in parts.netloc and "#" not in url and bool(parts.hostname)
+        if self._allow_local:
+            allowed = parts.scheme in {"http", "https"}
+        else:
+            allowed = parts.scheme == "https" and (port in {None, 443} or (port or 0) >= LOWEST_FREE_PORT)
+        if not (plain and allowed):
+            raise TargetRefusedError(TargetProblem.URL)
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """What `host` resolves to; one address that is not allowed spoils them all. Raises TargetRefusedError."""
+        try:
+            async with asyncio.timeout(RESOLVE_SECONDS):
+                found = await self._resolve(host, port)
+        except (OSError, UnicodeError):
+            found = []
+        if not found:
+            raise TargetRefusedError(TargetProblem.NOT_RESOLVED)
+        if not all(self._is_allowed(address) for address in found):
+            raise TargetRefusedError(TargetProblem.ADDRESS)
+        return list(found)
+
+    def _is_allowed(self, text: str) -> bool:
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            return False
+        return is_public(address) or (self._allow_local and address.is_loopback)

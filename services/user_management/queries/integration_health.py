@@ -1,0 +1,278 @@
+"""Connections that are to be checked, providers' health, and connections that lack a scope which is required by now."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.user_management.enums import ProviderState
+
+FIRST: Final = UUID(int=0)
+
+_COLUMNS = """
+i.id, i.token_version, i.user_id, i.provider, i.last_checked_at, i.status, i.status_reason, access.ciphertext,
+access.key_version,
+coalesce(access.expires_at <= now(), false) AS expired, coalesce(i.refresh_not_before > now(), false) AS cooling,
+EXISTS (SELECT FROM encrypted_tokens r WHERE r.integration_id = i.id AND r.kind = 'refresh') AS has_refresh_token
+"""
+# Also those whose provider is not well: their answer is how its recovery is seen.
+_DUE = """
+u.deleted_at IS NULL AND u.status = 'active' AND i.refresh_lease_until IS NULL
+AND (i.status = 'degraded' OR access.expires_at IS NULL OR i.provider = ANY(:unwell)
+     OR greatest(i.connected_at, i.last_refresh_at, i.last_checked_at) < now() - make_interval(secs => :idle_seconds))
+"""
+# A page is walked whole, whatever part of it is due: so one statement costs the same however few are.
+_PAGE = """
+WITH page AS MATERIALIZED (
+    SELECT id, last_checked_at FROM integrations
+    WHERE status IN ('active', 'degraded') AND {place} ORDER BY {order} LIMIT :page
+), ends AS (
+    SELECT id AS end_id, last_checked_at AS end_checked_at FROM page ORDER BY {reverse} LIMIT 1
+)
+SELECT ends.*, due.*
+FROM ends LEFT JOIN (
+    SELECT {columns}
+    FROM page JOIN integrations i ON i.id = page.id
+    JOIN users u ON u.id = i.user_id
+    JOIN encrypted_tokens access ON access.integration_id = i.id AND access.kind = 'access'
+    WHERE {due}
+) AS due ON true
+ORDER BY due.last_checked_at NULLS FIRST, due.id
+"""
+_NEVER_CHECKED = sa.text(
+    _PAGE.format(
+        place="last_checked_at IS NULL AND id > :after_id",
+        order="id",
+        reverse="id DESC",
+        columns=_COLUMNS,
+        due=_DUE,
+    )
+).bindparams(sa.bindparam("unwell", type_=sa.ARRAY(sa.Text())))
+_CHECKED_BEFORE = sa.text(
+    _PAGE.format(
+        place="(last_checked_at, id) > (:after_checked_at, :after_id) AND last_checked_at < :began",
+        order="last_checked_at, id",
+        reverse="last_checked_at DESC, id DESC",
+        columns=_COLUMNS,
+        due=_DUE,
+    )
+).bindparams(sa.bindparam("unwell", type_=sa.ARRAY(sa.Text())))
+
+_ONE_TEXT = """
+SELECT {columns}
+FROM integrations i
+JOIN users u ON u.id = i.user_id AND u.deleted_at IS NULL AND u.status = 'active'
+JOIN encrypted_tokens access ON access.integration_id = i.id AND access.kind = 'access'
+WHERE i.id = :id AND i.status IN ('active', 'degraded')
+"""
+_ONE = sa.text(_ONE_TEXT.format(columns=_COLUMNS))
+
+_NOW = sa.text("SELECT now()")
+
+_ACCEPTED = sa.text("""
+UPDATE integrations
+SET last_checked_at = now(), updated_at = now(),
+    failing_since = CASE WHEN :whole THEN NULL ELSE failing_since END,
+    last_failure = CASE WHEN :whole THEN NULL ELSE last_failure END,
+    last_failure_detail = CASE WHEN :whole THEN NULL ELSE last_failure_detail END,
+    refresh_failures = CASE WHEN :whole THEN 0 ELSE refresh_failures END
+WHERE id = :id AND token_version = :token_version AND status IN ('active', 'degraded')
+""")
+
+_REFUSED = sa.text("""
+UPDATE integrations
+SET failing_since = coalesce(failing_since, now()), last_failure = :failure, last_failure_detail = :detail,
+    last_failure_at = now(), updated_at = now()
+WHERE id = :id AND token_version = :token_version AND status IN ('active', 'degraded')
+RETURNING extract(epoch FROM now() - failing_since)::float8 AS refused_seconds
+""").bindparams(sa.bindparam("detail", type_=sa.Text()))
+
+_STANDINGS = sa.text("""
+SELECT provider, state, enforced_scopes FROM provider_health WHERE provider = ANY(:providers)
+""").bindparams(sa.bindparam("providers", type_=sa.ARRAY(sa.Text())))
+_STANDINGS_TYPED = _STANDINGS.columns(enforced_scopes=sa.JSON)
+
+_SET_STATE = sa.text("""
+INSERT INTO provider_health AS h (provider, state, reason, since, checked_at)
+VALUES (:provider, :state, :reason, now(), now())
+ON CONFLICT (provider) DO UPDATE
+SET state = excluded.state, reason = excluded.reason, checked_at = now(),
+    since = CASE WHEN h.state = excluded.state THEN h.since ELSE now() END
+""").bindparams(sa.bindparam("reason", type_=sa.Text()))
+
+_SET_ENFORCED = sa.text("""
+INSERT INTO provider_health AS h (provider, state, since, checked_at, enforced_scopes)
+VALUES (:provider, 'up', now(), now(), :scopes)
+ON CONFLICT (provider) DO UPDATE SET enforced_scopes = excluded.enforced_scopes
+""").bindparams(sa.bindparam("scopes", type_=sa.JSON()))
+
+_OF_PROVIDER = sa.text("""
+SELECT id, provider_account_id, token_version, status, granted_scopes FROM integrations
+WHERE provider = :provider AND (provider_account_id, id) > (:after_account, :after_id)
+ORDER BY provider_account_id, id LIMIT :limit
+""").columns(granted_scopes=sa.JSON)
+
+_AWAITING_UPGRADE = sa.text("""
+SELECT id, token_version, granted_scopes FROM integrations
+WHERE provider = :provider AND status_reason = 'scope_upgrade' AND status = 'needs_reauth' AND id > :after_id
+ORDER BY id LIMIT :limit
+""").columns(granted_scopes=sa.JSON)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A serving connection with its access token as it lies in the database."""
+
+    id: UUID
+    token_version: int
+    user_id: str
+    provider: str
+    last_checked_at: datetime | None
+    status: str
+    status_reason: str | None
+    ciphertext: bytes
+    key_version: int
+    expired: bool
+    cooling: bool
+    """A failure is so recent that the provider is not to be asked for a refresh."""
+    has_refresh_token: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far a walk has come: first those never checked, by id, then the others, the longest unchecked first."""
+
+    checked_at: datetime | None = None
+    id: UUID = FIRST
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of the walk. `end` None: nothing is left in this part of it."""
+
+    due: list[Candidate]
+    end: Place | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of a provider."""
+
+    state: ProviderState
+    enforced_scopes: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A connection, and what it was granted."""
+
+    id: UUID
+    account_id: str
+    token_version: int
+    is_serving: bool
+    granted_scopes: tuple[str, ...]
+
+
+async def database_now(connection: AsyncConnection) -> datetime:
+    """The database's clock."""
+    now: datetime = (await connection.execute(_NOW)).scalar_one()
+    return now
+
+
+async def due_page(
+    connection: AsyncConnection,
+    *,
+    after: Place,
+    began: datetime,
+    unwell: Sequence[str],
+    idle_seconds: float,
+    page: int,
+) -> Page:
+    """The next `page` connections of the walk, and which of them are to be checked. `began` is when the walk did: what
+    was checked since is left out. `unwell`: providers whose recovery is looked for."""
+    parameters: dict[str, Any] = {
+        "after_id": after.id,
+        "unwell": list(unwell),
+        "idle_seconds": idle_seconds,
+        "page": page,
+    }
+    if after.checked_at is None:
+        rows = (await connection.execute(_NEVER_CHECKED, parameters)).mappings().all()
+    else:
+        parameters |= {"after_checked_at": after.checked_at, "began": began}
+        rows = (await connection.execute(_CHECKED_BEFORE, parameters)).mappings().all()
+    if not rows:
+        return Page([], None)
+    due = [_candidate(row) for row in rows if row["id"] is not None]
+    return Page(due, Place(rows[0]["end_checked_at"], rows[0]["end_id"]))
+
+
+async def find_candidate(connection: AsyncConnection, integration_id: UUID) -> Candidate | None:
+    """One serving connection of an active user."""
+    row = (await connection.execute(_ONE, {"id": integration_id})).mappings().one_or_none()
+    return None if row is None else _candidate(row)
+
+
+def _candidate(row: sa.RowMapping) -> Candidate:
+    return Candidate(**{name: row[name] for name in Candidate.__slots__})
+
+
+async def note_accepted(connection: AsyncConnection, held: Candidate, *, whole: bool) -> None:
+    """The provider took the access token. `whole`: nothing is wrong with the connection at all, and former failures
+    are forgotten."""
+    parameters = {"id": held.id, "token_version": held.token_version, "whole": whole}
+    await connection.execute(_ACCEPTED, parameters)
+
+
+async def note_refused(connection: AsyncConnection, held: Candidate, *, failure: str, detail: str | None) -> float:
+    """The provider refused the access token; for how many seconds it has been failing. 0 if the fence has moved."""
+    parameters = {"id": held.id, "token_version": held.token_version, "failure": failure, "detail": detail}
+    row = (await connection.execute(_REFUSED, parameters)).one_or_none()
+    return 0.0 if row is None else float(row.refused_seconds)
+
+
+async def read_standings(connection: AsyncConnection, providers: Iterable[str]) -> dict[str, Standing]:
+    """What was last written of these providers."""
+    rows = await connection.execute(_STANDINGS_TYPED, {"providers": list(providers)})
+    return {
+        row.provider: Standing(
+            ProviderState(row.state), None if row.enforced_scopes is None else tuple(row.enforced_scopes)
+        )
+        for row in rows
+    }
+
+
+async def set_state(connection: AsyncConnection, provider: str, state: ProviderState, *, reason: str | None) -> None:
+    """Write what the check has seen; the beginning of a state is kept while it lasts."""
+    await connection.execute(_SET_STATE, {"provider": provider, "state": state.value, "reason": reason})
+
+
+async def set_enforced(connection: AsyncConnection, provider: str, scopes: Sequence[str]) -> None:
+    """All connections of the provider have been held against `scopes`."""
+    await connection.execute(_SET_ENFORCED, {"provider": provider, "scopes": list(scopes)})
+
+
+async def holders(connection: AsyncConnection, provider: str, *, after: tuple[str, UUID], limit: int) -> list[Holder]:
+    """Connections of a provider in the order of (account id, id)."""
+    parameters = {"provider": provider, "after_account": after[0], "after_id": after[1], "limit": limit}
+    rows = await connection.execute(_OF_PROVIDER, parameters)
+    return [
+        Holder(
+            row.id,
+            row.provider_account_id,
+            row.token_version,
+            row.status in {"active", "degraded"},
+            tuple(row.granted_scopes),
+        )
+        for row in rows
+    ]
+
+
+async def awaiting_upgrade(connection: AsyncConnection, provider: str, *, after: UUID, limit: int) -> list[Holder]:
+    """Connections that need their users for want of a scope, in the order of their ids."""
+    rows = await connection.execute(_AWAITING_UPGRADE, {"provider": provider, "after_id": after, "limit": limit})
+    return [Holder(row.id, "", row.token_version, False, tuple(row.granted_scopes)) for row in rows]  # noqa: FBT003 - a field

@@ -1,0 +1,198 @@
+"""Subscriptions to events, each seen by its owner alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.user_management.enums import SubscriptionStatus
+from services.user_management.models import ServiceClient, ServiceGrant, WebhookSubscription
+
+_subscriptions = WebhookSubscription.ormar_config.table
+_clients = ServiceClient.ormar_config.table
+_grants = ServiceGrant.ormar_config.table
+_owned = _subscriptions.outerjoin(_clients, _clients.c.id == _subscriptions.c.client_id)
+_shown = sa.select(*_subscriptions.c, _clients.c.name.label("owner")).select_from(_owned)
+
+_LOCK_CREATION: Final = sa.text("SELECT pg_advisory_xact_lock(hashtext('webhook_subscriptions'))")
+
+_PROVIDERS: Final = (
+    sa.select(sa.func.array_agg(_grants.c.provider))
+    .where(_grants.c.client_id == _subscriptions.c.client_id)
+    .scalar_subquery()
+    .label("providers")
+)
+
+_NOTE_FAILURE: Final = sa.text("""
+UPDATE webhook_subscriptions SET failing_since = coalesce(failing_since, now())
+WHERE id = :id
+RETURNING status, failing_since <= now() - make_interval(secs => :patience_seconds) AS too_long
+""").bindparams(sa.bindparam("patience_seconds", type_=sa.Double()))
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """An active subscription. `providers`: those that its service has a grant for; None: it is the admins'."""
+
+    id: UUID
+    event_types: list[str]
+    last_sequence: int
+    providers: frozenset[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureState:
+    """A subscription after a failed delivery; `too_long`: nothing has got through for the time given."""
+
+    is_active: bool
+    too_long: bool
+
+
+async def lock_creation(connection: AsyncConnection) -> None:
+    """Let one subscription be made at a time, so that an owner's number can be counted; until the transaction ends."""
+    await connection.execute(_LOCK_CREATION)
+
+
+async def count_owned(connection: AsyncConnection, client_id: UUID | None) -> int:
+    """How many a service has, or the admins (None)."""
+    owned = _subscriptions.c.client_id
+    mine = owned.is_(None) if client_id is None else owned == client_id
+    return int(
+        (await connection.execute(sa.select(sa.func.count()).select_from(_subscriptions).where(mine))).scalar_one()
+    )
+
+
+async def insert(connection: AsyncConnection, row: Mapping[str, Any]) -> None:
+    """A new subscription."""
+    await connection.execute(sa.insert(_subscriptions).values(**row))
+
+
+async def find(connection: AsyncConnection, subscription_id: UUID, *, owner: str | None) -> dict[str, Any] | None:
+    """One, with the name of its `owner`; None when it is another service's (`owner` None: whoever's it is)."""
+    return await _one(connection, _shown.where(_subscriptions.c.id == subscription_id), owner)
+
+
+async def lock(connection: AsyncConnection, subscription_id: UUID, *, owner: str | None) -> dict[str, Any] | None:
+    """The same, locked until the transaction ends."""
+    select = _shown.where(_subscriptions.c.id == subscription_id)
+    return await _one(connection, select.with_for_update(of=_subscriptions, key_share=True), owner)
+
+
+async def _one(connection: AsyncConnection, select: sa.Select[Any], owner: str | None) -> dict[str, Any] | None:
+    if owner is not None:
+        select = select.where(_clients.c.name == owner)
+    row = (await connection.execute(select)).mappings().one_or_none()
+    return None if row is None else dict(row)
+
+
+async def list_owned(
+    connection: AsyncConnection, *, owner: str | None, before: UUID | None, limit: int
+) -> Sequence[sa.RowMapping]:
+    """A service's, or all (`owner` None), the newest first; ids are ordered by time."""
+    select = _shown.order_by(_subscriptions.c.id.desc()).limit(limit)
+    if owner is not None:
+        select = select.where(_clients.c.name == owner)
+    if before is not None:
+        select = select.where(_subscriptions.c.id < before)
+    return (await connection.execute(select)).mappings().all()
+
+
+async def update(connection: AsyncConnection, subscription_id: UUID, values: Mapping[str, Any]) -> None:
+    """Write some columns. Lock it first."""
+    await connection.execute(sa.update(_subscriptions).where(_subscriptions.c.id == subscription_id).values(**values))
+
+
+async def delete(connection: AsyncConnection, subscription_id: UUID) -> None:
+    """Remove one with all its deliveries."""
+    await connection.execute(sa.delete(_subscriptions).where(_subscriptions.c.id == subscription_id))
+
+
+async def lock_listeners(connection: AsyncConnection) -> list[Listener]:
+    """Active subscriptions, but those of disabled services, locked by id: whoever numbers deliveries does it alone."""
+    select = (
+        sa.select(
+            _subscriptions.c.id,
+            _subscriptions.c.client_id,
+            _subscriptions.c.event_types,
+            _subscriptions.c.last_sequence,
+            _PROVIDERS,
+        )
+        .select_from(_owned)
+        .where(_subscriptions.c.status == SubscriptionStatus.ACTIVE.value, _clients.c.disabled_at.is_(None))
+        .order_by(_subscriptions.c.id)
+        .with_for_update(of=_subscriptions, key_share=True)
+    )
+    return [
+        Listener(
+            row.id,
+            row.event_types,
+            row.last_sequence,
+            None if row.client_id is None else frozenset(row.providers or ()),
+        )
+        for row in await connection.execute(select)
+    ]
+
+
+async def set_last_sequence(connection: AsyncConnection, numbers: Mapping[UUID, int]) -> None:
+    """Number of the newest delivery of each. Lock them first."""
+    update_one = (
+        sa.update(_subscriptions)
+        .where(_subscriptions.c.id == sa.bindparam("of_id"))
+        .values(last_sequence=sa.bindparam("number"))
+    )
+    await connection.execute(update_one, [{"of_id": id_, "number": number} for id_, number in numbers.items()])
+
+
+async def note_failure(
+    connection: AsyncConnection, subscription_id: UUID, *, patience_seconds: float
+) -> FailureState | None:
+    """A delivery failed; locks the row. None: there is no such subscription any more."""
+    parameters = {"id": subscription_id, "patience_seconds": patience_seconds}
+    row = (await connection.execute(_NOTE_FAILURE, parameters)).one_or_none()
+    return None if row is None else FailureState(row.status == SubscriptionStatus.ACTIVE, row.too_long)
+
+
+async def note_success(connection: AsyncConnection, subscription_id: UUID) -> None:
+    """A delivery got through; writes nothing where none had failed before."""
+    await connection.execute(
+        sa.update(_subscriptions)
+        .where(_subscriptions.c.id == subscription_id, _subscriptions.c.failing_since.is_not(None))
+        .values(failing_since=None)
+    )
+
+
+async def replace_secret(
+    connection: AsyncConnection,
+    subscription_id: UUID,
+    sealed: tuple[bytes, int],
+    *,
+    overlap: timedelta,
+) -> None:
+    """A new secret; the present one becomes the former one, for `overlap` (0: none is
+    left). `sealed` is ciphertext and key version. Lock it first."""
+    stays = bool(overlap)
+    values = {
+        "former_secret_ciphertext": _subscriptions.c.secret_ciphertext if stays else None,
+        "former_secret_key_version": _subscriptions.c.secret_key_version if stays else None,
+        "former_secret_until": sa.func.now() + overlap if stays else None,
+        "secret_ciphertext": sealed[0],
+        "secret_key_version": sealed[1],
+        "version": _subscriptions.c.version + 1,
+        "updated_at": sa.func.now(),
+    }
+    await update(connection, subscription_id, values)
+
+
+async def disable(connection: AsyncConnection, subscription_id: UUID, *, reason: str) -> None:
+    """Nothing is queued for it any more. Lock it first."""
+    values = {
+        "status": SubscriptionStatus.DISABLED.value,
+        "disabled_reason": reason,
+        "version": _subscriptions.c.version + 1,
+        "updated_at": sa.func.now(),
+    }
+    await update(connection, subscription_id, values)

@@ -1,0 +1,90 @@
+"""Token exchange (RFC 8693) for services that speak OAuth: the same door as `POST /internal/tokens/get`."""
+
+from typing import Annotated, Any, Final
+from urllib.parse import parse_qsl
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from services.user_management.auth.dependencies import ContainerDependency
+from services.user_management.auth.service_auth import DocumentedBearer, DocumentedHeader, client_credential
+from services.user_management.auth.token_caller import count_read
+from services.user_management.exceptions import TokenExchangeError, UnauthenticatedError, UnsupportedMediaTypeError
+from services.user_management.schemas.token import TokenExchangeResponse
+from services.user_management.services.service_client_service import ServiceCredential
+from services.user_management.services.token_service import GRANT_TYPE, JWT, USER_ID
+
+MAX_FIELDS: Final = 32
+_TEXT: Final = {"type": "string"}
+FORM: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/x-www-form-urlencoded": {
+                "schema": {
+                    "type": "object",
+                    "required": ["grant_type", "subject_token", "subject_token_type", "audience"],
+                    "properties": {
+                        "grant_type": {**_TEXT, "const": GRANT_TYPE},
+                        "subject_token": {**_TEXT, "description": "A session token of the user, or a user id"},
+                        "subject_token_type": {**_TEXT, "enum": [JWT, USER_ID]},
+                        "audience": {**_TEXT, "description": "Name of the provider"},
+                        "scope": {**_TEXT, "description": "Scopes, separated by spaces"},
+                        "account": _TEXT,
+                        "reason": _TEXT,
+                        "min_ttl_seconds": {"type": "integer", "minimum": 1, "maximum": 86400},
+                    },
+                }
+            }
+        },
+    }
+}
+
+router = APIRouter(prefix="/internal/oauth", tags=["internal"])
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """The form, each field once (RFC 6749 section 3.2); blank ones count as left out. Raises TokenExchangeError."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/x-www-form-urlencoded":
+        raise UnsupportedMediaTypeError("Send application/x-www-form-urlencoded.")
+    try:
+        text = (await request.body()).decode("ascii")
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+    except ValueError:
+        raise TokenExchangeError("invalid_request", "The body is not a form.") from None
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise TokenExchangeError("invalid_request", "A field is there twice.")
+    return {name: value for name, value in pairs if value}
+
+
+async def exchange_caller(
+    request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
+) -> ServiceCredential:
+    """The key, from where OAuth clients put it; its allowance is spent.
+
+    Raises UnauthenticatedError (`error` = invalid_client), RateLimitedError.
+    """
+    form = await read_form(request) if _is_form(request) else {}
+    try:
+        credential = client_credential(request, form)
+    except UnauthenticatedError as error:
+        error.extra |= {"error": "invalid_client", "error_description": error.detail}
+        raise
+    count_read(request, credential)
+    return credential
+
+
+def _is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").lower().startswith("application/x-www-form-urlencoded")
+
+
+@router.post("/token", openapi_extra=FORM)
+async def exchange_token(
+    request: Request,
+    credential: Annotated[ServiceCredential, Depends(exchange_caller)],
+    container: ContainerDependency,
+    response: Response,
+) -> TokenExchangeResponse:
+    """A provider's access token for the user of `subject_token` (RFC 8693). Refusals have `error` and `cause`."""
+    response.headers["Cache-Control"] = "no-store"
+    return await container.token_exchange.exchange(credential, await read_form(request))

@@ -1,0 +1,135 @@
+"""Subscriptions to outgoing webhooks, for administrators and for services that may manage their own."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Path, Query, Response
+
+from services.user_management.auth.admin import admin_or_permitted
+from services.user_management.auth.dependencies import ContainerDependency
+from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
+from services.user_management.core.principal import Principal
+from services.user_management.enums import DeliveryState, ServicePermission
+from services.user_management.queries.webhook_delivery import ReplayFilter
+from services.user_management.routers.conditional import IfMatch
+from services.user_management.routers.json_route import JSONRoute
+from services.user_management.schemas.webhook_subscription import (
+    CreateSubscriptionRequest,
+    DeliveryPage,
+    NewSecret,
+    NewSubscription,
+    QueuedDelivery,
+    Replayed,
+    ReplayRequest,
+    RotateSecretRequest,
+    SubscriptionPage,
+    SubscriptionResponse,
+    SubscriptionUpdate,
+)
+
+get_manager = admin_or_permitted(ServicePermission.WEBHOOKS_MANAGE)
+
+Manager = Annotated[Principal, Depends(get_manager)]
+SubscriptionId = Annotated[UUID, Path(description="Id of the subscription")]
+PageLimit = Annotated[Limit, Query()]
+Cursor = Annotated[str | None, Query(max_length=512)]
+
+router = APIRouter(
+    prefix="/webhook-subscriptions",
+    tags=["webhook subscriptions"],
+    route_class=JSONRoute,
+    dependencies=[Depends(get_manager)],
+)
+
+
+@router.post("", status_code=201)
+async def create_webhook_subscription(
+    manager: Manager, body: CreateSubscriptionRequest, container: ContainerDependency
+) -> NewSubscription:
+    """Be told of events from now on. The signing secret is in the answer, and nowhere afterwards."""
+    return await container.webhook_subscriptions.create_subscription(manager, body)
+
+
+@router.get("")
+async def list_webhook_subscriptions(
+    manager: Manager, container: ContainerDependency, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> SubscriptionPage:
+    """A service's own subscriptions, or all for an administrator; the newest first."""
+    return await container.webhook_subscriptions.list_subscriptions(manager, limit=limit, cursor=cursor)
+
+
+@router.get("/{subscription_id}")
+async def get_webhook_subscription(
+    manager: Manager, subscription_id: SubscriptionId, container: ContainerDependency, response: Response
+) -> SubscriptionResponse:
+    """One subscription, without its secret."""
+    subscription = await container.webhook_subscriptions.get_subscription(manager, subscription_id)
+    response.headers["ETag"] = subscription.etag
+    return subscription
+
+
+@router.patch("/{subscription_id}")
+async def patch_webhook_subscription(
+    manager: Manager,
+    subscription_id: SubscriptionId,
+    body: SubscriptionUpdate,
+    expected: IfMatch,
+    container: ContainerDependency,
+    response: Response,
+) -> SubscriptionResponse:
+    """Change a subscription by JSON Merge Patch (RFC 7396)."""
+    subscription = await container.webhook_subscriptions.update_subscription(
+        manager, subscription_id, body, expected=expected
+    )
+    response.headers["ETag"] = subscription.etag
+    return subscription
+
+
+@router.delete("/{subscription_id}", status_code=204)
+async def delete_webhook_subscription(
+    manager: Manager, subscription_id: SubscriptionId, expected: IfMatch, container: ContainerDependency
+) -> None:
+    """Remove a subscription with all its deliveries."""
+    await container.webhook_subscriptions.delete_subscription(manager, subscription_id, expected=expected)
+
+
+@router.post("/{subscription_id}/rotate-secret", status_code=201)
+async def rotate_webhook_secret(
+    manager: Manager, subscription_id: SubscriptionId, body: RotateSecretRequest, container: ContainerDependency
+) -> NewSecret:
+    """A new signing secret, in the answer and nowhere afterwards. Both sign until the overlap is over."""
+    return await container.webhook_subscriptions.rotate_secret(
+        manager, subscription_id, overlap_seconds=body.overlap_seconds
+    )
+
+
+@router.post("/{subscription_id}/test", status_code=202)
+async def send_test_webhook(
+    manager: Manager, subscription_id: SubscriptionId, container: ContainerDependency
+) -> QueuedDelivery:
+    """Send an event of the type `webhook.test`, as any other is sent."""
+    return await container.webhook_subscriptions.send_test(manager, subscription_id)
+
+
+@router.get("/{subscription_id}/deliveries")
+async def list_webhook_deliveries(
+    manager: Manager,
+    subscription_id: SubscriptionId,
+    container: ContainerDependency,
+    state: Annotated[DeliveryState | None, Query()] = None,
+    limit: PageLimit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> DeliveryPage:
+    """What was sent, is waiting or has failed, the newest first."""
+    return await container.webhook_subscriptions.list_deliveries(
+        manager, subscription_id, state=state, limit=limit, cursor=cursor
+    )
+
+
+@router.post("/{subscription_id}/replay", status_code=202)
+async def replay_webhooks(
+    manager: Manager, subscription_id: SubscriptionId, body: ReplayRequest, container: ContainerDependency
+) -> Replayed:
+    """Send deliveries again under their old ids, at most 10,000 at a time, the oldest first."""
+    wanted = ReplayFilter(since=body.since, until=body.until, event_ids=body.event_ids)
+    return await container.webhook_subscriptions.replay(manager, subscription_id, wanted)

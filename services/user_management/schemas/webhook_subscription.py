@@ -1,0 +1,187 @@
+"""Subscriptions to outgoing webhooks, and their deliveries."""
+
+from datetime import datetime
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StringConstraints,
+    WithJsonSchema,
+    computed_field,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from services.user_management.core.pagination import Page
+from services.user_management.enums import DeliveryState, EventType, SubscriptionStatus
+from services.user_management.utils.validators import HttpUrl, PlainLine
+
+DEFAULT_OVERLAP_SECONDS: Final = 86_400
+MAX_OVERLAP_SECONDS: Final = 30 * 86_400
+MAX_REPLAYED_IDS: Final = 1000
+MESSAGE_PREFIX: Final = "msg_"
+
+EVENT_NAMES: Final = (*(event.value for event in EventType), "user.*", "integration.*")
+"""What a subscription may name."""
+
+
+def _known_event(name: str) -> str:
+    if name not in EVENT_NAMES:
+        raise PydanticCustomError("event_type", "must be a type of event, user.* or integration.*")
+    return name
+
+
+EventName = Annotated[
+    str,
+    StringConstraints(max_length=64),
+    AfterValidator(_known_event),
+    WithJsonSchema({"type": "string", "enum": list(EVENT_NAMES)}),
+]
+EventNames = Annotated[list[EventName], Field(max_length=64)]
+
+
+class CreateSubscriptionRequest(BaseModel):
+    """Who wants to be told what."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: HttpUrl
+    """In production https, without user and fragment, on port 443 or above 1023, at a public address."""
+    event_types: EventNames = []
+    """Types, `user.*` or `integration.*`; empty: all."""
+    description: Annotated[str, PlainLine(200)] | None = None
+
+
+class SubscriptionUpdate(BaseModel):
+    """A merge patch (RFC 7396). What is left out stays; null for `event_types` means all."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: HttpUrl | None = None
+    event_types: EventNames | None = None
+    description: Annotated[str, PlainLine(200)] | None = None
+    status: SubscriptionStatus | None = None
+    """`disabled`: nothing is sent and nothing new is queued; `active`: what is pending is sent from now on."""
+
+    @field_validator("url", "status", mode="before")
+    @classmethod
+    def _stays(cls, value: Any) -> Any:
+        if value is None:
+            raise PydanticCustomError("not_removable", "cannot be removed")
+        return value
+
+
+class RotateSecretRequest(BaseModel):
+    """How long the former secret goes on signing beside the new one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    overlap_seconds: StrictInt = Field(default=DEFAULT_OVERLAP_SECONDS, ge=0, le=MAX_OVERLAP_SECONDS)
+    """0: it ends at once."""
+
+
+class ReplayRequest(BaseModel):
+    """Which deliveries to send again, whatever became of them; `{}`: those that failed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    since: AwareDatetime | None = None
+    """Queued then or later."""
+    until: AwareDatetime | None = None
+    """Queued before."""
+    event_ids: Annotated[list[UUID], Field(min_length=1, max_length=MAX_REPLAYED_IDS)] | None = None
+
+
+class SubscriptionResponse(BaseModel):
+    """A subscription; never its secret."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    owner: str | None
+    """Name of the service it belongs to; null: the administrators."""
+    created_by: str
+    url: str
+    description: str | None
+    event_types: list[str]
+    status: SubscriptionStatus
+    disabled_reason: str | None
+    failing_since: datetime | None
+    """First of the present failures in a row; after five days of them it is disabled."""
+    last_sequence: int
+    """`deliverysequence` of the newest event queued."""
+    former_secret_until: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    version: int = Field(exclude=True)
+
+    @property
+    def etag(self) -> str:
+        """Entity tag (RFC 9110 section 8.8.3): the version, which `If-Match` is compared with, and what passes without
+        one."""
+        failing = 0 if self.failing_since is None else int(self.failing_since.timestamp() * 1000)
+        return f'"{self.version}-{self.last_sequence:x}-{failing:x}"'
+
+
+class NewSubscription(SubscriptionResponse):
+    """With its secret, shown once and never again."""
+
+    secret: str = Field(repr=False)
+
+
+class NewSecret(BaseModel):
+    """A signing secret, shown once and never again."""
+
+    secret: str = Field(repr=False)
+    former_secret_until: datetime | None
+    """Until when events are signed with the former one too."""
+
+
+class DeliveryResponse(BaseModel):
+    """One event for one subscription."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    event_id: UUID
+    event_type: str
+    sequence: int
+    state: DeliveryState
+    attempts: int
+    next_attempt_at: datetime | None
+    """Null: finished, or waiting for the subscription to be enabled."""
+    last_status: int | None
+    last_error: str | None
+    created_at: datetime
+    delivered_at: datetime | None
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's documented order of decorators
+    @property
+    def webhook_id(self) -> str:
+        """The header of that name, the same at each attempt."""
+        return f"{MESSAGE_PREFIX}{self.event_id}"
+
+
+class QueuedDelivery(BaseModel):
+    """A delivery that was just queued."""
+
+    delivery_id: UUID
+    webhook_id: str
+
+
+class Replayed(BaseModel):
+    """How many are sent again."""
+
+    queued: int
+    next_since: datetime | None
+    """Not null: there may be more; ask again with this as `since`."""
+
+
+SubscriptionPage = Page[SubscriptionResponse]
+DeliveryPage = Page[DeliveryResponse]

@@ -1,0 +1,70 @@
+"""Outbox events as CloudEvents 1.0: the one form in which anybody is told."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+SPEC_VERSION: Final = "1.0"
+STRUCTURED: Final = "application/cloudevents+json"
+"""Media type of an event as one JSON document (CloudEvents JSON event format, section 3)."""
+_SEQUENCE_DIGITS: Final = 20
+"""All of a bigint, so that texts sort as numbers do."""
+
+CloudEvent = dict[str, Any]
+
+
+def ordered(number: int) -> str:
+    """A number as the extension `sequence` wants it: text that sorts in order (CloudEvents sequence extension)."""
+    return f"{number:0{_SEQUENCE_DIGITS}d}"
+
+
+def cloud_event(
+    *,
+    event_id: UUID,
+    event_type: str,
+    source: str,
+    subject: str,
+    moment: datetime,
+    data: Mapping[str, Any],
+    sequence: int | None = None,
+) -> CloudEvent:
+    """The attributes by name, and `data`. `source` with `id` is unique (CloudEvents 1.0 section 3.1)."""
+    attributes = {
+        "specversion": SPEC_VERSION,
+        "id": str(event_id),
+        "source": source,
+        "type": event_type,
+        "subject": subject,
+        "time": moment.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        "datacontenttype": "application/json",
+    }
+    extensions = {} if sequence is None else {"sequence": ordered(sequence)}
+    return {**attributes, **extensions, "data": dict(data)}
+
+
+def of_outbox(row: Mapping[Any, Any], source: str) -> CloudEvent:
+    """The event of an `outbox_events` row."""
+    return cloud_event(
+        event_id=row["id"],
+        event_type=row["event_type"],
+        source=source,
+        subject=row["subject"],
+        moment=row["occurred_at"],
+        data=row["payload"],
+        sequence=row["seq"],
+    )
+
+
+def structured(event: CloudEvent, **extensions: str) -> str:
+    """One JSON document (structured content mode), with more extension attributes."""
+    return json.dumps({**event, **extensions}, separators=(",", ":"), ensure_ascii=False)
+
+
+def attribute_fields(event: CloudEvent) -> dict[str, str]:
+    """A field per attribute, and `data` as JSON text: for a stream entry, as the binary content modes do it."""
+    return {
+        name: json.dumps(value, separators=(",", ":"), ensure_ascii=False) if name == "data" else value
+        for name, value in event.items()
+    }

@@ -1,0 +1,56 @@
+"""Asks a provider whether it takes a connection's access token."""
+
+from uuid import UUID
+
+from services.user_management.database import Database
+from services.user_management.enums import ProviderErrorKind, TokenKind
+from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
+from services.user_management.integrations.oauth_client import OAuthClient, ProviderCallError
+from services.user_management.integrations.oauth_config import ProviderRegistry
+from services.user_management.queries import integration_health as queries
+from services.user_management.queries.integration_health import Candidate
+from services.user_management.schemas.diagnosis import ProbeOutcome, ProbeResponse
+from services.user_management.services.vault_service import VaultService, token_binding
+
+_OUTCOMES = {
+    ProviderErrorKind.REAUTH: ProbeOutcome.REFUSED,
+    ProviderErrorKind.REVOKED: ProbeOutcome.REFUSED,
+    ProviderErrorKind.OPERATOR: ProbeOutcome.MISCONFIGURED,
+    ProviderErrorKind.TRANSIENT: ProbeOutcome.UNAVAILABLE,
+    ProviderErrorKind.UNKNOWN: ProbeOutcome.UNKNOWN,
+}
+
+
+class ConnectionProbe:
+    """One call with the stored access token. Nothing is written."""
+
+    def __init__(
+        self, *, database: Database, providers: ProviderRegistry, oauth: OAuthClient, vault: VaultService
+    ) -> None:
+        self._database = database
+        self._providers = providers
+        self._oauth = oauth
+        self._vault = vault
+
+    async def probe(self, held: Candidate) -> None:
+        """Returns when the provider takes the token.
+
+        Raises ProviderCallError, KeyUnavailableError, PoisonedCiphertextError, UnknownProviderError.
+        """
+        provider = self._providers.get(held.provider)
+        binding = token_binding(held.user_id, held.id, TokenKind.ACCESS)
+        await self._oauth.probe(provider, self._vault.open(held.ciphertext, binding, held.key_version))
+
+    async def ask_about(self, integration_id: UUID) -> ProbeResponse:
+        """The same for people: every way it can end is an answer."""
+        async with self._database.reading() as connection:
+            held = await queries.find_candidate(connection, integration_id)
+        if held is None or held.expired or held.provider not in self._providers:
+            return ProbeResponse(outcome=ProbeOutcome.NOT_TRIED)
+        try:
+            await self.probe(held)
+        except (KeyUnavailableError, PoisonedCiphertextError) as error:
+            return ProbeResponse(outcome=ProbeOutcome.NOT_TRIED, code=error.code)
+        except ProviderCallError as error:
+            return ProbeResponse(outcome=_OUTCOMES[error.kind], code=error.code, detail=error.detail)
+        return ProbeResponse(outcome=ProbeOutcome.ACCEPTED)

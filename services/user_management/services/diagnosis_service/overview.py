@@ -1,0 +1,78 @@
+"""The two findings that depend on all others: it works, or it does not and nobody knows why."""
+
+from collections.abc import Iterable
+
+from services.user_management.enums import TokenOutcome
+from services.user_management.schemas.diagnosis import Confidence, Finding, Responsible, Severity
+from services.user_management.services.diagnosis_service.evidence import Evidence
+from services.user_management.services.diagnosis_service.rules import RULES
+
+_SURENESS = {confidence: rank for rank, confidence in enumerate(Confidence)}
+_GRAVITY = {severity: rank for rank, severity in enumerate(Severity)}
+
+
+def judge(evidence: Evidence) -> list[Finding]:
+    """What all rules find, the surest first, and of equally sure ones the worst."""
+    findings = [finding for rule in RULES if (finding := rule(evidence)) is not None]
+    if (overall := _overall(evidence, findings)) is not None:
+        findings.append(overall)
+    return sorted(findings, key=lambda finding: (_SURENESS[finding.confidence], _GRAVITY[finding.severity]))
+
+
+def _overall(evidence: Evidence, findings: Iterable[Finding]) -> Finding | None:
+    explained = any(finding.severity is Severity.ERROR for finding in findings)
+    if explained or evidence.connection is None:
+        return None
+    return _works(evidence) if evidence.connection.is_serving else _unexplained(evidence)
+
+
+def _works(evidence: Evidence) -> Finding:
+    held = evidence.connection
+    granted = evidence.reads.get(TokenOutcome.GRANTED)
+    facts = {
+        "last_refresh_at": held.last_refresh_at if held is not None else None,
+        "last_checked_at": held.last_checked_at if held is not None else None,
+        "last_read_at": granted.last_at if granted is not None else None,
+        "access_token_ends_at": held.access.expires_at if held is not None and held.access is not None else None,
+        "latest_reads": {outcome.value: found.reads for outcome, found in evidence.reads.items()},
+    }
+    last = {"refreshed": facts["last_refresh_at"], "checked": facts["last_checked_at"], "read": facts["last_read_at"]}
+    said = ", ".join(f"last {what} {at:%Y-%m-%d %H:%M} UTC" for what, at in last.items() if at is not None)
+    return Finding(
+        code="works",
+        severity=Severity.GOOD,
+        confidence=Confidence.CERTAIN,
+        title="The connection works",
+        explanation=f"Works: {said}." if said else "Works: it is new, and was neither read nor refreshed so far.",
+        evidence=facts,
+        fix="Nothing has to be done.",
+        who=Responsible.NOBODY,
+    )
+
+
+def _unexplained(evidence: Evidence) -> Finding:
+    held = evidence.connection
+    facts = (
+        {}
+        if held is None
+        else {
+            "status": held.status,
+            "reason": held.status_reason,
+            "error": held.last_failure,
+            "detail": held.last_failure_detail,
+            "since": held.status_changed_at,
+            "connected_at": held.connected_at,
+            "last_worked_at": held.last_worked_at,
+        }
+    )
+    return Finding(
+        code="cause_unknown",
+        severity=Severity.ERROR,
+        confidence=Confidence.POSSIBLE,
+        title=f"{evidence.display_name} ended the grant and did not say why",
+        explanation="The usual causes are a user who removed the access in their account there, a changed password, and"
+        " an administrator's decision. The times fit no other cause that is known here.",
+        evidence=facts,
+        fix="The user connects again. If many are hit at once, look at the provider's console and its announcements.",
+        who=Responsible.USER,
+    )

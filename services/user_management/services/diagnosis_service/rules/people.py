@@ -1,0 +1,40 @@
+"""The user: whoever is not active gets no token, however well the connection is."""
+
+from services.user_management.enums import UserStatus
+from services.user_management.schemas.diagnosis import Confidence, Finding, Responsible, Severity
+from services.user_management.services.diagnosis_service.evidence import Evidence
+
+
+def user_deleted(evidence: Evidence) -> Finding | None:
+    """The account is deleted and waits to be erased."""
+    if evidence.user_deleted_at is None:
+        return None
+    return Finding(
+        code="user_deleted",
+        severity=Severity.ERROR,
+        confidence=Confidence.CERTAIN,
+        title="The user is deleted",
+        explanation="Tokens of deleted users are readable to nobody. The account is kept for a while and then erased.",
+        evidence={"deleted_at": evidence.user_deleted_at},
+        fix="If this was a mistake, an administrator can restore the user before the account is erased.",
+        who=Responsible.OPERATOR,
+    )
+
+
+def user_inactive(evidence: Evidence) -> Finding | None:
+    """Suspended, deactivated, or not verified yet."""
+    if evidence.user_status == UserStatus.ACTIVE or evidence.user_deleted_at is not None:
+        return None
+    return Finding(
+        code="user_inactive",
+        severity=Severity.ERROR,
+        confidence=Confidence.CERTAIN,
+        title=f"The user is {evidence.user_status.replace('_', ' ')}",
+        explanation="Only active users' tokens are handed out. The connection itself is untouched by this.",
+        evidence={"user_status": evidence.user_status},
+        fix="Make the user active again, here or at the identity provider, wherever it was decided.",
+        who=Responsible.OPERATOR,
+    )
+
+
+RULES = (user_deleted, user_inactive)

@@ -1,0 +1,133 @@
+"""What has nothing to do with this user: the provider, our client there, pauses, and clocks."""
+
+from typing import Final
+
+from services.user_management.enums import IntegrationStatus, ProviderErrorKind, ProviderState, ReauthReason
+from services.user_management.schemas.diagnosis import Confidence, Finding, Responsible, Severity
+from services.user_management.services.diagnosis_service.evidence import Evidence
+
+CLOCK_SKEW_SECONDS: Final = 60
+
+
+def _last_failure_is(evidence: Evidence, kind: ProviderErrorKind) -> bool:
+    """Whether the present failure of a serving connection is of this kind."""
+    held, provider = evidence.connection, evidence.provider
+    if held is None or provider is None or not held.is_serving or held.last_failure is None:
+        return False
+    details = [held.last_failure_detail] if held.last_failure_detail is not None else []
+    return provider.error_kind(held.last_failure, details) is kind
+
+
+def provider_down(evidence: Evidence) -> Finding | None:
+    """The periodic check got no answer from anybody's connection."""
+    health = evidence.health
+    if health is None or health.state is not ProviderState.DOWN:
+        return None
+    return Finding(
+        code="provider_down",
+        severity=Severity.ERROR,
+        confidence=Confidence.CERTAIN,
+        title=f"{evidence.display_name} does not answer",
+        explanation="The provider fails for all its connections. Tokens that are still good are handed out; nobody has"
+        " to connect again.",
+        evidence={"reason": health.reason, "since": health.since, "checked_at": health.checked_at},
+        fix="Wait, and look at the provider's status page. It is checked every 15 minutes.",
+        who=Responsible.NOBODY,
+    )
+
+
+def client_misconfigured(evidence: Evidence) -> Finding | None:
+    """The provider refuses us, whoever the user is."""
+    health, held = evidence.health, evidence.connection
+    by_check = health is not None and health.state is ProviderState.MISCONFIGURED
+    by_refresh = _last_failure_is(evidence, ProviderErrorKind.OPERATOR)
+    if not by_check and not by_refresh:
+        return None
+    return Finding(
+        code="client_misconfigured",
+        severity=Severity.ERROR,
+        confidence=Confidence.CERTAIN,
+        title=f"{evidence.display_name} refuses our client",
+        explanation="The client's id, secret or registration at the provider is not what this service uses, as after a"
+        " secret that ran out. All its users are hit; nobody has to connect again.",
+        evidence={
+            "reason": health.reason if by_check and health is not None else held.last_failure if held else None,
+            "since": health.since if by_check and health is not None else held.failing_since if held else None,
+            "last_failure_at": held.last_failure_at if held is not None else None,
+        },
+        fix="Compare OAUTH_CLIENTS with the provider's console: secret, redirect URI, and whether the client lives.",
+        who=Responsible.OPERATOR,
+    )
+
+
+def refresh_failing(evidence: Evidence) -> Finding | None:
+    """This connection's refreshes fail, and nothing says that it will not pass."""
+    held = evidence.connection
+    if held is None or not held.is_serving or held.refresh_failures == 0:
+        return None
+    if _last_failure_is(evidence, ProviderErrorKind.OPERATOR):
+        return None
+    return Finding(
+        code="refresh_failing",
+        severity=Severity.WARNING,
+        confidence=Confidence.CERTAIN,
+        title=f"{evidence.display_name} failed to renew the token {held.refresh_failures} times in a row",
+        explanation="The failures are of a kind that passes. What is left of the present token is handed out.",
+        evidence={
+            "error": held.last_failure,
+            "failures": held.refresh_failures,
+            "failing_since": held.failing_since,
+            "last_failure_at": held.last_failure_at,
+        },
+        fix="Wait; it is tried again with growing pauses.",
+        who=Responsible.NOBODY,
+    )
+
+
+def cool_down(evidence: Evidence) -> Finding | None:
+    """Whoever asks now is told to come back later."""
+    held = evidence.connection
+    if held is None or not held.is_serving or held.last_failure in {None, ReauthReason.NO_REFRESH_TOKEN}:
+        return None
+    if held.refresh_not_before is None or held.refresh_not_before <= evidence.now:
+        return None
+    return Finding(
+        code="cool_down",
+        severity=Severity.NOTICE,
+        confidence=Confidence.CERTAIN,
+        title="The provider is left in peace for a moment",
+        explanation="After a failure the provider is not asked again before a pause is over; until then a refresh is"
+        " answered with 503 and Retry-After.",
+        evidence={
+            "until": held.refresh_not_before,
+            "seconds_left": round((held.refresh_not_before - evidence.now).total_seconds()),
+            "error": held.last_failure,
+        },
+        fix="Wait for the end of the pause.",
+        who=Responsible.NOBODY,
+    )
+
+
+def clock_skew(evidence: Evidence) -> Finding | None:
+    """The two clocks disagreed when the account was connected."""
+    held = evidence.connection
+    skew = held.clock_skew_seconds if held is not None else None
+    if held is None or skew is None or abs(skew) <= CLOCK_SKEW_SECONDS:
+        return None
+    if held.status is IntegrationStatus.DISCONNECTED:
+        return None
+    behind = "behind" if skew > 0 else "ahead of"
+    return Finding(
+        code="clock_skew",
+        severity=Severity.WARNING,
+        confidence=Confidence.CERTAIN,
+        title=f"Our clock is {abs(skew)} seconds {behind} the provider's",
+        explanation="Signed tokens carry times. With clocks this far apart they are taken for expired or not yet valid,"
+        " here or there, and connecting fails now and then.",
+        evidence={"clock_skew_seconds": skew, "measured_at": held.connected_at, "limit_seconds": CLOCK_SKEW_SECONDS},
+        fix="Synchronise the clocks of the machines that this service runs on (NTP).",
+        who=Responsible.OPERATOR,
+    )
+
+
+RULES = (provider_down, client_misconfigured, refresh_failing, cool_down, clock_skew)

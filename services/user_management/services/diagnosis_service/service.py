@@ -1,0 +1,66 @@
+"""Explains one connection."""
+
+from services.user_management.database import Database
+from services.user_management.schemas.diagnosis import (
+    ConnectionSummary,
+    DiagnosisResponse,
+    ProbeOutcome,
+    ProbeResponse,
+)
+from services.user_management.services.connection_probe import ConnectionProbe
+from services.user_management.services.diagnosis_service.evidence import ConnectionEvidence
+from services.user_management.services.diagnosis_service.gathering import EvidenceGatherer
+from services.user_management.services.diagnosis_service.overview import judge
+
+
+class DiagnosisService:
+    """One call that says what is wrong with a connection, how that is known, and who can mend it."""
+
+    def __init__(self, *, database: Database, gatherer: EvidenceGatherer, probe: ConnectionProbe) -> None:
+        self._database = database
+        self._gatherer = gatherer
+        self._probe = probe
+
+    async def diagnose(
+        self, user_id: str, provider: str, account: str | None = None, *, live: bool = False
+    ) -> DiagnosisResponse:
+        """Findings from what is known; `live` also asks the provider once whether it takes the access token.
+
+        Raises UserNotFoundError. A provider that is not configured is a finding.
+        """
+        async with self._database.reading() as connection:
+            evidence = await self._gatherer.gather(connection, user_id=user_id, provider=provider, account=account)
+        held = evidence.connection
+        return DiagnosisResponse(
+            user_id=user_id,
+            provider=provider,
+            connection=_summary(held) if held is not None else None,
+            findings=judge(evidence),
+            probe=await self._ask(held) if live else None,
+            checked_at=evidence.now,
+        )
+
+    async def _ask(self, held: ConnectionEvidence | None) -> ProbeResponse:
+        if held is None:
+            return ProbeResponse(outcome=ProbeOutcome.NOT_TRIED)
+        return await self._probe.ask_about(held.id)
+
+
+def _summary(held: ConnectionEvidence) -> ConnectionSummary:
+    return ConnectionSummary(
+        id=held.id,
+        provider_account_id=held.provider_account_id,
+        account_email=held.account_email,
+        status=held.status,
+        status_reason=held.status_reason,
+        status_changed_at=held.status_changed_at,
+        connected_at=held.connected_at,
+        granted_scopes=list(held.granted_scopes),
+        has_refresh_token=held.refresh is not None,
+        access_token_expires_at=held.access.expires_at if held.access is not None else None,
+        last_refresh_at=held.last_refresh_at,
+        last_checked_at=held.last_checked_at,
+        last_failure=held.last_failure,
+        last_failure_detail=held.last_failure_detail,
+        last_failure_at=held.last_failure_at,
+    )

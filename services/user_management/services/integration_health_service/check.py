@@ -1,0 +1,196 @@
+"""Every 15 minutes: tells a dead token from a provider that is down from a client of ours that is refused.
+
+Only the first of these is a user's concern. A walk over the serving connections, the longest unchecked first, probes
+those that nothing else would notice: what is refreshed every hour proves itself by that.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+
+from services.user_management.core.clock import Clock
+from services.user_management.database import Database
+from services.user_management.enums import ProviderState
+from services.user_management.integrations.oauth_config import ProviderRegistry
+from services.user_management.queries import integration_health as queries
+from services.user_management.queries.integration_health import Candidate, Place, Standing
+from services.user_management.services.integration_health_service.examination import Examination
+from services.user_management.services.integration_health_service.scope_enforcement import ScopeEnforcement
+from services.user_management.services.integration_health_service.tally import Tallies
+from services.user_management.unit_of_work import UnitOfWorkFactory
+
+CHECK_PERIOD_SECONDS: Final = 900.0
+SLICE_SECONDS: Final = 5.0
+CONCURRENCY: Final = 16
+MAX_PROBES: Final = 500
+"""In one run: 15 minutes."""
+IDLE_SECONDS: Final = 86_400.0
+"""A connection that was neither refreshed nor checked for so long is looked at."""
+PAGE: Final = 500
+_FIRST_CHECKED: Final = Place(datetime(1970, 1, 1, tzinfo=UTC))
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run: where its walk is, and what it has seen. Lies in the cursor between two slices."""
+
+    began: datetime
+    """By the database's clock."""
+    after: Place | None = field(default_factory=Place)
+    """None: the walk is over."""
+    probes: int = 0
+    tallies: Tallies = field(default_factory=lambda: Tallies({}))
+
+    @property
+    def is_over(self) -> bool:
+        return self.after is None or self.probes >= MAX_PROBES
+
+    def to_json(self) -> dict[str, Any]:
+        after = self.after
+        checked_at = None if after is None or after.checked_at is None else after.checked_at.isoformat()
+        return {
+            "began": self.began.isoformat(),
+            "after": None if after is None else [checked_at, str(after.id)],
+            "probes": self.probes,
+            "tallies": self.tallies.to_json(),
+        }
+
+
+class IntegrationHealthService:
+    """Slices for the slot runner, on any number of workers."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        unit_of_work: UnitOfWorkFactory,
+        providers: ProviderRegistry,
+        examination: Examination,
+        scopes: ScopeEnforcement,
+        clock: Clock,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self._database = database
+        self._unit_of_work = unit_of_work
+        self._providers = providers
+        self._examination = examination
+        self._scopes = scopes
+        self._clock = clock
+        self._is_stopping = is_stopping
+
+    async def check(self, cursor: Any) -> dict[str, Any] | None:
+        """Slice: first the required scopes, then the connections, then what is known of the providers."""
+        ends = self._clock.monotonic() + SLICE_SECONDS
+        cursor = cursor or {"scopes": None}
+        if "scopes" in cursor:
+            position = await self._scopes.enforce(cursor["scopes"], ends=ends)
+            if position is not None:
+                return {"scopes": position}
+        run = await self._begin() if "scopes" in cursor else _run(cursor)
+        standings = await self._standings()
+        while not run.is_over:
+            if self._clock.monotonic() > ends or self._is_stopping():
+                return run.to_json()
+            await self._walk_on(run, standings, ends)
+        await self._conclude(run, standings)
+        return None
+
+    async def _begin(self) -> _Run:
+        async with self._database.reading() as connection:
+            return _Run(began=await queries.database_now(connection))
+
+    async def _standings(self) -> dict[str, Standing]:
+        async with self._database.reading() as connection:
+            return await queries.read_standings(connection, [provider.name for provider in self._providers])
+
+    async def _walk_on(self, run: _Run, standings: dict[str, Standing], ends: float) -> None:
+        """Check what is due on the next page. A page that is not finished is walked again in the next slice."""
+        if run.after is None:
+            return
+        unwell = [
+            name
+            for name, standing in standings.items()
+            if standing.state is not ProviderState.UP
+            and not run.tallies.has_answered(name)
+            and not run.tallies.is_left_alone(name)
+        ]
+        async with self._database.reading() as connection:
+            page = await queries.due_page(
+                connection,
+                after=run.after,
+                began=run.began,
+                unwell=unwell,
+                idle_seconds=IDLE_SECONDS,
+                page=PAGE,
+            )
+        last = await self._check_all(page.due, run, ends)
+        if last is not None:
+            # In the order of the page the next one begins after the last that was begun.
+            run.after = last
+        elif page.end is not None:
+            run.after = page.end
+        else:
+            run.after = _FIRST_CHECKED if run.after.checked_at is None else None
+
+    async def _check_all(self, due: list[Candidate], run: _Run, ends: float) -> Place | None:
+        """Sixteen at once. Returns where it was broken off; None when all were looked at."""
+        waiting = iter(due)
+        broken_off: list[Place] = []
+        begun = run.after
+
+        async def work() -> None:
+            nonlocal begun
+            for held in waiting:
+                if run.is_over or self._clock.monotonic() > ends or self._is_stopping():
+                    broken_off.append(begun or Place())
+                    return
+                begun = Place(held.last_checked_at, held.id)
+                if not run.tallies.is_left_alone(held.provider) and held.provider in self._providers:
+                    run.probes += 1
+                    await self._examination.examine(held, run.tallies, ends=ends)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(CONCURRENCY, len(due))):
+                group.create_task(work())
+        return broken_off[0] if broken_off else None
+
+    async def _conclude(self, run: _Run, standings: dict[str, Standing]) -> None:
+        """Write what was seen of each provider; one of which nothing was seen keeps what is known of it."""
+        verdicts = {name: verdict for name in run.tallies if (verdict := run.tallies.verdict(name)) is not None}
+        async with self._unit_of_work() as uow:
+            for name, (state, reason) in verdicts.items():
+                await queries.set_state(uow.connection, name, state, reason=reason)
+        for name, (state, reason) in verdicts.items():
+            former = standings[name].state if name in standings else ProviderState.UP
+            _tell(name, former, state, reason)
+        log.info("integrations.checked", probes=run.probes)
+
+
+def _tell(provider: str, former: ProviderState, state: ProviderState, reason: str | None) -> None:
+    """A refused client is told in every run: somebody has to act."""
+    if state is ProviderState.MISCONFIGURED:
+        log.error("provider.misconfigured", provider=provider, reason=reason)
+    elif state is not former and state is ProviderState.DOWN:
+        log.error("provider.down", provider=provider, reason=reason)
+    elif state is not former:
+        log.info("provider.recovered", provider=provider, former=former.value)
+
+
+def _run(cursor: dict[str, Any]) -> _Run:
+    place: Place | None = None
+    if cursor["after"] is not None:
+        checked_at, id_text = cursor["after"]
+        place = Place(None if checked_at is None else datetime.fromisoformat(checked_at), UUID(id_text))
+    return _Run(
+        began=datetime.fromisoformat(cursor["began"]),
+        after=place,
+        probes=cursor["probes"],
+        tallies=Tallies.of_json(cursor["tallies"]),
+    )

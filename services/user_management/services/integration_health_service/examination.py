@@ -1,0 +1,154 @@
+"""One connection: probe it, and judge what came back."""
+
+from typing import Final
+
+import structlog
+
+from services.user_management.core.clock import Clock
+from services.user_management.enums import EventType, IntegrationStatus, ProviderErrorKind, ReauthReason
+from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
+from services.user_management.integrations.oauth_config import ProviderRegistry
+from services.user_management.integrations.provider_errors import TOO_LATE, TOO_MANY_CALLS, ProviderCallError
+from services.user_management.queries import integration as integration_queries
+from services.user_management.queries import integration_health as queries
+from services.user_management.queries.integration_health import Candidate
+from services.user_management.queries.token_refresh import Failure
+from services.user_management.services.connection_probe import ConnectionProbe
+from services.user_management.services.integration_health_service.tally import Tallies
+from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
+from services.user_management.services.token_service import TokenRefresher
+from services.user_management.services.token_service.refresh_attempt import RefreshOutcome
+from services.user_management.services.vault_service import VaultService
+from services.user_management.unit_of_work import UnitOfWorkFactory
+
+REFUSED_SECONDS: Final = 900.0
+"""Two refusals of a token that cannot be refreshed lie at least so far apart before the user is asked."""
+LATE_SECONDS: Final = 5.0
+"""After a slice's end: a probe (8 s) may still be followed by a refresh, within the 20 s a slice may take."""
+REFRESH_FAILED: Final = "refresh_failed"
+_OURS: Final = frozenset({TOO_MANY_CALLS, TOO_LATE})
+_NO_VERDICT: Final = frozenset(
+    {"no_userinfo_endpoint", "http_429", "rate_limited", "ratelimited", "rate_limit_exceeded", "slow_down"}
+)
+"""It cannot be asked, or not so often: that says nothing about how it is."""
+
+log = structlog.get_logger(__name__)
+
+
+class Examination:
+    """Finds out about one connection at a time, and tells the run's tallies about its provider."""
+
+    def __init__(
+        self,
+        *,
+        unit_of_work: UnitOfWorkFactory,
+        providers: ProviderRegistry,
+        probe: ConnectionProbe,
+        refresher: TokenRefresher,
+        vault: VaultService,
+        status: IntegrationStatusTracker,
+        clock: Clock,
+    ) -> None:
+        self._unit_of_work = unit_of_work
+        self._providers = providers
+        self._probe = probe
+        self._refresher = refresher
+        self._vault = vault
+        self._status = status
+        self._clock = clock
+
+    async def examine(self, held: Candidate, tallies: Tallies, *, ends: float) -> None:
+        """`ends` is when the slice does, monotonic. Under a key that is missing here nothing is found out."""
+        # What cannot be refreshed although it should be is not well, whatever user info says about the present token.
+        ailing = held.status == IntegrationStatus.DEGRADED and held.has_refresh_token
+        try:
+            if (held.expired or ailing) and not held.cooling:
+                await self._refresh(held, tallies)
+            elif not held.expired:
+                await self._probe.probe(held)
+                tallies.note_answer(held.provider)
+                await self._accept(held)
+        except KeyUnavailableError:
+            log.warning("check.skipped", integration_id=str(held.id), reason=KeyUnavailableError.code)
+        except PoisonedCiphertextError:
+            await self._mark_unreadable(held)
+        except ProviderCallError as error:
+            await self._judge(held, error, tallies, ends)
+
+    async def _judge(self, held: Candidate, error: ProviderCallError, tallies: Tallies, ends: float) -> None:
+        log.info(
+            "check.failed",
+            integration_id=str(held.id),
+            provider=held.provider,
+            kind=error.kind.value,
+            reason=error.code,
+            detail=error.detail,
+        )
+        if error.code in _NO_VERDICT:
+            tallies.postpone(held.provider)
+        elif error.kind is ProviderErrorKind.OPERATOR:
+            tallies.note_misconfigured(held.provider, error.code)
+        elif error.kind in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED}:
+            tallies.note_answer(held.provider)
+            await self._refused(held, Failure(error.code, error.detail), tallies, ends)
+        elif error.kind is ProviderErrorKind.TRANSIENT and error.code not in _OURS:
+            tallies.note_failure(held.provider, error.code)
+
+    async def _refused(self, held: Candidate, failure: Failure, tallies: Tallies, ends: float) -> None:
+        """The access token is dead. A refresh shows whether the grant is too; without one, time does."""
+        if held.has_refresh_token:
+            if not held.cooling and self._clock.monotonic() < ends + LATE_SECONDS:
+                await self._refresh(held, tallies)
+            return
+        connection = ConnectionVersion(held.id, held.token_version)
+        async with self._unit_of_work() as uow:
+            seconds = await queries.note_refused(uow.connection, held, failure=failure.code, detail=failure.detail)
+            if seconds < REFUSED_SECONDS:
+                return
+            kind = self._providers.get(held.provider).config.error_kind(failure.detail or "")
+            if kind is ProviderErrorKind.REVOKED:
+                await self._status.mark_revoked(uow, connection, failure)
+            else:
+                await self._status.mark_needs_reauth(uow, connection, ReauthReason.GRANT_REFUSED, failure)
+
+    async def _refresh(self, held: Candidate, tallies: Tallies) -> None:
+        """It judges by itself: recovers, marks, or backs off. Raises KeyUnavailableError."""
+        result = await self._refresher.refresh(held.id, held.token_version)
+        if result.outcome is RefreshOutcome.MISCONFIGURED:
+            tallies.note_misconfigured(held.provider, REFRESH_FAILED)
+        elif result.outcome is RefreshOutcome.UNAVAILABLE:
+            tallies.note_failure(held.provider, REFRESH_FAILED)
+        else:
+            tallies.note_answer(held.provider)
+
+    async def _accept(self, held: Candidate) -> None:
+        """Note it. Where there is a refresh token its failures stay counted: user info says nothing about them."""
+        alone = not held.has_refresh_token
+        recovers = alone and held.status == IntegrationStatus.DEGRADED
+        async with self._unit_of_work() as uow:
+            await queries.note_accepted(uow.connection, held, whole=alone)
+            if not recovers or held.status_reason == ReauthReason.NO_REFRESH_TOKEN:
+                return
+            changed = await integration_queries.set_status(
+                uow.connection,
+                integration_id=held.id,
+                token_version=held.token_version,
+                status=IntegrationStatus.ACTIVE,
+                reason=None,
+                from_statuses=[IntegrationStatus.DEGRADED],
+            )
+            if changed is not None:
+                self._status.record(
+                    uow,
+                    EventType.INTEGRATION_RECOVERED,
+                    integration_id=held.id,
+                    user_id=held.user_id,
+                    provider=held.provider,
+                )
+
+    async def _mark_unreadable(self, held: Candidate) -> None:
+        if not self._vault.poison_guard.may_mark(held.id):
+            return
+        async with self._unit_of_work() as uow:
+            connection = ConnectionVersion(held.id, held.token_version)
+            await self._status.mark_needs_reauth(uow, connection, ReauthReason.TOKEN_UNREADABLE)

@@ -1,0 +1,83 @@
+"""What one run of the check has seen of each provider, and what follows from it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Self
+
+from services.user_management.enums import ProviderState
+
+DOWN_AFTER: Final = 3
+"""So many connections that fail in a row, with none in between that is answered, are the provider's trouble."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """One provider."""
+
+    answered: int = 0
+    failed: int = 0
+    failed_in_a_row: int = 0
+    reason: str | None = None
+    misconfigured: bool = False
+    postponed: bool = False
+    """It asks for fewer calls, or cannot be probed at all: nothing that says how it is."""
+
+
+class Tallies:
+    """All providers of one run."""
+
+    def __init__(self, tallies: Mapping[str, Tally]) -> None:
+        self._tallies = dict(tallies)
+
+    @classmethod
+    def of_json(cls, document: Mapping[str, Mapping[str, Any]]) -> Self:
+        return cls({name: Tally(**fields) for name, fields in document.items()})
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        return {name: asdict(tally) for name, tally in self._tallies.items()}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tallies)
+
+    def note_answer(self, provider: str) -> None:
+        """It answered for one connection, whatever it said about it."""
+        tally = self._of(provider)
+        tally.answered += 1
+        tally.failed_in_a_row = 0
+
+    def note_failure(self, provider: str, reason: str) -> None:
+        """No answer, or one that blames itself."""
+        tally = self._of(provider)
+        tally.failed += 1
+        tally.failed_in_a_row += 1
+        tally.reason = reason
+
+    def note_misconfigured(self, provider: str, reason: str) -> None:
+        """It refuses our client: one answer is enough."""
+        tally = self._of(provider)
+        tally.misconfigured = True
+        tally.reason = reason
+
+    def postpone(self, provider: str) -> None:
+        """Leave it alone for this run."""
+        self._of(provider).postponed = True
+
+    def is_left_alone(self, provider: str) -> bool:
+        """Whether the rest of the provider's connections waits for the next run."""
+        tally = self._of(provider)
+        return tally.misconfigured or tally.postponed or tally.failed_in_a_row >= DOWN_AFTER
+
+    def has_answered(self, provider: str) -> bool:
+        return self._of(provider).answered > 0
+
+    def verdict(self, provider: str) -> tuple[ProviderState, str | None] | None:
+        """The provider's state and its reason; None when nothing was seen of it."""
+        tally = self._of(provider)
+        if tally.misconfigured:
+            return ProviderState.MISCONFIGURED, tally.reason
+        if tally.failed_in_a_row >= DOWN_AFTER or (tally.failed > 0 and tally.answered == 0):
+            return ProviderState.DOWN, tally.reason
+        return (ProviderState.UP, None) if tally.answered > 0 else None
+
+    def _of(self, provider: str) -> Tally:
+        return self._tallies.setdefault(provider, Tally())

@@ -1,0 +1,241 @@
+"""Looking at connections, changing what is the product's in them, renewing their tokens, ending them."""
+
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from services.user_management.core.pagination import Page
+from services.user_management.database import Database
+from services.user_management.enums import IntegrationStatus, ReauthReason
+from services.user_management.exceptions import (
+    NeedsReauthError,
+    NotConnectedError,
+    ProviderMisconfiguredError,
+    ProviderUnavailableError,
+    RevokedError,
+    UserNotFoundError,
+    ValidationFailedError,
+)
+from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
+from services.user_management.queries import integration as integration_queries
+from services.user_management.queries import token_activity as activity_queries
+from services.user_management.queries.integration import LiveConnection
+from services.user_management.schemas.integration import (
+    MAX_METADATA_ENTRIES,
+    DisconnectResponse,
+    IntegrationList,
+    IntegrationResponse,
+    IntegrationUpdate,
+    ProviderList,
+    ProviderResponse,
+)
+from services.user_management.schemas.token import TokenReadEntry
+from services.user_management.security.signing import Signer
+from services.user_management.services.integration_service.disconnecting import disconnect
+from services.user_management.services.reconnect_links import ReconnectLinks
+from services.user_management.services.token_service import RefreshOutcome, TokenRefresher
+from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
+
+MIN_REFRESH_INTERVAL_SECONDS: Final = 10.0
+"""A token that is younger is not replaced on demand."""
+_NEEDS_USER: Final = {IntegrationStatus.NEEDS_REAUTH, IntegrationStatus.REVOKED}
+
+Shown = dict[str, Any]
+
+
+class IntegrationService:
+    """A user's connections."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        unit_of_work: UnitOfWorkFactory,
+        providers: ProviderRegistry,
+        refresher: TokenRefresher,
+        signer: Signer,
+        links: ReconnectLinks,
+    ) -> None:
+        self._database = database
+        self._unit_of_work = unit_of_work
+        self._providers = providers
+        self._refresher = refresher
+        self._signer = signer
+        self._links = links
+
+    def list_providers(self) -> ProviderList:
+        """What can be connected, and what each scope is for."""
+        return ProviderList(items=[_provider_response(provider) for provider in self._providers])
+
+    async def list_integrations(self, user_id: str) -> IntegrationList:
+        """The user's connections, the disconnected ones left out."""
+        async with self._database.reading() as connection:
+            rows = await integration_queries.list_shown(connection, user_id)
+        return IntegrationList(items=[self._response(row) for row in rows])
+
+    async def get_integration(self, user_id: str, provider: str, account: str | None) -> IntegrationResponse:
+        """One connection: of `account` (id at the provider or e-mail), else the primary one.
+
+        Raises UnknownProviderError or NotConnectedError.
+        """
+        return self._response(await self._find(user_id, provider, account))
+
+    async def list_activity(
+        self, user_id: str, provider: str, *, limit: int, cursor: str | None
+    ) -> Page[TokenReadEntry]:
+        """Which service read the user's tokens, when and why; the newest first. Raises UnknownProviderError."""
+        self._providers.get(provider)
+        scope = f"activity:{user_id}:{provider}"
+        before = UUID(self._signer.decode_cursor(scope, cursor)[0]) if cursor else None
+        async with self._database.reading() as connection:
+            rows = await activity_queries.token_reads(
+                connection, user_id=user_id, provider=provider, before=before, limit=limit + 1
+            )
+        items = [TokenReadEntry.model_validate(dict(row)) for row in rows[:limit]]
+        more = len(rows) > limit
+        return Page(items=items, next_cursor=self._signer.encode_cursor(scope, [str(items[-1].id)]) if more else None)
+
+    async def update_integration(
+        self, user_id: str, provider: str, account: str | None, update: IntegrationUpdate
+    ) -> IntegrationResponse:
+        """Apply a merge patch (RFC 7396) to the product's notes, and choose the primary account.
+
+        Raises UnknownProviderError, UserNotFoundError, NotConnectedError, ValidationFailedError for too many notes.
+        """
+        self._providers.get(provider)
+        async with self._unit_of_work() as uow:
+            held, row = await self._lock(uow, user_id, provider, account)
+            if "metadata" in update.model_fields_set:
+                await self._merge_metadata(uow, row, update.metadata)
+            if update.is_primary:
+                await self._make_primary(uow, held)
+            changed = await integration_queries.find_shown(
+                uow.connection, user_id=user_id, provider=provider, account=held.provider_account_id
+            )
+        return self._response(changed or row)
+
+    async def refresh_integration(self, user_id: str, provider: str, account: str | None) -> IntegrationResponse:
+        """Replace the connection's tokens at the provider now, unless that has just been done.
+
+        Raises UnknownProviderError, NotConnectedError, NeedsReauthError, RevokedError, ProviderUnavailableError,
+        ProviderMisconfiguredError, KeyUnavailableError.
+        """
+        row = await self._find(user_id, provider, account)
+        self._refuse_dead(row)
+        age = row["refreshed_seconds_ago"]
+        if age is not None and age < MIN_REFRESH_INTERVAL_SECONDS:
+            return self._response(row)
+        result = await self._refresher.refresh(row["id"], row["token_version"])
+        after = await self._find(user_id, provider, row["provider_account_id"])
+        self._refuse_dead(after)
+        if result.outcome is RefreshOutcome.MISCONFIGURED:
+            raise ProviderMisconfiguredError
+        if result.outcome is RefreshOutcome.IMPOSSIBLE:
+            raise NeedsReauthError(extra=self._refusal(after) | {"reason": ReauthReason.NO_REFRESH_TOKEN.value})
+        if result.outcome is not RefreshOutcome.REFRESHED:
+            raise ProviderUnavailableError(retry_after=round(result.retry_after_seconds))
+        return self._response(after)
+
+    async def disconnect_integration(self, user_id: str, provider: str, account: str | None) -> DisconnectResponse:
+        """End the connection here at once, and have it revoked at the provider.
+
+        Raises UnknownProviderError, UserNotFoundError, NotConnectedError.
+        """
+        configured = self._providers.get(provider)
+        async with self._unit_of_work() as uow:
+            held, _ = await self._lock(uow, user_id, provider, account)
+            state = await disconnect(uow, self._providers, held, by="user")
+        revocation: Literal["pending", "impossible", "none"] = "none"
+        if state is not None:
+            revocation = "pending" if configured.config.can_revoke else "impossible"
+        return DisconnectResponse(
+            id=held.id,
+            provider=provider,
+            provider_account_id=held.provider_account_id,
+            revocation=revocation,
+            revocation_note=configured.config.revocation_note,
+        )
+
+    async def _find(self, user_id: str, provider: str, account: str | None) -> Shown:
+        self._providers.get(provider)
+        async with self._database.reading() as connection:
+            row = await integration_queries.find_shown(connection, user_id=user_id, provider=provider, account=account)
+        if row is None:
+            raise NotConnectedError(extra={"reconnect_url": self._links.url(provider, [])})
+        return row
+
+    async def _lock(
+        self, uow: UnitOfWork, user_id: str, provider: str, account: str | None
+    ) -> tuple[LiveConnection, Shown]:
+        """Step: the user and all their connections are locked, so that primaries change one after the other.
+
+        The user as well, for a connect of one more account sees the primary of before, and is not seen by us.
+        """
+        if not await integration_queries.lock_active_user(uow.connection, user_id):
+            raise UserNotFoundError
+        live = {held.id: held for held in await integration_queries.live_of_user(uow.connection, user_id)}
+        row = await integration_queries.find_shown(uow.connection, user_id=user_id, provider=provider, account=account)
+        if row is None or row["id"] not in live:
+            raise NotConnectedError(extra={"reconnect_url": self._links.url(provider, [])})
+        return live[row["id"]], row
+
+    async def _merge_metadata(self, uow: UnitOfWork, row: Shown, changes: dict[str, str | None] | None) -> None:
+        before: dict[str, str] = row["metadata"] or {}
+        # Null in place of the notes removes them all (RFC 7396 section 2).
+        patched = {} if changes is None else {**before, **changes}
+        merged = {name: value for name, value in patched.items() if value is not None}
+        if len(merged) > MAX_METADATA_ENTRIES:
+            raise ValidationFailedError(f"At most {MAX_METADATA_ENTRIES} metadata entries.")
+        if merged == before:
+            return
+        await integration_queries.set_metadata(uow.connection, row["id"], merged or None)
+        target = ("integration", str(row["id"]))
+        uow.audit(
+            "integration.metadata_changed",
+            target=target,
+            user_id=row["user_id"],
+            changes={"metadata": [before, merged]},
+        )
+
+    async def _make_primary(self, uow: UnitOfWork, held: LiveConnection) -> None:
+        changed = await integration_queries.make_primary(
+            uow.connection, user_id=held.user_id, provider=held.provider, integration_id=held.id
+        )
+        if changed:
+            target = ("integration", str(held.id))
+            uow.audit("integration.made_primary", target=target, user_id=held.user_id)
+
+    def _refuse_dead(self, row: Shown) -> None:
+        if row["status"] == IntegrationStatus.NEEDS_REAUTH:
+            raise NeedsReauthError(extra=self._refusal(row))
+        if row["status"] == IntegrationStatus.REVOKED:
+            raise RevokedError(extra=self._refusal(row))
+
+    def _refusal(self, row: Shown) -> dict[str, Any]:
+        shown = self._response(row)
+        # Also for a connection that shows none, as it works: whoever is refused here is told the way on.
+        link = shown.reconnect_url or self._links.url(row["provider"], shown.granted_scopes)
+        return {"reason": shown.status_reason, "reconnect_url": link}
+
+    def _response(self, row: Shown) -> IntegrationResponse:
+        wanted, unreported = set(row["requested_scopes"] or ()), set[str]()
+        if row["provider"] in self._providers:
+            config = self._providers.get(row["provider"]).config
+            wanted |= set(config.required_scopes)
+            unreported |= set(config.unreported_scopes)
+        missing = sorted(wanted - set(row["granted_scopes"]) - unreported)
+        needs_user = row["status"] in _NEEDS_USER or row["status_reason"] == ReauthReason.NO_REFRESH_TOKEN
+        link = self._links.url(row["provider"], sorted(wanted)) if missing or needs_user else None
+        shown = {**row, "metadata": row["metadata"] or {}, "missing_scopes": missing, "reconnect_url": link}
+        return IntegrationResponse.model_validate(shown)
+
+
+def _provider_response(provider: Provider) -> ProviderResponse:
+    config = provider.config
+    return ProviderResponse(
+        name=config.name,
+        display_name=config.display_name,
+        scopes=config.scopes,
+        required_scopes=list(config.required_scopes),
+        revocable=config.can_revoke,
+        revocation_note=config.revocation_note,
+    )

@@ -1,0 +1,51 @@
+"""Steps that end connections here and note what is to be revoked at the providers."""
+
+from services.user_management.enums import EventType, RevocationState, TokenKind
+from services.user_management.integrations.oauth_config import ProviderRegistry
+from services.user_management.queries import integration as integration_queries
+from services.user_management.queries import token_revocation as revocation_queries
+from services.user_management.queries.integration import LiveConnection
+from services.user_management.unit_of_work import UnitOfWork
+
+
+async def disconnect(
+    uow: UnitOfWork, providers: ProviderRegistry, held: LiveConnection, *, by: str
+) -> RevocationState | None:
+    """Step: end a connection whose row is locked. No token of it is readable from the commit on.
+
+    Returns what will become of the grant at the provider; None: there was no token to revoke.
+    """
+    state = await _request_revocation(uow, providers, held)
+    await integration_queries.disconnect(uow.connection, held, reason=by)
+    changes = {"status": [held.status, "disconnected"], "by": [None, by], "revocation": [None, state]}
+    uow.audit(
+        EventType.INTEGRATION_DISCONNECTED.value,
+        target=("integration", str(held.id)),
+        user_id=held.user_id,
+        changes=changes,
+    )
+    payload = {"integration_id": str(held.id), "user_id": held.user_id, "provider": held.provider, "by": by}
+    uow.publish(EventType.INTEGRATION_DISCONNECTED, subject=held.user_id, payload=payload)
+    return state
+
+
+async def disconnect_all(uow: UnitOfWork, providers: ProviderRegistry, user_id: str, *, by: str) -> None:
+    """Step: end all connections of a user."""
+    for held in await integration_queries.live_of_user(uow.connection, user_id):
+        await disconnect(uow, providers, held, by=by)
+
+
+async def release_grants(uow: UnitOfWork, providers: ProviderRegistry, user_id: str) -> None:
+    """Step: note the revocation of every grant of a user who is about to be erased."""
+    for held in await integration_queries.live_of_user(uow.connection, user_id):
+        await _request_revocation(uow, providers, held)
+
+
+async def _request_revocation(
+    uow: UnitOfWork, providers: ProviderRegistry, held: LiveConnection
+) -> RevocationState | None:
+    # A provider that is not configured at the moment may be again tomorrow; then its way of revoking is known.
+    config = providers.get(held.provider).config if held.provider in providers else None
+    preferred = config.revocation.token if config is not None and config.revocation is not None else TokenKind.REFRESH
+    possible = config is None or config.can_revoke
+    return await revocation_queries.request(uow.connection, held.id, preferred=preferred, possible=possible)

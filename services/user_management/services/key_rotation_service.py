@@ -1,0 +1,366 @@
+"""Rotation of the vault's keys: everything that is under a former version is encrypted anew, online and resumable.
+
+A row is replaced only where exactly the ciphertext that was read still stands, so that whoever stores a new token at
+the same moment wins. What a pass leaves behind the next one finds: the key version in each row says what is left.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+
+from services.user_management.core.clock import Clock
+from services.user_management.core.failpoints import Failpoint, failpoint
+from services.user_management.database import Database
+from services.user_management.enums import EncryptionKeyState, ReauthReason
+from services.user_management.exceptions import (
+    ConflictError,
+    KeyUnavailableError,
+    NotFoundError,
+    PoisonedCiphertextError,
+)
+from services.user_management.queries import encryption_key as key_queries
+from services.user_management.queries.encryption_key import CODES, PLACES, KeyRow, Place, Renewed, StoredSecret
+from services.user_management.security.encryption import Binding, Sealed
+from services.user_management.services.integration_status_service import (
+    SERVING,
+    ConnectionVersion,
+    IntegrationStatusTracker,
+)
+from services.user_management.services.vault_service import VaultService
+from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
+
+BATCH: Final = 500
+"""Rows of one statement: about 15 ms of encryption in a thread, and as much of Postgres."""
+SLICE_SECONDS: Final = 5.0
+WRITES_SETTLE_SECONDS: Final = 60.0
+"""After another version was activated, a refresh under way may still store under the former one: its lease is 30 s."""
+_START: Final = UUID(int=0)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStatus:
+    """One key version, as this process sees it."""
+
+    version: int
+    state: str
+    held: bool
+    canary_good: bool
+    """Whether the secret held here is the one that the data is under."""
+    holds: dict[str, int]
+    """Ciphertexts under it, by the name of their place."""
+    unreadable: int | None
+    """Of those, what fails under a good key; None where that is not looked at: under the active version, or without
+    the key."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Of a rewrap in the foreground."""
+
+    left: int
+    started: float
+    """Monotonic."""
+    done: int = 0
+    unreadable: int = 0
+
+    def per_second(self, now: float) -> float:
+        """So far."""
+        return self.done / max(now - self.started, 1e-3)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """All that is under one version in one place."""
+
+    place: Place
+    version: int
+
+
+@dataclass(slots=True)
+class _Pass:
+    """One way through what is left; `after` is the last row of the first step that was looked at."""
+
+    active: int
+    steps: list[_Step]
+    after: UUID = _START
+
+    def cursor(self) -> dict[str, Any] | None:
+        """Where to go on; None at the end."""
+        if not self.steps:
+            return None
+        return {"place": self.steps[0].place.name, "version": self.steps[0].version, "after": str(self.after)}
+
+    def go_to(self, cursor: dict[str, Any] | None) -> None:
+        """Leave out what an earlier slice of this pass has seen."""
+        names = [place.name for place in PLACES]
+        if cursor is None or cursor.get("place") not in names:
+            return
+        reached = (names.index(cursor["place"]), cursor["version"])
+        self.steps = [step for step in self.steps if (names.index(step.place.name), step.version) >= reached]
+        if self.steps and (names.index(self.steps[0].place.name), self.steps[0].version) == reached:
+            self.after = UUID(cursor["after"])
+
+    def went_by(self, rows: Sequence[StoredSecret]) -> None:
+        """A batch was seen; a short one was the last of its step."""
+        if len(rows) < BATCH:
+            self.steps, self.after = self.steps[1:], _START
+        else:
+            self.after = rows[-1].id
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What became of some rows."""
+
+    rewrapped: int = 0
+    unreadable: list[StoredSecret] = field(default_factory=list)
+
+
+class KeyRotationService:
+    """Re-encrypts, tells what is left, and retires key versions."""
+
+    def __init__(
+        self,
+        *,
+        vault: VaultService,
+        database: Database,
+        unit_of_work: UnitOfWorkFactory,
+        status: IntegrationStatusTracker,
+        clock: Clock,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self._vault = vault
+        self._database = database
+        self._unit_of_work = unit_of_work
+        self._status = status
+        self._clock = clock
+        self._is_stopping = is_stopping
+
+    async def rewrap(self, cursor: Any = None) -> dict[str, Any] | None:
+        """Slice: encrypt under the active version what is under others; the cursor for the next slice, None at the end.
+
+        With nothing to do it is one statement.
+        """
+        current = await self._plan()
+        current.go_to(cursor)
+        ends = self._clock.monotonic() + SLICE_SECONDS
+        while current.steps and self._clock.monotonic() < ends and not self._is_stopping():
+            if not await self._advance(current, _Batch()):
+                return None
+        return current.cursor()
+
+    async def rewrap_all(self, report: Callable[[Progress], None]) -> Progress:
+        """Encrypt everything anew, here and now; `report` hears of every batch.
+
+        Raises KeyUnavailableError when the active version is not held here, ConflictError when so many connections
+        cannot be read that marking them is stopped.
+        """
+        await self._vault.active_version()
+        progress = Progress(left=await self._left(), started=self._clock.monotonic())
+        rewrapped = -1
+        while rewrapped != progress.done:  # a pass leaves to the next one what others were writing
+            rewrapped, progress.unreadable = progress.done, 0
+            current = await self._plan()
+            while current.steps:
+                batch = _Batch()
+                goes_on = await self._advance(current, batch)
+                progress.done += batch.rewrapped
+                progress.unreadable += len(batch.unreadable)
+                progress.left = max(0, progress.left - batch.rewrapped)
+                report(progress)
+                if not goes_on:
+                    raise ConflictError(
+                        "More connections cannot be read than may be marked in a minute; look for the cause first."
+                    )
+        progress.left = await self._left()
+        return progress
+
+    async def status(self) -> list[KeyStatus]:
+        """Every key version, ascending. Decrypts what is left under those that are no longer active."""
+        async with self._database.reading() as connection:
+            rows = await key_queries.usage(connection)
+        return [await self._status_of(row) for row in rows]
+
+    async def retire(self, version: int, *, discard_unreadable: bool = False) -> dict[str, int]:
+        """End the life of `version`: no process has to hold it any more. What was discarded, by place.
+
+        Raises NotFoundError, and ConflictError while it is active, while anything is under it, or while somebody may
+        still be storing something under it.
+        """
+        unreadable = await self._all_unreadable(version) if discard_unreadable else {}
+        discarded: dict[str, int] = {}
+
+        async with self._unit_of_work() as uow:
+            locked = await key_queries.lock_key(uow.connection, version)
+            if locked is None:
+                raise NotFoundError(f"There is no key version {version}.")
+            state, settled_seconds = locked
+            if state == EncryptionKeyState.RETIRED.value:
+                return {}
+            self._refuse_early(version, state, settled_seconds)
+            for place, rows in unreadable.items():
+                await self._mark(uow, rows)
+                ids = [row.id for row in rows]
+                discarded[place.name] = await key_queries.discard_secrets(uow.connection, place, ids, version=version)
+            await self._refuse_while_used(uow, version)
+            await key_queries.retire_key(uow.connection, version)
+            uow.audit(
+                "encryption_key.retired",
+                target=("encryption_key", str(version)),
+                user_id=None,
+                changes={"state": [state, EncryptionKeyState.RETIRED.value], "discarded": [None, discarded]},
+            )
+        return discarded
+
+    async def _plan(self) -> _Pass:
+        """What there is to do; nothing without the active key. A version that is not usable here is left alone."""
+        async with self._database.reading() as connection:
+            rows = await key_queries.backlog(connection)
+        active = next((row for row in rows if row.state == EncryptionKeyState.ACTIVE.value), None)
+        former = [row for row in rows if row is not active and any(row.held_by.values())]
+        if active is None or not former or not self._may_use(active):
+            return _Pass(0, [])
+        usable = [row for row in former if self._may_use(row)]
+        steps = [_Step(place, row.version) for place in PLACES for row in usable if row.held_by[place.name]]
+        return _Pass(active.version, steps)
+
+    def _may_use(self, row: KeyRow) -> bool:
+        return self._vault.may_use(row.version, row.kdf, row.canary)
+
+    async def _left(self) -> int:
+        """Ciphertexts under other versions than the active one."""
+        async with self._database.reading() as connection:
+            rows = await key_queries.usage(connection)
+        former = [row for row in rows if row.state != EncryptionKeyState.ACTIVE.value]
+        return sum(row.held_by[place.name] for row in former for place in PLACES)
+
+    async def _advance(self, current: _Pass, batch: _Batch) -> bool:
+        """Do the next batch and say in `batch` what became of it; False when the pass has to be broken off."""
+        step = current.steps[0]
+        async with self._database.reading() as connection:
+            rows = await key_queries.secrets_under(
+                connection, step.place, step.version, after=current.after, limit=BATCH
+            )
+        current.went_by(rows)
+        if not rows:
+            return True
+        items = [_sealed(step, row) for row in rows]
+        outcomes = await asyncio.to_thread(self._vault.encryption.reencrypt_many, items, current.active)
+        renewed = [
+            Renewed(row.id, row.ciphertext, outcome)
+            for row, outcome in zip(rows, outcomes, strict=True)
+            if isinstance(outcome, bytes)
+        ]
+        batch.unreadable = [
+            row for row, outcome in zip(rows, outcomes, strict=True) if isinstance(outcome, PoisonedCiphertextError)
+        ]
+        batch.rewrapped = await self._store(step.place, renewed, current.active)
+        log.info(
+            "keys.rewrap_progressed",
+            place=step.place.name,
+            key_version=step.version,
+            rewrapped=batch.rewrapped,
+            superseded=len(renewed) - batch.rewrapped,
+            unreadable=len(batch.unreadable),
+        )
+        return await self._give_up(step, batch.unreadable)
+
+    async def _store(self, place: Place, renewed: Sequence[Renewed], version: int) -> int:
+        if not renewed:
+            return 0
+        failpoint(Failpoint.ROTATION_SEALED)
+        async with self._unit_of_work() as uow:
+            stored = await key_queries.replace_secrets(uow.connection, place, renewed, version=version)
+        failpoint(Failpoint.ROTATION_STORED)
+        return stored
+
+    async def _give_up(self, step: _Step, rows: Sequence[StoredSecret]) -> bool:
+        """The rows stay as they are; a connection that serves them needs its user. False: too many at once."""
+        for row in rows:
+            log.error("keys.secret_unreadable", place=step.place.name, key_version=step.version, id=str(row.id))
+            if row.integration_id is None or row.status not in SERVING:
+                continue
+            if not self._vault.poison_guard.may_mark(row.integration_id):
+                log.critical("keys.rewrap_stopped", reason="poison_limit_reached")
+                return False
+            async with self._unit_of_work() as uow:
+                await self._mark(uow, [row])
+        return True
+
+    async def _mark(self, uow: UnitOfWork, rows: Sequence[StoredSecret]) -> None:
+        """Step: the connections of `rows` need their users, if they still have the tokens that were looked at."""
+        for row in rows:
+            if row.integration_id is not None and row.token_version is not None:
+                connection = ConnectionVersion(row.integration_id, row.token_version)
+                await self._status.mark_needs_reauth(uow, connection, ReauthReason.TOKEN_UNREADABLE)
+
+    async def _status_of(self, row: KeyRow) -> KeyStatus:
+        good = self._vault.proves(row.version, row.kdf, row.canary)
+        unreadable: int | None = None
+        if good and row.state != EncryptionKeyState.ACTIVE.value:
+            unreadable = sum([len(found) for found in (await self._all_unreadable(row.version)).values()])
+        return KeyStatus(
+            version=row.version,
+            state=row.state,
+            held=row.version in self._vault.encryption.versions,
+            canary_good=good,
+            holds=row.held_by,
+            unreadable=unreadable,
+        )
+
+    async def _all_unreadable(self, version: int) -> dict[Place, list[StoredSecret]]:
+        """What fails under `version`. Raises KeyUnavailableError when the key is not held, or not the right one."""
+        async with self._database.reading() as connection:
+            rows = await key_queries.backlog(connection)
+        row = next((row for row in rows if row.version == version), None)
+        if row is None:
+            return {}
+        if not self._may_use(row):
+            raise KeyUnavailableError(extra={"key_version": version})
+        return {
+            place: [secret async for secret in self._unreadable(_Step(place, version))]
+            for place in PLACES
+            if row.held_by[place.name]
+        }
+
+    async def _unreadable(self, step: _Step) -> AsyncIterator[StoredSecret]:
+        after, is_more = _START, True
+        while is_more:
+            async with self._database.reading() as connection:
+                rows = await key_queries.secrets_under(connection, step.place, step.version, after=after, limit=BATCH)
+            items = [_sealed(step, row) for row in rows]
+            opened = await asyncio.to_thread(self._vault.encryption.decrypt_many, items)
+            for row, value in zip(rows, opened, strict=True):
+                if isinstance(value, PoisonedCiphertextError):
+                    yield row
+            is_more = len(rows) == BATCH
+            after = rows[-1].id if rows else after
+
+    @staticmethod
+    def _refuse_early(version: int, state: str, settled_seconds: float) -> None:
+        if state == EncryptionKeyState.ACTIVE.value:
+            raise ConflictError(f"Version {version} is active; activate another one first.")
+        if settled_seconds < WRITES_SETTLE_SECONDS:
+            raise ConflictError(
+                f"Somebody may still be storing under version {version}; try again {WRITES_SETTLE_SECONDS:.0f} s after"
+                " the activation of another one."
+            )
+
+    @staticmethod
+    async def _refuse_while_used(uow: UnitOfWork, version: int) -> None:
+        (row,) = [row for row in await key_queries.usage(uow.connection) if row.version == version]
+        left = [f"{count} {name}" for name, count in row.held_by.items() if count]
+        if left:
+            hint = "" if row.held_by[CODES] and len(left) == 1 else "; re-encrypt them with `cli keys rewrap`"
+            raise ConflictError(f"Version {version} is still in use: {', '.join(left)}{hint}.")
+
+
+def _sealed(step: _Step, row: StoredSecret) -> Sealed:
+    binding = Binding(purpose=step.place.purpose, user_id=row.user_id, place=row.holder, kind=row.kind)
+    return Sealed(row.ciphertext, binding, step.version)

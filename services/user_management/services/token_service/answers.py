@@ -1,0 +1,190 @@
+"""From what the door says to what a sibling service is told."""
+
+from typing import Any, Final, NoReturn, TypeVar
+
+from services.user_management.core.clock import Clock
+from services.user_management.core.context import act_as, current_context
+from services.user_management.core.ids import uuid7
+from services.user_management.core.principal import Principal, PrincipalKind
+from services.user_management.enums import ReauthReason, TokenKind, TokenOutcome
+from services.user_management.exceptions import (
+    ApplicationError,
+    GrantDeniedError,
+    InsufficientScopeError,
+    KeyUnavailableError,
+    NeedsReauthError,
+    NotConnectedError,
+    PoisonedCiphertextError,
+    ProviderMisconfiguredError,
+    ProviderUnavailableError,
+    ReasonRequiredError,
+    RevokedError,
+    UnauthenticatedError,
+    UnknownProviderError,
+    UserInactiveError,
+    UserNotFoundError,
+)
+from services.user_management.integrations.oauth_config import ProviderRegistry
+from services.user_management.models import TokenRead
+from services.user_management.queries import integration as integration_queries
+from services.user_management.queries.token_read import TokenQuery, TokenReading
+from services.user_management.schemas.token import TokenRequest, TokenResponse
+from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
+from services.user_management.services.reconnect_links import ReconnectLinks
+from services.user_management.services.service_client_service import ServiceCredential
+from services.user_management.services.token_service.refresh_attempt import RefreshOutcome, RefreshResult
+from services.user_management.services.vault_service import VaultService, token_binding
+from services.user_management.unit_of_work import UnitOfWorkFactory
+
+Value = TypeVar("Value")
+
+DEFAULT_TTL_SECONDS: Final = 300.0
+"""Wanted life of a token when the caller does not say."""
+
+_REFUSALS: Final[dict[TokenOutcome, type[ApplicationError]]] = {
+    TokenOutcome.GRANT_DENIED: GrantDeniedError,
+    TokenOutcome.REASON_REQUIRED: ReasonRequiredError,
+    TokenOutcome.UNKNOWN_PROVIDER: UnknownProviderError,
+    TokenOutcome.USER_NOT_FOUND: UserNotFoundError,
+    TokenOutcome.USER_INACTIVE: UserInactiveError,
+    TokenOutcome.NOT_CONNECTED: NotConnectedError,
+    TokenOutcome.NEEDS_REAUTH: NeedsReauthError,
+    TokenOutcome.REVOKED: RevokedError,
+    TokenOutcome.INSUFFICIENT_SCOPE: InsufficientScopeError,
+}
+_WITH_RECONNECT_URL: Final = {
+    TokenOutcome.NOT_CONNECTED,
+    TokenOutcome.NEEDS_REAUTH,
+    TokenOutcome.REVOKED,
+    TokenOutcome.INSUFFICIENT_SCOPE,
+}
+
+
+class TokenAnswers:
+    """Builds the question for a request, and the answer from what came of it."""
+
+    def __init__(
+        self,
+        *,
+        unit_of_work: UnitOfWorkFactory,
+        providers: ProviderRegistry,
+        vault: VaultService,
+        status: IntegrationStatusTracker,
+        links: ReconnectLinks,
+        default_issuer: str,
+        clock: Clock,
+    ) -> None:
+        self._unit_of_work = unit_of_work
+        self._providers = providers
+        self._vault = vault
+        self._status = status
+        self._links = links
+        self._default_issuer = default_issuer
+        self._clock = clock
+
+    def query(self, credential: ServiceCredential, request: TokenRequest) -> TokenQuery:
+        """What is asked of the door."""
+        known = request.provider in self._providers
+        return TokenQuery(
+            key_id=credential.key_id,
+            secret_hash=credential.secret_hash,
+            user=request.user_id,
+            default_issuer=self._default_issuer,
+            provider=request.provider,
+            provider_known=known,
+            scopes=self._providers.get(request.provider).config.normalise(request.scopes) if known else (),
+            account=request.account,
+            reason=request.reason,
+            demanded_seconds=request.min_ttl_seconds,
+            default_seconds=DEFAULT_TTL_SECONDS,
+            request_id=current_context().request_id,
+        )
+
+    async def answer(self, request: TokenRequest, reading: TokenReading, result: RefreshResult | None) -> TokenResponse:
+        """The token of a granted reading.
+
+        Raises KeyUnavailableError; NeedsReauthError or ProviderUnavailableError for one that cannot be read.
+        """
+        access_token = await self._open(request, reading)
+        return TokenResponse(
+            access_token=access_token,
+            expires_at=reading.expires_at,
+            expires_in=None if reading.remaining_seconds is None else int(reading.remaining_seconds),
+            scopes=list(reading.granted_scopes),
+            provider=request.provider,
+            account=str(reading.account),
+            integration_id=present(reading.integration_id),
+            refreshed=result is not None and result.outcome is RefreshOutcome.REFRESHED,
+        )
+
+    def refusal(self, request: TokenRequest, reading: TokenReading, result: RefreshResult | None) -> ApplicationError:
+        """The error for any other reading."""
+        outcome = reading.outcome
+        if outcome is TokenOutcome.UNAUTHENTICATED:
+            return UnauthenticatedError("The service key is not valid.")
+        if outcome is TokenOutcome.STALE:
+            return unavailable(result)
+        return _REFUSALS[outcome](extra=self._refusal_members(request, reading))
+
+    def _refusal_members(self, request: TokenRequest, reading: TokenReading) -> dict[str, Any]:
+        members: dict[str, Any] = {}
+        if reading.outcome in {TokenOutcome.NEEDS_REAUTH, TokenOutcome.REVOKED}:
+            members["reason"] = reading.status_reason
+        if reading.outcome is TokenOutcome.INSUFFICIENT_SCOPE:
+            wanted = self._providers.get(request.provider).config.normalise(request.scopes)
+            members["missing_scopes"] = sorted(set(wanted) - set(reading.granted_scopes))
+        if reading.outcome in _WITH_RECONNECT_URL:
+            members["reconnect_url"] = self._links.url(request.provider, request.scopes)
+        return members
+
+    async def _open(self, request: TokenRequest, reading: TokenReading) -> str:
+        integration_id = present(reading.integration_id)
+        binding = token_binding(reading.user_id, integration_id, TokenKind.ACCESS)
+        try:
+            return self._vault.open(present(reading.ciphertext), binding, present(reading.key_version))
+        except PoisonedCiphertextError:
+            await self._refuse_poisoned(request, reading)
+
+    async def _refuse_poisoned(self, request: TokenRequest, reading: TokenReading) -> NoReturn:
+        """The row is unreadable under a proven key: this connection alone needs its user, and the record says so."""
+        if not self._vault.poison_guard.may_mark(present(reading.integration_id)):
+            raise KeyUnavailableError
+        reason = ReauthReason.TOKEN_UNREADABLE
+        url = self._links.url(request.provider, request.scopes)
+        actor = Principal(PrincipalKind.SERVICE, str(reading.client_id))
+        act_as(actor)
+        async with self._unit_of_work() as uow:
+            integration_id, version = present(reading.integration_id), present(reading.token_version)
+            connection = ConnectionVersion(integration_id, version)
+            marked = await self._status.mark_needs_reauth(uow, connection, reason)
+            if not marked and await integration_queries.has_moved(uow.connection, integration_id, version):
+                # A reconnect or a refresh came between: what was unreadable is no longer there.
+                raise ProviderUnavailableError("The connection has just changed; ask again.")
+            await TokenRead.objects.create(
+                id=uuid7(),
+                read_at=self._clock.now(),
+                client_id=reading.client_id,
+                key_id=reading.key_id,
+                user_id=reading.user_id,
+                provider=request.provider,
+                integration_id=reading.integration_id,
+                outcome=TokenOutcome.NEEDS_REAUTH.value,
+                scopes=request.scopes,
+                reason=request.reason,
+                request_id=current_context().request_id,
+            )
+            raise uow.keep(NeedsReauthError(extra={"reason": reason.value, "reconnect_url": url}))
+
+
+def unavailable(result: RefreshResult | None) -> ApplicationError:
+    """What a refresh that brought nothing means for whoever needs the token now."""
+    if result is not None and result.outcome is RefreshOutcome.MISCONFIGURED:
+        return ProviderMisconfiguredError()
+    return ProviderUnavailableError(retry_after=1 if result is None else round(result.retry_after_seconds))
+
+
+def present(value: Value | None) -> Value:
+    """A column that the statement always fills for this outcome."""
+    if value is None:
+        raise RuntimeError("the token read statement left out a column")
+    return value

@@ -1,0 +1,128 @@
+"""Token exchange (RFC 8693) as another way to ask the same door."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from pydantic import ValidationError
+
+from services.user_management.exceptions import (
+    ApplicationError,
+    RateLimitedError,
+    RetryLaterError,
+    TokenExchangeError,
+    UnauthenticatedError,
+)
+from services.user_management.schemas.token import TokenExchangeResponse, TokenRequest
+from services.user_management.security.jwt import SessionVerifier
+from services.user_management.services.service_client_service import ServiceCredential
+from services.user_management.services.token_service.read import TokenService
+
+GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
+ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - RFC 8693 section 3
+JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
+USER_ID: Final = "urn:user-management:token-type:user-id"
+"""Our own: `subject_token` is a user id, vouched for by the service that asks, as in `POST /internal/tokens/get`."""
+_UNDERSTOOD: Final = {
+    "grant_type",
+    "subject_token",
+    "subject_token_type",
+    "requested_token_type",
+    "audience",
+    "resource",
+    "scope",
+    "account",
+    "reason",
+    "min_ttl_seconds",
+    "client_id",
+    "client_secret",
+}
+_ERRORS: Final = {
+    "grant_denied": "unauthorized_client",
+    "reason_required": "invalid_request",
+    "unknown_provider": "invalid_target",
+    "insufficient_scope": "invalid_scope",
+}
+"""Our code → OAuth's; every other refusal is about the subject: `invalid_grant`."""
+
+
+class TokenExchange:
+    """Translates: the form of RFC 8693 into a token request, its answer and its refusals back."""
+
+    def __init__(self, tokens: TokenService, sessions: SessionVerifier) -> None:
+        self._tokens = tokens
+        self._sessions = sessions
+
+    async def exchange(self, credential: ServiceCredential, form: Mapping[str, str]) -> TokenExchangeResponse:
+        """A provider's access token for the user behind `subject_token`; `audience` (or `resource`) is the provider.
+
+        Raises TokenExchangeError, UnauthenticatedError with `error` = invalid_client, RateLimitedError,
+        RetryLaterError, ProviderMisconfiguredError.
+        """
+        request = await self._request(form)
+        try:
+            token = await self._tokens.get_valid_token(credential, request)
+        except ApplicationError as error:
+            raise _translated(error) from None
+        return TokenExchangeResponse(
+            access_token=token.access_token,
+            issued_token_type=ACCESS_TOKEN,
+            expires_in=token.expires_in,
+            scope=" ".join(token.scopes),
+            account=token.account,
+        )
+
+    async def _request(self, form: Mapping[str, str]) -> TokenRequest:
+        if form.get("grant_type") != GRANT_TYPE:
+            raise TokenExchangeError("unsupported_grant_type", f"grant_type must be {GRANT_TYPE}.")
+        if unknown := sorted(form.keys() - _UNDERSTOOD):
+            # RFC 6749 lets servers ignore what they do not know; an `actor_token` that is ignored would mislead.
+            raise TokenExchangeError("invalid_request", f"Not understood: {', '.join(unknown)}.")
+        if form.get("requested_token_type", ACCESS_TOKEN) != ACCESS_TOKEN:
+            raise TokenExchangeError("invalid_request", f"requested_token_type can only be {ACCESS_TOKEN}.")
+        targets = {form[name] for name in ("audience", "resource") if name in form}
+        if len(targets) != 1:
+            raise TokenExchangeError("invalid_target", "audience (or resource) names one provider.")
+        members = {
+            "user_id": await self._user(form),
+            "provider": targets.pop(),
+            "scopes": form.get("scope", "").split(),
+            "account": form.get("account"),
+            "reason": form.get("reason"),
+            "min_ttl_seconds": _seconds(form.get("min_ttl_seconds")),
+        }
+        try:
+            return TokenRequest.model_validate(members)
+        except ValidationError as error:
+            fields = ", ".join(sorted({str(item["loc"][0]) for item in error.errors()}))
+            raise TokenExchangeError("invalid_request", f"Not acceptable: {fields}.") from None
+
+    async def _user(self, form: Mapping[str, str]) -> str:
+        token, kind = form.get("subject_token", ""), form.get("subject_token_type")
+        if kind == USER_ID:
+            return token
+        if kind not in {JWT, ACCESS_TOKEN}:
+            raise TokenExchangeError("invalid_request", f"subject_token_type must be {JWT} or {USER_ID}.")
+        try:
+            session = await self._sessions.verify(token)
+        except RetryLaterError:
+            raise
+        except ApplicationError:
+            raise TokenExchangeError("invalid_request", "subject_token is not a valid session token.") from None
+        if session.impersonator is not None:
+            raise TokenExchangeError("invalid_request", "subject_token is a session of somebody who acts as the user.")
+        return session.subject
+
+
+def _seconds(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 10 else text
+
+
+def _translated(error: ApplicationError) -> ApplicationError:
+    if isinstance(error, UnauthenticatedError):
+        error.extra |= {"error": "invalid_client", "error_description": error.detail}
+        return error
+    if isinstance(error, RetryLaterError | RateLimitedError) or error.status >= 500:
+        error.extra |= {"error": "temporarily_unavailable", "error_description": error.detail}
+        return error
+    cause = {**error.extra, "cause": error.code}
+    return TokenExchangeError(_ERRORS.get(error.code, "invalid_grant"), error.detail, extra=cause)

@@ -1,0 +1,310 @@
+"""What the holder of a lease does: asks the provider once, keeps its answer, or says why there is none."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import structlog
+
+from services.user_management.core.clock import Clock
+from services.user_management.core.failpoints import Failpoint, failpoint, watched_call
+from services.user_management.database import is_unavailable
+from services.user_management.enums import (
+    EventType,
+    IntegrationStatus,
+    ProviderErrorKind,
+    ReauthReason,
+    RefreshKind,
+    TokenKind,
+)
+from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
+from services.user_management.integrations.oauth_client import OAuthClient, TokenGrant
+from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
+from services.user_management.integrations.provider_errors import (
+    BREAKER_OPEN,
+    TOO_LATE,
+    TOO_MANY_CALLS,
+    ProviderCallError,
+)
+from services.user_management.queries import token_refresh as queries
+from services.user_management.queries.token_refresh import Advanced, Claim, Failure, FailureRun
+from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
+from services.user_management.services.token_service.storage import store_tokens
+from services.user_management.services.vault_service import VaultService, token_binding
+from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
+
+DEGRADED_AFTER_FAILURES: Final = 3
+EXHAUSTED_AFTER_SECONDS: Final = 3 * 86_400.0
+"""How long a provider must refuse with a code that nobody knows before the user is asked; at least that often: …"""
+EXHAUSTED_AFTER_FAILURES: Final = 6
+KEY_UNAVAILABLE: Final = "key_unavailable"
+_MAX_COOL_DOWN_SECONDS: Final = 300.0
+_MAX_PROVIDERS_WISH_SECONDS: Final = 3600.0
+_OPERATOR_COOL_DOWN_SECONDS: Final = 30.0
+_KEY_COOL_DOWN_SECONDS: Final = 5.0
+_STRICT_SECOND_TRY_SECONDS: Final = 15.0
+"""After a lost answer of a provider that kills reused tokens there is one more try, so it waits for better weather."""
+_OURS: Final = frozenset({BREAKER_OPEN, TOO_MANY_CALLS, TOO_LATE})
+"""Failures of which the provider has seen nothing."""
+
+log = structlog.get_logger(__name__)
+
+
+class RefreshOutcome(StrEnum):
+    """How a refresh ended, for whoever waited for it."""
+
+    REFRESHED = "refreshed"
+    """The fence moved: by us or by somebody else, there is a newer token."""
+    REFUSED = "refused"
+    """The connection needs its user."""
+    IMPOSSIBLE = "impossible"
+    """The provider never issued a refresh token; the access token serves until it runs out."""
+    UNAVAILABLE = "unavailable"
+    MISCONFIGURED = "misconfigured"
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshResult:
+    outcome: RefreshOutcome
+    retry_after_seconds: float = 1.0
+
+
+REFRESHED: Final = RefreshResult(RefreshOutcome.REFRESHED)
+REFUSED: Final = RefreshResult(RefreshOutcome.REFUSED)
+
+
+class RefreshAttempts:
+    """Carries out claims."""
+
+    def __init__(
+        self,
+        *,
+        unit_of_work: UnitOfWorkFactory,
+        providers: ProviderRegistry,
+        oauth: OAuthClient,
+        vault: VaultService,
+        status: IntegrationStatusTracker,
+        clock: Clock,
+    ) -> None:
+        self._unit_of_work = unit_of_work
+        self._providers = providers
+        self._oauth = oauth
+        self._vault = vault
+        self._status = status
+        self._clock = clock
+
+    async def carry_out(self, claim: Claim, lease_ends: float, *, may_call: Callable[[], bool]) -> RefreshResult:
+        """Ask the provider, if `may_call` still says so just before. `lease_ends` is monotonic.
+
+        Raises KeyUnavailableError.
+        """
+        if claim.provider not in self._providers:
+            return await self._misconfigured(claim, Failure("unknown_provider"))
+        refresh_token = await self._open(claim)
+        if isinstance(refresh_token, RefreshResult):
+            return refresh_token
+        provider = self._providers.get(claim.provider)
+        try:
+            with watched_call():
+                grant = await self._oauth.refresh(provider, refresh_token=refresh_token, may_send=may_call)
+        except ProviderCallError as error:
+            return await self._failed(claim, provider, error)
+        failpoint(Failpoint.ANSWER_PARSED)
+        result = await self._store(claim, provider, grant, lease_ends)
+        failpoint(Failpoint.STORED)
+        return result
+
+    async def _open(self, claim: Claim) -> str | RefreshResult:
+        """The refresh token; or what came of there being none."""
+        stored = claim.tokens.get(TokenKind.REFRESH)
+        if stored is None:
+            return await self._without_refresh_token(claim)
+        try:
+            binding = token_binding(claim.user_id, claim.integration_id, TokenKind.REFRESH)
+            refresh_token = self._vault.open(stored.ciphertext, binding, stored.key_version)
+            await self._vault.ensure(claim.active_key_version)
+        except KeyUnavailableError:
+            await self._release(claim, Failure(KEY_UNAVAILABLE), cool_down_seconds=_KEY_COOL_DOWN_SECONDS)
+            raise
+        except PoisonedCiphertextError:
+            return await self._unreadable(claim)
+        return refresh_token
+
+    async def _store(self, claim: Claim, provider: Provider, grant: TokenGrant, lease_ends: float) -> RefreshResult:
+        """Keep the answer. If Postgres is away, try again for as long as the lease protects it: the refresh token in
+        our hands may be the only one that still works."""
+        pause = 0.05
+        while True:
+            try:
+                stored = await self._store_once(claim, provider, grant)
+            except Exception as error:
+                if not is_unavailable(error):
+                    raise
+                if self._clock.monotonic() + pause > lease_ends:
+                    log.exception("refresh.answer_lost", integration_id=str(claim.integration_id))
+                    return RefreshResult(RefreshOutcome.UNAVAILABLE)
+                await asyncio.sleep(pause)
+                pause = min(1.0, pause * 2)
+            else:
+                if not stored:
+                    log.warning("refresh.answer_discarded", integration_id=str(claim.integration_id))
+                return REFRESHED
+
+    async def _store_once(self, claim: Claim, provider: Provider, grant: TokenGrant) -> bool:
+        async with self._unit_of_work() as uow:
+            advanced = await queries.advance(
+                uow.connection,
+                integration_id=claim.integration_id,
+                token_version=claim.token_version,
+                scopes=_granted(provider, grant, claim),
+                cool_down_seconds=_OPERATOR_COOL_DOWN_SECONDS if grant.is_expired else 0.0,
+            )
+            if advanced is None:
+                return False
+            await store_tokens(
+                uow,
+                self._vault,
+                grant,
+                user_id=claim.user_id,
+                integration_id=claim.integration_id,
+                key_version=claim.active_key_version,
+            )
+            failpoint(Failpoint.ENCRYPTED)
+            await self._tell(uow, claim, provider, advanced)
+        return True
+
+    async def _tell(self, uow: UnitOfWork, claim: Claim, provider: Provider, advanced: Advanced) -> None:
+        """Step: audit the refresh; say so if the connection works again, or if it now lacks what is required."""
+        target = ("integration", str(claim.integration_id))
+        uow.audit("integration.token_refreshed", target=target, user_id=claim.user_id)
+        if provider.config.missing_required(advanced.granted_scopes):
+            connection = ConnectionVersion(claim.integration_id, advanced.token_version)
+            await self._status.mark_needs_reauth(uow, connection, ReauthReason.SCOPE_UPGRADE)
+        elif advanced.former_status != IntegrationStatus.ACTIVE:
+            self._status.record(
+                uow,
+                EventType.INTEGRATION_RECOVERED,
+                integration_id=claim.integration_id,
+                user_id=claim.user_id,
+                provider=claim.provider,
+            )
+
+    async def _failed(self, claim: Claim, provider: Provider, error: ProviderCallError) -> RefreshResult:
+        failure = Failure(error.code, error.detail)
+        log.warning(
+            "refresh.refused",
+            integration_id=str(claim.integration_id),
+            provider=provider.name,
+            reason=error.code,
+            detail=error.detail,
+        )
+        if error.kind is ProviderErrorKind.OPERATOR:
+            return await self._misconfigured(claim, failure)
+        rotates = provider.config.refresh in {RefreshKind.STRICT, RefreshKind.GRACE}
+        if error.kind in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED}:
+            if rotates and claim.earlier_outcome_unknown:
+                return await self._needs_reauth(claim, ReauthReason.REFRESH_INTERRUPTED, failure)
+            if error.kind is ProviderErrorKind.REVOKED:
+                return await self._revoked(claim, failure)
+            return await self._needs_reauth(claim, ReauthReason.GRANT_REFUSED, failure)
+        lost = error.outcome_unknown and not error.answered
+        if lost and provider.config.refresh is RefreshKind.STRICT and claim.earlier_outcome_unknown:
+            # A third use of the same token could only be taken for a thief's.
+            return await self._needs_reauth(claim, ReauthReason.REFRESH_INTERRUPTED, failure)
+        return await self._back_off(claim, error, after_loss=lost and provider.config.refresh is RefreshKind.STRICT)
+
+    async def _back_off(self, claim: Claim, error: ProviderCallError, *, after_loss: bool) -> RefreshResult:
+        """Transient, or nobody knows: the status stays, until the same refusal has lasted for days."""
+        backoff = 2.0 ** min(claim.failures, 9) + (_STRICT_SECOND_TRY_SECONDS if after_loss else 0.0)
+        backoff = min(_MAX_COOL_DOWN_SECONDS, backoff) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+        cool_down = backoff if error.retry_after is None else min(_MAX_PROVIDERS_WISH_SECONDS, error.retry_after)
+        if error.code == TOO_LATE:
+            # Our process ends or our lease does: somebody else may go on at once.
+            cool_down = 0.0
+        failure = Failure(error.code, error.detail)
+        run = await self._release(
+            claim,
+            failure,
+            cool_down_seconds=cool_down,
+            outcome_unknown=error.outcome_unknown,
+            provider_failed=error.code not in _OURS,
+        )
+        # After days of an outage, a single refusal is no reason to ask the user: it has to be said again.
+        is_repeated = error.kind is ProviderErrorKind.UNKNOWN and claim.last_failure == error.code
+        if is_repeated and _is_exhausted(run):
+            return await self._needs_reauth(claim, ReauthReason.REFRESH_EXHAUSTED, failure)
+        return RefreshResult(RefreshOutcome.UNAVAILABLE, cool_down)
+
+    async def _needs_reauth(self, claim: Claim, reason: ReauthReason, failure: Failure | None = None) -> RefreshResult:
+        """After a refusal the version is looked at again: if it moved, the winner's token is what counts."""
+        async with self._unit_of_work() as uow:
+            connection = ConnectionVersion(claim.integration_id, claim.token_version)
+            marked = await self._status.mark_needs_reauth(uow, connection, reason, failure)
+        return REFUSED if marked else REFRESHED
+
+    async def _revoked(self, claim: Claim, failure: Failure) -> RefreshResult:
+        async with self._unit_of_work() as uow:
+            connection = ConnectionVersion(claim.integration_id, claim.token_version)
+            marked = await self._status.mark_revoked(uow, connection, failure)
+        return REFUSED if marked else REFRESHED
+
+    async def _unreadable(self, claim: Claim) -> RefreshResult:
+        if not self._vault.poison_guard.may_mark(claim.integration_id):
+            await self._release(claim, Failure("token_unreadable"), cool_down_seconds=_OPERATOR_COOL_DOWN_SECONDS)
+            raise KeyUnavailableError
+        return await self._needs_reauth(claim, ReauthReason.TOKEN_UNREADABLE)
+
+    async def _misconfigured(self, claim: Claim, failure: Failure) -> RefreshResult:
+        log.error("provider.misconfigured", provider=claim.provider, reason=failure.code, detail=failure.detail)
+        await self._release(claim, failure, cool_down_seconds=_OPERATOR_COOL_DOWN_SECONDS)
+        return RefreshResult(RefreshOutcome.MISCONFIGURED, _OPERATOR_COOL_DOWN_SECONDS)
+
+    async def _without_refresh_token(self, claim: Claim) -> RefreshResult:
+        """Nothing to refresh with: the token serves until it runs out, then the user is needed."""
+        access = claim.tokens.get(TokenKind.ACCESS)
+        remaining = access.remaining_seconds if access is not None else 0.0
+        if remaining is not None and remaining <= 0:
+            return await self._needs_reauth(claim, ReauthReason.NO_REFRESH_TOKEN)
+        # Readers in the meantime find the cool-down and write nothing.
+        pause = min(_OPERATOR_COOL_DOWN_SECONDS, remaining or _OPERATOR_COOL_DOWN_SECONDS)
+        await self._release(claim, Failure(ReauthReason.NO_REFRESH_TOKEN), cool_down_seconds=pause)
+        return RefreshResult(RefreshOutcome.IMPOSSIBLE, pause)
+
+    async def _release(
+        self,
+        claim: Claim,
+        failure: Failure,
+        *,
+        cool_down_seconds: float,
+        outcome_unknown: bool = False,
+        provider_failed: bool = False,
+    ) -> FailureRun:
+        """Give the lease back. An earlier unknown outcome stays unknown until an answer is stored.
+
+        Only failures of the provider degrade a connection: an operator's mistake is no reason to mark anybody.
+        """
+        async with self._unit_of_work() as uow:
+            run = await queries.release(
+                uow.connection,
+                claim,
+                failure,
+                outcome_unknown=outcome_unknown or claim.earlier_outcome_unknown,
+                provider_failed=provider_failed,
+                cool_down_seconds=cool_down_seconds,
+            )
+            if run.count >= DEGRADED_AFTER_FAILURES:
+                connection = ConnectionVersion(claim.integration_id, claim.token_version)
+                await self._status.mark_degraded(uow, connection, failure.code)
+        return run
+
+
+def _granted(provider: Provider, grant: TokenGrant, claim: Claim) -> tuple[str, ...] | None:
+    """What the answer grants, with what this provider never names; None: it names nothing, so nothing has changed."""
+    return None if grant.scopes is None else provider.config.granted(grant.scopes, claim.granted_scopes)
+
+
+def _is_exhausted(run: FailureRun) -> bool:
+    return run.count >= EXHAUSTED_AFTER_FAILURES and run.seconds >= EXHAUSTED_AFTER_SECONDS

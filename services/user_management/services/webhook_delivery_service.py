@@ -1,0 +1,214 @@
+"""Sending what is due: signed, retried over a day, and given up for good when nothing gets through for five days."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+
+from services.user_management.core.clock import Clock
+from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
+from services.user_management.integrations.webhook_sender import SendFailure, WebhookAnswer, WebhookSender
+from services.user_management.queries import webhook_delivery as queries
+from services.user_management.queries import webhook_subscription as subscription_queries
+from services.user_management.queries.webhook_delivery import ClaimedDelivery, FailedAttempt
+from services.user_management.schemas.webhook_subscription import MESSAGE_PREFIX
+from services.user_management.security.webhook_signature import sign
+from services.user_management.services.cloud_events import STRUCTURED
+from services.user_management.services.vault_service import VaultService, webhook_secret_binding
+from services.user_management.services.webhook_subscription_service import disable
+from services.user_management.unit_of_work import UnitOfWorkFactory
+
+DELAYS_SECONDS: Final = (5, 300, 1800, 7200, 18_000, 36_000, 36_000)
+"""After the first failure, the second and so on: eight attempts in 27.5 hours. Source: Svix's retry schedule."""
+JITTER: Final = 0.1
+MAX_RETRY_AFTER_SECONDS: Final = 6 * 3600.0
+PATIENCE_SECONDS: Final = 5 * 86_400.0
+"""Without a single success; then the subscription is disabled."""
+LEASE_SECONDS: Final = 30.0
+"""How long a delivery is one worker's: longer than a slice may take, so that only a dead worker's is tried again."""
+KEY_WAIT_SECONDS: Final = 60.0
+
+CONCURRENCY: Final = 8
+PER_SUBSCRIPTION: Final = 2
+FAILING_SLOTS: Final = 4
+"""Of the eight, for receivers whose last delivery failed."""
+SLICE_SECONDS: Final = 5.0
+FAILING_START_SECONDS: Final = 1.0
+"""Receivers that fail are called at the beginning of a slice: one that hangs is over when the slice ends, and keeps
+nobody from being served in the next one."""
+LAST_START_SECONDS: Final = 7.0
+"""While somebody hangs, others are served for a while longer; their ten seconds end before the slice's twenty."""
+POLL_SECONDS: Final = 0.5
+
+SECRET_UNREADABLE: Final = "secret_unreadable"  # noqa: S105 - an error code
+KEY_UNAVAILABLE: Final = "key_unavailable"
+DISABLED_GONE: Final = "gone"
+DISABLED_FAILING: Final = "failing"
+
+log = structlog.get_logger(__name__)
+
+
+def retry_delay(attempts: int, *, retry_after: float | None) -> float | None:
+    """Seconds until the next try after the `attempts`-th has failed; None: there is none.
+
+    `retry_after`, the receiver's wish, can make it later, by six hours at most, and never earlier.
+    """
+    if attempts > len(DELAYS_SECONDS):
+        return None
+    delay = DELAYS_SECONDS[attempts - 1] * random.uniform(1, 1 + JITTER)  # noqa: S311 - spreads load, guards nothing
+    return max(delay, min(retry_after or 0.0, MAX_RETRY_AFTER_SECONDS))
+
+
+@dataclass
+class _Slice:
+    """What is under way at this moment."""
+
+    started: float
+    tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+    per_subscription: Counter[UUID] = field(default_factory=Counter)
+    failing: int = 0
+
+    def add(self, delivery: ClaimedDelivery, task: "asyncio.Task[None]") -> None:
+        """`task` sends `delivery`; it is forgotten when it is done."""
+        self.tasks.add(task)
+        self.per_subscription[delivery.subscription_id] += 1
+        self.failing += delivery.is_failing
+
+        def forget(done: "asyncio.Task[None]") -> None:
+            self.tasks.discard(done)
+            self.per_subscription[delivery.subscription_id] -= 1
+            self.failing -= delivery.is_failing
+
+        task.add_done_callback(forget)
+
+    @property
+    def busy(self) -> list[UUID]:
+        """Subscriptions that are being sent as much as they may."""
+        return [one for one, count in self.per_subscription.items() if count >= PER_SUBSCRIPTION]
+
+
+class WebhookDeliveryService:
+    """The job that sends. Each delivery is at one worker at a time, and tried at least once."""
+
+    def __init__(
+        self,
+        *,
+        unit_of_work: UnitOfWorkFactory,
+        sender: WebhookSender,
+        vault: VaultService,
+        clock: Clock,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self._unit_of_work = unit_of_work
+        self._sender = sender
+        self._vault = vault
+        self._clock = clock
+        self._is_stopping = is_stopping
+
+    async def deliver_due(self, _cursor: Any = None) -> None:
+        """Slice: send what is due, eight at once, until nothing is or the time is over."""
+        current = _Slice(self._clock.monotonic())
+        async with asyncio.TaskGroup() as group:
+            while self._may_start(current):
+                under_way = set(current.tasks)
+                delivery = await self._claim(current) if len(under_way) < CONCURRENCY else None
+                if delivery is not None:
+                    current.add(delivery, group.create_task(self._deliver(delivery)))
+                elif under_way:
+                    # Also if they ended during the claim, which has left out whom they kept busy.
+                    await asyncio.wait(under_way, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                else:
+                    return
+
+    def _may_start(self, current: _Slice) -> bool:
+        elapsed = self._clock.monotonic() - current.started
+        return not self._is_stopping() and elapsed < (LAST_START_SECONDS if current.tasks else SLICE_SECONDS)
+
+    async def _claim(self, current: _Slice) -> ClaimedDelivery | None:
+        too_late = self._clock.monotonic() - current.started >= FAILING_START_SECONDS
+        async with self._unit_of_work() as uow:
+            return await queries.claim_due(
+                uow.connection,
+                busy=current.busy,
+                healthy_only=too_late or current.failing >= FAILING_SLOTS,
+                lease_seconds=LEASE_SECONDS,
+            )
+
+    async def _deliver(self, delivery: ClaimedDelivery) -> None:
+        try:
+            headers = self._headers(delivery)
+        except KeyUnavailableError:
+            async with self._unit_of_work() as uow:
+                await queries.postpone(uow.connection, delivery, error=KEY_UNAVAILABLE, seconds=KEY_WAIT_SECONDS)
+            return
+        except PoisonedCiphertextError:
+            log.critical("webhook_secret.unreadable", subscription_id=str(delivery.subscription_id))
+            await self._record_failure(delivery, None, SECRET_UNREADABLE)
+            return
+        answer = await self._sender.send(delivery.url, headers=headers, body=delivery.body.encode())
+        if answer.failure is None:
+            await self._record_success(delivery, answer)
+        else:
+            await self._record_failure(delivery, answer, answer.failure.value)
+
+    def _headers(self, delivery: ClaimedDelivery) -> dict[str, str]:
+        """Source: the Standard Webhooks specification. Raises KeyUnavailableError, PoisonedCiphertextError."""
+        message_id = f"{MESSAGE_PREFIX}{delivery.event_id}"
+        timestamp = int(self._clock.now().timestamp())
+        signature = sign(
+            self._secrets(delivery), message_id=message_id, timestamp=timestamp, body=delivery.body.encode()
+        )
+        return {
+            "Content-Type": STRUCTURED,
+            "webhook-id": message_id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": signature,
+        }
+
+    def _secrets(self, delivery: ClaimedDelivery) -> list[str]:
+        """The present one, then the former one while it still signs."""
+        binding = webhook_secret_binding(delivery.subscription_id)
+        secrets = [self._vault.open(delivery.secret_ciphertext, binding, delivery.secret_key_version)]
+        if delivery.former_secret_ciphertext is not None and delivery.former_secret_key_version is not None:
+            former = self._vault.open(delivery.former_secret_ciphertext, binding, delivery.former_secret_key_version)
+            secrets.append(former)
+        return secrets
+
+    async def _record_success(self, delivery: ClaimedDelivery, answer: WebhookAnswer) -> None:
+        async with self._unit_of_work() as uow:
+            # The subscription first, as whoever changes one locks it before its deliveries.
+            await subscription_queries.note_success(uow.connection, delivery.subscription_id)
+            await queries.mark_delivered(uow.connection, delivery.id, status=answer.status or 200)
+        log.info("webhook.delivered", **_named(delivery), status=answer.status)
+
+    async def _record_failure(self, delivery: ClaimedDelivery, answer: WebhookAnswer | None, error: str) -> None:
+        wish, status = (None, None) if answer is None else (answer.retry_after, answer.status)
+        failed = FailedAttempt(status, error, retry_delay(delivery.attempts, retry_after=wish))
+        reason = None
+
+        async with self._unit_of_work() as uow:
+            state = await subscription_queries.note_failure(
+                uow.connection, delivery.subscription_id, patience_seconds=PATIENCE_SECONDS
+            )
+            if state is None:
+                return
+            await queries.mark_failed(uow.connection, delivery, failed, parked=not state.is_active)
+            if state.is_active and (error == SendFailure.GONE or state.too_long):
+                reason = DISABLED_GONE if error == SendFailure.GONE else DISABLED_FAILING
+                await disable(uow, delivery.subscription_id, reason=reason)
+        log.info("webhook.refused", **_named(delivery), status=status, error=error, final=failed.retry_seconds is None)
+        if reason is not None:
+            log.warning("webhook_subscription.disabled", subscription_id=str(delivery.subscription_id), reason=reason)
+
+
+def _named(delivery: ClaimedDelivery) -> dict[str, Any]:
+    return {
+        "subscription_id": str(delivery.subscription_id),
+        "event_id": str(delivery.event_id),
+        "attempts": delivery.attempts,
+    }

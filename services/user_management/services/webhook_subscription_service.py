@@ -1,0 +1,323 @@
+"""Who is told of events by webhook: what administrators and services do with subscriptions of theirs."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from services.user_management.core.ids import uuid7
+from services.user_management.core.pagination import Page
+from services.user_management.core.principal import Principal, PrincipalKind
+from services.user_management.database import Database
+from services.user_management.enums import DeliveryState, SubscriptionStatus
+from services.user_management.exceptions import (
+    ConflictError,
+    NotFoundError,
+    PreconditionFailedError,
+    UnauthenticatedError,
+    ValidationFailedError,
+)
+from services.user_management.integrations.webhook_target import TargetRefusedError, WebhookTargets
+from services.user_management.queries import service_client as client_queries
+from services.user_management.queries import webhook_delivery as delivery_queries
+from services.user_management.queries import webhook_subscription as queries
+from services.user_management.queries.webhook_delivery import ReplayFilter
+from services.user_management.schemas.webhook_subscription import (
+    DEFAULT_OVERLAP_SECONDS,
+    MESSAGE_PREFIX,
+    CreateSubscriptionRequest,
+    DeliveryResponse,
+    NewSecret,
+    NewSubscription,
+    QueuedDelivery,
+    Replayed,
+    SubscriptionResponse,
+    SubscriptionUpdate,
+)
+from services.user_management.security.signing import Signer
+from services.user_management.security.webhook_signature import new_secret
+from services.user_management.services.cloud_events import cloud_event
+from services.user_management.services.vault_service import VaultService, webhook_secret_binding
+from services.user_management.services.webhook_fan_out import deliver_alone
+from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
+
+MAX_PER_OWNER: Final = 20
+MAX_REPLAYED: Final = 10_000
+TEST_EVENT_TYPE: Final = "webhook.test"
+"""Sent on request alone; nobody subscribes to it."""
+DISABLED_BY_OWNER: Final = "owner"
+_URL_REFUSED: Final = (
+    "must lead to public addresses alone; in production by https, without user or fragment, on port 443 or above 1023"
+)
+
+
+class WebhookSubscriptionService:
+    """Subscriptions. A service sees its own alone, an administrator all of them."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        unit_of_work: UnitOfWorkFactory,
+        targets: WebhookTargets,
+        vault: VaultService,
+        signer: Signer,
+        source: str,
+    ) -> None:
+        """`source`: what our events name as theirs."""
+        self._database = database
+        self._unit_of_work = unit_of_work
+        self._targets = targets
+        self._vault = vault
+        self._signer = signer
+        self._source = source
+
+    async def create_subscription(self, actor: Principal, request: CreateSubscriptionRequest) -> NewSubscription:
+        """A new subscription with its secret, which is shown nowhere afterwards.
+
+        Raises ValidationFailedError, ConflictError for one too many, KeyUnavailableError.
+        """
+        await self._check_url(request.url)
+        subscription_id, secret = uuid7(), new_secret()
+        key_version = await self._vault.active_version()
+        sealed = self._vault.seal(secret, webhook_secret_binding(subscription_id), key_version)
+
+        async with self._unit_of_work() as uow:
+            client_id = await _client_of(uow, actor)
+            await queries.lock_creation(uow.connection)
+            if await queries.count_owned(uow.connection, client_id) >= MAX_PER_OWNER:
+                raise ConflictError(f"There are {MAX_PER_OWNER} subscriptions already; remove one first.")
+            now = uow.clock.now()
+            values = {
+                "url": request.url,
+                "description": request.description,
+                "event_types": _unique(request.event_types),
+                "status": SubscriptionStatus.ACTIVE.value,
+            }
+            await queries.insert(
+                uow.connection,
+                {
+                    **values,
+                    "id": subscription_id,
+                    "client_id": client_id,
+                    "created_by": actor.id,
+                    "secret_ciphertext": sealed,
+                    "secret_key_version": key_version,
+                    "last_sequence": 0,
+                    "version": 1,
+                    "created_at": now,
+                    "updated_at": now,
+                },
+            )
+            _audit(uow, "created", subscription_id, {name: [None, value] for name, value in _told(values).items()})
+            row = await _lock(uow, actor, subscription_id)
+        return NewSubscription.model_validate({**row, "secret": secret})
+
+    async def list_subscriptions(
+        self, actor: Principal, *, limit: int, cursor: str | None
+    ) -> Page[SubscriptionResponse]:
+        """The newest first. Raises ValidationFailedError for a cursor of another list."""
+        owner = _owner(actor)
+        scope = f"webhook_subscriptions:{owner or '*'}"
+        before = UUID(self._signer.decode_cursor(scope, cursor)[0]) if cursor else None
+        async with self._database.reading() as connection:
+            rows = await queries.list_owned(connection, owner=owner, before=before, limit=limit + 1)
+        items = [SubscriptionResponse.model_validate(row) for row in rows[:limit]]
+        more = len(rows) > limit
+        return Page(items=items, next_cursor=self._signer.encode_cursor(scope, [str(items[-1].id)]) if more else None)
+
+    async def get_subscription(self, actor: Principal, subscription_id: UUID) -> SubscriptionResponse:
+        """One of the caller's. Raises NotFoundError."""
+        async with self._database.reading() as connection:
+            row = await queries.find(connection, subscription_id, owner=_owner(actor))
+        if row is None:
+            raise NotFoundError
+        return SubscriptionResponse.model_validate(row)
+
+    async def update_subscription(
+        self,
+        actor: Principal,
+        subscription_id: UUID,
+        update: SubscriptionUpdate,
+        *,
+        expected: frozenset[int] | None = None,
+    ) -> SubscriptionResponse:
+        """Change what is given; `expected`: only if its version is one of these.
+
+        Raises NotFoundError, ValidationFailedError, PreconditionFailedError.
+        """
+        if update.url is not None:
+            await self._check_url(update.url)
+        wanted = update.model_dump(mode="json", include=update.model_fields_set)
+        if "event_types" in wanted:
+            wanted["event_types"] = _unique(wanted["event_types"] or [])
+
+        async with self._unit_of_work() as uow:
+            row = await _lock(uow, actor, subscription_id, expected=expected)
+            changed = {name: value for name, value in wanted.items() if row[name] != value}
+            if changed:
+                await _change(uow, row, changed)
+                row = await _lock(uow, actor, subscription_id)
+        return SubscriptionResponse.model_validate(row)
+
+    async def delete_subscription(
+        self, actor: Principal, subscription_id: UUID, *, expected: frozenset[int] | None = None
+    ) -> None:
+        """Remove it with all its deliveries. Raises NotFoundError, PreconditionFailedError."""
+        async with self._unit_of_work() as uow:
+            row = await _lock(uow, actor, subscription_id, expected=expected)
+            await queries.delete(uow.connection, subscription_id)
+            _audit(uow, "deleted", subscription_id, {"url": [_origin(row["url"]), None]})
+
+    async def rotate_secret(
+        self, actor: Principal, subscription_id: UUID, *, overlap_seconds: int = DEFAULT_OVERLAP_SECONDS
+    ) -> NewSecret:
+        """A new secret; the present one signs beside it for `overlap_seconds`, a former one no more.
+
+        Raises NotFoundError, KeyUnavailableError.
+        """
+        secret = new_secret()
+        key_version = await self._vault.active_version()
+        sealed = self._vault.seal(secret, webhook_secret_binding(subscription_id), key_version)
+
+        async with self._unit_of_work() as uow:
+            await _lock(uow, actor, subscription_id)
+            await queries.replace_secret(
+                uow.connection, subscription_id, (sealed, key_version), overlap=timedelta(seconds=overlap_seconds)
+            )
+            _audit(uow, "secret_rotated", subscription_id, {"overlap_seconds": [None, overlap_seconds]})
+            row = await _lock(uow, actor, subscription_id)
+        return NewSecret(secret=secret, former_secret_until=row["former_secret_until"])
+
+    async def send_test(self, actor: Principal, subscription_id: UUID) -> QueuedDelivery:
+        """Queue an event of the type `webhook.test`. Raises NotFoundError, ConflictError while disabled."""
+        async with self._unit_of_work() as uow:
+            row = await _lock_active(uow, actor, subscription_id)
+            event = cloud_event(
+                event_id=uuid7(),
+                event_type=TEST_EVENT_TYPE,
+                source=self._source,
+                subject=str(subscription_id),
+                moment=uow.clock.now(),
+                data={"subscription_id": str(subscription_id)},
+            )
+            delivery_id = await deliver_alone(uow, row, event)
+            _audit(uow, "tested", subscription_id, {"event_id": [None, event["id"]]})
+        return QueuedDelivery(delivery_id=delivery_id, webhook_id=f"{MESSAGE_PREFIX}{event['id']}")
+
+    async def list_deliveries(
+        self, actor: Principal, subscription_id: UUID, *, state: DeliveryState | None, limit: int, cursor: str | None
+    ) -> Page[DeliveryResponse]:
+        """The newest first. Raises NotFoundError, ValidationFailedError for a cursor of another list."""
+        scope = f"webhook_deliveries:{subscription_id}:{state or '*'}"
+        before = int(self._signer.decode_cursor(scope, cursor)[0]) if cursor else None
+        async with self._database.reading() as connection:
+            if await queries.find(connection, subscription_id, owner=_owner(actor)) is None:
+                raise NotFoundError
+            rows = await delivery_queries.list_deliveries(
+                connection, subscription_id, state=state, before=before, limit=limit + 1
+            )
+        items = [DeliveryResponse.model_validate(row) for row in rows[:limit]]
+        more = len(rows) > limit
+        return Page(items=items, next_cursor=self._signer.encode_cursor(scope, [items[-1].sequence]) if more else None)
+
+    async def replay(self, actor: Principal, subscription_id: UUID, wanted: ReplayFilter) -> Replayed:
+        """Send deliveries again under their old ids, at most 10,000 at a time, the oldest first.
+
+        Raises NotFoundError, ConflictError while disabled.
+        """
+        async with self._unit_of_work() as uow:
+            await _lock_active(uow, actor, subscription_id)
+            made = await delivery_queries.requeue(uow.connection, subscription_id, wanted, limit=MAX_REPLAYED)
+            _audit(uow, "replayed", subscription_id, {"deliveries": [None, len(made)]})
+        return Replayed(queued=len(made), next_since=made[-1] if len(made) == MAX_REPLAYED else None)
+
+    async def _check_url(self, url: str) -> None:
+        try:
+            await self._targets.check(url)
+        except TargetRefusedError as error:
+            # One answer for all reasons: what our resolver knows is nobody's business.
+            failure = {"loc": ("body", "url"), "msg": _URL_REFUSED, "type": "webhook_target"}
+            raise ValidationFailedError.of_fields([failure]) from error
+
+
+async def disable(uow: UnitOfWork, subscription_id: UUID, *, reason: str) -> None:
+    """Step: stop telling a subscription, which is locked and active; what is pending waits until it is enabled."""
+    await queries.disable(uow.connection, subscription_id, reason=reason)
+    await delivery_queries.park(uow.connection, subscription_id)
+    changes = {"status": [SubscriptionStatus.ACTIVE.value, SubscriptionStatus.DISABLED.value]}
+    _audit(uow, "disabled", subscription_id, {**changes, "disabled_reason": [None, reason]})
+
+
+async def _change(uow: UnitOfWork, row: dict[str, Any], changed: dict[str, Any]) -> None:
+    values = {**changed, "version": row["version"] + 1, "updated_at": uow.clock.now()}
+    status = changed.get("status")
+    if status == SubscriptionStatus.DISABLED:
+        values["disabled_reason"] = DISABLED_BY_OWNER
+    if status == SubscriptionStatus.ACTIVE:
+        values["disabled_reason"] = None
+    if status == SubscriptionStatus.ACTIVE or "url" in changed:
+        # Another try, or another receiver: what failed before is no reason to give up soon.
+        values["failing_since"] = None
+    await queries.update(uow.connection, row["id"], values)
+    if status == SubscriptionStatus.DISABLED:
+        await delivery_queries.park(uow.connection, row["id"])
+    if status == SubscriptionStatus.ACTIVE:
+        await delivery_queries.unpark(uow.connection, row["id"])
+    former, new = _told({name: row[name] for name in changed}), _told(changed)
+    _audit(uow, "updated", row["id"], {name: [former[name], new[name]] for name in changed})
+
+
+def _owner(actor: Principal) -> str | None:
+    """The service whose subscriptions the caller sees; None: everybody's."""
+    return None if actor.is_admin or actor.kind is PrincipalKind.SYSTEM else actor.id
+
+
+async def _client_of(uow: UnitOfWork, actor: Principal) -> UUID | None:
+    """The service that a new subscription belongs to; None: the admins."""
+    owner = _owner(actor)
+    if owner is None:
+        return None
+    client = await client_queries.lock_client(uow.connection, owner)
+    if client is None:
+        raise UnauthenticatedError
+    return client.id
+
+
+async def _lock(
+    uow: UnitOfWork, actor: Principal, subscription_id: UUID, *, expected: frozenset[int] | None = None
+) -> dict[str, Any]:
+    row = await queries.lock(uow.connection, subscription_id, owner=_owner(actor))
+    if row is None:
+        raise NotFoundError
+    if expected is not None and row["version"] not in expected:
+        raise PreconditionFailedError
+    return row
+
+
+async def _lock_active(uow: UnitOfWork, actor: Principal, subscription_id: UUID) -> dict[str, Any]:
+    row = await _lock(uow, actor, subscription_id)
+    if row["status"] != SubscriptionStatus.ACTIVE:
+        raise ConflictError("The subscription is disabled; enable it first.")
+    return row
+
+
+def _unique(names: list[str]) -> list[str]:
+    return sorted(set(names))
+
+
+def _origin(url: str) -> str:
+    """Scheme, host and port: the rest of a receiver's URL is often its password."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _told(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the audit is told of columns."""
+    return {name: _origin(value) if name == "url" else value for name, value in values.items()}
+
+
+def _audit(uow: UnitOfWork, verb: str, subscription_id: UUID, changes: Mapping[str, Any]) -> None:
+    target = ("webhook_subscription", str(subscription_id))
+    uow.audit(f"webhook_subscription.{verb}", target=target, user_id=None, changes=changes)

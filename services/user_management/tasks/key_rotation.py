@@ -1,0 +1,18 @@
+"""Rotation of the vault's keys."""
+
+from celery import shared_task
+
+from services.user_management.enums import JobName
+from services.user_management.tasks.runtime import runtime
+
+PERIOD_SECONDS = 60.0
+
+
+@shared_task(name=JobName.REWRAP_SECRETS.value)
+def rewrap_secrets() -> None:
+    """Every minute, in slices: whatever is not under the active key version."""
+    runtime.run(
+        lambda container: container.jobs.run(
+            JobName.REWRAP_SECRETS, period_seconds=PERIOD_SECONDS, work=container.key_rotation.rewrap
+        )
+    )

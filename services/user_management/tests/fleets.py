@@ -1,0 +1,56 @@
+"""Other processes of the fleet, with other keys, over the same database."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from services.user_management.container import Container
+from services.user_management.security.encryption import KEY_BYTES, TokenEncryption
+from services.user_management.services.integration_status_service import IntegrationStatusTracker
+from services.user_management.services.key_rotation_service import KeyRotationService
+from services.user_management.services.vault_service import VaultService
+
+SECOND_ROOT = b"2" * KEY_BYTES
+"""Of key version 2, wherever a test has one."""
+
+
+def first_root(container: Container) -> bytes:
+    """The root key of version 1, as the session's container derived it."""
+    return container.vault.encryption._roots[1]
+
+
+async def vault_with(container: Container, roots: Mapping[int, bytes]) -> VaultService:
+    """Another process's vault."""
+    vault = VaultService(
+        load_keys=lambda: TokenEncryption(roots), unit_of_work=container.unit_of_work, clock=container.clock
+    )
+    await vault.load()
+    return vault
+
+
+async def vault_of_both(container: Container) -> VaultService:
+    """The vault of a process that holds the versions 1 and 2."""
+    return await vault_with(container, {1: first_root(container), 2: SECOND_ROOT})
+
+
+def rotation_with(container: Container, vault: VaultService) -> KeyRotationService:
+    """Another process's rotation."""
+    return KeyRotationService(
+        vault=vault,
+        database=container.database,
+        unit_of_work=container.unit_of_work,
+        status=IntegrationStatusTracker(),
+        clock=container.clock,
+        is_stopping=lambda: False,
+    )
+
+
+@contextmanager
+def holding(container: Container, vault: VaultService) -> Iterator[None]:
+    """For a while the session's container holds the keys of `vault`."""
+    before = container.vault._encryption
+    container.vault._encryption = vault.encryption
+    try:
+        yield
+    finally:
+        container.vault._encryption = before
+        container.vault._proven &= set(before.versions)

@@ -1,0 +1,410 @@
+"""What each kind of failure does to a connection, and how the hourly job renews many of them."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from services.devstack.main_job import Person
+from services.user_management.container import Container
+from services.user_management.services.token_service import jobs as jobs_module
+from services.user_management.tests.connection_scenes import (
+    connect_account,
+    forget_failures,
+    offering,
+    refresh_jobs,
+    refresher_elsewhere,
+)
+from services.user_management.tests.journey import Journey
+from services.user_management.tests.scenes import Connected, assert_problem, audit_actions
+
+COOL_DOWN = "SELECT extract(epoch FROM refresh_not_before - now())::float8 FROM integrations"
+DETAILS = '[error_details]\nmembers = { error_subtype = "" }'
+REVOKED = f'[errors]\ntoken_revoked = "revoked"\n\n{DETAILS}'
+
+
+@pytest.fixture(autouse=True)
+def closed_breakers(container: Container) -> None:
+    forget_failures(container)
+
+
+async def _fail_once(scene: Connected, **fault: Any) -> dict[str, Any]:
+    """One refresh that fails, as soon as a cool-down allows; the connection afterwards."""
+    await scene.set("refresh_not_before", None)
+    scene.fail(fault.pop("action", "error"), **fault)
+    await scene.get()
+    return await scene.row()
+
+
+async def _failing_for(scene: Connected, days: float) -> None:
+    await scene.journey.owner.execute(
+        "UPDATE integrations SET failing_since = now() - make_interval(secs => $1)", days * 86_400
+    )
+
+
+async def _events(journey: Journey) -> list[str]:
+    return [row["event_type"] for row in await journey.owner.fetch("SELECT event_type FROM outbox_events ORDER BY seq")]
+
+
+@pytest.fixture
+async def stale(connected: Connected) -> Connected:
+    """A connection whose access token has run out."""
+    await connected.journey.age_tokens()
+    return connected
+
+
+async def test_consent_that_was_taken_back_revokes_the_connection(stale: Connected, tmp_path: Path) -> None:
+    with offering(stale.journey.container, tmp_path, tables=REVOKED):
+        stale.fail("error", error="token_revoked", members={"error_subtype": "by_user"})
+        first = await stale.get()
+        second = await stale.get()
+
+    for response in (first, second):
+        body = assert_problem(response, 409, "revoked")
+        assert body["reason"] == "revoked_at_provider"
+        assert body["reconnect_url"].startswith("http://localhost:3000/connect/")
+    row = await stale.row()
+    assert (row["status"], row["status_reason"]) == ("revoked", "revoked_at_provider")
+    assert (row["last_failure"], row["last_failure_detail"]) == ("token_revoked", "by_user")
+    assert (row["refresh_lease_owner"], row["refresh_lease_until"]) == (None, None)
+    assert (await _events(stale.journey))[-1] == "integration.revoked"
+    assert (await audit_actions(stale.journey, stale.user_id))[-1] == "integration.revoked"
+    assert stale.calls() == 1
+
+
+async def test_reconnect_brings_a_revoked_connection_back(stale: Connected) -> None:
+    await stale.set("status", "revoked")
+    await stale.set("status_reason", "revoked_at_provider")
+    await stale.set("last_failure_detail", "by_user")
+
+    again = await connect_account(stale.journey, stale.person, stale.person.email)
+
+    row = await stale.row()
+    assert (again["id"], again["status"], again["reconnect_url"]) == (stale.integration_id, "active", None)
+    assert (row["last_failure"], row["last_failure_detail"], row["failing_since"]) == (None, None, None)
+    assert (await stale.get()).status_code == 200
+
+
+async def test_code_that_nobody_knows_degrades_after_three_and_asks_nobody(stale: Connected) -> None:
+    rows = [await _fail_once(stale, error="who_knows") for _ in range(8)]
+
+    assert [row["status"] for row in rows] == ["active"] * 2 + ["degraded"] * 6
+    assert [row["refresh_failures"] for row in rows] == list(range(1, 9))
+    assert len({row["failing_since"] for row in rows}) == 1
+    assert rows[-1]["status_reason"] == "who_knows"
+    assert (await _events(stale.journey)).count("integration.degraded") == 1
+    assert "integration.needs_reauth" not in await _events(stale.journey)
+
+
+async def test_code_that_nobody_knows_exhausts_after_three_days_and_six_failures(stale: Connected) -> None:
+    for _ in range(3):
+        await _fail_once(stale, error="who_knows")
+    await _failing_for(stale, days=3.01)
+
+    statuses = [(await _fail_once(stale, error="who_knows"))["status"] for _ in range(3)]
+
+    assert statuses == ["degraded", "degraded", "needs_reauth"]
+    assert (await stale.row())["status_reason"] == "refresh_exhausted"
+    assert assert_problem(await stale.get(), 409, "needs_reauth")["reason"] == "refresh_exhausted"
+    assert (await _events(stale.journey))[-1] == "integration.needs_reauth"
+
+
+async def test_code_that_nobody_knows_does_not_exhaust_within_three_days(stale: Connected) -> None:
+    for _ in range(7):
+        await _fail_once(stale, error="who_knows")
+    await _failing_for(stale, days=2.99)
+
+    row = await _fail_once(stale, error="who_knows")
+
+    assert (row["status"], row["refresh_failures"]) == ("degraded", 8)
+
+
+async def test_single_refusal_after_days_of_an_outage_asks_nobody(stale: Connected) -> None:
+    await stale.set("refresh_failures", 50)
+    await stale.set("last_failure", "http_500")
+    await _failing_for(stale, days=5)
+
+    first = await _fail_once(stale, error="who_knows")
+    second = await _fail_once(stale, error="who_knows")
+
+    assert first["status"] == "degraded"
+    assert (second["status"], second["status_reason"]) == ("needs_reauth", "refresh_exhausted")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"action": "status", "status": 500},
+        {"action": "status", "status": 429},
+        {"action": "error", "error": "temporarily_unavailable"},
+        {"action": "reset"},
+        {"action": "html"},
+    ],
+    ids=str,
+)
+async def test_transient_failure_never_exhausts(stale: Connected, fault: dict[str, Any]) -> None:
+    await stale.set("refresh_failures", 500)
+    await _failing_for(stale, days=60)
+
+    rows = [await _fail_once(stale, **fault) for _ in range(2)]
+
+    assert [row["status"] for row in rows] == ["degraded", "degraded"]
+    await stale.set("refresh_not_before", None)
+    assert (await stale.get()).status_code == 200
+
+
+@pytest.mark.parametrize("error", ["invalid_client", "unauthorized_client"])
+async def test_operators_error_counts_as_nobodys_failure(stale: Connected, error: str) -> None:
+    row = await _fail_once(stale, error=error)
+
+    assert (row["status"], row["refresh_failures"], row["failing_since"]) == ("active", 0, None)
+    assert row["last_failure"] == error
+
+
+async def test_failure_is_described_and_a_success_clears_it(stale: Connected, tmp_path: Path) -> None:
+    with offering(stale.journey.container, tmp_path, tables=DETAILS):
+        failed = await _fail_once(stale, error="who_knows", members={"error_subtype": "invalid_rapt"})
+        later = await _fail_once(stale, error="who_knows")
+        await stale.set("refresh_not_before", None)
+        recovered = await stale.get()
+
+    row = await stale.row()
+    assert (failed["last_failure"], failed["last_failure_detail"]) == ("who_knows", "invalid_rapt")
+    assert failed["failing_since"] == later["failing_since"] is not None
+    assert later["last_failure_detail"] is None
+    assert recovered.status_code == 200, recovered.text
+    assert (row["last_failure"], row["last_failure_detail"], row["failing_since"]) == (None, None, None)
+    assert row["refresh_failures"] == 0
+
+
+async def test_refused_grant_keeps_what_the_provider_said(stale: Connected, tmp_path: Path) -> None:
+    with offering(stale.journey.container, tmp_path, tables=DETAILS):
+        row = await _fail_once(stale, error="invalid_grant", members={"error_subtype": "invalid_rapt"})
+
+    assert (row["status"], row["status_reason"]) == ("needs_reauth", "grant_refused")
+    assert (row["last_failure"], row["last_failure_detail"]) == ("invalid_grant", "invalid_rapt")
+
+
+async def test_degraded_connection_that_works_again_says_so_once(stale: Connected) -> None:
+    for _ in range(3):
+        await _fail_once(stale, error="who_knows")
+    await stale.set("refresh_not_before", None)
+
+    await stale.get()
+    await stale.journey.age_tokens()
+    await stale.get()
+
+    events = [event for event in await _events(stale.journey) if event.startswith("integration.")]
+    assert events == ["integration.connected", "integration.degraded", "integration.recovered"]
+    assert (await stale.row())["status"] == "active"
+
+
+@pytest.mark.parametrize(
+    ("fault", "seconds"),
+    [
+        ({"action": "status", "status": 429, "headers": {"Retry-After": "120"}}, 120),
+        ({"action": "status", "status": 503, "headers": {"Retry-After": "7"}}, 7),
+        ({"error": "who_knows", "headers": {"Retry-After": "240"}}, 240),
+        ({"action": "status", "status": 429, "headers": {"Retry-After": "999999"}}, 3600),
+    ],
+)
+async def test_cool_down_is_as_long_as_the_provider_wishes_within_an_hour(
+    stale: Connected, fault: dict[str, Any], seconds: float
+) -> None:
+    await _fail_once(stale, **fault)
+    left = await stale.journey.owner.fetchval(COOL_DOWN)
+    calls = stale.calls()
+
+    during = await stale.get()
+
+    assert seconds - 5 < left <= seconds
+    assert_problem(during, 503, "provider_unavailable")
+    assert seconds - 10 < int(during.headers["retry-after"]) <= seconds
+    assert stale.calls() == calls
+
+
+@pytest.mark.parametrize(("failures", "shortest", "longest"), [(0, 0.0, 1.5), (5, 10.0, 48.0), (40, 100.0, 450.0)])
+async def test_cool_down_without_a_wish_grows_with_the_failures(
+    stale: Connected, failures: int, shortest: float, longest: float
+) -> None:
+    await stale.set("refresh_failures", failures)
+    await stale.set("failing_since", (await stale.row())["created_at"])
+
+    await _fail_once(stale, error="who_knows")
+
+    assert shortest <= await stale.journey.owner.fetchval(COOL_DOWN) + 5
+    assert await stale.journey.owner.fetchval(COOL_DOWN) <= longest
+
+
+@pytest.fixture
+async def strict(journey: Journey) -> Connected:
+    """A connection that has run out, at a provider that takes each refresh token once."""
+    scene = await Connected.at(journey, "sandbox-strict")
+    await journey.age_tokens()
+    return scene
+
+
+async def test_second_lost_answer_of_a_strict_provider_is_the_last_try(strict: Connected) -> None:
+    first = await _fail_once(strict, action="reset_mid_body")
+    second = await _fail_once(strict, action="reset_mid_body")
+
+    assert first["status"] == "active"
+    assert (second["status"], second["status_reason"]) == ("needs_reauth", "refresh_interrupted")
+    assert strict.calls() == 2
+    assert assert_problem(await strict.get(), 409, "needs_reauth")["reason"] == "refresh_interrupted"
+
+
+async def test_two_answered_failures_of_a_strict_provider_cost_nothing(strict: Connected) -> None:
+    rows = [await _fail_once(strict, action="status", status=500) for _ in range(2)]
+    await strict.set("refresh_not_before", None)
+
+    response = await strict.get()
+
+    assert [row["status"] for row in rows] == ["active", "active"]
+    assert response.status_code == 200, response.text
+    assert (await strict.journey.userinfo(response.json()["access_token"], "strict")).status_code == 200
+
+
+async def test_lost_answer_of_a_grace_provider_is_asked_for_again(journey: Journey) -> None:
+    grace = await Connected.at(journey, "sandbox-grace")
+    await journey.age_tokens()
+
+    for _ in range(2):
+        await _fail_once(grace, action="reset_mid_body")
+    await grace.set("refresh_not_before", None)
+    response = await grace.get()
+
+    assert response.status_code == 200, response.text
+    assert (await grace.row())["status"] == "active"
+
+
+async def test_answer_that_no_longer_grants_what_is_required_needs_the_user(stale: Connected) -> None:
+    stale.fail("scope_narrowed", scope="openid calendar.read")
+
+    body = assert_problem(await stale.get(), 409, "needs_reauth")
+
+    row = await stale.row()
+    assert body["reason"] == "scope_upgrade"
+    assert body["reconnect_url"].startswith("http://localhost:3000/connect/")
+    assert (row["status"], row["status_reason"]) == ("needs_reauth", "scope_upgrade")
+    assert (await _events(stale.journey))[-1] == "integration.needs_reauth"
+
+
+async def test_answer_that_grants_less_than_was_chosen_is_kept_and_shown(stale: Connected) -> None:
+    stale.fail("scope_narrowed", scope="openid email offline_access")
+
+    response = await stale.get()
+
+    assert response.status_code == 200, response.text
+    assert response.json()["scopes"] == ["email", "offline_access", "openid"]
+    assert_problem(await stale.get(scopes=["calendar.read"]), 403, "insufficient_scope")
+    shown = await stale.journey.client.get("/users/me/integrations/sandbox-static", headers=stale.headers)
+    assert (shown.json()["status"], shown.json()["missing_scopes"]) == ("active", ["calendar.read"])
+
+
+async def _due_connections(journey: Journey, person: Person, provider: str, count: int) -> list[UUID]:
+    """Connections that run out within the hour, the next one first."""
+    ids = []
+    for number in range(count):
+        account = f"account-{number}@example.com"
+        connection = await connect_account(journey, person, account, provider, new_account=True)
+        ids.append(UUID(connection["id"]))
+    await journey.age_tokens()
+    for minutes, integration_id in enumerate(ids):
+        await journey.owner.execute(
+            "UPDATE encrypted_tokens SET expires_at = now() + make_interval(mins => $2)"
+            " WHERE integration_id = $1 AND kind = 'access'",
+            integration_id,
+            minutes,
+        )
+    return ids
+
+
+async def _refreshed(journey: Journey) -> set[UUID]:
+    rows = await journey.owner.fetch("SELECT id FROM integrations WHERE last_refresh_at IS NOT NULL")
+    return {row["id"] for row in rows}
+
+
+async def test_hourly_job_renews_its_share_of_a_slice_the_next_to_run_out_first(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_module, "BATCH", 2)
+    ids = await _due_connections(journey, await journey.sign_up(), "sandbox-static", 7)
+    jobs = refresh_jobs(journey.container, journey.container.refresher, spread_seconds=30)
+    seen = []
+    cursor: int | None = None
+
+    for _ in range(10):
+        cursor = await jobs.refresh_due(cursor)
+        seen.append(await _refreshed(journey))
+        if cursor is None:
+            break
+
+    # Seven in three slices of ten seconds are three each; what is found by twos makes that four.
+    assert seen == [set(ids[:4]), set(ids), *[set(ids)] * (len(seen) - 2)]
+    assert cursor is None
+    assert journey.sandbox.ledger.count("oidc:static", "token.refresh") == 7
+
+
+async def test_hourly_job_without_a_spread_renews_all_that_is_due(journey: Journey) -> None:
+    ids = await _due_connections(journey, await journey.sign_up(), "sandbox-static", 5)
+    jobs = refresh_jobs(journey.container, journey.container.refresher)
+
+    assert await jobs.refresh_due() is None
+
+    assert await _refreshed(journey) == set(ids)
+
+
+async def test_two_hourly_jobs_at_once_ask_once_for_each_connection(journey: Journey) -> None:
+    ids = await _due_connections(journey, await journey.sign_up(), "sandbox-strict", 12)
+    journey.sandbox.providers["strict"].settings.delay_seconds = 0.05
+    here = refresh_jobs(journey.container, journey.container.refresher)
+    there = refresh_jobs(journey.container, refresher_elsewhere(journey.container))
+
+    try:
+        await asyncio.gather(here.refresh_due(), there.refresh_due())
+    finally:
+        journey.sandbox.providers["strict"].settings.delay_seconds = 0
+
+    used = [entry.refresh_token for entry in journey.sandbox.ledger.entries("oidc:strict", "token.refresh")]
+    rows = await journey.owner.fetch("SELECT status, token_version, refresh_attempts FROM integrations")
+    assert len(used) == len(set(used)) == len(ids)
+    assert {tuple(row) for row in rows} == {("active", 2, 0)}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE integrations SET status = 'needs_reauth', status_reason = 'grant_refused'",
+        "UPDATE integrations SET status = 'disconnected', is_primary = false",
+        "UPDATE integrations SET refresh_not_before = now() + interval '1 minute'",
+        "UPDATE integrations SET refresh_lease_until = now() + interval '30 seconds'",
+        "UPDATE users SET status = 'suspended'",
+        "UPDATE users SET deleted_at = now()",
+        "DELETE FROM encrypted_tokens WHERE kind = 'refresh'",
+        "UPDATE encrypted_tokens SET expires_at = NULL",
+        "UPDATE encrypted_tokens SET expires_at = now() + interval '2 hours'",
+        "UPDATE encrypted_tokens SET issued_at = now()",
+    ],
+)
+async def test_hourly_job_leaves_alone_what_is_not_due(stale: Connected, statement: str) -> None:
+    await stale.journey.owner.execute(statement)
+    jobs = refresh_jobs(stale.journey.container, stale.journey.container.refresher)
+
+    assert await jobs.refresh_due() is None
+
+    assert stale.calls() == 0
+
+
+async def test_connection_that_cannot_be_refreshed_does_not_hold_up_the_others(journey: Journey) -> None:
+    ids = await _due_connections(journey, await journey.sign_up(), "sandbox-static", 3)
+    await journey.owner.execute(
+        "UPDATE encrypted_tokens SET ciphertext = '\\x01' WHERE integration_id = $1 AND kind = 'refresh'", ids[0]
+    )
+    jobs = refresh_jobs(journey.container, journey.container.refresher)
+
+    assert await jobs.refresh_due() is None
+
+    assert await _refreshed(journey) == set(ids[1:])

@@ -1,0 +1,335 @@
+"""`POST /internal/oauth/token` (RFC 8693): the same door for services that speak OAuth, in OAuth's words."""
+
+import base64
+import time
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import httpx
+import pytest
+
+from services.user_management.container import Container
+from services.user_management.enums import RateClass
+from services.user_management.rate_limiter import RateLimits
+from services.user_management.settings import QuotaPolicy
+from services.user_management.tests.connection_scenes import PROVIDER, WORK, connect_account, forget_failures
+from services.user_management.tests.scenes import Connected, Headers, assert_problem, read_outcomes
+
+PATH = "/internal/oauth/token"
+GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
+JWT = "urn:ietf:params:oauth:token-type:jwt"
+USER_ID = "urn:user-management:token-type:user-id"
+FORM_TYPE = "application/x-www-form-urlencoded"
+
+
+@pytest.fixture(autouse=True)
+def closed_breakers(container: Container) -> None:
+    forget_failures(container)
+
+
+def _form(scene: Connected, **changes: str | None) -> dict[str, str]:
+    """A request that is granted, but for what is given; None leaves a field out."""
+    fields: dict[str, str | None] = {
+        "grant_type": GRANT_TYPE,
+        "subject_token": scene.user_id,
+        "subject_token_type": USER_ID,
+        "audience": PROVIDER,
+        **changes,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+async def _exchange(scene: Connected, *, headers: Headers | None = None, **changes: str | None) -> httpx.Response:
+    headers = scene.key if headers is None else headers
+    return await scene.journey.client.post(PATH, headers=headers, data=_form(scene, **changes))
+
+
+def _refused(response: httpx.Response, error: str, status: int = 400) -> dict[str, Any]:
+    """The refusal is a problem of ours and an error of OAuth at once."""
+    body: dict[str, Any] = response.json()
+    assert (response.status_code, body["error"]) == (status, error), response.text
+    assert body["error_description"] == body["detail"]
+    assert "access_token" not in body
+    return body
+
+
+def _key(scene: Connected) -> tuple[str, str]:
+    """(client id, client secret) of the service."""
+    secret = scene.key["Authorization"].removeprefix("Bearer ")
+    return secret.rpartition("_")[0], secret
+
+
+def _basic(client_id: str, secret: str) -> Headers:
+    return {"Authorization": f"Basic {base64.b64encode(f'{client_id}:{secret}'.encode()).decode()}"}
+
+
+async def test_exchange_answers_as_the_standard_says(connected: Connected) -> None:
+    response = await _exchange(connected, scope="email openid", reason="nightly")
+
+    assert response.status_code == 200, response.text
+    body = response.json()
+    assert (body["token_type"], body["issued_token_type"]) == ("Bearer", ACCESS_TOKEN)
+    assert set(body["scope"].split()) == {"calendar.read", "email", "offline_access", "openid"}
+    assert 3500 < body["expires_in"] <= 3600
+    assert "refresh_token" not in body
+    assert response.headers["cache-control"] == "no-store"
+    assert (await connected.journey.userinfo(body["access_token"])).status_code == 200
+    row = await connected.journey.owner.fetchrow("SELECT outcome, scopes, reason FROM token_reads")
+    assert tuple(row or ()) == ("granted", '["email", "openid"]', "nightly")
+
+
+async def test_exchange_takes_a_session_of_the_user_as_subject(connected: Connected) -> None:
+    session = connected.journey.sandbox.clerk.session_token(connected.user_id)
+
+    for kind in (JWT, ACCESS_TOKEN):
+        response = await _exchange(connected, subject_token=session, subject_token_type=kind)
+        assert response.status_code == 200, response.text
+    assert await read_outcomes(connected.journey) == ["granted", "granted"]
+
+
+SESSIONS: dict[str, dict[str, Any]] = {
+    "expired": {"issued_at": int(time.time()) - 3600},
+    "not yet valid": {"issued_at": int(time.time()) + 3600},
+    "of another issuer": {"iss": "https://clerk.elsewhere.example"},
+    "for another party": {"azp": "https://evil.example"},
+    "unsigned": {"algorithm": "none", "key": b""},
+    "signed by somebody else": {"algorithm": "HS256", "key": b"k" * 32},
+    "pending": {"sts": "pending"},
+    "of an impersonator": {"act": {"sub": "user_support"}},
+}
+
+
+@pytest.mark.parametrize("session", SESSIONS)
+async def test_exchange_refuses_a_session_that_does_not_speak_for_the_user(connected: Connected, session: str) -> None:
+    token = connected.journey.sandbox.clerk.session_token(connected.user_id, **SESSIONS[session])
+
+    response = await _exchange(connected, subject_token=token, subject_token_type=JWT)
+
+    _refused(response, "invalid_request")
+    assert await read_outcomes(connected.journey) == []
+
+
+@pytest.mark.parametrize("token", ["", "x", "a.b.c", "\u00e9", "e30.e30.", "x" * 9000])
+async def test_exchange_refuses_a_subject_that_is_no_session(connected: Connected, token: str) -> None:
+    _refused(await _exchange(connected, subject_token=token, subject_token_type=JWT), "invalid_request")
+
+
+async def test_exchange_of_a_user_id_as_a_session_is_refused(connected: Connected) -> None:
+    _refused(await _exchange(connected, subject_token_type=JWT), "invalid_request")
+
+
+async def test_exchange_takes_the_key_from_wherever_oauth_clients_put_it(connected: Connected) -> None:
+    client_id, secret = _key(connected)
+    every_character = "".join(f"%{ord(character):02X}" for character in secret)
+    ways: list[tuple[Headers, dict[str, str]]] = [
+        ({"Authorization": f"Bearer {secret}"}, {}),
+        ({"Authorization": f"bearer {secret}"}, {"client_id": client_id}),
+        ({"X-API-Key": secret}, {}),
+        (_basic(client_id, secret), {}),
+        (_basic(quote(client_id, safe=""), every_character), {}),
+        ({}, {"client_id": client_id, "client_secret": secret}),
+    ]
+
+    for headers, fields in ways:
+        response = await _exchange(connected, headers=headers, **fields)
+        assert response.status_code == 200, response.text
+
+
+async def test_exchange_refuses_two_credentials_at_once(connected: Connected) -> None:
+    client_id, secret = _key(connected)
+    bearer, header, basic = {"Authorization": f"Bearer {secret}"}, {"X-API-Key": secret}, _basic(client_id, secret)
+    posted = {"client_id": client_id, "client_secret": secret}
+    ways: list[tuple[Headers, dict[str, str]]] = [
+        (bearer, posted),
+        (basic, posted),
+        (header, posted),
+        (bearer | header, {}),
+        (basic | header, {}),
+        (bearer, {"client_secret": secret}),
+    ]
+
+    for headers, fields in ways:
+        response = await _exchange(connected, headers=headers, **fields)
+        _refused(response, "invalid_client", 401)
+    assert await read_outcomes(connected.journey) == []
+
+
+async def test_exchange_refuses_a_credential_that_is_not_good(connected: Connected) -> None:
+    client_id, secret = _key(connected)
+    wrong = secret[:-1] + ("0" if secret[-1] != "0" else "1")
+    ways: list[tuple[Headers, dict[str, str]]] = [
+        ({}, {}),
+        ({"Authorization": f"Bearer {wrong}"}, {}),
+        (connected.headers, {}),
+        (_basic(client_id, wrong), {}),
+        (_basic("ums_000000000000", secret), {}),
+        (_basic(client_id, ""), {}),
+        ({"Authorization": "Basic not-base64!"}, {}),
+        ({"Authorization": f"Basic {base64.b64encode(b'x:' + bytes([255])).decode()}"}, {}),
+        ({"Authorization": "Basic"}, {}),
+        ({}, {"client_id": client_id, "client_secret": wrong}),
+        ({}, {"client_id": "ums_000000000000", "client_secret": secret}),
+        ({}, {"client_secret": secret}),
+        ({}, {"client_id": client_id}),
+    ]
+
+    for headers, fields in ways:
+        response = await _exchange(connected, headers=headers, **fields)
+        _refused(response, "invalid_client", 401)
+        assert_problem(response, 401, "unauthenticated")
+    assert await read_outcomes(connected.journey) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"grant_type": None}, "unsupported_grant_type"),
+        ({"grant_type": "client_credentials"}, "unsupported_grant_type"),
+        ({"subject_token": None}, "invalid_request"),
+        ({"subject_token": "line\nbreak"}, "invalid_request"),
+        ({"subject_token_type": None}, "invalid_request"),
+        ({"subject_token_type": "urn:ietf:params:oauth:token-type:saml2"}, "invalid_request"),
+        ({"requested_token_type": JWT}, "invalid_request"),
+        ({"actor_token": "x", "actor_token_type": JWT}, "invalid_request"),
+        ({"surprise": "x"}, "invalid_request"),
+        ({"audience": None}, "invalid_target"),
+        ({"audience": ""}, "invalid_target"),
+        ({"resource": "sandbox-strict"}, "invalid_target"),
+        ({"audience": "UPPER"}, "invalid_request"),
+        ({"scope": 'quo"te'}, "invalid_request"),
+        ({"scope": " ".join(f"s{number}" for number in range(65))}, "invalid_request"),
+        ({"min_ttl_seconds": "0"}, "invalid_request"),
+        ({"min_ttl_seconds": "1.5"}, "invalid_request"),
+        ({"min_ttl_seconds": "9" * 40}, "invalid_request"),
+        ({"min_ttl_seconds": "\u0663"}, "invalid_request"),
+        ({"account": "\x7f"}, "invalid_request"),
+        ({"reason": "r" * 201}, "invalid_request"),
+    ],
+)
+async def test_exchange_refuses_a_request_that_it_does_not_understand(
+    connected: Connected, changes: dict[str, str | None], error: str
+) -> None:
+    _refused(await _exchange(connected, headers=connected.key, **changes), error)
+
+    assert await read_outcomes(connected.journey) == []
+
+
+async def test_exchange_takes_the_provider_as_resource_and_an_account(connected: Connected) -> None:
+    second = await connect_account(connected.journey, connected.person, WORK, new_account=True)
+
+    response = await _exchange(
+        connected, audience=None, resource=PROVIDER, account=WORK, requested_token_type=ACCESS_TOKEN, scope=""
+    )
+
+    assert response.status_code == 200, response.text
+    assert response.json()["account"] == second["provider_account_id"]
+
+
+DEAD = "UPDATE integrations SET status = '{}', status_reason = 'grant_refused'"
+SUSPENDED = "UPDATE users SET status = 'suspended'"
+REASON_REQUIRED = "UPDATE service_grants SET reason_required = true"
+LINKED = {"not_connected", "needs_reauth", "revoked", "insufficient_scope"}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "changes", "statement"),
+    [
+        ("grant_denied", "unauthorized_client", {"audience": "sandbox-strict"}, None),
+        ("reason_required", "invalid_request", {}, REASON_REQUIRED),
+        ("unknown_provider", "invalid_target", {"audience": "myspace"}, None),
+        ("user_not_found", "invalid_grant", {"subject_token": "user_nobody"}, None),
+        ("user_inactive", "invalid_grant", {}, SUSPENDED),
+        ("not_connected", "invalid_grant", {"account": "nobody@example.com"}, None),
+        ("needs_reauth", "invalid_grant", {}, DEAD.format("needs_reauth")),
+        ("revoked", "invalid_grant", {}, DEAD.format("revoked")),
+        ("insufficient_scope", "invalid_scope", {"scope": "mail.read"}, None),
+    ],
+)
+async def test_refusal_of_the_door_is_told_in_oauths_words_with_its_cause(
+    connected: Connected, outcome: str, error: str, changes: dict[str, str], statement: str | None
+) -> None:
+    if statement is not None:
+        await connected.journey.owner.execute(statement)
+
+    body = _refused(await _exchange(connected, headers=connected.key, **changes), error)
+
+    assert (body["type"], body["cause"]) == ("token_exchange_refused", outcome)
+    assert await read_outcomes(connected.journey) == [outcome]
+    assert ("reconnect_url" in body) is (outcome in LINKED)
+    assert body.get("missing_scopes") == (["mail.read"] if outcome == "insufficient_scope" else None)
+
+
+async def test_exchange_while_the_provider_is_down_says_when_to_come_again(connected: Connected) -> None:
+    await connected.journey.age_tokens()
+    connected.fail("status", status=503, headers={"Retry-After": "7"})
+
+    response = await _exchange(connected)
+
+    _refused(response, "temporarily_unavailable", 503)
+    assert response.headers["retry-after"] == "7"
+
+
+async def test_exchange_whose_provider_refuses_our_client_is_the_operators(connected: Connected) -> None:
+    await connected.journey.age_tokens()
+    connected.fail("error", error="invalid_client")
+
+    _refused(await _exchange(connected), "temporarily_unavailable", 502)
+
+
+async def test_exchange_beyond_the_allowance_is_refused(
+    connected: Connected, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies = container.settings.limits.policies() | {RateClass.INTERNAL: QuotaPolicy(1, 60)}
+    monkeypatch.setattr(container, "rate_limits", RateLimits(container.redis, policies, container.clock))
+
+    first, second = await _exchange(connected), await _exchange(connected)
+
+    assert first.status_code == 200
+    assert_problem(second, 429, "rate_limited")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe",
+        "grant_type=\u00e9".encode(),
+        b"grant_type=%ff%fe",
+        b"&".join(b"f%d=x" % number for number in range(33)),
+    ],
+)
+async def test_body_that_is_no_form_is_refused(connected: Connected, content: bytes) -> None:
+    headers = {**connected.key, "Content-Type": FORM_TYPE}
+
+    response = await connected.journey.client.post(PATH, headers=headers, content=content)
+
+    _refused(response, "invalid_request")
+
+
+@pytest.mark.parametrize("name", ["grant_type", "subject_token", "audience", "client_secret"])
+async def test_field_that_is_there_twice_is_refused(connected: Connected, name: str) -> None:
+    fields = {**_form(connected), "client_secret": "x"}
+    headers = {**connected.key, "Content-Type": FORM_TYPE}
+    content = f"{urlencode(fields)}&{name}={quote(fields[name], safe='')}"
+
+    response = await connected.journey.client.post(PATH, headers=headers, content=content)
+
+    _refused(response, "invalid_request")
+    assert await read_outcomes(connected.journey) == []
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "multipart/form-data; boundary=x", "text/plain", ""])
+async def test_other_media_types_are_refused(connected: Connected, media_type: str) -> None:
+    headers = {**connected.key, "Content-Type": media_type}
+
+    response = await connected.journey.client.post(PATH, headers=headers, content=urlencode(_form(connected)))
+
+    assert_problem(response, 415, "unsupported_media_type")
+
+
+async def test_media_type_with_a_parameter_and_in_any_case_is_taken(connected: Connected) -> None:
+    headers = {**connected.key, "Content-Type": "Application/X-WWW-Form-URLEncoded; charset=UTF-8"}
+
+    response = await connected.journey.client.post(PATH, headers=headers, content=urlencode(_form(connected)))
+
+    assert response.status_code == 200, response.text

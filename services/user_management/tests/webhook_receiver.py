@@ -1,0 +1,105 @@
+"""A receiver of webhooks: a few lines of HTTP on a free port of loopback, which answer as a test wants."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import svix
+from standardwebhooks import Webhook
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def answer(status: int, **headers: str) -> bytes:
+    """A whole answer without a body; underscores in names stand for hyphens."""
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status} Whatever\r\n{lines}Content-Length: 0\r\n\r\n".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request; header names in lower case."""
+
+    line: str
+    headers: dict[str, str]
+    body: bytes
+
+    def verify(self, secret: str) -> None:
+        """Raise unless both independent verifiers accept the message under `secret`."""
+        Webhook(secret).verify(self.body, self.headers)
+        svix.Webhook(secret).verify(self.body, self.headers)
+
+
+@dataclass
+class Receiver:
+    """Keeps what comes. Answers with `answers` in turn, then with `otherwise`; None: never."""
+
+    port: int = 0
+    scheme: str = "http"
+    received: list[Received] = field(default_factory=list)
+    answers: list[bytes | None] = field(default_factory=list)
+    otherwise: bytes | None = OK
+    connections: int = 0
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set with every request."""
+    _open: set["asyncio.Task[Any]"] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.port}/hook"
+
+    def url_of(self, host: str) -> str:
+        """The same under a name."""
+        return f"{self.scheme}://{host}:{self.port}/hook"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection with one request."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        self.connections += 1
+        try:
+            await self._answer(reader, writer)
+        finally:
+            writer.close()
+            with suppress(ConnectionError, ssl.SSLError):
+                await writer.wait_closed()
+            self._open.discard(task)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            line, *fields = head.strip().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (one.partition(": ") for one in fields)}
+            body = await reader.readexactly(int(headers.get("content-length", "0")))
+            self.received.append(Received(line, headers, body))
+            self.arrived.set()
+            reply = self.answers.pop(0) if self.answers else self.otherwise
+            if reply is None:
+                await reader.read()
+            else:
+                writer.write(reply)
+                await writer.drain()
+
+    async def end(self) -> None:
+        """Drop whoever still waits."""
+        waiting = list(self._open)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+@asynccontextmanager
+async def receiving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
+    """A running receiver."""
+    receiver = Receiver(scheme="http" if tls is None else "https")
+    server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0, ssl=tls)
+    receiver.port = server.sockets[0].getsockname()[1]
+    try:
+        yield receiver
+    finally:
+        server.close()
+        await receiver.end()
