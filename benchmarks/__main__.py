@@ -8,7 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import profile_read, rate_limit_memory, token_read, user_scale, webhook_burst
+from benchmarks import (
+    connection_scale,
+    key_rotation,
+    profile_read,
+    rate_limit_memory,
+    refresh_backlog,
+    token_load,
+    token_read,
+    user_scale,
+    webhook_burst,
+)
+from benchmarks.chaos import run as chaos
 from benchmarks.comparison import Options
 from benchmarks.errors import BenchmarkError
 from services.devstack.errors import DevstackError
@@ -28,14 +39,30 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="NAME")
     read = commands.add_parser("token_read", help="the internal token API against a bare ASGI callable")
     _add_comparison(read, token_read.run)
+    load = commands.add_parser("token_load", help="300 token reads a second for ten minutes, each recorded once")
+    _add_token_load(load)
     profile = commands.add_parser("profile_read", help="GET /users/me against a bare ASGI callable")
     _add_comparison(profile, profile_read.run)
     scale = commands.add_parser("user_scale", help="the same requests among a thousand users and among a million")
     _add_user_scale(scale)
+    connections = commands.add_parser(
+        "connection_scale", help="the same token reads among a thousand connections and among a million"
+    )
+    _add_connection_scale(connections)
     burst = commands.add_parser("webhook_burst", help="a thousand webhooks, each twice, in ten seconds")
     _add_webhook_burst(burst)
+    rotation = commands.add_parser("key_rotation", help="the vault's keys rotated, killed and gone on with under reads")
+    _add_key_rotation(rotation)
     memory = commands.add_parser("rate_limit_memory", help="what a million callers cost the rate limiter")
     _add_rate_limit_memory(memory)
+    backlog = commands.add_parser(
+        "refresh_backlog", help="ten thousand connections whose tokens run out within the hour"
+    )
+    _add_refresh_backlog(backlog)
+    harm = commands.add_parser(
+        "chaos", help="kills, races, restarts, outages and bad answers while tokens are refreshed"
+    )
+    _add_chaos(harm)
     return parser
 
 
@@ -76,6 +103,46 @@ def _add_user_scale(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=start)
 
 
+def _add_connection_scale(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--connections", type=_positive, default=_MILLION, help="of the large one, as its users (default a million)"
+    )
+    command.add_argument("--requests", type=_positive, default=300, help="measured of each case (default 300)")
+    _add_result(command)
+
+    def start(arguments: argparse.Namespace) -> bool:
+        return connection_scale.run(
+            connection_scale.Options(
+                connections=arguments.connections,
+                requests=arguments.requests,
+                seed=arguments.seed,
+                json_path=arguments.json,
+            )
+        )
+
+    command.set_defaults(run=start)
+
+
+def _add_token_load(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--seconds", type=_positive, default=600, help="length of the load (default 600)")
+    command.add_argument("--rate", type=_positive, default=300, help="reads per second (default 300)")
+    command.add_argument("--users", type=_positive, default=5000, help="users (default 5000)")
+    _add_result(command)
+
+    def start(arguments: argparse.Namespace) -> bool:
+        return token_load.run(
+            token_load.Options(
+                seconds=arguments.seconds,
+                rate=arguments.rate,
+                users=arguments.users,
+                seed=arguments.seed,
+                json_path=arguments.json,
+            )
+        )
+
+    command.set_defaults(run=start)
+
+
 def _add_webhook_burst(command: argparse.ArgumentParser) -> None:
     command.add_argument("--messages", type=_positive, default=1000, help="delivered twice each (default 1000)")
     command.add_argument("--rate", type=_positive, default=200, help="deliveries per second (default 200)")
@@ -96,6 +163,24 @@ def _add_webhook_burst(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=start)
 
 
+def _add_key_rotation(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--tokens", type=_positive, default=100_000, help="to be encrypted anew (default 100,000)")
+    command.add_argument("--quiet-seconds", type=_positive, default=20, help="of reads before it (default 20)")
+    _add_result(command)
+
+    def start(arguments: argparse.Namespace) -> bool:
+        return key_rotation.run(
+            key_rotation.Options(
+                tokens=arguments.tokens,
+                quiet_seconds=arguments.quiet_seconds,
+                seed=arguments.seed,
+                json_path=arguments.json,
+            )
+        )
+
+    command.set_defaults(run=start)
+
+
 def _add_rate_limit_memory(command: argparse.ArgumentParser) -> None:
     command.add_argument("--keys", type=_positive, default=_MILLION, help="in the process (default a million)")
     command.add_argument("--redis-keys", type=_positive, default=_MILLION, help="in Redis (default a million)")
@@ -104,6 +189,50 @@ def _add_rate_limit_memory(command: argparse.ArgumentParser) -> None:
     def start(arguments: argparse.Namespace) -> bool:
         return rate_limit_memory.run(
             rate_limit_memory.Options(keys=arguments.keys, redis_keys=arguments.redis_keys, json_path=arguments.json)
+        )
+
+    command.set_defaults(run=start)
+
+
+def _add_refresh_backlog(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--connections", type=_positive, default=10_000, help="that are due (default 10,000)")
+    command.add_argument(
+        "--spread", type=int, default=600, help="seconds over which the job spreads them (default 600)"
+    )
+    _add_result(command)
+
+    def start(arguments: argparse.Namespace) -> bool:
+        return refresh_backlog.run(
+            refresh_backlog.Options(
+                connections=arguments.connections,
+                spread_seconds=arguments.spread,
+                seed=arguments.seed,
+                json_path=arguments.json,
+            )
+        )
+
+    command.set_defaults(run=start)
+
+
+def _add_chaos(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--quick", action="store_true", help="a few of everything, in three minutes")
+    command.add_argument(
+        "--naive", action="store_true", help="with a refresher without lease and fence, which has to fail R1 and R4"
+    )
+    command.add_argument(
+        "--ledgers", type=Path, metavar="FOLDER", help="keep the driver's and the provider's ledger there"
+    )
+    _add_result(command)
+
+    def start(arguments: argparse.Namespace) -> bool:
+        return chaos.run(
+            chaos.Options(
+                quick=arguments.quick,
+                naive=arguments.naive,
+                seed=arguments.seed,
+                json_path=arguments.json,
+                ledgers=arguments.ledgers,
+            )
         )
 
     command.set_defaults(run=start)

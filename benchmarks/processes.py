@@ -20,6 +20,11 @@ _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
+def resident_bytes(pid: int) -> int:
+    """Resident set size of a process now. Raises OSError when it ended."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+
+
 class ServerUnderTest(AbstractContextManager["ServerUnderTest"]):
     """`command` on `port`, between entering and leaving; its output goes to NAME.log in `folder`.
 

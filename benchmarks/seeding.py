@@ -6,10 +6,13 @@ writes is what the service would have written. A service key is the last line it
 
 import argparse
 import asyncio
+import json
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
 from typing import Any, Final
 
 from services.user_management.container import Container
@@ -17,6 +20,7 @@ from services.user_management.core.context import RequestContext, use_context
 from services.user_management.core.principal import system
 from services.user_management.integrations.oauth_client import TokenGrant
 from services.user_management.queries import integration as integration_queries
+from services.user_management.queries.integration import Consent
 from services.user_management.services.token_service import store_tokens
 from services.user_management.settings import Settings, get_settings
 from services.user_management.unit_of_work import UnitOfWork
@@ -55,6 +59,19 @@ class SeededUser:
             "profile_image_url": f"https://img.example.com/{self.id}",
             "phone": "+41446681800",
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What a provider answered to one user's consent; lines of the same user follow one another."""
+
+    user: int
+    provider: str
+    account: str
+    scope: str
+    access_token: str
+    refresh_token: str
+    expires_in: float
 
 
 def seeded_users(count: int) -> Iterator[SeededUser]:
@@ -112,17 +129,49 @@ async def _connect_users(container: Container, users: Sequence[SeededUser], toke
     async with container.unit_of_work() as uow:
         for user in users:
             await _create_user(container, uow, user)
+            consent = _consent(f"account-{user.id}", user, _GRANTED)
             connected = await integration_queries.connect(
-                uow.connection,
-                user_id=user.id,
-                provider=PROVIDER,
-                account=(f"account-{user.id}", user.email),
-                scopes=_GRANTED,
+                uow.connection, user_id=user.id, provider=PROVIDER, consent=consent
             )
             grant = _grant(uow, tokens)
             await store_tokens(
                 uow, container.vault, grant, user_id=user.id, integration_id=connected.id, key_version=key_version
             )
+
+
+async def connect_granted(settings: Settings, granted: Iterable["Granted"]) -> None:
+    """Users with connections that a provider knows of."""
+    async with _started(settings) as container:
+        for number, of_user in groupby(granted, key=lambda grant: grant.user):
+            async with container.unit_of_work() as uow:
+                user = SeededUser.numbered(number)
+                await _create_user(container, uow, user)
+                for grant in of_user:
+                    await _store_granted(container, uow, user, grant)
+
+
+async def _store_granted(container: Container, uow: UnitOfWork, user: SeededUser, granted: "Granted") -> None:
+    scopes = tuple(granted.scope.split())
+    key_version = await container.vault.active_version()
+    connected = await integration_queries.connect(
+        uow.connection, user_id=user.id, provider=granted.provider, consent=_consent(granted.account, user, scopes)
+    )
+    grant = TokenGrant(
+        access_token=granted.access_token,
+        refresh_token=granted.refresh_token,
+        lifetime_seconds=granted.expires_in,
+        scopes=scopes,
+        sent_at=uow.clock.monotonic(),
+    )
+    await store_tokens(
+        uow, container.vault, grant, user_id=user.id, integration_id=connected.id, key_version=key_version
+    )
+
+
+def _consent(account: str, user: SeededUser, scopes: tuple[str, ...]) -> Consent:
+    return Consent(
+        account_id=account, account_email=user.email, granted=scopes, requested=scopes, clock_skew_seconds=None
+    )
 
 
 def _grant(uow: UnitOfWork, tokens: random.Random) -> TokenGrant:
@@ -135,11 +184,18 @@ def _grant(uow: UnitOfWork, tokens: random.Random) -> TokenGrant:
     )
 
 
+def _granted_in(file: str) -> list[Granted]:
+    return [Granted(**json.loads(line)) for line in Path(file).read_text().splitlines()]
+
+
 async def _seed(arguments: argparse.Namespace) -> str:
     """Do what the arguments name; a service key, or nothing."""
     settings = get_settings()
     if arguments.what == "service":
         return await seed_service(settings, arguments.permissions)
+    if arguments.what == "granted":
+        await connect_granted(settings, arguments.granted)
+        return ""
     if arguments.what == "connected":
         tokens = random.Random(arguments.seed)  # noqa: S311 - tokens of nobody, the same for the same seed
         return await seed_connected(settings, arguments.users, tokens)
@@ -156,6 +212,8 @@ def main() -> None:
     connected = whats.add_parser("connected")
     connected.add_argument("users", type=int)
     connected.add_argument("seed", type=int)
+    granted = whats.add_parser("granted")
+    granted.add_argument("granted", type=_granted_in, metavar="FILE", help="a line of JSON for each connection")
     service = whats.add_parser("service")
     service.add_argument("permissions", nargs="*")
     with use_context(RequestContext(request_id="seeding", actor=system("benchmark"))):

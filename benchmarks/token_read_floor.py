@@ -17,12 +17,13 @@ from services.user_management.enums import TokenKind
 from services.user_management.queries.token_read import STATEMENT
 from services.user_management.security.encryption import TokenEncryption
 from services.user_management.security.signing import sha256
-from services.user_management.services.token_service.read import DEFAULT_TTL_SECONDS
+from services.user_management.services.token_service.answers import DEFAULT_TTL_SECONDS
 from services.user_management.services.vault_service import token_binding
 from services.user_management.settings import Settings
 
 SERVICE_KEY_VARIABLE: Final = "BENCHMARK_SERVICE_KEY"
 _PROVIDER_KNOWN: Final = True
+_REPLACES: Final = False
 _REQUEST_ID: Final = "f" * 32
 """As long as the service's, so that the recorded rows are as long too."""
 
@@ -57,13 +58,14 @@ class TokenReadFloor:
                 self._issuer,
                 body["provider"],
                 _PROVIDER_KNOWN,
-                body["scopes"],
+                json.dumps(body["scopes"]),
                 None,
                 None,
                 None,
                 DEFAULT_TTL_SECONDS,
                 uuid7(),
                 _REQUEST_ID,
+                _REPLACES,
             )
         binding = token_binding(row["user_id"], row["integration_id"], TokenKind.ACCESS)
         return self._encryption.decrypt_token(row["ciphertext"], binding, row["key_version"])

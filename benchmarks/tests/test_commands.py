@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import profile_read, token_read, user_scale, webhook_burst
+from benchmarks import connection_scale, profile_read, token_load, token_read, user_scale, webhook_burst
 from benchmarks.comparison import Options
 from benchmarks.report import Circumstances
 
@@ -53,6 +53,25 @@ def test_user_scale_in_small_finds_users_in_every_case(tmp_path: Path) -> None:
     kept = verdicts(result)
     assert len(kept) == 2 * 9
     assert set(kept.values()) == {"pass"}
+
+
+def test_connection_scale_in_small_gets_what_it_asks_for_in_every_case(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+
+    connection_scale.run(connection_scale.Options(connections=1500, requests=3, seed=7, json_path=result))
+
+    kept = verdicts(result)
+    assert len(kept) == 8
+    assert set(kept.values()) == {"pass"}
+
+
+def test_token_load_in_small_records_every_read_once(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+
+    token_load.run(token_load.Options(seconds=2, rate=50, users=20, seed=7, json_path=result))
+
+    names = [f"token_load.{name}" for name in ("failures", "refused", "unrecorded", "differing", "memory")]
+    assert verdicts(result) == dict.fromkeys(names, "pass")
 
 
 def test_webhook_burst_in_small_ends_as_the_ledger_says(tmp_path: Path) -> None:

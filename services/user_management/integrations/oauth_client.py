@@ -21,7 +21,11 @@ from services.user_management.integrations.provider_calls import (
     always,
     basic_authentication,
 )
-from services.user_management.integrations.provider_errors import REVOCATION_IMPOSSIBLE, ProviderCallError
+from services.user_management.integrations.provider_errors import (
+    NO_USERINFO_ENDPOINT,
+    REVOCATION_IMPOSSIBLE,
+    ProviderCallError,
+)
 from services.user_management.integrations.provider_gate import ProviderGate
 from services.user_management.integrations.provider_sections import Revocation
 from services.user_management.integrations.token_grant import TokenGrant, read_grant
@@ -119,7 +123,7 @@ class OAuthClient:
         """Show that the access token works. Raises ProviderCallError; it does not: REAUTH and ACCESS_TOKEN_REFUSED."""
         endpoints = await self._discovery.endpoints(provider.config)
         if endpoints.userinfo is None:
-            raise ProviderCallError(ProviderErrorKind.OPERATOR, "no_userinfo_endpoint")
+            raise ProviderCallError(ProviderErrorKind.OPERATOR, NO_USERINFO_ENDPOINT)
         await self._accounts.ask(provider, endpoints.userinfo, access_token)
 
     async def revoke(self, provider: Provider, *, token: str) -> RevocationOutcome:

@@ -14,7 +14,7 @@ from services.user_management.integrations.discovery import Endpoints
 from services.user_management.integrations.oauth_config import Provider
 from services.user_management.integrations.provider_answer import Answer, first_member, is_refusal, refusal
 from services.user_management.integrations.provider_calls import CALL_TIMEOUT_SECONDS, ProviderCalls, Request
-from services.user_management.integrations.provider_errors import ProviderCallError
+from services.user_management.integrations.provider_errors import NO_USERINFO_ENDPOINT, ProviderCallError
 from services.user_management.integrations.token_grant import TokenGrant
 from services.user_management.security.id_token import IdToken, IdTokenError, IdTokenExpectation, IdTokenVerifier
 
@@ -72,7 +72,8 @@ class AccountReader:
         if answer.status == 200 and not is_refusal(answer.members()):
             return answer
         error = refusal(provider.config, answer)
-        if answer.status == 401 or error.kind is ProviderErrorKind.REAUTH:
+        if answer.status == 401 or error.kind in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED}:
+            # Whether the grant is dead too, which the code beneath may say, is for the caller to judge.
             raise ProviderCallError(
                 ProviderErrorKind.REAUTH, ACCESS_TOKEN_REFUSED, detail=error.detail or error.code, answered=True
             )
@@ -106,7 +107,7 @@ class AccountReader:
 
     async def _user_info(self, provider: Provider, endpoints: Endpoints, access_token: str) -> Mapping[str, Any]:
         if endpoints.userinfo is None:
-            raise ProviderCallError(ProviderErrorKind.OPERATOR, "no_userinfo_endpoint")
+            raise ProviderCallError(ProviderErrorKind.OPERATOR, NO_USERINFO_ENDPOINT)
         return (await self._ask_again(provider, endpoints.userinfo, access_token)).members()
 
     async def _ask_again(self, provider: Provider, url: str, access_token: str) -> Answer:

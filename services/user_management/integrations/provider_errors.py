@@ -11,6 +11,8 @@ BREAKER_OPEN: Final = "breaker_open"
 """The provider failed so often just now that nothing was sent."""
 TOO_LATE: Final = "too_late"
 """The caller's time had run out when it was its turn; nothing was sent."""
+NO_USERINFO_ENDPOINT: Final = "no_userinfo_endpoint"
+"""The provider has nothing that tells whose a token is; nothing was sent."""
 REVOCATION_IMPOSSIBLE: Final = "revocation_impossible"
 """The provider has no way to revoke a token; nothing was sent."""
 _ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")

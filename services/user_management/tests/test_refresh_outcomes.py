@@ -8,7 +8,10 @@ from uuid import UUID
 import pytest
 
 from services.devstack.main_job import Person
+from services.sandbox.faults import Fault
 from services.user_management.container import Container
+from services.user_management.queries import token_refresh as queries
+from services.user_management.queries.token_refresh import DueRefresh
 from services.user_management.services.token_service import jobs as jobs_module
 from services.user_management.tests.connection_scenes import (
     connect_account,
@@ -357,16 +360,27 @@ async def test_hourly_job_without_a_spread_renews_all_that_is_due(journey: Journ
     assert await _refreshed(journey) == set(ids)
 
 
-async def test_two_hourly_jobs_at_once_ask_once_for_each_connection(journey: Journey) -> None:
+async def test_two_hourly_jobs_that_found_the_same_ask_once_for_each_connection(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ids = await _due_connections(journey, await journey.sign_up(), "sandbox-strict", 12)
-    journey.sandbox.providers["strict"].settings.delay_seconds = 0.05
     here = refresh_jobs(journey.container, journey.container.refresher)
     there = refresh_jobs(journey.container, refresher_elsewhere(journey.container))
+    find, both_found = queries.due, asyncio.Barrier(2)
 
-    try:
-        await asyncio.gather(here.refresh_due(), there.refresh_due())
-    finally:
-        journey.sandbox.providers["strict"].settings.delay_seconds = 0
+    async def find_together(*arguments: Any, **options: Any) -> list[DueRefresh]:
+        found = await find(*arguments, **options)
+        if found:
+            async with asyncio.timeout(10):
+                await both_found.wait()
+        return found
+
+    monkeypatch.setattr(queries, "due", find_together)
+    journey.sandbox.faults.add(
+        Fault(party="oidc:strict", operation="token.refresh", action="delay", delay_seconds=0.1, times=12)
+    )
+
+    await asyncio.gather(here.refresh_due(), there.refresh_due())
 
     used = [entry.refresh_token for entry in journey.sandbox.ledger.entries("oidc:strict", "token.refresh")]
     rows = await journey.owner.fetch("SELECT status, token_version, refresh_attempts FROM integrations")

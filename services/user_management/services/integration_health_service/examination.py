@@ -8,7 +8,12 @@ from services.user_management.core.clock import Clock
 from services.user_management.enums import EventType, IntegrationStatus, ProviderErrorKind, ReauthReason
 from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
 from services.user_management.integrations.oauth_config import ProviderRegistry
-from services.user_management.integrations.provider_errors import TOO_LATE, TOO_MANY_CALLS, ProviderCallError
+from services.user_management.integrations.provider_errors import (
+    NO_USERINFO_ENDPOINT,
+    TOO_LATE,
+    TOO_MANY_CALLS,
+    ProviderCallError,
+)
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries import integration_health as queries
 from services.user_management.queries.integration_health import Candidate
@@ -28,7 +33,7 @@ LATE_SECONDS: Final = 5.0
 REFRESH_FAILED: Final = "refresh_failed"
 _OURS: Final = frozenset({TOO_MANY_CALLS, TOO_LATE})
 _NO_VERDICT: Final = frozenset(
-    {"no_userinfo_endpoint", "http_429", "rate_limited", "ratelimited", "rate_limit_exceeded", "slow_down"}
+    {NO_USERINFO_ENDPOINT, "http_429", "rate_limited", "ratelimited", "rate_limit_exceeded", "slow_down"}
 )
 """It cannot be asked, or not so often: that says nothing about how it is."""
 

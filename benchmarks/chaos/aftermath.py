@@ -1,0 +1,77 @@
+"""Asking the witnesses, once everything has settled."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, Protocol
+
+from benchmarks.chaos.connections import Connection
+from benchmarks.chaos.fleet import Fleet
+from benchmarks.chaos.ledger import Answer
+from benchmarks.chaos.verdict import Evidence
+from benchmarks.chaos.waiting import until
+from benchmarks.chaos.witness import Call
+from services.sandbox.providers import KINDS, Kind
+
+_ASKED_AT_ONCE: Final = 8
+_SETTLES_WITHIN_SECONDS: Final = 90.0
+
+
+class Harmed(Protocol):
+    """Something happened to a connection."""
+
+    @property
+    def connection(self) -> Connection: ...
+
+    @property
+    def at(self) -> datetime: ...
+
+
+async def until_settled(fleet: Fleet, connections: Sequence[Connection]) -> None:
+    """Wait until no refresh of a dead process is left open; the verdict says who was too late."""
+
+    async def none_is_open() -> bool:
+        return await fleet.rows.count_unsettled(connections) == 0
+
+    await until(none_is_open, seconds=_SETTLES_WITHIN_SECONDS, pause=0.5)
+
+
+async def gather_evidence(fleet: Fleet, harmed: Sequence[Harmed]) -> list[Evidence]:
+    """Rows and calls as they are; then a fresh token of every connection, used at the provider."""
+    connections = [one.connection for one in harmed]
+    states = await fleet.rows.states(connections)
+    calls = await calls_by_account(fleet)
+    answers = await renewed(fleet, connections, promise="aftermath")
+    return [
+        Evidence(
+            one.connection,
+            one.at,
+            answer,
+            states[one.connection.id],
+            calls.get((one.connection.kind, one.connection.account), []),
+        )
+        for one, answer in zip(harmed, answers, strict=True)
+    ]
+
+
+async def renewed(fleet: Fleet, connections: Sequence[Connection], *, promise: str) -> list[Answer]:
+    """A token of each that is newer than now: that one was handed out says nothing about the refresh token."""
+    gate = asyncio.Semaphore(_ASKED_AT_ONCE)
+    await fleet.rows.run_out(*connections)
+    await fleet.rows.end_cool_downs(*connections)
+
+    async def ask(connection: Connection) -> Answer:
+        async with gate:
+            return await fleet.ask_patiently(connection, promise=promise)
+
+    return await asyncio.gather(*map(ask, connections))
+
+
+async def calls_by_account(fleet: Fleet) -> dict[tuple[Kind, str], list[Call]]:
+    """Every refresh that the provider could tell whose it was."""
+    found: dict[tuple[Kind, str], list[Call]] = {}
+    for kind in KINDS:
+        for call in await fleet.witness.calls(kind):
+            if call.account is not None:
+                found.setdefault((kind, call.account), []).append(call)
+    return found

@@ -1,0 +1,156 @@
+"""R7 and R8: providers that answer badly, late or not at all, and providers whose clock is wrong."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from benchmarks.chaos.aftermath import gather_evidence, renewed
+from benchmarks.chaos.connections import Connection
+from benchmarks.chaos.fleet import Fleet
+from benchmarks.chaos.ledger import Answer
+from benchmarks.report import Promise
+from services.devstack.replicas import parallel_replicas
+from services.sandbox.providers import KINDS, Kind
+
+CALLS_PER_FAILURE: Final = 3
+BREAKER_FAILURES: Final = 5
+BREAKER_ASKED: Final = 12
+CLOCK_OFFSETS: Final = (-600, 600)
+"""Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What the sandbox does to one refresh."""
+
+    action: str
+    details: dict[str, Any] = field(default_factory=dict)
+    kinds: Sequence[Kind] = KINDS
+    """Of providers that can do this and keep their own word."""
+
+    @property
+    def name(self) -> str:
+        """For the ledger."""
+        return f"{self.action} {self.details.get('status', '')}".strip()
+
+
+FAULTS: Final = (
+    # Carried out, and answered when nobody listens any more.
+    Fault("delay", {"delay_seconds": 15, "when": "after"}),
+    Fault("reset_mid_body"),
+    Fault("status", {"status": 500}),
+    Fault("status", {"status": 429, "headers": {"Retry-After": "2"}}),
+    Fault("html"),
+    Fault("oversize"),
+    Fault("expires_in_missing"),
+    Fault("expires_in_negative"),
+    Fault("expires_in_string"),
+    # A strict provider that keeps the new refresh token to itself has ended the connection.
+    Fault("no_refresh_token", kinds=("static", "overlap", "grace")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One fault that met one connection."""
+
+    fault: Fault
+    connection: Connection
+    at: datetime
+    status: str
+    """Of the connection right afterwards."""
+    first: Answer
+    calls: int
+    """Of the provider, until somebody had a good token again or was told that there is none."""
+
+
+async def answer_badly(fleet: Fleet, per_kind: int) -> list[Promise]:
+    """R7: every fault for every kind, `per_kind` times; then the breaker."""
+    found = await asyncio.gather(*(_cases_of(fleet, kind, per_kind) for kind in KINDS))
+    cases = [case for of_kind in found for case in of_kind]
+    await fleet.witness.let_go()
+    evidence = await gather_evidence(fleet, cases)
+    # A strict provider that has carried out what it does not answer has used the token up: said, not kept.
+    lost = sum(not (one.works or (one.is_excused and one.is_flagged)) for one in evidence)
+    unclear = sum(not (case.first.works or (case.first.status == 503 and case.first.retry_after)) for case in cases)
+    given_up = sum(case.status not in {"active", "degraded"} for case in cases)
+    counts = {"cases": len(cases), "faults": len(FAULTS)}
+    return [
+        Promise.at_most("R7.lost", f"of {len(cases)} refresh tokens lost", lost, 0, counts=counts),
+        Promise.at_most("R7.unclear", "answered neither by a good token nor by 503 with Retry-After", unclear, 0),
+        Promise.at_most("R7.given_up", "neither active nor degraded after one bad answer", given_up, 0),
+        Promise.at_most(
+            "R7.calls", "calls at most, the good one included", max(it.calls for it in cases), CALLS_PER_FAILURE
+        ),
+        *await _breaker(fleet),
+    ]
+
+
+async def _cases_of(fleet: Fleet, kind: Kind, per_kind: int) -> list[Case]:
+    """One after the other, so that no fault meets another call than its own. The APIs take turns: neither sees so many
+    failures in a row that its breaker opens, which is another promise."""
+    cases = []
+    for number, fault in enumerate([fault for fault in FAULTS if kind in fault.kinds] * per_kind):
+        (connection,) = fleet.take(kind)
+        url = fleet.stack.api_urls[number % len(fleet.stack.api_urls)]
+        await fleet.rows.run_out(connection)
+        await fleet.witness.break_next(kind, fault.action, **fault.details)
+        at = datetime.now(UTC)
+        fleet.ledger.note("fault", kind=kind, fault=fault.name, user=connection.user_id)
+        before = len(await fleet.witness.calls(kind))
+        first = await fleet.ask(url, connection, promise="R7")
+        state = (await fleet.rows.states([connection]))[connection.id]
+        await fleet.rows.end_cool_downs(connection)
+        await fleet.ask_patiently(connection, promise="R7")
+        calls = len(await fleet.witness.calls(kind)) - before
+        cases.append(Case(fault, connection, at, state.status, first, calls))
+    return cases
+
+
+async def _breaker(fleet: Fleet) -> list[Promise]:
+    """A process that has seen nothing yet, and a provider that is down for everybody."""
+    connections = fleet.take("static", BREAKER_ASKED)
+    await fleet.rows.run_out(*connections)
+    await fleet.witness.break_next("static", "status", status=500, times=BREAKER_ASKED)
+    before = len(await fleet.witness.calls("static"))
+    async with parallel_replicas(fleet.stack, fleet.client, fleet.folder / "breaker.log", [{}]) as (replica,):
+        for connection in connections:
+            await fleet.ask(replica.url, connection, promise="R7")
+    calls = len(await fleet.witness.calls("static")) - before
+    await fleet.witness.let_go()
+    lost = sum(not answer.works for answer in await renewed(fleet, connections, promise="R7"))
+    return [
+        Promise.at_most("R7.breaker_calls", f"calls of {BREAKER_ASKED} wanted, all failing", calls, BREAKER_FAILURES),
+        Promise.at_most("R7.breaker_lost", f"of {BREAKER_ASKED} lost to the outage", lost, 0),
+    ]
+
+
+async def tell_wrong_time(fleet: Fleet, per_kind: int) -> list[Promise]:
+    """R8: the provider's clock is ten minutes behind, then ten ahead."""
+    refused = extra = asked = 0
+    for offset in CLOCK_OFFSETS:
+        for kind in KINDS:
+            await fleet.witness.offset_clock(kind, offset)
+        for kind in KINDS:
+            for connection in fleet.take(kind, per_kind):
+                answers, calls = await _refresh_and_use(fleet, connection)
+                asked += len(answers)
+                refused += sum(not answer.works for answer in answers)
+                extra = max(extra, calls - 1)
+    for kind in KINDS:
+        await fleet.witness.offset_clock(kind, 0)
+    counts = {"answers": asked}
+    return [
+        Promise.at_most("R8.expired", f"of {asked} tokens handed out expired or refused", refused, 0, counts=counts),
+        Promise.at_most("R8.extra", "extra refreshes of one connection at most", extra, 1),
+    ]
+
+
+async def _refresh_and_use(fleet: Fleet, connection: Connection) -> tuple[Sequence[Answer], int]:
+    """An expired token is replaced, and the new one is read at every process."""
+    await fleet.rows.run_out(connection)
+    urls = [*fleet.stack.api_urls, *fleet.stack.api_urls]
+    answers = [await fleet.ask(url, connection, promise="R8") for url in urls]
+    return answers, len(await fleet.witness.calls_of(connection.kind, connection.account))

@@ -1,0 +1,165 @@
+"""Connections to do harm to, and what Postgres says about them: seen with SQL, never with the service's eyes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from services.devstack.postgres import SUPERUSER
+from services.devstack.stack import Stack
+from services.sandbox.providers import Kind, provider_name
+from services.user_management.enums import JobName
+
+_CONNECTIONS: Final = """
+SELECT id, user_id, provider, provider_account_id, token_version FROM integrations
+WHERE provider_account_id = ANY($1) ORDER BY user_id
+"""
+# For a reader: expired, and yet issued within this hour, so that the hourly job leaves it alone.
+_RUN_OUT: Final = """
+UPDATE encrypted_tokens
+SET expires_at = now() - interval '1 second', issued_at = date_bin('1 hour', now(), 'epoch')
+WHERE kind = 'access' AND integration_id = ANY($1)
+"""
+_MAKE_DUE: Final = """
+UPDATE encrypted_tokens
+SET expires_at = now() - interval '1 second', issued_at = now() - interval '90 minutes'
+WHERE kind = 'access' AND integration_id = ANY($1)
+"""
+_LEAVE_TO_READERS: Final = """
+UPDATE encrypted_tokens SET issued_at = date_bin('1 hour', now(), 'epoch')
+WHERE kind = 'access' AND integration_id = $1
+"""
+_STATES: Final = """
+SELECT i.id, i.status, i.status_reason, i.token_version,
+       (SELECT min(a.occurred_at) FROM audit_logs a
+        WHERE a.target_id = i.id::text AND a.action = 'integration.needs_reauth') AS flagged_at
+FROM integrations i WHERE i.id = ANY($1)
+"""
+_UNSETTLED: Final = """
+SELECT count(*) FROM integrations
+WHERE id = ANY($1) AND status IN ('active', 'degraded') AND (refresh_attempts > 0 OR refresh_lease_until > now())
+"""
+_END_COOL_DOWN: Final = "UPDATE integrations SET refresh_not_before = NULL WHERE id = ANY($1)"
+_END_LEASES: Final = """
+UPDATE integrations SET refresh_lease_until = now() - interval '1 second'
+WHERE id = ANY($1) AND refresh_lease_until IS NOT NULL
+"""
+_LEAVE_UNSETTLED: Final = """
+UPDATE integrations SET refresh_attempts = 1, refresh_lease_until = NULL, refresh_not_before = NULL WHERE id = $1
+"""
+_MARK_SLOTS_DONE: Final = """
+INSERT INTO job_runs (id, job, slot, owner, lease_until, attempts, started_at, finished_at)
+SELECT gen_random_uuid(), $1, date_bin($2, now(), 'epoch') + $2 * number, gen_random_uuid(), now(), 1, now(), now()
+FROM generate_series(0, 200) AS number
+ON CONFLICT (job, slot) DO UPDATE SET finished_at = now()
+"""
+_FREE_SLOT: Final = "DELETE FROM job_runs WHERE job = $1 AND slot <= now()"
+_DONE_SLOTS: Final = "SELECT count(*) FROM job_runs WHERE job = $1 AND finished_at IS NOT NULL AND slot <= now()"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One user's connection to the sandbox's provider of one kind."""
+
+    id: UUID
+    user_id: str
+    kind: Kind
+    account: str
+    """At the provider."""
+    token_version: int
+    """When it was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A row at one moment."""
+
+    status: str
+    reason: str | None
+    token_version: int
+    flagged_at: datetime | None
+    """When the audit log says that the user was needed."""
+
+
+async def open_pool(stack: Stack) -> "asyncpg.Pool[asyncpg.Record]":
+    """Connections to the stack's Postgres that see every row."""
+    return await asyncpg.create_pool(stack.postgres.url(role=SUPERUSER), min_size=0, max_size=4, command_timeout=30)
+
+
+class Rows:
+    """The tables, as somebody sees and changes them who is not the service."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self._pool = pool
+
+    async def connections(self, accounts: Sequence[str], kinds: Mapping[str, Kind]) -> list[Connection]:
+        """Those of `accounts` at the providers; `kinds` by provider name."""
+        return [
+            Connection(
+                row["id"], row["user_id"], kinds[row["provider"]], row["provider_account_id"], row["token_version"]
+            )
+            for row in await self._pool.fetch(_CONNECTIONS, list(accounts))
+        ]
+
+    async def run_out(self, *connections: Connection) -> None:
+        """Their access tokens expire, and nobody but a reader notices."""
+        await self._pool.execute(_RUN_OUT, _ids(connections))
+
+    async def make_due(self, *connections: Connection) -> None:
+        """Their access tokens expire, and the hourly job is to renew them."""
+        await self._pool.execute(_MAKE_DUE, _ids(connections))
+
+    async def leave_to_readers(self, connection: Connection) -> None:
+        """The hourly job has nothing more to do with it."""
+        await self._pool.execute(_LEAVE_TO_READERS, connection.id)
+
+    async def end_cool_downs(self, *connections: Connection) -> None:
+        """What was to be waited for has passed."""
+        await self._pool.execute(_END_COOL_DOWN, _ids(connections))
+
+    async def end_leases(self, *connections: Connection) -> None:
+        """Whoever holds a lease no longer does, without knowing it: as if half a minute had passed."""
+        await self._pool.execute(_END_LEASES, _ids(connections))
+
+    async def leave_unsettled(self, connection: Connection) -> None:
+        """As a process leaves it that was killed before it sent anything, half a minute ago: the sweeper's work."""
+        await self._pool.execute(_LEAVE_UNSETTLED, connection.id)
+
+    async def states(self, connections: Iterable[Connection]) -> dict[UUID, State]:
+        """By connection id."""
+        return {
+            row["id"]: State(row["status"], row["status_reason"], row["token_version"], row["flagged_at"])
+            for row in await self._pool.fetch(_STATES, _ids(connections))
+        }
+
+    async def count_unsettled(self, connections: Iterable[Connection]) -> int:
+        """How many have a refresh of which nobody knows how it ended."""
+        return int(await self._pool.fetchval(_UNSETTLED, _ids(connections)))
+
+    async def mark_slots_done(self, job: JobName, period: timedelta) -> None:
+        """The job has already run, in this period and in those of the coming days."""
+        await self._pool.execute(_MARK_SLOTS_DONE, job.value, period)
+
+    async def free_slot(self, job: JobName) -> None:
+        """The job has not run in this period."""
+        await self._pool.execute(_FREE_SLOT, job.value)
+
+    async def slot_is_done(self, job: JobName) -> bool:
+        """Whether the job has run in this period."""
+        return bool(await self._pool.fetchval(_DONE_SLOTS, job.value))
+
+    async def fetch_value(self, sql: str, *arguments: Any) -> Any:
+        """The first column of the first row."""
+        return await self._pool.fetchval(sql, *arguments)
+
+
+def kinds_by_provider(kinds: Sequence[Kind]) -> dict[str, Kind]:
+    """Provider name → kind."""
+    return {provider_name(kind): kind for kind in kinds}
+
+
+def _ids(connections: Iterable[Connection]) -> list[UUID]:
+    return [connection.id for connection in connections]

@@ -1,0 +1,73 @@
+"""`python -m benchmarks.chaos.naive web|worker …`: the service with the refresher that everybody writes first.
+
+No lease: whoever finds a token stale asks the provider, and leaves no trace of having asked. No fence: whoever comes
+last is stored. No single flight: two callers in one process are two calls. Everything else is the product's own code.
+A chaos run that does not fail on this can tell nothing about the product.
+"""
+
+import sys
+from typing import Any, Final
+from uuid import UUID
+
+import sqlalchemy as sa
+from celery.__main__ import main as run_worker
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.user_management.core.context import RequestContext, current_context
+from services.user_management.core.principal import system
+from services.user_management.main import main as run_web
+from services.user_management.queries import token_refresh
+from services.user_management.queries.token_refresh import Advanced, Claim, DueRefresh
+from services.user_management.services.token_service.refresh import TokenRefresher
+from services.user_management.services.token_service.refresh_attempt import RefreshResult
+
+_FORGET_LEASE: Final = sa.text("""
+UPDATE integrations SET refresh_lease_owner = NULL, refresh_lease_until = NULL, refresh_attempts = 0 WHERE id = :id
+RETURNING token_version
+""")
+_claim_with_lease: Final = token_refresh.claim
+_advance_behind_fence: Final = token_refresh.advance
+
+
+async def claim_without_lease(connection: AsyncConnection, *, integration_id: UUID, token_version: int) -> Claim | None:
+    """The tokens, whoever else may have them and whatever has become of `token_version`."""
+    current = await _forget_lease(connection, integration_id) or token_version
+    claim = await _claim_with_lease(connection, integration_id=integration_id, token_version=current)
+    await _forget_lease(connection, integration_id)
+    return claim
+
+
+async def advance_without_fence(
+    connection: AsyncConnection, *, integration_id: UUID, token_version: int, **changes: Any
+) -> Advanced | None:
+    """The last one is stored."""
+    current = await _forget_lease(connection, integration_id) or token_version
+    return await _advance_behind_fence(connection, integration_id=integration_id, token_version=current, **changes)
+
+
+async def refresh_alone(self: TokenRefresher, integration_id: UUID, token_version: int) -> RefreshResult:
+    """Every caller for itself."""
+    context = RequestContext(request_id=current_context().request_id, actor=system("token_refresh"))
+    wanted = DueRefresh(integration_id, token_version)
+    return await self._fly(wanted, context)
+
+
+async def _forget_lease(connection: AsyncConnection, integration_id: UUID) -> int | None:
+    version: int | None = (await connection.execute(_FORGET_LEASE, {"id": integration_id})).scalar_one_or_none()
+    return version
+
+
+def main() -> None:
+    """Take the safeguards away, then run the ordinary process."""
+    token_refresh.claim = claim_without_lease
+    token_refresh.advance = advance_without_fence
+    TokenRefresher.refresh = refresh_alone  # type: ignore[method-assign] # the point of this module
+    process = sys.argv.pop(1)
+    if process == "web":
+        run_web()
+    else:
+        run_worker()
+
+
+if __name__ == "__main__":
+    main()

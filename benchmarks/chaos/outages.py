@@ -1,0 +1,73 @@
+"""R6: Postgres is killed while the provider is answering: the answers may hold the only tokens that still work."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from benchmarks.chaos.aftermath import gather_evidence, until_settled
+from benchmarks.chaos.connections import Connection
+from benchmarks.chaos.fleet import Fleet
+from benchmarks.report import Promise
+from services.sandbox.providers import KINDS
+
+HOLD_SECONDS: Final = 1.0
+"""From the moment the provider has carried the refresh out to its answer; Postgres is dead by then."""
+SHORT_SECONDS: Final = 1.0
+LONGER_THAN_THE_LEASE_SECONDS: Final = 33.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """One connection whose refresh it met."""
+
+    connection: Connection
+    at: datetime
+
+
+async def short_outage(fleet: Fleet, per_kind: int) -> list[Promise]:
+    """A second: nothing is lost, of whatever kind."""
+    struck = await _strike(fleet, per_kind, SHORT_SECONDS)
+    await until_settled(fleet, [one.connection for one in struck])
+    evidence = await gather_evidence(fleet, struck)
+    lost = sum(not one.works for one in evidence)
+    return [Promise.at_most("R6.second_lost", f"of {len(struck)} connections lost", lost, 0)]
+
+
+async def long_outage(fleet: Fleet, per_kind: int) -> list[Promise]:
+    """Longer than a lease: the answers are gone. Where the old token still works it is used again, else it is said."""
+    struck = await _strike(fleet, per_kind, LONGER_THAN_THE_LEASE_SECONDS)
+    await until_settled(fleet, [one.connection for one in struck])
+    evidence = await gather_evidence(fleet, struck)
+    kept = [one for one in evidence if one.connection.kind != "strict"]
+    strict = [one for one in evidence if one.connection.kind == "strict"]
+    silent = sum(not one.works and not (one.is_excused and one.is_flagged) for one in strict)
+    lost = sum(not one.works for one in kept)
+    return [
+        Promise.at_most("R6.longer_lost", f"of {len(kept)} static, overlap, grace lost", lost, 0),
+        Promise.at_most("R6.longer_silent", f"of {len(strict)} strict neither kept nor flagged", silent, 0),
+    ]
+
+
+async def _strike(fleet: Fleet, per_kind: int, seconds: float) -> Sequence[Outage]:
+    """Kill Postgres when every refresh has been carried out and none has been answered; start it after `seconds`."""
+    connections = [connection for kind in KINDS for connection in fleet.take(kind, per_kind)]
+    await fleet.rows.run_out(*connections)
+    for kind in KINDS:
+        await fleet.witness.break_next(
+            kind, "delay", delay_seconds=HOLD_SECONDS + 0.05 * len(connections), when="after", times=per_kind
+        )
+    urls = fleet.stack.api_urls
+    callers = [
+        asyncio.create_task(fleet.ask(urls[number % len(urls)], connection, promise="R6"))
+        for number, connection in enumerate(connections)
+    ]
+    await fleet.witness.until_struck()
+    await asyncio.to_thread(fleet.stack.kill, "postgres")
+    fleet.ledger.note("postgres.killed", connections=len(connections), seconds=seconds)
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(fleet.stack.start_process, "postgres")
+    back = datetime.now(UTC)
+    await asyncio.gather(*callers)
+    return [Outage(connection, back) for connection in connections]

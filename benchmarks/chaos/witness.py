@@ -1,0 +1,97 @@
+"""The provider as a witness: what it was asked, and what it was made to do wrong."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from benchmarks.chaos.waiting import until
+from benchmarks.errors import BenchmarkError
+from services.devstack.main_job import expect
+from services.sandbox.providers import Kind
+
+REFRESH: Final = "token.refresh"
+REUSED: Final = "refresh_token_reused"
+_STRIKES_WITHIN_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One refresh as the provider saw it."""
+
+    account: str | None
+    """None where the provider did not get as far as looking at the token."""
+    refresh_token: str | None
+    """Fingerprint of the one that was presented."""
+    issued: str | None
+    """Fingerprint of the one that was answered."""
+    committed: bool
+
+
+class Witness:
+    """The sandbox."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def grant(self, kind: Kind, account: str, scopes: list[str]) -> dict[str, Any]:
+        """The token answer of a new consent."""
+        body = {"account": account, "scopes": scopes}
+        answer: dict[str, Any] = expect(await self._client.post(f"/oidc/{kind}/_control/grants", json=body), 201).json()
+        return answer
+
+    async def change(self, kind: Kind, **settings: Any) -> None:
+        """Change settings of a provider, such as `delay_seconds`."""
+        expect(await self._client.post(f"/oidc/{kind}/_control/settings", json=settings), 200)
+
+    async def offset_clock(self, kind: Kind, seconds: int) -> None:
+        """Put the provider's clock ahead of everybody's."""
+        expect(await self._client.post(f"/oidc/{kind}/_control/clock-offset", json={"seconds": seconds}), 200)
+
+    async def break_next(self, kind: Kind, action: str, **details: Any) -> None:
+        """Script what goes wrong with the next refresh, or with the next `times`."""
+        fault = {"party": f"oidc:{kind}", "operation": REFRESH, "action": action, **details}
+        expect(await self._client.post("/_faults", json=fault), 201)
+
+    async def let_go(self) -> None:
+        """End all faults and all delays that are going on."""
+        expect(await self._client.delete("/_faults"), 204)
+
+    async def calls(self, kind: Kind) -> list[Call]:
+        """Every refresh so far, oldest first."""
+        query = {"party": f"oidc:{kind}", "operation": REFRESH}
+        items = expect(await self._client.get("/_ledger", params=query), 200).json()["items"]
+        return [
+            Call(
+                account=item["account"],
+                refresh_token=item["refresh_token"],
+                issued=item["issued_refresh_token"],
+                committed=item["committed"],
+            )
+            for item in items
+        ]
+
+    async def calls_of(self, kind: Kind, account: str) -> list[Call]:
+        """Those with one account's refresh tokens, the refused ones included, for which the provider names nobody."""
+        calls = await self.calls(kind)
+        tokens = {token for call in calls if call.account == account for token in (call.refresh_token, call.issued)}
+        return [call for call in calls if call.account == account or call.refresh_token in tokens]
+
+    async def reuses(self, kind: Kind, account: str) -> int:
+        """How often the provider has revoked a grant of the account because a refresh token was used twice."""
+        answer = await self._client.get(f"/oidc/{kind}/_control/grants", params={"account": account})
+        return sum(item["revoked_because"] == REUSED for item in expect(answer, 200).json()["items"])
+
+    async def until_struck(self) -> None:
+        """Wait until every scripted fault has met its call. Raises BenchmarkError."""
+
+        async def none_is_left() -> bool:
+            return not expect(await self._client.get("/_faults"), 200).json()["items"]
+
+        if not await until(none_is_left, seconds=_STRIKES_WITHIN_SECONDS):
+            raise BenchmarkError(f"a scripted fault met no refresh within {_STRIKES_WITHIN_SECONDS:g} s")
+
+    async def accepts(self, kind: Kind, access_token: str) -> bool:
+        """Whether the token opens the user's profile now."""
+        headers = {"Authorization": f"Bearer {access_token}"}
+        return (await self._client.get(f"/oidc/{kind}/userinfo", headers=headers)).status_code == 200

@@ -1,0 +1,120 @@
+"""Celery workers beside the stack's: they listen on queues of their own, so that it is known who does which work."""
+
+import asyncio
+import itertools
+import os
+import re
+import signal
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from celery import Celery
+
+from benchmarks.chaos.waiting import until
+from benchmarks.errors import BenchmarkError
+from services.devstack.replicas import START_SECONDS, start
+from services.devstack.stack import Stack
+from services.user_management.celery_config import broker_url
+from services.user_management.enums import JobName
+
+_READY: Final = "worker.started"
+_DEATH: Final = re.compile(r"pid:(\d+) exited with 'signal 9")
+_numbers = itertools.count(1)
+
+
+class Worker:
+    """A worker whose `concurrency` children do the work that is ordered."""
+
+    def __init__(self, stack: Stack, folder: Path, environment: Mapping[str, str], *, concurrency: int) -> None:
+        self._queue = f"chaos-{next(_numbers)}"
+        self._log = folder / f"{self._queue}.log"
+        self._broker = Celery(broker=broker_url(stack.environment["REDIS_URL"]))
+        options = ("--queues", self._queue, "--concurrency", str(concurrency), "--hostname", f"{self._queue}@%h")
+        self._parent = start(stack, "worker", self._log, environment, *options)
+
+    async def until_ready(self) -> None:
+        """Wait until it takes orders. Raises BenchmarkError."""
+
+        async def is_ready() -> bool:
+            return _READY in self._text() or self._parent.returncode is not None
+
+        if not await until(is_ready, seconds=START_SECONDS) or self._parent.returncode is not None:
+            raise BenchmarkError(f"a worker did not start: {self._text()[-500:]}")
+
+    async def order(self, job: JobName) -> None:
+        """Send the message that beat would send."""
+        await asyncio.to_thread(self._broker.send_task, job.value, queue=self._queue)
+
+    async def children(self) -> list[int]:
+        """The processes that do the work: children of our own child, at least one. Raises BenchmarkError."""
+
+        async def there_is_one() -> bool:
+            return bool(self._living())
+
+        if not await until(there_is_one, seconds=START_SECONDS):
+            raise BenchmarkError(f"a worker has no child: {self._text()[-500:]}")
+        return self._living()
+
+    def deaths(self) -> list[int]:
+        """The children that ended by SIGKILL so far, in no order.
+
+        The kernel says it of those that nobody has reaped yet, the log of their parent of the others: Celery looks
+        after its children every five seconds.
+        """
+        reaped = {int(pid) for pid in _DEATH.findall(self._text())}
+        return list(reaped | set(filter(_was_killed, self._children())))
+
+    async def until_death(
+        self, known: Collection[int], *, seconds: float, unless: Callable[[], Awaitable[bool]]
+    ) -> int | None:
+        """A child that ended by SIGKILL and is none of the `known`; None: none does within `seconds`, or `unless`."""
+
+        async def is_decided() -> bool:
+            return bool(set(self.deaths()) - set(known)) or await unless()
+
+        await until(is_decided, seconds=seconds)
+        return next(iter(set(self.deaths()) - set(known)), None)
+
+    async def kill_child(self, child: int) -> None:
+        """SIGKILL to the process that does the work, if it still is the child of our child."""
+        if child in self._living():
+            os.kill(child, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """End it with its children."""
+        self._parent.kill()
+        self._broker.close()
+
+    def _living(self) -> list[int]:
+        return [pid for pid in self._children() if not _was_killed(pid)]
+
+    def _children(self) -> list[int]:
+        parent = self._parent.pid
+        try:
+            return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+        except OSError:
+            return []
+
+    def _text(self) -> str:
+        return self._log.read_text(errors="replace")
+
+
+def _was_killed(pid: int) -> bool:
+    """Whether it is a zombie that SIGKILL has made: proc_pid_stat(5), state and exit_code, the third and last field."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] == "Z" and os.waitstatus_to_exitcode(int(fields[-1])) == -signal.SIGKILL
+
+
+@contextmanager
+def worker_in(stack: Stack, folder: Path, environment: Mapping[str, str], *, concurrency: int = 1) -> Iterator[Worker]:
+    """A worker that is started here and gone at the end; wait for `until_ready`."""
+    worker = Worker(stack, folder, environment, concurrency=concurrency)
+    try:
+        yield worker
+    finally:
+        worker.kill()
