@@ -1,0 +1,70 @@
+"""What the periodic jobs ask the database, as they ask it: timed here, so that no worker changes what is measured."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Final, Self
+
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from benchmarks.deployment import Deployment
+from services.user_management.database import sqlalchemy_url
+from services.user_management.queries import token_refresh, token_revocation
+from services.user_management.services.integration_service import revocations
+from services.user_management.services.token_service import jobs
+
+_WITHIN_SECONDS: Final = jobs.REFRESH_PERIOD_SECONDS + 300.0
+"""What the hourly run looks for: tokens that run out before the next one."""
+DUE_AT_ONCE: Final = jobs.BATCH
+
+
+class JobCaller(AbstractContextManager["JobCaller"]):
+    """A connection that is kept open, as the service's own role."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._runner = asyncio.Runner()
+        self._engine = create_async_engine(sqlalchemy_url(deployment.environment["DATABASE_URL"]), pool_size=1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._runner.run(self._engine.dispose())
+        self._runner.close()
+
+    def find_due_refreshes(self) -> tuple[float, int]:
+        """Milliseconds, and how many connections a slice of the refresh job would begin with."""
+        return self._timed(self._find_due_refreshes)
+
+    def claim_due_revocations(self) -> tuple[float, int]:
+        """Milliseconds, and how many revocations were taken."""
+        return self._timed(self._claim_due_revocations)
+
+    def _timed(self, job: Callable[[], Awaitable[int]]) -> tuple[float, int]:
+        async def run() -> tuple[float, int]:
+            started = time.perf_counter()
+            rows = await job()
+            return 1e3 * (time.perf_counter() - started), rows
+
+        return self._runner.run(run())
+
+    async def _find_due_refreshes(self) -> int:
+        async with self._engine.connect() as connection:
+            found = await token_refresh.due(
+                connection,
+                within_seconds=_WITHIN_SECONDS,
+                period_seconds=jobs.REFRESH_PERIOD_SECONDS,
+                limit=DUE_AT_ONCE,
+            )
+        return len(found)
+
+    async def _claim_due_revocations(self) -> int:
+        async with self._engine.begin() as connection:
+            claimed = await token_revocation.claim_due(
+                connection, limit=revocations.BATCH, lease_seconds=revocations.LEASE_SECONDS
+            )
+        return len(claimed)
