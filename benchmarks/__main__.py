@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     memory = commands.add_parser("rate_limit_memory", help="what a million callers cost the rate limiter")
     _add_rate_limit_memory(memory)
     backlog = commands.add_parser(
-        "refresh_backlog", help="ten thousand connections whose tokens run out within the hour"
+        "refresh_backlog", help="ten thousand connections whose tokens run out at once"
     )
     _add_refresh_backlog(backlog)
     harm = commands.add_parser(
@@ -217,7 +217,7 @@ def _add_refresh_backlog(command: argparse.ArgumentParser) -> None:
 def _add_chaos(command: argparse.ArgumentParser) -> None:
     command.add_argument("--quick", action="store_true", help="a few of everything, in three minutes")
     command.add_argument(
-        "--naive", action="store_true", help="with a refresher without lease and fence, which has to fail R1 and R4"
+        "--naive", action="store_true", help="with a refresher without lease and fence, which has to fail R1, R4 and R8"
     )
     command.add_argument(
         "--ledgers", type=Path, metavar="FOLDER", help="keep the driver's and the provider's ledger there"

@@ -12,11 +12,12 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from benchmarks.deployment import Deployment
 from services.user_management.database import sqlalchemy_url
 from services.user_management.queries import token_refresh, token_revocation
+from services.user_management.queries.token_refresh import DuePosition
 from services.user_management.services.integration_service import revocations
 from services.user_management.services.token_service import jobs
 
-_WITHIN_SECONDS: Final = jobs.REFRESH_PERIOD_SECONDS + 300.0
-"""What the hourly run looks for: tokens that run out before the next one."""
+_WITHIN_SECONDS: Final = jobs.REFRESH_PERIOD_SECONDS + 600.0 + jobs.READERS_WISH_SECONDS
+"""What a run of the refresh job looks for, with the default spread."""
 DUE_AT_ONCE: Final = jobs.BATCH
 
 
@@ -26,6 +27,7 @@ class JobCaller(AbstractContextManager["JobCaller"]):
     def __init__(self, deployment: Deployment) -> None:
         self._runner = asyncio.Runner()
         self._engine = create_async_engine(sqlalchemy_url(deployment.environment["DATABASE_URL"]), pool_size=1)
+        self._position = DuePosition()
 
     def __enter__(self) -> Self:
         return self
@@ -37,7 +39,7 @@ class JobCaller(AbstractContextManager["JobCaller"]):
         self._runner.close()
 
     def find_due_refreshes(self) -> tuple[float, int]:
-        """Milliseconds, and how many connections a slice of the refresh job would begin with."""
+        """Milliseconds, and how many connections the next page of the refresh job's walk has."""
         return self._timed(self._find_due_refreshes)
 
     def claim_due_revocations(self) -> tuple[float, int]:
@@ -58,8 +60,11 @@ class JobCaller(AbstractContextManager["JobCaller"]):
                 connection,
                 within_seconds=_WITHIN_SECONDS,
                 period_seconds=jobs.REFRESH_PERIOD_SECONDS,
+                after=self._position,
                 limit=DUE_AT_ONCE,
             )
+        # The next page of the walk; after the last one it begins anew, past the dead that stand first.
+        self._position = found[-1].position if len(found) == DUE_AT_ONCE else DuePosition()
         return len(found)
 
     async def _claim_due_revocations(self) -> int:

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from benchmarks.chaos.connections import Connection
 from benchmarks.chaos.fleet import Fleet
 from benchmarks.chaos.ledger import Answer
+from benchmarks.chaos.meter import SCRAPE_SECONDS
 from benchmarks.chaos.verdict import Evidence
 from benchmarks.chaos.waiting import until
 from benchmarks.chaos.witness import Call
@@ -40,6 +41,8 @@ async def gather_evidence(fleet: Fleet, harmed: Sequence[Harmed]) -> list[Eviden
     """Rows and calls as they are; then a fresh token of every connection, used at the provider."""
     connections = [one.connection for one in harmed]
     states = await fleet.rows.states(connections)
+    # What is committed by now is in the next scrape.
+    await asyncio.sleep(2 * SCRAPE_SECONDS)
     calls = await calls_by_account(fleet)
     answers = await renewed(fleet, connections, promise="aftermath")
     return [
@@ -49,6 +52,7 @@ async def gather_evidence(fleet: Fleet, harmed: Sequence[Harmed]) -> list[Eviden
             answer,
             states[one.connection.id],
             calls.get((one.connection.kind, one.connection.account), []),
+            fleet.meter.seen_at(one.connection.kind, states[one.connection.id].interrupted_number),
         )
         for one, answer in zip(harmed, answers, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""R7 and R8: providers that answer badly, late or not at all, and providers whose clock is wrong."""
+"""R7: providers that answer badly, late or not at all."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,8 +17,6 @@ from services.sandbox.providers import KINDS, Kind
 CALLS_PER_FAILURE: Final = 3
 BREAKER_FAILURES: Final = 5
 BREAKER_ASKED: Final = 12
-CLOCK_OFFSETS: Final = (-600, 600)
-"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,32 +123,3 @@ async def _breaker(fleet: Fleet) -> list[Promise]:
         Promise.at_most("R7.breaker_calls", f"calls of {BREAKER_ASKED} wanted, all failing", calls, BREAKER_FAILURES),
         Promise.at_most("R7.breaker_lost", f"of {BREAKER_ASKED} lost to the outage", lost, 0),
     ]
-
-
-async def tell_wrong_time(fleet: Fleet, per_kind: int) -> list[Promise]:
-    """R8: the provider's clock is ten minutes behind, then ten ahead."""
-    refused = extra = asked = 0
-    for offset in CLOCK_OFFSETS:
-        for kind in KINDS:
-            await fleet.witness.offset_clock(kind, offset)
-        for kind in KINDS:
-            for connection in fleet.take(kind, per_kind):
-                answers, calls = await _refresh_and_use(fleet, connection)
-                asked += len(answers)
-                refused += sum(not answer.works for answer in answers)
-                extra = max(extra, calls - 1)
-    for kind in KINDS:
-        await fleet.witness.offset_clock(kind, 0)
-    counts = {"answers": asked}
-    return [
-        Promise.at_most("R8.expired", f"of {asked} tokens handed out expired or refused", refused, 0, counts=counts),
-        Promise.at_most("R8.extra", "extra refreshes of one connection at most", extra, 1),
-    ]
-
-
-async def _refresh_and_use(fleet: Fleet, connection: Connection) -> tuple[Sequence[Answer], int]:
-    """An expired token is replaced, and the new one is read at every process."""
-    await fleet.rows.run_out(connection)
-    urls = [*fleet.stack.api_urls, *fleet.stack.api_urls]
-    answers = [await fleet.ask(url, connection, promise="R8") for url in urls]
-    return answers, len(await fleet.witness.calls_of(connection.kind, connection.account))

@@ -17,10 +17,10 @@ _CONNECTIONS: Final = """
 SELECT id, user_id, provider, provider_account_id, token_version FROM integrations
 WHERE provider_account_id = ANY($1) ORDER BY user_id
 """
-# For a reader: expired, and yet issued within this hour, so that the hourly job leaves it alone.
+# For a reader: expired, and yet issued within this quarter of an hour, so that the refresh job leaves it alone.
 _RUN_OUT: Final = """
 UPDATE encrypted_tokens
-SET expires_at = now() - interval '1 second', issued_at = date_bin('1 hour', now(), 'epoch')
+SET expires_at = now() - interval '1 second', issued_at = date_bin('15 minutes', now(), 'epoch')
 WHERE kind = 'access' AND integration_id = ANY($1)
 """
 _MAKE_DUE: Final = """
@@ -29,14 +29,24 @@ SET expires_at = now() - interval '1 second', issued_at = now() - interval '90 m
 WHERE kind = 'access' AND integration_id = ANY($1)
 """
 _LEAVE_TO_READERS: Final = """
-UPDATE encrypted_tokens SET issued_at = date_bin('1 hour', now(), 'epoch')
+UPDATE encrypted_tokens SET issued_at = date_bin('15 minutes', now(), 'epoch')
 WHERE kind = 'access' AND integration_id = $1
 """
 _STATES: Final = """
 SELECT i.id, i.status, i.status_reason, i.token_version,
        (SELECT min(a.occurred_at) FROM audit_logs a
-        WHERE a.target_id = i.id::text AND a.action = 'integration.needs_reauth') AS flagged_at
+        WHERE a.target_id = i.id::text AND a.action = 'integration.needs_reauth') AS flagged_at,
+       CASE WHEN i.status = 'needs_reauth' AND i.status_reason = 'refresh_interrupted' THEN
+           (SELECT count(*) FROM integrations o
+            WHERE o.provider = i.provider AND o.status = i.status AND o.status_reason = i.status_reason
+              AND o.status_changed_at <= i.status_changed_at) END AS interrupted_number
 FROM integrations i WHERE i.id = ANY($1)
+"""
+_CLOCK_ERRORS: Final = """
+SELECT i.id, abs(extract(epoch FROM max(a.occurred_at) - i.last_refresh_at))::float8 AS seconds
+FROM integrations i
+JOIN audit_logs a ON a.target_id = i.id::text AND a.action = 'integration.token_refreshed'
+WHERE i.id = ANY($1) GROUP BY i.id
 """
 _UNSETTLED: Final = """
 SELECT count(*) FROM integrations
@@ -82,6 +92,8 @@ class State:
     token_version: int
     flagged_at: datetime | None
     """When the audit log says that the user was needed."""
+    interrupted_number: int | None = None
+    """The how many-th interrupted connection of its provider it is; None: it is none."""
 
 
 async def open_pool(stack: Stack) -> "asyncpg.Pool[asyncpg.Record]":
@@ -109,11 +121,11 @@ class Rows:
         await self._pool.execute(_RUN_OUT, _ids(connections))
 
     async def make_due(self, *connections: Connection) -> None:
-        """Their access tokens expire, and the hourly job is to renew them."""
+        """Their access tokens expire, and the refresh job is to renew them."""
         await self._pool.execute(_MAKE_DUE, _ids(connections))
 
     async def leave_to_readers(self, connection: Connection) -> None:
-        """The hourly job has nothing more to do with it."""
+        """The refresh job has nothing more to do with it."""
         await self._pool.execute(_LEAVE_TO_READERS, connection.id)
 
     async def end_cool_downs(self, *connections: Connection) -> None:
@@ -131,9 +143,15 @@ class Rows:
     async def states(self, connections: Iterable[Connection]) -> dict[UUID, State]:
         """By connection id."""
         return {
-            row["id"]: State(row["status"], row["status_reason"], row["token_version"], row["flagged_at"])
+            row["id"]: State(
+                row["status"], row["status_reason"], row["token_version"], row["flagged_at"], row["interrupted_number"]
+            )
             for row in await self._pool.fetch(_STATES, _ids(connections))
         }
+
+    async def clock_errors(self, connections: Iterable[Connection]) -> dict[UUID, float]:
+        """By connection id: how far the process that refreshed it last is from the database's time; seconds."""
+        return {row["id"]: row["seconds"] for row in await self._pool.fetch(_CLOCK_ERRORS, _ids(connections))}
 
     async def count_unsettled(self, connections: Iterable[Connection]) -> int:
         """How many have a refresh of which nobody knows how it ended."""

@@ -15,6 +15,7 @@ import httpx
 
 from benchmarks.chaos.connections import Connection, Rows, kinds_by_provider, open_pool
 from benchmarks.chaos.ledger import PROVIDER_FILE, Answer, Ledger, fingerprint
+from benchmarks.chaos.meter import Meter, metering
 from benchmarks.chaos.witness import Witness
 from benchmarks.errors import BenchmarkError
 from benchmarks.seeding import Granted
@@ -27,7 +28,7 @@ from services.user_management.enums import JobName
 
 SCOPES: Final = ["openid", "email", "offline_access", "calendar.read"]
 TOKEN_LIFE_SECONDS: Final = 86_400
-"""Longer than the hourly job looks ahead: it renews what a scenario makes due and nothing else."""
+"""Longer than the refresh job looks ahead: it renews what a scenario makes due and nothing else."""
 ENVIRONMENT: Final = {
     "DRAIN_DELAY_SECONDS": "1",
     "LIMITS_INTERNAL": "1000000/1",
@@ -36,7 +37,7 @@ ENVIRONMENT: Final = {
     "REFRESH_SPREAD_SECONDS": "0",
 }
 ORDERED_JOBS: Final = {
-    JobName.REFRESH_DUE_TOKENS: timedelta(hours=1),
+    JobName.REFRESH_DUE_TOKENS: timedelta(minutes=15),
     JobName.CHECK_INTEGRATIONS: timedelta(minutes=15),
     JobName.RECONCILE_CLERK: timedelta(days=1),
 }
@@ -57,6 +58,7 @@ class Fleet:
     witness: Witness
     rows: Rows
     ledger: Ledger
+    meter: Meter
     unused: dict[Kind, list[Connection]] = field(default_factory=dict)
     users: int = 0
     """Made so far."""
@@ -180,7 +182,8 @@ async def fleet_in(
             )
             pool = await open_pool(stack)
             exits.push_async_callback(pool.close)
-            fleet = Fleet(stack, folder, client, Witness(browser), Rows(pool), ledger)
+            meter = await exits.enter_async_context(metering(client, stack.api_urls))
+            fleet = Fleet(stack, folder, client, Witness(browser), Rows(pool), ledger, meter)
             for job, period in ORDERED_JOBS.items():
                 await fleet.rows.mark_slots_done(job, period)
             for kind in KINDS:

@@ -175,7 +175,7 @@ def _start_worker(fleet: Fleet, stack: ExitStack, kills: Sequence[Kill]) -> Work
 
 
 async def _kill_worker(fleet: Fleet, worker: Worker, kill: Kill) -> Killed:
-    """Have the worker run the hourly job, to which exactly one connection is due."""
+    """Have the worker run the refresh job, to which exactly one connection is due."""
     (connection,) = fleet.take(kill.kind)
     dead = None
     for _ in range(_AIMS):
@@ -198,7 +198,7 @@ async def _kill_worker(fleet: Fleet, worker: Worker, kill: Kill) -> Killed:
 
 
 async def _nobody_dies(fleet: Fleet, kill: Kill) -> bool:
-    """Whether the hourly job came to its end, past the failpoint that was to end it."""
+    """Whether the refresh job came to its end, past the failpoint that was to end it."""
     return kill.point is not None and await fleet.rows.slot_is_done(JobName.REFRESH_DUE_TOKENS)
 
 

@@ -1,11 +1,13 @@
 """`python -m benchmarks.chaos.naive web|worker …`: the service with the refresher that everybody writes first.
 
 No lease: whoever finds a token stale asks the provider, and leaves no trace of having asked. No fence: whoever comes
-last is stored. No single flight: two callers in one process are two calls. Everything else is the product's own code.
+last is stored. No single flight: two callers in one process are two calls. A token runs out by the process's own wall
+clock. Everything else is the product's own code.
 A chaos run that does not fail on this can tell nothing about the product.
 """
 
 import sys
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,15 +17,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.context import RequestContext, current_context
 from services.user_management.core.principal import system
+from services.user_management.integrations.oauth_client import TokenGrant
 from services.user_management.main import main as run_web
 from services.user_management.queries import token_refresh
 from services.user_management.queries.token_refresh import Advanced, Claim, DueRefresh
+from services.user_management.services.token_service import refresh_attempt
 from services.user_management.services.token_service.refresh import TokenRefresher
 from services.user_management.services.token_service.refresh_attempt import RefreshResult
+from services.user_management.services.token_service.storage import store_tokens
+from services.user_management.services.vault_service import VaultService
+from services.user_management.unit_of_work import UnitOfWork
 
 _FORGET_LEASE: Final = sa.text("""
 UPDATE integrations SET refresh_lease_owner = NULL, refresh_lease_until = NULL, refresh_attempts = 0 WHERE id = :id
 RETURNING token_version
+""")
+_EXPIRE_BY_THE_WALL: Final = sa.text("""
+UPDATE encrypted_tokens SET expires_at = :expires_at WHERE integration_id = :id AND kind = 'access'
 """)
 _claim_with_lease: Final = token_refresh.claim
 _advance_behind_fence: Final = token_refresh.advance
@@ -45,6 +55,16 @@ async def advance_without_fence(
     return await _advance_behind_fence(connection, integration_id=integration_id, token_version=current, **changes)
 
 
+async def store_by_the_wall(
+    uow: UnitOfWork, vault: VaultService, grant: TokenGrant, *, integration_id: UUID, **owner: Any
+) -> None:
+    """`now() + expires_in`, as this machine's clock has it."""
+    await store_tokens(uow, vault, grant, integration_id=integration_id, **owner)
+    if grant.lifetime_seconds is not None:
+        expires_at = uow.clock.now() + timedelta(seconds=grant.lifetime_seconds)
+        await uow.connection.execute(_EXPIRE_BY_THE_WALL, {"id": integration_id, "expires_at": expires_at})
+
+
 async def refresh_alone(self: TokenRefresher, integration_id: UUID, token_version: int) -> RefreshResult:
     """Every caller for itself."""
     context = RequestContext(request_id=current_context().request_id, actor=system("token_refresh"))
@@ -61,6 +81,7 @@ def main() -> None:
     """Take the safeguards away, then run the ordinary process."""
     token_refresh.claim = claim_without_lease
     token_refresh.advance = advance_without_fence
+    vars(refresh_attempt)["store_tokens"] = store_by_the_wall
     TokenRefresher.refresh = refresh_alone  # type: ignore[method-assign] # the point of this module
     process = sys.argv.pop(1)
     if process == "web":

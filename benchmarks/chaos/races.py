@@ -49,7 +49,7 @@ async def race(fleet: Fleet, rounds: int) -> list[Promise]:
 
 
 async def _race_once(fleet: Fleet, connection: Connection, workers: tuple[Worker, Worker]) -> list[Answer]:
-    """The hourly job sees it as due, the sweeper as left behind by a dead process, the readers as expired."""
+    """The refresh job sees it as due, the sweeper as left behind by a dead process, the readers as expired."""
     await fleet.rows.make_due(connection)
     await fleet.rows.leave_unsettled(connection)
     for job in JOBS:

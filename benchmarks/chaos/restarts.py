@@ -1,4 +1,4 @@
-"""R3: the APIs are restarted one after the other, as a deployment does it, while siblings ask for tokens."""
+"""R3: APIs and worker are restarted one after the other, as a deployment does it, while siblings ask for tokens."""
 
 import asyncio
 import random
@@ -12,35 +12,51 @@ from benchmarks.chaos.aftermath import renewed
 from benchmarks.chaos.connections import Connection
 from benchmarks.chaos.fleet import Fleet
 from benchmarks.chaos.ledger import Answer, fingerprint
+from benchmarks.chaos.waiting import until
 from benchmarks.report import Promise
 from services.auth_client import AsyncTokenClient, ClientOptions, TokenError
 from services.sandbox.providers import KINDS, provider_name
+from services.user_management.enums import JobName
 
-PER_KIND: Final = 3
+PER_KIND: Final = 6
+"""Half of them for readers, half for the worker."""
 CALLERS: Final = 6
 PROVIDER_SECONDS: Final = 0.5
 """Long enough that some refresh is always under way when a process is told to end."""
 EXPIRY_SECONDS: Final = 0.3
 """Between two connections that expire."""
-_WEB: Final = ("web", "web-2")
+WORKER: Final = "worker"
+PROCESSES: Final = ("web", WORKER, "web-2")
+"""In this order."""
+_BUSY_WITHIN_SECONDS: Final = 20.0
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 class Balancer(httpx.AsyncBaseTransport):
-    """What stands before several processes: a refused or broken connection is tried again at the other one."""
+    """What stands before several processes: a refused connection is tried at the other one.
 
-    def __init__(self, ports: Sequence[int]) -> None:
+    A request that was sent is nobody else's: a balancer cannot know what a POST has done. Whoever resets or ends the
+    connection then has dropped it, and it is counted.
+    """
+
+    def __init__(self, ports: Sequence[int], transport: httpx.AsyncBaseTransport) -> None:
+        self.dropped: list[str] = []
+        """What the dropped requests ended with."""
         self._ports = list(ports)
-        self._transport = httpx.AsyncHTTPTransport()
+        self._transport = transport
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """At the process that answered last; the others follow. Raises httpx.TransportError when none answers."""
+        """At the process that answered last; the others follow. Raises httpx.TransportError."""
         for port in list(self._ports):
             request.url = request.url.copy_with(port=port)
             try:
                 return await self._transport.handle_async_request(request)
-            except httpx.TransportError as error:
+            except _NOT_SENT as error:
                 failure = error
-                self._ports.append(self._ports.pop(0))
+            except httpx.TransportError as error:
+                self.dropped.append(f"{port}: {error!r}")
+                raise
+            self._ports.append(self._ports.pop(0))
         raise failure
 
     async def aclose(self) -> None:
@@ -50,33 +66,63 @@ class Balancer(httpx.AsyncBaseTransport):
 
 async def roll(fleet: Fleet, restarts: int, *, every_seconds: float, chance: random.Random) -> list[Promise]:
     """Restart `restarts` processes in turn. The callers use the client that siblings use, and nothing else."""
-    connections = [connection for kind in KINDS for connection in fleet.take(kind, PER_KIND)]
+    read, worked = ([one for kind in KINDS for one in fleet.take(kind, PER_KIND // 2)] for _ in range(2))
     for kind in KINDS:
         await fleet.witness.change(kind, delay_seconds=PROVIDER_SECONDS)
     over = asyncio.Event()
-    load = asyncio.create_task(_load(fleet, connections, chance, over))
-    for number in range(restarts):
-        name = _WEB[number % len(_WEB)]
-        began = asyncio.get_running_loop().time()
-        await asyncio.to_thread(fleet.stack.kill, name, signal.SIGTERM)
-        await asyncio.to_thread(fleet.stack.start_process, name)
-        took = asyncio.get_running_loop().time() - began
-        await asyncio.sleep(max(0.0, every_seconds - took))
+    ports = [int(url.rpartition(":")[2]) for url in fleet.stack.api_urls]
+    balancer = Balancer(ports, httpx.AsyncHTTPTransport())
+    load = asyncio.create_task(_load(fleet, read, chance, balancer=balancer, over=over))
+    names = [PROCESSES[number % len(PROCESSES)] for number in range(restarts)]
+    under_way = 0
+    for name in names:
+        next_at = asyncio.get_running_loop().time() + every_seconds
+        if name == WORKER:
+            under_way += await _busy(fleet, worked)
+        await _restart(fleet, name)
+        await asyncio.sleep(max(0.0, next_at - asyncio.get_running_loop().time()))
     over.set()
     answers = await load
     for kind in KINDS:
         await fleet.witness.change(kind, delay_seconds=0)
+    for failure in balancer.dropped:
+        fleet.ledger.note("dropped", failure=failure)
+    connections = [*read, *worked]
     lost = sum(not answer.works for answer in await renewed(fleet, connections, promise="R3"))
     counts = {"restarts": restarts, "requests": len(answers), "refreshes": sum(one.refreshed for one in answers)}
+    of_workers = names.count(WORKER)
     return [
         Promise.at_most("R3.lost", f"of {len(connections)} connections lost", lost, 0, counts=counts),
         Promise.at_most("R3.unserved", f"of {len(answers)} requests unserved", sum(not it.works for it in answers), 0),
-        Promise.at_least("R3.refreshes", "requests that waited for a refresh", counts["refreshes"], restarts),
+        Promise.at_most("R3.dropped", "requests dropped after they were sent", len(balancer.dropped), 0),
+        Promise.at_least(
+            "R3.refreshes", "requests that waited for a refresh", counts["refreshes"], restarts - of_workers
+        ),
+        Promise.at_least(
+            "R3.worker_refreshes", f"under way in {of_workers} workers told to end", under_way, of_workers
+        ),
     ]
 
 
+async def _restart(fleet: Fleet, name: str) -> None:
+    await asyncio.to_thread(fleet.stack.kill, name, signal.SIGTERM)
+    await asyncio.to_thread(fleet.stack.start_process, name)
+
+
+async def _busy(fleet: Fleet, connections: Sequence[Connection]) -> int:
+    """Give the worker these to refresh; how many of them it has begun with when the provider is at its first."""
+    await fleet.rows.make_due(*connections)
+    await fleet.rows.free_slot(JobName.REFRESH_DUE_TOKENS)
+
+    async def has_begun() -> bool:
+        return await fleet.rows.count_unsettled(connections) > 0
+
+    await until(has_begun, seconds=_BUSY_WITHIN_SECONDS)
+    return await fleet.rows.count_unsettled(connections)
+
+
 async def _load(
-    fleet: Fleet, connections: Sequence[Connection], chance: random.Random, over: asyncio.Event
+    fleet: Fleet, connections: Sequence[Connection], chance: random.Random, *, balancer: Balancer, over: asyncio.Event
 ) -> list[Answer]:
     """Callers without a pause, and connections that expire under them, until it is `over`."""
     answers: list[Answer] = []
@@ -91,8 +137,7 @@ async def _load(
             answers.append(await _ask(fleet, client, chance.choice(connections)))
             await asyncio.sleep(0.01)
 
-    transport = Balancer([int(url.rpartition(":")[2]) for url in fleet.stack.api_urls])
-    async with httpx.AsyncClient(transport=transport) as http:
+    async with httpx.AsyncClient(transport=balancer) as http:
         options = ClientOptions(max_reuse_seconds=0)
         client = AsyncTokenClient(fleet.stack.api_url, fleet.stack.service_key, http=http, options=options)
         await asyncio.gather(expire(), *(call(client) for _ in range(CALLERS)))

@@ -33,6 +33,8 @@ class Evidence:
     """When everything had settled, before anybody asked."""
     calls: Sequence[Call]
     """Of its account, at the provider, until everything had settled."""
+    metered_at: datetime | None = None
+    """When a scrape of the metrics first counted it as interrupted."""
 
     @property
     def works(self) -> bool:
@@ -62,6 +64,13 @@ class Evidence:
         """From the kill to the row in the audit log."""
         flagged_at = self.state.flagged_at
         return 0.0 if flagged_at is None else (flagged_at - self.harmed_at).total_seconds()
+
+    @property
+    def is_unmetered(self) -> bool:
+        """Its user is needed because of the kill, and whoever watches the metrics was not told in time."""
+        if not self.is_flagged:
+            return False
+        return self.metered_at is None or (self.metered_at - self.harmed_at).total_seconds() > FLAGGED_WITHIN_SECONDS
 
     @property
     def is_left_active(self) -> bool:
@@ -104,6 +113,12 @@ def judge(
         ),
         Promise.at_most(f"{name}.lost_in_silence", "lost and not flagged refresh_interrupted", len(silent), 0),
         Promise.at_most(f"{name}.flagged_after", "s until the last was flagged", slowest, FLAGGED_WITHIN_SECONDS),
+        Promise.at_most(
+            f"{name}.unmetered",
+            f"of {sum(one.is_flagged for one in evidence)} interrupted not in the metric within a minute",
+            sum(one.is_unmetered for one in evidence),
+            0,
+        ),
         Promise.at_most(
             f"{name}.left_active", "shown as working, not working", sum(one.is_left_active for one in evidence), 0
         ),

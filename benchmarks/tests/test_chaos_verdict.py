@@ -30,7 +30,8 @@ def kept(kind: Kind) -> Evidence:
 
 def lost(kind: Kind, state: State = FLAGGED, calls: tuple[Call, ...] = (STORED, REFUSED_CALL)) -> Evidence:
     """One that does not work."""
-    return replace(kept(kind), answer=REFUSED, state=state, calls=calls)
+    metered_at = KILLED_AT + timedelta(seconds=45)
+    return replace(kept(kind), answer=REFUSED, state=state, calls=calls, metered_at=metered_at)
 
 
 def broken(*evidence: Evidence, kills: int = 100) -> set[str]:
@@ -85,3 +86,11 @@ def test_verdict_on_an_answer_that_is_no_fresh_good_token_calls_it_lost(answer: 
 
 def test_verdict_on_kills_that_did_not_happen_breaks_their_promise() -> None:
     assert broken(kept("static"), kills=98) == {"kills"}
+
+
+def test_verdict_on_an_interrupted_connection_that_no_metric_shows_calls_it_unmetered() -> None:
+    assert broken(replace(lost("strict"), metered_at=None)) == {"unmetered"}
+
+
+def test_verdict_on_an_interrupted_connection_that_a_metric_shows_too_late_calls_it_unmetered() -> None:
+    assert broken(replace(lost("strict"), metered_at=KILLED_AT + timedelta(seconds=61))) == {"unmetered"}

@@ -9,12 +9,12 @@ import structlog
 from sqlalchemy.exc import ProgrammingError
 
 from services.user_management.core import failpoints
-from services.user_management.core.clock import Clock, SystemClock
+from services.user_management.core.clock import Clock, OffsetClock, SystemClock
 from services.user_management.database import Database, is_schema_missing, is_unavailable
 from services.user_management.exceptions import StartupError
 from services.user_management.http_client import HttpClient, create_http_client, fetch_json
 from services.user_management.integrations.oauth_client import OAuthClient
-from services.user_management.integrations.oauth_config import BUILT_IN, ProviderRegistry, Registration, load_providers
+from services.user_management.integrations.oauth_config import configured_providers
 from services.user_management.integrations.webhook_sender import WebhookSender
 from services.user_management.integrations.webhook_target import WebhookTargets
 from services.user_management.rate_limiter import RateLimits
@@ -34,6 +34,7 @@ from services.user_management.services.integration_health_service import (
     ScopeEnforcement,
 )
 from services.user_management.services.integration_service import (
+    Confirmations,
     ConnectFlows,
     ConnectPolicy,
     IntegrationService,
@@ -42,6 +43,7 @@ from services.user_management.services.integration_service import (
 from services.user_management.services.integration_status_service import IntegrationStatusTracker
 from services.user_management.services.job_service import JobService
 from services.user_management.services.key_rotation_service import KeyRotationService
+from services.user_management.services.metrics_service import MetricsService
 from services.user_management.services.outbox_service import OutboxPolicy, OutboxService
 from services.user_management.services.preferences_service import PreferencesManager
 from services.user_management.services.reconnect_links import ReconnectLinks
@@ -93,10 +95,12 @@ class Container:
 
         `http` replaces the network; `is_stopping` tells a worker's child that its parent is about to end.
         """
+        own_clock: Clock = SystemClock()
         if settings.environment is Environment.TEST:
             failpoints.arm(settings.failpoint)
+            own_clock = OffsetClock(own_clock, settings.clock_offset_seconds)
         self.settings = settings
-        self.clock = clock or SystemClock()
+        self.clock = clock or own_clock
         self.http = http or create_http_client()
         # Of its own, so that sign-in does not wait behind calls to a provider that hangs.
         self.issuer_http = http or create_http_client()
@@ -107,16 +111,8 @@ class Container:
         self.rate_limits = RateLimits(self._counting_redis, settings.limits.policies(), self.clock)
         self.unit_of_work = unit_of_work_factory(self.clock)
         self.signer = Signer(settings.signing.secret.get_secret_value().split())
-        self.providers = _providers(settings)
-        self.signing_keys = self._signing_keys()
-        self.sessions = SessionVerifier(
-            self.signing_keys,
-            issuer=settings.clerk.issuer,
-            authorized_parties=settings.clerk.authorized_parties,
-            clock=self.clock,
-            allow_missing_azp=settings.clerk.allow_missing_azp,
-        )
-        self.webhook_verifier = WebhookVerifier(settings.clerk.webhook_signing_secret.get_secret_value().split())
+        self.providers = configured_providers(settings)
+        self._build_verifiers()
         self.vault = VaultService(
             load_keys=lambda: _encryption(settings), unit_of_work=self.unit_of_work, clock=self.clock
         )
@@ -130,8 +126,21 @@ class Container:
         self._build_upkeep()
         self._build_checks()
         self._build_webhooks()
+        self.metrics = MetricsService(self.database, self.providers)
         self.health = HealthService(self.database, self.redis, lambda: self.rate_limits.degraded)
         self._drain_ends: float | None = None
+
+    def _build_verifiers(self) -> None:
+        """Who signs what we are told."""
+        self.signing_keys = self._signing_keys()
+        self.sessions = SessionVerifier(
+            self.signing_keys,
+            issuer=self.settings.clerk.issuer,
+            authorized_parties=self.settings.clerk.authorized_parties,
+            clock=self.clock,
+            allow_missing_azp=self.settings.clerk.allow_missing_azp,
+        )
+        self.webhook_verifier = WebhookVerifier(self.settings.clerk.webhook_signing_secret.get_secret_value().split())
 
     def _build_tokens(self) -> None:
         """Handing out tokens, and replacing them."""
@@ -182,8 +191,6 @@ class Container:
             providers=self.providers,
             oauth=self._oauth,
             vault=self.vault,
-            status=self._status,
-            integrations=self.integrations,
             signer=self.signer,
             policy=ConnectPolicy(
                 self.settings.public_url,
@@ -191,6 +198,15 @@ class Container:
                 tuple(self.settings.frontend.redirect_uris),
             ),
             clock=self.clock,
+        )
+        self.confirmations = Confirmations(
+            unit_of_work=self.unit_of_work,
+            providers=self.providers,
+            oauth=self._oauth,
+            vault=self.vault,
+            status=self._status,
+            integrations=self.integrations,
+            signer=self.signer,
         )
         self.revocations = RevocationService(
             unit_of_work=self.unit_of_work,
@@ -281,7 +297,6 @@ class Container:
                 clock=self.clock,
             ),
             scopes=ScopeEnforcement(
-                database=self.database,
                 unit_of_work=self.unit_of_work,
                 providers=self.providers,
                 status=self._status,
@@ -374,20 +389,6 @@ class Container:
         if clerk.jwt_key is not None:
             return PinnedKey(clerk.jwt_key)
         return RemoteKeySet(lambda: fetch_json(self.issuer_http, clerk.keys_url), self.clock)
-
-
-def _providers(settings: Settings) -> ProviderRegistry:
-    folders = [BUILT_IN] + ([settings.providers.dir] if settings.providers.dir else [])
-    clients = {
-        name: Registration(client.client_id, client.client_secret, client.parameters)
-        for name, client in settings.oauth.clients.items()
-    }
-    registry = load_providers(folders, clients)
-    if settings.is_production:
-        for provider in registry:
-            if any(not url.startswith("https://") for url in provider.config.urls()):
-                raise StartupError(f"PROVIDERS_DIR: provider {provider.name} has an endpoint that is not https")
-    return registry
 
 
 def _encryption(settings: Settings) -> TokenEncryption:

@@ -21,8 +21,9 @@ from services.user_management.settings import DatabaseGroup
 
 UNAVAILABLE: Final = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)
 """What the driver raises when Postgres is away; each means "nothing happened or nothing is known", so 503."""
-_UNAVAILABLE_SQLSTATES: Final = ("08", "53", "57P")
-"""Connection exceptions, insufficient resources (disk full included), operator intervention."""
+_UNAVAILABLE_SQLSTATES: Final = ("08", "53", "57P", "40P01", "40001")
+"""Connection exceptions, insufficient resources (disk full included), operator intervention; and a transaction that was
+given up for the sake of another one (deadlock, serialization failure), of which nothing happened."""
 
 UNDEFINED_TABLE: Final = "42P01"
 """SQLSTATE of a missing table."""
@@ -167,7 +168,7 @@ class Database:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether `error` means that Postgres is away, rather than that a statement is wrong."""
+    """Whether `error` means that Postgres is away or gave way to others, rather than that a statement is wrong."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     cause = getattr(error, "orig", None) or error

@@ -114,6 +114,20 @@ class ReauthReason(StrEnum):
     """The user, or their administrator, took the consent back there. Goes with the status `revoked`."""
 
 
+class RefreshEnd(StrEnum):
+    """How a refresh ended, as it is counted. Where there is no token to refresh with, there is no refresh."""
+
+    REFRESHED = "refreshed"
+    REAUTH = "reauth"
+    REVOKED = "revoked"
+    OPERATOR = "operator"
+    """Our client is refused, or a key is missing."""
+    TRANSIENT = "transient"
+    UNKNOWN = "unknown"
+    INTERRUPTED = "interrupted"
+    """Refused after an earlier one whose answer nobody could store."""
+
+
 class ProviderErrorKind(StrEnum):
     """Who has to act on a provider's refusal."""
 
@@ -144,9 +158,10 @@ class RevocationState(StrEnum):
     PENDING = "pending"
     DONE = "done"
     SUPERSEDED = "superseded"
-    """The same account was connected again, and revoking would end the new grant too."""
+    """The same account is connected again, by this user or another, and revoking would end that grant too."""
     IMPOSSIBLE = "impossible"
-    """The provider has no way to revoke, or the token cannot be read."""
+    """The provider has no way to revoke, or we have no token that it would take: unreadable, or run out with nothing to
+    renew it."""
     GIVEN_UP = "given_up"
 
 
@@ -161,7 +176,7 @@ class DeliveryState(StrEnum):
     PENDING = "pending"
     DELIVERED = "delivered"
     FAILED = "failed"
-    """All attempts were used, or the subscription was disabled."""
+    """All attempts were used."""
 
 
 class EventType(StrEnum):

@@ -1,8 +1,13 @@
 """Our Prometheus metrics, in a registry of their own: the default one is everybody's who is imported."""
 
+from collections.abc import Iterator, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from services.user_management.core.connection_counts import ConnectionCount, ConnectionCounter
 
 REGISTRY: Final = CollectorRegistry()
 
@@ -20,3 +25,54 @@ PROVIDER_BREAKER_OPEN: Final = Gauge(
     labelnames=["provider"],
     registry=REGISTRY,
 )
+
+_CONNECTION_FAMILIES: Final = {
+    ConnectionCounter.TRANSITION: (
+        "connection_transitions",
+        "Changes of a connection's status, by all processes",
+        ("provider", "status", "reason"),
+    ),
+    ConnectionCounter.REFRESH: (
+        "refreshes",
+        "Refreshes that ended, by all processes; an outcome is counted when it is kept",
+        ("provider", "outcome"),
+    ),
+    ConnectionCounter.MISCONFIGURED: (
+        "provider_misconfigured",
+        "How often a provider refused our client, seen by any process",
+        ("provider",),
+    ),
+}
+"""Name, help and labels, which are those of `ConnectionCount` in its order."""
+
+
+class ConnectionCounters(Collector):
+    """The counters of connections that lie in Postgres, as they were last read."""
+
+    def __init__(self) -> None:
+        self.is_current = False
+        self._totals: Mapping[ConnectionCount, int] | None = None
+
+    def show(self, totals: Mapping[ConnectionCount, int]) -> None:
+        """They have just been read."""
+        self._totals = totals
+        self.is_current = True
+
+    def collect(self) -> Iterator[Metric]:
+        """The families. Without figures there are none: a counter that falls to 0 would be taken for a restart."""
+        yield GaugeMetricFamily(
+            "user_management_connection_counters_current",
+            "0 while Postgres does not answer and the counters of connections are older than this scrape",
+            value=float(self.is_current),
+        )
+        if self._totals is None:
+            return
+        families = {
+            counter: CounterMetricFamily(f"user_management_{name}", text, labels=labels)
+            for counter, (name, text, labels) in _CONNECTION_FAMILIES.items()
+        }
+        for count, total in self._totals.items():
+            _, _, labels = _CONNECTION_FAMILIES[count.counter]
+            values = [count.provider, count.outcome, count.reason]
+            families[count.counter].add_metric(values[: len(labels)], total)
+        yield from families.values()

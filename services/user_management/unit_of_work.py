@@ -1,5 +1,6 @@
-"""One transaction: the change, its audit rows and its outbox rows live or die together."""
+"""One transaction: the change, its audit rows, its outbox rows and its counters live or die together."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -9,11 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.clock import Clock
+from services.user_management.core.connection_counts import ConnectionCount
 from services.user_management.core.context import current_context
 from services.user_management.core.ids import uuid7
 from services.user_management.database import ormar_database
 from services.user_management.enums import EventType
 from services.user_management.models import AuditDetail, AuditLog, OutboxEvent
+from services.user_management.queries import connection_counter
 
 Kept = TypeVar("Kept", bound=Exception)
 Rows = list[dict[str, Any]]
@@ -29,6 +32,7 @@ class UnitOfWork:
     _audit_rows: Rows = field(default_factory=list)
     _detail_rows: Rows = field(default_factory=list)
     _outbox_rows: Rows = field(default_factory=list)
+    _counts: list[ConnectionCount] = field(default_factory=list)
 
     def audit(
         self, action: str, *, target: tuple[str, str], user_id: str | None, changes: Mapping[str, Any] | None = None
@@ -67,10 +71,14 @@ class UnitOfWork:
             }
         )
 
+    def count(self, counted: ConnectionCount) -> None:
+        """Raise a counter that `/metrics` shows, if this transaction is committed."""
+        self._counts.append(counted)
+
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         """Undo the block, its audit and its events too, if it raises; the rest of the transaction stays good."""
-        collected = (self._audit_rows, self._detail_rows, self._outbox_rows)
+        collected: tuple[list[Any], ...] = (self._audit_rows, self._detail_rows, self._outbox_rows, self._counts)
         lengths = [len(rows) for rows in collected]
         try:
             async with ormar_database.transaction():
@@ -98,6 +106,8 @@ class UnitOfWork:
         ):
             if rows:
                 await self.connection.execute(sa.insert(model.ormar_config.table), rows)
+        if self._counts:
+            await connection_counter.add(self.connection, Counter(self._counts))
 
 
 class UnitOfWorkFactory(Protocol):

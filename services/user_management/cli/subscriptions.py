@@ -13,8 +13,11 @@ from services.user_management.container import Container
 from services.user_management.core.pagination import MAX_LIMIT
 from services.user_management.core.principal import system
 from services.user_management.enums import SubscriptionStatus
-from services.user_management.queries.webhook_delivery import ReplayFilter
-from services.user_management.schemas.webhook_subscription import SubscriptionResponse, SubscriptionUpdate
+from services.user_management.schemas.webhook_subscription import (
+    ReplayRequest,
+    SubscriptionResponse,
+    SubscriptionUpdate,
+)
 
 OPERATOR: Final = system("cli")
 DELIVERIES_SHOWN: Final = 20
@@ -60,7 +63,7 @@ def replay(  # noqa: PLR0917 - typer passes by name
     """Send deliveries again, whatever became of them, under their old ids."""
     if failed == any((since, until, event)):
         raise typer.BadParameter("give --failed, or at least one of --since, --until and --event")
-    wanted = ReplayFilter(since=_utc(since), until=_utc(until), event_ids=event or None)
+    wanted = ReplayRequest(since=_utc(since), until=_utc(until), event_ids=event or None)
     replayed = run(lambda container: container.webhook_subscriptions.replay(OPERATOR, subscription_id, wanted))
     print(f"{replayed.queued} delivery(ies) queued.", file=sys.stderr)
     if replayed.next_since is not None:

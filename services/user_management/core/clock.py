@@ -1,7 +1,7 @@
 """Time as a dependency, so that tests can move it wherever a decision depends on it."""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 
@@ -23,3 +23,22 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+
+class OffsetClock:
+    """Another clock whose wall time is wrong, as that of a machine that has lost its time server."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._offset = timedelta(seconds=seconds)
+
+    def now(self) -> datetime:
+        return self._clock.now() + self._offset
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+
+def milliseconds(moment: datetime | None) -> int:
+    """Unix time; 0 for none. Part of entity tags."""
+    return 0 if moment is None else int(moment.timestamp() * 1000)

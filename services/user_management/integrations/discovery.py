@@ -35,6 +35,8 @@ class Endpoints:
     userinfo: str | None
     jwks: str | None
     revocation: Revocation | None
+    answers_iss: bool
+    """The authorization answer always names its issuer (RFC 9207 section 3)."""
 
 
 @dataclass(slots=True)
@@ -69,7 +71,19 @@ class Discovery:
             userinfo=config.userinfo_endpoint or document.get("userinfo_endpoint"),
             jwks=config.jwks_uri or document.get("jwks_uri"),
             revocation=revocation,
+            answers_iss=config.answers_iss or document.get("authorization_response_iss_parameter_supported") is True,
         )
+
+    async def answers_iss(self, config: ProviderConfig) -> bool:
+        """Whether an authorization answer without `iss` is to be refused, by the file or by the document. One that
+        cannot be had promises nothing: who comes back from consenting is not turned away for it."""
+        if config.answers_iss or not config.discovery:
+            return config.answers_iss
+        try:
+            return (await self.endpoints(config)).answers_iss
+        except ProviderCallError as error:
+            log.warning("discovery.issuer_unchecked", provider=config.name, reason=error.code)
+            return False
 
     async def _document(self, config: ProviderConfig) -> Mapping[str, Any]:
         known = self._published.setdefault(config.issuer, _Published())

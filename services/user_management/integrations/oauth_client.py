@@ -95,6 +95,10 @@ class OAuthClient:
             parameters[config.login_hint_parameter] = login_hint
         return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(parameters, quote_via=quote)}"
 
+    async def answers_iss(self, provider: Provider) -> bool:
+        """Whether this provider's authorization answers always name their issuer (RFC 9207)."""
+        return await self._discovery.answers_iss(provider.config)
+
     async def exchange_code(
         self, provider: Provider, *, code: str, redirect_uri: str, code_verifier: str | None
     ) -> TokenGrant:

@@ -22,6 +22,7 @@ from services.user_management.exceptions import StartupError, UnknownProviderErr
 from services.user_management.integrations.provider_checks import contradictions
 from services.user_management.integrations.provider_config import ProviderConfig
 from services.user_management.integrations.provider_file import read_toml, refuse
+from services.user_management.settings import Settings
 
 __all__ = [
     "BUILT_IN",
@@ -76,6 +77,21 @@ class ProviderRegistry:
 
     def __iter__(self) -> Iterator[Provider]:
         return iter(sorted(self._providers.values(), key=lambda provider: provider.name))
+
+
+def configured_providers(settings: Settings) -> ProviderRegistry:
+    """The built-in providers and the operator's own, as far as there are clients for them. Raises StartupError."""
+    folders = [BUILT_IN] + ([settings.providers.dir] if settings.providers.dir else [])
+    clients = {
+        name: Registration(client.client_id, client.client_secret, client.parameters)
+        for name, client in settings.oauth.clients.items()
+    }
+    registry = load_providers(folders, clients)
+    if settings.is_production:
+        for provider in registry:
+            if any(not url.startswith("https://") for url in provider.config.urls()):
+                raise StartupError(f"PROVIDERS_DIR: provider {provider.name} has an endpoint that is not https")
+    return registry
 
 
 def load_providers(folders: Iterable[Path], clients: Mapping[str, Registration]) -> ProviderRegistry:

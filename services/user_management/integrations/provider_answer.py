@@ -4,13 +4,18 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any, Final
 
 from services.user_management.enums import ProviderErrorKind
 from services.user_management.integrations.provider_config import ProviderConfig
-from services.user_management.integrations.provider_errors import ProviderCallError, error_code, is_error_code
+from services.user_management.integrations.provider_errors import (
+    RATE_LIMITED,
+    ProviderCallError,
+    error_code,
+    is_error_code,
+)
+from services.user_management.utils.retry_after import read_retry_after
 from services.user_management.utils.strict_json import storable
 
 _MAX_DESCRIPTION_CHARACTERS: Final = 4096
@@ -39,18 +44,29 @@ class Answer:
         document = self.json()
         return document if isinstance(document, dict) else {}
 
+    @property
+    def is_rate_limit(self) -> bool:
+        """429, or GitHub's way of saying it: 403 with the time to wait, or with nothing left of the quota."""
+        return self.status == 429 or (self.status == 403 and ("retry-after" in self.headers or self._is_used_up))
+
+    @property
+    def is_later(self) -> bool:
+        """The provider, as it is now, cannot serve us: too many calls, or its own trouble."""
+        return self.is_rate_limit or self.status >= 500
+
     def retry_after(self) -> float | None:
-        """Seconds, from either form of the header (RFC 9110 section 10.2.3)."""
-        text = self.headers.get("retry-after", "").strip()
-        if text.isascii() and text.isdecimal() and len(text) < 10:
-            return float(text)
-        try:
-            moment = parsedate_to_datetime(text)
-        except (ValueError, OverflowError):
-            return None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return max(0.0, (moment - self.received_at).total_seconds())
+        """Seconds, from `Retry-After`, or from when a quota that is used up begins anew (GitHub, epoch seconds)."""
+        wanted = read_retry_after(self.headers.get("retry-after", ""), self.received_at)
+        if wanted is not None or not self._is_used_up:
+            return wanted
+        reset = self.headers.get("x-ratelimit-reset", "")
+        seconds = float(reset) - self.received_at.timestamp() if re.fullmatch("[0-9]{1,10}", reset) else 0.0
+        # One that is over is a slip, or another unit: no reason to ask again at once.
+        return seconds if seconds > 0 else None
+
+    @property
+    def _is_used_up(self) -> bool:
+        return self.headers.get("x-ratelimit-remaining") == "0"
 
 
 def first_member(document: Mapping[str, Any], paths: Iterable[str]) -> Any:
@@ -67,10 +83,11 @@ def refusal(config: ProviderConfig, answer: Answer) -> ProviderCallError:
     """What an answer without the thing that was asked for means."""
     document = answer.members()
     code = document.get("error")
-    if answer.status == 429 or answer.status >= 500:
+    if answer.is_later:
+        unnamed = RATE_LIMITED if answer.status == 403 else f"http_{answer.status}"
         return ProviderCallError(
             ProviderErrorKind.TRANSIENT,
-            error_code(code) if isinstance(code, str) else f"http_{answer.status}",
+            error_code(code) if isinstance(code, str) else unnamed,
             # A gateway may answer 5xx after the provider has rotated the token; 429 is said before anything is done.
             outcome_unknown=answer.status >= 500,
             answered=True,

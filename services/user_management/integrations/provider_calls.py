@@ -75,7 +75,7 @@ class ProviderCalls:
             call.failed()
             raise ProviderCallError(ProviderErrorKind.TRANSIENT, _snake(error), outcome_unknown=True) from None
         answer = Answer(response.status_code, response.headers, body, self._clock.now())
-        if answer.status == 429 or answer.status >= 500:
+        if answer.is_later:
             call.failed(answer.retry_after())
         else:
             call.answered()

@@ -60,7 +60,8 @@ class ProviderConfig(Section):
     nonce: bool = False
     """An ID token is required, with the nonce that was sent (OpenID Connect Core section 3.1.3.7)."""
     answers_iss: bool = False
-    """The authorization answer always names its issuer (RFC 9207); one that does not is refused."""
+    """The authorization answer always names its issuer (RFC 9207); one that does not is refused. A discovered document
+    may promise it too (`authorization_response_iss_parameter_supported`)."""
     id_token_issuers: tuple[str, ...] = ()
     """Spellings of `iss` in ID tokens; `{claim}` is a claim of the token itself. None given: the issuer alone."""
     client_authentication: Literal["client_secret_basic", "client_secret_post"] = "client_secret_basic"

@@ -15,6 +15,8 @@ NO_USERINFO_ENDPOINT: Final = "no_userinfo_endpoint"
 """The provider has nothing that tells whose a token is; nothing was sent."""
 REVOCATION_IMPOSSIBLE: Final = "revocation_impossible"
 """The provider has no way to revoke a token; nothing was sent."""
+RATE_LIMITED: Final = "rate_limited"
+"""The provider had enough of our calls for now, and said so by 403 without a code."""
 _ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 

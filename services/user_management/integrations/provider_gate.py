@@ -62,7 +62,7 @@ class Call:
         self._breaker.close()
 
     def failed(self, retry_after: float | None = None) -> None:
-        """5xx, 429, a time-out, no connection."""
+        """5xx, 429, another rate limit, a time-out, no connection."""
         self._breaker.note_failure(is_trial=self.is_trial, retry_after=retry_after)
 
 

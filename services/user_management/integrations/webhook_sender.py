@@ -6,13 +6,10 @@ certificate's name stay those of the URL. There are no redirects, proxies or coo
 """
 
 import asyncio
-import re
 import ssl
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Final
 
@@ -20,6 +17,7 @@ import httpcore
 
 from services.user_management.core.clock import Clock
 from services.user_management.integrations.webhook_target import TargetProblem, TargetRefusedError, WebhookTargets
+from services.user_management.utils.retry_after import read_retry_after
 
 TOTAL_SECONDS: Final = 10.0
 """For looking up, connecting, sending and the head of the answer. What is called last, 7 s into a slice, must be over
@@ -132,7 +130,7 @@ class WebhookSender:
         if status == 410:
             return WebhookAnswer(status, SendFailure.GONE)
         wanted = headers.get(b"retry-after", b"") if status in {429, 503} else b""
-        return WebhookAnswer(status, SendFailure.REFUSED, retry_after(wanted.decode("latin-1"), self._clock.now()))
+        return WebhookAnswer(status, SendFailure.REFUSED, read_retry_after(wanted.decode("latin-1"), self._clock.now()))
 
 
 async def _drain(response: httpcore.Response) -> None:
@@ -154,14 +152,3 @@ def _is_about_tls(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def retry_after(value: str, now: datetime) -> float | None:
-    """Seconds of a `Retry-After` header, a number or a date (RFC 9110 section 10.2.3); None for anything else."""
-    if re.fullmatch("[0-9]{1,9}", value):
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return None if moment.tzinfo is None else max(0.0, (moment - now).total_seconds())

@@ -26,7 +26,7 @@ _STRICT_TRANSPORT: Final = (b"strict-transport-security", b"max-age=63072000; in
 _CONTENT_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _UNLOGGED: Final = frozenset({"/health", "/ready"})
 """Probes would drown everything else."""
-_RECORDED: Final = frozenset({"/internal/tokens/get"})
+_RECORDED: Final = frozenset({"/internal/tokens/get", "/internal/oauth/token"})
 """Each read that succeeds is a row of token_reads, with this request's id: a log line would cost more than the read."""
 
 

@@ -2,6 +2,7 @@
 
 from services.user_management.models.audit import AuditDetail, AuditLog
 from services.user_management.models.base import metadata
+from services.user_management.models.connection_counter import connection_counters
 from services.user_management.models.integration import Integration, OAuthFlow, ProviderHealth, TokenRevocation
 from services.user_management.models.job import JobRun
 from services.user_management.models.outbox import OutboxEvent
@@ -33,6 +34,7 @@ __all__ = [
     "WebhookDelivery",
     "WebhookEvent",
     "WebhookSubscription",
+    "connection_counters",
     "erased_subjects",
     "metadata",
     "sign_ins",

@@ -34,13 +34,18 @@ class Integration(ormar.Model):
         ),
         index("ix_integrations_unsettled", "id", where="refresh_attempts > 0"),
         sa.Index(
-            "ix_integrations_checked",
-            sa.text("last_checked_at NULLS FIRST"),
+            "ix_integrations_probed",
+            sa.text("last_probed_at NULLS FIRST"),
             "id",
             postgresql_where=sa.text("status IN ('active', 'degraded')"),
         ),
         index("ix_integrations_account", "provider", "provider_account_id"),
-        index("ix_integrations_scope_upgrade", "provider", "id", where="status_reason = 'scope_upgrade'"),
+        index(
+            "ix_integrations_lacking",
+            "provider",
+            "id",
+            where="status_reason IN ('scope_upgrade', 'scope_missing')",
+        ),
     )
 
     id: UUID = PgUUID(primary_key=True)
@@ -76,6 +81,8 @@ class Integration(ormar.Model):
     """When the first of the present failures in a row happened."""
     last_checked_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     """When the provider last accepted the access token in a check."""
+    last_probed_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    """When a check last tried, whatever came of it."""
     clock_skew_seconds: int | None = ormar.Integer(nullable=True)
     """The provider's clock minus ours, as its ID token said when the account was connected."""
     connected_at: datetime = ormar.DateTime(timezone=True, nullable=False)
@@ -123,6 +130,14 @@ class TokenRevocation(ormar.Model):
         index("ix_token_revocations_due", "next_attempt_at", where="state = 'pending'"),
         index("ix_token_revocations_integration_id", "integration_id"),
         index("ix_token_revocations_key_version", "key_version", "id"),
+        foreign_key("refresh_key_version", "encryption_keys.version", ondelete="RESTRICT"),
+        index(
+            "ix_token_revocations_refresh_key_version",
+            "refresh_key_version",
+            "id",
+            where="refresh_key_version IS NOT NULL",
+        ),
+        index("ix_token_revocations_user_id", "user_id", where="state = 'pending'"),
     )
 
     id: UUID = PgUUID(primary_key=True)
@@ -134,10 +149,16 @@ class TokenRevocation(ormar.Model):
     ciphertext: bytes | None = Bytes(max_length=1_000_000, nullable=True)
     """As it stood in the connection, under the same binding; null once nothing is left to do."""
     key_version: int | None = ormar.Integer(nullable=True)
+    expires_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    """Of an access token; a provider that wants one takes none that has run out."""
+    refresh_ciphertext: bytes | None = Bytes(max_length=1_000_000, nullable=True)
+    """Beside an access token: what brings a new one, once it has run out."""
+    refresh_key_version: int | None = ormar.Integer(nullable=True)
     state: str = ormar.Text(nullable=False)
     attempts: int = ormar.Integer(nullable=False)
     next_attempt_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
-    """Also the end of the lease of whoever is trying."""
+    lease_until: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    """Whoever is trying has it so long."""
     last_failure: str | None = ormar.Text(nullable=True)
     requested_at: datetime = ormar.DateTime(timezone=True, nullable=False)
     finished_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
@@ -155,3 +176,5 @@ class ProviderHealth(ormar.Model):
     checked_at: datetime = ormar.DateTime(timezone=True, nullable=False)
     enforced_scopes: Any = JSONB(nullable=True)
     """The required scopes that all connections were last held against."""
+    scopes_required_at: Any = JSONB(nullable=True)
+    """When a process last required it, by scope; those of the last hour are in force."""

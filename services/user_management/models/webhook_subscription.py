@@ -56,7 +56,7 @@ class WebhookDelivery(ormar.Model):
         one_of("state", DeliveryState),
         sa.UniqueConstraint("subscription_id", "event_id"),
         sa.UniqueConstraint("subscription_id", "sequence"),
-        index("ix_webhook_deliveries_due", "next_attempt_at", where="state = 'pending'"),
+        index("ix_webhook_deliveries_due", "subscription_id", "next_attempt_at", "id", where="state = 'pending'"),
     )
 
     id: UUID = PgUUID(primary_key=True)

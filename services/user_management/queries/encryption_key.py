@@ -1,6 +1,6 @@
 """Where ciphertexts lie, and which key versions they are under. A new place for one is a new entry in PLACES."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.user_management.enums import RevocationState
+from services.user_management.enums import RevocationState, TokenKind
 from services.user_management.models import (
     EncryptedToken,
     EncryptionKey,
@@ -48,8 +48,8 @@ class Place:
     """The table with those that hold parts of the binding."""
     connection: tuple[Column, Column, Column] | None = None
     """Id, fence and status of the connection that a value which cannot be read costs its user."""
-    discard: Callable[[Sequence[UUID]], sa.Update | sa.Delete] | None = None
-    """Gets rid of values that nobody can read; None: a person has to."""
+    discard: sa.Update | sa.Delete | None = None
+    """Gets rid of values that nobody can read, once it is said which; None: a person has to."""
 
 
 TOKENS: Final = Place(
@@ -63,7 +63,7 @@ TOKENS: Final = Place(
     kind=_tokens.c.kind,
     joined=_tokens.join(_integrations, _integrations.c.id == _tokens.c.integration_id),
     connection=(_integrations.c.id, _integrations.c.token_version, _integrations.c.status),
-    discard=lambda ids: sa.delete(_tokens).where(_tokens.c.id.in_(ids)),
+    discard=sa.delete(_tokens),
 )
 REVOCATIONS: Final = Place(
     name="revocations",
@@ -74,18 +74,27 @@ REVOCATIONS: Final = Place(
     holder=_revocations.c.integration_id,
     user_id=_revocations.c.user_id,
     kind=_revocations.c.kind,
-    discard=lambda ids: (
-        sa.update(_revocations)
-        .where(_revocations.c.id.in_(ids))
-        .values(
-            ciphertext=None,
-            key_version=None,
-            state=RevocationState.IMPOSSIBLE.value,
-            next_attempt_at=None,
-            last_failure="token_unreadable",
-            finished_at=sa.func.now(),
-        )
+    discard=sa.update(_revocations).values(
+        ciphertext=None,
+        key_version=None,
+        refresh_ciphertext=None,
+        refresh_key_version=None,
+        state=RevocationState.IMPOSSIBLE.value,
+        next_attempt_at=None,
+        last_failure="token_unreadable",
+        finished_at=sa.func.now(),
     ),
+)
+REVOCATION_REFRESHES: Final = Place(
+    name="refresh tokens of revocations",
+    table=_revocations,
+    ciphertext=_revocations.c.refresh_ciphertext,
+    key_version=_revocations.c.refresh_key_version,
+    purpose="token",
+    holder=_revocations.c.integration_id,
+    user_id=_revocations.c.user_id,
+    kind=sa.literal(TokenKind.REFRESH.value),
+    discard=sa.update(_revocations).values(refresh_ciphertext=None, refresh_key_version=None),
 )
 WEBHOOK_SECRETS: Final = Place(
     name="webhook secrets",
@@ -102,13 +111,11 @@ FORMER_WEBHOOK_SECRETS: Final = Place(
     key_version=_subscriptions.c.former_secret_key_version,
     purpose="webhook_secret",
     holder=_subscriptions.c.id,
-    discard=lambda ids: (
-        sa.update(_subscriptions)
-        .where(_subscriptions.c.id.in_(ids))
-        .values(former_secret_ciphertext=None, former_secret_key_version=None, former_secret_until=None)
+    discard=sa.update(_subscriptions).values(
+        former_secret_ciphertext=None, former_secret_key_version=None, former_secret_until=None
     ),
 )
-PLACES: Final = (TOKENS, REVOCATIONS, WEBHOOK_SECRETS, FORMER_WEBHOOK_SECRETS)
+PLACES: Final = (TOKENS, REVOCATIONS, REVOCATION_REFRESHES, WEBHOOK_SECRETS, FORMER_WEBHOOK_SECRETS)
 CODES: Final = "codes"
 """Authorization codes are not re-encrypted: they live for ten minutes. Until then they count."""
 
@@ -196,18 +203,10 @@ async def replace_secrets(
     Who is writing a row at this moment wins: rows are not waited for, so this statement is in nobody's deadlock.
     """
     key = place.table.c.id
-    given = (
-        sa.func.unnest(
-            _array([row.id for row in renewed], postgresql.UUID()),
-            _array([row.former for row in renewed], postgresql.BYTEA()),
-            _array([row.ciphertext for row in renewed], postgresql.BYTEA()),
-        )
-        .table_valued(
-            sa.column("id", postgresql.UUID()),
-            sa.column("former", postgresql.BYTEA()),
-            sa.column("ciphertext", postgresql.BYTEA()),
-        )
-        .render_derived(name="given")
+    given = _given(
+        id=([row.id for row in renewed], postgresql.UUID()),
+        former=([row.former for row in renewed], postgresql.BYTEA()),
+        ciphertext=([row.ciphertext for row in renewed], postgresql.BYTEA()),
     )
     unchanged = (
         sa.select(given.c.id, given.c.ciphertext)
@@ -221,6 +220,13 @@ async def replace_secrets(
         .values({place.ciphertext.name: unchanged.c.ciphertext, place.key_version.name: version})
     )
     return int((await connection.execute(update)).rowcount)
+
+
+def _given(**columns: tuple[Sequence[object], sa.types.TypeEngine[Any]]) -> sa.TableValuedAlias:
+    """A table of values: by the column's name, as many of them for each, and their type."""
+    arrays = [_array(values, item_type) for values, item_type in columns.values()]
+    named = [sa.column(name, item_type) for name, (_, item_type) in columns.items()]
+    return sa.func.unnest(*arrays).table_valued(*named).render_derived(name="given")
 
 
 def _array(values: Sequence[object], item_type: sa.types.TypeEngine[Any]) -> Column:
@@ -245,11 +251,50 @@ async def retire_key(connection: AsyncConnection, version: int) -> None:
     await connection.execute(sa.update(_keys).where(_keys.c.version == version).values(**values))
 
 
-async def discard_secrets(connection: AsyncConnection, place: Place, ids: Sequence[UUID], *, version: int) -> int:
-    """Get rid of ciphertexts that nobody can read and that are still under `version`; how many there were.
+async def discard_secrets(
+    connection: AsyncConnection, place: Place, secrets: Sequence[StoredSecret], *, version: int
+) -> int:
+    """Get rid of these ciphertexts, which nobody can read, where exactly they still are; how many there were.
 
-    None are where it takes a person to decide.
+    Another one that took the place of one of them is kept, under whatever version it is. None are discarded where it
+    takes a person to decide.
     """
     if place.discard is None:
         return 0
-    return int((await connection.execute(place.discard(ids).where(place.key_version == version))).rowcount)
+    key = place.table.c.id
+    ids = [secret.id for secret in secrets]
+    given = _given(id=(ids, postgresql.UUID()), former=([secret.ciphertext for secret in secrets], postgresql.BYTEA()))
+    unchanged = sa.exists().where(given.c.id == key, given.c.former == place.ciphertext)
+    among = key == sa.any_(_array(ids, postgresql.UUID()))
+    discard = place.discard.where(among, place.key_version == version, unchanged)
+    return int((await connection.execute(discard)).rowcount)
+
+
+async def read_keys(connection: AsyncConnection) -> list[KeyRow]:
+    """Every key version, ascending, without what is under it."""
+    return await _key_rows(connection, [])
+
+
+async def add_key(connection: AsyncConnection, version: int, *, kdf: str, canary: bytes) -> None:
+    """Register a version as the active one; the database's clock says since when.
+
+    Raises IntegrityError while another one is active, or when there is this one already.
+    """
+    now = sa.func.now()
+    values = {"version": version, "state": "active", "kdf": kdf, "canary": canary}
+    await connection.execute(sa.insert(_keys).values(**values, created_at=now, activated_at=now))
+
+
+async def activate_key(connection: AsyncConnection, version: int) -> bool:
+    """Make a version that only decrypts the active one; False when it is not such a one any more.
+
+    By the database's clock, which `lock_key` compares with. Raises IntegrityError while another one is active.
+    """
+    update = sa.update(_keys).where(_keys.c.version == version, _keys.c.state == "decrypt_only")
+    return bool((await connection.execute(update.values(state="active", activated_at=sa.func.now()))).rowcount)
+
+
+async def yield_active(connection: AsyncConnection, version: int) -> bool:
+    """Let the active version only decrypt from now on; False when it is not the active one any more."""
+    update = sa.update(_keys).where(_keys.c.version == version, _keys.c.state == "active")
+    return bool((await connection.execute(update.values(state="decrypt_only"))).rowcount)

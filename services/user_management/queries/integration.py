@@ -56,6 +56,8 @@ _FORGET_TOKENS = sa.text("DELETE FROM encrypted_tokens WHERE integration_id = :i
     sa.bindparam("kinds", type_=sa.ARRAY(sa.Text()))
 )
 
+_STATUS = sa.text("SELECT status FROM integrations WHERE id = :id")
+
 _TOKEN_VERSION = sa.text("SELECT token_version FROM integrations WHERE id = :id")
 
 _HAS_REFRESH_TOKEN = sa.text("""
@@ -231,6 +233,12 @@ async def disconnect(connection: AsyncConnection, held: LiveConnection, *, reaso
 async def forget_refresh_token(connection: AsyncConnection, integration_id: UUID) -> None:
     """Delete a refresh token that the provider has refused, or that its user gave up."""
     await connection.execute(_FORGET_TOKENS, {"id": integration_id, "kinds": ["refresh"]})
+
+
+async def has_ended(connection: AsyncConnection, integration_id: UUID) -> bool:
+    """Whether the connection was disconnected, or its user erased."""
+    status = (await connection.execute(_STATUS, {"id": integration_id})).scalar_one_or_none()
+    return status in (None, IntegrationStatus.DISCONNECTED)
 
 
 async def has_moved(connection: AsyncConnection, integration_id: UUID, token_version: int) -> bool:

@@ -14,7 +14,7 @@ from services.user_management.enums import ProviderState
 FIRST: Final = UUID(int=0)
 
 _COLUMNS = """
-i.id, i.token_version, i.user_id, i.provider, i.last_checked_at, i.status, i.status_reason, access.ciphertext,
+i.id, i.token_version, i.user_id, i.provider, i.last_probed_at, i.status, i.status_reason, access.ciphertext,
 access.key_version,
 coalesce(access.expires_at <= now(), false) AS expired, coalesce(i.refresh_not_before > now(), false) AS cooling,
 EXISTS (SELECT FROM encrypted_tokens r WHERE r.integration_id = i.id AND r.kind = 'refresh') AS has_refresh_token
@@ -28,10 +28,10 @@ AND (i.status = 'degraded' OR access.expires_at IS NULL OR i.provider = ANY(:unw
 # A page is walked whole, whatever part of it is due: so one statement costs the same however few are.
 _PAGE = """
 WITH page AS MATERIALIZED (
-    SELECT id, last_checked_at FROM integrations
+    SELECT id, last_probed_at FROM integrations
     WHERE status IN ('active', 'degraded') AND {place} ORDER BY {order} LIMIT :page
 ), ends AS (
-    SELECT id AS end_id, last_checked_at AS end_checked_at FROM page ORDER BY {reverse} LIMIT 1
+    SELECT id AS end_id, last_probed_at AS end_probed_at FROM page ORDER BY {reverse} LIMIT 1
 )
 SELECT ends.*, due.*
 FROM ends LEFT JOIN (
@@ -41,22 +41,22 @@ FROM ends LEFT JOIN (
     JOIN encrypted_tokens access ON access.integration_id = i.id AND access.kind = 'access'
     WHERE {due}
 ) AS due ON true
-ORDER BY due.last_checked_at NULLS FIRST, due.id
+ORDER BY due.last_probed_at NULLS FIRST, due.id
 """
-_NEVER_CHECKED = sa.text(
+_NEVER_PROBED = sa.text(
     _PAGE.format(
-        place="last_checked_at IS NULL AND id > :after_id",
+        place="last_probed_at IS NULL AND id > :after_id",
         order="id",
         reverse="id DESC",
         columns=_COLUMNS,
         due=_DUE,
     )
 ).bindparams(sa.bindparam("unwell", type_=sa.ARRAY(sa.Text())))
-_CHECKED_BEFORE = sa.text(
+_PROBED_BEFORE = sa.text(
     _PAGE.format(
-        place="(last_checked_at, id) > (:after_checked_at, :after_id) AND last_checked_at < :began",
-        order="last_checked_at, id",
-        reverse="last_checked_at DESC, id DESC",
+        place="(last_probed_at, id) > (:after_probed_at, :after_id) AND last_probed_at < :began",
+        order="last_probed_at, id",
+        reverse="last_probed_at DESC, id DESC",
         columns=_COLUMNS,
         due=_DUE,
     )
@@ -72,6 +72,8 @@ WHERE i.id = :id AND i.status IN ('active', 'degraded')
 _ONE = sa.text(_ONE_TEXT.format(columns=_COLUMNS))
 
 _NOW = sa.text("SELECT now()")
+
+_PROBED = sa.text("UPDATE integrations SET last_probed_at = now() WHERE id = :id")
 
 _ACCEPTED = sa.text("""
 UPDATE integrations
@@ -91,10 +93,9 @@ WHERE id = :id AND token_version = :token_version AND status IN ('active', 'degr
 RETURNING extract(epoch FROM now() - failing_since)::float8 AS refused_seconds
 """).bindparams(sa.bindparam("detail", type_=sa.Text()))
 
-_STANDINGS = sa.text("""
-SELECT provider, state, enforced_scopes FROM provider_health WHERE provider = ANY(:providers)
+_STATES = sa.text("""
+SELECT provider, state FROM provider_health WHERE provider = ANY(:providers)
 """).bindparams(sa.bindparam("providers", type_=sa.ARRAY(sa.Text())))
-_STANDINGS_TYPED = _STANDINGS.columns(enforced_scopes=sa.JSON)
 
 _SET_STATE = sa.text("""
 INSERT INTO provider_health AS h (provider, state, reason, since, checked_at)
@@ -104,22 +105,39 @@ SET state = excluded.state, reason = excluded.reason, checked_at = now(),
     since = CASE WHEN h.state = excluded.state THEN h.since ELSE now() END
 """).bindparams(sa.bindparam("reason", type_=sa.Text()))
 
+_REQUIRE = sa.text("""
+INSERT INTO provider_health AS h (provider, state, since, checked_at, scopes_required_at)
+VALUES (:provider, 'up', now(), now(),
+        (SELECT coalesce(jsonb_object_agg(scope, now()), '{}') FROM unnest(:scopes) AS scope))
+ON CONFLICT (provider) DO UPDATE
+SET scopes_required_at = (
+    SELECT coalesce(jsonb_object_agg(former.scope, former.required_at), '{}')
+    FROM jsonb_each_text(coalesce(h.scopes_required_at, '{}')) AS former (scope, required_at)
+    WHERE former.required_at::timestamptz > now() - make_interval(secs => :hold_seconds)
+) || excluded.scopes_required_at
+RETURNING enforced_scopes, ARRAY(SELECT jsonb_object_keys(scopes_required_at)) AS in_force
+""").bindparams(sa.bindparam("scopes", type_=sa.ARRAY(sa.Text())))
+_REQUIRE_TYPED = _REQUIRE.columns(enforced_scopes=sa.JSON)
+
 _SET_ENFORCED = sa.text("""
-INSERT INTO provider_health AS h (provider, state, since, checked_at, enforced_scopes)
-VALUES (:provider, 'up', now(), now(), :scopes)
-ON CONFLICT (provider) DO UPDATE SET enforced_scopes = excluded.enforced_scopes
+UPDATE provider_health SET enforced_scopes = :scopes WHERE provider = :provider
 """).bindparams(sa.bindparam("scopes", type_=sa.JSON()))
 
 _OF_PROVIDER = sa.text("""
-SELECT id, provider_account_id, token_version, status, granted_scopes FROM integrations
+SELECT id, provider_account_id, token_version, status, granted_scopes, false AS for_a_time FROM integrations
 WHERE provider = :provider AND (provider_account_id, id) > (:after_account, :after_id)
 ORDER BY provider_account_id, id LIMIT :limit
 """).columns(granted_scopes=sa.JSON)
 
-_AWAITING_UPGRADE = sa.text("""
-SELECT id, token_version, granted_scopes FROM integrations
-WHERE provider = :provider AND status_reason = 'scope_upgrade' AND status = 'needs_reauth' AND id > :after_id
-ORDER BY id LIMIT :limit
+_LACKING = sa.text("""
+SELECT i.id, i.provider_account_id, i.token_version, i.status, i.granted_scopes,
+       access.expires_at IS NOT NULL AND refresh.id IS NULL AS for_a_time
+FROM integrations i
+LEFT JOIN encrypted_tokens access ON access.integration_id = i.id AND access.kind = 'access'
+LEFT JOIN encrypted_tokens refresh ON refresh.integration_id = i.id AND refresh.kind = 'refresh'
+WHERE i.provider = :provider AND i.status_reason IN ('scope_upgrade', 'scope_missing') AND i.status = 'needs_reauth'
+  AND i.id > :after_id
+ORDER BY i.id LIMIT :limit
 """).columns(granted_scopes=sa.JSON)
 
 
@@ -131,7 +149,7 @@ class Candidate:
     token_version: int
     user_id: str
     provider: str
-    last_checked_at: datetime | None
+    last_probed_at: datetime | None
     status: str
     status_reason: str | None
     ciphertext: bytes
@@ -144,9 +162,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far a walk has come: first those never checked, by id, then the others, the longest unchecked first."""
+    """How far a walk has come: first those never probed, by id, then the others, the longest unprobed first."""
 
-    checked_at: datetime | None = None
+    probed_at: datetime | None = None
     id: UUID = FIRST
 
 
@@ -159,11 +177,13 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What is known of a provider."""
+class Requirement:
+    """Scopes that are required of a provider's connections."""
 
-    state: ProviderState
-    enforced_scopes: tuple[str, ...] | None
+    in_force: tuple[str, ...]
+    """By any process, within the time that is waited for."""
+    enforced: tuple[str, ...] | None
+    """That all connections were last held against; None: none ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +195,8 @@ class Holder:
     token_version: int
     is_serving: bool
     granted_scopes: tuple[str, ...]
+    for_a_time: bool
+    """The access token runs out and there is no refresh token. Looked at for `lacking` alone."""
 
 
 async def database_now(connection: AsyncConnection) -> datetime:
@@ -193,22 +215,22 @@ async def due_page(
     page: int,
 ) -> Page:
     """The next `page` connections of the walk, and which of them are to be checked. `began` is when the walk did: what
-    was checked since is left out. `unwell`: providers whose recovery is looked for."""
+    was probed since is left out. `unwell`: providers whose recovery is looked for."""
     parameters: dict[str, Any] = {
         "after_id": after.id,
         "unwell": list(unwell),
         "idle_seconds": idle_seconds,
         "page": page,
     }
-    if after.checked_at is None:
-        rows = (await connection.execute(_NEVER_CHECKED, parameters)).mappings().all()
+    if after.probed_at is None:
+        rows = (await connection.execute(_NEVER_PROBED, parameters)).mappings().all()
     else:
-        parameters |= {"after_checked_at": after.checked_at, "began": began}
-        rows = (await connection.execute(_CHECKED_BEFORE, parameters)).mappings().all()
+        parameters |= {"after_probed_at": after.probed_at, "began": began}
+        rows = (await connection.execute(_PROBED_BEFORE, parameters)).mappings().all()
     if not rows:
         return Page([], None)
     due = [_candidate(row) for row in rows if row["id"] is not None]
-    return Page(due, Place(rows[0]["end_checked_at"], rows[0]["end_id"]))
+    return Page(due, Place(rows[0]["end_probed_at"], rows[0]["end_id"]))
 
 
 async def find_candidate(connection: AsyncConnection, integration_id: UUID) -> Candidate | None:
@@ -219,6 +241,11 @@ async def find_candidate(connection: AsyncConnection, integration_id: UUID) -> C
 
 def _candidate(row: sa.RowMapping) -> Candidate:
     return Candidate(**{name: row[name] for name in Candidate.__slots__})
+
+
+async def note_probed(connection: AsyncConnection, integration_id: UUID) -> None:
+    """A check tries this connection: it goes to the end of the walk, whatever comes of it."""
+    await connection.execute(_PROBED, {"id": integration_id})
 
 
 async def note_accepted(connection: AsyncConnection, held: Candidate, *, whole: bool) -> None:
@@ -235,20 +262,25 @@ async def note_refused(connection: AsyncConnection, held: Candidate, *, failure:
     return 0.0 if row is None else float(row.refused_seconds)
 
 
-async def read_standings(connection: AsyncConnection, providers: Iterable[str]) -> dict[str, Standing]:
+async def read_states(connection: AsyncConnection, providers: Iterable[str]) -> dict[str, ProviderState]:
     """What was last written of these providers."""
-    rows = await connection.execute(_STANDINGS_TYPED, {"providers": list(providers)})
-    return {
-        row.provider: Standing(
-            ProviderState(row.state), None if row.enforced_scopes is None else tuple(row.enforced_scopes)
-        )
-        for row in rows
-    }
+    rows = await connection.execute(_STATES, {"providers": list(providers)})
+    return {row.provider: ProviderState(row.state) for row in rows}
 
 
 async def set_state(connection: AsyncConnection, provider: str, state: ProviderState, *, reason: str | None) -> None:
     """Write what the check has seen; the beginning of a state is kept while it lasts."""
     await connection.execute(_SET_STATE, {"provider": provider, "state": state.value, "reason": reason})
+
+
+async def require(
+    connection: AsyncConnection, provider: str, scopes: Sequence[str], *, hold_seconds: float
+) -> Requirement:
+    """Note that this process requires `scopes` now; what is in force: these, and what others required lately."""
+    parameters = {"provider": provider, "scopes": list(scopes), "hold_seconds": hold_seconds}
+    row = (await connection.execute(_REQUIRE_TYPED, parameters)).one()
+    enforced = None if row.enforced_scopes is None else tuple(row.enforced_scopes)
+    return Requirement(tuple(sorted(row.in_force)), enforced)
 
 
 async def set_enforced(connection: AsyncConnection, provider: str, scopes: Sequence[str]) -> None:
@@ -259,20 +291,21 @@ async def set_enforced(connection: AsyncConnection, provider: str, scopes: Seque
 async def holders(connection: AsyncConnection, provider: str, *, after: tuple[str, UUID], limit: int) -> list[Holder]:
     """Connections of a provider in the order of (account id, id)."""
     parameters = {"provider": provider, "after_account": after[0], "after_id": after[1], "limit": limit}
-    rows = await connection.execute(_OF_PROVIDER, parameters)
-    return [
-        Holder(
-            row.id,
-            row.provider_account_id,
-            row.token_version,
-            row.status in {"active", "degraded"},
-            tuple(row.granted_scopes),
-        )
-        for row in rows
-    ]
+    return [_holder(row) for row in await connection.execute(_OF_PROVIDER, parameters)]
 
 
-async def awaiting_upgrade(connection: AsyncConnection, provider: str, *, after: UUID, limit: int) -> list[Holder]:
+async def lacking(connection: AsyncConnection, provider: str, *, after: UUID, limit: int) -> list[Holder]:
     """Connections that need their users for want of a scope, in the order of their ids."""
-    rows = await connection.execute(_AWAITING_UPGRADE, {"provider": provider, "after_id": after, "limit": limit})
-    return [Holder(row.id, "", row.token_version, False, tuple(row.granted_scopes)) for row in rows]  # noqa: FBT003 - a field
+    parameters = {"provider": provider, "after_id": after, "limit": limit}
+    return [_holder(row) for row in await connection.execute(_LACKING, parameters)]
+
+
+def _holder(row: sa.Row[Any]) -> Holder:
+    return Holder(
+        id=row.id,
+        account_id=row.provider_account_id,
+        token_version=row.token_version,
+        is_serving=row.status in {"active", "degraded"},
+        granted_scopes=tuple(row.granted_scopes),
+        for_a_time=row.for_a_time,
+    )

@@ -1,7 +1,8 @@
 """The lease and the fence of a refresh. All times are the database's, so skewed hosts agree."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -86,21 +87,23 @@ ORDER BY id LIMIT :limit
 """)
 
 _DUE = sa.text("""
-SELECT i.id, i.token_version
+SELECT i.id, i.token_version, t.expires_at, t.id AS token_id
 FROM encrypted_tokens t
 JOIN integrations i ON i.id = t.integration_id
 WHERE t.kind = 'access' AND t.expires_at < now() + make_interval(secs => :within_seconds)
+  AND t.expires_at >= :after AND (t.expires_at, t.id) > (:after, :after_id)
   AND t.issued_at < date_bin(make_interval(secs => :period_seconds), now(), 'epoch')
   AND i.status IN ('active', 'degraded') AND i.refresh_lease_until IS NULL
   AND (i.refresh_not_before IS NULL OR i.refresh_not_before <= now())
   AND EXISTS (SELECT FROM encrypted_tokens r WHERE r.integration_id = i.id AND r.kind = 'refresh')
   AND EXISTS (SELECT FROM users u WHERE u.id = i.user_id AND u.deleted_at IS NULL AND u.status = 'active')
-ORDER BY t.expires_at LIMIT :limit
-""")
+ORDER BY t.expires_at, t.id LIMIT :limit
+""").bindparams(sa.bindparam("after", type_=sa.DateTime(timezone=True)), sa.bindparam("after_id", type_=sa.Uuid()))
 
 _COUNT_DUE = sa.text("""
-SELECT count(*) FROM encrypted_tokens
-WHERE kind = 'access' AND expires_at < now() + make_interval(secs => :within_seconds)
+SELECT count(*) FROM encrypted_tokens t JOIN integrations i ON i.id = t.integration_id
+WHERE t.kind = 'access' AND t.expires_at < now() + make_interval(secs => :within_seconds)
+  AND i.status IN ('active', 'degraded')
 """)
 
 
@@ -187,6 +190,21 @@ class NewToken:
 class DueRefresh:
     integration_id: UUID
     token_version: int
+
+
+class DuePosition(NamedTuple):
+    """A place in the walk over tokens by their end; the default is before all of them."""
+
+    expires_at: datetime = datetime.min.replace(tzinfo=UTC)
+    token_id: UUID = UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True)
+class DueStep:
+    """One connection of the walk, and where the walk is after it."""
+
+    refresh: DueRefresh
+    position: DuePosition
 
 
 async def claim(connection: AsyncConnection, *, integration_id: UUID, token_version: int) -> Claim | None:
@@ -301,15 +319,22 @@ async def unsettled(connection: AsyncConnection, *, limit: int) -> list[DueRefre
 
 
 async def due(
-    connection: AsyncConnection, *, within_seconds: float, period_seconds: float, limit: int
-) -> list[DueRefresh]:
-    """Connections whose access token runs out soon, the next one first.
+    connection: AsyncConnection, *, within_seconds: float, period_seconds: float, after: DuePosition, limit: int
+) -> list[DueStep]:
+    """Connections whose access token runs out soon, the next one first, from where the walk has come to.
 
-    A token issued within the current period is left alone, however short it lives: else a run would never end.
+    A token issued within the current period is left alone, however short it lives: else a run would never end. The dead
+    and the suspended, whose tokens ran out long ago, stand first; a walk passes them once.
     """
-    parameters = {"within_seconds": within_seconds, "period_seconds": period_seconds, "limit": limit}
+    parameters = {
+        "within_seconds": within_seconds,
+        "period_seconds": period_seconds,
+        "after": after.expires_at,
+        "after_id": after.token_id,
+        "limit": limit,
+    }
     rows = await connection.execute(_DUE, parameters)
-    return [DueRefresh(row.id, row.token_version) for row in rows]
+    return [DueStep(DueRefresh(row.id, row.token_version), DuePosition(row.expires_at, row.token_id)) for row in rows]
 
 
 async def count_due(connection: AsyncConnection, *, within_seconds: float) -> int:

@@ -1,6 +1,7 @@
 """Tokens that their providers are to forget."""
 
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -10,53 +11,121 @@ from services.user_management.core.ids import uuid7
 from services.user_management.enums import RevocationState, TokenKind
 
 _REQUEST = sa.text("""
+WITH wanted AS (
+    SELECT * FROM encrypted_tokens WHERE integration_id = :integration_id ORDER BY kind = :preferred DESC LIMIT 1
+), companion AS (
+    SELECT ciphertext, key_version FROM encrypted_tokens
+    WHERE integration_id = :integration_id AND kind = 'refresh' AND (SELECT kind FROM wanted) = 'access'
+)
 INSERT INTO token_revocations
-    (id, integration_id, user_id, provider, provider_account_id, kind, ciphertext, key_version, state, attempts,
-     next_attempt_at, requested_at, finished_at)
-SELECT :id, i.id, i.user_id, i.provider, i.provider_account_id, t.kind,
-       CASE WHEN :possible THEN t.ciphertext END, CASE WHEN :possible THEN t.key_version END,
-       CASE WHEN :possible THEN 'pending' ELSE 'impossible' END, 0,
+    (id, integration_id, user_id, provider, provider_account_id, kind, ciphertext, key_version, expires_at,
+     refresh_ciphertext, refresh_key_version, state, attempts, next_attempt_at, requested_at, finished_at)
+SELECT :id, i.id, i.user_id, i.provider, CASE WHEN :possible THEN i.provider_account_id ELSE '' END, w.kind,
+       CASE WHEN :possible THEN w.ciphertext END, CASE WHEN :possible THEN w.key_version END,
+       CASE WHEN :possible THEN w.expires_at END, CASE WHEN :possible THEN c.ciphertext END,
+       CASE WHEN :possible THEN c.key_version END, CASE WHEN :possible THEN 'pending' ELSE 'impossible' END, 0,
        CASE WHEN :possible THEN now() END, now(), CASE WHEN :possible THEN NULL ELSE now() END
-FROM integrations i JOIN encrypted_tokens t ON t.integration_id = i.id
+FROM integrations i JOIN wanted w ON true LEFT JOIN companion c ON true
 WHERE i.id = :integration_id
-ORDER BY t.kind = :preferred DESC LIMIT 1
 RETURNING id
+""")
+
+_ADD = sa.text("""
+INSERT INTO token_revocations
+    (id, integration_id, user_id, provider, provider_account_id, kind, ciphertext, key_version, expires_at,
+     refresh_ciphertext, refresh_key_version, state, attempts, next_attempt_at, requested_at)
+VALUES (:id, :integration_id, :user_id, :provider,
+        coalesce((SELECT provider_account_id FROM integrations WHERE id = :integration_id), :account_id),
+        :kind, :ciphertext, :key_version, now() + make_interval(secs => CAST(:lifetime_seconds AS float8)),
+        :refresh_ciphertext, :refresh_key_version, 'pending', 0, now(), now())
+""").bindparams(sa.bindparam("refresh_ciphertext", type_=sa.LargeBinary()))
+
+_HOLD_BACK = sa.text("""
+UPDATE token_revocations
+SET next_attempt_at = greatest(next_attempt_at, now() + make_interval(secs => :seconds))
+WHERE user_id = :user_id AND provider = :provider AND state = 'pending'
+RETURNING lease_until > now() AS under_way
 """)
 
 _SUPERSEDE = sa.text("""
 UPDATE token_revocations
-SET state = 'superseded', ciphertext = NULL, key_version = NULL, next_attempt_at = NULL, finished_at = now()
+SET state = 'superseded', ciphertext = NULL, key_version = NULL, refresh_ciphertext = NULL, refresh_key_version = NULL,
+    provider_account_id = '', next_attempt_at = NULL, lease_until = NULL, finished_at = now()
 WHERE integration_id = :integration_id AND state = 'pending'
 """)
 
 _CLAIM = sa.text("""
 UPDATE token_revocations r
-SET attempts = attempts + 1, next_attempt_at = now() + make_interval(secs => :lease_seconds)
+SET attempts = attempts + 1, next_attempt_at = now() + make_interval(secs => :lease_seconds),
+    lease_until = now() + make_interval(secs => :lease_seconds)
 WHERE id IN (
     SELECT id FROM token_revocations WHERE state = 'pending' AND next_attempt_at <= now()
     ORDER BY next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED)
 RETURNING r.id, r.integration_id, r.user_id, r.provider, r.provider_account_id, r.kind, r.ciphertext, r.key_version,
-    r.attempts, extract(epoch FROM now() - r.requested_at)::float8 AS age_seconds,
+    r.refresh_ciphertext, r.refresh_key_version, r.attempts,
+    coalesce(r.expires_at <= now() + interval '1 minute', false) AS has_run_out,
+    extract(epoch FROM now() - r.requested_at)::float8 AS age_seconds,
     EXISTS (
         SELECT FROM integrations i
         WHERE i.provider = r.provider AND i.provider_account_id = r.provider_account_id
           AND i.status IN ('active', 'degraded')) AS account_is_connected
 """)
 
+_RENEW = sa.text("""
+UPDATE token_revocations
+SET kind = :kind, ciphertext = :ciphertext, key_version = :key_version,
+    expires_at = now() + make_interval(secs => CAST(:lifetime_seconds AS float8)),
+    refresh_ciphertext = :refresh_ciphertext, refresh_key_version = :refresh_key_version
+WHERE id = :id AND state = 'pending' AND attempts = :attempts
+""").bindparams(sa.bindparam("refresh_ciphertext", type_=sa.LargeBinary()))
+
 _FINISH = sa.text("""
 UPDATE token_revocations
-SET state = :state, ciphertext = NULL, key_version = NULL, next_attempt_at = NULL, finished_at = now(),
+SET state = :state, ciphertext = NULL, key_version = NULL, refresh_ciphertext = NULL, refresh_key_version = NULL,
+    provider_account_id = '', next_attempt_at = NULL, lease_until = NULL, finished_at = now(),
     last_failure = coalesce(:failure, last_failure)
 WHERE id = :id AND state = 'pending'
 """).bindparams(sa.bindparam("failure", type_=sa.Text()))
 
 _POSTPONE = sa.text("""
 UPDATE token_revocations
-SET next_attempt_at = now() + make_interval(secs => :seconds), last_failure = :failure
+SET next_attempt_at = now() + make_interval(secs => :seconds), lease_until = NULL, last_failure = :failure
 WHERE id = :id AND state = 'pending'
 """)
 
 _PRUNE = sa.text("DELETE FROM token_revocations WHERE id < :before AND state <> 'pending'")
+
+
+@dataclass(frozen=True, slots=True)
+class SealedToken:
+    """A token as it is kept, under the binding of its connection and kind."""
+
+    kind: TokenKind
+    ciphertext: bytes
+    key_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealedGrant:
+    """What is to be revoked, and what brings it anew."""
+
+    token: SealedToken
+    renewal: SealedToken | None
+    """The refresh token beside an access token."""
+    lifetime_seconds: float | None
+    """Of the token, from now; None: it does not run out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose token it was."""
+
+    integration_id: UUID
+    """Part of the token's binding; any id will do for a token that never got to a connection."""
+    user_id: str
+    provider: str
+    account_id: str
+    """Where the connection is still known, its account counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +136,11 @@ class DueRevocation:
     integration_id: UUID
     user_id: str
     provider: str
-    kind: TokenKind
-    ciphertext: bytes
-    key_version: int
+    token: SealedToken
+    renewal: SealedToken | None
+    """The refresh token beside an access token."""
+    has_run_out: bool
+    """The access token; the provider may take it for an unknown one."""
     attempts: int
     """This one included."""
     age_seconds: float
@@ -89,6 +160,25 @@ async def request(
     return RevocationState.PENDING if possible else RevocationState.IMPOSSIBLE
 
 
+async def add(connection: AsyncConnection, origin: Origin, grant: SealedGrant) -> None:
+    """Note that a token is to be revoked that no connection has, or has any more."""
+    parameters = _columns(grant) | {
+        "id": uuid7(),
+        "integration_id": origin.integration_id,
+        "user_id": origin.user_id,
+        "provider": origin.provider,
+        "account_id": origin.account_id,
+    }
+    await connection.execute(_ADD, parameters)
+
+
+async def hold_back(connection: AsyncConnection, *, user_id: str, provider: str, seconds: float) -> bool:
+    """Let no revocation of the user's grants at `provider` begin for `seconds`; whether one is under way."""
+    rows = await connection.execute(_HOLD_BACK, {"user_id": user_id, "provider": provider, "seconds": seconds})
+    under_way = [bool(row.under_way) for row in rows]
+    return any(under_way)
+
+
 async def supersede(connection: AsyncConnection, integration_id: UUID) -> None:
     """The account was connected again: what waits would end the new grant too."""
     await connection.execute(_SUPERSEDE, {"integration_id": integration_id})
@@ -103,15 +193,26 @@ async def claim_due(connection: AsyncConnection, *, limit: int, lease_seconds: f
             integration_id=row.integration_id,
             user_id=row.user_id,
             provider=row.provider,
-            kind=TokenKind(row.kind),
-            ciphertext=row.ciphertext,
-            key_version=row.key_version,
+            token=SealedToken(TokenKind(row.kind), row.ciphertext, row.key_version),
+            renewal=(
+                SealedToken(TokenKind.REFRESH, row.refresh_ciphertext, row.refresh_key_version)
+                if row.refresh_ciphertext is not None
+                else None
+            ),
+            has_run_out=row.has_run_out,
             attempts=row.attempts,
             age_seconds=row.age_seconds,
             account_is_connected=row.account_is_connected,
         )
         for row in rows
     ]
+
+
+async def renew(connection: AsyncConnection, held: DueRevocation, grant: SealedGrant) -> bool:
+    """Keep the tokens that a refresh brought, before the one of them is revoked that is wanted. False: it is no longer
+    ours."""
+    parameters = _columns(grant) | {"id": held.id, "attempts": held.attempts}
+    return (await connection.execute(_RENEW, parameters)).rowcount == 1
 
 
 async def finish(
@@ -125,6 +226,17 @@ async def finish(
 async def postpone(connection: AsyncConnection, revocation_id: UUID, *, seconds: float, failure: str) -> None:
     """Try again later."""
     await connection.execute(_POSTPONE, {"id": revocation_id, "seconds": seconds, "failure": failure})
+
+
+def _columns(grant: SealedGrant) -> dict[str, Any]:
+    return {
+        "kind": grant.token.kind.value,
+        "ciphertext": grant.token.ciphertext,
+        "key_version": grant.token.key_version,
+        "lifetime_seconds": grant.lifetime_seconds,
+        "refresh_ciphertext": grant.renewal.ciphertext if grant.renewal else None,
+        "refresh_key_version": grant.renewal.key_version if grant.renewal else None,
+    }
 
 
 async def prune(connection: AsyncConnection, *, before: UUID) -> None:

@@ -2,34 +2,70 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.user_management.enums import DeliveryState
-from services.user_management.models import WebhookDelivery
+from services.user_management.enums import DeliveryState, SubscriptionStatus
+from services.user_management.models import ServiceClient, WebhookDelivery, WebhookSubscription
 
 _deliveries = WebhookDelivery.ormar_config.table
+_subscriptions = WebhookSubscription.ormar_config.table
+_clients = ServiceClient.ormar_config.table
 _listed = [column for column in _deliveries.c if column.name not in {"body", "subscription_id"}]
+_pending = _deliveries.c.state == DeliveryState.PENDING.value
 
-# `healthy_only` leaves out whose last delivery failed; `busy` whoever is being sent enough at this moment.
+# A pending delivery of a subscription or service that is disabled is parked: it has no `next_attempt_at` until that is
+# enabled. Whoever sets a time or parks has locked the subscription in an earlier statement, so that this one sees what
+# the other has done. An event that is queued while a service is being disabled may slip through: `_CLAIM` looks too.
+_is_served = (
+    sa.select(sa.literal(1))
+    .select_from(_subscriptions.outerjoin(_clients, _clients.c.id == _subscriptions.c.client_id))
+    .where(
+        _subscriptions.c.id == _deliveries.c.subscription_id,
+        _subscriptions.c.status == SubscriptionStatus.ACTIVE.value,
+        _clients.c.disabled_at.is_(None),
+    )
+    .correlate(_deliveries)
+    .exists()
+)
+
+# Subscriptions first, in the order of what each has been owed longest, then a delivery of the first that has one to
+# lock: a look or two into the index for each, however much is due to one of them. `healthy_only` leaves out whose last
+# delivery failed; `busy` whoever is being sent enough at this moment.
 _CLAIM: Final = sa.text("""
 UPDATE webhook_deliveries d
 SET attempts = d.attempts + 1, next_attempt_at = now() + make_interval(secs => :lease_seconds)
 FROM webhook_subscriptions s
 WHERE s.id = d.subscription_id AND d.id = (
     SELECT due.id
-    FROM webhook_deliveries due
-    JOIN webhook_subscriptions o ON o.id = due.subscription_id
-    LEFT JOIN service_clients c ON c.id = o.client_id
-    WHERE due.state = 'pending' AND due.next_attempt_at <= now() AND due.subscription_id <> ALL(:busy)
-      AND o.status = 'active' AND c.disabled_at IS NULL AND (o.failing_since IS NULL OR NOT :healthy_only)
-    ORDER BY due.next_attempt_at, due.id
+    FROM (
+        SELECT o.id, oldest.next_attempt_at
+        FROM webhook_subscriptions o
+        LEFT JOIN service_clients c ON c.id = o.client_id
+        CROSS JOIN LATERAL (
+            SELECT p.next_attempt_at
+            FROM webhook_deliveries p
+            WHERE p.subscription_id = o.id AND p.state = 'pending' AND p.next_attempt_at <= now()
+            ORDER BY p.next_attempt_at, p.id
+            LIMIT 1
+        ) oldest
+        WHERE o.status = 'active' AND c.disabled_at IS NULL AND o.id <> ALL(:busy)
+          AND (o.failing_since IS NULL OR NOT :healthy_only)
+        ORDER BY oldest.next_attempt_at, o.id
+    ) waiting
+    CROSS JOIN LATERAL (
+        SELECT p.id
+        FROM webhook_deliveries p
+        WHERE p.subscription_id = waiting.id AND p.state = 'pending' AND p.next_attempt_at <= now()
+        ORDER BY p.next_attempt_at, p.id
+        LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    ) due
     LIMIT 1
-    FOR UPDATE OF due SKIP LOCKED
 )
 RETURNING d.id, d.subscription_id, d.event_id, d.event_type, d.sequence, d.body, d.attempts, s.url,
     s.secret_ciphertext, s.secret_key_version,
@@ -40,26 +76,6 @@ RETURNING d.id, d.subscription_id, d.event_id, d.event_type, d.sequence, d.body,
     sa.bindparam("healthy_only", type_=sa.Boolean()),
     sa.bindparam("lease_seconds", type_=sa.Double()),
 )
-
-# Attempts are the fence: after the lease another worker may have tried, and its word is the newer one.
-_FAIL: Final = sa.text("""
-UPDATE webhook_deliveries
-SET last_status = :status, last_error = :error,
-    state = CASE WHEN :final THEN 'failed' ELSE state END,
-    next_attempt_at = CASE WHEN NOT :final AND NOT :parked THEN now() + make_interval(secs => :retry_seconds) END
-WHERE id = :id AND state = 'pending' AND attempts = :attempts
-""").bindparams(
-    sa.bindparam("status", type_=sa.Integer()),
-    sa.bindparam("final", type_=sa.Boolean()),
-    sa.bindparam("parked", type_=sa.Boolean()),
-    sa.bindparam("retry_seconds", type_=sa.Double()),
-)
-
-_POSTPONE: Final = sa.text("""
-UPDATE webhook_deliveries
-SET attempts = attempts - 1, last_error = :error, next_attempt_at = now() + make_interval(secs => :seconds)
-WHERE id = :id AND state = 'pending' AND attempts = :attempts
-""").bindparams(sa.bindparam("seconds", type_=sa.Double()))
 
 _REQUEUE: Final = sa.text("""
 UPDATE webhook_deliveries SET state = 'pending', attempts = 0, next_attempt_at = now(), delivered_at = NULL
@@ -159,41 +175,49 @@ async def mark_delivered(connection: AsyncConnection, delivery_id: UUID, *, stat
     await connection.execute(sa.update(_deliveries).where(_deliveries.c.id == delivery_id).values(**values))
 
 
-async def mark_failed(
-    connection: AsyncConnection, delivery: ClaimedDelivery, attempt: FailedAttempt, *, parked: bool
-) -> None:
-    """It was not; `parked`: nobody tries again until the subscription is enabled."""
-    parameters = {
-        "id": delivery.id,
-        "attempts": delivery.attempts,
-        "status": attempt.status,
-        "error": attempt.error,
-        "final": attempt.retry_seconds is None,
-        "parked": parked,
-        "retry_seconds": attempt.retry_seconds or 0.0,
-    }
-    await connection.execute(_FAIL, parameters)
+async def mark_failed(connection: AsyncConnection, delivery: ClaimedDelivery, attempt: FailedAttempt) -> None:
+    """It was not; without `retry_seconds` it was given up. Lock the subscription first."""
+    values: dict[str, Any] = {"last_status": attempt.status, "last_error": attempt.error}
+    if attempt.retry_seconds is None:
+        values |= {"state": DeliveryState.FAILED.value, "next_attempt_at": None}
+    else:
+        values["next_attempt_at"] = _in(attempt.retry_seconds)
+    await connection.execute(_still_ours(delivery).values(**values))
 
 
 async def postpone(connection: AsyncConnection, delivery: ClaimedDelivery, *, error: str, seconds: float) -> None:
-    """It could not be tried, which is not the receiver's fault and uses up no attempt."""
-    parameters = {"id": delivery.id, "attempts": delivery.attempts, "error": error, "seconds": seconds}
-    await connection.execute(_POSTPONE, parameters)
+    """It could not be tried, which is not the receiver's fault and uses up no attempt. Lock the subscription first."""
+    values = {"attempts": _deliveries.c.attempts - 1, "last_error": error, "next_attempt_at": _in(seconds)}
+    await connection.execute(_still_ours(delivery).values(**values))
 
 
-async def park(connection: AsyncConnection, subscription_id: UUID) -> None:
-    """Let what is pending wait until the subscription is enabled. Lock that first."""
-    await _set_pending(connection, subscription_id, None)
+async def park(connection: AsyncConnection, subscription_ids: Collection[UUID]) -> None:
+    """Let what is pending wait until subscription and service are enabled. Lock the subscriptions first."""
+    due = _deliveries.c.next_attempt_at.is_not(None)
+    await connection.execute(_pending_of(subscription_ids).where(due).values(next_attempt_at=None))
 
 
-async def unpark(connection: AsyncConnection, subscription_id: UUID) -> None:
-    """What is pending is due now. Lock the subscription first."""
-    await _set_pending(connection, subscription_id, sa.func.now())
+async def unpark(connection: AsyncConnection, subscription_ids: Collection[UUID]) -> None:
+    """What was parked is due now, unless something is still disabled. Lock the subscriptions first."""
+    parked = _deliveries.c.next_attempt_at.is_(None)
+    await connection.execute(
+        _pending_of(subscription_ids).where(parked, _is_served).values(next_attempt_at=sa.func.now())
+    )
 
 
-async def _set_pending(connection: AsyncConnection, subscription_id: UUID, due: Any) -> None:
-    pending = (_deliveries.c.subscription_id == subscription_id, _deliveries.c.state == DeliveryState.PENDING.value)
-    await connection.execute(sa.update(_deliveries).where(*pending).values(next_attempt_at=due))
+def _in(seconds: float) -> sa.Case[datetime]:
+    """So many seconds from now; null for what is to be parked."""
+    return sa.case((_is_served, sa.func.now() + timedelta(seconds=seconds)))
+
+
+def _still_ours(delivery: ClaimedDelivery) -> sa.Update:
+    """Attempts are the fence: after the lease another worker may have tried, and its word is the newer one."""
+    fence = (_deliveries.c.id == delivery.id, _deliveries.c.attempts == delivery.attempts)
+    return sa.update(_deliveries).where(*fence, _pending)
+
+
+def _pending_of(subscription_ids: Collection[UUID]) -> sa.Update:
+    return sa.update(_deliveries).where(_deliveries.c.subscription_id.in_(subscription_ids), _pending)
 
 
 async def list_deliveries(

@@ -16,7 +16,9 @@ _subscriptions = WebhookSubscription.ormar_config.table
 _clients = ServiceClient.ormar_config.table
 _grants = ServiceGrant.ormar_config.table
 _owned = _subscriptions.outerjoin(_clients, _clients.c.id == _subscriptions.c.client_id)
-_shown = sa.select(*_subscriptions.c, _clients.c.name.label("owner")).select_from(_owned)
+_shown = sa.select(
+    *_subscriptions.c, _clients.c.name.label("owner"), _clients.c.disabled_at.label("owner_disabled_at")
+).select_from(_owned)
 
 _LOCK_CREATION: Final = sa.text("SELECT pg_advisory_xact_lock(hashtext('webhook_subscriptions'))")
 
@@ -80,6 +82,12 @@ async def lock(connection: AsyncConnection, subscription_id: UUID, *, owner: str
     """The same, locked until the transaction ends."""
     select = _shown.where(_subscriptions.c.id == subscription_id)
     return await _one(connection, select.with_for_update(of=_subscriptions, key_share=True), owner)
+
+
+async def lock_of_service(connection: AsyncConnection, client_id: UUID) -> list[UUID]:
+    """Ids of a service's subscriptions, locked by id."""
+    select = sa.select(_subscriptions.c.id).where(_subscriptions.c.client_id == client_id).order_by(_subscriptions.c.id)
+    return list((await connection.execute(select.with_for_update(key_share=True))).scalars())
 
 
 async def _one(connection: AsyncConnection, select: sa.Select[Any], owner: str | None) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Path
 
 from services.user_management.auth.admin import get_current_admin
 from services.user_management.auth.dependencies import ContainerDependency
+from services.user_management.routers.connection_parameters import ProviderPath
 from services.user_management.routers.json_route import JSONRoute
 from services.user_management.schemas.service import (
     KEY_ID_PATTERN,
@@ -19,10 +20,8 @@ from services.user_management.schemas.service import (
     ServiceName,
     ServiceResponse,
 )
-from services.user_management.utils.validators import ProviderName
 
 NamePath = Annotated[ServiceName, Path(description="Name of the service")]
-ProviderPath = Annotated[ProviderName, Path(description="Name of the provider")]
 KeyIdPath = Annotated[str, Path(pattern=KEY_ID_PATTERN, description="The middle part of the key")]
 
 router = APIRouter(

@@ -2,11 +2,10 @@
 
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.auth.guards import public
-from services.user_management.observability import REGISTRY
 from services.user_management.schemas.health import HealthResponse, ReadyResponse
 
 router = APIRouter(tags=["health"], dependencies=[Depends(public)])
@@ -27,6 +26,7 @@ async def get_readiness(container: ContainerDependency, response: Response) -> R
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-async def get_metrics() -> Response:
-    """Metrics of this process, in Prometheus's text format. Not for the public: a reverse proxy leaves it out."""
-    return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+async def get_metrics(container: ContainerDependency) -> Response:
+    """Metrics of this process, and counters of connections that all processes share, in Prometheus's text format.
+    Not for the public: a reverse proxy leaves it out."""
+    return Response(await container.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -7,13 +7,12 @@ from fastapi import APIRouter, Depends, Path, Query
 from services.user_management.auth.admin import get_current_admin
 from services.user_management.auth.clerk import OwnUserId
 from services.user_management.auth.dependencies import ContainerDependency
+from services.user_management.routers.connection_parameters import AccountQuery, ProviderPath
 from services.user_management.routers.json_route import JSONRoute
 from services.user_management.schemas.diagnosis import DiagnosisResponse
 from services.user_management.schemas.user import USER_ID_PATTERN
 
-ProviderPath = Annotated[str, Path(max_length=32)]
 UserId = Annotated[str, Path(pattern=USER_ID_PATTERN)]
-Account = Annotated[str | None, Query(max_length=320, description="Account id at the provider, or e-mail address")]
 Live = Annotated[bool, Query(description="Also ask the provider now, once, whether it takes the access token")]
 
 router = APIRouter(tags=["integrations"], route_class=JSONRoute)
@@ -27,7 +26,7 @@ async def diagnose_integration(
     user_id: OwnUserId,
     provider: ProviderPath,
     container: ContainerDependency,
-    account: Account = None,
+    account: AccountQuery = None,
     live: Live = False,  # noqa: FBT002 - a query parameter
 ) -> DiagnosisResponse:
     """What is wrong with a connection, how that is known, and who can mend it."""
@@ -39,7 +38,7 @@ async def diagnose_integration_of_user(
     user_id: UserId,
     provider: ProviderPath,
     container: ContainerDependency,
-    account: Account = None,
+    account: AccountQuery = None,
     live: Live = False,  # noqa: FBT002 - a query parameter
 ) -> DiagnosisResponse:
     """The same for any user, deleted or not."""

@@ -2,14 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
-from fastapi.responses import RedirectResponse
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import RedirectResponse, Response
 
 from services.user_management.auth.clerk import CurrentUser, InPerson, OwnUserId
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.auth.guards import anonymous
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
 from services.user_management.exceptions import ValidationFailedError
+from services.user_management.routers.conditional import NOT_MODIFIED, IfMatch, answer_conditionally
+from services.user_management.routers.connection_parameters import AccountQuery, ProviderPath
 from services.user_management.routers.json_route import JSONRoute
 from services.user_management.schemas.integration import (
     AuthorizeRequest,
@@ -23,11 +25,7 @@ from services.user_management.schemas.integration import (
 )
 from services.user_management.schemas.token import TokenReadPage
 from services.user_management.services.integration_service import ProviderReturn
-from services.user_management.utils.validators import PlainLine
 
-ProviderPath = Annotated[str, Path(max_length=32)]
-AccountQuery = Annotated[Annotated[str, PlainLine(320)] | None, Query()]
-"""Account id at the provider, or its e-mail; default: the primary connection."""
 CallbackValue = Annotated[str | None, Query(max_length=2048)]
 
 router = APIRouter(tags=["integrations"], route_class=JSONRoute)
@@ -45,12 +43,16 @@ async def list_integrations(user_id: OwnUserId, container: ContainerDependency) 
     return await container.integrations.list_integrations(user_id)
 
 
-@router.get("/users/{user_id}/integrations/{provider}")
+@router.get("/users/{user_id}/integrations/{provider}", response_model=IntegrationResponse, responses=NOT_MODIFIED)
 async def get_integration(
-    user_id: OwnUserId, provider: ProviderPath, container: ContainerDependency, account: AccountQuery = None
-) -> IntegrationResponse:
+    request: Request,
+    user_id: OwnUserId,
+    provider: ProviderPath,
+    container: ContainerDependency,
+    account: AccountQuery = None,
+) -> Response:
     """One connection to a provider."""
-    return await container.integrations.get_integration(user_id, provider, account)
+    return answer_conditionally(request, await container.integrations.get_integration(user_id, provider, account))
 
 
 @router.patch("/users/{user_id}/integrations/{provider}")
@@ -58,19 +60,43 @@ async def patch_integration(
     user_id: OwnUserId,
     provider: ProviderPath,
     body: IntegrationUpdate,
+    expected: IfMatch,
     container: ContainerDependency,
+    response: Response,
     account: AccountQuery = None,
 ) -> IntegrationResponse:
     """Change the product's notes about a connection, or choose the primary account, by JSON Merge Patch (RFC 7396)."""
-    return await container.integrations.update_integration(user_id, provider, account, body)
+    changed = await container.integrations.update_integration(user_id, provider, account, body, expected=expected)
+    response.headers["ETag"] = changed.etag
+    return changed
+
+
+@router.put("/users/{user_id}/integrations/{provider}")
+async def put_integration(
+    user_id: OwnUserId,
+    provider: ProviderPath,
+    body: IntegrationUpdate,
+    expected: IfMatch,
+    container: ContainerDependency,
+    response: Response,
+    account: AccountQuery = None,
+) -> IntegrationResponse:
+    """The same as `PATCH`: a member that is left out stays as it is."""
+    changed = await container.integrations.update_integration(user_id, provider, account, body, expected=expected)
+    response.headers["ETag"] = changed.etag
+    return changed
 
 
 @router.delete("/users/{user_id}/integrations/{provider}", dependencies=[InPerson])
 async def disconnect_integration(
-    user_id: OwnUserId, provider: ProviderPath, container: ContainerDependency, account: AccountQuery = None
+    user_id: OwnUserId,
+    provider: ProviderPath,
+    expected: IfMatch,
+    container: ContainerDependency,
+    account: AccountQuery = None,
 ) -> DisconnectResponse:
     """End a connection: its tokens are unreadable at once, and revoked at the provider until that sticks."""
-    return await container.integrations.disconnect_integration(user_id, provider, account)
+    return await container.integrations.disconnect_integration(user_id, provider, account, expected=expected)
 
 
 @router.put("/users/{user_id}/integrations/{provider}/refresh")
@@ -106,7 +132,7 @@ async def confirm_integration(
     user_id: OwnUserId, provider: ProviderPath, body: ConfirmRequest, container: ContainerDependency
 ) -> IntegrationResponse:
     """Finish a connection that this user started; the code is exchanged only here."""
-    return await container.connect_flows.confirm_connection(user_id, provider, body)
+    return await container.confirmations.confirm_connection(user_id, provider, body)
 
 
 async def each_parameter_once(request: Request) -> None:

@@ -1,6 +1,6 @@
 """Profiles."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
@@ -9,7 +9,7 @@ from services.user_management.auth.clerk import InPerson, OwnUserId, UserIdPath,
 from services.user_management.auth.dependencies import ContainerDependency, get_container
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
 from services.user_management.enums import ServicePermission
-from services.user_management.routers.conditional import IfMatch
+from services.user_management.routers.conditional import NOT_MODIFIED, IfMatch
 from services.user_management.routers.json_route import DirectRoute, JSONRoute
 from services.user_management.routers.user_filter import Cursor, UserFilterQuery
 from services.user_management.schemas.user import UserPage, UserResponse, UserUpdate
@@ -17,8 +17,6 @@ from services.user_management.schemas.user import UserPage, UserResponse, UserUp
 search_router = APIRouter(tags=["users"], route_class=JSONRoute)
 router = APIRouter(tags=["users"], route_class=JSONRoute)
 hot_router = APIRouter(tags=["users"], route_class=DirectRoute, dependencies=[Depends(get_current_user)])
-
-NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The client holds the current representation"}}
 
 
 @hot_router.get("/users/{user_id}", responses=NOT_MODIFIED)

@@ -10,7 +10,6 @@ from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
 from services.user_management.core.principal import Principal
 from services.user_management.enums import DeliveryState, ServicePermission
-from services.user_management.queries.webhook_delivery import ReplayFilter
 from services.user_management.routers.conditional import IfMatch
 from services.user_management.routers.json_route import JSONRoute
 from services.user_management.schemas.webhook_subscription import (
@@ -131,5 +130,4 @@ async def replay_webhooks(
     manager: Manager, subscription_id: SubscriptionId, body: ReplayRequest, container: ContainerDependency
 ) -> Replayed:
     """Send deliveries again under their old ids, at most 10,000 at a time, the oldest first."""
-    wanted = ReplayFilter(since=body.since, until=body.until, event_ids=body.event_ids)
-    return await container.webhook_subscriptions.replay(manager, subscription_id, wanted)
+    return await container.webhook_subscriptions.replay(manager, subscription_id, body)

@@ -1,11 +1,13 @@
 """Connections and the way to make one."""
 
+import zlib
 from datetime import datetime
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from services.user_management.core.clock import milliseconds
 from services.user_management.utils.validators import PlainLine, Scope
 
 OAuthCode = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]{1,2048}$")]
@@ -100,6 +102,16 @@ class IntegrationResponse(BaseModel):
     last_failure_at: datetime | None
     last_used_at: datetime | None
     """When a service was last given a token."""
+    version: int = Field(exclude=True)
+
+    @property
+    def etag(self) -> str:
+        """Entity tag (RFC 9110 section 8.8.3): the version, and what changes without one: times, and what follows from
+        the provider's file."""
+        passing = (self.last_used_at, self.last_checked_at, self.last_failure_at, self.last_refresh_at)
+        times = "-".join(f"{milliseconds(moment):x}" for moment in passing)
+        derived = zlib.crc32(f"{self.missing_scopes}{self.reconnect_url}".encode())
+        return f'"{self.version}-{times}-{derived:x}"'
 
 
 MetadataName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]

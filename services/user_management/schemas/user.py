@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
+from services.user_management.core.clock import milliseconds
 from services.user_management.core.pagination import Page
 from services.user_management.utils.validators import HttpUrl, PersonName, PlainLine
 
@@ -37,11 +38,7 @@ class UserResponse(BaseModel):
     def etag(self) -> str:
         """Entity tag (RFC 9110 section 8.8.3): the version, which `If-Match` is compared with, and the times that pass
         without one, so that `If-None-Match` never calls an old representation current."""
-        return f'"{self.version}-{_milliseconds(self.last_login_at):x}-{_milliseconds(self.last_active_at):x}"'
-
-
-def _milliseconds(moment: datetime | None) -> int:
-    return 0 if moment is None else int(moment.timestamp() * 1000)
+        return f'"{self.version}-{milliseconds(self.last_login_at):x}-{milliseconds(self.last_active_at):x}"'
 
 
 class UserUpdate(BaseModel):

@@ -4,12 +4,21 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from services.user_management.core.connection_counts import transition
 from services.user_management.enums import EventType, IntegrationStatus, ReauthReason
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries.token_refresh import Failure
 from services.user_management.unit_of_work import UnitOfWork
 
 SERVING: Final = [IntegrationStatus.ACTIVE, IntegrationStatus.DEGRADED]
+
+_STATUS_AFTER: Final = {
+    EventType.INTEGRATION_CONNECTED: IntegrationStatus.ACTIVE,
+    EventType.INTEGRATION_RECOVERED: IntegrationStatus.ACTIVE,
+    EventType.INTEGRATION_DEGRADED: IntegrationStatus.DEGRADED,
+    EventType.INTEGRATION_NEEDS_REAUTH: IntegrationStatus.NEEDS_REAUTH,
+    EventType.INTEGRATION_REVOKED: IntegrationStatus.REVOKED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +30,7 @@ class ConnectionVersion:
 
 
 class IntegrationStatusTracker:
-    """Steps that change a status, each with its audit row and its event. None applies if the fence has moved."""
+    """Steps that change a status, each with audit row, event and counter. None applies if the fence has moved."""
 
     async def mark_needs_reauth(
         self, uow: UnitOfWork, connection: ConnectionVersion, reason: ReauthReason, failure: Failure | None = None
@@ -68,11 +77,12 @@ class IntegrationStatusTracker:
         provider: str,
         reason: str | None = None,
     ) -> None:
-        """The audit row and the event of a change that another statement has made."""
+        """The audit row, the event and the counter of a change that another statement has made."""
         changes = {"status": [None, event.value.removeprefix("integration.")], "reason": [None, reason]}
         uow.audit(event.value, target=("integration", str(integration_id)), user_id=user_id, changes=changes)
         payload = {"integration_id": str(integration_id), "user_id": user_id, "provider": provider, "reason": reason}
         uow.publish(event, subject=user_id, payload=payload)
+        uow.count(transition(provider, _STATUS_AFTER[event], reason))
 
     async def _change(
         self,

@@ -206,8 +206,7 @@ class KeyRotationService:
             self._refuse_early(version, state, settled_seconds)
             for place, rows in unreadable.items():
                 await self._mark(uow, rows)
-                ids = [row.id for row in rows]
-                discarded[place.name] = await key_queries.discard_secrets(uow.connection, place, ids, version=version)
+                discarded[place.name] = await key_queries.discard_secrets(uow.connection, place, rows, version=version)
             await self._refuse_while_used(uow, version)
             await key_queries.retire_key(uow.connection, version)
             uow.audit(
@@ -295,10 +294,14 @@ class KeyRotationService:
 
     async def _mark(self, uow: UnitOfWork, rows: Sequence[StoredSecret]) -> None:
         """Step: the connections of `rows` need their users, if they still have the tokens that were looked at."""
-        for row in rows:
-            if row.integration_id is not None and row.token_version is not None:
-                connection = ConnectionVersion(row.integration_id, row.token_version)
-                await self._status.mark_needs_reauth(uow, connection, ReauthReason.TOKEN_UNREADABLE)
+        fences = {
+            (row.integration_id, row.token_version)
+            for row in rows
+            if row.integration_id is not None and row.token_version is not None
+        }
+        # In the order in which everybody locks several connections.
+        for fence in sorted(fences):
+            await self._status.mark_needs_reauth(uow, ConnectionVersion(*fence), ReauthReason.TOKEN_UNREADABLE)
 
     async def _status_of(self, row: KeyRow) -> KeyStatus:
         good = self._vault.proves(row.version, row.kdf, row.canary)

@@ -17,12 +17,15 @@ from services.user_management.exceptions import (
     StartupError,
 )
 from services.user_management.models import EncryptionKey
+from services.user_management.queries import encryption_key as key_queries
+from services.user_management.queries.encryption_key import KeyRow
 from services.user_management.security.encryption import PBKDF2_ITERATIONS, Binding, TokenEncryption
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 KDF: Final = f"pbkdf2-sha256-{PBKDF2_ITERATIONS}"
 _CANARY: Final = "canary"
 _CANARY_BINDING: Final = Binding(purpose="canary", user_id="")
+_OVERTAKEN: Final = "Somebody else is activating or retiring a key version right now; look at the status."
 POISON_LIMIT_PER_MINUTE: Final = 10
 
 log = structlog.get_logger(__name__)
@@ -76,7 +79,6 @@ class VaultService:
         """Versions whose secret is known to be the one that the data is under."""
         self._reported: set[int] = set()
         self._unit_of_work = unit_of_work
-        self._clock = clock
         self.poison_guard = PoisonGuard(clock)
 
     async def load(self) -> None:
@@ -170,38 +172,30 @@ class VaultService:
         """Make `version` the one that encrypts; the former one goes on decrypting. Does nothing if it already is.
 
         Raises KeyUnavailableError for a version that this process does not hold, ConflictError for one that is retired
-        or registered with another secret, and when somebody else activates one at the same moment.
+        or registered with another secret, and when somebody else activates or retires one at the same moment.
         """
         try:
             await self._activate(self.require(version))
         except IntegrityError:
-            raise ConflictError("Another key version is being activated right now; look at the status.") from None
+            raise ConflictError(_OVERTAKEN) from None
 
     async def _activate(self, version: int) -> None:
         canary = self.seal(_CANARY, _CANARY_BINDING, version)
-        now = self._clock.now()
 
         async with self._unit_of_work() as uow:
-            rows = {row.version: row for row in await EncryptionKey.objects.all()}
+            rows = {row.version: row for row in await key_queries.read_keys(uow.connection)}
             former = next((row.version for row in rows.values() if row.state == EncryptionKeyState.ACTIVE.value), None)
             if former == version:
                 return
-            if former is not None:
-                await EncryptionKey.objects.filter(version=former).update(state=EncryptionKeyState.DECRYPT_ONLY.value)
-            if version in rows:
-                self._refuse_unless_usable(rows[version])
-                await EncryptionKey.objects.filter(version=version).update(
-                    state=EncryptionKeyState.ACTIVE.value, activated_at=now
-                )
+            # The rows are not locked: each change says what it changes from, and others may have been faster.
+            if former is not None and not await key_queries.yield_active(uow.connection, former):
+                raise ConflictError(_OVERTAKEN)
+            if version not in rows:
+                await key_queries.add_key(uow.connection, version, kdf=KDF, canary=canary)
             else:
-                await EncryptionKey.objects.create(
-                    version=version,
-                    state=EncryptionKeyState.ACTIVE.value,
-                    kdf=KDF,
-                    canary=canary,
-                    created_at=now,
-                    activated_at=now,
-                )
+                self._refuse_unless_usable(rows[version])
+                if not await key_queries.activate_key(uow.connection, version):
+                    raise ConflictError(_OVERTAKEN)
             uow.audit(
                 "encryption_key.activated",
                 target=("encryption_key", str(version)),
@@ -213,7 +207,7 @@ class VaultService:
         if self.require(row.version) not in self._proven and not self.proves(row.version, row.kdf, row.canary):
             raise self._wrong_key(row.version)
 
-    def _refuse_unless_usable(self, row: EncryptionKey) -> None:
+    def _refuse_unless_usable(self, row: KeyRow) -> None:
         if row.state == EncryptionKeyState.RETIRED.value:
             raise ConflictError(f"Version {row.version} is retired; generate a new one.")
         if not self.proves(row.version, row.kdf, row.canary):

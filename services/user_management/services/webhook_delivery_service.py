@@ -11,6 +11,7 @@ from uuid import UUID
 import structlog
 
 from services.user_management.core.clock import Clock
+from services.user_management.database import is_unavailable
 from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
 from services.user_management.integrations.webhook_sender import SendFailure, WebhookAnswer, WebhookSender
 from services.user_management.queries import webhook_delivery as queries
@@ -47,6 +48,8 @@ POLL_SECONDS: Final = 0.5
 
 SECRET_UNREADABLE: Final = "secret_unreadable"  # noqa: S105 - an error code
 KEY_UNAVAILABLE: Final = "key_unavailable"
+INTERNAL_ERROR: Final = "internal_error"
+"""Ours; the log has the cause."""
 DISABLED_GONE: Final = "gone"
 DISABLED_FAILING: Final = "failing"
 
@@ -140,11 +143,28 @@ class WebhookDeliveryService:
             )
 
     async def _deliver(self, delivery: ClaimedDelivery) -> None:
+        """One delivery, whose trouble is its own: an error that left here would cancel all others under way, and what
+        their receivers have taken would be sent again."""
+        try:
+            await self._attempt(delivery)
+        except Exception as error:
+            log.exception("webhook.attempt_failed", **_named(delivery))
+            # With Postgres away nothing can be recorded, and the receiver is not to blame: the lease ends by itself.
+            if not is_unavailable(error):
+                await self._record_internal_error(delivery)
+
+    async def _record_internal_error(self, delivery: ClaimedDelivery) -> None:
+        try:
+            await self._record_failure(delivery, None, INTERNAL_ERROR)
+        except Exception:
+            # For the same reason. It is tried again when its lease ends.
+            log.exception("webhook.failure_unrecorded", **_named(delivery))
+
+    async def _attempt(self, delivery: ClaimedDelivery) -> None:
         try:
             headers = self._headers(delivery)
         except KeyUnavailableError:
-            async with self._unit_of_work() as uow:
-                await queries.postpone(uow.connection, delivery, error=KEY_UNAVAILABLE, seconds=KEY_WAIT_SECONDS)
+            await self._postpone(delivery)
             return
         except PoisonedCiphertextError:
             log.critical("webhook_secret.unreadable", subscription_id=str(delivery.subscription_id))
@@ -179,6 +199,11 @@ class WebhookDeliveryService:
             secrets.append(former)
         return secrets
 
+    async def _postpone(self, delivery: ClaimedDelivery) -> None:
+        async with self._unit_of_work() as uow:
+            await subscription_queries.lock(uow.connection, delivery.subscription_id, owner=None)
+            await queries.postpone(uow.connection, delivery, error=KEY_UNAVAILABLE, seconds=KEY_WAIT_SECONDS)
+
     async def _record_success(self, delivery: ClaimedDelivery, answer: WebhookAnswer) -> None:
         async with self._unit_of_work() as uow:
             # The subscription first, as whoever changes one locks it before its deliveries.
@@ -197,7 +222,7 @@ class WebhookDeliveryService:
             )
             if state is None:
                 return
-            await queries.mark_failed(uow.connection, delivery, failed, parked=not state.is_active)
+            await queries.mark_failed(uow.connection, delivery, failed)
             if state.is_active and (error == SendFailure.GONE or state.too_long):
                 reason = DISABLED_GONE if error == SendFailure.GONE else DISABLED_FAILING
                 await disable(uow, delivery.subscription_id, reason=reason)

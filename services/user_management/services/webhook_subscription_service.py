@@ -22,7 +22,6 @@ from services.user_management.integrations.webhook_target import TargetRefusedEr
 from services.user_management.queries import service_client as client_queries
 from services.user_management.queries import webhook_delivery as delivery_queries
 from services.user_management.queries import webhook_subscription as queries
-from services.user_management.queries.webhook_delivery import ReplayFilter
 from services.user_management.schemas.webhook_subscription import (
     DEFAULT_OVERLAP_SECONDS,
     MESSAGE_PREFIX,
@@ -32,6 +31,7 @@ from services.user_management.schemas.webhook_subscription import (
     NewSubscription,
     QueuedDelivery,
     Replayed,
+    ReplayRequest,
     SubscriptionResponse,
     SubscriptionUpdate,
 )
@@ -191,7 +191,8 @@ class WebhookSubscriptionService:
         return NewSecret(secret=secret, former_secret_until=row["former_secret_until"])
 
     async def send_test(self, actor: Principal, subscription_id: UUID) -> QueuedDelivery:
-        """Queue an event of the type `webhook.test`. Raises NotFoundError, ConflictError while disabled."""
+        """Queue an event of the type `webhook.test`. Raises NotFoundError, ConflictError while it or its service is
+        disabled."""
         async with self._unit_of_work() as uow:
             row = await _lock_active(uow, actor, subscription_id)
             event = cloud_event(
@@ -222,11 +223,13 @@ class WebhookSubscriptionService:
         more = len(rows) > limit
         return Page(items=items, next_cursor=self._signer.encode_cursor(scope, [items[-1].sequence]) if more else None)
 
-    async def replay(self, actor: Principal, subscription_id: UUID, wanted: ReplayFilter) -> Replayed:
+    async def replay(self, actor: Principal, subscription_id: UUID, request: ReplayRequest) -> Replayed:
         """Send deliveries again under their old ids, at most 10,000 at a time, the oldest first.
 
-        Raises NotFoundError, ConflictError while disabled.
+        Raises NotFoundError, ConflictError while it or its service is disabled.
         """
+        wanted = delivery_queries.ReplayFilter(since=request.since, until=request.until, event_ids=request.event_ids)
+
         async with self._unit_of_work() as uow:
             await _lock_active(uow, actor, subscription_id)
             made = await delivery_queries.requeue(uow.connection, subscription_id, wanted, limit=MAX_REPLAYED)
@@ -245,9 +248,18 @@ class WebhookSubscriptionService:
 async def disable(uow: UnitOfWork, subscription_id: UUID, *, reason: str) -> None:
     """Step: stop telling a subscription, which is locked and active; what is pending waits until it is enabled."""
     await queries.disable(uow.connection, subscription_id, reason=reason)
-    await delivery_queries.park(uow.connection, subscription_id)
+    await delivery_queries.park(uow.connection, [subscription_id])
     changes = {"status": [SubscriptionStatus.ACTIVE.value, SubscriptionStatus.DISABLED.value]}
     _audit(uow, "disabled", subscription_id, {**changes, "disabled_reason": [None, reason]})
+
+
+async def follow_service(uow: UnitOfWork, client_id: UUID, *, disabled: bool) -> None:
+    """Step: a service, which is locked, was disabled or enabled; what is pending for it waits, or is due."""
+    subscription_ids = await queries.lock_of_service(uow.connection, client_id)
+    if disabled:
+        await delivery_queries.park(uow.connection, subscription_ids)
+    else:
+        await delivery_queries.unpark(uow.connection, subscription_ids)
 
 
 async def _change(uow: UnitOfWork, row: dict[str, Any], changed: dict[str, Any]) -> None:
@@ -262,9 +274,9 @@ async def _change(uow: UnitOfWork, row: dict[str, Any], changed: dict[str, Any])
         values["failing_since"] = None
     await queries.update(uow.connection, row["id"], values)
     if status == SubscriptionStatus.DISABLED:
-        await delivery_queries.park(uow.connection, row["id"])
+        await delivery_queries.park(uow.connection, [row["id"]])
     if status == SubscriptionStatus.ACTIVE:
-        await delivery_queries.unpark(uow.connection, row["id"])
+        await delivery_queries.unpark(uow.connection, [row["id"]])
     former, new = _told({name: row[name] for name in changed}), _told(changed)
     _audit(uow, "updated", row["id"], {name: [former[name], new[name]] for name in changed})
 
@@ -300,6 +312,8 @@ async def _lock_active(uow: UnitOfWork, actor: Principal, subscription_id: UUID)
     row = await _lock(uow, actor, subscription_id)
     if row["status"] != SubscriptionStatus.ACTIVE:
         raise ConflictError("The subscription is disabled; enable it first.")
+    if row["owner_disabled_at"] is not None:
+        raise ConflictError("The subscription's service is disabled; enable that first.")
     return row
 
 

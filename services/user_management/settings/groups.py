@@ -209,8 +209,9 @@ class ErasureGroup(BaseModel):
 
 
 class RefreshGroup(BaseModel):
-    spread_seconds: float = Field(default=600.0, ge=0, le=3000)
-    """Over how long the hourly job spreads its refreshes, so that no provider meets all of them at once."""
+    spread_seconds: float = Field(default=600.0, ge=0, le=800)
+    """Over how long each run of the refresh job, one per quarter of an hour, spreads its calls, so that no provider
+    meets all of them at once."""
 
 
 class LimitsGroup(BaseModel):

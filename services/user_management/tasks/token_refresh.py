@@ -22,7 +22,7 @@ def sweep_leases() -> None:
 
 @shared_task(name=JobName.REFRESH_DUE_TOKENS.value)
 def refresh_due_tokens() -> None:
-    """Every hour, in slices."""
+    """Every quarter of an hour, in slices."""
     runtime.run(
         lambda container: container.jobs.run(
             JobName.REFRESH_DUE_TOKENS,

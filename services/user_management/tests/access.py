@@ -113,6 +113,7 @@ DOORS: Final[Mapping[str, Answers]] = {
     "GET /users/{user_id}/integrations": own(200),
     "GET /users/{user_id}/integrations/{provider}": own(200),
     "PATCH /users/{user_id}/integrations/{provider}": own(200),
+    "PUT /users/{user_id}/integrations/{provider}": own(200),
     "DELETE /users/{user_id}/integrations/{provider}": own_in_person(200),
     "PUT /users/{user_id}/integrations/{provider}/refresh": own(200),
     "GET /users/{user_id}/integrations/{provider}/activity": own(200),

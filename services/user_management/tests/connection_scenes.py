@@ -1,9 +1,10 @@
 """Connections that tests need many of or in other shapes: further accounts, providers with other files, processes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import asyncpg
 
@@ -12,9 +13,11 @@ from services.sandbox.providers import CLIENT_ID, Kind, provider_file, provider_
 from services.user_management.container import Container
 from services.user_management.integrations.oauth_client import OAuthClient
 from services.user_management.integrations.oauth_config import Registration, load_providers
+from services.user_management.services.integration_service import RevocationService
 from services.user_management.services.integration_status_service import IntegrationStatusTracker
 from services.user_management.services.token_service import RefreshAttempts, RefreshJobs, TokenRefresher
 from services.user_management.tests.journey import Journey
+from services.user_management.tests.scenes import Connected, only_row
 
 PROVIDER: Final = "sandbox-static"
 WORK: Final = "work@example.com"
@@ -38,6 +41,42 @@ async def connect_account(
     ticket = await returned_flow(journey, person, account, provider, **body)
     connection: dict[str, Any] = expect(await journey.confirm(person, provider, flow=ticket), 201).json()
     return connection
+
+
+async def connected_to(journey: Journey, provider: str, *, email: str = "ada@example.com") -> Connected:
+    """A new user's connection with what `provider` demands, and a service that may read its tokens."""
+    person = await journey.sign_up(email)
+    connection = await connect_account(journey, person, email, provider)
+    return Connected(journey, person, str(connection["id"]), provider, await journey.service_key(provider))
+
+
+async def due_connections(journey: Journey, person: Person, provider: str, count: int) -> list[UUID]:
+    """Connections that run out within the hour, the next one first."""
+    ids = []
+    for number in range(count):
+        account = f"account-{number}@example.com"
+        connection = await connect_account(journey, person, account, provider, new_account=True)
+        ids.append(UUID(connection["id"]))
+    await journey.age_tokens()
+    for minutes, integration_id in enumerate(ids):
+        await journey.owner.execute(
+            "UPDATE encrypted_tokens SET expires_at = now() + make_interval(mins => $2)"
+            " WHERE integration_id = $1 AND kind = 'access'",
+            integration_id,
+            minutes,
+        )
+    return ids
+
+
+@contextmanager
+def no_longer_offering(container: Container, provider: str) -> Iterator[None]:
+    """For a while the provider is not configured."""
+    providers = container.providers._providers
+    former = providers.pop(provider)
+    try:
+        yield
+    finally:
+        providers[provider] = former
 
 
 @contextmanager
@@ -94,13 +133,31 @@ def refresher_elsewhere(container: Container) -> TokenRefresher:
     )
 
 
-def refresh_jobs(container: Container, refresher: TokenRefresher, *, spread_seconds: float = 0.0) -> RefreshJobs:
+def revocation_job(container: Container) -> RevocationService:
+    """The job of another process."""
+    return RevocationService(
+        unit_of_work=container.unit_of_work,
+        providers=container.providers,
+        oauth=OAuthClient(container.http, container.clock),
+        vault=container.vault,
+        clock=container.clock,
+        is_stopping=lambda: False,
+    )
+
+
+def refresh_jobs(
+    container: Container,
+    refresher: TokenRefresher,
+    *,
+    spread_seconds: float = 0.0,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> RefreshJobs:
     """The periodic jobs of a process."""
     return RefreshJobs(
         database=container.database,
         refresher=refresher,
         clock=container.clock,
-        is_stopping=lambda: False,
+        is_stopping=is_stopping,
         spread_seconds=spread_seconds,
     )
 
@@ -112,3 +169,22 @@ async def stored_rows(owner: "asyncpg.Connection[asyncpg.Record]") -> list[tuple
         *await owner.fetch("SELECT * FROM encrypted_tokens ORDER BY id"),
     ]
     return [tuple(row) for row in found]
+
+
+async def revocation_of(journey: Journey) -> dict[str, Any]:
+    """The only revocation there is."""
+    return await only_row(journey, "SELECT * FROM token_revocations")
+
+
+async def revocation_states(journey: Journey) -> list[str]:
+    """The states of all revocations, the one requested first at the head."""
+    rows = await journey.owner.fetch("SELECT state FROM token_revocations ORDER BY requested_at, id")
+    return [row["state"] for row in rows]
+
+
+async def make_revocations_due(journey: Journey) -> None:
+    """Let the back-off, or somebody's lease, end now."""
+    await journey.owner.execute(
+        "UPDATE token_revocations SET next_attempt_at = now(), lease_until = least(lease_until, now())"
+        " WHERE state = 'pending'"
+    )

@@ -1,10 +1,52 @@
 """The built-in provider files, pointed at the sandbox."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from services.devstack.provider_copies import copy_provider_files
+from services.sandbox.oidc.provider import Provider
+from services.sandbox.providers import CLIENT_ID, CLIENT_SECRET
+from services.sandbox.state import Sandbox
+from services.user_management.container import Container
+from services.user_management.integrations.oauth_config import Registration, load_providers
 
 
 def copy_providers(folder: Path, sandbox_url: str) -> list[str]:
     """Write `google.toml` and the others into `folder` with the sandbox's addresses; returns the providers' names."""
     return copy_provider_files(folder, sandbox_url)
+
+
+@contextmanager
+def imitated(container: Container, sandbox: Sandbox, folder: Path) -> Iterator[None]:
+    """For a while the built-in providers are offered as well, and what imitates them knows nobody yet.
+
+    GitHub's and Slack's tokens run out, and a refresh uses up its token.
+    """
+    names = copy_providers(folder, sandbox.base_url)
+    read = load_providers([folder], dict.fromkeys(names, Registration(CLIENT_ID, SecretStr(CLIENT_SECRET))))
+    for imitation in sandbox.imitations.values():
+        imitation.forget()
+    for name, setting in (("github", "expiring_tokens"), ("slack", "token_rotation")):
+        imitation = sandbox.imitations[name]
+        imitation.settings = imitation.settings.model_copy(update={setting: True})
+    providers = container.providers._providers
+    former = dict(providers)
+    providers.update({name: read.get(name) for name in names})
+    try:
+        yield
+    finally:
+        providers.clear()
+        providers.update(former)
+
+
+def living_tokens(provider: Provider, account: str = "ada@example.com") -> int:
+    """How many access and refresh tokens of the account the provider would still accept."""
+    now = time.monotonic()
+    grants = [grant for grant in provider.grants(account) if grant.alive]
+    access = [token for grant in grants for token in grant.access_tokens if not token.revoked]
+    refresh = [token for grant in grants for token in grant.refresh_tokens if token.alive]
+    return sum(token.expires_at > now for token in access) + len(refresh)

@@ -5,13 +5,15 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 Schema = Mapping[str, Any]
 JSONPath = tuple[str | int, ...]
 
 LONGEST_IN_URL: Final = 2000
 """Servers refuse much longer request lines before the application sees them."""
+_JSON: Final = "application/json"
+_FORM: Final = "application/x-www-form-urlencoded"
 _SCALARS: Final = frozenset({"string", "integer", "number", "boolean"})
 
 
@@ -46,16 +48,28 @@ def places(document: Schema) -> Iterator[Place]:
         for method, operation in item.items():
             for parameter in operation.get("parameters", []):
                 yield Place(method.upper(), path, parameter["in"], (parameter["name"],), operation)
-            if (schema := _body_schema(operation)) is not None:
-                for where in _text_in(document, schema):
+            if (body := _body(operation)) is not None:
+                for where in _text_in(document, body.schema):
                     yield Place(method.upper(), path, "body", where, operation)
                 yield Place(method.upper(), path, "name", (), operation)
 
 
-def _body_schema(operation: Schema) -> Schema | None:
+@dataclass(frozen=True, slots=True)
+class _Body:
+    media_type: str
+    schema: Schema
+
+    def encode(self, document: Any) -> bytes:
+        if self.media_type == _FORM:
+            return urlencode(document, errors="surrogatepass").encode()
+        return json.dumps(document).encode()
+
+
+def _body(operation: Schema) -> _Body | None:
     content = operation.get("requestBody", {}).get("content", {})
-    schema: Schema | None = content.get("application/json", {}).get("schema")
-    return schema
+    known = (media_type for media_type in (_JSON, _FORM) if "schema" in content.get(media_type, {}))
+    media_type = next(known, None)
+    return None if media_type is None else _Body(media_type, content[media_type]["schema"])
 
 
 def _resolve(document: Schema, schema: Schema) -> list[Schema]:
@@ -87,6 +101,8 @@ def _sample(document: Schema, schema: Schema, good: Mapping[str, Any], name: str
     if name in good:
         return good[name]
     one = _resolve(document, schema)[0]
+    if "const" in one:
+        return one["const"]
     kind = one.get("type")
     if kind == "object":
         members = one.get("properties", {})
@@ -127,10 +143,10 @@ def prepare(document: Schema, place: Place, text: str, good: Mapping[str, Any]) 
         for name, value in parameters["header"].items()
     }
     content = None
-    if (schema := _body_schema(place.operation)) is not None:
-        body = _sample(document, schema, good)
+    if (body := _body(place.operation)) is not None:
+        members = _sample(document, body.schema, good)
         if place.kind in {"body", "name"}:
-            body = _put(body, place.where or (text,), text)
-        content = json.dumps(body).encode()
-        headers[b"content-type"] = b"application/json"
+            members = _put(members, place.where or (text,), text)
+        content = body.encode(members)
+        headers[b"content-type"] = body.media_type.encode()
     return Prepared(place.method, url, headers, content)

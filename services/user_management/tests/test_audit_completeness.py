@@ -195,6 +195,9 @@ RECORDS: dict[str, tuple[Recorded, ...]] = {
             _own_connection("PATCH", body={"metadata": {"label": "Work"}}), audit=("integration.metadata_changed",)
         ),
     ),
+    "PUT /users/{user_id}/integrations/{provider}": (
+        Recorded(_own_connection("PUT", body={"metadata": {"label": "Work"}}), audit=("integration.metadata_changed",)),
+    ),
     "DELETE /users/{user_id}/integrations/{provider}": (
         Recorded(_own_connection("DELETE"), audit=("integration.disconnected",)),
     ),

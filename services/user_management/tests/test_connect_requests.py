@@ -91,6 +91,15 @@ async def test_scopes_come_from_the_account_that_is_addressed(connected: Connect
     assert await _scopes(journey, ada, new_account=True) == REQUIRED
 
 
+async def test_account_that_is_not_connected_cannot_be_renewed(connected: Connected) -> None:
+    path = f"/users/me/integrations/{connected.provider}/authorize"
+
+    response = await connected.journey.client.post(path, headers=connected.headers, json={"account": WORK})
+
+    assert_problem(response, 404, "not_connected")
+    assert await connected.journey.owner.fetchval("SELECT count(*) FROM oauth_flows WHERE status = 'pending'") == 0
+
+
 async def test_scope_that_the_provider_no_longer_offers_is_not_asked_for_again(connected: Connected) -> None:
     await connected.set("granted_scopes", '["openid", "email", "offline_access", "retired.read"]')
 
@@ -239,6 +248,29 @@ async def test_issuer_of_a_return_is_checked_before_the_code_is_exchanged(
     else:
         assert assert_problem(response, 409, "flow_refused")["reason"] == refusal
         assert exchanged == 0
+
+
+@pytest.mark.usefixtures("front_end")
+@pytest.mark.parametrize("way", ["callback", "front end"])
+async def test_issuer_that_the_discovered_document_promises_is_demanded(
+    journey: Journey, tmp_path: Path, way: str
+) -> None:
+    ada = await journey.sign_up()
+    with offering(journey.container, tmp_path, keys="discovery = true"):
+        if way == "front end":
+            returned = await _returned_to_front_end(journey, ada)
+            body = {"code": returned["code"], "state": returned["state"]}
+        else:
+            started = await journey.authorize(ada, PROVIDER)
+            returned = _query(await journey.consent(started["authorization_url"], account=ada.email))
+            del returned["iss"]
+            await journey.client.get(f"/oauth/callback/{PROVIDER}?{urlencode(returned)}")
+            body = {"flow": journey.ticket(started)}
+
+        response = await journey.confirm(ada, PROVIDER, **body)
+
+    assert assert_problem(response, 409, "flow_refused")["reason"] == "issuer_missing"
+    assert journey.sandbox.ledger.count(party="oidc:static", operation="token.exchange") == 0
 
 
 async def test_callback_without_the_issuer_that_is_always_named_is_refused(journey: Journey, tmp_path: Path) -> None:

@@ -376,3 +376,33 @@ async def test_account_parameter_that_is_no_line_of_text_is_refused_on_every_rou
 
     for response in (shown, patched, refreshed, ended):
         assert_problem(response, 422, "validation_failed")
+
+
+async def test_connection_that_the_client_holds_is_not_sent_again(connected: Connected) -> None:
+    client, url = connected.journey.client, "/users/me/integrations/sandbox-static"
+    first = await client.get(url, headers=connected.headers)
+
+    again = await client.get(url, headers={**connected.headers, "If-None-Match": first.headers["etag"]})
+    await connected.get()
+    after_a_read = await client.get(url, headers={**connected.headers, "If-None-Match": first.headers["etag"]})
+
+    assert (again.status_code, again.content) == (304, b"")
+    assert after_a_read.status_code == 200
+    assert after_a_read.json()["last_used_at"] is not None
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT", "DELETE"])
+async def test_connection_that_has_changed_refuses_an_edit_of_the_former_one(connected: Connected, method: str) -> None:
+    client, url = connected.journey.client, "/users/me/integrations/sandbox-static"
+    seen = (await client.get(url, headers=connected.headers)).headers["etag"]
+    edit = {"metadata": {"label": "Work"}}
+    changed = await client.patch(url, headers={**connected.headers, "If-Match": seen}, json=edit)
+    body = None if method == "DELETE" else {"metadata": {"label": "Home"}}
+
+    late = await client.request(method, url, headers={**connected.headers, "If-Match": seen}, json=body)
+    good = await client.request(
+        method, url, headers={**connected.headers, "If-Match": changed.headers["etag"]}, json=body
+    )
+
+    assert_problem(late, 412, "precondition_failed")
+    assert good.status_code == 200, good.text

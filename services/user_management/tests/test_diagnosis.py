@@ -154,6 +154,18 @@ async def test_disconnected_connection_says_when_by_whom_and_what_became_of_the_
     assert findings["revocation_pending"]["severity"] == "notice"
 
 
+async def test_connection_that_ended_with_its_user_says_so(connected: Connected, admin: Headers) -> None:
+    journey = connected.journey
+    await journey.client.delete("/users/me", headers=connected.headers)
+
+    path = f"/admin/users/{connected.user_id}/integrations/{STATIC}/diagnose"
+    findings = (await journey.client.get(path, headers=admin)).json()["findings"]
+
+    (found,) = [finding for finding in findings if finding["code"] == "disconnected"]
+    assert found["evidence"]["by"] == "user_deleted"
+    assert found["explanation"] == "The connection was ended here when the user deleted their account."
+
+
 async def test_grant_that_cannot_be_revoked_is_said_honestly(
     journey: Journey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from services.sandbox.imitations.google import GoogleSettings
 from services.sandbox.imitations.microsoft import MicrosoftSettings
-from services.user_management.tests.diagnosis_scenes import Patient, configure_imitations
+from services.user_management.tests.diagnosis_scenes import Patient, configure_imitations, diagnose
 from services.user_management.tests.journey import Journey
 
 
@@ -97,6 +97,27 @@ async def test_google_account_connected_too_often_is_the_token_limit(journey: Jo
     assert (evidence["limit"], evidence["connects_by_others_since"]) == (100, 101)
     assert evidence["other_connections_of_the_account"] == 1
     assert other.scene.user_id not in str(findings)
+
+
+async def test_slack_workspace_that_is_being_moved_is_no_policy_and_passes(journey: Journey) -> None:
+    patient = await Patient.at(journey, "slack")
+    await patient.scene.set("last_failure", "org_login_required")
+    await patient.scene.set("refresh_failures", 1)
+
+    findings = await patient.findings()
+
+    assert findings.keys() == {"refresh_failing", "works"}
+    assert "most likely the Slack workspace is just being moved" in findings["refresh_failing"]["explanation"]
+
+
+async def test_attempt_that_a_moving_slack_workspace_refused_is_no_policy(journey: Journey) -> None:
+    person = await journey.sign_up()
+    await journey.authorize(person, "slack")
+    await journey.owner.execute("UPDATE oauth_flows SET status = 'returned', error = 'org_login_required'")
+
+    findings = (await diagnose(journey, person, "slack"))["findings"]
+
+    assert "admin_policy" not in {finding["code"] for finding in findings}
 
 
 async def test_google_account_connected_once_is_not_the_token_limit(journey: Journey) -> None:

@@ -14,9 +14,7 @@ from structlog.testing import capture_logs
 from services.sandbox.faults import FaultAction
 from services.user_management.container import Container
 from services.user_management.enums import TokenKind
-from services.user_management.integrations.oauth_client import OAuthClient
 from services.user_management.queries import token_revocation as queries
-from services.user_management.services.integration_service import RevocationService
 from services.user_management.services.integration_service.revocations import LEASE_SECONDS
 from services.user_management.services.vault_service import token_binding
 from services.user_management.tests.connection_scenes import (
@@ -24,8 +22,12 @@ from services.user_management.tests.connection_scenes import (
     WORK,
     connect_account,
     forget_failures,
+    make_revocations_due,
     offering,
     returned_flow,
+    revocation_job,
+    revocation_of,
+    revocation_states,
 )
 from services.user_management.tests.fleets import SECOND_ROOT, holding, vault_with
 from services.user_management.tests.journey import Journey
@@ -53,34 +55,8 @@ async def _disconnect(scene: Connected, **params: str) -> httpx.Response:
     return await scene.journey.client.delete(PATH, headers=scene.headers, params=params)
 
 
-async def _revocation(scene: Connected) -> dict[str, Any]:
-    return await only_row(scene.journey, "SELECT * FROM token_revocations")
-
-
-async def _states(journey: Journey) -> list[str]:
-    rows = await journey.owner.fetch("SELECT state FROM token_revocations ORDER BY requested_at, id")
-    return [row["state"] for row in rows]
-
-
-async def _make_due(journey: Journey) -> None:
-    """Let the back-off, or somebody's lease, end now."""
-    await journey.owner.execute("UPDATE token_revocations SET next_attempt_at = now() WHERE state = 'pending'")
-
-
 def _grants_alive(journey: Journey, email: str = "ada@example.com") -> list[bool]:
     return [grant.alive for grant in journey.sandbox.providers["static"].grants(email)][-1:]
-
-
-def _elsewhere(container: Container) -> RevocationService:
-    """The job of another process."""
-    return RevocationService(
-        unit_of_work=container.unit_of_work,
-        providers=container.providers,
-        oauth=OAuthClient(container.http, container.clock),
-        vault=container.vault,
-        clock=container.clock,
-        is_stopping=lambda: False,
-    )
 
 
 async def test_disconnect_makes_the_tokens_unreadable_at_once(connected: Connected) -> None:
@@ -106,7 +82,7 @@ async def test_disconnect_notes_the_refresh_token_under_its_binding(connected: C
 
     await _disconnect(connected)
 
-    row = await _revocation(connected)
+    row = await revocation_of(connected.journey)
     assert (row["state"], row["kind"], row["attempts"], row["ciphertext"]) == ("pending", "refresh", 0, stored)
     binding = token_binding(row["user_id"], row["integration_id"], TokenKind(row["kind"]))
     opened = connected.journey.container.vault.open(row["ciphertext"], binding, row["key_version"])
@@ -130,7 +106,7 @@ async def test_revocation_ends_the_grant_and_leaves_no_ciphertext(connected: Con
 
     await connected.journey.container.revocations.revoke_due()
 
-    row = await _revocation(connected)
+    row = await revocation_of(connected.journey)
     assert (before, _grants_alive(connected.journey)) == ([True], [False])
     assert (row["state"], row["ciphertext"], row["key_version"], row["next_attempt_at"]) == ("done", None, None, None)
     assert row["finished_at"] is not None
@@ -144,14 +120,14 @@ async def test_second_disconnect_is_not_found(connected: Connected) -> None:
     again = await _disconnect(connected)
 
     assert_problem(again, 404, "not_connected")
-    assert await _states(connected.journey) == ["pending"]
+    assert await revocation_states(connected.journey) == ["pending"]
 
 
 async def test_disconnects_at_once_end_one_connection_once(connected: Connected) -> None:
     responses = await asyncio.gather(*(_disconnect(connected) for _ in range(10)))
 
     assert sorted(response.status_code for response in responses) == [200] + [404] * 9
-    assert await _states(connected.journey) == ["pending"]
+    assert await revocation_states(connected.journey) == ["pending"]
 
 
 async def test_revocation_backs_off_ever_longer_while_the_provider_is_down(connected: Connected) -> None:
@@ -169,13 +145,13 @@ async def test_revocation_backs_off_ever_longer_while_the_provider_is_down(conne
         await journey.container.revocations.revoke_due()
         waits.append(round(await journey.owner.fetchval(WAIT), -1))
         await journey.container.revocations.revoke_due()
-        await _make_due(journey)
+        await make_revocations_due(journey)
     calls_while_down = connected.calls("revoke")
     await journey.container.revocations.revoke_due()
 
     assert waits == [10, 60, 300]
     assert calls_while_down == 3
-    row = await _revocation(connected)
+    row = await revocation_of(connected.journey)
     assert (row["state"], row["attempts"], row["ciphertext"]) == ("done", 4, None)
     assert _grants_alive(journey) == [False]
 
@@ -187,7 +163,7 @@ async def test_revocation_waits_as_long_as_the_provider_says(connected: Connecte
     await connected.journey.container.revocations.revoke_due()
 
     assert 890 < await connected.journey.owner.fetchval(WAIT) <= 900
-    assert await _states(connected.journey) == ["pending"]
+    assert await revocation_states(connected.journey) == ["pending"]
 
 
 @pytest.mark.parametrize("code", ["invalid_token", "invalid_grant"])
@@ -197,7 +173,7 @@ async def test_token_that_the_provider_no_longer_knows_counts_as_revoked(connect
 
     await connected.journey.container.revocations.revoke_due()
 
-    assert (await _revocation(connected))["state"] == "done"
+    assert (await revocation_of(connected.journey))["state"] == "done"
 
 
 async def test_grant_that_the_user_ended_there_counts_as_revoked(connected: Connected) -> None:
@@ -206,7 +182,7 @@ async def test_grant_that_the_user_ended_there_counts_as_revoked(connected: Conn
 
     await connected.journey.container.revocations.revoke_due()
 
-    assert (await _revocation(connected))["state"] == "done"
+    assert (await revocation_of(connected.journey))["state"] == "done"
 
 
 @pytest.mark.parametrize("code", ["invalid_client", "unauthorized_client"])
@@ -216,13 +192,13 @@ async def test_refusal_of_our_client_is_tried_again_and_told_to_the_operator(con
 
     with capture_logs() as logs:
         await connected.journey.container.revocations.revoke_due()
-    after_refusal = await _revocation(connected)
-    await _make_due(connected.journey)
+    after_refusal = await revocation_of(connected.journey)
+    await make_revocations_due(connected.journey)
     await connected.journey.container.revocations.revoke_due()
 
     assert (after_refusal["state"], after_refusal["last_failure"]) == ("pending", code)
     assert [entry["log_level"] for entry in logs if entry["event"] == "provider.misconfigured"] == ["error"]
-    assert (await _revocation(connected))["state"] == "done"
+    assert (await revocation_of(connected.journey))["state"] == "done"
 
 
 @pytest.mark.parametrize(("age", "state"), [("6 days 23 hours", "pending"), ("7 days 1 minute", "given_up")])
@@ -234,7 +210,7 @@ async def test_revocation_is_given_up_after_a_week_and_said_so(connected: Connec
     with capture_logs() as logs:
         await connected.journey.container.revocations.revoke_due()
 
-    row = await _revocation(connected)
+    row = await revocation_of(connected.journey)
     assert (row["state"], row["ciphertext"] is None) == (state, state == "given_up")
     errors = [entry["event"] for entry in logs if entry["log_level"] == "error"]
     assert errors == (["revocation.given_up"] if state == "given_up" else [])
@@ -248,12 +224,12 @@ async def test_revocation_whose_worker_died_is_done_by_another_when_the_lease_en
 
     await journey.container.revocations.revoke_due()
     calls_under_lease = connected.calls("revoke")
-    await _make_due(journey)
+    await make_revocations_due(journey)
     await journey.container.revocations.revoke_due()
 
     assert len(claimed) == 1
     assert (calls_under_lease, connected.calls("revoke")) == (0, 1)
-    assert (await _revocation(connected))["state"] == "done"
+    assert (await revocation_of(connected.journey))["state"] == "done"
 
 
 async def test_two_workers_at_once_revoke_each_token_once(connected: Connected) -> None:
@@ -266,10 +242,10 @@ async def test_two_workers_at_once_revoke_each_token_once(connected: Connected) 
     connected.fail("delay", "revoke", delay_seconds=0.05, times=12)
 
     await asyncio.gather(
-        *(jobs.revoke_due() for jobs in (journey.container.revocations, _elsewhere(journey.container)))
+        *(jobs.revoke_due() for jobs in (journey.container.revocations, revocation_job(journey.container)))
     )
 
-    assert await _states(journey) == ["done"] * 12
+    assert await revocation_states(journey) == ["done"] * 12
     tokens = [entry.refresh_token for entry in journey.sandbox.ledger.entries("oidc:static", "revoke")]
     assert len(tokens) == len(set(tokens)) == 12
 
@@ -280,12 +256,12 @@ async def test_revocation_under_a_key_that_is_away_waits_until_it_is_there(conne
 
     with holding(container, await vault_with(container, {2: SECOND_ROOT})):
         await container.revocations.revoke_due()
-    while_away = await _revocation(connected)
-    await _make_due(connected.journey)
+    while_away = await revocation_of(connected.journey)
+    await make_revocations_due(connected.journey)
     await container.revocations.revoke_due()
 
     assert (while_away["state"], while_away["last_failure"]) == ("pending", "key_unavailable")
-    assert (await _revocation(connected))["state"] == "done"
+    assert (await revocation_of(connected.journey))["state"] == "done"
     assert connected.calls("revoke") == 1
 
 
@@ -295,7 +271,7 @@ async def test_revocation_of_a_token_that_cannot_be_read_is_impossible(connected
 
     await connected.journey.container.revocations.revoke_due()
 
-    row = await _revocation(connected)
+    row = await revocation_of(connected.journey)
     assert (row["state"], row["last_failure"], row["ciphertext"]) == ("impossible", "token_unreadable", None)
     assert connected.calls("revoke") == 0
 
@@ -308,7 +284,7 @@ async def test_provider_without_revocation_is_said_so_and_not_called(connected: 
 
     assert response.json()["revocation"] == "impossible"
     assert "https://accounts.example.com/connections" in response.json()["revocation_note"]
-    row = await _revocation(connected)
+    row = await revocation_of(connected.journey)
     assert (row["state"], row["ciphertext"], row["key_version"]) == ("impossible", None, None)
     assert connected.calls("revoke") == 0
     assert await connected.journey.owner.fetchval("SELECT count(*) FROM encrypted_tokens") == 0
@@ -320,32 +296,70 @@ async def test_connection_without_any_token_has_nothing_to_revoke(connected: Con
     response = await _disconnect(connected)
 
     assert response.json()["revocation"] == "none"
-    assert await _states(connected.journey) == []
+    assert await revocation_states(connected.journey) == []
 
 
 async def test_connection_without_a_refresh_token_has_its_access_token_revoked(connected: Connected) -> None:
     await connected.journey.owner.execute("DELETE FROM encrypted_tokens WHERE kind = 'refresh'")
     await _disconnect(connected)
-    kind = (await _revocation(connected))["kind"]
+    kind = (await revocation_of(connected.journey))["kind"]
 
     await connected.journey.container.revocations.revoke_due()
 
     assert kind == "access"
-    assert (await _revocation(connected))["state"] == "done"
+    assert (await revocation_of(connected.journey))["state"] == "done"
     assert _grants_alive(connected.journey) == [False]
 
 
-async def test_reconnect_before_the_revocation_supersedes_it(connected: Connected) -> None:
+async def test_reconnect_before_the_revocation_leaves_the_old_grant_to_it(connected: Connected) -> None:
+    journey = connected.journey
+    await _disconnect(connected)
+
+    again = await connect_account(journey, connected.person, connected.person.email)
+    await journey.container.revocations.revoke_due()
+
+    grants = journey.sandbox.providers["static"].grants("ada@example.com")
+    assert (again["id"], again["status"]) == (connected.integration_id, "active")
+    assert await revocation_states(journey) == ["done"]
+    assert [grant.alive for grant in grants[-2:]] == [False, True]
+    await journey.age_tokens()
+    assert (await connected.get()).json()["refreshed"] is True
+
+
+@pytest.mark.usefixtures("whole_grant")
+async def test_reconnect_before_the_revocation_of_a_whole_grant_supersedes_it(connected: Connected) -> None:
     await _disconnect(connected)
 
     again = await connect_account(connected.journey, connected.person, connected.person.email)
     await connected.journey.container.revocations.revoke_due()
 
-    row = await _revocation(connected)
+    row = await revocation_of(connected.journey)
     assert (again["id"], again["status"]) == (connected.integration_id, "active")
     assert (row["state"], row["ciphertext"]) == ("superseded", None)
     assert connected.calls("revoke") == 0
     assert (await connected.get()).status_code == 200
+
+
+@pytest.mark.parametrize("state", ["done", "impossible", "given_up", "superseded", "superseded by a reconnect"])
+async def test_finished_revocation_keeps_neither_account_nor_tokens(
+    connected: Connected, tmp_path: Path, state: str
+) -> None:
+    journey = connected.journey
+    keys, tables = (NO_REVOCATION, "") if state == "impossible" else ("", WHOLE_GRANT)
+    with offering(journey.container, tmp_path, keys=keys, tables=tables, without=["revocation_endpoint"]):
+        await _disconnect(connected)
+        if state == "given_up":
+            await journey.owner.execute("UPDATE token_revocations SET requested_at = now() - interval '8 days'")
+            connected.fail("status", "revoke", status=500)
+        elif state == "superseded":
+            await connect_account(journey, await journey.sign_up("bob@example.com"), connected.person.email)
+        elif state == "superseded by a reconnect":
+            await connect_account(journey, connected.person, connected.person.email)
+        await journey.container.revocations.revoke_due()
+
+    row = await revocation_of(journey)
+    assert (row["state"], row["provider_account_id"]) == (state.partition(" ")[0], "")
+    assert not [name for name, value in row.items() if "ciphertext" in name and value is not None]
 
 
 @pytest.mark.usefixtures("whole_grant")
@@ -357,7 +371,7 @@ async def test_grant_that_somebody_else_still_uses_is_not_ended(connected: Conne
 
     await journey.container.revocations.revoke_due()
 
-    assert (await _revocation(connected))["state"] == "superseded"
+    assert (await revocation_of(connected.journey))["state"] == "superseded"
     assert connected.calls("revoke") == 0
     assert (await journey.get_token(connected.key, bob.id)).status_code == 200
 
@@ -369,7 +383,7 @@ async def test_grant_that_nobody_else_uses_is_ended_although_it_is_a_whole_one(c
 
     await connected.journey.container.revocations.revoke_due()
 
-    assert (await _revocation(connected))["state"] == "done"
+    assert (await revocation_of(connected.journey))["state"] == "done"
 
 
 async def test_disconnect_of_the_primary_account_makes_the_other_one_primary(connected: Connected) -> None:
@@ -429,11 +443,11 @@ async def test_own_account_that_is_deleted_has_all_its_connections_revoked(conne
     await connect_account(journey, connected.person, WORK, new_account=True)
 
     await journey.client.delete("/users/me", headers=connected.headers)
-    pending = await _states(journey)
+    pending = await revocation_states(journey)
     await journey.container.revocations.revoke_due()
 
     assert pending == ["pending", "pending"]
-    assert await _states(journey) == ["done", "done"]
+    assert await revocation_states(journey) == ["done", "done"]
     assert await journey.owner.fetchval("SELECT count(*) FROM encrypted_tokens") == 0
     assert _grants_alive(journey) == _grants_alive(journey, WORK) == [False]
 
@@ -454,7 +468,7 @@ async def test_deletion_by_others_holds_the_grants_back_until_a_restore(
 
     assert restored.status_code == 200, restored.text
     assert_problem(refused, 404, "user_not_found")
-    assert await _states(journey) == []
+    assert await revocation_states(journey) == []
     assert _grants_alive(journey) == [True]
     assert (await connected.get()).status_code == 200
     await journey.age_tokens()
@@ -473,6 +487,6 @@ async def test_erasure_revokes_what_was_held_back_although_its_user_is_gone(
     await journey.container.revocations.revoke_due()
 
     assert users == await journey.owner.fetchval("SELECT count(*) FROM integrations") == 0
-    row = await _revocation(connected)
+    row = await revocation_of(connected.journey)
     assert (row["state"], row["ciphertext"]) == ("done", None)
     assert _grants_alive(journey) == [False]

@@ -19,6 +19,7 @@ from services.user_management.core.principal import system
 from services.user_management.enums import ServicePermission
 from services.user_management.logging_config import configure_logging
 from services.user_management.schemas.webhook_subscription import CreateSubscriptionRequest
+from services.user_management.services.token_service import USER_ID
 from services.user_management.tests.conftest import ADMIN_USER_ID
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.naughty_strings import NAUGHTY
@@ -30,6 +31,8 @@ SEED: Final = 7
 FEW: Final = 20
 ALL: Final = len(NAUGHTY)
 PROVIDER: Final = "sandbox-static"
+READ: Final = "/internal/tokens/get"
+EXCHANGE: Final = "/internal/oauth/token"
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 EVERY_STRING_NIGHTLY = pytest.mark.parametrize("count", [FEW, pytest.param(ALL, marks=pytest.mark.nightly)])
 
@@ -96,6 +99,9 @@ class Stage:
             "name": "target",
             "key_id": "0" * 12,
             "subscription_id": str(subscription.id),
+            "subject_token": person.id,
+            "subject_token_type": USER_ID,
+            "audience": PROVIDER,
             "url": "http://127.0.0.1:9/",
         }
         return cls(journey, person.headers, {"X-API-Key": key}, good)
@@ -152,7 +158,9 @@ async def test_hostile_string_in_any_place_is_answered_without_a_crash_or_a_forg
     unlogged = {answer.headers["x-request-id"] for _, answer in answers} - set(completed)
     assert len(completed) == len(set(completed))
     # Token reads that succeed are rows, not lines.
-    assert unlogged == {answer.headers["x-request-id"] for _, answer in answers if "access_token" in answer.text}
+    doors = (f"POST {READ} ", f"POST {EXCHANGE} ")
+    read = [answer for name, answer in answers if name.startswith(doors) and answer.status_code == 200]
+    assert unlogged == {answer.headers["x-request-id"] for answer in read}
     assert (await journey.client.get("/users/me", headers=journey.headers_of(ADMIN_USER_ID))).status_code == 200
 
 
@@ -168,13 +176,22 @@ def test_every_operation_with_text_is_tried(app: FastAPI) -> None:
     } - found
 
     assert without == set()
-    assert {str(place).rpartition(" ")[2] for place in places(document) if place.path == "/internal/tokens/get"} >= {
-        "user_id",
-        "provider",
-        "scopes.0",
-        "account",
-        "reason",
-    }
+    assert _text_of(document, READ) >= {"user_id", "provider", "scopes.0", "account", "reason"}
+    assert _text_of(document, EXCHANGE) >= {"subject_token", "audience", "scope", "account", "reason"}
+
+
+async def test_good_form_is_what_hostile_text_is_put_into(journey: Journey, app: FastAPI) -> None:
+    stage = await Stage.set_up(journey)
+    document = app.openapi()
+    (place,) = [place for place in places(document) if (place.path, place.where) == (EXCHANGE, ("reason",))]
+
+    answer = await stage.send(document, place, "why")
+
+    assert (answer.status_code, answer.json()["token_type"]) == (200, "Bearer")
+
+
+def _text_of(document: dict[str, Any], path: str) -> set[str]:
+    return {str(place).rpartition(" ")[2] for place in places(document) if place.path == path}
 
 
 def as_sent(text: str) -> str:

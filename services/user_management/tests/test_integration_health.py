@@ -1,6 +1,5 @@
 """The check every 15 minutes: a dead token, a provider that is down and a client that is refused are told apart."""
 
-import json
 from typing import Any
 
 import pytest
@@ -9,30 +8,11 @@ from services.sandbox.faults import Fault
 from services.user_management.enums import JobName, ProviderErrorKind
 from services.user_management.services.integration_health_service import check as check_module
 from services.user_management.tests.diagnosis_scenes import configure
+from services.user_management.tests.health_scenes import STATIC, crowd, forget_reads, health_of, run_check
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, audit_actions
 
-STATIC = "sandbox-static"
 REFUSAL: dict[str, Any] = {"action": "status", "status": 401, "body": {"error": "invalid_token"}}
-
-
-async def _check(journey: Journey) -> int:
-    """One run, slice after slice; the cursor goes through JSON as it does through its row. Returns how many slices."""
-    cursor: Any = None
-    for slices in range(1, 100):
-        cursor = await journey.container.integration_health.check(cursor)
-        if cursor is None:
-            return slices
-        cursor = json.loads(json.dumps(cursor))
-    raise AssertionError("the run never ends")
-
-
-async def _forget_reads(scene: Connected) -> None:
-    """Nothing has proved the connection for more than a day."""
-    await scene.journey.owner.execute(
-        "UPDATE integrations SET connected_at = now() - interval '25 hours', last_refresh_at = NULL,"
-        " last_checked_at = CASE WHEN last_checked_at IS NULL THEN NULL ELSE now() - interval '25 hours' END"
-    )
 
 
 async def _without_refresh_token(scene: Connected) -> None:
@@ -41,26 +21,10 @@ async def _without_refresh_token(scene: Connected) -> None:
     await scene.journey.owner.execute("UPDATE encrypted_tokens SET expires_at = NULL")
 
 
-async def _health(journey: Journey, provider: str = STATIC) -> dict[str, Any] | None:
-    row = await journey.owner.fetchrow("SELECT * FROM provider_health WHERE provider = $1", provider)
-    return None if row is None else dict(row)
-
-
 async def _state(journey: Journey) -> tuple[str, str | None]:
-    health = await _health(journey)
+    health = await health_of(journey)
     assert health is not None
     return health["state"], health["reason"]
-
-
-async def _crowd(journey: Journey, size: int, provider: str = STATIC) -> list[Connected]:
-    """So many users with a connection each that is due."""
-    first = await Connected.at(journey, provider)
-    others = [
-        await Connected.at(journey, provider, email=f"user{number}@example.com", key=first.key)
-        for number in range(1, size)
-    ]
-    await _forget_reads(first)
-    return [first, *others]
 
 
 # Who is asked
@@ -69,18 +33,18 @@ async def _crowd(journey: Journey, size: int, provider: str = STATIC) -> list[Co
 async def test_connection_that_proved_itself_today_is_left_alone(connected: Connected) -> None:
     before = connected.calls("userinfo")
 
-    await _check(connected.journey)
+    await run_check(connected.journey)
 
     assert connected.calls("userinfo") == before
     assert (await connected.row())["last_checked_at"] is None
 
 
 async def test_connection_that_nobody_used_for_a_day_is_probed_and_noted(connected: Connected) -> None:
-    await _forget_reads(connected)
+    await forget_reads(connected)
     before = connected.calls("userinfo")
 
-    await _check(connected.journey)
-    await _check(connected.journey)
+    await run_check(connected.journey)
+    await run_check(connected.journey)
 
     assert connected.calls("userinfo") == before + 1
     row = await connected.row()
@@ -92,18 +56,18 @@ async def test_token_that_never_ends_is_probed_in_every_run(connected: Connected
     await _without_refresh_token(connected)
     before = connected.calls("userinfo")
 
-    await _check(connected.journey)
-    await _check(connected.journey)
+    await run_check(connected.journey)
+    await run_check(connected.journey)
 
     assert connected.calls("userinfo") == before + 2
 
 
 async def test_connection_of_a_suspended_user_is_left_alone(connected: Connected) -> None:
-    await _forget_reads(connected)
+    await forget_reads(connected)
     await connected.journey.owner.execute("UPDATE users SET status = 'suspended'")
     before = connected.calls("userinfo")
 
-    await _check(connected.journey)
+    await run_check(connected.journey)
 
     assert connected.calls("userinfo") == before
 
@@ -111,16 +75,53 @@ async def test_connection_of_a_suspended_user_is_left_alone(connected: Connected
 async def test_run_ends_at_its_limit_and_the_next_goes_on_with_the_others(
     journey: Journey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenes = await _crowd(journey, 5)
+    scenes = await crowd(journey, 5)
     monkeypatch.setattr(check_module, "MAX_PROBES", 2)
     before = scenes[0].calls("userinfo")
     calls = []
 
     for _ in range(4):
-        await _check(journey)
+        await run_check(journey)
         calls.append(scenes[0].calls("userinfo") - before)
 
     assert calls == [2, 4, 5, 5]
+
+
+@pytest.mark.parametrize("body", [{"error": "invalid_token"}, {"error": "nobody_knows_this"}])
+async def test_those_that_fail_in_every_run_do_not_stand_before_the_others(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch, body: dict[str, str]
+) -> None:
+    scenes = await crowd(journey, 5)
+    await _without_refresh_token(scenes[0])
+    monkeypatch.setattr(check_module, "MAX_PROBES", 2)
+    monkeypatch.setattr(check_module, "CONCURRENCY", 1)
+    scenes[0].fail(operation="userinfo", times=2, action="status", status=401, body=body)
+
+    for _ in range(3):
+        await run_check(journey)
+
+    checked = [(await scene.row())["last_checked_at"] is not None for scene in scenes]
+    assert checked.count(True) >= 3
+
+
+async def test_those_whose_key_is_missing_here_do_not_stand_before_the_others(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes = await crowd(journey, 4)
+    await journey.owner.execute(
+        "INSERT INTO encryption_keys (version, state, kdf, canary, created_at)"
+        " VALUES (7, 'decrypt_only', 'x', ''::bytea, now())"
+    )
+    for scene in sorted(scenes, key=lambda scene: scene.integration_id)[:2]:
+        await journey.owner.execute(
+            "UPDATE encrypted_tokens SET key_version = 7 WHERE integration_id = $1", scene.integration_id
+        )
+    monkeypatch.setattr(check_module, "MAX_PROBES", 2)
+
+    await run_check(journey)
+    await run_check(journey)
+
+    assert [(await scene.row())["last_checked_at"] is not None for scene in scenes].count(True) == 2
 
 
 class _Ticking:
@@ -137,9 +138,9 @@ class _Ticking:
 async def test_walk_in_small_pages_and_slices_asks_everybody_once(
     journey: Journey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenes = await _crowd(journey, 5)
+    scenes = await crowd(journey, 5)
     for scene in scenes[1:3]:
-        await scene.set("last_checked_at", (await scene.row())["connected_at"])
+        await scene.set("last_probed_at", (await scene.row())["connected_at"])
     monkeypatch.setattr(check_module, "PAGE", 2)
     monkeypatch.setattr(check_module, "CONCURRENCY", 1)
     # A slice looks at the clock when it begins, before a page, and before a probe: there is time for one of them.
@@ -147,7 +148,7 @@ async def test_walk_in_small_pages_and_slices_asks_everybody_once(
     monkeypatch.setattr(journey.container.integration_health, "_clock", _Ticking())
     before = scenes[0].calls("userinfo")
 
-    slices = await _check(journey)
+    slices = await run_check(journey)
 
     assert scenes[0].calls("userinfo") - before == 5
     assert slices > 5
@@ -158,10 +159,10 @@ async def test_walk_in_small_pages_and_slices_asks_everybody_once(
 
 
 async def test_dead_access_token_is_replaced_by_a_refresh(connected: Connected) -> None:
-    await _forget_reads(connected)
+    await forget_reads(connected)
     connected.journey.sandbox.providers["static"].expire_access_tokens("ada@example.com")
 
-    await _check(connected.journey)
+    await run_check(connected.journey)
 
     row = await connected.row()
     assert (row["status"], row["token_version"]) == ("active", 2)
@@ -169,10 +170,10 @@ async def test_dead_access_token_is_replaced_by_a_refresh(connected: Connected) 
 
 
 async def test_dead_grant_needs_its_user(connected: Connected) -> None:
-    await _forget_reads(connected)
+    await forget_reads(connected)
     connected.journey.sandbox.providers["static"].revoke_account("ada@example.com")
 
-    await _check(connected.journey)
+    await run_check(connected.journey)
 
     row = await connected.row()
     assert (row["status"], row["status_reason"]) == ("needs_reauth", "grant_refused")
@@ -184,11 +185,11 @@ async def test_token_that_cannot_be_refreshed_is_given_a_second_chance(connected
     await _without_refresh_token(connected)
     connected.fail(operation="userinfo", times=2, **REFUSAL)
 
-    await _check(connected.journey)
+    await run_check(connected.journey)
     once = await connected.row()
-    await _check(connected.journey)
+    await run_check(connected.journey)
     at_once_again = await connected.row()
-    await _check(connected.journey)
+    await run_check(connected.journey)
     accepted = await connected.row()
 
     assert (once["status"], once["last_failure"], once["last_failure_detail"]) == (
@@ -224,9 +225,9 @@ async def test_token_that_is_refused_twice_fifteen_minutes_apart_is_dead(
     await _without_refresh_token(connected)
     connected.fail(operation="userinfo", times=2, **REFUSAL)
 
-    await _check(connected.journey)
+    await run_check(connected.journey)
     await connected.journey.owner.execute("UPDATE integrations SET failing_since = now() - interval '15 minutes'")
-    await _check(connected.journey)
+    await run_check(connected.journey)
 
     row = await connected.row()
     assert (row["status"], row["status_reason"]) == (status, reason)
@@ -236,12 +237,12 @@ async def test_token_that_is_refused_twice_fifteen_minutes_apart_is_dead(
 async def test_provider_that_fails_for_three_is_down_and_the_rest_is_left_alone(
     journey: Journey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenes = await _crowd(journey, 5)
+    scenes = await crowd(journey, 5)
     monkeypatch.setattr(check_module, "CONCURRENCY", 1)
     scenes[0].fail("status", operation="userinfo", status=503, times=50)
     before = scenes[0].calls("userinfo")
 
-    await _check(journey)
+    await run_check(journey)
 
     assert scenes[0].calls("userinfo") == before + 3
     assert await _state(journey) == ("down", "http_503")
@@ -249,38 +250,38 @@ async def test_provider_that_fails_for_three_is_down_and_the_rest_is_left_alone(
 
 
 async def test_failures_between_answers_are_not_an_outage(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
-    scenes = await _crowd(journey, 4)
+    scenes = await crowd(journey, 4)
     monkeypatch.setattr(check_module, "CONCURRENCY", 1)
     scenes[0].fail("status", operation="userinfo", status=503, times=2)
     scenes[0].fail("delay", operation="userinfo")
     scenes[0].fail("status", operation="userinfo", status=503)
 
-    await _check(journey)
+    await run_check(journey)
 
     assert await _state(journey) == ("up", None)
 
 
 async def test_only_connection_of_a_provider_that_fails_is_an_outage(connected: Connected) -> None:
-    await _forget_reads(connected)
+    await forget_reads(connected)
     connected.fail("status", operation="userinfo", status=500)
 
-    await _check(connected.journey)
+    await run_check(connected.journey)
 
     assert await _state(connected.journey) == ("down", "http_500")
     assert (await connected.row())["status"] == "active"
 
 
 async def test_provider_that_answers_again_is_up(connected: Connected) -> None:
-    await _forget_reads(connected)
+    await forget_reads(connected)
     connected.fail("status", operation="userinfo", status=500)
-    await _check(connected.journey)
-    down = await _health(connected.journey)
+    await run_check(connected.journey)
+    down = await health_of(connected.journey)
     await connected.set("last_checked_at", None)
     await connected.journey.owner.execute("UPDATE integrations SET connected_at = now(), last_refresh_at = now()")
 
-    await _check(connected.journey)
+    await run_check(connected.journey)
 
-    up = await _health(connected.journey)
+    up = await health_of(connected.journey)
     assert down is not None
     assert up is not None
     assert (up["state"], up["reason"]) == ("up", None)
@@ -288,14 +289,14 @@ async def test_provider_that_answers_again_is_up(connected: Connected) -> None:
 
 
 async def test_state_that_lasts_keeps_its_beginning(connected: Connected) -> None:
-    await _forget_reads(connected)
-    await _check(connected.journey)
-    first = await _health(connected.journey)
-    await _forget_reads(connected)
+    await forget_reads(connected)
+    await run_check(connected.journey)
+    first = await health_of(connected.journey)
+    await forget_reads(connected)
 
-    await _check(connected.journey)
+    await run_check(connected.journey)
 
-    second = await _health(connected.journey)
+    second = await health_of(connected.journey)
     assert first is not None
     assert second is not None
     assert second["since"] == first["since"]
@@ -303,12 +304,12 @@ async def test_state_that_lasts_keeps_its_beginning(connected: Connected) -> Non
 
 
 async def test_client_that_is_refused_marks_nobody(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
-    scenes = await _crowd(journey, 3)
+    scenes = await crowd(journey, 3)
     monkeypatch.setattr(check_module, "CONCURRENCY", 1)
     await journey.age_tokens()
     scenes[0].fail("error", error="invalid_client", times=10)
 
-    await _check(journey)
+    await run_check(journey)
 
     assert await _state(journey) == ("misconfigured", "refresh_failed")
     assert scenes[0].calls("token.refresh") == 1
@@ -318,23 +319,23 @@ async def test_client_that_is_refused_marks_nobody(journey: Journey, monkeypatch
 async def test_provider_that_wants_fewer_calls_is_left_alone_and_not_down(
     journey: Journey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenes = await _crowd(journey, 3)
+    scenes = await crowd(journey, 3)
     monkeypatch.setattr(check_module, "CONCURRENCY", 1)
     scenes[0].fail("status", operation="userinfo", status=429, times=3)
     before = scenes[0].calls("userinfo")
 
-    await _check(journey)
+    await run_check(journey)
 
     assert scenes[0].calls("userinfo") == before + 1
-    assert (await _health(journey) or {})["state"] == "up"
+    assert (await health_of(journey) or {})["state"] == "up"
 
 
 async def test_token_that_ran_out_is_refreshed_instead_of_probed(connected: Connected) -> None:
-    await _forget_reads(connected)
+    await forget_reads(connected)
     await connected.journey.age_tokens()
     before = connected.calls("userinfo")
 
-    await _check(connected.journey)
+    await run_check(connected.journey)
 
     assert (connected.calls("token.refresh"), connected.calls("userinfo")) == (1, before)
     assert (await connected.row())["token_version"] == 2
@@ -345,7 +346,7 @@ async def test_degraded_connection_that_can_be_refreshed_again_recovers(connecte
         "UPDATE integrations SET status = 'degraded', status_reason = 'http_503', refresh_failures = 3"
     )
 
-    await _check(connected.journey)
+    await run_check(connected.journey)
 
     row = await connected.row()
     assert (row["status"], row["refresh_failures"]) == ("active", 0)
@@ -358,7 +359,7 @@ async def test_degraded_connection_without_a_refresh_token_recovers_by_its_acces
         "UPDATE integrations SET status = 'degraded', status_reason = 'http_503', refresh_failures = 3"
     )
 
-    await _check(connected.journey)
+    await run_check(connected.journey)
 
     assert (await connected.row())["status"] == "active"
     assert (await audit_actions(connected.journey))[-1] == "integration.recovered"
@@ -370,25 +371,25 @@ async def test_connection_that_is_degraded_for_want_of_a_refresh_token_stays_so(
         "UPDATE integrations SET status = 'degraded', status_reason = 'no_refresh_token'"
     )
 
-    await _check(connected.journey)
+    await run_check(connected.journey)
 
     row = await connected.row()
     assert (row["status"], row["last_checked_at"] is not None) == ("degraded", True)
 
 
 async def test_damaged_token_needs_its_user(connected: Connected) -> None:
-    await _forget_reads(connected)
+    await forget_reads(connected)
     ciphertext = await connected.ciphertext("access")
     await connected.store("access", ciphertext[:-1] + bytes([ciphertext[-1] ^ 1]))
 
-    await _check(connected.journey)
+    await run_check(connected.journey)
 
     row = await connected.row()
     assert (row["status"], row["status_reason"]) == ("needs_reauth", "token_unreadable")
 
 
 async def test_key_that_is_missing_here_marks_nobody(connected: Connected) -> None:
-    await _forget_reads(connected)
+    await forget_reads(connected)
     owner = connected.journey.owner
     await owner.execute(
         "INSERT INTO encryption_keys (version, state, kdf, canary, created_at)"
@@ -396,7 +397,7 @@ async def test_key_that_is_missing_here_marks_nobody(connected: Connected) -> No
     )
     await owner.execute("UPDATE encrypted_tokens SET key_version = 7")
 
-    await _check(connected.journey)
+    await run_check(connected.journey)
 
     assert (await connected.row())["status"] == "active"
 
@@ -417,85 +418,14 @@ async def test_slot_runs_once_however_many_ask(connected: Connected) -> None:
     assert connected.calls("userinfo") == before + 1
 
 
-# Required scopes
-
-
-async def _enforced(journey: Journey) -> Any:
-    return json.loads((await _health(journey) or {})["enforced_scopes"])
-
-
-async def test_raised_requirement_asks_those_who_lack_it(connected: Connected, monkeypatch: pytest.MonkeyPatch) -> None:
-    journey = connected.journey
-    bob = await journey.sign_up("bob@example.com")
-    await journey.connect(bob, STATIC, scopes=("mail.read",))
-    await _check(journey)
-    configure(journey, monkeypatch, STATIC, required_scopes=("openid", "email", "mail.read"))
-
-    await _check(journey)
-
-    rows = await journey.owner.fetch("SELECT user_id, status, status_reason FROM integrations")
-    assert {row["user_id"]: (row["status"], row["status_reason"]) for row in rows} == {
-        connected.user_id: ("needs_reauth", "scope_upgrade"),
-        bob.id: ("active", None),
-    }
-    assert (await audit_actions(journey))[-1] == "integration.needs_reauth"
-    events = await journey.owner.fetch("SELECT event_type, subject FROM outbox_events ORDER BY seq DESC LIMIT 1")
-    assert [tuple(event) for event in events] == [("integration.needs_reauth", connected.user_id)]
-    assert await _enforced(journey) == ["email", "mail.read", "openid"]
-
-
-async def test_withdrawn_requirement_brings_them_back(connected: Connected, monkeypatch: pytest.MonkeyPatch) -> None:
-    journey = connected.journey
-    with monkeypatch.context() as raised:
-        configure(journey, raised, STATIC, required_scopes=("openid", "mail.read"))
-        await _check(journey)
-    marked = (await connected.row())["status"]
-
-    await _check(journey)
-
-    row = await connected.row()
-    assert (marked, row["status"], row["status_reason"]) == ("needs_reauth", "active", None)
-    assert (await audit_actions(journey))[-1] == "integration.recovered"
-    assert (await connected.get()).status_code == 200
-
-
-async def test_requirement_that_has_not_changed_looks_at_nobody(connected: Connected) -> None:
-    await _check(connected.journey)
-    await connected.journey.owner.execute("UPDATE integrations SET granted_scopes = '[]'")
-
-    await _check(connected.journey)
-
-    assert (await connected.row())["status"] == "active"
-
-
-async def test_enforcement_that_is_cut_off_is_taken_up_again(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
-    scenes = await _crowd(journey, 4)
-    service = journey.container.integration_health
-    await _check(journey)
-    configure(journey, monkeypatch, STATIC, required_scopes=("openid", "mail.read"))
-    monkeypatch.setattr("services.user_management.services.integration_health_service.scope_enforcement.BATCH", 1)
-    marked = []
-    cursor: Any = None
-
-    for _ in range(3):
-        position = await service._scopes.enforce(cursor, ends=0.0)
-        cursor = json.loads(json.dumps(position))
-        marked.append(sum([(await scene.row())["status"] == "needs_reauth" for scene in scenes]))
-    await service._scopes.enforce(cursor, ends=float("inf"))
-
-    assert marked == [1, 2, 3]
-    assert {(await scene.row())["status_reason"] for scene in scenes} == {"scope_upgrade"}
-    assert (await audit_actions(journey)).count("integration.needs_reauth") == 4
-
-
 async def test_fault_of_one_provider_leaves_the_others_alone(journey: Journey) -> None:
     static = await Connected.at(journey)
     overlap = await Connected.at(journey, "sandbox-overlap", email="bob@example.com", key=static.key)
-    await _forget_reads(static)
+    await forget_reads(static)
     journey.sandbox.faults.add(Fault(party="oidc:static", operation="userinfo", action="status", status=500, times=9))
 
-    await _check(journey)
+    await run_check(journey)
 
     assert await _state(journey) == ("down", "http_500")
-    assert (await _health(journey, "sandbox-overlap") or {})["state"] == "up"
+    assert (await health_of(journey, "sandbox-overlap") or {})["state"] == "up"
     assert (await overlap.row())["last_checked_at"] is not None

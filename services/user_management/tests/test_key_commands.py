@@ -15,7 +15,7 @@ from services.user_management.tests.test_cli import CommandLine, database
 __all__ = ["database"]  # the fixture
 
 FIRST = {"1": base64.b64encode(b"1" * 32).decode()}
-EMPTY = "0 tokens\t0 revocations\t0 webhook secrets\t0 former webhook secrets\t0 codes"
+EMPTY = "0 tokens\t0 revocations\t0 refresh tokens of revocations\t0 webhook secrets\t0 former webhook secrets\t0 codes"
 USER_AND_TOKEN = """
 INSERT INTO users (id, email_verified, status, onboarding_completed, local_fields, version, created_at, updated_at)
 VALUES ('user_ada', false, 'active', false, '[]', 1, now(), now());

@@ -363,6 +363,38 @@ async def test_unreadable_rows_are_discarded_when_the_operator_says_so(
     assert (await good.row())["status"] == "active"
 
 
+@pytest.mark.parametrize("place", ["tokens", "revocations"])
+async def test_discarding_keeps_what_took_the_place_of_an_unreadable_one(
+    connected: Connected,
+    rotation: KeyRotationService,
+    both: VaultService,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+) -> None:
+    owner, integration = connected.journey.owner, UUID(connected.integration_id)
+    binding = token_binding(connected.user_id, integration, TokenKind.REFRESH)
+    table = "encrypted_tokens" if place == "tokens" else "token_revocations"
+    store = f"UPDATE {table} SET ciphertext = $1 WHERE kind = 'refresh'"  # noqa: S608 - our own table names
+    look = f"SELECT ciphertext FROM {table} WHERE kind = 'refresh'"  # noqa: S608 - our own table names
+    newer = both.seal("newer", binding, 1)
+    await owner.execute(REVOCATION, uuid4(), integration, connected.user_id, both.seal("to revoke", binding, 1))
+    await owner.execute(store, b"damaged")
+    await both.activate(2)
+    await rotation.rewrap()
+    await settle(connected.journey)
+    lock_key = key_queries.lock_key
+
+    async def overtaken(*arguments: Any) -> tuple[str, float] | None:
+        await owner.execute(store, newer)
+        return await lock_key(*arguments)
+
+    monkeypatch.setattr(key_queries, "lock_key", overtaken)
+    with pytest.raises(ConflictError, match=f"1 {place}; re-encrypt"):
+        await rotation.retire(1, discard_unreadable=True)
+
+    assert both.open(await owner.fetchval(look), binding, 1) == "newer"
+
+
 async def test_discarding_keeps_what_can_be_read(
     journey: Journey, rotation: KeyRotationService, both: VaultService
 ) -> None:

@@ -1,18 +1,32 @@
 """Key versions: proof at boot, activation, a fleet in which not everybody holds every version."""
 
+import asyncio
+
 import asyncpg
 import pytest
 
 from services.user_management.container import Container
+from services.user_management.core.clock import OffsetClock
 from services.user_management.exceptions import ConflictError, KeyUnavailableError, StartupError
-from services.user_management.security.encryption import KEY_BYTES
-from services.user_management.tests.fleets import SECOND_ROOT, first_root, holding, vault_of_both, vault_with
+from services.user_management.security.encryption import KEY_BYTES, TokenEncryption
+from services.user_management.services.vault_service import VaultService
+from services.user_management.tests.fleets import (
+    SECOND_ROOT,
+    first_root,
+    holding,
+    rotation_with,
+    vault_of_both,
+    vault_with,
+)
 from services.user_management.tests.journey import Journey
+from services.user_management.tests.races.conftest import until
 from services.user_management.tests.scenes import Connected, assert_problem
+from services.user_management.unit_of_work import unit_of_work_factory
 
 Owner = asyncpg.Connection
 pytestmark = pytest.mark.usefixtures("clean_database")
 
+WAITED_FOR = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
 TOKENS = "SELECT encode(ciphertext, 'hex') || key_version FROM encrypted_tokens ORDER BY id"
 
 
@@ -85,6 +99,46 @@ async def test_activating_a_retired_version_is_refused(container: Container, own
         await both.activate(1)
 
     assert await owner.fetchval("SELECT version FROM encryption_keys WHERE state = 'active'") == 2
+
+
+async def test_version_that_is_retired_while_it_is_activated_stays_retired(
+    container: Container, owner: "Owner[asyncpg.Record]"
+) -> None:
+    both = await vault_of_both(container)
+    await both.activate(2)
+
+    async def somebody_waits() -> bool:
+        return bool(await owner.fetchval(WAITED_FOR))
+
+    async with owner.transaction():
+        await owner.execute("UPDATE encryption_keys SET state = 'retired', retired_at = now() WHERE version = 1")
+        activating = asyncio.create_task(both.activate(1))
+        await until(somebody_waits, seconds=4)
+    with pytest.raises(ConflictError, match="activating or retiring"):
+        await activating
+
+    states = await owner.fetch("SELECT version, state FROM encryption_keys ORDER BY version")
+    assert [tuple(row) for row in states] == [(1, "retired"), (2, "active")]
+
+
+async def test_activation_is_dated_by_the_clock_of_the_database(
+    container: Container, owner: "Owner[asyncpg.Record]"
+) -> None:
+    slow = VaultService(
+        load_keys=lambda: TokenEncryption({1: first_root(container), 2: SECOND_ROOT}),
+        unit_of_work=unit_of_work_factory(OffsetClock(container.clock, -3600)),
+        clock=OffsetClock(container.clock, -3600),
+    )
+    await slow.load()
+    rotation = rotation_with(container, slow)
+
+    await slow.activate(2)
+    with pytest.raises(ConflictError, match="may still be storing"):
+        await rotation.retire(1)
+    await owner.execute("UPDATE encryption_keys SET activated_at = activated_at - interval '5 minutes'")
+    await slow.activate(1)
+    with pytest.raises(ConflictError, match="may still be storing"):
+        await rotation.retire(2)
 
 
 async def test_activating_a_number_that_stands_for_another_secret_is_refused(container: Container) -> None:

@@ -351,7 +351,6 @@ async def test_revocation_is_what_the_provider_wants(
         ("github", f"https://api.github.com/applications/{CLIENT_ID}/grant", body({"message": "Not Found"}, 404)),
         ("github", f"https://api.github.com/applications/{CLIENT_ID}/grant", body({"message": "x"}, 422)),
         ("slack", "https://slack.com/api/auth.revoke", body({"ok": False, "error": "token_revoked"})),
-        ("slack", "https://slack.com/api/auth.revoke", body({"ok": False, "error": "invalid_auth"})),
         ("slack", "https://slack.com/api/auth.revoke", body({"ok": False, "error": "account_inactive"})),
     ],
 )
@@ -439,8 +438,8 @@ async def test_revocation_at_microsoft_is_known_to_be_impossible() -> None:
             "slack",
             "https://slack.com/api/auth.test",
             body({"ok": False, "error": "account_inactive"}),
-            ProviderErrorKind.REVOKED,
-            "account_inactive",
+            ProviderErrorKind.REAUTH,
+            "access_token_refused",
         ),
         (
             "google",

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from services.user_management.enums import ProviderErrorKind, RefreshKind
 from services.user_management.integrations.oauth_client import RevocationOutcome
@@ -174,6 +175,34 @@ async def test_provider_that_publishes_no_revocation_has_none() -> None:
         await client(edge).revoke(acme(), token="t")
 
     assert caught.value.code == "revocation_impossible"
+
+
+@pytest.mark.parametrize(
+    ("file", "document", "expected"),
+    [
+        ({}, {"authorization_response_iss_parameter_supported": True}, True),
+        ({}, {"authorization_response_iss_parameter_supported": False}, False),
+        ({}, {"authorization_response_iss_parameter_supported": "false"}, False),
+        ({}, {}, False),
+        ({"answers_iss": True}, {"authorization_response_iss_parameter_supported": False}, True),
+    ],
+)
+async def test_file_or_document_promises_the_issuer_in_the_answer(
+    file: dict[str, Any], document: dict[str, Any], *, expected: bool
+) -> None:
+    edge = edge_with(DOCUMENT | document)
+
+    assert await client(edge).answers_iss(acme(**file)) is expected
+
+
+async def test_document_that_cannot_be_had_promises_no_issuer() -> None:
+    edge = edge_with({}, 503)
+
+    with capture_logs() as logs:
+        promised = await client(edge).answers_iss(acme())
+
+    assert promised is False
+    assert logs[-1]["event"] == "discovery.issuer_unchecked"
 
 
 async def test_issuer_without_https_may_have_such_endpoints() -> None:

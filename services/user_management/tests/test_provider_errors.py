@@ -197,6 +197,46 @@ async def test_answer_that_says_nothing_of_the_grant_is_transient(
 
 
 @pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "60"}, 60.0),
+        ({"retry-after": "60", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "1800000090"}, 60.0),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1800000090"}, 90.0),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "60"}, None),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "9" * 30}, None),
+        ({"x-ratelimit-remaining": "0"}, None),
+    ],
+)
+async def test_rate_limit_that_is_said_by_403_is_one(headers: dict[str, str], seconds: float | None) -> None:
+    error = await refused("github", body({"message": "API rate limit exceeded"}, 403, **headers), SetClock())
+
+    assert (error.kind, error.code, error.retry_after) == (TRANSIENT, "rate_limited", seconds)
+    assert (error.answered, error.outcome_unknown) == (True, False)
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-ratelimit-remaining": "59", "x-ratelimit-reset": "1800000090"}])
+async def test_403_within_the_quota_is_no_rate_limit(headers: dict[str, str]) -> None:
+    error = await refused("github", body({"message": "Forbidden"}, 403, **headers), SetClock())
+
+    assert (error.kind, error.code, error.retry_after) == (TRANSIENT, "unreadable_http_403", None)
+
+
+async def test_rate_limit_that_is_said_by_403_opens_the_breaker() -> None:
+    edge = Edge()
+    edge.answer(TOKEN_ENDPOINTS["github"], body({}, 403, **{"retry-after": "60"}))
+    oauth = client(edge)
+
+    codes = []
+    for _ in range(6):
+        with pytest.raises(ProviderCallError) as caught:
+            await oauth.refresh(built_in("github"), refresh_token="refresh-1")
+        codes.append(caught.value.code)
+
+    assert codes == ["rate_limited"] * 5 + ["breaker_open"]
+    assert caught.value.retry_after == 60
+
+
+@pytest.mark.parametrize(
     ("failure", "code", "outcome_unknown"),
     [
         (httpx.ConnectError("x"), "connect_error", False),
@@ -224,6 +264,7 @@ async def test_failure_without_an_answer_is_transient(failure: Exception, code: 
         ("9" * 400, None),
         ("\u0667", None),
         ("Fri, 99 Jan 99999 99:99:99 GMT", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
     ],
 )
 async def test_retry_after_is_read_in_both_forms(header: str, seconds: float | None) -> None:

@@ -16,9 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from services.conftest import Servers
 from services.user_management import queries
+from services.user_management.core.connection_counts import misconfigured
 from services.user_management.database import driver_url, sqlalchemy_url
 from services.user_management.enums import DeliveryState, IntegrationStatus, ProviderState, RevocationState, TokenKind
 from services.user_management.queries import (
+    connection_counter,
     diagnosis,
     encryption_key,
     integration,
@@ -40,6 +42,7 @@ from services.user_management.queries import (
 )
 from services.user_management.queries.user_search import Position, UserFilter
 from services.user_management.queries.webhook_delivery import ClaimedDelivery, FailedAttempt, ReplayFilter
+from services.user_management.tests.filled_tables import ROWS, USERS, filled
 from services.user_management.tests.query_plans import Indexes, Plan, generic_plan
 from services.user_management.tests.scenes import Connected
 
@@ -50,11 +53,14 @@ ID: Final = UUID(int=1)
 HASH: Final = b"\0" * 32
 
 READ_WHOLE: Final = {
+    "connection_counter.read_totals": "closed sets times providers times shards; their sum is what is asked for",
     "encryption_key.usage": "encryption_keys has a row per key version, a handful; tokens are counted for an operator",
     "encryption_key.backlog": "of key versions and webhook subscriptions there are a handful",
+    "encryption_key.read_keys": "the same: every one of them",
     "encryption_key.lock_key": "the same: the last activation of any of them",
+    "token_refresh.count_due": "once per run of the refresh job: what of all that runs out soon is to be renewed",
     "webhook_subscription.lock_listeners": "whoever is subscribed is told; there are a handful per service",
-    "webhook_delivery.claim_due": "of the subscriptions, which are few; of the deliveries what is due",
+    "webhook_delivery.claim_due": "of the subscriptions, which are few; of the deliveries two for each of them",
     "service_client.list_clients": "services are few, and an administrator wants to see all",
 }
 """Functions that may read a table from end to end, and why."""
@@ -78,6 +84,7 @@ TOKEN_QUERY: Final = token_read.TokenQuery(
     request_id="-",
 )
 RENEWED: Final = encryption_key.Renewed(ID, b"x", b"y")
+SECRET: Final = encryption_key.StoredSecret(ID, b"x", NOBODY, "x", "access", None, None, None)
 NEW_TOKEN: Final = token_refresh.NewToken(TokenKind.ACCESS, b"x", 1, 60)
 NEW_USER: Final[dict[str, Any]] = {
     "id": NOBODY,
@@ -129,13 +136,28 @@ NEW_EVENT: Final[dict[str, Any]] = {
     "attempts": 0,
 }
 CONSENT: Final = integration.Consent("1", None, granted=(), requested=(), clock_skew_seconds=None)
+SEALED_GRANT: Final = token_revocation.SealedGrant(
+    token_revocation.SealedToken(TokenKind.ACCESS, b"x", 1), renewal=None, lifetime_seconds=None
+)
+DUE_REVOCATION: Final = token_revocation.DueRevocation(
+    id=ID,
+    integration_id=ID,
+    user_id=NOBODY,
+    provider="x",
+    token=SEALED_GRANT.token,
+    renewal=None,
+    has_run_out=False,
+    attempts=1,
+    age_seconds=0,
+    account_is_connected=False,
+)
 LIVE: Final = integration.LiveConnection(ID, NOBODY, "x", "1", "active")
 CANDIDATE: Final = integration_health.Candidate(
     id=ID,
     token_version=1,
     user_id=NOBODY,
     provider="x",
-    last_checked_at=None,
+    last_probed_at=None,
     status="active",
     status_reason=None,
     ciphertext=b"x",
@@ -186,6 +208,8 @@ SEARCHES: Final[dict[str, Run]] = {
 }
 
 RUNS: Final[dict[str, Sequence[Run]]] = {
+    "connection_counter.add": [lambda c, _: connection_counter.add(c, {misconfigured("x"): 1})],
+    "connection_counter.read_totals": [lambda c, _: connection_counter.read_totals(c)],
     "diagnosis.read_subject": [
         lambda c, _: diagnosis.read_subject(c, user_id=NOBODY, provider="x", account=None),
         lambda c, _: diagnosis.read_subject(c, user_id=NOBODY, provider="x", account="y"),
@@ -209,9 +233,13 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "encryption_key.lock_key": [lambda c, _: encryption_key.lock_key(c, 1)],
     "encryption_key.retire_key": [lambda c, _: encryption_key.retire_key(c, 9)],
     "encryption_key.discard_secrets": [
-        lambda c, _: encryption_key.discard_secrets(c, encryption_key.TOKENS, [ID], version=1),
-        lambda c, _: encryption_key.discard_secrets(c, encryption_key.REVOCATIONS, [ID], version=1),
+        lambda c, _: encryption_key.discard_secrets(c, encryption_key.TOKENS, [SECRET], version=1),
+        lambda c, _: encryption_key.discard_secrets(c, encryption_key.REVOCATIONS, [SECRET], version=1),
     ],
+    "encryption_key.read_keys": [lambda c, _: encryption_key.read_keys(c)],
+    "encryption_key.add_key": [lambda c, _: encryption_key.add_key(c, 9, kdf="x", canary=b"x")],
+    "encryption_key.activate_key": [lambda c, _: encryption_key.activate_key(c, 9)],
+    "encryption_key.yield_active": [lambda c, _: encryption_key.yield_active(c, 9)],
     "integration_health.database_now": [lambda c, _: integration_health.database_now(c)],
     "integration_health.due_page": [
         _due_page(integration_health.Place()),
@@ -222,7 +250,9 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "integration_health.note_refused": [
         lambda c, _: integration_health.note_refused(c, CANDIDATE, failure="x", detail=None)
     ],
-    "integration_health.read_standings": [lambda c, _: integration_health.read_standings(c, ["x"])],
+    "integration_health.note_probed": [lambda c, _: integration_health.note_probed(c, ID)],
+    "integration_health.read_states": [lambda c, _: integration_health.read_states(c, ["x"])],
+    "integration_health.require": [lambda c, _: integration_health.require(c, "x", ["a"], hold_seconds=1)],
     "integration_health.set_state": [
         lambda c, _: integration_health.set_state(c, "x", ProviderState.DOWN, reason=None)
     ],
@@ -230,9 +260,7 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "integration_health.holders": [
         lambda c, _: integration_health.holders(c, "x", after=("", integration_health.FIRST), limit=1)
     ],
-    "integration_health.awaiting_upgrade": [
-        lambda c, _: integration_health.awaiting_upgrade(c, "x", after=ID, limit=1)
-    ],
+    "integration_health.lacking": [lambda c, _: integration_health.lacking(c, "x", after=ID, limit=1)],
     "integration.lock_active_user": [lambda c, _: integration.lock_active_user(c, NOBODY)],
     "integration.connect": [
         lambda c, s: integration.connect(c, user_id=s.user_id, provider="x", consent=CONSENT),
@@ -249,6 +277,7 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     ],
     "integration.disconnect": [lambda c, _: integration.disconnect(c, LIVE, reason="x")],
     "integration.forget_refresh_token": [lambda c, _: integration.forget_refresh_token(c, ID)],
+    "integration.has_ended": [lambda c, _: integration.has_ended(c, ID)],
     "integration.has_moved": [lambda c, _: integration.has_moved(c, ID, 1)],
     "integration.has_refresh_token": [lambda c, _: integration.has_refresh_token(c, ID)],
     "integration.set_status": [_set_status],
@@ -290,6 +319,11 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "token_revocation.request": [
         lambda c, _: token_revocation.request(c, ID, preferred=TokenKind.REFRESH, possible=True)
     ],
+    "token_revocation.add": [
+        lambda c, s: token_revocation.add(c, token_revocation.Origin(ID, s.user_id, "x", "1"), SEALED_GRANT)
+    ],
+    "token_revocation.hold_back": [lambda c, _: token_revocation.hold_back(c, user_id=NOBODY, provider="x", seconds=1)],
+    "token_revocation.renew": [lambda c, _: token_revocation.renew(c, DUE_REVOCATION, SEALED_GRANT)],
     "token_revocation.supersede": [lambda c, _: token_revocation.supersede(c, ID)],
     "token_revocation.claim_due": [lambda c, _: token_revocation.claim_due(c, limit=1, lease_seconds=1)],
     "token_revocation.finish": [lambda c, _: token_revocation.finish(c, ID, RevocationState.DONE)],
@@ -302,7 +336,11 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "token_refresh.advance": [lambda c, _: token_refresh.advance(c, integration_id=ID, token_version=1, scopes=None)],
     "token_refresh.put_token": [lambda c, s: token_refresh.put_token(c, UUID(s.integration_id), NEW_TOKEN)],
     "token_refresh.unsettled": [lambda c, _: token_refresh.unsettled(c, limit=1)],
-    "token_refresh.due": [lambda c, _: token_refresh.due(c, within_seconds=1, period_seconds=1, limit=1)],
+    "token_refresh.due": [
+        lambda c, _: token_refresh.due(
+            c, within_seconds=1, period_seconds=1, after=token_refresh.DuePosition(NOW, ID), limit=1
+        )
+    ],
     "user.read_identity": [lambda pool, _: user.read_identity(pool, issuer="x", subject="x")],
     "user.read_profile": [lambda pool, _: user.read_profile(pool, NOBODY)],
     "user.read_user": [lambda c, _: user.read_user(c, NOBODY)],
@@ -349,11 +387,11 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     ],
     "webhook_delivery.mark_delivered": [lambda c, _: webhook_delivery.mark_delivered(c, ID, status=200)],
     "webhook_delivery.mark_failed": [
-        lambda c, _: webhook_delivery.mark_failed(c, CLAIMED, FailedAttempt(500, "x", 5.0), parked=False)
+        lambda c, _: webhook_delivery.mark_failed(c, CLAIMED, FailedAttempt(500, "x", 5.0))
     ],
     "webhook_delivery.postpone": [lambda c, _: webhook_delivery.postpone(c, CLAIMED, error="x", seconds=1)],
-    "webhook_delivery.park": [lambda c, _: webhook_delivery.park(c, ID)],
-    "webhook_delivery.unpark": [lambda c, _: webhook_delivery.unpark(c, ID)],
+    "webhook_delivery.park": [lambda c, _: webhook_delivery.park(c, [ID])],
+    "webhook_delivery.unpark": [lambda c, _: webhook_delivery.unpark(c, [ID])],
     "webhook_delivery.list_deliveries": [
         lambda c, _: webhook_delivery.list_deliveries(c, ID, state=None, before=None, limit=1),
         lambda c, _: webhook_delivery.list_deliveries(c, ID, state=DeliveryState.FAILED, before=9, limit=1),
@@ -368,6 +406,7 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "webhook_subscription.insert": [lambda c, _: webhook_subscription.insert(c, NEW_SUBSCRIPTION)],
     "webhook_subscription.find": [lambda c, _: webhook_subscription.find(c, ID, owner="x")],
     "webhook_subscription.lock": [lambda c, _: webhook_subscription.lock(c, ID, owner=None)],
+    "webhook_subscription.lock_of_service": [lambda c, _: webhook_subscription.lock_of_service(c, ID)],
     "webhook_subscription.list_owned": [
         lambda c, _: webhook_subscription.list_owned(c, owner=None, before=None, limit=1),
         lambda c, _: webhook_subscription.list_owned(c, owner="x", before=ID, limit=1),
@@ -446,74 +485,6 @@ async def statements_of(name: str, url: str, scene: Connected) -> set[str]:
             with suppress(IntegrityError):
                 await run(connection, scene)
     return {statement for statement, _ in sent}
-
-
-USERS: Final = """
-INSERT INTO users (id, email, email_normalized, email_verified, first_name_normalized, last_name_normalized, status,
-                   onboarding_completed, local_fields, version, created_at, updated_at, deleted_at)
-SELECT 'user_' || n, 'x', md5('e' || n) || '@example.com', true, md5('f' || n), md5('l' || n),
-       CASE WHEN n % 50 = 0 THEN 'suspended' ELSE 'active' END, false, '[]', 1,
-       timestamptz '2024-01-01Z' + n * interval '1 minute', now(), CASE WHEN n % 10 = 0 THEN now() END
-FROM generate_series(1, {rows}) AS n
-"""
-OTHER_TABLES: Final = """
-INSERT INTO user_identities (issuer, subject, user_id, created_at)
-SELECT 'x', id, id, now() FROM users;
-INSERT INTO sign_ins (issuer, session_id, user_id, started_at)
-SELECT 'x', id, id, created_at FROM users;
-INSERT INTO integrations
-    (id, user_id, provider, provider_account_id, is_primary, status, status_changed_at, granted_scopes, token_version,
-     refresh_attempts, refresh_failures, connected_at, version, created_at, updated_at)
-SELECT gen_random_uuid(), id, 'x', '1', true, 'active', now(), '[]', 1, 0, 0, now(), 1, now(), now() FROM users;
-INSERT INTO encrypted_tokens (id, integration_id, kind, ciphertext, key_version, issued_at, expires_at)
-SELECT gen_random_uuid(), id, kind, ''::bytea, 1, now(), now() + random() * interval '1 day'
-FROM integrations, (VALUES ('access'), ('refresh')) AS kinds (kind) WHERE provider = 'x';
-INSERT INTO webhook_events (id, source, message_id, event_type, payload, received_at, applied_at, subject, attempts)
-SELECT gen_random_uuid(), 'x', id, 'user.created', '{}', now(), now(), id, 1 FROM users;
-INSERT INTO outbox_events (id, event_type, subject, payload, occurred_at, published_at)
-SELECT gen_random_uuid(), 'user.created', id, '{}', now(), now() FROM users;
-INSERT INTO webhook_subscriptions (id, created_by, url, event_types, secret_ciphertext, secret_key_version, status,
-                                   last_sequence, version, created_at, updated_at)
-SELECT gen_random_uuid(), 'x', 'x', '[]', 'x', 1, 'active', 1, 1, now(), now() FROM generate_series(1, 40);
-INSERT INTO webhook_deliveries (id, subscription_id, event_id, event_type, sequence, body, state, attempts, created_at,
-                                next_attempt_at)
-SELECT gen_random_uuid(), s.id, gen_random_uuid(), 'x', n, '', CASE WHEN n % 50 = 0 THEN 'pending' ELSE 'delivered' END,
-       1, now(), now() FROM webhook_subscriptions s, generate_series(1, 100) AS n;
-INSERT INTO job_runs (id, job, slot, owner, lease_until, attempts, started_at, finished_at)
-SELECT gen_random_uuid(), 'x', created_at, gen_random_uuid(), created_at, 1, created_at, created_at FROM users;
-INSERT INTO oauth_flows
-    (id, user_id, provider, state_hash, status, requested_scopes, redirect_uri, return_url, created_at, expires_at)
-SELECT gen_random_uuid(), id, 'x', sha256(id::bytea), 'pending', '[]', 'x', 'x', created_at, created_at FROM users;
-INSERT INTO token_revocations
-    (id, integration_id, user_id, provider, provider_account_id, kind, state, attempts, requested_at, finished_at)
-SELECT gen_random_uuid(), id, user_id, 'x', '1', 'refresh', 'done', 1, now(), now() FROM integrations;
-INSERT INTO erased_subjects (subject_hash, erased_at) SELECT sha256(id::bytea), now() FROM users;
-INSERT INTO service_clients (id, name, permissions, created_at)
-SELECT gen_random_uuid(), 'x-' || id, '[]', now() FROM users;
-INSERT INTO service_keys (id, client_id, secret_hash, created_at)
-SELECT left(md5(name), 12), id, sha256(name::bytea), now() FROM service_clients WHERE name ~ '^x-';
-INSERT INTO service_grants (id, client_id, provider, reason_required, created_at)
-SELECT gen_random_uuid(), id, 'x', false, now() FROM service_clients WHERE name ~ '^x-';
-ANALYZE webhook_subscriptions, webhook_deliveries;
-ANALYZE users, user_identities, sign_ins, integrations, encrypted_tokens, webhook_events, outbox_events, job_runs,
-    oauth_flows, token_revocations, erased_subjects, service_clients, service_keys, service_grants
-"""
-ROWS: Final = 4000
-
-
-@asynccontextmanager
-async def filled(owner: "asyncpg.Connection[asyncpg.Record]") -> AsyncIterator[None]:
-    """Rows in the tables that grow, gone afterwards: with none, every index is as good as another. Without scans of
-    whole tables, which are right for what is small and stays small."""
-    transaction = owner.transaction()
-    await transaction.start()
-    try:
-        await owner.execute(USERS.format(rows=ROWS))
-        await owner.execute(OTHER_TABLES)
-        await owner.execute("SET LOCAL enable_seqscan = off")
-        yield
-    finally:
-        await transaction.rollback()
 
 
 async def test_no_statement_reads_a_whole_table(

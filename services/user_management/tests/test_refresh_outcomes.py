@@ -1,24 +1,15 @@
-"""What each kind of failure does to a connection, and how the hourly job renews many of them."""
+"""What each kind of failure does to a connection."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 
-from services.devstack.main_job import Person
-from services.sandbox.faults import Fault
 from services.user_management.container import Container
-from services.user_management.queries import token_refresh as queries
-from services.user_management.queries.token_refresh import DueRefresh
-from services.user_management.services.token_service import jobs as jobs_module
 from services.user_management.tests.connection_scenes import (
     connect_account,
     forget_failures,
     offering,
-    refresh_jobs,
-    refresher_elsewhere,
 )
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, assert_problem, audit_actions
@@ -305,120 +296,3 @@ async def test_answer_that_grants_less_than_was_chosen_is_kept_and_shown(stale: 
     assert_problem(await stale.get(scopes=["calendar.read"]), 403, "insufficient_scope")
     shown = await stale.journey.client.get("/users/me/integrations/sandbox-static", headers=stale.headers)
     assert (shown.json()["status"], shown.json()["missing_scopes"]) == ("active", ["calendar.read"])
-
-
-async def _due_connections(journey: Journey, person: Person, provider: str, count: int) -> list[UUID]:
-    """Connections that run out within the hour, the next one first."""
-    ids = []
-    for number in range(count):
-        account = f"account-{number}@example.com"
-        connection = await connect_account(journey, person, account, provider, new_account=True)
-        ids.append(UUID(connection["id"]))
-    await journey.age_tokens()
-    for minutes, integration_id in enumerate(ids):
-        await journey.owner.execute(
-            "UPDATE encrypted_tokens SET expires_at = now() + make_interval(mins => $2)"
-            " WHERE integration_id = $1 AND kind = 'access'",
-            integration_id,
-            minutes,
-        )
-    return ids
-
-
-async def _refreshed(journey: Journey) -> set[UUID]:
-    rows = await journey.owner.fetch("SELECT id FROM integrations WHERE last_refresh_at IS NOT NULL")
-    return {row["id"] for row in rows}
-
-
-async def test_hourly_job_renews_its_share_of_a_slice_the_next_to_run_out_first(
-    journey: Journey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jobs_module, "BATCH", 2)
-    ids = await _due_connections(journey, await journey.sign_up(), "sandbox-static", 7)
-    jobs = refresh_jobs(journey.container, journey.container.refresher, spread_seconds=30)
-    seen = []
-    cursor: int | None = None
-
-    for _ in range(10):
-        cursor = await jobs.refresh_due(cursor)
-        seen.append(await _refreshed(journey))
-        if cursor is None:
-            break
-
-    # Seven in three slices of ten seconds are three each; what is found by twos makes that four.
-    assert seen == [set(ids[:4]), set(ids), *[set(ids)] * (len(seen) - 2)]
-    assert cursor is None
-    assert journey.sandbox.ledger.count("oidc:static", "token.refresh") == 7
-
-
-async def test_hourly_job_without_a_spread_renews_all_that_is_due(journey: Journey) -> None:
-    ids = await _due_connections(journey, await journey.sign_up(), "sandbox-static", 5)
-    jobs = refresh_jobs(journey.container, journey.container.refresher)
-
-    assert await jobs.refresh_due() is None
-
-    assert await _refreshed(journey) == set(ids)
-
-
-async def test_two_hourly_jobs_that_found_the_same_ask_once_for_each_connection(
-    journey: Journey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ids = await _due_connections(journey, await journey.sign_up(), "sandbox-strict", 12)
-    here = refresh_jobs(journey.container, journey.container.refresher)
-    there = refresh_jobs(journey.container, refresher_elsewhere(journey.container))
-    find, both_found = queries.due, asyncio.Barrier(2)
-
-    async def find_together(*arguments: Any, **options: Any) -> list[DueRefresh]:
-        found = await find(*arguments, **options)
-        if found:
-            async with asyncio.timeout(10):
-                await both_found.wait()
-        return found
-
-    monkeypatch.setattr(queries, "due", find_together)
-    journey.sandbox.faults.add(
-        Fault(party="oidc:strict", operation="token.refresh", action="delay", delay_seconds=0.1, times=12)
-    )
-
-    await asyncio.gather(here.refresh_due(), there.refresh_due())
-
-    used = [entry.refresh_token for entry in journey.sandbox.ledger.entries("oidc:strict", "token.refresh")]
-    rows = await journey.owner.fetch("SELECT status, token_version, refresh_attempts FROM integrations")
-    assert len(used) == len(set(used)) == len(ids)
-    assert {tuple(row) for row in rows} == {("active", 2, 0)}
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE integrations SET status = 'needs_reauth', status_reason = 'grant_refused'",
-        "UPDATE integrations SET status = 'disconnected', is_primary = false",
-        "UPDATE integrations SET refresh_not_before = now() + interval '1 minute'",
-        "UPDATE integrations SET refresh_lease_until = now() + interval '30 seconds'",
-        "UPDATE users SET status = 'suspended'",
-        "UPDATE users SET deleted_at = now()",
-        "DELETE FROM encrypted_tokens WHERE kind = 'refresh'",
-        "UPDATE encrypted_tokens SET expires_at = NULL",
-        "UPDATE encrypted_tokens SET expires_at = now() + interval '2 hours'",
-        "UPDATE encrypted_tokens SET issued_at = now()",
-    ],
-)
-async def test_hourly_job_leaves_alone_what_is_not_due(stale: Connected, statement: str) -> None:
-    await stale.journey.owner.execute(statement)
-    jobs = refresh_jobs(stale.journey.container, stale.journey.container.refresher)
-
-    assert await jobs.refresh_due() is None
-
-    assert stale.calls() == 0
-
-
-async def test_connection_that_cannot_be_refreshed_does_not_hold_up_the_others(journey: Journey) -> None:
-    ids = await _due_connections(journey, await journey.sign_up(), "sandbox-static", 3)
-    await journey.owner.execute(
-        "UPDATE encrypted_tokens SET ciphertext = '\\x01' WHERE integration_id = $1 AND kind = 'refresh'", ids[0]
-    )
-    jobs = refresh_jobs(journey.container, journey.container.refresher)
-
-    assert await jobs.refresh_due() is None
-
-    assert await _refreshed(journey) == set(ids[1:])

@@ -9,6 +9,8 @@ import pytest
 from services.user_management.container import Container
 from services.user_management.enums import RateClass
 from services.user_management.rate_limiter import RateLimits
+from services.user_management.services.token_service import read as read_module
+from services.user_management.services.token_service.read import BATCH_CONCURRENCY
 from services.user_management.settings import QuotaPolicy
 from services.user_management.tests.connection_scenes import PROVIDER, WORK, connect_account, forget_failures
 from services.user_management.tests.scenes import Connected, assert_problem, read_outcomes
@@ -156,6 +158,35 @@ async def test_batches_at_once_refresh_once(connected: Connected) -> None:
     tokens = {item["token"]["access_token"] for response in responses for item in response.json()["items"]}
     assert len(tokens) == 1
     assert connected.calls() == 1
+
+
+async def test_batch_answers_in_time_and_what_is_out_is_there_for_the_next_call(
+    connected: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_module, "BATCH_SECONDS", 0.5)
+    journey, container = connected.journey, connected.journey.container
+    emails = [f"stale-{number}@example.com" for number in range(BATCH_CONCURRENCY + 1)]
+    stale = [connected, *[await Connected.at(journey, email=email, key=connected.key) for email in emails]]
+    await journey.age_tokens()
+    warm = [await Connected.at(journey, email="warm@example.com", key=connected.key)]
+    items = [_item(scene) for scene in (*stale, *warm)]
+    connected.fail("delay", delay_seconds=3, times=len(stale))
+
+    first = await _members(connected, *items)
+    out = journey.sandbox.ledger.entries(connected.party, "token.refresh")
+    journey.sandbox.faults.clear()
+    await container.refresher.drain(10)
+    refreshed_meanwhile = await journey.owner.fetchval("SELECT count(*) FROM integrations WHERE token_version = 2")
+    monkeypatch.undo()
+    second = await _members(connected, *items)
+
+    problems = [member["problem"] for member in first[: len(stale)]]
+    assert {(problem["type"], problem["status"]) for problem in problems} == {("provider_unavailable", 503)}
+    assert all(problem["retry_after"] >= 1 for problem in problems)
+    assert all(member["token"] for member in first[len(stale) :])
+    assert 1 <= len(out) == refreshed_meanwhile <= BATCH_CONCURRENCY
+    assert all(member["token"] for member in second)
+    assert connected.calls() == len(stale)
 
 
 async def test_batch_member_whose_provider_is_down_tells_when_to_come_again(connected: Connected) -> None:

@@ -1,6 +1,7 @@
 """Sending: what receivers get, when it is tried again, and when it is given up."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -13,6 +14,8 @@ from services.user_management.core.principal import Principal, PrincipalKind
 from services.user_management.enums import EventType
 from services.user_management.exceptions import KeyUnavailableError
 from services.user_management.integrations import webhook_sender
+from services.user_management.integrations.webhook_sender import WebhookAnswer, WebhookSender
+from services.user_management.queries import webhook_delivery
 from services.user_management.schemas.webhook_subscription import CreateSubscriptionRequest, SubscriptionUpdate
 from services.user_management.services.webhook_delivery_service import DELAYS_SECONDS, retry_delay
 from services.user_management.tests.journey import Journey
@@ -61,6 +64,14 @@ class Scene:
     async def state(self) -> dict[str, Any]:
         """The only delivery."""
         return await only_row(self.journey, STATE)
+
+    async def until(self, condition: str) -> None:
+        """Until a query of the owner's says so."""
+        async with asyncio.timeout(10):
+            for pause in itertools.repeat(0.01):
+                if await self.journey.owner.fetchval(condition):
+                    return
+                await asyncio.sleep(pause)
 
     async def wait_seconds(self) -> float:
         """Until the only delivery is tried again."""
@@ -167,6 +178,18 @@ async def test_receiver_that_asks_for_time_is_given_it_within_bounds(
     await scene.deliver()
 
     assert least < await scene.wait_seconds() <= most
+
+
+async def test_retry_after_that_no_clock_can_show_is_a_failure_as_any_other(scene: Scene) -> None:
+    await scene.subscribe()
+    await scene.happen()
+    scene.receiver.answers = [answer(503, Retry_After="Mon, 01 Jan 99999999999999999999 00:00:00 GMT")]
+
+    await scene.deliver()
+
+    failed = await scene.state()
+    assert (failed["state"], failed["attempts"], failed["last_status"]) == ("pending", 1, 503)
+    assert 0 < await scene.wait_seconds() <= 5.5
 
 
 async def test_retry_after_never_makes_the_next_attempt_earlier(scene: Scene) -> None:
@@ -296,6 +319,76 @@ async def test_receiver_that_hangs_delays_nobody_else(scene: Scene, monkeypatch:
         await asyncio.gather(slice_, return_exceptions=True)
 
     assert stuck_meanwhile == 2
+
+
+async def test_delivery_that_breaks_our_code_costs_the_others_nothing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.subscribe("http://127.0.0.1:9/breaks")
+    await scene.subscribe()
+    await scene.happen()
+    scene.receiver.may_answer.clear()
+    send = WebhookSender.send
+
+    async def break_while_another_is_under_way(sender: WebhookSender, url: str, **message: Any) -> WebhookAnswer:
+        if not url.endswith("/breaks"):
+            return await send(sender, url, **message)
+        await scene.receiver.arrived.wait()
+        scene.receiver.may_answer.set()
+        raise ArithmeticError("of a kind that nobody thought of")
+
+    monkeypatch.setattr(WebhookSender, "send", break_while_another_is_under_way)
+
+    await scene.deliver()
+    await scene.deliver()
+
+    assert len(scene.receiver.received) == 1
+    rows = await scene.journey.owner.fetch(f"{STATE} ORDER BY state")
+    found = [(row["state"], row["attempts"], row["last_error"]) for row in rows]
+    assert found == [("delivered", 1, None), ("pending", 1, "internal_error")]
+
+
+async def test_failure_that_cannot_be_recorded_is_tried_again_and_costs_the_others_nothing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with receiving() as failing:
+        failing.otherwise = answer(500)
+        await scene.subscribe(failing.url)
+        await scene.subscribe()
+        await scene.happen()
+
+        with monkeypatch.context() as patched:
+            patched.setattr(webhook_delivery, "mark_failed", None)
+            await scene.deliver()
+        rows = await scene.journey.owner.fetch(f"{STATE} ORDER BY state")
+        await scene.pass_time()
+        await scene.deliver()
+
+    assert [(row["state"], row["attempts"], row["last_error"]) for row in rows] == [
+        ("delivered", 1, None),
+        ("pending", 1, None),
+    ]
+    assert (len(failing.received), len(scene.receiver.received)) == (2, 1)
+
+
+async def test_slice_goes_on_when_everything_under_way_ends_during_a_claim(scene: Scene) -> None:
+    await scene.subscribe()
+    await scene.happen(*[EventType.USER_UPDATED] * 3)
+    scene.receiver.may_answer.clear()
+    slice_ = asyncio.create_task(scene.deliver())
+    while len(scene.receiver.received) < 2:
+        scene.receiver.arrived.clear()
+        await scene.receiver.arrived.wait()
+
+    # A claim looks at services, and recording does not: the next claim waits, and leaves out who is busy as it begins.
+    async with scene.journey.owner.transaction():
+        await scene.journey.owner.execute("LOCK TABLE service_clients IN ACCESS EXCLUSIVE MODE")
+        await scene.until("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+        scene.receiver.may_answer.set()
+        await scene.until("SELECT count(*) = 2 FROM webhook_deliveries WHERE state = 'delivered'")
+    await slice_
+
+    assert len(scene.receiver.received) == 3
 
 
 async def test_failing_receivers_leave_room_for_others(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Subscriptions over HTTP and on the command line: who sees and changes what, and what is asked for again."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -253,6 +254,75 @@ async def test_what_waits_while_disabled_is_sent_when_enabled(
     await journey.container.webhook_deliveries.deliver_due()
 
     assert (while_disabled, len(receiver.received)) == (0, 1)
+
+
+async def test_what_waits_for_a_disabled_service_is_parked_until_that_is_enabled(
+    journey: Journey, as_admin: Door, receiver: Receiver
+) -> None:
+    services = journey.container.service_clients
+    await (await as_service(journey, "billing")).create(receiver.url)
+    await happen(journey, EventType.USER_CREATED)
+    await services.disable_service("billing")
+    await happen(journey, EventType.USER_UPDATED)
+    await journey.container.webhook_deliveries.deliver_due()
+    while_disabled = (len(receiver.received), await _states(journey.owner))
+
+    await services.enable_service("billing")
+    await journey.container.webhook_deliveries.deliver_due()
+
+    assert while_disabled == (0, [("pending", False)])
+    assert [json.loads(one.body)["type"] for one in receiver.received] == ["user.created"]
+
+
+async def test_delivery_that_fails_while_its_service_is_disabled_is_parked(
+    journey: Journey, receiver: Receiver
+) -> None:
+    await (await as_service(journey, "billing")).create(receiver.url)
+    await happen(journey, EventType.USER_CREATED)
+    receiver.otherwise = answer(500)
+    receiver.may_answer.clear()
+    sending = asyncio.create_task(journey.container.webhook_deliveries.deliver_due())
+    await receiver.arrived.wait()
+
+    await journey.container.service_clients.disable_service("billing")
+    receiver.may_answer.set()
+    await sending
+
+    assert await _states(journey.owner) == [("pending", False)]
+    assert await journey.owner.fetchval("SELECT last_status FROM webhook_deliveries") == 500
+
+
+async def test_subscription_of_a_disabled_service_is_sent_nothing_whoever_asks(
+    journey: Journey, as_admin: Door, receiver: Receiver
+) -> None:
+    services = journey.container.service_clients
+    path = f"/{(await (await as_service(journey, 'billing')).create(receiver.url))['id']}"
+    await happen(journey, EventType.USER_CREATED)
+    await services.disable_service("billing")
+
+    refused = [await as_admin("POST", f"{path}/test"), await as_admin("POST", f"{path}/replay", {})]
+    await as_admin("PATCH", path, {"status": "disabled"}, 200)
+    await as_admin("PATCH", path, {"status": "active"}, 200)
+    await journey.container.webhook_deliveries.deliver_due()
+
+    for response in refused:
+        assert_problem(response, 409, "conflict")
+    assert receiver.received == []
+    assert await _states(journey.owner) == [("pending", False)]
+
+
+async def test_enabled_service_does_not_enable_what_its_subscription_disabled(
+    journey: Journey, as_admin: Door, receiver: Receiver
+) -> None:
+    services = journey.container.service_clients
+    created = await (await as_service(journey, "billing")).create(receiver.url)
+    await happen(journey, EventType.USER_CREATED)
+    await as_admin("PATCH", f"/{created['id']}", {"status": "disabled"}, 200)
+
+    await services.disable_service("billing")
+    await services.enable_service("billing")
+
+    assert await _states(journey.owner) == [("pending", False)]
 
 
 async def test_deliveries_are_listed_by_state_in_pages(journey: Journey, as_admin: Door, receiver: Receiver) -> None:

@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from services.user_management.core.clock import SystemClock
 from services.user_management.integrations import webhook_sender
-from services.user_management.integrations.webhook_sender import SendFailure, WebhookAnswer, WebhookSender, retry_after
+from services.user_management.integrations.webhook_sender import SendFailure, WebhookAnswer, WebhookSender
 from services.user_management.integrations.webhook_target import (
     TargetProblem,
     TargetRefusedError,
@@ -242,16 +242,6 @@ async def test_port_where_nobody_listens_is_a_failure(local: WebhookSender) -> N
         url = gone.url
 
     assert await local.send(url, headers={}, body=b"x") == WebhookAnswer(None, SendFailure.NOT_CONNECTED)
-
-
-def test_retry_after_is_a_number_or_a_date() -> None:
-    now = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
-
-    values = [
-        retry_after(text, now) for text in ("7", "Mon, 01 Jan 2024 00:01:00 GMT", "", "-1", "soon", "9" * 30, "1e3")
-    ]
-
-    assert values == [7, 60, None, None, None, None, None]
 
 
 # TLS

@@ -35,7 +35,7 @@ class Received:
 
 @dataclass
 class Receiver:
-    """Keeps what comes. Answers with `answers` in turn, then with `otherwise`; None: never."""
+    """Keeps what comes. Answers with `answers` in turn, then with `otherwise`, when it `may_answer`; None: never."""
 
     port: int = 0
     scheme: str = "http"
@@ -45,6 +45,8 @@ class Receiver:
     connections: int = 0
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     """Set with every request."""
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set from the beginning."""
     _open: set["asyncio.Task[Any]"] = field(default_factory=set)
 
     @property
@@ -81,8 +83,12 @@ class Receiver:
             if reply is None:
                 await reader.read()
             else:
+                await self.may_answer.wait()
                 writer.write(reply)
                 await writer.drain()
+
+    def __post_init__(self) -> None:
+        self.may_answer.set()
 
     async def end(self) -> None:
         """Drop whoever still waits."""

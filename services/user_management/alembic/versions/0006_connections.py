@@ -20,9 +20,16 @@ INTEGRATION_COLUMNS = (
     ("last_failure_detail", sa.Text()),
     ("failing_since", sa.DateTime(timezone=True)),
     ("last_checked_at", sa.DateTime(timezone=True)),
+    ("last_probed_at", sa.DateTime(timezone=True)),
     ("clock_skew_seconds", sa.Integer()),
 )
-TABLES = ("token_revocations", "provider_health", "webhook_subscriptions", "webhook_deliveries")
+TABLES = (
+    "token_revocations",
+    "provider_health",
+    "webhook_subscriptions",
+    "webhook_deliveries",
+    "connection_counters",
+)
 
 
 def _runtime_role() -> str | None:
@@ -40,6 +47,7 @@ def upgrade() -> None:
     _create_provider_health()
     _create_subscriptions()
     _create_deliveries()
+    _create_counters()
     if (role := _runtime_role()) is not None:
         op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(TABLES)} TO {role}")
 
@@ -62,9 +70,13 @@ def _create_revocations() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("ciphertext", postgresql.BYTEA(), nullable=True),
         sa.Column("key_version", sa.Integer(), nullable=True),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("refresh_ciphertext", postgresql.BYTEA(), nullable=True),
+        sa.Column("refresh_key_version", sa.Integer(), nullable=True),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("next_attempt_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("last_failure", sa.Text(), nullable=True),
         sa.Column("requested_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
@@ -76,6 +88,12 @@ def _create_revocations() -> None:
         sa.ForeignKeyConstraint(
             ["key_version"], ["encryption_keys.version"], name="fk_token_revocations_key_version", ondelete="RESTRICT"
         ),
+        sa.ForeignKeyConstraint(
+            ["refresh_key_version"],
+            ["encryption_keys.version"],
+            name="fk_token_revocations_refresh_key_version",
+            ondelete="RESTRICT",
+        ),
         sa.PrimaryKeyConstraint("id", name="pk_token_revocations"),
     )
     op.create_index(
@@ -86,6 +104,15 @@ def _create_revocations() -> None:
     )
     op.create_index("ix_token_revocations_integration_id", "token_revocations", ["integration_id"])
     op.create_index("ix_token_revocations_key_version", "token_revocations", ["key_version", "id"])
+    op.create_index(
+        "ix_token_revocations_refresh_key_version",
+        "token_revocations",
+        ["refresh_key_version", "id"],
+        postgresql_where=sa.text("refresh_key_version IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_token_revocations_user_id", "token_revocations", ["user_id"], postgresql_where=sa.text("state = 'pending'")
+    )
 
 
 def _create_provider_health() -> None:
@@ -97,6 +124,7 @@ def _create_provider_health() -> None:
         sa.Column("since", sa.DateTime(timezone=True), nullable=False),
         sa.Column("checked_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("enforced_scopes", postgresql.JSONB(), nullable=True),
+        sa.Column("scopes_required_at", postgresql.JSONB(), nullable=True),
         sa.CheckConstraint("state IN ('up', 'down', 'misconfigured')", name=op.f("ck_provider_health_state")),
         sa.PrimaryKeyConstraint("provider", name="pk_provider_health"),
     )
@@ -174,6 +202,22 @@ def _create_deliveries() -> None:
     op.create_index(
         "ix_webhook_deliveries_due",
         "webhook_deliveries",
-        ["next_attempt_at"],
+        ["subscription_id", "next_attempt_at", "id"],
         postgresql_where=sa.text("state = 'pending'"),
+    )
+
+
+def _create_counters() -> None:
+    op.create_table(
+        "connection_counters",
+        sa.Column("counter", sa.Text(collation="C"), nullable=False),
+        sa.Column("provider", sa.Text(collation="C"), nullable=False),
+        sa.Column("outcome", sa.Text(collation="C"), nullable=False),
+        sa.Column("reason", sa.Text(collation="C"), nullable=False),
+        sa.Column("shard", sa.SmallInteger(), nullable=False),
+        sa.Column("total", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint(
+            "counter IN ('transition', 'refresh', 'misconfigured')", name=op.f("ck_connection_counters_counter")
+        ),
+        sa.PrimaryKeyConstraint("counter", "provider", "outcome", "reason", "shard", name="pk_connection_counters"),
     )

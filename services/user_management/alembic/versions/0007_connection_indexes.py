@@ -11,9 +11,9 @@ branch_labels = None
 depends_on = None
 
 INDEXES = (
-    ("ix_integrations_checked", "(last_checked_at NULLS FIRST, id) WHERE status IN ('active', 'degraded')"),
+    ("ix_integrations_probed", "(last_probed_at NULLS FIRST, id) WHERE status IN ('active', 'degraded')"),
     ("ix_integrations_account", "(provider, provider_account_id)"),
-    ("ix_integrations_scope_upgrade", "(provider, id) WHERE status_reason = 'scope_upgrade'"),
+    ("ix_integrations_lacking", "(provider, id) WHERE status_reason IN ('scope_upgrade', 'scope_missing')"),
 )
 
 

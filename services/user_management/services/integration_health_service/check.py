@@ -1,7 +1,7 @@
 """Every 15 minutes: tells a dead token from a provider that is down from a client of ours that is refused.
 
-Only the first of these is a user's concern. A walk over the serving connections, the longest unchecked first, probes
-those that nothing else would notice: what is refreshed every hour proves itself by that.
+Only the first of these is a user's concern. A walk over the serving connections, the longest unprobed first, probes
+those that nothing else would notice: what is refreshed all the time proves itself by that.
 """
 
 import asyncio
@@ -14,11 +14,12 @@ from uuid import UUID
 import structlog
 
 from services.user_management.core.clock import Clock
+from services.user_management.core.connection_counts import misconfigured
 from services.user_management.database import Database
 from services.user_management.enums import ProviderState
 from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.queries import integration_health as queries
-from services.user_management.queries.integration_health import Candidate, Place, Standing
+from services.user_management.queries.integration_health import Candidate, Place
 from services.user_management.services.integration_health_service.examination import Examination
 from services.user_management.services.integration_health_service.scope_enforcement import ScopeEnforcement
 from services.user_management.services.integration_health_service.tally import Tallies
@@ -32,7 +33,7 @@ MAX_PROBES: Final = 500
 IDLE_SECONDS: Final = 86_400.0
 """A connection that was neither refreshed nor checked for so long is looked at."""
 PAGE: Final = 500
-_FIRST_CHECKED: Final = Place(datetime(1970, 1, 1, tzinfo=UTC))
+_FIRST_PROBED: Final = Place(datetime(1970, 1, 1, tzinfo=UTC))
 
 log = structlog.get_logger(__name__)
 
@@ -54,10 +55,10 @@ class _Run:
 
     def to_json(self) -> dict[str, Any]:
         after = self.after
-        checked_at = None if after is None or after.checked_at is None else after.checked_at.isoformat()
+        probed_at = None if after is None or after.probed_at is None else after.probed_at.isoformat()
         return {
             "began": self.began.isoformat(),
-            "after": None if after is None else [checked_at, str(after.id)],
+            "after": None if after is None else [probed_at, str(after.id)],
             "probes": self.probes,
             "tallies": self.tallies.to_json(),
         }
@@ -94,30 +95,30 @@ class IntegrationHealthService:
             if position is not None:
                 return {"scopes": position}
         run = await self._begin() if "scopes" in cursor else _run(cursor)
-        standings = await self._standings()
+        states = await self._states()
         while not run.is_over:
             if self._clock.monotonic() > ends or self._is_stopping():
                 return run.to_json()
-            await self._walk_on(run, standings, ends)
-        await self._conclude(run, standings)
+            await self._walk_on(run, states, ends)
+        await self._conclude(run, states)
         return None
 
     async def _begin(self) -> _Run:
         async with self._database.reading() as connection:
             return _Run(began=await queries.database_now(connection))
 
-    async def _standings(self) -> dict[str, Standing]:
+    async def _states(self) -> dict[str, ProviderState]:
         async with self._database.reading() as connection:
-            return await queries.read_standings(connection, [provider.name for provider in self._providers])
+            return await queries.read_states(connection, [provider.name for provider in self._providers])
 
-    async def _walk_on(self, run: _Run, standings: dict[str, Standing], ends: float) -> None:
+    async def _walk_on(self, run: _Run, states: dict[str, ProviderState], ends: float) -> None:
         """Check what is due on the next page. A page that is not finished is walked again in the next slice."""
         if run.after is None:
             return
         unwell = [
             name
-            for name, standing in standings.items()
-            if standing.state is not ProviderState.UP
+            for name, state in states.items()
+            if state is not ProviderState.UP
             and not run.tallies.has_answered(name)
             and not run.tallies.is_left_alone(name)
         ]
@@ -137,7 +138,7 @@ class IntegrationHealthService:
         elif page.end is not None:
             run.after = page.end
         else:
-            run.after = _FIRST_CHECKED if run.after.checked_at is None else None
+            run.after = _FIRST_PROBED if run.after.probed_at is None else None
 
     async def _check_all(self, due: list[Candidate], run: _Run, ends: float) -> Place | None:
         """Sixteen at once. Returns where it was broken off; None when all were looked at."""
@@ -151,7 +152,7 @@ class IntegrationHealthService:
                 if run.is_over or self._clock.monotonic() > ends or self._is_stopping():
                     broken_off.append(begun or Place())
                     return
-                begun = Place(held.last_checked_at, held.id)
+                begun = Place(held.last_probed_at, held.id)
                 if not run.tallies.is_left_alone(held.provider) and held.provider in self._providers:
                     run.probes += 1
                     await self._examination.examine(held, run.tallies, ends=ends)
@@ -161,14 +162,16 @@ class IntegrationHealthService:
                 group.create_task(work())
         return broken_off[0] if broken_off else None
 
-    async def _conclude(self, run: _Run, standings: dict[str, Standing]) -> None:
+    async def _conclude(self, run: _Run, states: dict[str, ProviderState]) -> None:
         """Write what was seen of each provider; one of which nothing was seen keeps what is known of it."""
         verdicts = {name: verdict for name in run.tallies if (verdict := run.tallies.verdict(name)) is not None}
         async with self._unit_of_work() as uow:
             for name, (state, reason) in verdicts.items():
                 await queries.set_state(uow.connection, name, state, reason=reason)
+                if state is ProviderState.MISCONFIGURED:
+                    uow.count(misconfigured(name))
         for name, (state, reason) in verdicts.items():
-            former = standings[name].state if name in standings else ProviderState.UP
+            former = states.get(name, ProviderState.UP)
             _tell(name, former, state, reason)
         log.info("integrations.checked", probes=run.probes)
 
@@ -186,8 +189,8 @@ def _tell(provider: str, former: ProviderState, state: ProviderState, reason: st
 def _run(cursor: dict[str, Any]) -> _Run:
     place: Place | None = None
     if cursor["after"] is not None:
-        checked_at, id_text = cursor["after"]
-        place = Place(None if checked_at is None else datetime.fromisoformat(checked_at), UUID(id_text))
+        probed_at, id_text = cursor["after"]
+        place = Place(None if probed_at is None else datetime.fromisoformat(probed_at), UUID(id_text))
     return _Run(
         began=datetime.fromisoformat(cursor["began"]),
         after=place,

@@ -63,7 +63,12 @@ class Examination:
         self._clock = clock
 
     async def examine(self, held: Candidate, tallies: Tallies, *, ends: float) -> None:
-        """`ends` is when the slice does, monotonic. Under a key that is missing here nothing is found out."""
+        """`ends` is when the slice does, monotonic. Under a key that is missing here nothing is found out.
+
+        That it was tried is noted first: else those that fail would stand first in every run, before all others.
+        """
+        async with self._unit_of_work() as uow:
+            await queries.note_probed(uow.connection, held.id)
         # What cannot be refreshed although it should be is not well, whatever user info says about the present token.
         ailing = held.status == IntegrationStatus.DEGRADED and held.has_refresh_token
         try:

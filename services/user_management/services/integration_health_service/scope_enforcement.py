@@ -1,6 +1,10 @@
-"""Holds all connections of a provider against its required scopes, whenever these have changed."""
+"""Holds all connections of a provider against its required scopes, whenever these have changed.
 
-from collections.abc import Callable
+During a deploy the old processes and the new ones require different scopes. A scope that any process requires is in
+force at once; it is withdrawn when none has required it for an hour. So neither undoes what the other has enforced.
+"""
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -8,7 +12,6 @@ from uuid import UUID
 import structlog
 
 from services.user_management.core.clock import Clock
-from services.user_management.database import Database
 from services.user_management.enums import EventType, IntegrationStatus, ReauthReason
 from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
 from services.user_management.queries import integration as integration_queries
@@ -18,6 +21,8 @@ from services.user_management.services.integration_status_service import Connect
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 BATCH: Final = 200
+WITHDRAWN_AFTER_SECONDS: Final = 3600.0
+"""Four runs, each by any of the processes."""
 
 log = structlog.get_logger(__name__)
 
@@ -38,21 +43,20 @@ class _Position:
 class ScopeEnforcement:
     """Marks what lacks a scope that is required by now, and brings back what lacks nothing any more.
 
-    `provider_health.enforced_scopes` says what was last enforced; it is written when all connections are through, so a
-    run that is cut off is repeated, which changes nothing for those that were marked before.
+    `provider_health.scopes_required_at` says when each scope was last required, by the database's clock;
+    `enforced_scopes` what was last enforced. The latter is written when all connections are through, so a run that is
+    cut off is repeated, which changes nothing for those that were marked before.
     """
 
     def __init__(
         self,
         *,
-        database: Database,
         unit_of_work: UnitOfWorkFactory,
         providers: ProviderRegistry,
         status: IntegrationStatusTracker,
         clock: Clock,
         is_stopping: Callable[[], bool],
     ) -> None:
-        self._database = database
         self._unit_of_work = unit_of_work
         self._providers = providers
         self._status = status
@@ -62,15 +66,15 @@ class ScopeEnforcement:
     async def enforce(self, position: list[Any] | None, *, ends: float) -> list[Any] | None:
         """Go on from `position` until `ends` (monotonic); where to go on from, None when nothing is left."""
         began = None if position is None else _position(position)
-        async with self._database.reading() as connection:
-            standings = await queries.read_standings(connection, [provider.name for provider in self._providers])
         for provider in self._providers:
-            required = _enforceable(provider)
-            standing = standings.get(provider.name)
-            if standing is not None and standing.enforced_scopes == required:
+            async with self._unit_of_work() as uow:
+                requirement = await queries.require(
+                    uow.connection, provider.name, _enforceable(provider), hold_seconds=WITHDRAWN_AFTER_SECONDS
+                )
+            if requirement.enforced == requirement.in_force:
                 continue
-            start = _Position(provider.name, required)
-            if began is not None and (began.provider, began.required) == (provider.name, required):
+            start = _Position(provider.name, requirement.in_force)
+            if began is not None and (began.provider, began.required) == (start.provider, start.required):
                 start = began
             if (stopped := await self._enforce(provider, start, ends)) is not None:
                 return stopped.to_json()
@@ -81,7 +85,7 @@ class ScopeEnforcement:
             position = after
             if self._clock.monotonic() > ends or self._is_stopping():
                 return position
-        await self._bring_back(provider)
+        await self._bring_back(provider, position.required)
         async with self._unit_of_work() as uow:
             await queries.set_enforced(uow.connection, provider.name, position.required)
         log.info("required_scopes.enforced", provider=provider.name, scopes=position.required)
@@ -92,26 +96,27 @@ class ScopeEnforcement:
             batch = await queries.holders(
                 uow.connection, provider.name, after=(position.account_id, position.id), limit=BATCH
             )
-            for holder in batch:
-                if holder.is_serving and provider.config.missing_required(holder.granted_scopes):
+            # Whoever locks several connections does so in the order of their ids; else two would wait for each other.
+            for holder in sorted(batch, key=lambda holder: holder.id):
+                if holder.is_serving and not _covers(provider, holder, position.required):
                     connection = ConnectionVersion(holder.id, holder.token_version)
                     await self._status.mark_needs_reauth(uow, connection, ReauthReason.SCOPE_UPGRADE)
         if not batch:
             return None
         return _Position(provider.name, position.required, batch[-1].account_id, batch[-1].id)
 
-    async def _bring_back(self, provider: Provider) -> None:
+    async def _bring_back(self, provider: Provider, required: Iterable[str]) -> None:
         after: UUID | None = FIRST
         while after is not None:
             async with self._unit_of_work() as uow:
-                batch = await queries.awaiting_upgrade(uow.connection, provider.name, after=after, limit=BATCH)
+                batch = await queries.lacking(uow.connection, provider.name, after=after, limit=BATCH)
                 for holder in batch:
-                    if not provider.config.missing_required(holder.granted_scopes):
+                    if _covers(provider, holder, required):
                         await self._recover(uow, holder)
             after = batch[-1].id if batch else None
 
     async def _recover(self, uow: UnitOfWork, holder: Holder) -> None:
-        """Step: the requirement was withdrawn."""
+        """Step: the requirement was withdrawn. What serves only until its access token runs out says so again."""
         changed = await integration_queries.set_status(
             uow.connection,
             integration_id=holder.id,
@@ -120,16 +125,25 @@ class ScopeEnforcement:
             reason=None,
             from_statuses=[IntegrationStatus.NEEDS_REAUTH],
         )
-        if changed is not None:
-            user_id, provider = changed
-            self._status.record(
-                uow, EventType.INTEGRATION_RECOVERED, integration_id=holder.id, user_id=user_id, provider=provider
-            )
+        if changed is None:
+            return
+        user_id, provider = changed
+        self._status.record(
+            uow, EventType.INTEGRATION_RECOVERED, integration_id=holder.id, user_id=user_id, provider=provider
+        )
+        if holder.for_a_time:
+            connection = ConnectionVersion(holder.id, holder.token_version)
+            await self._status.mark_degraded(uow, connection, ReauthReason.NO_REFRESH_TOKEN)
 
 
 def _enforceable(provider: Provider) -> tuple[str, ...]:
     """Required scopes of which an answer would tell."""
     return tuple(sorted(set(provider.config.required_scopes) - set(provider.config.unreported_scopes)))
+
+
+def _covers(provider: Provider, holder: Holder, required: Iterable[str]) -> bool:
+    """Against what is in force, which may be more than this process requires itself."""
+    return set(required) <= set(provider.config.normalise(holder.granted_scopes))
 
 
 def _position(document: list[Any]) -> _Position:

@@ -1,15 +1,14 @@
 """Connections: making one, looking at it, ending it here and at the provider."""
 
-from services.user_management.services.integration_service.connecting import (
-    ConnectFlows,
-    ConnectPolicy,
-    ProviderReturn,
-)
+from services.user_management.services.integration_service.confirming import Confirmations
+from services.user_management.services.integration_service.connecting import ConnectFlows, ConnectPolicy
 from services.user_management.services.integration_service.connections import IntegrationService
 from services.user_management.services.integration_service.disconnecting import disconnect_all, release_grants
+from services.user_management.services.integration_service.provider_returns import ProviderReturn
 from services.user_management.services.integration_service.revocations import RevocationService
 
 __all__ = [
+    "Confirmations",
     "ConnectFlows",
     "ConnectPolicy",
     "IntegrationService",

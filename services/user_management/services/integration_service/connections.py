@@ -5,13 +5,16 @@ from uuid import UUID
 
 from services.user_management.core.pagination import Page
 from services.user_management.database import Database
-from services.user_management.enums import IntegrationStatus, ReauthReason
+from services.user_management.enums import IntegrationStatus, ReauthReason, RevocationState
 from services.user_management.exceptions import (
+    ApplicationError,
     NeedsReauthError,
     NotConnectedError,
+    PreconditionFailedError,
     ProviderMisconfiguredError,
     ProviderUnavailableError,
     RevokedError,
+    UnknownProviderError,
     UserNotFoundError,
     ValidationFailedError,
 )
@@ -40,6 +43,8 @@ MIN_REFRESH_INTERVAL_SECONDS: Final = 10.0
 _NEEDS_USER: Final = {IntegrationStatus.NEEDS_REAUTH, IntegrationStatus.REVOKED}
 
 Shown = dict[str, Any]
+ExpectedVersions = frozenset[int] | None
+"""Versions of which the row must have one (`If-Match`); None: any."""
 
 
 class IntegrationService:
@@ -83,27 +88,35 @@ class IntegrationService:
         self, user_id: str, provider: str, *, limit: int, cursor: str | None
     ) -> Page[TokenReadEntry]:
         """Which service read the user's tokens, when and why; the newest first. Raises UnknownProviderError."""
-        self._providers.get(provider)
         scope = f"activity:{user_id}:{provider}"
         before = UUID(self._signer.decode_cursor(scope, cursor)[0]) if cursor else None
         async with self._database.reading() as connection:
             rows = await activity_queries.token_reads(
                 connection, user_id=user_id, provider=provider, before=before, limit=limit + 1
             )
+        if not rows and provider not in self._providers:
+            await self._find(user_id, provider, None)
         items = [TokenReadEntry.model_validate(dict(row)) for row in rows[:limit]]
         more = len(rows) > limit
         return Page(items=items, next_cursor=self._signer.encode_cursor(scope, [str(items[-1].id)]) if more else None)
 
     async def update_integration(
-        self, user_id: str, provider: str, account: str | None, update: IntegrationUpdate
+        self,
+        user_id: str,
+        provider: str,
+        account: str | None,
+        update: IntegrationUpdate,
+        *,
+        expected: ExpectedVersions = None,
     ) -> IntegrationResponse:
         """Apply a merge patch (RFC 7396) to the product's notes, and choose the primary account.
 
-        Raises UnknownProviderError, UserNotFoundError, NotConnectedError, ValidationFailedError for too many notes.
+        Raises UnknownProviderError, UserNotFoundError, NotConnectedError, PreconditionFailedError,
+        ValidationFailedError for too many notes.
         """
-        self._providers.get(provider)
         async with self._unit_of_work() as uow:
             held, row = await self._lock(uow, user_id, provider, account)
+            _expect(row, expected)
             if "metadata" in update.model_fields_set:
                 await self._merge_metadata(uow, row, update.metadata)
             if update.is_primary:
@@ -135,33 +148,41 @@ class IntegrationService:
             raise ProviderUnavailableError(retry_after=round(result.retry_after_seconds))
         return self._response(after)
 
-    async def disconnect_integration(self, user_id: str, provider: str, account: str | None) -> DisconnectResponse:
+    async def disconnect_integration(
+        self, user_id: str, provider: str, account: str | None, *, expected: ExpectedVersions = None
+    ) -> DisconnectResponse:
         """End the connection here at once, and have it revoked at the provider.
 
-        Raises UnknownProviderError, UserNotFoundError, NotConnectedError.
+        Raises UnknownProviderError, UserNotFoundError, NotConnectedError, PreconditionFailedError.
         """
-        configured = self._providers.get(provider)
         async with self._unit_of_work() as uow:
-            held, _ = await self._lock(uow, user_id, provider, account)
+            held, row = await self._lock(uow, user_id, provider, account)
+            _expect(row, expected)
             state = await disconnect(uow, self._providers, held, by="user")
         revocation: Literal["pending", "impossible", "none"] = "none"
         if state is not None:
-            revocation = "pending" if configured.config.can_revoke else "impossible"
+            revocation = "pending" if state is RevocationState.PENDING else "impossible"
+        configured = provider in self._providers
         return DisconnectResponse(
             id=held.id,
             provider=provider,
             provider_account_id=held.provider_account_id,
             revocation=revocation,
-            revocation_note=configured.config.revocation_note,
+            revocation_note=self._providers.get(provider).config.revocation_note if configured else None,
         )
 
     async def _find(self, user_id: str, provider: str, account: str | None) -> Shown:
-        self._providers.get(provider)
         async with self._database.reading() as connection:
             row = await integration_queries.find_shown(connection, user_id=user_id, provider=provider, account=account)
         if row is None:
-            raise NotConnectedError(extra={"reconnect_url": self._links.url(provider, [])})
+            raise self._not_connected(provider)
         return row
+
+    def _not_connected(self, provider: str) -> ApplicationError:
+        """A connection whose provider is no longer configured is still shown, and can be ended."""
+        if provider not in self._providers:
+            return UnknownProviderError()
+        return NotConnectedError(extra={"reconnect_url": self._links.url(provider, [])})
 
     async def _lock(
         self, uow: UnitOfWork, user_id: str, provider: str, account: str | None
@@ -175,7 +196,7 @@ class IntegrationService:
         live = {held.id: held for held in await integration_queries.live_of_user(uow.connection, user_id)}
         row = await integration_queries.find_shown(uow.connection, user_id=user_id, provider=provider, account=account)
         if row is None or row["id"] not in live:
-            raise NotConnectedError(extra={"reconnect_url": self._links.url(provider, [])})
+            raise self._not_connected(provider)
         return live[row["id"]], row
 
     async def _merge_metadata(self, uow: UnitOfWork, row: Shown, changes: dict[str, str | None] | None) -> None:
@@ -227,6 +248,11 @@ class IntegrationService:
         link = self._links.url(row["provider"], sorted(wanted)) if missing or needs_user else None
         shown = {**row, "metadata": row["metadata"] or {}, "missing_scopes": missing, "reconnect_url": link}
         return IntegrationResponse.model_validate(shown)
+
+
+def _expect(row: Shown, expected: ExpectedVersions) -> None:
+    if expected is not None and row["version"] not in expected:
+        raise PreconditionFailedError
 
 
 def _provider_response(provider: Provider) -> ProviderResponse:

@@ -1,10 +1,12 @@
 """Steps that end connections here and note what is to be revoked at the providers."""
 
-from services.user_management.enums import EventType, RevocationState, TokenKind
+from services.user_management.core.connection_counts import transition
+from services.user_management.enums import EventType, IntegrationStatus, RevocationState, TokenKind
 from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries import token_revocation as revocation_queries
 from services.user_management.queries.integration import LiveConnection
+from services.user_management.services.unkept_grants import preferred_kind
 from services.user_management.unit_of_work import UnitOfWork
 
 
@@ -26,6 +28,7 @@ async def disconnect(
     )
     payload = {"integration_id": str(held.id), "user_id": held.user_id, "provider": held.provider, "by": by}
     uow.publish(EventType.INTEGRATION_DISCONNECTED, subject=held.user_id, payload=payload)
+    uow.count(transition(held.provider, IntegrationStatus.DISCONNECTED))
     return state
 
 
@@ -45,7 +48,7 @@ async def _request_revocation(
     uow: UnitOfWork, providers: ProviderRegistry, held: LiveConnection
 ) -> RevocationState | None:
     # A provider that is not configured at the moment may be again tomorrow; then its way of revoking is known.
-    config = providers.get(held.provider).config if held.provider in providers else None
-    preferred = config.revocation.token if config is not None and config.revocation is not None else TokenKind.REFRESH
-    possible = config is None or config.can_revoke
+    provider = providers.get(held.provider) if held.provider in providers else None
+    preferred = TokenKind.REFRESH if provider is None else preferred_kind(provider)
+    possible = provider is None or provider.config.can_revoke
     return await revocation_queries.request(uow.connection, held.id, preferred=preferred, possible=possible)

@@ -7,13 +7,14 @@ from typing import Any, Final
 import structlog
 
 from services.user_management.core.clock import Clock
-from services.user_management.enums import ProviderErrorKind, RevocationState
+from services.user_management.enums import ProviderErrorKind, RevocationState, TokenKind
 from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
 from services.user_management.integrations.oauth_client import OAuthClient
 from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
 from services.user_management.integrations.provider_errors import REVOCATION_IMPOSSIBLE, ProviderCallError
 from services.user_management.queries import token_revocation as queries
-from services.user_management.queries.token_revocation import DueRevocation
+from services.user_management.queries.token_revocation import DueRevocation, SealedGrant, SealedToken
+from services.user_management.services.unkept_grants import preferred_kind, revokes_whole_grant
 from services.user_management.services.vault_service import VaultService, token_binding
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
@@ -24,6 +25,7 @@ LEASE_SECONDS: Final = 30.0
 BACK_OFF_SECONDS: Final = (10.0, 60.0, 300.0, 1800.0, 7200.0, 21_600.0, 43_200.0)
 """After each failure; the last one again and again."""
 GIVEN_UP_AFTER_SECONDS: Final = 7 * 86_400.0
+ACCESS_TOKEN_RAN_OUT: Final = "access_token_ran_out"  # noqa: S105 - a reason
 
 log = structlog.get_logger(__name__)
 
@@ -66,12 +68,11 @@ class RevocationService:
             await self._postpone(revocation, "unknown_provider")
             return
         provider = self._providers.get(revocation.provider)
-        described = provider.config.revocation
-        if revocation.account_is_connected and described is not None and described.whole_grant:
+        if revocation.account_is_connected and revokes_whole_grant(provider):
             await self._finish(revocation, RevocationState.SUPERSEDED)
             return
         try:
-            await self._call(provider, revocation)
+            state = await self._call(provider, revocation)
         except KeyUnavailableError:
             await self._postpone(revocation, "key_unavailable")
         except PoisonedCiphertextError:
@@ -79,30 +80,67 @@ class RevocationService:
         except ProviderCallError as error:
             await self._judge(revocation, error)
         else:
-            await self._finish(revocation, RevocationState.DONE)
+            if state is not None:
+                failure = ACCESS_TOKEN_RAN_OUT if state is RevocationState.IMPOSSIBLE else None
+                await self._finish(revocation, state, failure=failure)
 
-    async def _call(self, provider: Provider, revocation: DueRevocation) -> None:
-        binding = token_binding(revocation.user_id, revocation.integration_id, revocation.kind)
-        token = self._vault.open(revocation.ciphertext, binding, revocation.key_version)
+    async def _call(self, provider: Provider, revocation: DueRevocation) -> RevocationState | None:
+        """Done; impossible when all we have is an access token that has run out; None: somebody else has taken over."""
+        token = self._open(revocation, revocation.token)
+        # A provider that knows no such token, or knows it no more, would be taken to have revoked it.
+        if revocation.has_run_out or _is_refused_kind(provider, revocation.token.kind):
+            held = revocation.token if revocation.token.kind is TokenKind.REFRESH else revocation.renewal
+            if held is None:
+                return RevocationState.IMPOSSIBLE
+            renewed = await self._renewed(provider, revocation, held)
+            if renewed is None:
+                return None
+            token = renewed
         await self._oauth.revoke(provider, token=token)
+        return RevocationState.DONE
+
+    async def _renewed(self, provider: Provider, revocation: DueRevocation, held: SealedToken) -> str | None:
+        """A new access token, kept before it is used; None: somebody else has taken the revocation over."""
+        refresh_token = self._open(revocation, held)
+        version = await self._vault.active_version()
+        grant = await self._oauth.refresh(provider, refresh_token=refresh_token)
+        access = self._seal(revocation, TokenKind.ACCESS, grant.access_token, version)
+        successor = grant.refresh_token
+        refresh = self._seal(revocation, TokenKind.REFRESH, successor, version) if successor is not None else held
+        renewed = SealedGrant(access, renewal=refresh, lifetime_seconds=grant.lifetime_seconds)
+        async with self._unit_of_work() as uow:
+            kept = await queries.renew(uow.connection, revocation, renewed)
+        return grant.access_token if kept else None
+
+    def _open(self, revocation: DueRevocation, token: SealedToken) -> str:
+        binding = token_binding(revocation.user_id, revocation.integration_id, token.kind)
+        return self._vault.open(token.ciphertext, binding, token.key_version)
+
+    def _seal(self, revocation: DueRevocation, kind: TokenKind, plaintext: str, version: int) -> SealedToken:
+        binding = token_binding(revocation.user_id, revocation.integration_id, kind)
+        return SealedToken(kind, self._vault.seal(plaintext, binding, version), version)
 
     async def _judge(self, revocation: DueRevocation, error: ProviderCallError) -> None:
         if error.code == REVOCATION_IMPOSSIBLE:
             await self._finish(revocation, RevocationState.IMPOSSIBLE)
             return
         if error.kind in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED}:
-            # The grant is dead already, which is all that was wanted.
-            await self._finish(revocation, RevocationState.DONE, failure=error.code)
+            # The grant is dead already, which is all that was wanted; unless it was our own refresh, cut off before,
+            # that has used the token up: then its successor may live, and nobody has it.
+            lost = revocation.has_run_out and revocation.attempts > 1
+            state = RevocationState.IMPOSSIBLE if lost else RevocationState.DONE
+            await self._finish(revocation, state, failure=error.code)
             return
         if error.kind is ProviderErrorKind.OPERATOR:
             log.error("provider.misconfigured", provider=revocation.provider, reason=error.code)
-        if revocation.age_seconds > GIVEN_UP_AFTER_SECONDS:
-            log.error("revocation.given_up", provider=revocation.provider, reason=error.code, id=str(revocation.id))
-            await self._finish(revocation, RevocationState.GIVEN_UP, failure=error.code)
-            return
         await self._postpone(revocation, error.code, at_least=error.retry_after or 0.0)
 
     async def _postpone(self, revocation: DueRevocation, failure: str, *, at_least: float = 0.0) -> None:
+        """Later again; after a week, whatever the cause, nobody expects it any more."""
+        if revocation.age_seconds > GIVEN_UP_AFTER_SECONDS:
+            log.error("revocation.given_up", provider=revocation.provider, reason=failure, id=str(revocation.id))
+            await self._finish(revocation, RevocationState.GIVEN_UP, failure=failure)
+            return
         step = min(revocation.attempts, len(BACK_OFF_SECONDS)) - 1
         seconds = max(BACK_OFF_SECONDS[step], min(at_least, BACK_OFF_SECONDS[-1]))
         async with self._unit_of_work() as uow:
@@ -119,3 +157,9 @@ class RevocationService:
                     changes={"revocation": [RevocationState.PENDING.value, state.value]},
                 )
         log.info("revocation.finished", provider=revocation.provider, state=state.value)
+
+
+def _is_refused_kind(provider: Provider, kind: TokenKind) -> bool:
+    """Whether the provider ends a grant by its access token alone, and this is another: kept while nobody knew that,
+    for the provider was not configured."""
+    return kind is TokenKind.REFRESH and preferred_kind(provider) is TokenKind.ACCESS

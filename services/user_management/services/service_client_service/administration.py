@@ -32,6 +32,7 @@ from services.user_management.schemas.service import (
 )
 from services.user_management.services.service_client_service.keys import ServiceCredential, issue_key
 from services.user_management.services.service_client_service.usage import KeyUsage
+from services.user_management.services.webhook_subscription_service import follow_service
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 
@@ -179,11 +180,14 @@ class ServiceClientService:
             return len(revoked)
 
     async def disable_service(self, name: str) -> ServiceResponse:
-        """Refuse a service, whatever key it has, until it is enabled again. Raises NotFoundError."""
+        """Refuse a service, whatever key it has, and tell it nothing, until it is enabled again.
+
+        Raises NotFoundError.
+        """
         return await self._set_disabled(name, disabled=True)
 
     async def enable_service(self, name: str) -> ServiceResponse:
-        """Accept the keys of a disabled service again. Raises NotFoundError."""
+        """Accept the keys of a disabled service again, and send what has waited. Raises NotFoundError."""
         return await self._set_disabled(name, disabled=False)
 
     async def list_services(self) -> list[ServiceResponse]:
@@ -201,6 +205,7 @@ class ServiceClientService:
             client = await _lock(uow, name)
             if (client.disabled_at is not None) != disabled:
                 await queries.set_disabled(uow.connection, client.id, disabled=disabled)
+                await follow_service(uow, client.id, disabled=disabled)
                 action = "service.disabled" if disabled else "service.enabled"
                 _audit(uow, action, name, {"disabled": [not disabled, disabled]})
             return await _describe(uow.connection, name)

@@ -2,8 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
 import structlog
 
@@ -11,7 +13,7 @@ from services.user_management.core.clock import Clock
 from services.user_management.database import Database
 from services.user_management.exceptions import ApplicationError
 from services.user_management.queries import token_refresh as queries
-from services.user_management.queries.token_refresh import DueRefresh
+from services.user_management.queries.token_refresh import DuePosition, DueRefresh, DueStep
 from services.user_management.services.token_service.refresh import TokenRefresher
 
 SLICE_SECONDS: Final = 5.0
@@ -19,12 +21,12 @@ CONCURRENCY: Final = 16
 """Refreshes of one slice at once; a provider's own cap may be lower."""
 BATCH: Final = 64
 SLICE_PERIOD_SECONDS: Final = 10.0
-"""How often the hourly job gets a slice (its tick)."""
-REFRESH_PERIOD_SECONDS: Final = 3600.0
-_HORIZON_SECONDS: Final = REFRESH_PERIOD_SECONDS + 300.0
-"""Whatever runs out before the next hourly run, and the default life a reader expects, is renewed in this one."""
-
-Find = Callable[[], Awaitable[list[DueRefresh]]]
+"""How often the job gets a slice (its tick)."""
+REFRESH_PERIOD_SECONDS: Final = 900.0
+"""A run per quarter of an hour: with tokens of an hour's life, a longer one leaves the last refresh before the end to a
+reader, and renews what that reader has just renewed."""
+READERS_WISH_SECONDS: Final = 300.0
+"""The life that a reader expects who does not say."""
 
 log = structlog.get_logger(__name__)
 
@@ -41,66 +43,81 @@ class RefreshJobs:
         is_stopping: Callable[[], bool],
         spread_seconds: float,
     ) -> None:
-        """`spread_seconds`: over how long the refreshes of an hour are spread; 0: as fast as they go."""
+        """`spread_seconds`: over how long the refreshes of a run are spread; 0: as fast as they go."""
         self._database = database
         self._refresher = refresher
         self._clock = clock
         self._is_stopping = is_stopping
         self._spread_seconds = spread_seconds
+        self._horizon_seconds = REFRESH_PERIOD_SECONDS + spread_seconds + READERS_WISH_SECONDS
 
     async def sweep(self, _cursor: Any = None) -> None:
         """Slice: try again every refresh whose outcome nobody knows, such as one whose process was killed."""
-        await self._refresh_all(self._unsettled)
+        ends = self._clock.monotonic() + SLICE_SECONDS
+        tried: set[DueRefresh] = set()
+        while self._may_go_on(ends):
+            async with self._database.reading() as connection:
+                unsettled = await queries.unsettled(connection, limit=BATCH)
+            found = [item for item in unsettled if item not in tried]
+            if not found:
+                return
+            tried.update(found)
+            await self._refresh_batch(found, ends)
 
-    async def refresh_due(self, cursor: Any = None) -> int | None:
-        """Slice: renew access tokens that run out before the next hourly run, the next one first.
+    async def refresh_due(self, cursor: Any = None) -> dict[str, Any] | None:
+        """Slice: renew access tokens that a reader would find too short-lived before the next run has come to them, the
+        next one first.
 
-        The cursor is how many a slice may renew, so that no provider meets all of an hour at once; None when none are
-        left.
+        The cursor is where the walk over them is, and how many a slice may renew, so that no provider meets all of a
+        run at once; None when the walk is over.
         """
-        quota = int(cursor) if cursor is not None else await self._quota()
-        return None if await self._refresh_all(self._due, at_most=quota) else quota
+        ends = self._clock.monotonic() + SLICE_SECONDS
+        share, position = _read_cursor(cursor) if cursor is not None else (await self._share(), DuePosition())
+        begun = 0
+        while begun < share and self._may_go_on(ends):
+            steps = await self._due(position)
+            if not steps:
+                return None
+            taken = await self._refresh_batch([step.refresh for step in steps], ends)
+            begun += taken
+            if taken:
+                position = steps[taken - 1].position
+        return {"share": share, "after": [position.expires_at.isoformat(), str(position.token_id)]}
 
-    async def _quota(self) -> int:
+    def _may_go_on(self, ends: float) -> bool:
+        return self._clock.monotonic() < ends and not self._is_stopping()
+
+    async def _share(self) -> int:
         async with self._database.reading() as connection:
-            due = await queries.count_due(connection, within_seconds=_HORIZON_SECONDS)
+            due = await queries.count_due(connection, within_seconds=self._horizon_seconds)
         slices = max(1.0, self._spread_seconds / SLICE_PERIOD_SECONDS)
         return max(BATCH, math.ceil(due / slices))
 
-    async def _unsettled(self) -> list[DueRefresh]:
-        async with self._database.reading() as connection:
-            return await queries.unsettled(connection, limit=BATCH)
-
-    async def _due(self) -> list[DueRefresh]:
+    async def _due(self, position: DuePosition) -> list[DueStep]:
         async with self._database.reading() as connection:
             return await queries.due(
-                connection, within_seconds=_HORIZON_SECONDS, period_seconds=REFRESH_PERIOD_SECONDS, limit=BATCH
+                connection,
+                within_seconds=self._horizon_seconds,
+                period_seconds=REFRESH_PERIOD_SECONDS,
+                after=position,
+                limit=BATCH,
             )
 
-    async def _refresh_all(self, find: Find, *, at_most: float = math.inf) -> bool:
-        """Refresh what `find` gives until it gives nothing new (True), or the slice's time or share is over (False)."""
-        ends = self._clock.monotonic() + SLICE_SECONDS
-        tried: set[DueRefresh] = set()
-        while self._clock.monotonic() < ends and len(tried) < at_most and not self._is_stopping():
-            found = [item for item in await find() if item not in tried]
-            if not found:
-                return True
-            tried.update(found)
-            await self._refresh_batch(found, ends)
-        return False
-
-    async def _refresh_batch(self, batch: list[DueRefresh], ends: float) -> None:
+    async def _refresh_batch(self, batch: list[DueRefresh], ends: float) -> int:
+        """Refresh in order, several at once; how many were begun before the time was over."""
         waiting = iter(batch)
+        begun = 0
 
         async def work() -> None:
-            for item in waiting:
-                if self._clock.monotonic() > ends or self._is_stopping():
-                    return
+            nonlocal begun
+            while self._may_go_on(ends) and (item := next(waiting, None)) is not None:
+                begun += 1
                 await self._refresh_one(item)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(CONCURRENCY, len(batch))):
                 group.create_task(work())
+        return begun
 
     async def _refresh_one(self, item: DueRefresh) -> None:
         """A connection that cannot be refreshed, as under a missing key, costs the others nothing."""
@@ -110,3 +127,8 @@ class RefreshJobs:
             log.warning("refresh.skipped", integration_id=str(item.integration_id), reason=error.code)
         else:
             log.info("refresh.attempted", integration_id=str(item.integration_id), outcome=result.outcome.value)
+
+
+def _read_cursor(cursor: Any) -> tuple[int, DuePosition]:
+    expires_at, token_id = cursor["after"]
+    return int(cursor["share"]), DuePosition(datetime.fromisoformat(expires_at), UUID(token_id))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from services.user_management.core.failpoints import Failpoint, failpoint
-from services.user_management.database import Database
+from services.user_management.database import Database, is_unavailable
 from services.user_management.enums import TokenOutcome
 from services.user_management.exceptions import ApplicationError, UnauthenticatedError
 from services.user_management.queries.token_read import TokenQuery, TokenReading, read_token
@@ -23,6 +23,8 @@ DOOR_TIMEOUT_SECONDS: Final = 2.0
 BATCH_TIMEOUT_SECONDS: Final = 4.0
 BATCH_CONCURRENCY: Final = 8
 """Members of one batch that are refreshed at once."""
+BATCH_SECONDS: Final = 7.0
+"""For all of them: a refresh that is out by then goes on, and its token is there for the next call."""
 _NOT_RENEWED: Final = {RefreshOutcome.UNAVAILABLE, RefreshOutcome.MISCONFIGURED, RefreshOutcome.IMPOSSIBLE}
 
 
@@ -79,17 +81,23 @@ class TokenService:
             raise UnauthenticatedError("The service key is not valid.")
         await self._key_usage.record(credential.key_id)
         at_once = asyncio.Semaphore(BATCH_CONCURRENCY)
+        ends = asyncio.get_running_loop().time() + BATCH_SECONDS
 
         async def member(request: TokenRequest, reading: TokenReading) -> TokenBatchItem:
             try:
                 if reading.outcome is TokenOutcome.STALE:
-                    async with at_once:
+                    async with asyncio.timeout_at(ends), at_once:
                         return TokenBatchItem(token=await self.get_valid_token(credential, request))
                 if reading.outcome is not TokenOutcome.GRANTED:
-                    raise self._answers.refusal(request, reading, None)
+                    return TokenBatchItem(problem=TokenProblem.of(self._answers.refusal(request, reading, None)))
                 return TokenBatchItem(token=await self._answers.answer(request, reading, None))
             except ApplicationError as error:
                 return TokenBatchItem(problem=TokenProblem.of(error))
+            except Exception as error:
+                # One member's bad luck, the others' tokens are good: out of time, or Postgres away by now.
+                if not is_unavailable(error):
+                    raise
+                return TokenBatchItem(problem=TokenProblem.of(unavailable(None)))
 
         return await asyncio.gather(*(member(*pair) for pair in zip(requests, readings, strict=True)))
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from services.user_management.core import connection_counts
 from services.user_management.core.clock import Clock
 from services.user_management.core.failpoints import Failpoint, failpoint, watched_call
 from services.user_management.database import is_unavailable
@@ -17,6 +18,7 @@ from services.user_management.enums import (
     IntegrationStatus,
     ProviderErrorKind,
     ReauthReason,
+    RefreshEnd,
     RefreshKind,
     TokenKind,
 )
@@ -29,10 +31,13 @@ from services.user_management.integrations.provider_errors import (
     TOO_MANY_CALLS,
     ProviderCallError,
 )
+from services.user_management.queries import integration as integration_queries
 from services.user_management.queries import token_refresh as queries
 from services.user_management.queries.token_refresh import Advanced, Claim, Failure, FailureRun
+from services.user_management.queries.token_revocation import Origin
 from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
 from services.user_management.services.token_service.storage import store_tokens
+from services.user_management.services.unkept_grants import revoke_unkept
 from services.user_management.services.vault_service import VaultService, token_binding
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
@@ -49,6 +54,12 @@ _STRICT_SECOND_TRY_SECONDS: Final = 15.0
 """After a lost answer of a provider that kills reused tokens there is one more try, so it waits for better weather."""
 _OURS: Final = frozenset({BREAKER_OPEN, TOO_MANY_CALLS, TOO_LATE})
 """Failures of which the provider has seen nothing."""
+_END_WITH: Final = {
+    ReauthReason.GRANT_REFUSED: RefreshEnd.REAUTH,
+    ReauthReason.REFRESH_INTERRUPTED: RefreshEnd.INTERRUPTED,
+}
+"""How a refresh ended that the provider has refused for good; other reasons are not about its answer, or come after
+one that was counted."""
 
 log = structlog.get_logger(__name__)
 
@@ -127,7 +138,8 @@ class RefreshAttempts:
             refresh_token = self._vault.open(stored.ciphertext, binding, stored.key_version)
             await self._vault.ensure(claim.active_key_version)
         except KeyUnavailableError:
-            await self._release(claim, Failure(KEY_UNAVAILABLE), cool_down_seconds=_KEY_COOL_DOWN_SECONDS)
+            end = RefreshEnd.OPERATOR
+            await self._release(claim, Failure(KEY_UNAVAILABLE), end=end, cool_down_seconds=_KEY_COOL_DOWN_SECONDS)
             raise
         except PoisonedCiphertextError:
             return await self._unreadable(claim)
@@ -163,6 +175,7 @@ class RefreshAttempts:
                 cool_down_seconds=_OPERATOR_COOL_DOWN_SECONDS if grant.is_expired else 0.0,
             )
             if advanced is None:
+                await self._revoke_if_ended(uow, claim, provider, grant)
                 return False
             await store_tokens(
                 uow,
@@ -176,10 +189,17 @@ class RefreshAttempts:
             await self._tell(uow, claim, provider, advanced)
         return True
 
+    async def _revoke_if_ended(self, uow: UnitOfWork, claim: Claim, provider: Provider, grant: TokenGrant) -> None:
+        """Step: the user disconnected while the provider was asked; what it issued is not what is being revoked."""
+        if await integration_queries.has_ended(uow.connection, claim.integration_id):
+            origin = Origin(claim.integration_id, claim.user_id, claim.provider, account_id="")
+            await revoke_unkept(uow, self._vault, provider, origin, grant=grant, key_version=claim.active_key_version)
+
     async def _tell(self, uow: UnitOfWork, claim: Claim, provider: Provider, advanced: Advanced) -> None:
         """Step: audit the refresh; say so if the connection works again, or if it now lacks what is required."""
         target = ("integration", str(claim.integration_id))
         uow.audit("integration.token_refreshed", target=target, user_id=claim.user_id)
+        uow.count(connection_counts.refresh(claim.provider, RefreshEnd.REFRESHED))
         if provider.config.missing_required(advanced.granted_scopes):
             connection = ConnectionVersion(claim.integration_id, advanced.token_version)
             await self._status.mark_needs_reauth(uow, connection, ReauthReason.SCOPE_UPGRADE)
@@ -228,6 +248,7 @@ class RefreshAttempts:
         run = await self._release(
             claim,
             failure,
+            end=RefreshEnd.UNKNOWN if error.kind is ProviderErrorKind.UNKNOWN else RefreshEnd.TRANSIENT,
             cool_down_seconds=cool_down,
             outcome_unknown=error.outcome_unknown,
             provider_failed=error.code not in _OURS,
@@ -243,12 +264,16 @@ class RefreshAttempts:
         async with self._unit_of_work() as uow:
             connection = ConnectionVersion(claim.integration_id, claim.token_version)
             marked = await self._status.mark_needs_reauth(uow, connection, reason, failure)
+            if marked and (end := _END_WITH.get(reason)) is not None:
+                uow.count(connection_counts.refresh(claim.provider, end))
         return REFUSED if marked else REFRESHED
 
     async def _revoked(self, claim: Claim, failure: Failure) -> RefreshResult:
         async with self._unit_of_work() as uow:
             connection = ConnectionVersion(claim.integration_id, claim.token_version)
             marked = await self._status.mark_revoked(uow, connection, failure)
+            if marked:
+                uow.count(connection_counts.refresh(claim.provider, RefreshEnd.REVOKED))
         return REFUSED if marked else REFRESHED
 
     async def _unreadable(self, claim: Claim) -> RefreshResult:
@@ -259,7 +284,13 @@ class RefreshAttempts:
 
     async def _misconfigured(self, claim: Claim, failure: Failure) -> RefreshResult:
         log.error("provider.misconfigured", provider=claim.provider, reason=failure.code, detail=failure.detail)
-        await self._release(claim, failure, cool_down_seconds=_OPERATOR_COOL_DOWN_SECONDS)
+        await self._release(
+            claim,
+            failure,
+            end=RefreshEnd.OPERATOR,
+            is_misconfigured=True,
+            cool_down_seconds=_OPERATOR_COOL_DOWN_SECONDS,
+        )
         return RefreshResult(RefreshOutcome.MISCONFIGURED, _OPERATOR_COOL_DOWN_SECONDS)
 
     async def _without_refresh_token(self, claim: Claim) -> RefreshResult:
@@ -279,6 +310,8 @@ class RefreshAttempts:
         failure: Failure,
         *,
         cool_down_seconds: float,
+        end: RefreshEnd | None = None,
+        is_misconfigured: bool = False,
         outcome_unknown: bool = False,
         provider_failed: bool = False,
     ) -> FailureRun:
@@ -295,6 +328,10 @@ class RefreshAttempts:
                 provider_failed=provider_failed,
                 cool_down_seconds=cool_down_seconds,
             )
+            if end is not None:
+                uow.count(connection_counts.refresh(claim.provider, end))
+            if is_misconfigured:
+                uow.count(connection_counts.misconfigured(claim.provider))
             if run.count >= DEGRADED_AFTER_FAILURES:
                 connection = ConnectionVersion(claim.integration_id, claim.token_version)
                 await self._status.mark_degraded(uow, connection, failure.code)

@@ -96,9 +96,9 @@ async def fleet(fleet_stack: Stack) -> AsyncIterator[Fleet]:
         await browser.delete("/_ledger")
         database = await asyncpg.connect(fleet_stack.postgres.url(role=SUPERUSER))
         exits.push_async_callback(database.close)
-        # The hourly job would refresh what a test makes to run out before the callers that the test is about: it has
-        # already run, now and an hour from now.
-        await database.execute(SLOTS_ARE_DONE, JobName.REFRESH_DUE_TOKENS.value, timedelta(hours=1))
+        # The refresh job would refresh what a test makes to run out before the callers that the test is about: it has
+        # already run, now and a quarter of an hour from now.
+        await database.execute(SLOTS_ARE_DONE, JobName.REFRESH_DUE_TOKENS.value, timedelta(minutes=15))
         # And the daily one would delete whoever a test's own sender told of, and the sandbox's Clerk does not know.
         await database.execute(SLOTS_ARE_DONE, JobName.RECONCILE_CLERK.value, timedelta(days=1))
         yield Fleet(fleet_stack, [MainJob(client, browser) for client in clients], database)

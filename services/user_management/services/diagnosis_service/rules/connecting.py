@@ -1,9 +1,18 @@
 """There is no connection: why not, and what became of the last one."""
 
+from typing import Final
+
 from services.user_management.enums import FlowStatus, IntegrationStatus, ProviderErrorKind, RevocationState
 from services.user_management.schemas.diagnosis import Confidence, Finding, Responsible, Severity
 from services.user_management.services.diagnosis_service.evidence import Evidence, FlowEvidence
 from services.user_management.services.diagnosis_service.rules.refusals import ADMIN_POLICY_CODES
+
+_ENDED_BY: Final = {
+    "user": "by the user",
+    "user_deleted": "when the user deleted their account",
+    "admin": "by an administrator",
+    "upstream": "by the identity provider",
+}
 
 
 def provider_not_configured(evidence: Evidence) -> Finding | None:
@@ -43,13 +52,12 @@ def disconnected(evidence: Evidence) -> Finding | None:
     held = evidence.connection
     if held is None or held.status is not IntegrationStatus.DISCONNECTED:
         return None
-    by = {"user": "the user", "admin": "an administrator", "upstream": "the identity provider"}
     return Finding(
         code="disconnected",
         severity=Severity.ERROR,
         confidence=Confidence.CERTAIN,
         title=f"{evidence.display_name} was disconnected",
-        explanation=f"The connection was ended here by {by.get(held.status_reason or '', 'this service')}.",
+        explanation=f"The connection was ended here {_ENDED_BY.get(held.status_reason or '', 'by this service')}.",
         evidence={"disconnected_at": held.disconnected_at, "by": held.status_reason, "connected_at": held.connected_at},
         fix=f"If it is wanted again, let the user connect {evidence.display_name}.",
         who=Responsible.USER,

@@ -77,7 +77,7 @@ def idle_grant(evidence: Evidence) -> Finding | None:
         explanation=f"{evidence.display_name} ends a grant that is not used for {days or 'a number of'} days. This one"
         f" was last used {in_days(idle)} days before it was refused.",
         evidence=_life(held) | {"idle_days": in_days(idle), "limit_days": days},
-        fix="The user connects again. Tokens are renewed by themselves every hour while the workers run: if they did,"
+        fix="The user connects again. Tokens are renewed by themselves while the workers run: if they did,"
         " find out why this one was left out.",
         who=Responsible.USER,
     )

@@ -20,7 +20,6 @@ ADMIN_POLICY_CODES: Final = {
     "AADSTS90095": "an administrator has been asked to consent and has not yet",
     "AADSTS700016": "the application is not known in the customer's directory",
     "consent_required": "a consent is missing, the user's or the administrator's",
-    "org_login_required": "the Slack workspace belongs to an organization that has to approve the app",
     "team_access_not_granted": "the Slack app is not approved for this workspace",
 }
 _USERS_OR_ADMINISTRATORS: Final = frozenset({"AADSTS65001", "consent_required"})

@@ -1,5 +1,6 @@
 """What has nothing to do with this user: the provider, our client there, pauses, and clocks."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from services.user_management.enums import IntegrationStatus, ProviderErrorKind, ProviderState, ReauthReason
@@ -7,6 +8,10 @@ from services.user_management.schemas.diagnosis import Confidence, Finding, Resp
 from services.user_management.services.diagnosis_service.evidence import Evidence
 
 CLOCK_SKEW_SECONDS: Final = 60
+# https://docs.slack.dev/reference/methods/oauth.v2.access
+_LIKELY_CAUSES: Final = {
+    "org_login_required": "most likely the Slack workspace is just being moved into an Enterprise organization",
+}
 
 
 def _last_failure_is(evidence: Evidence, kind: ProviderErrorKind) -> bool:
@@ -72,7 +77,8 @@ def refresh_failing(evidence: Evidence) -> Finding | None:
         severity=Severity.WARNING,
         confidence=Confidence.CERTAIN,
         title=f"{evidence.display_name} failed to renew the token {held.refresh_failures} times in a row",
-        explanation="The failures are of a kind that passes. What is left of the present token is handed out.",
+        explanation=f"The failures are of a kind that passes{_likely_cause(held.codes)}. What is left of the present"
+        " token is handed out.",
         evidence={
             "error": held.last_failure,
             "failures": held.refresh_failures,
@@ -82,6 +88,10 @@ def refresh_failing(evidence: Evidence) -> Finding | None:
         fix="Wait; it is tried again with growing pauses.",
         who=Responsible.NOBODY,
     )
+
+
+def _likely_cause(codes: Iterable[str]) -> str:
+    return next((f": {_LIKELY_CAUSES[code]} (`{code}`)" for code in codes if code in _LIKELY_CAUSES), "")
 
 
 def cool_down(evidence: Evidence) -> Finding | None:

@@ -1,0 +1,19 @@
+"""How often what has happened to connections, for the metrics of every process."""
+
+import sqlalchemy as sa
+
+from services.user_management.core.connection_counts import ConnectionCounter
+from services.user_management.models.base import metadata, one_of
+
+connection_counters = sa.Table(
+    "connection_counters",
+    metadata,
+    sa.Column("counter", sa.Text(collation="C"), primary_key=True),
+    sa.Column("provider", sa.Text(collation="C"), primary_key=True),
+    sa.Column("outcome", sa.Text(collation="C"), primary_key=True),
+    sa.Column("reason", sa.Text(collation="C"), primary_key=True),
+    sa.Column("shard", sa.SmallInteger(), primary_key=True, autoincrement=False),
+    sa.Column("total", sa.BigInteger(), nullable=False),
+    one_of("counter", ConnectionCounter),
+)
+"""Written in the transaction of what is counted. Their number is bounded: closed sets times providers times shards."""

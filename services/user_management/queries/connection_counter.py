@@ -1,0 +1,57 @@
+"""Counters that live or die with what they count."""
+
+import random
+from collections.abc import Mapping
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.user_management.core.connection_counts import ConnectionCount, ConnectionCounter
+
+SHARDS: Final = 16
+"""Rows per counter. Each is locked from here to the end of a commit, and a thousand refreshes may be under way."""
+
+# In one order, so that two transactions that count the same things cannot wait for each other.
+_ADD = sa.text("""
+INSERT INTO connection_counters AS c (counter, provider, outcome, reason, shard, total)
+SELECT counter, provider, outcome, reason, :shard, total
+FROM unnest(:counters, :providers, :outcomes, :reasons, :totals) AS added (counter, provider, outcome, reason, total)
+ORDER BY counter COLLATE "C", provider COLLATE "C", outcome COLLATE "C", reason COLLATE "C"
+ON CONFLICT (counter, provider, outcome, reason, shard) DO UPDATE SET total = c.total + excluded.total
+""").bindparams(
+    sa.bindparam("shard", type_=sa.SmallInteger()),
+    sa.bindparam("counters", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("providers", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("outcomes", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("reasons", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("totals", type_=sa.ARRAY(sa.BigInteger())),
+)
+
+_TOTALS = sa.text("""
+SELECT counter, provider, outcome, reason, sum(total)::bigint AS total
+FROM connection_counters GROUP BY counter, provider, outcome, reason
+""")
+
+
+async def add(connection: AsyncConnection, counted: Mapping[ConnectionCount, int]) -> None:
+    """Raise the counters. The last statement before a commit: whoever counts the same may have to wait for it."""
+    counts = list(counted)
+    parameters = {
+        "shard": random.randrange(SHARDS),  # noqa: S311 - spreads the writers
+        "counters": [count.counter.value for count in counts],
+        "providers": [count.provider for count in counts],
+        "outcomes": [count.outcome for count in counts],
+        "reasons": [count.reason for count in counts],
+        "totals": list(counted.values()),
+    }
+    await connection.execute(_ADD, parameters)
+
+
+async def read_totals(connection: AsyncConnection) -> dict[ConnectionCount, int]:
+    """All counters: some hundred rows."""
+    rows = await connection.execute(_TOTALS)
+    return {
+        ConnectionCount(ConnectionCounter(row.counter), row.provider, row.outcome, row.reason): row.total
+        for row in rows
+    }

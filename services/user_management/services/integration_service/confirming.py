@@ -1,0 +1,184 @@
+"""The end of connecting: the user who started confirms, and only then is the code exchanged."""
+
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from services.user_management.enums import EventType, IntegrationStatus, ReauthReason
+from services.user_management.exceptions import (
+    FlowNotFoundError,
+    FlowRefusedError,
+    PoisonedCiphertextError,
+    ProviderUnavailableError,
+    UserNotFoundError,
+)
+from services.user_management.integrations.oauth_client import Account, OAuthClient, TokenGrant
+from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
+from services.user_management.integrations.provider_errors import ProviderCallError
+from services.user_management.queries import integration as integration_queries
+from services.user_management.queries import oauth_flow as flow_queries
+from services.user_management.queries import token_revocation as revocation_queries
+from services.user_management.queries.integration import Connected, Consent
+from services.user_management.queries.oauth_flow import ConsumedFlow
+from services.user_management.queries.token_revocation import Origin
+from services.user_management.schemas.integration import ConfirmRequest, IntegrationResponse
+from services.user_management.security.signing import Signer, sha256
+from services.user_management.services.integration_service.connections import IntegrationService
+from services.user_management.services.integration_service.provider_returns import exchange_problem, issuer_error
+from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
+from services.user_management.services.token_service.storage import store_tokens
+from services.user_management.services.unkept_grants import revoke_unkept, revokes_whole_grant
+from services.user_management.services.vault_service import VaultService, code_binding
+from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
+
+CONFIRM_SECONDS: Final = 30.0
+"""Longer than a code's exchange takes; meanwhile no revocation of the user's begins."""
+_DEAD: Final = (IntegrationStatus.NEEDS_REAUTH, IntegrationStatus.REVOKED, IntegrationStatus.DISCONNECTED)
+
+log = structlog.get_logger(__name__)
+
+
+class Confirmations:
+    """From a flow to a connection with tokens."""
+
+    def __init__(
+        self,
+        *,
+        unit_of_work: UnitOfWorkFactory,
+        providers: ProviderRegistry,
+        oauth: OAuthClient,
+        vault: VaultService,
+        status: IntegrationStatusTracker,
+        integrations: IntegrationService,
+        signer: Signer,
+    ) -> None:
+        self._unit_of_work = unit_of_work
+        self._providers = providers
+        self._oauth = oauth
+        self._vault = vault
+        self._status = status
+        self._integrations = integrations
+        self._signer = signer
+
+    async def confirm_connection(
+        self, user_id: str, provider_name: str, request: ConfirmRequest
+    ) -> IntegrationResponse:
+        """Finish what this very user started: use up the flow, exchange the code, store the tokens.
+
+        Raises UnknownProviderError, FlowNotFoundError (also for somebody else's flow), FlowRefusedError,
+        ProviderUnavailableError, ProviderMisconfiguredError, ProviderAnswerError.
+        """
+        provider = self._providers.get(provider_name)
+        key_version = await self._vault.active_version()
+        flow = await self._consume(user_id, provider, request)
+        if flow.error is not None:
+            raise FlowRefusedError(extra={"reason": flow.error})
+        if request.code is not None and (mix_up := await issuer_error(self._oauth, provider, request.iss)) is not None:
+            raise FlowRefusedError(extra={"reason": mix_up})
+        code = request.code or self._open_code(user_id, flow)
+        grant = await self._exchange(provider, flow, code)
+        origin = Origin(flow.id, user_id, provider.name, account_id="")
+        account = await self._identify(provider, flow, grant, origin)
+        consent = Consent(
+            account_id=account.id,
+            account_email=account.email,
+            granted=provider.config.granted(grant.scopes, flow.requested_scopes),
+            requested=flow.requested_scopes,
+            clock_skew_seconds=account.clock_skew_seconds,
+        )
+
+        async with self._unit_of_work() as uow:
+            if not await integration_queries.lock_active_user(uow.connection, user_id):
+                # Deleted or suspended since they began; nobody will use what they have granted.
+                origin = replace(origin, account_id=account.id)
+                await revoke_unkept(uow, self._vault, provider, origin, grant=grant, key_version=key_version)
+                raise uow.keep(UserNotFoundError())
+            connected = await self._connect(uow, user_id, provider, consent)
+            await store_tokens(
+                uow, self._vault, grant, user_id=user_id, integration_id=connected.id, key_version=key_version
+            )
+            missing = provider.config.missing_required(consent.granted)
+            await self._qualify(uow, connected, missing=missing, grant=grant)
+        return await self._integrations.get_integration(user_id, provider.name, account.id)
+
+    async def _connect(self, uow: UnitOfWork, user_id: str, provider: Provider, consent: Consent) -> Connected:
+        """Step: the account's connection, new or come back, without what its former grant has left."""
+        connected = await integration_queries.connect(
+            uow.connection, user_id=user_id, provider=provider.name, consent=consent
+        )
+        if revokes_whole_grant(provider):
+            # It would end the new grant with the old one.
+            await revocation_queries.supersede(uow.connection, connected.id)
+        if connected.former_status in _DEAD:
+            # Google gives no new refresh token with a repeated consent, and then the old one stays; but not one that
+            # was refused or given up.
+            await integration_queries.forget_refresh_token(uow.connection, connected.id)
+        self._status.record(
+            uow, EventType.INTEGRATION_CONNECTED, integration_id=connected.id, user_id=user_id, provider=provider.name
+        )
+        return connected
+
+    async def _consume(self, user_id: str, provider: Provider, request: ConfirmRequest) -> ConsumedFlow:
+        """In a transaction of its own: once used up, a flow stays used up, whatever the provider says next."""
+        flow_id = self._signer.read_flow_ticket(request.flow) if request.flow else None
+        state_hash = sha256(request.state) if request.state else None
+        async with self._unit_of_work() as uow:
+            if revokes_whole_grant(provider) and await revocation_queries.hold_back(
+                uow.connection, user_id=user_id, provider=provider.name, seconds=CONFIRM_SECONDS
+            ):
+                # What is being revoked right now would take the new grant along.
+                raise ProviderUnavailableError("An earlier connection is just being revoked; confirm again.")
+            flow = await flow_queries.consume(
+                uow.connection,
+                user_id=user_id,
+                provider=provider.name,
+                flow_id=flow_id,
+                state_hash=state_hash,
+            )
+            if flow is None:
+                raise FlowNotFoundError
+            uow.audit("integration.connect_confirmed", target=("oauth_flow", str(flow.id)), user_id=user_id)
+        return flow
+
+    def _open_code(self, user_id: str, flow: ConsumedFlow) -> str:
+        if flow.code_ciphertext is None or flow.code_key_version is None:
+            raise FlowNotFoundError
+        try:
+            return self._vault.open(flow.code_ciphertext, code_binding(user_id, flow.id), flow.code_key_version)
+        except PoisonedCiphertextError:
+            log.error("connect.code_unreadable", flow_id=str(flow.id))  # noqa: TRY400 - the cause is in the event
+            raise FlowNotFoundError from None
+
+    async def _exchange(self, provider: Provider, flow: ConsumedFlow, code: str) -> TokenGrant:
+        verifier = self._signer.pkce_verifier(flow.state_hash) if provider.config.pkce else None
+        try:
+            return await self._oauth.exchange_code(
+                provider, code=code, redirect_uri=flow.redirect_uri, code_verifier=verifier
+            )
+        except ProviderCallError as error:
+            log.warning("connect.exchange_failed", provider=provider.name, reason=error.code, detail=error.detail)
+            raise exchange_problem(error) from None
+
+    async def _identify(self, provider: Provider, flow: ConsumedFlow, grant: TokenGrant, origin: Origin) -> Account:
+        """Whose grant it is. One of which that cannot be told is given back, unless it could take another along."""
+        nonce = self._signer.nonce(flow.state_hash) if provider.config.nonce else None
+        try:
+            return await self._oauth.fetch_account(provider, grant, nonce=nonce)
+        except ProviderCallError as error:
+            log.warning("connect.account_unknown", provider=provider.name, reason=error.code, detail=error.detail)
+            if not revokes_whole_grant(provider):
+                version = await self._vault.active_version()
+                async with self._unit_of_work() as uow:
+                    await revoke_unkept(uow, self._vault, provider, origin, grant=grant, key_version=version)
+            raise exchange_problem(error) from None
+
+    async def _qualify(self, uow: UnitOfWork, connected: Connected, *, missing: list[str], grant: TokenGrant) -> None:
+        """Step: connected, but: without what is required, or only until the access token runs out. Said at once."""
+        connection = ConnectionVersion(connected.id, connected.token_version)
+        if missing:
+            await self._status.mark_needs_reauth(uow, connection, ReauthReason.SCOPE_MISSING)
+        elif grant.lifetime_seconds is not None and not await integration_queries.has_refresh_token(
+            uow.connection, connected.id
+        ):
+            await self._status.mark_degraded(uow, connection, ReauthReason.NO_REFRESH_TOKEN)

@@ -1,0 +1,54 @@
+"""What comes back from a provider when somebody connects, and what is wrong with it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from services.user_management.enums import ProviderErrorKind
+from services.user_management.exceptions import (
+    ApplicationError,
+    FlowRefusedError,
+    ProviderAnswerError,
+    ProviderMisconfiguredError,
+    ProviderUnavailableError,
+)
+from services.user_management.integrations.oauth_client import OAuthClient
+from services.user_management.integrations.oauth_config import Provider
+from services.user_management.integrations.provider_errors import ProviderCallError, error_code
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderReturn:
+    """What the provider's redirect carried (RFC 6749 section 4.1.2, `iss` per RFC 9207)."""
+
+    state: str
+    code: str | None
+    error: str | None
+    issuer: str | None
+
+
+async def return_error(oauth: OAuthClient, provider: Provider, returned: ProviderReturn) -> str | None:
+    """Why the return cannot be used."""
+    if (mix_up := await issuer_error(oauth, provider, returned.issuer)) is not None:
+        return mix_up
+    if returned.error is not None:
+        return error_code(returned.error)
+    return None if returned.code else "no_code"
+
+
+async def issuer_error(oauth: OAuthClient, provider: Provider, issuer: str | None) -> str | None:
+    """A wrong `iss`, or none from who always names it, is a mix-up attack (RFC 9207 section 2.4)."""
+    if issuer is None:
+        return "issuer_missing" if await oauth.answers_iss(provider) else None
+    return None if issuer == provider.config.issuer else "issuer_mismatch"
+
+
+def exchange_problem(error: ProviderCallError) -> ApplicationError:
+    """What the user is told of a call that failed while they connected."""
+    extra: dict[str, Any] = {"reason": error.code}
+    if error.kind is ProviderErrorKind.OPERATOR:
+        return ProviderMisconfiguredError(extra=extra)
+    if error.kind in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED, ProviderErrorKind.UNKNOWN}:
+        return FlowRefusedError("The provider refused the code; start the connection again.", extra=extra)
+    if not error.outcome_unknown:
+        return ProviderUnavailableError("The provider does not answer; start the connection again.", extra=extra)
+    return ProviderAnswerError(extra=extra)

@@ -1,0 +1,47 @@
+"""What Prometheus is told: the meters of this process, and what all processes have counted in Postgres.
+
+Workers are not scraped, and a process that is killed takes its meters with it. What must not be missed is therefore
+counted in the transaction in which it happens, and every copy of the API shows the same figures.
+"""
+
+import asyncio
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from services.user_management.core.connection_counts import ConnectionCount, expected_of
+from services.user_management.database import Database, is_unavailable
+from services.user_management.integrations.oauth_config import ProviderRegistry
+from services.user_management.observability import REGISTRY, ConnectionCounters
+from services.user_management.queries import connection_counter as queries
+
+READ_SECONDS: Final = 1.0
+"""How long a scrape waits for Postgres; Prometheus gives up after ten by default."""
+
+
+class MetricsService:
+    """The text of `/metrics`."""
+
+    def __init__(self, database: Database, providers: ProviderRegistry) -> None:
+        self._database = database
+        self._counters = ConnectionCounters()
+        self._registry = CollectorRegistry()
+        self._registry.register(self._counters)
+        self._expected: dict[ConnectionCount, int] = {
+            count: 0 for provider in providers for count in expected_of(provider.name)
+        }
+        # Scrapes take turns: whoever floods this route holds one connection.
+        self._turn = asyncio.Lock()
+
+    async def exposition(self) -> bytes:
+        """Prometheus's text format. While Postgres is away: with its counters as last read, or without them."""
+        try:
+            async with asyncio.timeout(READ_SECONDS), self._turn, self._database.reading() as connection:
+                totals = await queries.read_totals(connection)
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            self._counters.is_current = False
+        else:
+            self._counters.show({**self._expected, **totals})
+        return generate_latest(REGISTRY) + generate_latest(self._registry)

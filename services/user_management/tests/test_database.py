@@ -1,0 +1,44 @@
+"""What the database's errors mean to a caller."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from services.user_management.tests.scenes import Connected, assert_problem
+
+GIVES_WAY = """
+CREATE FUNCTION gives_way() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'given up for another transaction' USING ERRCODE = '{sqlstate}';
+END $$;
+CREATE TRIGGER gives_way BEFORE UPDATE ON integrations FOR EACH ROW EXECUTE FUNCTION gives_way();
+"""
+
+
+@pytest.fixture
+async def victim(connected: Connected, sqlstate: str) -> AsyncIterator[Connected]:
+    """A connection whose every change is a transaction that Postgres gives up."""
+    owner: asyncpg.Connection[asyncpg.Record] = connected.journey.owner
+    await owner.execute(GIVES_WAY.format(sqlstate=sqlstate))
+    yield connected
+    await owner.execute("DROP TRIGGER gives_way ON integrations; DROP FUNCTION gives_way")
+
+
+@pytest.mark.parametrize("sqlstate", ["40P01", "40001"])
+async def test_transaction_that_gave_way_to_another_is_to_be_tried_again(victim: Connected) -> None:
+    path = f"/users/me/integrations/{victim.provider}"
+
+    response = await victim.journey.client.patch(path, headers=victim.headers, json={"metadata": {"label": "work"}})
+
+    assert_problem(response, 503, "database_unavailable")
+    assert response.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("sqlstate", ["P0001"])
+async def test_statement_that_is_wrong_is_our_fault(victim: Connected) -> None:
+    path = f"/users/me/integrations/{victim.provider}"
+
+    response = await victim.journey.client.patch(path, headers=victim.headers, json={"metadata": {"label": "work"}})
+
+    assert_problem(response, 500, "internal_error")

@@ -1,0 +1,20 @@
+"""The `Retry-After` header (RFC 9110 section 10.2.3), as those send it whom we call."""
+
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+
+def read_retry_after(text: str, now: datetime) -> float | None:
+    """Seconds from `now`, of a number or a date; None for anything else, whatever it is."""
+    text = text.strip()
+    if re.fullmatch("[0-9]{1,9}", text):
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        # Overflow: a year or an hour of twenty digits.
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - now).total_seconds())
