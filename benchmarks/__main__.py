@@ -55,9 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_key_rotation(rotation)
     memory = commands.add_parser("rate_limit_memory", help="what a million callers cost the rate limiter")
     _add_rate_limit_memory(memory)
-    backlog = commands.add_parser(
-        "refresh_backlog", help="ten thousand connections whose tokens run out at once"
-    )
+    backlog = commands.add_parser("refresh_backlog", help="ten thousand connections whose tokens run out at once")
     _add_refresh_backlog(backlog)
     harm = commands.add_parser(
         "chaos", help="kills, races, restarts, outages and bad answers while tokens are refreshed"
