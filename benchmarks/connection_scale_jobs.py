@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from benchmarks.deployment import Deployment
 from services.user_management.database import sqlalchemy_url
 from services.user_management.queries import token_refresh, token_revocation
-from services.user_management.queries.token_refresh import DuePosition
+from services.user_management.queries.token_refresh import DuePosition, DueStep
 from services.user_management.services.integration_service import revocations
 from services.user_management.services.token_service import jobs
 
@@ -55,17 +55,23 @@ class JobCaller(AbstractContextManager["JobCaller"]):
         return self._runner.run(run())
 
     async def _find_due_refreshes(self) -> int:
+        found = await self._due_page()
+        # The next page of the walk; after the last one it begins anew, past the dead that stand first.
+        if not found:
+            self._position = DuePosition()
+            found = await self._due_page()
+        self._position = found[-1].position if found else DuePosition()
+        return len(found)
+
+    async def _due_page(self) -> list[DueStep]:
         async with self._engine.connect() as connection:
-            found = await token_refresh.due(
+            return await token_refresh.due(
                 connection,
                 within_seconds=_WITHIN_SECONDS,
                 period_seconds=jobs.REFRESH_PERIOD_SECONDS,
                 after=self._position,
                 limit=DUE_AT_ONCE,
             )
-        # The next page of the walk; after the last one it begins anew, past the dead that stand first.
-        self._position = found[-1].position if len(found) == DUE_AT_ONCE else DuePosition()
-        return len(found)
 
     async def _claim_due_revocations(self) -> int:
         async with self._engine.begin() as connection:
