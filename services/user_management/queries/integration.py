@@ -231,7 +231,7 @@ async def disconnect(connection: AsyncConnection, held: LiveConnection, *, reaso
 
 
 async def forget_refresh_token(connection: AsyncConnection, integration_id: UUID) -> None:
-    """Delete a refresh token that the provider has refused, or that its user gave up."""
+    """Delete the refresh token of a dead connection that its user makes anew."""
     await connection.execute(_FORGET_TOKENS, {"id": integration_id, "kinds": ["refresh"]})
 
 

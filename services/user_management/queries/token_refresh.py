@@ -40,7 +40,8 @@ SELECT i.token_version, i.provider, i.last_failure,
 FROM integrations i JOIN users u ON u.id = i.user_id WHERE i.id = :id
 """)
 
-_ADVANCE = sa.text("""
+_ADVANCE = (
+    sa.text("""
 UPDATE integrations i
 SET token_version = i.token_version + 1, version = i.version + 1, status = 'active', status_reason = NULL,
     status_changed_at = CASE WHEN i.status = 'active' THEN i.status_changed_at ELSE now() END,
@@ -52,8 +53,8 @@ FROM (SELECT id, status FROM integrations WHERE id = :id FOR UPDATE) AS former
 WHERE i.id = former.id AND i.token_version = :token_version AND i.status IN ('active', 'degraded', 'needs_reauth')
 RETURNING former.status AS former_status, i.token_version, i.granted_scopes
 """)
-_ADVANCE_TYPED = _ADVANCE.bindparams(sa.bindparam("scopes", type_=sa.JSON(none_as_null=True))).columns(
-    granted_scopes=sa.JSON
+    .bindparams(sa.bindparam("scopes", type_=sa.JSON(none_as_null=True)))
+    .columns(granted_scopes=sa.JSON)
 )
 
 _PUT_TOKEN = sa.text("""
@@ -264,7 +265,7 @@ async def advance(
         "scopes": list(scopes) if scopes is not None else None,
         "cool_down_seconds": cool_down_seconds,
     }
-    row = (await connection.execute(_ADVANCE_TYPED, parameters)).one_or_none()
+    row = (await connection.execute(_ADVANCE, parameters)).one_or_none()
     return None if row is None else Advanced(row.former_status, row.token_version, tuple(row.granted_scopes))
 
 

@@ -42,7 +42,8 @@ class TokenService:
     async def get_valid_token(self, credential: ServiceCredential, request: TokenRequest) -> TokenResponse:
         """A token that lives long enough, refreshed first if need be.
 
-        Raises one error of the table in the API documentation; every answer but `unauthenticated` and 503 is recorded.
+        Raises one error of the table in the API documentation; each is recorded but `unauthenticated`, 502
+        and 503.
         """
         query = self._answers.query(credential, request)
         reading = await self._read(query)
