@@ -50,12 +50,15 @@ class Worker:
     async def children(self) -> list[int]:
         """The processes that do the work: children of our own child, at least one. Raises BenchmarkError."""
 
+        seen: list[int] = []
+
         async def there_is_one() -> bool:
-            return bool(self._living())
+            seen[:] = self._living()
+            return bool(seen)
 
         if not await until(there_is_one, seconds=START_SECONDS):
             raise BenchmarkError(f"a worker has no child: {self._text()[-500:]}")
-        return self._living()
+        return seen  # not looked at again: the last one may just have died
 
     def deaths(self) -> list[int]:
         """The children that ended by SIGKILL so far, in no order.

@@ -30,7 +30,7 @@ COMMANDS: dict[tuple[str, ...], list[tuple[str, ...]]] = {
     ("run",): [("python", "-m", "services.devstack")],
     ("run", "demo"): [("python", "-m", "services.devstack", "demo")],
     ("test",): [("tox", "-p", "auto")],
-    ("test", "nightly"): [("tox", "-e", "nightly")],
+    ("test", "nightly"): [("tox", "-e", "coverage,nightly")],
     ("fix",): [("ruff", "format", "."), ("ruff", "check", "--fix", ".")],
     ("fix", "requirements"): [
         (*COMPILE, "requirements.in", "--output-file", "requirements.txt"),

@@ -1,8 +1,6 @@
-"""The operator's command line, as processes: what it prints, where, and how it ends."""
+"""The operator's command line: what it prints, where, and how it ends."""
 
 import asyncio
-import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +11,7 @@ import pytest
 from services.conftest import TEMPLATE, Servers
 from services.devstack.running_service import REPOSITORY
 from services.user_management.settings import Settings
+from services.user_management.tests.command_line import CommandLine
 
 
 def administer(servers: Servers, statement: str) -> None:
@@ -35,35 +34,25 @@ def database(servers: Servers, worker_name: str, request: pytest.FixtureRequest)
     administer(servers, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-class CommandLine:
-    """Runs `python -m services.user_management.cli` on one database."""
-
-    def __init__(self, servers: Servers, database: str, settings: Settings) -> None:
-        providers = json.dumps({name: {"client_id": "id", "client_secret": "s"} for name in settings.oauth.clients})
-        self._environment = {
-            **{name: value for name, value in os.environ.items() if name.startswith(("PATH", "COV", "LC_", "HOME"))},
-            "DATABASE_URL": servers.url(database),
-            "DATABASE_MIGRATION_URL": servers.owner_url(database),
-            "REDIS_URL": servers.valkey_url,
-            "PROVIDERS_DIR": str(settings.providers.dir),
-            "OAUTH_CLIENTS": providers,
-        }
-
-    def __call__(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "services.user_management.cli", *arguments],
-            env={**self._environment, **variables},
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-
 @pytest.fixture
 def cli(servers: Servers, database: str, settings: Settings) -> CommandLine:
     return CommandLine(servers, database, settings)
+
+
+def test_command_line_is_a_program(cli: CommandLine) -> None:
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "services.user_management.cli", *arguments]
+        return subprocess.run(
+            command, env=cli.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    listed, refused, unknown = run("service", "list"), run("service", "revoke", "nobody"), run("nonsense")
+
+    assert (listed.returncode, listed.stdout) == (0, ""), listed.stderr
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "user-management: There is no service named nobody.\n"
+    assert unknown.returncode == 2
+    assert "No such command 'nonsense'" in unknown.stderr
 
 
 def test_service_is_created_granted_listed_and_revoked(cli: CommandLine) -> None:

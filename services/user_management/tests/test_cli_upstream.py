@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -23,9 +22,9 @@ from services.user_management.celery_config import TICKS
 from services.user_management.core.ids import uuid7
 from services.user_management.enums import JobName
 from services.user_management.tests.clerk_history import Event, updated
+from services.user_management.tests.command_line import inherited_environment, run_command
 from services.user_management.tests.test_cli import administer
 
-CLI = ("-m", "services.user_management.cli")
 ONE_TICK_OF_EACH = """
 from services.user_management.container import Container
 from services.user_management.settings import get_settings
@@ -48,7 +47,7 @@ class Operator:
     url: str
 
     def __call__(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        return self.python(*CLI, *arguments, **variables)
+        return run_command(arguments, {**self.environment, **variables})
 
     def python(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -115,7 +114,7 @@ def clerk_on_a_socket() -> Iterator[Sandbox]:
 @pytest.fixture
 def operator(servers: Servers, database: str, clerk_on_a_socket: Sandbox) -> Operator:
     environment = {
-        **{name: value for name, value in os.environ.items() if name.startswith(("PATH", "COV", "LC_", "HOME"))},
+        **inherited_environment(),
         "DATABASE_URL": servers.url(database),
         "REDIS_URL": servers.valkey_url,
         "CLERK_ISSUER": clerk_on_a_socket.clerk.issuer,

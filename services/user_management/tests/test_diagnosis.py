@@ -10,10 +10,10 @@ import pytest
 
 from services.conftest import Servers
 from services.user_management.settings import Settings
+from services.user_management.tests.command_line import CommandLine
 from services.user_management.tests.diagnosis_scenes import Patient, configure_imitations, diagnose
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, Headers, assert_problem
-from services.user_management.tests.test_cli import CommandLine
 
 STATIC = "sandbox-static"
 

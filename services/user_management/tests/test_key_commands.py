@@ -9,8 +9,9 @@ import pytest
 
 from services.conftest import Servers
 from services.user_management.settings import Settings
+from services.user_management.tests.command_line import CommandLine
 from services.user_management.tests.key_source_servers import KEY, TOKEN, fake_transit
-from services.user_management.tests.test_cli import CommandLine, database
+from services.user_management.tests.test_cli import database
 
 __all__ = ["database"]  # the fixture
 

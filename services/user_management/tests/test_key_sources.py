@@ -286,7 +286,8 @@ async def test_process_whose_source_is_away_does_not_start(settings: Settings, e
 
 def test_process_that_does_not_use_kms_does_not_load_botocore() -> None:
     code = (
-        "import sys; import services.user_management.main, services.user_management.cli.__main__;"
+        "import sys; import services.user_management.main, services.user_management.cli.__main__ as cli;"
+        "cli.command_line({*cli.COMMANDS, *cli.GROUPS});"
         "from services.user_management.container import Container;"
         "from services.user_management.settings import load_settings;"
         "c = Container(load_settings(_env_file=None)); c.vault._load_keys();"

@@ -14,9 +14,9 @@ import pytest
 from services.conftest import Servers
 from services.user_management.enums import EventType
 from services.user_management.settings import Settings
+from services.user_management.tests.command_line import CommandLine
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Headers, assert_problem, audit_actions
-from services.user_management.tests.test_cli import CommandLine
 from services.user_management.tests.webhook_receiver import Receiver, answer, receiving
 
 ADDRESS: Final = "http://127.0.0.1:9/hook"
