@@ -215,7 +215,9 @@ def _add_refresh_backlog(command: argparse.ArgumentParser) -> None:
 def _add_chaos(command: argparse.ArgumentParser) -> None:
     command.add_argument("--quick", action="store_true", help="a few of everything, in three minutes")
     command.add_argument(
-        "--naive", action="store_true", help="with a refresher without lease and fence, which has to fail R1, R4 and R8"
+        "--naive",
+        action="store_true",
+        help="with a refresher without lease and fence, which has to fail R1, R2, R4, R5 and R8",
     )
     command.add_argument(
         "--ledgers", type=Path, metavar="FOLDER", help="keep the driver's and the provider's ledger there"

@@ -27,6 +27,8 @@ class Fault:
     details: dict[str, Any] = field(default_factory=dict)
     kinds: Sequence[Kind] = KINDS
     """Of providers that can do this and keep their own word."""
+    has_tokens: bool = False
+    """The answer is odd, and the tokens in it are good: there is no excuse for losing them."""
 
     @property
     def name(self) -> str:
@@ -42,9 +44,9 @@ FAULTS: Final = (
     Fault("status", {"status": 429, "headers": {"Retry-After": "2"}}),
     Fault("html"),
     Fault("oversize"),
-    Fault("expires_in_missing"),
-    Fault("expires_in_negative"),
-    Fault("expires_in_string"),
+    Fault("expires_in_missing", has_tokens=True),
+    Fault("expires_in_negative", has_tokens=True),
+    Fault("expires_in_string", has_tokens=True),
     # A strict provider that keeps the new refresh token to itself has ended the connection.
     Fault("no_refresh_token", kinds=("static", "overlap", "grace")),
 )
@@ -71,7 +73,10 @@ async def answer_badly(fleet: Fleet, per_kind: int) -> list[Promise]:
     await fleet.witness.let_go()
     evidence = await gather_evidence(fleet, cases)
     # A strict provider that has carried out what it does not answer has used the token up: said, not kept.
-    lost = sum(not (one.works or (one.is_excused and one.is_flagged)) for one in evidence)
+    lost = sum(
+        not (one.works or (one.is_excused and one.is_flagged and not case.fault.has_tokens))
+        for case, one in zip(cases, evidence, strict=True)
+    )
     unclear = sum(not (case.first.works or (case.first.status == 503 and case.first.retry_after)) for case in cases)
     given_up = sum(case.status not in {"active", "degraded"} for case in cases)
     counts = {"cases": len(cases), "faults": len(FAULTS)}

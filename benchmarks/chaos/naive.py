@@ -1,8 +1,8 @@
 """`python -m benchmarks.chaos.naive web|worker …`: the service with the refresher that everybody writes first.
 
 No lease: whoever finds a token stale asks the provider, and leaves no trace of having asked. No fence: whoever comes
-last is stored. No single flight: two callers in one process are two calls. A token runs out by the process's own wall
-clock. Everything else is the product's own code.
+last is stored, and whoever is refused last is believed. No single flight: two callers in one process are two calls. A
+token runs out by the process's own wall clock. Everything else is the product's own code.
 A chaos run that does not fail on this can tell nothing about the product.
 """
 
@@ -19,7 +19,7 @@ from services.user_management.core.context import RequestContext, current_contex
 from services.user_management.core.principal import system
 from services.user_management.integrations.oauth_client import TokenGrant
 from services.user_management.main import main as run_web
-from services.user_management.queries import token_refresh
+from services.user_management.queries import integration, token_refresh
 from services.user_management.queries.token_refresh import Advanced, Claim, DueRefresh
 from services.user_management.services.token_service import refresh_attempt
 from services.user_management.services.token_service.refresh import TokenRefresher
@@ -35,8 +35,10 @@ RETURNING token_version
 _EXPIRE_BY_THE_WALL: Final = sa.text("""
 UPDATE encrypted_tokens SET expires_at = :expires_at WHERE integration_id = :id AND kind = 'access'
 """)
+_CURRENT_VERSION: Final = sa.text("SELECT token_version FROM integrations WHERE id = :id")
 _claim_with_lease: Final = token_refresh.claim
 _advance_behind_fence: Final = token_refresh.advance
+_set_status_behind_fence: Final = integration.set_status
 
 
 async def claim_without_lease(connection: AsyncConnection, *, integration_id: UUID, token_version: int) -> Claim | None:
@@ -52,7 +54,18 @@ async def advance_without_fence(
 ) -> Advanced | None:
     """The last one is stored."""
     current = await _forget_lease(connection, integration_id) or token_version
+    changes["attempts"] = None
     return await _advance_behind_fence(connection, integration_id=integration_id, token_version=current, **changes)
+
+
+async def set_status_without_fence(
+    connection: AsyncConnection, *, integration_id: UUID, token_version: int, **changes: Any
+) -> tuple[str, str] | None:
+    """A refusal is believed, whatever somebody else has stored since it was asked for."""
+    current = (await connection.execute(_CURRENT_VERSION, {"id": integration_id})).scalar_one_or_none()
+    return await _set_status_behind_fence(
+        connection, integration_id=integration_id, token_version=current or token_version, **changes
+    )
 
 
 async def store_by_the_wall(
@@ -81,6 +94,7 @@ def main() -> None:
     """Take the safeguards away, then run the ordinary process."""
     token_refresh.claim = claim_without_lease
     token_refresh.advance = advance_without_fence
+    integration.set_status = set_status_without_fence
     vars(refresh_attempt)["store_tokens"] = store_by_the_wall
     TokenRefresher.refresh = refresh_alone  # type: ignore[method-assign] # the point of this module
     process = sys.argv.pop(1)

@@ -13,8 +13,10 @@ from benchmarks.report import Promise
 from services.sandbox.providers import KINDS
 
 HOLD_SECONDS: Final = 1.0
+HOLD_SECONDS_EACH: Final = 0.05
 """From the moment the provider has carried the refresh out to its answer; Postgres is dead by then."""
 SHORT_SECONDS: Final = 1.0
+"""From the last answer to the start of Postgres."""
 LONGER_THAN_THE_LEASE_SECONDS: Final = 33.0
 
 
@@ -24,6 +26,8 @@ class Outage:
 
     connection: Connection
     at: datetime
+    was_early: bool
+    """Its answer came before Postgres was dead: nothing was tried."""
 
 
 async def short_outage(fleet: Fleet, per_kind: int) -> list[Promise]:
@@ -32,7 +36,10 @@ async def short_outage(fleet: Fleet, per_kind: int) -> list[Promise]:
     await until_settled(fleet, [one.connection for one in struck])
     evidence = await gather_evidence(fleet, struck)
     lost = sum(not one.works for one in evidence)
-    return [Promise.at_most("R6.second_lost", f"of {len(struck)} connections lost", lost, 0)]
+    return [
+        _met(struck, "R6.second_met"),
+        Promise.at_most("R6.second_lost", f"of {len(struck)} connections lost", lost, 0),
+    ]
 
 
 async def long_outage(fleet: Fleet, per_kind: int) -> list[Promise]:
@@ -45,19 +52,25 @@ async def long_outage(fleet: Fleet, per_kind: int) -> list[Promise]:
     silent = sum(not one.works and not (one.is_excused and one.is_flagged) for one in strict)
     lost = sum(not one.works for one in kept)
     return [
+        _met(struck, "R6.longer_met"),
         Promise.at_most("R6.longer_lost", f"of {len(kept)} static, overlap, grace lost", lost, 0),
         Promise.at_most("R6.longer_silent", f"of {len(strict)} strict neither kept nor flagged", silent, 0),
     ]
 
 
+def _met(struck: Sequence[Outage], name: str) -> Promise:
+    met = sum(not one.was_early for one in struck)
+    return Promise.at_least(name, f"of {len(struck)} answers came while Postgres was away", met, len(struck))
+
+
 async def _strike(fleet: Fleet, per_kind: int, seconds: float) -> Sequence[Outage]:
-    """Kill Postgres when every refresh has been carried out and none has been answered; start it after `seconds`."""
+    """Kill Postgres when every refresh has been carried out and none has been answered; start it `seconds` after the
+    last answer."""
     connections = [connection for kind in KINDS for connection in fleet.take(kind, per_kind)]
     await fleet.rows.run_out(*connections)
+    hold = HOLD_SECONDS + HOLD_SECONDS_EACH * len(connections)
     for kind in KINDS:
-        await fleet.witness.break_next(
-            kind, "delay", delay_seconds=HOLD_SECONDS + 0.05 * len(connections), when="after", times=per_kind
-        )
+        await fleet.witness.break_next(kind, "delay", delay_seconds=hold, when="after", times=per_kind)
     urls = fleet.stack.api_urls
     callers = [
         asyncio.create_task(fleet.ask(urls[number % len(urls)], connection, promise="R6"))
@@ -65,9 +78,10 @@ async def _strike(fleet: Fleet, per_kind: int, seconds: float) -> Sequence[Outag
     ]
     await fleet.witness.until_struck()
     await asyncio.to_thread(fleet.stack.kill, "postgres")
-    fleet.ledger.note("postgres.killed", connections=len(connections), seconds=seconds)
-    await asyncio.sleep(seconds)
+    early = [caller.done() for caller in callers]
+    fleet.ledger.note("postgres.killed", connections=len(connections), seconds=hold + seconds)
+    await asyncio.sleep(hold + seconds)
     await asyncio.to_thread(fleet.stack.start_process, "postgres")
     back = datetime.now(UTC)
     await asyncio.gather(*callers)
-    return [Outage(connection, back) for connection in connections]
+    return [Outage(connection, back, was_early) for connection, was_early in zip(connections, early, strict=True)]

@@ -75,6 +75,8 @@ async def come_too_late(fleet: Fleet, rounds: int) -> list[Promise]:
         winner, loser = await _lose(fleet, connections[number % len(connections)])
         winners.append(winner)
         losers.append(loser)
+        if loser.status == 409:
+            break  # given up: nobody can lose a race for it any more
     states = await fleet.rows.states(connections)
     revoked = sum(state.status != "active" for state in states.values())
     counts = {"rounds": rounds, "winners": sum(one.works and one.refreshed for one in winners)}

@@ -22,8 +22,11 @@ from services.sandbox.providers import KINDS
 MUST_FAIL_WHEN_NAIVE: Final = (
     "R1.lost_in_silence",
     "R1.left_active",
+    "R2.lost_in_silence",
     "R4.calls",
     "R4.reuses",
+    "R5.losers",
+    "R5.revoked",
     "R8.expired",
     "R8.unserved",
 )
@@ -168,12 +171,12 @@ def _scenarios(fleet: Fleet, size: Size, *, naive: bool) -> list[Callable[[], Aw
         _say("R8: clocks ten minutes off, the provider's and ours")
         return await clocks.tell_wrong_time(fleet, size.wrong_clocks)
 
-    if naive:
-        return [wrong_time]
-
     async def late() -> list[Promise]:
         _say(f"R5: {size.late_rounds} losers")
         return await races.come_too_late(fleet, size.late_rounds)
+
+    if naive:
+        return [late, wrong_time]
 
     async def bad() -> list[Promise]:
         _say(f"R7: {len(bad_answers.FAULTS)} bad answers for each kind, {size.bad_answers} times")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeGuard
 
-from services.auth_client.errors import Problem, TokenError, error_of, passes_by_itself
+from services.auth_client.errors import SERVICE_UNREACHABLE, Problem, TokenError, error_of, passes_by_itself
 from services.auth_client.memory import TokenMemory
 from services.auth_client.options import ClientOptions
 from services.auth_client.tokens import Token, TokenRequest
@@ -29,6 +29,7 @@ from services.auth_client.wire import (
 
 SHORTEST_ATTEMPT_SECONDS: Final = 0.1
 BACKOFF_FACTOR: Final = 4
+OUT_OF_TIME: Final = Problem(SERVICE_UNREACHABLE, "the time was over before this one could be asked for")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +107,16 @@ class Exchange:
         while pending:
             attempt += 1
             for chunk in _chunks(pending, path):
-                outcomes |= yield from self._ask(path, chunk, started=started)
-            problems = {request: outcome for request, outcome in outcomes.items() if _may_still_come(outcome)}
-            pending = list(problems)
-            seconds = self._pause(attempt, problems.values(), self._left(started)) if pending else None
-            if seconds is None:
-                break
-            yield Pause(seconds)
-        return outcomes
+                if outcomes and self._left(started) < SHORTEST_ATTEMPT_SECONDS:
+                    break
+                told = yield from self._ask(path, chunk, started=started)
+                # No answer within the rest of the time says less than the one before it.
+                outcomes |= {one: new for one, new in told.items() if one not in outcomes or not _is_silence(new)}
+            waits = self._waits(attempt, {one: outcomes[one] for one in pending if one in outcomes}, started)
+            pending = list(waits)
+            if pending:
+                yield Pause(max(waits.values()))
+        return {request: outcomes.get(request, OUT_OF_TIME) for request in requests}
 
     def _ask(self, path: str, requests: Sequence[TokenRequest], *, started: float) -> Conversation:
         if path == REFRESH_PATH:
@@ -134,17 +137,22 @@ class Exchange:
     def _left(self, started: float) -> float:
         return self.options.deadline_seconds - (self._clock() - started)
 
-    def _pause(self, attempt: int, problems: Iterable[Problem], left: float) -> float | None:
-        """Seconds before the next attempt; None: give up, at once if the service asks for more time than is left."""
+    def _waits(self, attempt: int, outcomes: Outcomes, started: float) -> dict[TokenRequest, float]:
+        """Seconds before each one that may still come is asked for again; without those for which the service asks for
+        more time than is left, and without any after the last attempt."""
         if attempt >= self.options.max_attempts:
-            return None
-        told = [problem.retry_after for problem in problems if problem.retry_after is not None]
+            return {}
         share = random.random()  # noqa: S311 - jitter, so that the replicas of a caller do not come back in step
-        if told:
-            seconds = max(told) + share * self.options.backoff_seconds
-        else:
-            seconds = self.options.backoff_seconds * BACKOFF_FACTOR ** (attempt - 1) * (1 - share / 2)
-        return seconds if seconds + SHORTEST_ATTEMPT_SECONDS <= left else None
+        untold = self.options.backoff_seconds * BACKOFF_FACTOR ** (attempt - 1) * (1 - share / 2)
+        waits = {
+            request: untold
+            if problem.retry_after is None
+            else problem.retry_after + share * self.options.backoff_seconds
+            for request, problem in outcomes.items()
+            if _may_still_come(problem)
+        }
+        left = self._left(started) - SHORTEST_ATTEMPT_SECONDS
+        return {request: seconds for request, seconds in waits.items() if seconds <= left}
 
 
 def token_or_raise(outcome: Outcome) -> Token:
@@ -161,6 +169,10 @@ def tokens_or_errors(outcomes: Iterable[Outcome]) -> list[Token | TokenError]:
 
 def _may_still_come(outcome: Outcome) -> TypeGuard[Problem]:
     return isinstance(outcome, Problem) and passes_by_itself(outcome)
+
+
+def _is_silence(outcome: Outcome) -> bool:
+    return isinstance(outcome, Problem) and outcome.code == SERVICE_UNREACHABLE and outcome.status is None
 
 
 def _chunks(requests: Sequence[TokenRequest], path: str) -> list[Sequence[TokenRequest]]:

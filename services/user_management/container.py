@@ -156,7 +156,9 @@ class Container:
                 status=self._status,
                 clock=self.clock,
             ),
+            gate=self._oauth.gate,
             clock=self.clock,
+            is_stopping=self._is_stopping,
         )
         self._links = ReconnectLinks(self.settings.frontend.connect_url)
         self.tokens = TokenService(

@@ -21,6 +21,8 @@ from services.user_management.settings import DatabaseGroup
 
 UNAVAILABLE: Final = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)
 """What the driver raises when Postgres is away; each means "nothing happened or nothing is known", so 503."""
+DatabaseError: Final = (SQLAlchemyError, *UNAVAILABLE)
+"""Whatever can go wrong with a unit of work, from a Postgres that is away to a statement that it refuses."""
 _UNAVAILABLE_SQLSTATES: Final = ("08", "53", "57P", "40P01", "40001")
 """Connection exceptions, insufficient resources (disk full included), operator intervention; and a transaction that was
 given up for the sake of another one (deadlock, serialization failure), of which nothing happened."""

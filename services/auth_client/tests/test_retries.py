@@ -1,5 +1,8 @@
 """A restart of the service is not seen by its callers; a refusal is not asked for twice."""
 
+import json
+from typing import Any
+
 import httpx
 import pytest
 
@@ -16,12 +19,20 @@ from services.auth_client.tests.service_stand_in import (
     problem_document,
     token_document,
 )
-from services.auth_client.wire import GET_PATH, Answer, unreachable
+from services.auth_client.wire import BATCH_PATH, GET_PATH, Answer, unreachable
 
 DRAINING = Reply.problem("database_unavailable", 503, headers={"Retry-After": "0"})
 GATEWAY = Reply(502, "<html>no upstream</html>")
 REQUEST = TokenRequest("user_ada", "google")
 UNREACHABLE = Problem(SERVICE_UNREACHABLE, "no answer")
+
+
+def _put_off(seconds: int) -> dict[str, Any]:
+    return {"token": None, "problem": problem_document("provider_unavailable", 503, retry_after=seconds)}
+
+
+def _batch(*items: dict[str, Any]) -> Answer:
+    return Answer(200, json.dumps({"items": items}).encode(), None)
 
 
 async def test_restart_that_refuses_resets_and_answers_503_is_not_seen(
@@ -133,6 +144,51 @@ def test_retry_after_beyond_the_deadline_is_given_up_at_once(clock: ManualClock)
     pauses = _pauses(Exchange(ClientOptions(), clock).converse(GET_PATH, [REQUEST]), answer)
 
     assert pauses == []
+
+
+def test_item_that_is_put_off_for_long_keeps_no_other_from_its_next_attempt(clock: ManualClock) -> None:
+    requests = [TokenRequest(f"user_{name}", "google") for name in "abc"]
+    conversation = Exchange(ClientOptions(), clock).converse(BATCH_PATH, requests)
+
+    next(conversation)
+    pause = conversation.send(_batch(_put_off(1), _put_off(300), {"token": token_document(), "problem": None}))
+    again = next(conversation)
+    with pytest.raises(StopIteration) as ended:
+        conversation.send(_batch({"token": token_document(), "problem": None}))
+
+    assert isinstance(pause, Pause)
+    assert 1 <= pause.seconds <= 1.25
+    assert isinstance(again, Post)
+    assert [item["user_id"] for item in json.loads(again.body)["items"]] == ["user_a"]
+    outcomes = ended.value.value
+    assert [getattr(outcomes[request], "retry_after", "token") for request in requests] == ["token", 300, "token"]
+
+
+def test_chunk_for_which_no_time_is_left_is_not_sent(clock: ManualClock) -> None:
+    requests = [TokenRequest(f"user_{number}", "google") for number in range(101)]
+    conversation = Exchange(ClientOptions(), clock).converse(BATCH_PATH, requests)
+
+    next(conversation)
+    clock.now += 15
+    with pytest.raises(StopIteration) as ended:
+        conversation.send(_batch(*[{"token": token_document(), "problem": None}] * 100))
+
+    outcomes = ended.value.value
+    assert list(outcomes) == requests
+    assert (outcomes[requests[-1]].code, outcomes[requests[-1]].status) == (SERVICE_UNREACHABLE, None)
+
+
+def test_silence_at_the_end_does_not_hide_what_was_said_before(clock: ManualClock) -> None:
+    conversation = Exchange(ClientOptions(), clock).converse(GET_PATH, [REQUEST])
+
+    next(conversation)
+    conversation.send(Answer(503, b'{"type": "provider_unavailable", "request_id": "r1"}', "14"))
+    clock.now += 14.5
+    next(conversation)
+    with pytest.raises(StopIteration) as ended:
+        conversation.send(UNREACHABLE)
+
+    assert (ended.value.value[REQUEST].code, ended.value.value[REQUEST].request_id) == ("provider_unavailable", "r1")
 
 
 def test_attempts_get_no_more_than_the_time_that_is_left(clock: ManualClock) -> None:

@@ -3,13 +3,14 @@
 import json
 import sys
 import time
-from typing import Annotated
+from collections.abc import Collection
+from typing import Annotated, Final
 
 import typer
 
 from services.user_management.cli.runtime import run
 from services.user_management.container import Container
-from services.user_management.exceptions import StartupError
+from services.user_management.exceptions import ConflictError, StartupError, ValidationFailedError
 from services.user_management.security.encryption import generate_secret
 from services.user_management.security.key_sources import open_key_source
 from services.user_management.services.key_rotation_service import KeyStatus, Progress
@@ -19,15 +20,19 @@ app = typer.Typer(no_args_is_help=True)
 
 _LINE_SECONDS = 1.0
 """Between two lines of progress."""
+_HIGHEST_VERSION: Final = 2**31 - 1
+"""What ENCRYPTION_KEYS takes, and the integer column of the table."""
 
 
 @app.command()
-def generate() -> None:
+def generate(
+    version: Annotated[int | None, typer.Option(help="Its number; default: one above the highest held here.")] = None,
+) -> None:
     """Print a new key version for ENCRYPTION_KEYS, as JSON; give it to every process before activating it."""
     source = open_key_source(get_settings().encryption)
-    version = max(source.versions(), default=0) + 1
-    print(json.dumps({str(version): source.wrap(version, generate_secret())}))
-    print(f"Add it to ENCRYPTION_KEYS everywhere, then run: cli keys activate {version}", file=sys.stderr)
+    number = _new_version(version, source.versions())
+    print(json.dumps({str(number): source.wrap(number, generate_secret())}))
+    print(f"Add it to ENCRYPTION_KEYS everywhere, then run: cli keys activate {number}", file=sys.stderr)
 
 
 @app.command()
@@ -83,6 +88,21 @@ def retire(
     for place, count in discarded.items():
         print(f"Discarded: {count} {place}.", file=sys.stderr)
     print(f"Version {version} is retired; take it out of ENCRYPTION_KEYS.", file=sys.stderr)
+
+
+def _new_version(wanted: int | None, held: Collection[int]) -> int:
+    """`wanted`, or the next one. The table is not asked: a key can be made without a database. So a retired version
+    that is no longer held may be proposed again; activating it is refused, and `--version` steps over it.
+
+    Raises ValidationFailedError or ConflictError.
+    """
+    if wanted is None:
+        return max(held, default=0) + 1
+    if not 0 < wanted <= _HIGHEST_VERSION:
+        raise ValidationFailedError(f"--version must be from 1 to {_HIGHEST_VERSION}.")
+    if wanted in held:
+        raise ConflictError(f"Version {wanted} is held here already.")
+    return wanted
 
 
 class _ProgressLines:

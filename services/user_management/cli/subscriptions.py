@@ -66,8 +66,9 @@ def replay(  # noqa: PLR0917 - typer passes by name
     wanted = ReplayRequest(since=_utc(since), until=_utc(until), event_ids=event or None)
     replayed = run(lambda container: container.webhook_subscriptions.replay(OPERATOR, subscription_id, wanted))
     print(f"{replayed.queued} delivery(ies) queued.", file=sys.stderr)
-    if replayed.next_since is not None:
-        print(f"There may be more: go on with --since {replayed.next_since.isoformat()}", file=sys.stderr)
+    if replayed.has_more:
+        same = "the same again" if replayed.next_since is None else f"--since {replayed.next_since.isoformat()}"
+        print(f"There may be more: go on with {same}", file=sys.stderr)
 
 
 @app.command()

@@ -15,13 +15,15 @@ from services.user_management.http_client import HttpClient, fetch_json
 from services.user_management.integrations.provider_config import ProviderConfig
 from services.user_management.integrations.provider_errors import ProviderCallError
 from services.user_management.integrations.provider_sections import Revocation
+from services.user_management.security.jws import ALGORITHM
 
 FRESH_SECONDS: Final = 86_400.0
 COOL_DOWN_SECONDS: Final = 30.0
 """Between two fetches of a document that could not be had."""
 DISCOVERY_FAILED: Final = "discovery_failed"
 DISCOVERY_REFUSED: Final = "discovery_document_refused"
-"""The document is another issuer's, or names something that is no safe endpoint."""
+"""The document is another issuer's, names something that is no safe endpoint, or ID tokens that cannot be verified."""
+_ID_TOKEN_ALGORITHMS: Final = "id_token_signing_alg_values_supported"  # noqa: S105 - the name of a member
 
 log = structlog.get_logger(__name__)
 
@@ -139,7 +141,16 @@ def _problem(config: ProviderConfig, document: Mapping[str, Any]) -> str | None:
     for name in ("authorization_endpoint", "token_endpoint", "userinfo_endpoint", "jwks_uri", "revocation_endpoint"):
         if getattr(config, name) is None and not _is_endpoint(config, name, document.get(name)):
             return name
-    return None
+    return _ID_TOKEN_ALGORITHMS if _has_foreign_id_tokens(config, document) else None
+
+
+def _has_foreign_id_tokens(config: ProviderConfig, document: Mapping[str, Any]) -> bool:
+    """Whether ID tokens would be verified and are known to be signed with something else than RS256, which the list
+    must have (section 3). Said before anybody is sent to consent: later, each connect would fail, its code used up."""
+    algorithms = document.get(_ID_TOKEN_ALGORITHMS)
+    if algorithms is None or (config.jwks_uri is None and document.get("jwks_uri") is None):
+        return False
+    return not isinstance(algorithms, list) or ALGORITHM not in algorithms
 
 
 def _is_endpoint(config: ProviderConfig, name: str, url: Any) -> bool:

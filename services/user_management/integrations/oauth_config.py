@@ -97,18 +97,29 @@ def configured_providers(settings: Settings) -> ProviderRegistry:
 def load_providers(folders: Iterable[Path], clients: Mapping[str, Registration]) -> ProviderRegistry:
     """Read every `*.toml` in `folders`; a later folder replaces a provider of the same name.
 
-    `clients` maps a provider's name to our registration there. Raises StartupError naming file and key.
+    `clients` maps a provider's name to our registration there. Raises StartupError naming file and key, or the two
+    files of one folder that have the same name.
     """
     configs: dict[str, ProviderConfig] = {}
     for folder in folders:
         if not folder.is_dir():
             raise StartupError(f"PROVIDERS_DIR: {folder} is not a folder")
-        for path in sorted(folder.glob("*.toml")):
-            config = read_provider(path)
-            configs[config.name] = config
+        configs |= _read_folder(folder)
     if unknown := sorted(set(clients) - set(configs)):
         raise StartupError(f"OAUTH_CLIENTS: there is no provider file for {', '.join(unknown)}")
     return ProviderRegistry(_registered(configs[name], client) for name, client in clients.items())
+
+
+def _read_folder(folder: Path) -> dict[str, ProviderConfig]:
+    """Provider by name. Two files with one name are a copy that was not finished: which one was meant, nobody knows."""
+    configs: dict[str, ProviderConfig] = {}
+    paths: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.toml")):
+        config = read_provider(path)
+        if config.name in configs:
+            raise StartupError(f"provider files {paths[config.name]} and {path}: both have the name {config.name}")
+        configs[config.name], paths[config.name] = config, path
+    return configs
 
 
 def read_provider(path: Path) -> ProviderConfig:

@@ -59,7 +59,7 @@ class AccountReader:
                 raise unusable("subject_mismatch")
         account_id = _account_id(claims, mapping.id)
         if account_id is None:
-            raise ProviderCallError(ProviderErrorKind.TRANSIENT, "no_account_id", answered=True)
+            raise unusable("no_account_id")
         email = next(filter(None, (_email(_claim(claims, name)) for name in mapping.email)), None)
         if email is None and mapping.emails_endpoint is not None:
             email = await self._listed_email(provider, mapping.emails_endpoint, grant.access_token)
@@ -145,7 +145,9 @@ class AccountReader:
 
 def unusable(code: str, *, detail: str | None = None) -> ProviderCallError:
     """A complete answer that must not be used. What was asked for is done: the code is used up."""
-    return ProviderCallError(ProviderErrorKind.TRANSIENT, code, detail=detail, answered=True, outcome_unknown=True)
+    return ProviderCallError(
+        ProviderErrorKind.TRANSIENT, code, detail=detail, answered=True, unusable=True, outcome_unknown=True
+    )
 
 
 def _account_id(claims: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

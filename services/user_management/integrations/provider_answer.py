@@ -100,6 +100,7 @@ def refusal(config: ProviderConfig, answer: Answer) -> ProviderCallError:
             f"unreadable_http_{answer.status}",
             outcome_unknown=answer.status == 200,
             answered=True,
+            unusable=True,
         )
     details = list(_details(config, document))
     kind = config.error_kind(code, details) or ProviderErrorKind.UNKNOWN

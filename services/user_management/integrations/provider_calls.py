@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from services.user_management.core.clock import Clock
 from services.user_management.enums import ProviderErrorKind
-from services.user_management.http_client import NOT_SENT, HttpClient, TransportError, send
+from services.user_management.http_client import NOT_SENT, HttpClient, ResponseTooLargeError, TransportError, send
 from services.user_management.integrations.oauth_config import Provider
 from services.user_management.integrations.provider_answer import Answer
 from services.user_management.integrations.provider_errors import TOO_LATE, ProviderCallError
@@ -73,7 +73,12 @@ class ProviderCalls:
             raise ProviderCallError(ProviderErrorKind.TRANSIENT, _snake(error)) from None
         except (TransportError, TimeoutError) as error:
             call.failed()
-            raise ProviderCallError(ProviderErrorKind.TRANSIENT, _snake(error), outcome_unknown=True) from None
+            raise ProviderCallError(
+                ProviderErrorKind.TRANSIENT,
+                _snake(error),
+                outcome_unknown=True,
+                unusable=isinstance(error, ResponseTooLargeError),
+            ) from None
         answer = Answer(response.status_code, response.headers, body, self._clock.now())
         if answer.is_later:
             call.failed(answer.retry_after())

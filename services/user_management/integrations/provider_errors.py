@@ -25,7 +25,8 @@ class ProviderCallError(Exception):
 
     `code` is the provider's error code or our word for the failure, `detail` the provider's code beneath it.
     `outcome_unknown` means that the request may have been carried out although no usable answer came; `answered` that
-    the provider sent a complete HTTP answer. `retry_after` is in seconds.
+    the provider sent a complete HTTP answer; `unusable` that it is neither what was asked for nor a refusal, so that
+    asking again is no remedy. `retry_after` is in seconds.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class ProviderCallError(Exception):
         detail: str | None = None,
         outcome_unknown: bool = False,
         answered: bool = False,
+        unusable: bool = False,
         retry_after: float | None = None,
     ) -> None:
         self.kind = kind
@@ -43,6 +45,7 @@ class ProviderCallError(Exception):
         self.detail = detail
         self.outcome_unknown = outcome_unknown
         self.answered = answered
+        self.unusable = unusable
         self.retry_after = retry_after
         super().__init__(f"{kind}: {code}" + (f" ({detail})" if detail else ""))
 

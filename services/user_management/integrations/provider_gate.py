@@ -171,6 +171,11 @@ class ProviderGate:
         entrance = self._entrances.get(provider)
         return entrance.breaker.state() if entrance else BreakerState(BreakerPhase.CLOSED)
 
+    @property
+    def holds_anything_back(self) -> bool:
+        """Whether there is a provider that this process does not call at the moment."""
+        return any(entrance.breaker.state().retry_after_seconds > 0 for entrance in self._entrances.values())
+
     def _entrance(self, provider: str, max_concurrency: int) -> _Entrance:
         entrance = self._entrances.get(provider)
         if entrance is None:

@@ -7,12 +7,14 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from enum import StrEnum
 from typing import Final
 from urllib.parse import urlsplit
 
 LOWEST_FREE_PORT: Final = 1024
 RESOLVE_SECONDS: Final = 3.0
+RESOLVER_THREADS: Final = 16
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port to addresses. Raises OSError."""
@@ -50,10 +52,26 @@ class TargetRefusedError(Exception):
         super().__init__(problem.value)
 
 
-async def resolve_by_system(host: str, port: int) -> list[str]:
-    """Addresses as this machine's resolver gives them, in its order of preference. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+class SystemResolver:
+    """This machine's resolver, asked in threads of its own: a name that hangs keeps its thread long after we gave it
+    up, and the event loop's threads look up the providers. One name hangs in one thread, however often it is asked."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="webhook-names")
+        self._questions: dict[tuple[str, int], Future[list[str]]] = {}
+
+    async def __call__(self, host: str, port: int) -> list[str]:
+        """Addresses in the resolver's order of preference. Raises OSError, UnicodeError."""
+        question = self._questions.get((host, port))
+        if question is None or question.done():
+            self._questions = {key: asked for key, asked in self._questions.items() if not asked.done()}
+            question = self._questions[host, port] = self._threads.submit(_look_up, host, port)
+        # Shielded: others may wait for the same answer.
+        return await asyncio.shield(asyncio.wrap_future(question))
+
+
+def _look_up(host: str, port: int) -> list[str]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
@@ -69,10 +87,10 @@ def is_public(address: Address) -> bool:
 class WebhookTargets:
     """Judges URLs when they are given, and addresses each time that somebody connects."""
 
-    def __init__(self, *, allow_local: bool, resolve: Resolve = resolve_by_system) -> None:
+    def __init__(self, *, allow_local: bool, resolve: Resolve | None = None) -> None:
         """`allow_local`: http and loopback addresses too, for development and tests."""
         self._allow_local = allow_local
-        self._resolve = resolve
+        self._resolve = resolve or SystemResolver()
 
     async def check(self, url: str) -> None:
         """Judge a URL and where it leads now. Raises TargetRefusedError."""

@@ -64,6 +64,7 @@ class TokenRead(ormar.Model):
         one_of("outcome", (value for value in TokenOutcome if value not in {"stale", "unauthenticated"})),
         index("ix_token_reads_user_id_provider_id", "user_id", "provider", "id"),
         index("ix_token_reads_client_id_id", "client_id", "id"),
+        index("ix_token_reads_granted", "integration_id", "id", where="outcome = 'granted'"),
     )
 
     id: UUID = PgUUID(primary_key=True)

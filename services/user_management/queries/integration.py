@@ -14,11 +14,12 @@ _LOCK_USER = sa.text("""
 SELECT id FROM users WHERE id = :user_id AND deleted_at IS NULL AND status = 'active' FOR NO KEY UPDATE
 """)
 
+_LOCK_FORMER = sa.text("""
+SELECT status FROM integrations
+WHERE user_id = :user_id AND provider = :provider AND provider_account_id = :account_id FOR UPDATE
+""")
+
 _CONNECT = sa.text("""
-WITH former AS (
-    SELECT status FROM integrations
-    WHERE user_id = :user_id AND provider = :provider AND provider_account_id = :account_id
-)
 INSERT INTO integrations AS i
     (id, user_id, provider, provider_account_id, account_email, is_primary, status, status_reason, status_changed_at,
      granted_scopes, requested_scopes, clock_skew_seconds, token_version, refresh_attempts, refresh_failures,
@@ -35,13 +36,14 @@ SET account_email = excluded.account_email, is_primary = i.is_primary OR exclude
     refresh_attempts = 0, refresh_failures = 0, refresh_not_before = NULL, failing_since = NULL,
     last_failure = NULL, last_failure_detail = NULL, last_failure_at = NULL,
     connected_at = now(), disconnected_at = NULL, version = i.version + 1, updated_at = now()
-RETURNING i.id, i.token_version, (SELECT status FROM former) AS former_status
+RETURNING i.id, i.token_version
 """).bindparams(sa.bindparam("granted", type_=sa.JSON()), sa.bindparam("requested", type_=sa.JSON()))
 
 _SET_STATUS = sa.text("""
 UPDATE integrations
 SET status = :status, status_reason = :reason, status_changed_at = now(), version = version + 1, updated_at = now(),
-    last_failure = coalesce(:failure, last_failure), last_failure_detail = coalesce(:detail, last_failure_detail),
+    last_failure = coalesce(:failure, last_failure),
+    last_failure_detail = CASE WHEN CAST(:failure AS text) IS NULL THEN last_failure_detail ELSE :detail END,
     last_failure_at = CASE WHEN CAST(:failure AS text) IS NULL THEN last_failure_at ELSE now() END,
     refresh_lease_owner = NULL, refresh_lease_until = NULL
 WHERE id = :id AND token_version = :token_version AND status = ANY(:from_statuses)
@@ -75,7 +77,7 @@ LEFT JOIN encrypted_tokens access ON access.integration_id = i.id AND access.kin
 LEFT JOIN encrypted_tokens refresh ON refresh.integration_id = i.id AND refresh.kind = 'refresh'
 LEFT JOIN LATERAL (
     SELECT r.read_at FROM token_reads r
-    WHERE r.user_id = i.user_id AND r.provider = i.provider AND r.integration_id = i.id AND r.outcome = 'granted'
+    WHERE r.integration_id = i.id AND r.outcome = 'granted'
     ORDER BY r.id DESC LIMIT 1
 ) AS used ON true
 WHERE i.user_id = :user_id AND i.status <> 'disconnected'
@@ -173,19 +175,19 @@ async def lock_active_user(connection: AsyncConnection, user_id: str) -> bool:
 
 
 async def connect(connection: AsyncConnection, *, user_id: str, provider: str, consent: Consent) -> Connected:
-    """Insert the account's connection, or bring it back with a new fence. Lock the user first."""
-    parameters = {
+    """Insert the account's connection, or bring it back with a new fence. Lock the user first: that leaves refreshes,
+    which may have marked it while we waited for its row."""
+    account = {"user_id": user_id, "provider": provider, "account_id": consent.account_id}
+    former_status = (await connection.execute(_LOCK_FORMER, account)).scalar_one_or_none()
+    parameters = account | {
         "id": uuid7(),
-        "user_id": user_id,
-        "provider": provider,
-        "account_id": consent.account_id,
         "account_email": consent.account_email,
         "granted": list(consent.granted),
         "requested": list(consent.requested),
         "clock_skew_seconds": consent.clock_skew_seconds,
     }
     row = (await connection.execute(_CONNECT, parameters)).one()
-    return Connected(row.id, row.token_version, row.former_status)
+    return Connected(row.id, row.token_version, former_status)
 
 
 async def list_shown(connection: AsyncConnection, user_id: str) -> list[dict[str, Any]]:

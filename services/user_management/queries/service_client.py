@@ -13,6 +13,12 @@ from services.user_management.models import ServiceClient, ServiceGrant
 _clients = ServiceClient.ormar_config.table
 _grants = ServiceGrant.ormar_config.table
 
+MAY_HEAR: Final = """
+    ({client}.id IS NULL OR {client}.disabled_at IS NULL
+     AND {client}.permissions ?| ARRAY['webhooks:manage', 'admin'])
+"""
+"""Whether whoever owns a subscription, outer joined as `client`, is told anything by webhook: administrators always."""
+
 _AUTHENTICATE: Final = sa.text("""
 SELECT c.id, c.name, c.permissions
 FROM service_keys k

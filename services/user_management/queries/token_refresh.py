@@ -51,9 +51,10 @@ SET token_version = i.token_version + 1, version = i.version + 1, status = 'acti
     last_refresh_at = now(), last_failure = NULL, last_failure_detail = NULL, failing_since = NULL, updated_at = now()
 FROM (SELECT id, status FROM integrations WHERE id = :id FOR UPDATE) AS former
 WHERE i.id = former.id AND i.token_version = :token_version AND i.status IN ('active', 'degraded', 'needs_reauth')
+  AND i.refresh_attempts <= coalesce(:attempts, i.refresh_attempts)
 RETURNING former.status AS former_status, i.token_version, i.granted_scopes
 """)
-    .bindparams(sa.bindparam("scopes", type_=sa.JSON(none_as_null=True)))
+    .bindparams(sa.bindparam("scopes", type_=sa.JSON(none_as_null=True)), sa.bindparam("attempts", type_=sa.Integer()))
     .columns(granted_scopes=sa.JSON)
 )
 
@@ -72,11 +73,13 @@ SET refresh_lease_owner = NULL, refresh_lease_until = NULL,
     refresh_attempts = CASE WHEN :outcome_unknown THEN refresh_attempts ELSE 0 END,
     refresh_failures = refresh_failures + CASE WHEN :provider_failed THEN 1 ELSE 0 END,
     failing_since = CASE WHEN :provider_failed THEN coalesce(failing_since, now()) ELSE failing_since END,
-    last_failure = :failure, last_failure_detail = :detail, last_failure_at = now(),
+    last_failure = coalesce(:failure, last_failure),
+    last_failure_detail = CASE WHEN CAST(:failure AS text) IS NULL THEN last_failure_detail ELSE :detail END,
+    last_failure_at = CASE WHEN CAST(:failure AS text) IS NULL THEN last_failure_at ELSE now() END,
     refresh_not_before = now() + make_interval(secs => :cool_down_seconds), updated_at = now()
 WHERE id = :id AND token_version = :token_version AND refresh_lease_owner = :owner
 RETURNING refresh_failures, extract(epoch FROM now() - failing_since)::float8 AS failing_seconds
-""")
+""").bindparams(sa.bindparam("failure", type_=sa.Text()), sa.bindparam("detail", type_=sa.Text()))
 
 _UNSETTLED = sa.text("""
 SELECT id, token_version FROM integrations
@@ -129,14 +132,19 @@ class Claim:
     user_id: str
     provider: str
     granted_scopes: tuple[str, ...]
-    earlier_outcome_unknown: bool
-    """An earlier call was sent and nobody knows how it ended: the stored refresh token may be used up."""
+    attempts: int
+    """Calls of which nobody knows how they ended, this one included."""
     failures: int
     """Failures in a row before this attempt."""
     last_failure: str | None
     """The code of the last of them."""
     active_key_version: int
     tokens: dict[TokenKind, StoredToken]
+
+    @property
+    def earlier_outcome_unknown(self) -> bool:
+        """An earlier call was sent and nobody knows how it ended: the stored refresh token may be used up."""
+        return self.attempts > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +232,7 @@ async def claim(connection: AsyncConnection, *, integration_id: UUID, token_vers
         user_id=row.user_id,
         provider=row.provider,
         granted_scopes=tuple(row.granted_scopes),
-        earlier_outcome_unknown=row.refresh_attempts > 1,
+        attempts=row.refresh_attempts,
         failures=row.refresh_failures,
         last_failure=row.last_failure,
         active_key_version=row.active_key_version,
@@ -252,16 +260,19 @@ async def advance(
     *,
     integration_id: UUID,
     token_version: int,
+    attempts: int | None,
     scopes: tuple[str, ...] | None,
     cool_down_seconds: float = 0.0,
 ) -> Advanced | None:
     """Move the fence and release the lease; the connection works again, whatever it was held for.
 
-    None when somebody else stored an answer first.
+    None when somebody else stored an answer first, or with `attempts` when somebody has claimed the connection since
+    that many were made, and may have asked the provider.
     """
     parameters: dict[str, Any] = {
         "id": integration_id,
         "token_version": token_version,
+        "attempts": attempts,
         "scopes": list(scopes) if scopes is not None else None,
         "cool_down_seconds": cool_down_seconds,
     }
@@ -287,13 +298,14 @@ async def put_token(connection: AsyncConnection, integration_id: UUID, token: Ne
 async def release(
     connection: AsyncConnection,
     held: Claim,
-    failure: Failure,
+    failure: Failure | None,
     *,
     outcome_unknown: bool,
     provider_failed: bool,
     cool_down_seconds: float,
 ) -> FailureRun:
-    """Give the lease back after a failure, with a cool-down; only the provider's failures are counted.
+    """Give the lease back after a failure, with a cool-down; only the provider's failures are counted. Without a
+    `failure` the last one stays known.
 
     Returns how many of them there were in a row; none for a failure of ours, or if the lease was no longer ours.
     """
@@ -301,8 +313,8 @@ async def release(
         "id": held.integration_id,
         "token_version": held.token_version,
         "owner": held.owner,
-        "failure": failure.code,
-        "detail": failure.detail,
+        "failure": failure.code if failure else None,
+        "detail": failure.detail if failure else None,
         "outcome_unknown": outcome_unknown,
         "provider_failed": provider_failed,
         "cool_down_seconds": cool_down_seconds,

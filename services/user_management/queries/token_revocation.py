@@ -68,7 +68,8 @@ RETURNING r.id, r.integration_id, r.user_id, r.provider, r.provider_account_id, 
     EXISTS (
         SELECT FROM integrations i
         WHERE i.provider = r.provider AND i.provider_account_id = r.provider_account_id
-          AND i.status IN ('active', 'degraded')) AS account_is_connected
+          AND (i.status IN ('active', 'degraded') OR i.status_reason IN ('scope_upgrade', 'scope_missing'))
+    ) AS account_is_connected
 """)
 
 _RENEW = sa.text("""

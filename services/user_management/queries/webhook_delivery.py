@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.enums import DeliveryState, SubscriptionStatus
 from services.user_management.models import ServiceClient, WebhookDelivery, WebhookSubscription
+from services.user_management.queries.service_client import MAY_HEAR
 
 _deliveries = WebhookDelivery.ormar_config.table
 _subscriptions = WebhookSubscription.ormar_config.table
@@ -18,16 +19,17 @@ _clients = ServiceClient.ormar_config.table
 _listed = [column for column in _deliveries.c if column.name not in {"body", "subscription_id"}]
 _pending = _deliveries.c.state == DeliveryState.PENDING.value
 
-# A pending delivery of a subscription or service that is disabled is parked: it has no `next_attempt_at` until that is
-# enabled. Whoever sets a time or parks has locked the subscription in an earlier statement, so that this one sees what
-# the other has done. An event that is queued while a service is being disabled may slip through: `_CLAIM` looks too.
+# A pending delivery of a subscription that is disabled, or of a service that may not hear, is parked: it has no
+# `next_attempt_at` until that changes. Whoever sets a time or parks has locked the subscription in an earlier
+# statement, so that this one sees what the other has done. An event that is queued while a service is being disabled
+# may slip through: `_CLAIM` looks too.
 _is_served = (
     sa.select(sa.literal(1))
     .select_from(_subscriptions.outerjoin(_clients, _clients.c.id == _subscriptions.c.client_id))
     .where(
         _subscriptions.c.id == _deliveries.c.subscription_id,
         _subscriptions.c.status == SubscriptionStatus.ACTIVE.value,
-        _clients.c.disabled_at.is_(None),
+        sa.text(MAY_HEAR.format(client=_clients.name)),
     )
     .correlate(_deliveries)
     .exists()
@@ -36,7 +38,7 @@ _is_served = (
 # Subscriptions first, in the order of what each has been owed longest, then a delivery of the first that has one to
 # lock: a look or two into the index for each, however much is due to one of them. `healthy_only` leaves out whose last
 # delivery failed; `busy` whoever is being sent enough at this moment.
-_CLAIM: Final = sa.text("""
+_CLAIM: Final = sa.text(f"""
 UPDATE webhook_deliveries d
 SET attempts = d.attempts + 1, next_attempt_at = now() + make_interval(secs => :lease_seconds)
 FROM webhook_subscriptions s
@@ -53,7 +55,7 @@ WHERE s.id = d.subscription_id AND d.id = (
             ORDER BY p.next_attempt_at, p.id
             LIMIT 1
         ) oldest
-        WHERE o.status = 'active' AND c.disabled_at IS NULL AND o.id <> ALL(:busy)
+        WHERE o.status = 'active' AND {MAY_HEAR.format(client="c")} AND o.id <> ALL(:busy)
           AND (o.failing_since IS NULL OR NOT :healthy_only)
         ORDER BY oldest.next_attempt_at, o.id
     ) waiting
@@ -71,7 +73,7 @@ RETURNING d.id, d.subscription_id, d.event_id, d.event_type, d.sequence, d.body,
     s.secret_ciphertext, s.secret_key_version,
     CASE WHEN s.former_secret_until > now() THEN s.former_secret_ciphertext END AS former_secret_ciphertext,
     s.former_secret_key_version, s.failing_since IS NOT NULL AS is_failing
-""").bindparams(
+""").bindparams(  # noqa: S608 - constants alone
     sa.bindparam("busy", type_=sa.ARRAY(sa.Uuid())),
     sa.bindparam("healthy_only", type_=sa.Boolean()),
     sa.bindparam("lease_seconds", type_=sa.Double()),

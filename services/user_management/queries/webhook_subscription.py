@@ -11,13 +11,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.enums import SubscriptionStatus
 from services.user_management.models import ServiceClient, ServiceGrant, WebhookSubscription
+from services.user_management.queries.service_client import MAY_HEAR
 
 _subscriptions = WebhookSubscription.ormar_config.table
 _clients = ServiceClient.ormar_config.table
 _grants = ServiceGrant.ormar_config.table
+_may_hear: Final = sa.text(MAY_HEAR.format(client=_clients.name))
 _owned = _subscriptions.outerjoin(_clients, _clients.c.id == _subscriptions.c.client_id)
 _shown = sa.select(
-    *_subscriptions.c, _clients.c.name.label("owner"), _clients.c.disabled_at.label("owner_disabled_at")
+    *_subscriptions.c,
+    _clients.c.name.label("owner"),
+    sa.literal_column(MAY_HEAR.format(client=_clients.name), sa.Boolean()).label("owner_may_hear"),
 ).select_from(_owned)
 
 _LOCK_CREATION: Final = sa.text("SELECT pg_advisory_xact_lock(hashtext('webhook_subscriptions'))")
@@ -120,7 +124,8 @@ async def delete(connection: AsyncConnection, subscription_id: UUID) -> None:
 
 
 async def lock_listeners(connection: AsyncConnection) -> list[Listener]:
-    """Active subscriptions, but those of disabled services, locked by id: whoever numbers deliveries does it alone."""
+    """Active subscriptions, but those of services that may not hear, locked by id: whoever numbers deliveries does it
+    alone."""
     select = (
         sa.select(
             _subscriptions.c.id,
@@ -130,7 +135,7 @@ async def lock_listeners(connection: AsyncConnection) -> list[Listener]:
             _PROVIDERS,
         )
         .select_from(_owned)
-        .where(_subscriptions.c.status == SubscriptionStatus.ACTIVE.value, _clients.c.disabled_at.is_(None))
+        .where(_subscriptions.c.status == SubscriptionStatus.ACTIVE.value, _may_hear)
         .order_by(_subscriptions.c.id)
         .with_for_update(of=_subscriptions, key_share=True)
     )

@@ -7,9 +7,27 @@ from fastapi import Depends, Header, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-NOT_MODIFIED: Final[dict[int | str, dict[str, Any]]] = {
-    304: {"description": "The client holds the current representation"}
+Responses = dict[int | str, dict[str, Any]]
+
+_ENTITY_TAG: Final = {"ETag": {"description": "Entity tag of this representation", "schema": {"type": "string"}}}
+TAGGED: Final[Responses] = {200: {"headers": _ENTITY_TAG}}
+TAGGED_CREATED: Final[Responses] = {201: {"headers": _ENTITY_TAG}}
+CONDITIONAL: Final[Responses] = {
+    **TAGGED,
+    304: {"description": "The client holds the current representation", "headers": _ENTITY_TAG},
 }
+IF_NONE_MATCH: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": "if-none-match",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": "Only if the resource has none of these entity tags any more",
+        }
+    ]
+}
+"""`openapi_extra` of what `answer_conditionally` answers, which reads the header itself."""
 _TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 _VERSION: Final = re.compile(r'"([1-9][0-9]{0,9})(?:-[0-9a-f-]*)?"')
 

@@ -10,7 +10,14 @@ from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.auth.guards import anonymous
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
 from services.user_management.exceptions import ValidationFailedError
-from services.user_management.routers.conditional import NOT_MODIFIED, IfMatch, answer_conditionally
+from services.user_management.routers.conditional import (
+    CONDITIONAL,
+    IF_NONE_MATCH,
+    TAGGED,
+    TAGGED_CREATED,
+    IfMatch,
+    answer_conditionally,
+)
 from services.user_management.routers.connection_parameters import AccountQuery, ProviderPath
 from services.user_management.routers.json_route import JSONRoute
 from services.user_management.schemas.integration import (
@@ -43,7 +50,12 @@ async def list_integrations(user_id: OwnUserId, container: ContainerDependency) 
     return await container.integrations.list_integrations(user_id)
 
 
-@router.get("/users/{user_id}/integrations/{provider}", response_model=IntegrationResponse, responses=NOT_MODIFIED)
+@router.get(
+    "/users/{user_id}/integrations/{provider}",
+    response_model=IntegrationResponse,
+    responses=CONDITIONAL,
+    openapi_extra=IF_NONE_MATCH,
+)
 async def get_integration(
     request: Request,
     user_id: OwnUserId,
@@ -55,7 +67,7 @@ async def get_integration(
     return answer_conditionally(request, await container.integrations.get_integration(user_id, provider, account))
 
 
-@router.patch("/users/{user_id}/integrations/{provider}")
+@router.patch("/users/{user_id}/integrations/{provider}", responses=TAGGED)
 async def patch_integration(
     user_id: OwnUserId,
     provider: ProviderPath,
@@ -71,7 +83,7 @@ async def patch_integration(
     return changed
 
 
-@router.put("/users/{user_id}/integrations/{provider}")
+@router.put("/users/{user_id}/integrations/{provider}", responses=TAGGED)
 async def put_integration(
     user_id: OwnUserId,
     provider: ProviderPath,
@@ -99,12 +111,18 @@ async def disconnect_integration(
     return await container.integrations.disconnect_integration(user_id, provider, account, expected=expected)
 
 
-@router.put("/users/{user_id}/integrations/{provider}/refresh")
+@router.put("/users/{user_id}/integrations/{provider}/refresh", responses=TAGGED)
 async def refresh_integration(
-    user_id: OwnUserId, provider: ProviderPath, container: ContainerDependency, account: AccountQuery = None
+    user_id: OwnUserId,
+    provider: ProviderPath,
+    container: ContainerDependency,
+    response: Response,
+    account: AccountQuery = None,
 ) -> IntegrationResponse:
     """Renew the tokens at the provider now, unless that has just been done."""
-    return await container.integrations.refresh_integration(user_id, provider, account)
+    refreshed = await container.integrations.refresh_integration(user_id, provider, account)
+    response.headers["ETag"] = refreshed.etag
+    return refreshed
 
 
 @router.get("/users/{user_id}/integrations/{provider}/activity")
@@ -127,12 +145,23 @@ async def authorize_integration(
     return await container.connect_flows.start_connection(user_id, provider, body)
 
 
-@router.post("/users/{user_id}/integrations/{provider}", status_code=201, dependencies=[InPerson])
+@router.post(
+    "/users/{user_id}/integrations/{provider}",
+    status_code=201,
+    responses=TAGGED_CREATED,
+    dependencies=[InPerson],
+)
 async def confirm_integration(
-    user_id: OwnUserId, provider: ProviderPath, body: ConfirmRequest, container: ContainerDependency
+    user_id: OwnUserId,
+    provider: ProviderPath,
+    body: ConfirmRequest,
+    container: ContainerDependency,
+    response: Response,
 ) -> IntegrationResponse:
     """Finish a connection that this user started; the code is exchanged only here."""
-    return await container.confirmations.confirm_connection(user_id, provider, body)
+    connected = await container.confirmations.confirm_connection(user_id, provider, body)
+    response.headers["ETag"] = connected.etag
+    return connected
 
 
 async def each_parameter_once(request: Request) -> None:

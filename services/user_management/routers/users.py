@@ -9,7 +9,7 @@ from services.user_management.auth.clerk import InPerson, OwnUserId, UserIdPath,
 from services.user_management.auth.dependencies import ContainerDependency, get_container
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
 from services.user_management.enums import ServicePermission
-from services.user_management.routers.conditional import NOT_MODIFIED, IfMatch
+from services.user_management.routers.conditional import CONDITIONAL, IF_NONE_MATCH, TAGGED, IfMatch
 from services.user_management.routers.json_route import DirectRoute, JSONRoute
 from services.user_management.routers.user_filter import Cursor, UserFilterQuery
 from services.user_management.schemas.user import UserPage, UserResponse, UserUpdate
@@ -19,13 +19,13 @@ router = APIRouter(tags=["users"], route_class=JSONRoute)
 hot_router = APIRouter(tags=["users"], route_class=DirectRoute, dependencies=[Depends(get_current_user)])
 
 
-@hot_router.get("/users/{user_id}", responses=NOT_MODIFIED)
+@hot_router.get("/users/{user_id}", responses=CONDITIONAL, openapi_extra=IF_NONE_MATCH)
 async def get_user(request: Request, user_id: UserIdPath) -> UserResponse:
     """The caller's own profile; `me` stands for their id."""
     return await get_container(request).profiles.get_user(own_user_id(user_id))
 
 
-@hot_router.get("/auth/me", responses=NOT_MODIFIED)
+@hot_router.get("/auth/me", responses=CONDITIONAL, openapi_extra=IF_NONE_MATCH)
 async def get_me(request: Request) -> UserResponse:
     """The same as `GET /users/me`."""
     return await get_container(request).profiles.get_user(own_user_id("me"))
@@ -42,7 +42,7 @@ async def search_users(
     return await container.administration.search_users(wanted, limit=limit, cursor=cursor)
 
 
-@router.patch("/users/{user_id}")
+@router.patch("/users/{user_id}", responses=TAGGED)
 async def patch_user(
     user_id: OwnUserId, body: UserUpdate, expected: IfMatch, container: ContainerDependency, response: Response
 ) -> UserResponse:
@@ -52,7 +52,7 @@ async def patch_user(
     return user
 
 
-@router.put("/users/{user_id}")
+@router.put("/users/{user_id}", responses=TAGGED)
 async def put_user(
     user_id: OwnUserId, body: UserUpdate, expected: IfMatch, container: ContainerDependency, response: Response
 ) -> UserResponse:

@@ -10,7 +10,7 @@ from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
 from services.user_management.core.principal import Principal
 from services.user_management.enums import DeliveryState, ServicePermission
-from services.user_management.routers.conditional import IfMatch
+from services.user_management.routers.conditional import TAGGED, IfMatch
 from services.user_management.routers.json_route import JSONRoute
 from services.user_management.schemas.webhook_subscription import (
     CreateSubscriptionRequest,
@@ -57,7 +57,7 @@ async def list_webhook_subscriptions(
     return await container.webhook_subscriptions.list_subscriptions(manager, limit=limit, cursor=cursor)
 
 
-@router.get("/{subscription_id}")
+@router.get("/{subscription_id}", responses=TAGGED)
 async def get_webhook_subscription(
     manager: Manager, subscription_id: SubscriptionId, container: ContainerDependency, response: Response
 ) -> SubscriptionResponse:
@@ -67,7 +67,7 @@ async def get_webhook_subscription(
     return subscription
 
 
-@router.patch("/{subscription_id}")
+@router.patch("/{subscription_id}", responses=TAGGED)
 async def patch_webhook_subscription(
     manager: Manager,
     subscription_id: SubscriptionId,

@@ -8,8 +8,13 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from services.user_management.core.clock import milliseconds
+from services.user_management.enums import IntegrationStatus
 from services.user_management.utils.validators import PlainLine, Scope
 
+ShownStatus = Literal[
+    IntegrationStatus.ACTIVE, IntegrationStatus.DEGRADED, IntegrationStatus.NEEDS_REAUTH, IntegrationStatus.REVOKED
+]
+"""A connection that is disconnected is shown nowhere."""
 OAuthCode = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]{1,2048}$")]
 FlowTicket = Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{36}\.[A-Za-z0-9_-]{43}$")]
 OAuthState = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,256}$")]
@@ -84,7 +89,7 @@ class IntegrationResponse(BaseModel):
     account_email: str | None
     is_primary: bool
     """Whether this account is meant when nobody names one."""
-    status: str
+    status: ShownStatus
     status_reason: str | None
     status_changed_at: datetime
     granted_scopes: list[str]

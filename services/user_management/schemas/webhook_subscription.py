@@ -179,8 +179,10 @@ class Replayed(BaseModel):
     """How many are sent again."""
 
     queued: int
+    has_more: bool
+    """Ask again: with `next_since` as `since`, or, if that is null, for what failed (`{}`), which is less by now."""
     next_since: datetime | None
-    """Not null: there may be more; ask again with this as `since`."""
+    """Always null for what failed: by time, what got through would be sent again too."""
 
 
 SubscriptionPage = Page[SubscriptionResponse]

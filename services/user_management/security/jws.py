@@ -13,6 +13,7 @@ from services.user_management.utils import strict_json
 
 MAX_TOKEN_CHARACTERS: Final = 8192
 MAX_KEY_ID_CHARACTERS: Final = 255
+ALGORITHM: Final = "RS256"
 _RS256: Final = RSAAlgorithm(RSAAlgorithm.SHA256)
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
 _LAST_CHARACTERS: Final = {2: "AQgw", 3: "AEIMQUYcgkosw048"}
@@ -67,7 +68,7 @@ def decode_base64url(text: str) -> bytes:
 
 def _key_id(header: Any) -> str | None:
     """The `kid` of an acceptable JOSE header; members that nobody here knows are ignored (RFC 7515 section 4)."""
-    if not isinstance(header, dict) or header.get("alg") != "RS256" or not _REFUSED_HEADERS.isdisjoint(header):
+    if not isinstance(header, dict) or header.get("alg") != ALGORITHM or not _REFUSED_HEADERS.isdisjoint(header):
         raise ValueError("not an RS256 header")
     kind = header.get("typ", "JWT")
     if not isinstance(kind, str) or kind.lower() != "jwt":

@@ -209,7 +209,7 @@ class VaultService:
 
     def _refuse_unless_usable(self, row: KeyRow) -> None:
         if row.state == EncryptionKeyState.RETIRED.value:
-            raise ConflictError(f"Version {row.version} is retired; generate a new one.")
+            raise ConflictError(f"Version {row.version} is retired; generate one with a higher --version.")
         if not self.proves(row.version, row.kdf, row.canary):
             raise ConflictError(f"Version {row.version} is registered with another secret than the one held here.")
 

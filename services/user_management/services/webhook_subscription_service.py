@@ -191,8 +191,10 @@ class WebhookSubscriptionService:
         return NewSecret(secret=secret, former_secret_until=row["former_secret_until"])
 
     async def send_test(self, actor: Principal, subscription_id: UUID) -> QueuedDelivery:
-        """Queue an event of the type `webhook.test`. Raises NotFoundError, ConflictError while it or its service is
-        disabled."""
+        """Queue an event of the type `webhook.test`.
+
+        Raises NotFoundError, ConflictError while it is disabled, or its service may not hear.
+        """
         async with self._unit_of_work() as uow:
             row = await _lock_active(uow, actor, subscription_id)
             event = cloud_event(
@@ -226,7 +228,7 @@ class WebhookSubscriptionService:
     async def replay(self, actor: Principal, subscription_id: UUID, request: ReplayRequest) -> Replayed:
         """Send deliveries again under their old ids, at most 10,000 at a time, the oldest first.
 
-        Raises NotFoundError, ConflictError while it or its service is disabled.
+        Raises NotFoundError, ConflictError while it is disabled, or its service may not hear.
         """
         wanted = delivery_queries.ReplayFilter(since=request.since, until=request.until, event_ids=request.event_ids)
 
@@ -234,7 +236,10 @@ class WebhookSubscriptionService:
             await _lock_active(uow, actor, subscription_id)
             made = await delivery_queries.requeue(uow.connection, subscription_id, wanted, limit=MAX_REPLAYED)
             _audit(uow, "replayed", subscription_id, {"deliveries": [None, len(made)]})
-        return Replayed(queued=len(made), next_since=made[-1] if len(made) == MAX_REPLAYED else None)
+        has_more = len(made) == MAX_REPLAYED
+        # What failed is pending now: the same question finds the rest, where a time would find what got through too.
+        next_since = made[-1] if has_more and not wanted.failed_only else None
+        return Replayed(queued=len(made), has_more=has_more, next_since=next_since)
 
     async def _check_url(self, url: str) -> None:
         try:
@@ -253,13 +258,14 @@ async def disable(uow: UnitOfWork, subscription_id: UUID, *, reason: str) -> Non
     _audit(uow, "disabled", subscription_id, {**changes, "disabled_reason": [None, reason]})
 
 
-async def follow_service(uow: UnitOfWork, client_id: UUID, *, disabled: bool) -> None:
-    """Step: a service, which is locked, was disabled or enabled; what is pending for it waits, or is due."""
+async def follow_service(uow: UnitOfWork, client_id: UUID, *, may_hear: bool) -> None:
+    """Step: a service, which is locked, was disabled or enabled, or its permissions changed; what is pending for it
+    waits, or is due unless something else forbids it."""
     subscription_ids = await queries.lock_of_service(uow.connection, client_id)
-    if disabled:
-        await delivery_queries.park(uow.connection, subscription_ids)
-    else:
+    if may_hear:
         await delivery_queries.unpark(uow.connection, subscription_ids)
+    else:
+        await delivery_queries.park(uow.connection, subscription_ids)
 
 
 async def _change(uow: UnitOfWork, row: dict[str, Any], changed: dict[str, Any]) -> None:
@@ -312,8 +318,10 @@ async def _lock_active(uow: UnitOfWork, actor: Principal, subscription_id: UUID)
     row = await _lock(uow, actor, subscription_id)
     if row["status"] != SubscriptionStatus.ACTIVE:
         raise ConflictError("The subscription is disabled; enable it first.")
-    if row["owner_disabled_at"] is not None:
-        raise ConflictError("The subscription's service is disabled; enable that first.")
+    if not row["owner_may_hear"]:
+        raise ConflictError(
+            "The subscription's service is disabled, or lacks the permission webhooks:manage; mend that first."
+        )
     return row
 
 

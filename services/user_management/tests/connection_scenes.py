@@ -114,12 +114,13 @@ def forget_failures(container: Container) -> None:
     container.connect_flows._oauth.gate._entrances.clear()
 
 
-def refresher_elsewhere(container: Container) -> TokenRefresher:
+def refresher_elsewhere(container: Container, *, is_stopping: Callable[[], bool] = lambda: False) -> TokenRefresher:
     """The refresher of another process: it shares the database with ours, and nothing else."""
+    oauth = OAuthClient(container.http, container.clock)
     attempts = RefreshAttempts(
         unit_of_work=container.unit_of_work,
         providers=container.providers,
-        oauth=OAuthClient(container.http, container.clock),
+        oauth=oauth,
         vault=container.vault,
         status=IntegrationStatusTracker(),
         clock=container.clock,
@@ -129,7 +130,9 @@ def refresher_elsewhere(container: Container) -> TokenRefresher:
         unit_of_work=container.unit_of_work,
         providers=container.providers,
         attempts=attempts,
+        gate=oauth.gate,
         clock=container.clock,
+        is_stopping=is_stopping,
     )
 
 

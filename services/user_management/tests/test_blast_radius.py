@@ -114,7 +114,7 @@ async def test_account_id_that_cannot_be_one_is_refused(journey: Journey, accoun
 
     answer = await journey.confirm(ada, "sandbox-static", flow=journey.ticket(started))
 
-    assert_problem(answer, 503, "provider_unavailable")
+    assert_problem(answer, 502, "provider_answer_invalid")
     assert await journey.owner.fetchval("SELECT count(*) FROM integrations") == 0
 
 

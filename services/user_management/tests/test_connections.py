@@ -270,7 +270,7 @@ async def test_refresh_while_the_provider_is_down_is_unavailable_for_as_long_as_
 
     assert_problem(down, 503, "provider_unavailable")
     assert_problem(still, 503, "provider_unavailable")
-    assert down.headers["retry-after"] == "7"
+    assert down.headers["retry-after"] == "8"  # a little after its wish
     assert connected.calls() == 1
     assert (await connected.row())["status"] == "active"
 
@@ -406,3 +406,18 @@ async def test_connection_that_has_changed_refuses_an_edit_of_the_former_one(con
 
     assert_problem(late, 412, "precondition_failed")
     assert good.status_code == 200, good.text
+
+
+async def test_connection_that_dies_while_it_is_made_anew_loses_its_dead_refresh_token(connected: Connected) -> None:
+    journey = connected.journey
+    ticket = await returned_flow(journey, connected.person)
+    connected.fail("no_refresh_token", "token.exchange")
+
+    async with journey.owner.transaction():
+        await connected.set("status", "needs_reauth")
+        confirmation = asyncio.create_task(journey.confirm(connected.person, PROVIDER, flow=ticket))
+        await _blocked_or_done(journey, confirmation)
+    response = await confirmation
+
+    assert (response.status_code, response.json()["status"]) == (201, "degraded"), response.text
+    assert response.json()["has_refresh_token"] is False

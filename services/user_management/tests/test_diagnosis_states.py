@@ -168,7 +168,7 @@ async def test_transient_failure_is_a_warning_with_a_pause(connected: Connected)
 
     assert findings.keys() == {"refresh_failing", "cool_down", "works"}
     assert findings["refresh_failing"]["evidence"]["error"] == "http_503"
-    assert 290 <= findings["cool_down"]["evidence"]["seconds_left"] <= 300
+    assert 290 <= findings["cool_down"]["evidence"]["seconds_left"] <= 330
 
 
 async def test_pause_that_is_over_is_no_finding(connected: Connected) -> None:

@@ -363,17 +363,22 @@ async def test_finished_revocation_keeps_neither_account_nor_tokens(
 
 
 @pytest.mark.usefixtures("whole_grant")
-async def test_grant_that_somebody_else_still_uses_is_not_ended(connected: Connected) -> None:
+@pytest.mark.parametrize("reason", [None, "scope_upgrade", "scope_missing"])
+async def test_grant_that_somebody_else_still_uses_is_not_ended(connected: Connected, reason: str | None) -> None:
     journey = connected.journey
     bob = await journey.sign_up("bob@example.com")
     await connect_account(journey, bob, connected.person.email)
+    if reason is not None:
+        await journey.owner.execute(
+            "UPDATE integrations SET status = 'needs_reauth', status_reason = $2 WHERE user_id = $1", bob.id, reason
+        )
     await _disconnect(connected)
 
     await journey.container.revocations.revoke_due()
 
     assert (await revocation_of(connected.journey))["state"] == "superseded"
     assert connected.calls("revoke") == 0
-    assert (await journey.get_token(connected.key, bob.id)).status_code == 200
+    assert (await journey.get_token(connected.key, bob.id)).status_code == (200 if reason is None else 409)
 
 
 @pytest.mark.usefixtures("whole_grant")

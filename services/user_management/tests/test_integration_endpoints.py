@@ -6,6 +6,7 @@ import pytest
 
 from services.sandbox.faults import Fault
 from services.sandbox.providers import KINDS, SCOPES
+from services.user_management.tests.connection_scenes import PROVIDER, returned_flow
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, assert_problem, audit_actions
 
@@ -72,6 +73,25 @@ async def test_connection_shows_its_members_and_never_a_token(connected: Connect
     )
     assert one.json()["granted_scopes"] == ["calendar.read", "email", "offline_access", "openid"]
     assert "sbx-" not in listed.text + one.text
+
+
+async def test_connection_has_its_entity_tag_in_every_answer(journey: Journey) -> None:
+    ada = await journey.sign_up()
+    ticket = await returned_flow(journey, ada)
+    path = f"/users/me/integrations/{PROVIDER}"
+
+    async def tag() -> str:
+        return (await journey.client.get(path, headers=ada.headers)).headers["etag"]
+
+    confirmed = await journey.confirm(ada, PROVIDER, flow=ticket)
+    tag_confirmed = await tag()
+    await journey.owner.execute("UPDATE encrypted_tokens SET issued_at = issued_at - interval '1 minute'")
+    refreshed = await journey.client.put(f"{path}/refresh", headers=ada.headers)
+    tag_refreshed = await tag()
+
+    assert (confirmed.status_code, refreshed.status_code) == (201, 200), refreshed.text
+    assert confirmed.headers["etag"] == tag_confirmed
+    assert refreshed.headers["etag"] == tag_refreshed != tag_confirmed
 
 
 async def test_connection_that_was_disconnected_is_not_listed(connected: Connected) -> None:

@@ -316,6 +316,27 @@ async def test_client_that_is_refused_marks_nobody(journey: Journey, monkeypatch
     assert {(await scene.row())["status"] for scene in scenes} == {"active"}
 
 
+@pytest.mark.parametrize(
+    ("fault", "state"),
+    [
+        ({"action": "error", "error": "who_knows"}, "up"),
+        ({"action": "status", "status": 429}, "up"),
+        ({"action": "status", "status": 503}, "down"),
+    ],
+)
+async def test_refresh_that_fails_says_of_the_provider_what_its_answer_says(
+    connected: Connected, fault: dict[str, Any], state: str
+) -> None:
+    await connected.set("status", "degraded")
+    connected.fail(**fault)
+
+    await run_check(connected.journey)
+
+    health = await health_of(connected.journey)
+    assert connected.calls() == 1
+    assert (health or {})["state"] == state
+
+
 async def test_provider_that_wants_fewer_calls_is_left_alone_and_not_down(
     journey: Journey, monkeypatch: pytest.MonkeyPatch
 ) -> None:

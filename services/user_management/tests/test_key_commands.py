@@ -75,6 +75,53 @@ def test_key_is_generated_activated_rewrapped_and_its_forerunner_retired(
     assert after.stdout.splitlines()[0] == f"1\tretired\tMISSING HERE\t-\t{EMPTY}\t- unreadable"
 
 
+def test_version_that_was_retired_after_a_rollback_is_stepped_over(
+    cli: CommandLine, servers: Servers, database: str
+) -> None:
+    first = json.dumps(FIRST)
+    cli("keys", "activate", "1", ENCRYPTION_KEYS=first)
+    second = cli("keys", "generate", ENCRYPTION_KEYS=first).stdout
+    both = json.dumps({**FIRST, **json.loads(second)})
+    cli("keys", "activate", "2", ENCRYPTION_KEYS=both)
+    cli("keys", "activate", "1", ENCRYPTION_KEYS=both)
+    execute(servers, database, "UPDATE encryption_keys SET activated_at = activated_at - interval '5 minutes'")
+    retired = cli("keys", "retire", "2", ENCRYPTION_KEYS=both)
+
+    again = cli("keys", "generate", ENCRYPTION_KEYS=first).stdout
+    refused = cli("keys", "activate", "2", ENCRYPTION_KEYS=json.dumps({**FIRST, **json.loads(again)}))
+    third = json.loads(cli("keys", "generate", "--version", "3", ENCRYPTION_KEYS=first).stdout)
+    activated = cli("keys", "activate", "3", ENCRYPTION_KEYS=json.dumps({**FIRST, **third}))
+
+    assert retired.returncode == 0, retired.stderr
+    assert refused.returncode == 1
+    assert refused.stderr == "user-management: Version 2 is retired; generate one with a higher --version.\n"
+    assert list(third) == ["3"]
+    assert activated.returncode == 0, activated.stderr
+
+
+def test_key_is_generated_without_a_database(cli: CommandLine) -> None:
+    generated = cli("keys", "generate", "--version", "7", DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing")
+
+    assert (generated.returncode, list(json.loads(generated.stdout))) == (0, ["7"])
+    assert generated.stderr.endswith("cli keys activate 7\n")
+
+
+@pytest.mark.parametrize(
+    ("version", "refusal"),
+    [
+        ("0", "--version must be from 1 to 2147483647."),
+        ("-1", "--version must be from 1 to 2147483647."),
+        ("2147483648", "--version must be from 1 to 2147483647."),
+        ("1", "Version 1 is held here already."),
+    ],
+)
+def test_key_of_a_number_that_cannot_be_new_is_refused(cli: CommandLine, version: str, refusal: str) -> None:
+    generated = cli("keys", "generate", "--version", version, ENCRYPTION_KEYS=json.dumps(FIRST))
+
+    assert (generated.returncode, generated.stdout) == (1, "")
+    assert generated.stderr == f"user-management: {refusal}\n"
+
+
 def test_token_that_cannot_be_read_is_counted_and_discarded_only_on_demand(
     cli: CommandLine,
     servers: Servers,

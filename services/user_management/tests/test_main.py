@@ -260,6 +260,38 @@ def test_schema_documents_problems_as_they_are_sent(app: FastAPI) -> None:
     )
 
 
+def test_schema_declares_the_entity_tag_of_what_is_edited_conditionally(app: FastAPI) -> None:
+    items = app.openapi()["paths"].values()
+    edited = [item for item in items for method in ("put", "patch") if "if-match" in _headers(item.get(method, {}))]
+    reads = [item["get"]["responses"] for item in edited if "get" in item]
+    edits = [item[method]["responses"] for item in edited for method in ("put", "patch") if method in item]
+
+    assert len(edits) >= 5
+    assert all("ETag" in responses["200"]["headers"] for responses in [*reads, *edits])
+
+
+def test_schema_declares_the_condition_of_what_may_be_not_modified(app: FastAPI) -> None:
+    operations = [operation for item in app.openapi()["paths"].values() for operation in item.values()]
+    conditional = [operation for operation in operations if "304" in operation["responses"]]
+
+    assert len(conditional) == 3
+    assert all("if-none-match" in _headers(operation) for operation in conditional)
+    assert all(
+        "ETag" in operation["responses"][code]["headers"] for operation in conditional for code in ("200", "304")
+    )
+
+
+def test_schema_names_the_statuses_of_a_connection(app: FastAPI) -> None:
+    status = app.openapi()["components"]["schemas"]["IntegrationResponse"]["properties"]["status"]
+
+    assert status["enum"] == ["active", "degraded", "needs_reauth", "revoked"]
+
+
+def _headers(operation: dict[str, Any]) -> set[str]:
+    """Names of the request headers that an operation declares."""
+    return {item["name"] for item in operation.get("parameters", []) if item["in"] == "header"}
+
+
 def test_import_needs_no_environment(tmp_path: Path) -> None:
     script = (
         "import services.user_management.main as m, services.user_management.settings as s\n"

@@ -35,6 +35,8 @@ DOCUMENT: dict[str, Any] = {
     "revocation_endpoint": f"{ISSUER}/revoke",
 }
 
+ALGORITHMS = "id_token_signing_alg_values_supported"
+
 
 def acme(**keys: Any) -> Provider:
     """The provider of the six-line file."""
@@ -148,6 +150,9 @@ async def test_document_that_cannot_be_had_is_transient(reply: httpx.Response | 
         ({"userinfo_endpoint": ["https://login.acme.example"]}, "userinfo_endpoint"),
         ({"jwks_uri": "file:///etc/passwd"}, "jwks_uri"),
         ({"revocation_endpoint": 7}, "revocation_endpoint"),
+        ({ALGORITHMS: ["ES256", "PS256"]}, ALGORITHMS),
+        ({ALGORITHMS: []}, ALGORITHMS),
+        ({ALGORITHMS: "RS256"}, ALGORITHMS),
     ],
 )
 async def test_document_that_cannot_be_believed_is_the_operators_affair(change: dict[str, Any], detail: str) -> None:
@@ -157,6 +162,35 @@ async def test_document_that_cannot_be_believed_is_the_operators_affair(change: 
 
     assert (error.kind, error.code) == (ProviderErrorKind.OPERATOR, "discovery_document_refused")
     assert (error.detail, edge.calls(f"{ISSUER}/token")) == (detail, 0)
+
+
+async def test_document_with_other_signatures_stops_the_connect_before_the_consent() -> None:
+    edge = edge_with(DOCUMENT | {ALGORITHMS: ["ES256"]})
+
+    with capture_logs() as logs, pytest.raises(ProviderCallError) as caught:
+        await client(edge).authorization_url(
+            acme(), redirect_uri="u", state="s", scopes=("openid",), code_challenge=None, login_hint=None
+        )
+
+    assert (caught.value.kind, caught.value.detail) == (ProviderErrorKind.OPERATOR, ALGORITHMS)
+    assert (logs[-1]["event"], logs[-1]["reason"]) == ("discovery.document_refused", ALGORITHMS)
+
+
+async def test_document_with_other_signatures_is_refused_also_where_the_file_has_the_keys() -> None:
+    edge = edge_with(DOCUMENT | {"jwks_uri": None, ALGORITHMS: ["ES256"]})
+
+    error = await failure(edge, acme(jwks_uri=f"{ISSUER}/keys"))
+
+    assert (error.code, error.detail) == ("discovery_document_refused", ALGORITHMS)
+
+
+@pytest.mark.parametrize("change", [{ALGORITHMS: ["ES256", "RS256"]}, {ALGORITHMS: ["ES256"], "jwks_uri": None}])
+async def test_document_whose_id_tokens_can_be_verified_or_are_not_is_believed(change: dict[str, Any]) -> None:
+    edge = edge_with(DOCUMENT | change)
+
+    await client(edge).refresh(acme(), refresh_token="r")
+
+    assert edge.calls(f"{ISSUER}/token") == 1
 
 
 async def test_key_of_the_file_goes_before_the_document() -> None:

@@ -70,6 +70,17 @@ def test_file_of_the_operator_replaces_a_built_in_one(tmp_path: Path) -> None:
     assert registry.get("google").config.display_name == "Acme"
 
 
+def test_two_files_of_one_folder_with_one_name_are_both_named(tmp_path: Path) -> None:
+    first = _write(tmp_path)
+    second = tmp_path / "copy.toml"
+    second.write_text(FILE)
+
+    with pytest.raises(StartupError) as refused:
+        load_providers([BUILT_IN, tmp_path], {"acme": CLIENT})
+
+    assert str(refused.value) == f"provider files {first} and {second}: both have the name acme"
+
+
 def test_built_in_files_are_all_https() -> None:
     urls = [url for path in BUILT_IN.glob("*.toml") for url in read_provider(path).urls()]
 

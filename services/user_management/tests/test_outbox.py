@@ -170,6 +170,7 @@ async def test_service_is_told_of_users_and_of_connections_to_its_own_providers(
     journey: Journey, container: Container, publish: Publish
 ) -> None:
     await journey.service_key("sandbox-static", name="calendar")
+    await container.service_clients.set_permissions("calendar", ["webhooks:manage"])
     subscription = await subscribe(container, owner=of_service("calendar"))
     await publish(EventType.INTEGRATION_DEGRADED, provider="sandbox-static")
     await publish(EventType.INTEGRATION_REVOKED, provider="sandbox-strict")
@@ -184,6 +185,7 @@ async def test_disabled_subscription_and_disabled_service_are_told_nothing(
     journey: Journey, container: Container, publish: Publish
 ) -> None:
     await journey.service_key(name="calendar")
+    await container.service_clients.set_permissions("calendar", ["webhooks:manage"])
     shut_out = await subscribe(container, owner=of_service("calendar"))
     disabled = await subscribe(container)
     await container.service_clients.disable_service("calendar")

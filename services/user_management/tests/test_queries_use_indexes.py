@@ -333,7 +333,9 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "token_refresh.claim": [_claim_and_release],
     "token_refresh.release": [_claim_and_release],
     "token_refresh.refresh_state": [lambda c, _: token_refresh.refresh_state(c, ID)],
-    "token_refresh.advance": [lambda c, _: token_refresh.advance(c, integration_id=ID, token_version=1, scopes=None)],
+    "token_refresh.advance": [
+        lambda c, _: token_refresh.advance(c, integration_id=ID, token_version=1, attempts=1, scopes=None)
+    ],
     "token_refresh.put_token": [lambda c, s: token_refresh.put_token(c, UUID(s.integration_id), NEW_TOKEN)],
     "token_refresh.unsettled": [lambda c, _: token_refresh.unsettled(c, limit=1)],
     "token_refresh.due": [

@@ -12,14 +12,18 @@ from uuid import UUID
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from services.sandbox.faults import FaultAction
 from services.user_management.container import Container
+from services.user_management.core.clock import Clock
+from services.user_management.enums import ReauthReason
 from services.user_management.integrations.oauth_client import CALL_TIMEOUT_SECONDS, OAuthClient
 from services.user_management.queries import token_refresh as queries
 from services.user_management.queries.token_refresh import LEASE_SECONDS
-from services.user_management.services.integration_status_service import IntegrationStatusTracker
+from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
 from services.user_management.services.token_service import RefreshAttempts, RefreshOutcome, TokenRefresher
+from services.user_management.tests.connection_scenes import refresher_elsewhere
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory, unit_of_work_factory
@@ -69,8 +73,9 @@ async def _ciphertexts(scene: Connected) -> tuple[bytes, bytes]:
     return await scene.ciphertext("access"), await scene.ciphertext("refresh")
 
 
-def _refresher(container: Container, clock: MovableClock, unit_of_work: UnitOfWorkFactory) -> TokenRefresher:
+def _refresher(container: Container, clock: Clock, unit_of_work: UnitOfWorkFactory) -> TokenRefresher:
     """A refresher as the container builds it, on a clock of the test's own."""
+    oauth = OAuthClient(container.http, clock)
     return TokenRefresher(
         database=container.database,
         unit_of_work=unit_of_work,
@@ -78,12 +83,14 @@ def _refresher(container: Container, clock: MovableClock, unit_of_work: UnitOfWo
         attempts=RefreshAttempts(
             unit_of_work=unit_of_work,
             providers=container.providers,
-            oauth=OAuthClient(container.http, clock),
+            oauth=oauth,
             vault=container.vault,
             status=IntegrationStatusTracker(),
             clock=clock,
         ),
+        gate=oauth.gate,
         clock=clock,
+        is_stopping=lambda: False,
     )
 
 
@@ -188,6 +195,102 @@ async def test_failure_after_the_lease_ran_out_leaves_the_next_owner_alone(stric
     assert next_claim is not None
     assert before["refresh_lease_owner"] == next_claim.owner
     assert await strict.row() == before
+
+
+@pytest.mark.parametrize("taken", ["over", "to_have_died"])
+async def test_answer_of_a_strict_provider_after_another_took_over_brings_nothing_back(
+    strict: Connected, taken: str
+) -> None:
+    reader = await _hold_refresh(strict, when="after")
+    await strict.journey.owner.execute("UPDATE integrations SET refresh_lease_until = now() - interval '1 second'")
+    async with strict.journey.container.unit_of_work() as uow:
+        await queries.claim(uow.connection, integration_id=UUID(strict.integration_id), token_version=1)
+        if taken == "to_have_died":
+            connection = ConnectionVersion(UUID(strict.integration_id), 1)
+            reason = ReauthReason.REFRESH_INTERRUPTED
+            await IntegrationStatusTracker().mark_needs_reauth(uow, connection, reason)
+    before, stored = await strict.row(), await _ciphertexts(strict)
+
+    strict.journey.sandbox.faults.clear()
+    await strict.journey.container.refresher.drain(5)
+    reader.cancel()
+
+    assert await strict.row() == before
+    assert await _ciphertexts(strict) == stored
+
+
+async def test_answer_of_a_strict_provider_is_kept_although_the_status_changed_meanwhile(strict: Connected) -> None:
+    reader = await _hold_refresh(strict, when="after")
+    async with strict.journey.container.unit_of_work() as uow:
+        connection = ConnectionVersion(UUID(strict.integration_id), 1)
+        await IntegrationStatusTracker().mark_needs_reauth(uow, connection, ReauthReason.SCOPE_UPGRADE)
+
+    strict.journey.sandbox.faults.clear()
+    response = await reader
+
+    row = await strict.row()
+    assert response.status_code == 200, response.text
+    assert (row["token_version"], row["status"]) == (2, "active")
+
+
+async def test_answer_that_another_provider_would_still_honour_is_kept(connected: Connected) -> None:
+    await connected.journey.age_tokens()
+    reader = await _hold_refresh(connected, when="after")
+    await connected.journey.owner.execute("UPDATE integrations SET refresh_lease_until = now() - interval '1 second'")
+    async with connected.journey.container.unit_of_work() as uow:
+        await queries.claim(uow.connection, integration_id=UUID(connected.integration_id), token_version=1)
+
+    connected.journey.sandbox.faults.clear()
+    response = await reader
+
+    assert response.status_code == 200, response.text
+    assert (await connected.row())["token_version"] == 2
+
+
+async def test_answer_that_postgres_refuses_at_first_is_stored_all_the_same(strict: Connected) -> None:
+    container, refusals = strict.journey.container, iter([False, True, True])
+
+    @asynccontextmanager
+    async def refusing_unit_of_work() -> AsyncIterator[UnitOfWork]:
+        async with container.unit_of_work() as uow:
+            if next(refusals, False):
+                await uow.connection.execute(sa.text("SET LOCAL statement_timeout = 1"))
+                await uow.connection.execute(sa.text("SELECT pg_sleep(1)"))
+            yield uow
+
+    refresher = _refresher(container, container.clock, refusing_unit_of_work)
+
+    result = await refresher.refresh(UUID(strict.integration_id), 1)
+
+    assert result.outcome is RefreshOutcome.REFRESHED
+    assert next(refusals, None) is None
+    assert (await strict.row())["token_version"] == 2
+    assert (await strict.get()).status_code == 200
+    assert strict.calls() == 1
+
+
+async def test_process_that_is_to_stop_claims_nothing_and_sends_nothing(strict: Connected) -> None:
+    refresher = refresher_elsewhere(strict.journey.container, is_stopping=lambda: True)
+    before = await strict.row()
+
+    result = await refresher.refresh(UUID(strict.integration_id), 1)
+
+    assert result.outcome is RefreshOutcome.UNAVAILABLE
+    assert strict.calls() == 0
+    assert await strict.row() == before
+
+
+async def test_process_told_to_stop_between_claim_and_call_gives_the_lease_back(strict: Connected) -> None:
+    told = iter([False, False])  # asked before the claim, and again when it is the call's turn
+    refresher = refresher_elsewhere(strict.journey.container, is_stopping=lambda: next(told, True))
+    next(told)
+
+    result = await refresher.refresh(UUID(strict.integration_id), 1)
+
+    assert result.outcome is RefreshOutcome.UNAVAILABLE
+    assert strict.calls() == 0
+    row = await strict.row()
+    assert (row["refresh_lease_owner"], row["refresh_attempts"], row["last_failure"]) == (None, 0, None)
 
 
 async def test_caller_who_is_cancelled_does_not_cancel_the_flight(strict: Connected) -> None:

@@ -84,6 +84,22 @@ async def test_access_token_that_works_is_revoked_without_a_refresh(journey: Jou
     assert living_tokens(_provider(scene)) == 0
 
 
+@pytest.mark.parametrize("code", ["invalid_auth", "token_expired"])
+async def test_refusal_that_leaves_the_grant_alive_is_not_taken_for_its_end(journey: Journey, code: str) -> None:
+    scene = await connected_to(journey, "slack")
+    await _disconnect(scene)
+    scene.fail("error", "revoke", error=code)
+
+    await journey.container.revocations.revoke_due()
+    refused = await revocation_of(journey)
+    await make_revocations_due(journey)
+    await journey.container.revocations.revoke_due()
+
+    assert (refused["state"], refused["last_failure"]) == ("pending", code)
+    assert (await revocation_of(journey))["state"] == "done"
+    assert living_tokens(_provider(scene)) == 0
+
+
 async def test_renewed_tokens_are_kept_before_one_of_them_is_revoked(run_out: Connected) -> None:
     journey = run_out.journey
     await _disconnect(run_out)

@@ -198,7 +198,7 @@ async def test_batch_member_whose_provider_is_down_tells_when_to_come_again(conn
     members = await _members(connected, _item(connected), _item(warm))
 
     problem = members[0]["problem"]
-    assert (problem["type"], problem["status"], problem["retry_after"]) == ("provider_unavailable", 503, 9)
+    assert (problem["type"], problem["status"], problem["retry_after"]) == ("provider_unavailable", 503, 10)
     assert members[1]["token"] is not None
     assert await read_outcomes(journey) == ["granted"]
 

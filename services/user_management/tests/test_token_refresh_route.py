@@ -72,7 +72,7 @@ async def test_refresh_while_the_provider_is_down_is_unavailable_although_a_toke
     response = await _refresh(connected)
 
     assert_problem(response, 503, "provider_unavailable")
-    assert response.headers["retry-after"] == "11"
+    assert response.headers["retry-after"] in {"12", "13"}  # a little after its wish
     assert (await connected.get()).status_code == 200
     assert await read_outcomes(connected.journey) == ["granted"]
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any, Final
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ import pytest
 
 from services.conftest import Servers
 from services.user_management.enums import EventType
+from services.user_management.services.webhook_subscription_service import MAX_REPLAYED
 from services.user_management.settings import Settings
 from services.user_management.tests.command_line import CommandLine
 from services.user_management.tests.journey import Journey
@@ -325,6 +327,66 @@ async def test_enabled_service_does_not_enable_what_its_subscription_disabled(
     assert await _states(journey.owner) == [("pending", False)]
 
 
+async def test_service_that_may_no_longer_have_webhooks_is_told_nothing_until_it_may(
+    journey: Journey, as_admin: Door, receiver: Receiver
+) -> None:
+    services = journey.container.service_clients
+    path = f"/{(await (await as_service(journey, 'billing')).create(receiver.url))['id']}"
+    await happen(journey, EventType.USER_CREATED)
+    await services.set_permissions("billing", ["users:read"])
+    await happen(journey, EventType.USER_UPDATED)
+    refused = [await as_admin("POST", f"{path}/test"), await as_admin("POST", f"{path}/replay", {})]
+    await journey.container.webhook_deliveries.deliver_due()
+    without = (len(receiver.received), await _states(journey.owner))
+
+    await services.set_permissions("billing", ["webhooks:manage"])
+    await journey.container.webhook_deliveries.deliver_due()
+
+    for response in refused:
+        assert_problem(response, 409, "conflict")
+    assert without == (0, [("pending", False)])
+    assert [json.loads(one.body)["type"] for one in receiver.received] == ["user.created"]
+
+
+async def test_delivery_queued_while_the_permission_goes_is_not_sent(journey: Journey, receiver: Receiver) -> None:
+    await (await as_service(journey, "billing")).create(receiver.url)
+    await happen(journey, EventType.USER_CREATED)
+    await journey.container.service_clients.set_permissions("billing", [])
+    await journey.owner.execute("UPDATE webhook_deliveries SET next_attempt_at = now()")
+
+    await journey.container.webhook_deliveries.deliver_due()
+
+    assert receiver.received == []
+
+
+@pytest.mark.parametrize("forbidden", ["disabled", "not permitted"])
+async def test_what_waits_for_a_service_needs_both_its_permission_and_its_being_enabled(
+    journey: Journey, receiver: Receiver, forbidden: str
+) -> None:
+    services = journey.container.service_clients
+    await (await as_service(journey, "billing")).create(receiver.url)
+    await happen(journey, EventType.USER_CREATED)
+    await services.disable_service("billing")
+    await services.set_permissions("billing", [])
+
+    if forbidden == "disabled":
+        await services.set_permissions("billing", ["webhooks:manage"])
+    else:
+        await services.enable_service("billing")
+
+    assert await _states(journey.owner) == [("pending", False)]
+
+
+async def test_service_that_becomes_an_admin_goes_on_hearing(journey: Journey, receiver: Receiver) -> None:
+    await (await as_service(journey, "billing")).create(receiver.url)
+    await journey.container.service_clients.set_permissions("billing", ["admin"])
+    await happen(journey, EventType.USER_CREATED)
+
+    await journey.container.webhook_deliveries.deliver_due()
+
+    assert len(receiver.received) == 1
+
+
 async def test_deliveries_are_listed_by_state_in_pages(journey: Journey, as_admin: Door, receiver: Receiver) -> None:
     created = await as_admin.create(receiver.url)
     receiver.answers = [answer(500)]
@@ -366,11 +428,51 @@ async def test_replay_sends_again_under_the_old_ids(
     replayed = await as_admin("POST", f"/{created['id']}/replay", wanted, 202)
     await journey.container.webhook_deliveries.deliver_due()
 
-    assert replayed.json() == {"queued": len(queued), "next_since": None}
+    assert replayed.json() == {"queued": len(queued), "has_more": False, "next_since": None}
     again = {json.loads(one.body)["type"]: one for one in receiver.received}
     assert sorted(again) == sorted(queued)
     for kind, one in again.items():
         assert (one.headers["webhook-id"], one.body) == (before[kind].headers["webhook-id"], before[kind].body)
+
+
+async def _fill(journey: Journey, subscription_id: str, *, failed: int, delivered: int) -> None:
+    """Deliveries of a subscription, those that failed first."""
+    await journey.owner.execute(
+        "INSERT INTO webhook_deliveries (id, subscription_id, event_id, event_type, sequence, body, state, attempts,"
+        " created_at)"
+        " SELECT gen_random_uuid(), $1, gen_random_uuid(), 'user.updated', n, '{}',"
+        " CASE WHEN n <= $2 THEN 'failed' ELSE 'delivered' END, 8, now()"
+        " FROM generate_series(1, $2::integer + $3::integer) AS n",
+        subscription_id,
+        failed,
+        delivered,
+    )
+
+
+async def test_replay_of_more_failures_than_the_limit_goes_on_with_failures_alone(
+    journey: Journey, as_admin: Door
+) -> None:
+    path = f"/{(created := await as_admin.create())['id']}/replay"
+    await _fill(journey, created["id"], failed=MAX_REPLAYED + 1, delivered=2)
+
+    first = (await as_admin("POST", path, {}, 202)).json()
+    second = (await as_admin("POST", path, {}, 202)).json()
+
+    assert first == {"queued": MAX_REPLAYED, "has_more": True, "next_since": None}
+    assert second == {"queued": 1, "has_more": False, "next_since": None}
+    assert (await _states(journey.owner))[-2:] == [("delivered", False)] * 2
+
+
+async def test_replay_by_time_of_more_than_the_limit_says_since_when_to_go_on(journey: Journey, as_admin: Door) -> None:
+    created = await as_admin.create()
+    await _fill(journey, created["id"], failed=0, delivered=MAX_REPLAYED)
+    wanted = {"since": "2020-01-01T00:00:00Z"}
+
+    replayed = (await as_admin("POST", f"/{created['id']}/replay", wanted, 202)).json()
+
+    newest = await journey.owner.fetchval("SELECT max(created_at) FROM webhook_deliveries")
+    assert (replayed["queued"], replayed["has_more"]) == (MAX_REPLAYED, True)
+    assert datetime.fromisoformat(replayed["next_since"]) == newest
 
 
 async def test_audit_knows_the_host_and_no_more_of_a_url(journey: Journey, as_admin: Door) -> None:
@@ -422,6 +524,18 @@ async def test_operator_lists_shows_disables_enables_and_replays(
         "webhook_subscription.updated",
         "webhook_subscription.replayed",
     ]
+
+
+async def test_operator_is_told_to_go_on_with_failures_alone(
+    journey: Journey, as_admin: Door, cli: CommandLine
+) -> None:
+    created = await as_admin.create()
+    await _fill(journey, created["id"], failed=MAX_REPLAYED, delivered=1)
+
+    replayed = cli("subscriptions", "replay", created["id"], "--failed")
+
+    assert "There may be more: go on with the same again" in replayed.stderr
+    assert "--since" not in replayed.stderr
 
 
 async def test_operator_replays_by_time_and_event_and_must_say_which(

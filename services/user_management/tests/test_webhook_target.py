@@ -3,9 +3,12 @@
 import asyncio
 import datetime
 import ipaddress
+import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -17,6 +20,7 @@ from services.user_management.core.clock import SystemClock
 from services.user_management.integrations import webhook_sender
 from services.user_management.integrations.webhook_sender import SendFailure, WebhookAnswer, WebhookSender
 from services.user_management.integrations.webhook_target import (
+    RESOLVER_THREADS,
     TargetProblem,
     TargetRefusedError,
     WebhookTargets,
@@ -321,3 +325,45 @@ async def test_resolver_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         await WebhookTargets(allow_local=False, resolve=hang).check("https://hooks.example.com/")
 
     assert refused.value.problem is TargetProblem.NOT_RESOLVED
+
+
+@pytest.fixture
+def hanging_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Names that end in this keep the system's resolver until the test is over."""
+    over, system = threading.Event(), socket.getaddrinfo
+
+    def look_up(host: str, *arguments: Any, **options: Any) -> Any:
+        if host.endswith(".hangs.example"):
+            over.wait()
+            raise socket.gaierror(socket.EAI_AGAIN, "no server answered")
+        return system(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    yield ".hangs.example"
+    over.set()
+
+
+async def _give_up(targets: WebhookTargets, name: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("services.user_management.integrations.webhook_target.RESOLVE_SECONDS", 0.01)
+        with pytest.raises(TargetRefusedError):
+            await targets.check(f"http://{name}/")
+
+
+async def test_names_that_hang_leave_the_loop_its_own_threads(hanging_names: str) -> None:
+    targets = WebhookTargets(allow_local=True)
+
+    for number in range(2 * RESOLVER_THREADS):
+        await _give_up(targets, f"{number}{hanging_names}")
+
+    async with asyncio.timeout(10):
+        assert await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
+
+
+async def test_name_that_hangs_takes_one_thread_however_often_it_is_asked(hanging_names: str) -> None:
+    targets = WebhookTargets(allow_local=True)
+
+    for _ in range(2 * RESOLVER_THREADS):
+        await _give_up(targets, f"one{hanging_names}")
+
+    assert await targets.addresses("127.0.0.1", 80) == ["127.0.0.1"]

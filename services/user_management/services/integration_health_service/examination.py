@@ -94,15 +94,9 @@ class Examination:
             reason=error.code,
             detail=error.detail,
         )
-        if error.code in _NO_VERDICT:
-            tallies.postpone(held.provider)
-        elif error.kind is ProviderErrorKind.OPERATOR:
-            tallies.note_misconfigured(held.provider, error.code)
-        elif error.kind in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED}:
-            tallies.note_answer(held.provider)
+        _weigh(held.provider, error, tallies)
+        if error.kind in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED}:
             await self._refused(held, Failure(error.code, error.detail), tallies, ends)
-        elif error.kind is ProviderErrorKind.TRANSIENT and error.code not in _OURS:
-            tallies.note_failure(held.provider, error.code)
 
     async def _refused(self, held: Candidate, failure: Failure, tallies: Tallies, ends: float) -> None:
         """The access token is dead. A refresh shows whether the grant is too; without one, time does."""
@@ -126,10 +120,10 @@ class Examination:
         result = await self._refresher.refresh(held.id, held.token_version)
         if result.outcome is RefreshOutcome.MISCONFIGURED:
             tallies.note_misconfigured(held.provider, REFRESH_FAILED)
-        elif result.outcome is RefreshOutcome.UNAVAILABLE:
-            tallies.note_failure(held.provider, REFRESH_FAILED)
-        else:
+        elif result.outcome is not RefreshOutcome.UNAVAILABLE:
             tallies.note_answer(held.provider)
+        elif result.failure is not None:
+            _weigh(held.provider, result.failure, tallies)
 
     async def _accept(self, held: Candidate) -> None:
         """Note it. Where there is a refresh token its failures stay counted: user info says nothing about them."""
@@ -162,3 +156,15 @@ class Examination:
         async with self._unit_of_work() as uow:
             connection = ConnectionVersion(held.id, held.token_version)
             await self._status.mark_needs_reauth(uow, connection, ReauthReason.TOKEN_UNREADABLE)
+
+
+def _weigh(provider: str, error: ProviderCallError, tallies: Tallies) -> None:
+    """What a call that failed says of the provider: one that answers is not down, and our own haste is not its."""
+    if error.code in _NO_VERDICT:
+        tallies.postpone(provider)
+    elif error.kind is ProviderErrorKind.OPERATOR:
+        tallies.note_misconfigured(provider, error.code)
+    elif error.kind is not ProviderErrorKind.TRANSIENT:
+        tallies.note_answer(provider)
+    elif error.code not in _OURS:
+        tallies.note_failure(provider, error.code)

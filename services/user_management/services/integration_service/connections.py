@@ -1,5 +1,6 @@
 """Looking at connections, changing what is the product's in them, renewing their tokens, ending them."""
 
+import math
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -145,7 +146,7 @@ class IntegrationService:
         if result.outcome is RefreshOutcome.IMPOSSIBLE:
             raise NeedsReauthError(extra=self._refusal(after) | {"reason": ReauthReason.NO_REFRESH_TOKEN.value})
         if result.outcome is not RefreshOutcome.REFRESHED:
-            raise ProviderUnavailableError(retry_after=round(result.retry_after_seconds))
+            raise ProviderUnavailableError(retry_after=math.ceil(result.retry_after_seconds))
         return self._response(after)
 
     async def disconnect_integration(

@@ -1,5 +1,6 @@
 """What comes back from a provider when somebody connects, and what is wrong with it."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,10 @@ def exchange_problem(error: ProviderCallError) -> ApplicationError:
         return ProviderMisconfiguredError(extra=extra)
     if error.kind in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED, ProviderErrorKind.UNKNOWN}:
         return FlowRefusedError("The provider refused the code; start the connection again.", extra=extra)
-    if not error.outcome_unknown:
-        return ProviderUnavailableError("The provider does not answer; start the connection again.", extra=extra)
-    return ProviderAnswerError(extra=extra)
+    if error.unusable:
+        return ProviderAnswerError(extra=extra)
+    return ProviderUnavailableError(
+        "The provider does not answer; start the connection again.",
+        retry_after=math.ceil(error.retry_after or 1),
+        extra=extra,
+    )

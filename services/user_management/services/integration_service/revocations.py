@@ -19,6 +19,8 @@ from services.user_management.services.vault_service import VaultService, token_
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 SLICE_SECONDS: Final = 5.0
+"""Then the last batch comes to its end: a renewal is stored within ten seconds. What the job's own limit may still cut
+off is the revoking, which is done again."""
 BATCH: Final = 8
 LEASE_SECONDS: Final = 30.0
 """Longer than a slice and its last call take."""
@@ -59,9 +61,10 @@ class RevocationService:
                 due = await queries.claim_due(uow.connection, limit=BATCH, lease_seconds=LEASE_SECONDS)
             if not due:
                 return
-            async with asyncio.TaskGroup() as group:
-                for revocation in due:
-                    group.create_task(self._revoke(revocation))
+            ended = await asyncio.gather(*(self._revoke(revocation) for revocation in due), return_exceptions=True)
+            # Each comes to its end first: what breaks one must not cut another off between answer and storing.
+            for failure in filter(None, ended):
+                raise failure
 
     async def _revoke(self, revocation: DueRevocation) -> None:
         if revocation.provider not in self._providers:
@@ -72,7 +75,10 @@ class RevocationService:
             await self._finish(revocation, RevocationState.SUPERSEDED)
             return
         try:
-            state = await self._call(provider, revocation)
+            token = await self._token_to_show(provider, revocation)
+            if token is None:
+                return  # finished, or somebody else has taken it over
+            await self._oauth.revoke(provider, token=token)
         except KeyUnavailableError:
             await self._postpone(revocation, "key_unavailable")
         except PoisonedCiphertextError:
@@ -80,24 +86,27 @@ class RevocationService:
         except ProviderCallError as error:
             await self._judge(revocation, error)
         else:
-            if state is not None:
-                failure = ACCESS_TOKEN_RAN_OUT if state is RevocationState.IMPOSSIBLE else None
-                await self._finish(revocation, state, failure=failure)
+            await self._finish(revocation, RevocationState.DONE)
 
-    async def _call(self, provider: Provider, revocation: DueRevocation) -> RevocationState | None:
-        """Done; impossible when all we have is an access token that has run out; None: somebody else has taken over."""
-        token = self._open(revocation, revocation.token)
+    async def _token_to_show(self, provider: Provider, revocation: DueRevocation) -> str | None:
+        """What the provider is to end; None: there is nothing left to show it."""
+        if not revocation.has_run_out and not _is_refused_kind(provider, revocation.token.kind):
+            return self._open(revocation, revocation.token)
         # A provider that knows no such token, or knows it no more, would be taken to have revoked it.
-        if revocation.has_run_out or _is_refused_kind(provider, revocation.token.kind):
-            held = revocation.token if revocation.token.kind is TokenKind.REFRESH else revocation.renewal
-            if held is None:
-                return RevocationState.IMPOSSIBLE
-            renewed = await self._renewed(provider, revocation, held)
-            if renewed is None:
-                return None
-            token = renewed
-        await self._oauth.revoke(provider, token=token)
-        return RevocationState.DONE
+        held = revocation.token if revocation.token.kind is TokenKind.REFRESH else revocation.renewal
+        if held is None:
+            await self._finish(revocation, RevocationState.IMPOSSIBLE, failure=ACCESS_TOKEN_RAN_OUT)
+            return None
+        try:
+            return await self._renewed(provider, revocation, held)
+        except ProviderCallError as error:
+            if error.kind not in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED}:
+                raise
+            # The grant is dead already, which is all that was wanted; unless it was our own refresh, cut off before,
+            # that has used the token up: then its successor may live, and nobody has it.
+            state = RevocationState.IMPOSSIBLE if revocation.attempts > 1 else RevocationState.DONE
+            await self._finish(revocation, state, failure=error.code)
+            return None
 
     async def _renewed(self, provider: Provider, revocation: DueRevocation, held: SealedToken) -> str | None:
         """A new access token, kept before it is used; None: somebody else has taken the revocation over."""
@@ -121,15 +130,10 @@ class RevocationService:
         return SealedToken(kind, self._vault.seal(plaintext, binding, version), version)
 
     async def _judge(self, revocation: DueRevocation, error: ProviderCallError) -> None:
+        """A refusal proves nothing, whatever it means elsewhere: what says that the grant is gone is in the provider's
+        file (`gone_codes`, `gone_statuses`), and was no error."""
         if error.code == REVOCATION_IMPOSSIBLE:
             await self._finish(revocation, RevocationState.IMPOSSIBLE)
-            return
-        if error.kind in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED}:
-            # The grant is dead already, which is all that was wanted; unless it was our own refresh, cut off before,
-            # that has used the token up: then its successor may live, and nobody has it.
-            lost = revocation.has_run_out and revocation.attempts > 1
-            state = RevocationState.IMPOSSIBLE if lost else RevocationState.DONE
-            await self._finish(revocation, state, failure=error.code)
             return
         if error.kind is ProviderErrorKind.OPERATOR:
             log.error("provider.misconfigured", provider=revocation.provider, reason=error.code)

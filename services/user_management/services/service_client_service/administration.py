@@ -95,13 +95,19 @@ class ServiceClientService:
         return key.text
 
     async def set_permissions(self, name: str, permissions: Collection[str]) -> ServiceResponse:
-        """Replace what a service may do beyond reading tokens. Raises NotFoundError, ValidationFailedError."""
+        """Replace what a service may do beyond reading tokens. Without `webhooks:manage` its subscriptions are told
+        nothing; with it again, they are sent what has waited.
+
+        Raises NotFoundError, ValidationFailedError.
+        """
         wanted = _permissions(permissions)
 
         async with self._unit_of_work() as uow:
             client = await _lock(uow, name)
             if client.permissions != wanted:
                 await queries.set_permissions(uow.connection, client.id, wanted)
+                if _may_hear(client.permissions) != _may_hear(wanted):
+                    await follow_service(uow, client.id, may_hear=_may_hear(wanted))
                 _audit(uow, "service.permitted", name, {"permissions": [client.permissions, wanted]})
             return await _describe(uow.connection, name)
 
@@ -205,7 +211,7 @@ class ServiceClientService:
             client = await _lock(uow, name)
             if (client.disabled_at is not None) != disabled:
                 await queries.set_disabled(uow.connection, client.id, disabled=disabled)
-                await follow_service(uow, client.id, disabled=disabled)
+                await follow_service(uow, client.id, may_hear=not disabled)
                 action = "service.disabled" if disabled else "service.enabled"
                 _audit(uow, action, name, {"disabled": [not disabled, disabled]})
             return await _describe(uow.connection, name)
@@ -218,6 +224,11 @@ def _permissions(values: Collection[str]) -> list[str]:
     if wanted - known:
         raise ValidationFailedError(f"The permissions are {', '.join(sorted(known))}.")
     return sorted(wanted)
+
+
+def _may_hear(permissions: Collection[str]) -> bool:
+    """Whether a service with these is told of events by webhook; admins may whatever there is a permission for."""
+    return not {ServicePermission.WEBHOOKS_MANAGE, ServicePermission.ADMIN}.isdisjoint(permissions)
 
 
 async def _lock(uow: UnitOfWork, name: str) -> ClientRow:

@@ -1,5 +1,6 @@
 """From what the door says to what a sibling service is told."""
 
+import math
 from typing import Any, Final, NoReturn, TypeVar
 
 from services.user_management.core.clock import Clock
@@ -180,7 +181,7 @@ def unavailable(result: RefreshResult | None) -> ApplicationError:
     """What a refresh that brought nothing means for whoever needs the token now."""
     if result is not None and result.outcome is RefreshOutcome.MISCONFIGURED:
         return ProviderMisconfiguredError()
-    return ProviderUnavailableError(retry_after=1 if result is None else round(result.retry_after_seconds))
+    return ProviderUnavailableError(retry_after=1 if result is None else math.ceil(result.retry_after_seconds))
 
 
 def present(value: Value | None) -> Value:

@@ -100,7 +100,7 @@ class TokenExchange:
         token, kind = form.get("subject_token", ""), form.get("subject_token_type")
         if kind == USER_ID:
             return token
-        if kind not in {JWT, ACCESS_TOKEN}:
+        if kind != JWT:
             raise TokenExchangeError("invalid_request", f"subject_token_type must be {JWT} or {USER_ID}.")
         try:
             session = await self._sessions.verify(token)

@@ -7,6 +7,7 @@ answer counts. In one process the callers share one task. Nothing is held while 
 import asyncio
 import math
 import random
+from collections.abc import Callable
 from contextvars import Context
 from functools import partial
 from typing import Final
@@ -23,6 +24,7 @@ from services.user_management.enums import ProviderErrorKind, ReauthReason
 from services.user_management.exceptions import KeyUnavailableError
 from services.user_management.integrations.oauth_client import CALL_TIMEOUT_SECONDS
 from services.user_management.integrations.oauth_config import ProviderRegistry
+from services.user_management.integrations.provider_gate import ProviderGate
 from services.user_management.queries import token_refresh as queries
 from services.user_management.queries.token_refresh import LEASE_SECONDS, Claim, DueRefresh, RefreshState
 from services.user_management.services.token_service.refresh_attempt import (
@@ -53,13 +55,17 @@ class TokenRefresher:
         unit_of_work: UnitOfWorkFactory,
         providers: ProviderRegistry,
         attempts: RefreshAttempts,
+        gate: ProviderGate,
         clock: Clock,
+        is_stopping: Callable[[], bool],
     ) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
         self._providers = providers
         self._attempts = attempts
+        self._gate = gate
         self._clock = clock
+        self._is_stopping = is_stopping
         self._flights: dict[DueRefresh, asyncio.Task[RefreshResult]] = {}
         self._stops_at = math.inf
 
@@ -90,7 +96,7 @@ class TokenRefresher:
     def _may_call(self, ends: float) -> bool:
         """Whether a call begun now would be over, its answer stored, before `ends` and before this process stops."""
         needed = CALL_TIMEOUT_SECONDS + STORE_SECONDS
-        return self._clock.monotonic() + needed <= min(ends, self._stops_at)
+        return not self._is_stopping() and self._clock.monotonic() + needed <= min(ends, self._stops_at)
 
     def _land(self, wanted: DueRefresh, flight: "asyncio.Task[RefreshResult]") -> None:
         del self._flights[wanted]
@@ -102,6 +108,8 @@ class TokenRefresher:
             deadline = self._clock.monotonic() + WAIT_SECONDS
             failpoint(Failpoint.BEFORE_LEASE)
             while True:
+                if (held_back := await self._held_back(wanted)) is not None:
+                    return held_back
                 claimed_at = self._clock.monotonic()
                 # A process that stops leaves the lease to one that goes on.
                 claim = await self._claim(wanted) if self._may_call(math.inf) else None
@@ -114,6 +122,18 @@ class TokenRefresher:
                 result = await self._wait_for_other(wanted, deadline)
                 if result is not None:
                     return result
+
+    async def _held_back(self, wanted: DueRefresh) -> RefreshResult | None:
+        """What there is to say where this process's breaker lets no call through: nothing is claimed, as the provider
+        may answer another process."""
+        if not self._gate.holds_anything_back:
+            return None
+        async with self._database.reading() as connection:
+            state = await queries.refresh_state(connection, wanted.integration_id)
+        if state is None or state.token_version != wanted.token_version:
+            return None  # whoever waits for others finds out
+        pause = self._gate.state(state.provider).retry_after_seconds
+        return RefreshResult(RefreshOutcome.UNAVAILABLE, pause) if pause > 0 else None
 
     async def _claim(self, wanted: DueRefresh) -> Claim | None:
         async with self._unit_of_work() as uow:
@@ -136,7 +156,7 @@ class TokenRefresher:
                 return RefreshResult(self._outcome_of(state), state.cool_down_seconds)
             if self._clock.monotonic() > min(deadline, self._stops_at - STORE_SECONDS):
                 return RefreshResult(RefreshOutcome.UNAVAILABLE)
-            if not state.leased and not self._may_call(math.inf):
+            if self._is_stopping() or (not state.leased and not self._may_call(math.inf)):
                 return RefreshResult(RefreshOutcome.UNAVAILABLE)
             if not state.leased and waited:
                 return None
@@ -147,7 +167,7 @@ class TokenRefresher:
     def _outcome_of(self, state: RefreshState) -> RefreshOutcome:
         """What the failure that caused a cool-down means for those who come during it. Raises KeyUnavailableError."""
         if state.last_failure == KEY_UNAVAILABLE:
-            raise KeyUnavailableError(retry_after=round(state.cool_down_seconds))
+            raise KeyUnavailableError(retry_after=math.ceil(state.cool_down_seconds))
         if state.last_failure == ReauthReason.NO_REFRESH_TOKEN:
             return RefreshOutcome.IMPOSSIBLE
         if state.provider not in self._providers:

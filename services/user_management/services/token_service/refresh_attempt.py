@@ -12,7 +12,7 @@ import structlog
 from services.user_management.core import connection_counts
 from services.user_management.core.clock import Clock
 from services.user_management.core.failpoints import Failpoint, failpoint, watched_call
-from services.user_management.database import is_unavailable
+from services.user_management.database import DatabaseError, is_unavailable
 from services.user_management.enums import (
     EventType,
     IntegrationStatus,
@@ -52,8 +52,9 @@ _OPERATOR_COOL_DOWN_SECONDS: Final = 30.0
 _KEY_COOL_DOWN_SECONDS: Final = 5.0
 _STRICT_SECOND_TRY_SECONDS: Final = 15.0
 """After a lost answer of a provider that kills reused tokens there is one more try, so it waits for better weather."""
-_OURS: Final = frozenset({BREAKER_OPEN, TOO_MANY_CALLS, TOO_LATE})
-"""Failures of which the provider has seen nothing."""
+_OURS: Final = {BREAKER_OPEN: 1.0, TOO_MANY_CALLS: 1.0, TOO_LATE: 0.0}
+"""Failures of which the provider has seen nothing, and for how many seconds the connection is left alone after them:
+another process may be better off, and where ours or its lease ends it may go on at once."""
 _END_WITH: Final = {
     ReauthReason.GRANT_REFUSED: RefreshEnd.REAUTH,
     ReauthReason.REFRESH_INTERRUPTED: RefreshEnd.INTERRUPTED,
@@ -81,6 +82,8 @@ class RefreshOutcome(StrEnum):
 class RefreshResult:
     outcome: RefreshOutcome
     retry_after_seconds: float = 1.0
+    failure: ProviderCallError | None = None
+    """Of the call that was made for it, if one was."""
 
 
 REFRESHED: Final = RefreshResult(RefreshOutcome.REFRESHED)
@@ -146,17 +149,17 @@ class RefreshAttempts:
         return refresh_token
 
     async def _store(self, claim: Claim, provider: Provider, grant: TokenGrant, lease_ends: float) -> RefreshResult:
-        """Keep the answer. If Postgres is away, try again for as long as the lease protects it: the refresh token in
+        """Keep the answer. Whatever Postgres says, try again for as long as the lease protects it: the refresh token in
         our hands may be the only one that still works."""
         pause = 0.05
         while True:
             try:
                 stored = await self._store_once(claim, provider, grant)
-            except Exception as error:
-                if not is_unavailable(error):
-                    raise
+            except DatabaseError as error:
                 if self._clock.monotonic() + pause > lease_ends:
                     log.exception("refresh.answer_lost", integration_id=str(claim.integration_id))
+                    if not is_unavailable(error):
+                        raise
                     return RefreshResult(RefreshOutcome.UNAVAILABLE)
                 await asyncio.sleep(pause)
                 pause = min(1.0, pause * 2)
@@ -171,6 +174,8 @@ class RefreshAttempts:
                 uow.connection,
                 integration_id=claim.integration_id,
                 token_version=claim.token_version,
+                # Who has taken over may have used the token again, for which a strict provider ends what we were given.
+                attempts=claim.attempts if provider.config.refresh is RefreshKind.STRICT else None,
                 scopes=_granted(provider, grant, claim),
                 cool_down_seconds=_OPERATOR_COOL_DOWN_SECONDS if grant.is_expired else 0.0,
             )
@@ -240,10 +245,14 @@ class RefreshAttempts:
         """Transient, or nobody knows: the status stays, until the same refusal has lasted for days."""
         backoff = 2.0 ** min(claim.failures, 9) + (_STRICT_SECOND_TRY_SECONDS if after_loss else 0.0)
         backoff = min(_MAX_COOL_DOWN_SECONDS, backoff) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
-        cool_down = backoff if error.retry_after is None else min(_MAX_PROVIDERS_WISH_SECONDS, error.retry_after)
-        if error.code == TOO_LATE:
-            # Our process ends or our lease does: somebody else may go on at once.
-            cool_down = 0.0
+        if error.code in _OURS:
+            await self._release(claim, None, end=RefreshEnd.TRANSIENT, cool_down_seconds=_OURS[error.code])
+            return RefreshResult(RefreshOutcome.UNAVAILABLE, error.retry_after or 1.0, error)
+        if error.retry_after is None:
+            cool_down = backoff
+        else:  # never before the provider's wish; a little after it, as not all may come in one instant
+            wish = min(_MAX_PROVIDERS_WISH_SECONDS, error.retry_after)
+            cool_down = wish + random.uniform(0, min(30.0, 0.1 * wish))  # noqa: S311 - jitter
         failure = Failure(error.code, error.detail)
         run = await self._release(
             claim,
@@ -251,13 +260,13 @@ class RefreshAttempts:
             end=RefreshEnd.UNKNOWN if error.kind is ProviderErrorKind.UNKNOWN else RefreshEnd.TRANSIENT,
             cool_down_seconds=cool_down,
             outcome_unknown=error.outcome_unknown,
-            provider_failed=error.code not in _OURS,
+            provider_failed=True,
         )
         # After days of an outage, a single refusal is no reason to ask the user: it has to be said again.
         is_repeated = error.kind is ProviderErrorKind.UNKNOWN and claim.last_failure == error.code
         if is_repeated and _is_exhausted(run):
             return await self._needs_reauth(claim, ReauthReason.REFRESH_EXHAUSTED, failure)
-        return RefreshResult(RefreshOutcome.UNAVAILABLE, cool_down)
+        return RefreshResult(RefreshOutcome.UNAVAILABLE, cool_down, error)
 
     async def _needs_reauth(self, claim: Claim, reason: ReauthReason, failure: Failure | None = None) -> RefreshResult:
         """After a refusal the version is looked at again: if it moved, the winner's token is what counts."""
@@ -307,7 +316,7 @@ class RefreshAttempts:
     async def _release(
         self,
         claim: Claim,
-        failure: Failure,
+        failure: Failure | None,
         *,
         cool_down_seconds: float,
         end: RefreshEnd | None = None,
@@ -315,7 +324,8 @@ class RefreshAttempts:
         outcome_unknown: bool = False,
         provider_failed: bool = False,
     ) -> FailureRun:
-        """Give the lease back. An earlier unknown outcome stays unknown until an answer is stored.
+        """Give the lease back. An earlier unknown outcome stays unknown until an answer is stored, and without a
+        `failure` what was known of the last one stays known.
 
         Only failures of the provider degrade a connection: an operator's mistake is no reason to mark anybody.
         """
@@ -332,7 +342,7 @@ class RefreshAttempts:
                 uow.count(connection_counts.refresh(claim.provider, end))
             if is_misconfigured:
                 uow.count(connection_counts.misconfigured(claim.provider))
-            if run.count >= DEGRADED_AFTER_FAILURES:
+            if failure is not None and run.count >= DEGRADED_AFTER_FAILURES:
                 connection = ConnectionVersion(claim.integration_id, claim.token_version)
                 await self._status.mark_degraded(uow, connection, failure.code)
         return run

@@ -74,12 +74,35 @@ def test_upgrade_downgrade_upgrade_gives_the_same_schema(servers: Servers, datab
 def test_each_revision_can_be_taken_back_alone(servers: Servers, database: str) -> None:
     config = configuration(servers, database)
 
-    for revision in ("0001", "0002", "0003", "0004", "0005", "0006", "0007"):
+    for revision in ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008"):
         command.upgrade(config, revision)
         command.downgrade(config, "-1")
         command.upgrade(config, revision)
 
     command.check(config)
+
+
+def test_index_over_partitions_that_was_stopped_half_way_is_finished_by_the_next_run(
+    servers: Servers, database: str
+) -> None:
+    migrate(servers, database, "head")
+    owner = servers.owner_url(database)
+    query(
+        owner,
+        "DROP INDEX ix_token_reads_granted",
+        "CREATE INDEX ix_token_reads_granted ON ONLY token_reads (integration_id, id) WHERE outcome = 'granted'",
+        "CREATE INDEX token_reads_default_granted_idx ON token_reads_default (integration_id, id)"
+        " WHERE outcome = 'granted'",
+        "ALTER INDEX ix_token_reads_granted ATTACH PARTITION token_reads_default_granted_idx",
+        "UPDATE alembic_version SET version_num = '0007'",
+        "SELECT 1",
+    )
+    half_way = query(owner, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'ix_token_reads_granted'::regclass")
+
+    migrate(servers, database, "head")
+
+    assert half_way is False
+    assert query(owner, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 0
 
 
 def test_models_and_database_do_not_drift(servers: Servers, database: str) -> None:
