@@ -46,7 +46,8 @@ INSERT INTO token_revocations
     (id, integration_id, user_id, provider, provider_account_id, kind, state, attempts, requested_at, finished_at)
 SELECT gen_random_uuid(), id, user_id, 'x', '1', 'refresh', 'done', 1, now(), now() FROM integrations;
 INSERT INTO token_reads (id, read_at, client_id, key_id, user_id, provider, outcome, scopes, request_id)
-SELECT gen_random_uuid(), now(), gen_random_uuid(), 'x', id, 'x', 'granted', '[]', 'x' FROM users;
+SELECT ids.id, now(), gen_random_uuid(), 'x', users.id, 'x', 'granted', '[]', 'x'
+FROM users, LATERAL (VALUES (gen_random_uuid()), ({this_month})) AS ids (id);
 INSERT INTO erased_subjects (subject_hash, erased_at) SELECT sha256(id::bytea), now() FROM users;
 INSERT INTO service_clients (id, name, permissions, created_at)
 SELECT gen_random_uuid(), 'x-' || id, '[]', now() FROM users;
@@ -59,6 +60,11 @@ ANALYZE users, user_identities, sign_ins, integrations, encrypted_tokens, webhoo
     oauth_flows, token_revocations, token_reads, erased_subjects, service_clients, service_keys, service_grants
 """
 ROWS: Final = 4000
+THIS_MONTH: Final = """
+(lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint), 12, '0') || '7' || substr(md5(users.id), 1, 3)
+ || '8' || substr(md5(users.id), 4, 15))::uuid
+"""
+"""An id of version 7 (RFC 9562 section 5.7). The others lie in the partition for what no month was made for."""
 
 
 @asynccontextmanager
@@ -69,7 +75,7 @@ async def filled(owner: "asyncpg.Connection[asyncpg.Record]") -> AsyncIterator[N
     await transaction.start()
     try:
         await owner.execute(USERS.format(rows=ROWS))
-        await owner.execute(OTHER_TABLES)
+        await owner.execute(OTHER_TABLES.replace("{this_month}", THIS_MONTH))
         await owner.execute("SET LOCAL enable_seqscan = off")
         yield
     finally:
