@@ -60,17 +60,23 @@ class Evidence:
         return said and state.flagged_at is not None
 
     @property
+    def lost_at(self) -> datetime:
+        """When the tokens were lost, if they were: with the kill, or with the last call that the provider carried out.
+        A process that is killed for another connection may have been refreshing this one."""
+        return max([self.harmed_at, *(call.at for call in self.calls if call.committed)])
+
+    @property
     def flagged_after_seconds(self) -> float:
-        """From the kill to the row in the audit log."""
+        """From the loss to the row in the audit log."""
         flagged_at = self.state.flagged_at
-        return 0.0 if flagged_at is None else (flagged_at - self.harmed_at).total_seconds()
+        return 0.0 if flagged_at is None else (flagged_at - self.lost_at).total_seconds()
 
     @property
     def is_unmetered(self) -> bool:
         """Its user is needed because of the kill, and whoever watches the metrics was not told in time."""
         if not self.is_flagged:
             return False
-        return self.metered_at is None or (self.metered_at - self.harmed_at).total_seconds() > FLAGGED_WITHIN_SECONDS
+        return self.metered_at is None or (self.metered_at - self.lost_at).total_seconds() > FLAGGED_WITHIN_SECONDS
 
     @property
     def is_left_active(self) -> bool:

@@ -1,6 +1,7 @@
 """The provider as a witness: what it was asked, and what it was made to do wrong."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import httpx
@@ -26,6 +27,8 @@ class Call:
     issued: str | None
     """Fingerprint of the one that was answered."""
     committed: bool
+    at: datetime
+    """When it came in."""
 
 
 class Witness:
@@ -67,6 +70,7 @@ class Witness:
                 refresh_token=item["refresh_token"],
                 issued=item["issued_refresh_token"],
                 committed=item["committed"],
+                at=datetime.fromisoformat(item["started_at"]),
             )
             for item in items
         ]

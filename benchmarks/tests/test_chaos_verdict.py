@@ -18,8 +18,8 @@ GOOD = Answer(200, refreshed=True, token="0" * 16, accepted=True)
 REFUSED = Answer(409, code="needs_reauth")
 ACTIVE = State("active", None, token_version=2, flagged_at=None)
 FLAGGED = State("needs_reauth", "refresh_interrupted", token_version=1, flagged_at=KILLED_AT + timedelta(seconds=40))
-STORED = Call("account-1", "a", "b", committed=True)
-REFUSED_CALL = Call(None, "a", None, committed=False)
+STORED = Call("account-1", "a", "b", committed=True, at=KILLED_AT)
+REFUSED_CALL = Call(None, "a", None, committed=False, at=KILLED_AT + timedelta(seconds=39))
 
 
 def kept(kind: Kind) -> Evidence:
@@ -71,6 +71,16 @@ def test_verdict_on_a_loss_that_is_flagged_after_a_minute_calls_it_late() -> Non
     late = replace(FLAGGED, flagged_at=KILLED_AT + timedelta(seconds=61))
 
     assert broken(lost("strict", late)) == {"flagged_after"}
+
+
+def test_verdict_on_a_connection_that_a_later_kill_met_counts_from_the_call_that_was_lost() -> None:
+    met = replace(STORED, at=KILLED_AT + timedelta(minutes=10))
+    in_time = replace(FLAGGED, flagged_at=met.at + timedelta(seconds=59))
+    late = replace(FLAGGED, flagged_at=met.at + timedelta(seconds=61))
+    metered_at = met.at + timedelta(seconds=60)
+
+    assert broken(replace(lost("strict", in_time, (met, REFUSED_CALL)), metered_at=metered_at)) == set()
+    assert broken(replace(lost("strict", late, (met, REFUSED_CALL)), metered_at=metered_at)) == {"flagged_after"}
 
 
 def test_verdict_on_a_connection_that_is_shown_as_working_and_is_not_calls_it_left_active() -> None:

@@ -83,7 +83,7 @@ RETURNING refresh_failures, extract(epoch FROM now() - failing_since)::float8 AS
 
 _UNSETTLED = sa.text("""
 SELECT id, token_version FROM integrations
-WHERE refresh_attempts > 0 AND status IN ('active', 'degraded')
+WHERE refresh_attempts > 0 AND id > :after AND status IN ('active', 'degraded')
   AND (refresh_lease_until IS NULL OR refresh_lease_until < now())
   AND (refresh_not_before IS NULL OR refresh_not_before <= now())
   AND EXISTS (SELECT FROM users u WHERE u.id = user_id AND u.deleted_at IS NULL AND u.status = 'active')
@@ -325,9 +325,9 @@ async def release(
     return FailureRun(int(row.refresh_failures), float(row.failing_seconds))
 
 
-async def unsettled(connection: AsyncConnection, *, limit: int) -> list[DueRefresh]:
-    """Refreshes whose outcome nobody knows and nobody is working on."""
-    rows = await connection.execute(_UNSETTLED, {"limit": limit})
+async def unsettled(connection: AsyncConnection, *, after: UUID, limit: int) -> list[DueRefresh]:
+    """Refreshes whose outcome nobody knows and nobody is working on, from the connection after `after` on."""
+    rows = await connection.execute(_UNSETTLED, {"after": after, "limit": limit})
     return [DueRefresh(row.id, row.token_version) for row in rows]
 
 

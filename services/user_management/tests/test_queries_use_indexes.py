@@ -337,7 +337,7 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
         lambda c, _: token_refresh.advance(c, integration_id=ID, token_version=1, attempts=1, scopes=None)
     ],
     "token_refresh.put_token": [lambda c, s: token_refresh.put_token(c, UUID(s.integration_id), NEW_TOKEN)],
-    "token_refresh.unsettled": [lambda c, _: token_refresh.unsettled(c, limit=1)],
+    "token_refresh.unsettled": [lambda c, _: token_refresh.unsettled(c, after=ID, limit=1)],
     "token_refresh.due": [
         lambda c, _: token_refresh.due(
             c, within_seconds=1, period_seconds=1, after=token_refresh.DuePosition(NOW, ID), limit=1

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -9,6 +10,7 @@ import pytest
 
 from services.sandbox.faults import Fault
 from services.user_management.container import Container
+from services.user_management.integrations.provider_gate import FAILURES
 from services.user_management.queries import token_refresh as queries
 from services.user_management.queries.token_refresh import DueStep
 from services.user_management.services.token_service import REFRESH_PERIOD_SECONDS
@@ -34,7 +36,9 @@ WHERE kind = 'access'
 
 
 @pytest.fixture(autouse=True)
-def closed_breakers(container: Container) -> None:
+def closed_breakers(container: Container) -> Iterator[None]:
+    forget_failures(container)
+    yield
     forget_failures(container)
 
 
@@ -253,3 +257,21 @@ async def test_slice_of_a_process_that_stops_at_once_goes_on_from_the_start(jour
 
     assert await jobs.refresh_due(cursor) is None
     assert (untouched, await _refreshed(journey)) == (set(), set(ids))
+
+
+async def test_sweep_comes_to_those_behind_a_provider_that_is_held_back(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_module, "BATCH", 2)
+    ada = await journey.sign_up()
+    held_back = await due_connections(journey, ada, "sandbox-static", FAILURES)
+    behind = await due_connections(journey, ada, "sandbox-strict", 1)
+    journey.sandbox.faults.add(Fault(party="oidc:static", operation="token.refresh", action="status", times=FAILURES))
+    for integration_id in held_back:
+        await journey.container.refresher.refresh(integration_id, 1)
+    await journey.owner.execute("UPDATE integrations SET refresh_attempts = 1, refresh_not_before = NULL")
+
+    await journey.container.refresh_jobs.sweep()
+
+    assert sorted(held_back + behind) == held_back + behind
+    assert await _refreshed(journey) == set(behind)

@@ -1,5 +1,6 @@
 """What each kind of failure does to a connection."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,7 +25,9 @@ REVOKED = f'[errors]\ntoken_revoked = "revoked"\n\n{DETAILS}'
 
 
 @pytest.fixture(autouse=True)
-def closed_breakers(container: Container) -> None:
+def closed_breakers(container: Container) -> Iterator[None]:
+    forget_failures(container)
+    yield
     forget_failures(container)
 
 

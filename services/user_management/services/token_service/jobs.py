@@ -52,17 +52,19 @@ class RefreshJobs:
         self._horizon_seconds = REFRESH_PERIOD_SECONDS + spread_seconds + READERS_WISH_SECONDS
 
     async def sweep(self, _cursor: Any = None) -> None:
-        """Slice: try again every refresh whose outcome nobody knows, such as one whose process was killed."""
+        """Slice: try again every refresh whose outcome nobody knows, such as one whose process was killed.
+
+        Each once: those that cannot be tried now, as their provider is held back, stay among them.
+        """
         ends = self._clock.monotonic() + SLICE_SECONDS
-        tried: set[DueRefresh] = set()
+        after = UUID(int=0)
         while self._may_go_on(ends):
             async with self._database.reading() as connection:
-                unsettled = await queries.unsettled(connection, limit=BATCH)
-            found = [item for item in unsettled if item not in tried]
+                found = await queries.unsettled(connection, after=after, limit=BATCH)
             if not found:
                 return
-            tried.update(found)
             await self._refresh_batch(found, ends)
+            after = found[-1].integration_id
 
     async def refresh_due(self, cursor: Any = None) -> dict[str, Any] | None:
         """Slice: renew access tokens that a reader would find too short-lived before the next run has come to them, the
