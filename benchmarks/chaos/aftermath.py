@@ -45,11 +45,13 @@ async def gather_evidence(fleet: Fleet, harmed: Sequence[Harmed]) -> list[Eviden
     await asyncio.sleep(2 * SCRAPE_SECONDS)
     calls = await calls_by_account(fleet)
     answers = await renewed(fleet, connections, promise="aftermath")
+    ends = await fleet.rows.states(connections)
     return [
         Evidence(
             one.connection,
             one.at,
             answer,
+            ends[one.connection.id].token_version > states[one.connection.id].token_version,
             states[one.connection.id],
             calls.get((one.connection.kind, one.connection.account), []),
             fleet.meter.seen_at(one.connection.kind, states[one.connection.id].interrupted_number),
@@ -59,7 +61,8 @@ async def gather_evidence(fleet: Fleet, harmed: Sequence[Harmed]) -> list[Eviden
 
 
 async def renewed(fleet: Fleet, connections: Sequence[Connection], *, promise: str) -> list[Answer]:
-    """A token of each that is newer than now: that one was handed out says nothing about the refresh token."""
+    """A token of each, asked for when the one that is there has run out: the old one says nothing about the refresh
+    token."""
     gate = asyncio.Semaphore(_ASKED_AT_ONCE)
     await fleet.rows.run_out(*connections)
     await fleet.rows.end_cool_downs(*connections)

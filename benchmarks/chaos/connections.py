@@ -28,9 +28,8 @@ UPDATE encrypted_tokens
 SET expires_at = now() - interval '1 second', issued_at = now() - interval '90 minutes'
 WHERE kind = 'access' AND integration_id = ANY($1)
 """
-_LEAVE_TO_READERS: Final = """
-UPDATE encrypted_tokens SET issued_at = date_bin('15 minutes', now(), 'epoch')
-WHERE kind = 'access' AND integration_id = $1
+_PUT_OFF: Final = """
+UPDATE encrypted_tokens SET expires_at = now() + interval '1 day' WHERE kind = 'access' AND integration_id = $1
 """
 _STATES: Final = """
 SELECT i.id, i.status, i.status_reason, i.token_version,
@@ -124,9 +123,9 @@ class Rows:
         """Their access tokens expire, and the refresh job is to renew them."""
         await self._pool.execute(_MAKE_DUE, _ids(connections))
 
-    async def leave_to_readers(self, connection: Connection) -> None:
-        """The refresh job has nothing more to do with it."""
-        await self._pool.execute(_LEAVE_TO_READERS, connection.id)
+    async def put_off(self, connection: Connection) -> None:
+        """Its access token lasts again: there is nothing to renew before it is run out anew."""
+        await self._pool.execute(_PUT_OFF, connection.id)
 
     async def end_cool_downs(self, *connections: Connection) -> None:
         """What was to be waited for has passed."""

@@ -148,11 +148,12 @@ async def _kill_api(fleet: Fleet, replica: Replica, kill: Kill) -> Killed:
         ended = await replica.until_ended()
         if ended is not None:
             break
+    at = datetime.now(UTC)
     if ended is None:
         replica.child.kill()
-    return _record(
-        fleet, Killed(kill, connection, replica.pid if ended == -signal.SIGKILL else None, datetime.now(UTC))
-    )
+    # The refresh job of a later quarter of an hour is told to renew another connection.
+    await fleet.rows.put_off(connection)
+    return _record(fleet, Killed(kill, connection, replica.pid if ended == -signal.SIGKILL else None, at))
 
 
 async def _kill_workers(fleet: Fleet, kills: Sequence[Kill]) -> list[Killed]:
@@ -198,7 +199,7 @@ async def _kill_worker(fleet: Fleet, worker: Worker, kill: Kill) -> Killed:
             break
         # The stack's own worker was faster, on beat's tick: nobody was killed.
     at = datetime.now(UTC)
-    await fleet.rows.leave_to_readers(connection)
+    await fleet.rows.put_off(connection)
     return _record(fleet, Killed(kill, connection, dead, at))
 
 

@@ -13,8 +13,9 @@ from benchmarks.report import Promise
 from services.sandbox.providers import KINDS
 
 HOLD_SECONDS: Final = 1.0
+"""From the moment the provider has carried a refresh out to its answer; Postgres is dead by then."""
 HOLD_SECONDS_EACH: Final = 0.05
-"""From the moment the provider has carried the refresh out to its answer; Postgres is dead by then."""
+"""And so much more for each connection, as the first has to wait for all the others to be carried out."""
 SHORT_SECONDS: Final = 1.0
 """From the last answer to the start of Postgres."""
 LONGER_THAN_THE_LEASE_SECONDS: Final = 33.0

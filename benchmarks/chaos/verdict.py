@@ -29,6 +29,8 @@ class Evidence:
     harmed_at: datetime
     answer: Answer
     """To somebody who asked at the end."""
+    was_renewed: bool
+    """The tokens in the row were replaced for them."""
     state: State
     """When everything had settled, before anybody asked."""
     calls: Sequence[Call]
@@ -39,7 +41,7 @@ class Evidence:
     @property
     def works(self) -> bool:
         """There was a fresh token, and it was good."""
-        return self.answer.works and self.answer.refreshed
+        return self.answer.works and self.was_renewed
 
     @property
     def answers_lost(self) -> int:

@@ -25,7 +25,7 @@ REFUSED_CALL = Call(None, "a", None, committed=False, at=KILLED_AT + timedelta(s
 def kept(kind: Kind) -> Evidence:
     """A connection that works, whose one refresh is stored."""
     connection = Connection(UUID(int=1), "user_1", kind, "account-1", token_version=1)
-    return Evidence(connection, KILLED_AT, GOOD, ACTIVE, [STORED])
+    return Evidence(connection, KILLED_AT, GOOD, was_renewed=True, state=ACTIVE, calls=[STORED])
 
 
 def lost(kind: Kind, state: State = FLAGGED, calls: tuple[Call, ...] = (STORED, REFUSED_CALL)) -> Evidence:
@@ -87,11 +87,17 @@ def test_verdict_on_a_connection_that_is_shown_as_working_and_is_not_calls_it_le
     assert broken(lost("strict", replace(ACTIVE, token_version=1))) == {"lost_in_silence", "left_active"}
 
 
-@pytest.mark.parametrize(
-    "answer", [replace(GOOD, accepted=False), replace(GOOD, refreshed=False), Answer(503), Answer(None)]
-)
-def test_verdict_on_an_answer_that_is_no_fresh_good_token_calls_it_lost(answer: Answer) -> None:
+@pytest.mark.parametrize("answer", [replace(GOOD, accepted=False), Answer(503), Answer(None)])
+def test_verdict_on_an_answer_that_is_no_good_token_calls_it_lost(answer: Answer) -> None:
     assert "static_overlap_grace_lost" in broken(replace(kept("static"), answer=answer))
+
+
+def test_verdict_on_a_good_token_that_is_the_old_one_calls_it_lost() -> None:
+    assert "static_overlap_grace_lost" in broken(replace(kept("static"), was_renewed=False))
+
+
+def test_verdict_on_a_new_token_that_somebody_else_had_fetched_calls_it_kept() -> None:
+    assert broken(replace(kept("static"), answer=replace(GOOD, refreshed=False))) == set()
 
 
 def test_verdict_on_kills_that_did_not_happen_breaks_their_promise() -> None:

@@ -15,14 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from services.conftest import Servers
-from services.user_management.cli import database, diagnose, keys, openapi, reconcile, service, subscriptions, webhooks
-from services.user_management.cli.__main__ import main
+from services.user_management.cli.__main__ import COMMANDS, GROUPS, command_line, main
 from services.user_management.settings import Settings
 
-PRELOADED = (database, diagnose, keys, openapi, reconcile, service, subscriptions, webhooks)
 _INHERITED = ("PATH", "COV", "LC_", "HOME")
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload([__name__])
+command_line({*COMMANDS, *GROUPS})  # imports what each of them needs
 
 Ended = subprocess.CompletedProcess[str]
 

@@ -281,9 +281,8 @@ async def test_process_that_is_to_stop_claims_nothing_and_sends_nothing(strict: 
 
 
 async def test_process_told_to_stop_between_claim_and_call_gives_the_lease_back(strict: Connected) -> None:
-    told = iter([False, False])  # asked before the claim, and again when it is the call's turn
+    told = iter([False])  # asked before the claim, and again when it is the call's turn
     refresher = refresher_elsewhere(strict.journey.container, is_stopping=lambda: next(told, True))
-    next(told)
 
     result = await refresher.refresh(UUID(strict.integration_id), 1)
 

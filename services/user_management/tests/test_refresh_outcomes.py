@@ -1,5 +1,6 @@
 """What each kind of failure does to a connection."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,22 @@ async def test_breaker_of_one_process_keeps_no_other_from_asking(stale: Connecte
     assert int(held_back.headers["Retry-After"]) > 1, body
     assert untouched == before
     assert elsewhere.outcome is RefreshOutcome.REFRESHED
+
+
+async def test_caller_whose_process_holds_the_provider_back_gets_what_another_is_fetching(stale: Connected) -> None:
+    for _ in range(FAILURES):
+        await _fail_once(stale, action="status", status=500)
+    await stale.set("refresh_not_before", None)
+    stale.fail("delay", delay_seconds=600)
+    other = asyncio.create_task(refresher_elsewhere(stale.journey.container).refresh(UUID(stale.integration_id), 1))
+    await stale.journey.sandbox.ledger.wait_for(stale.party, "token.refresh", at_least=FAILURES + 1)
+
+    caller = asyncio.create_task(stale.get())
+    await asyncio.wait([caller], timeout=0.3)
+    stale.journey.sandbox.faults.clear()
+
+    assert (await caller).status_code == 200
+    assert (await other).outcome is RefreshOutcome.REFRESHED
 
 
 async def test_call_that_had_no_turn_leaves_the_last_failure_and_the_connection_to_others(stale: Connected) -> None:

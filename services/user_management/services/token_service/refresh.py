@@ -108,11 +108,8 @@ class TokenRefresher:
             deadline = self._clock.monotonic() + WAIT_SECONDS
             failpoint(Failpoint.BEFORE_LEASE)
             while True:
-                if (held_back := await self._held_back(wanted)) is not None:
-                    return held_back
                 claimed_at = self._clock.monotonic()
-                # A process that stops leaves the lease to one that goes on.
-                claim = await self._claim(wanted) if self._may_call(math.inf) else None
+                claim = await self._claim(wanted) if await self._may_claim(wanted) else None
                 if claim is not None:
                     failpoint(Failpoint.LEASED)
                     lease_ends = claimed_at + LEASE_SECONDS
@@ -123,17 +120,16 @@ class TokenRefresher:
                 if result is not None:
                     return result
 
-    async def _held_back(self, wanted: DueRefresh) -> RefreshResult | None:
-        """What there is to say where this process's breaker lets no call through: nothing is claimed, as the provider
-        may answer another process."""
+    async def _may_claim(self, wanted: DueRefresh) -> bool:
+        """A process that stops leaves the lease to one that goes on, and one whose breaker holds the provider back to
+        one that may be answered."""
+        if not self._may_call(math.inf):
+            return False
         if not self._gate.holds_anything_back:
-            return None
+            return True
         async with self._database.reading() as connection:
             state = await queries.refresh_state(connection, wanted.integration_id)
-        if state is None or state.token_version != wanted.token_version:
-            return None  # whoever waits for others finds out
-        pause = self._gate.state(state.provider).retry_after_seconds
-        return RefreshResult(RefreshOutcome.UNAVAILABLE, pause) if pause > 0 else None
+        return state is None or self._gate.state(state.provider).retry_after_seconds <= 0
 
     async def _claim(self, wanted: DueRefresh) -> Claim | None:
         async with self._unit_of_work() as uow:
@@ -148,21 +144,31 @@ class TokenRefresher:
         while True:
             async with self._database.reading() as connection:
                 state = await queries.refresh_state(connection, wanted.integration_id)
-            if state is None or not state.serving:
+            if state is None:
                 return REFUSED
-            if state.token_version != wanted.token_version:
-                return REFRESHED
-            if state.cool_down_seconds > 0:
-                return RefreshResult(self._outcome_of(state), state.cool_down_seconds)
-            if self._clock.monotonic() > min(deadline, self._stops_at - STORE_SECONDS):
-                return RefreshResult(RefreshOutcome.UNAVAILABLE)
-            if self._is_stopping() or (not state.leased and not self._may_call(math.inf)):
-                return RefreshResult(RefreshOutcome.UNAVAILABLE)
+            if (verdict := self._verdict(wanted, state, deadline)) is not None:
+                return verdict
             if not state.leased and waited:
                 return None
             await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads the pollers
             pause = min(0.2, pause * 2)
             waited = True
+
+    def _verdict(self, wanted: DueRefresh, state: RefreshState, deadline: float) -> RefreshResult | None:
+        """What the row says, or our own time; None: it pays to wait or to claim. Raises KeyUnavailableError."""
+        if not state.serving:
+            return REFUSED
+        if state.token_version != wanted.token_version:
+            return REFRESHED
+        if state.cool_down_seconds > 0:
+            return RefreshResult(self._outcome_of(state), state.cool_down_seconds)
+        is_late = self._clock.monotonic() > min(deadline, self._stops_at - STORE_SECONDS)
+        if is_late or self._is_stopping() or (not state.leased and not self._may_call(math.inf)):
+            return RefreshResult(RefreshOutcome.UNAVAILABLE)
+        held_back = self._gate.state(state.provider).retry_after_seconds
+        if not state.leased and held_back > 0:
+            return RefreshResult(RefreshOutcome.UNAVAILABLE, held_back)
+        return None
 
     def _outcome_of(self, state: RefreshState) -> RefreshOutcome:
         """What the failure that caused a cool-down means for those who come during it. Raises KeyUnavailableError."""

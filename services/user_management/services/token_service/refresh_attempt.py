@@ -226,6 +226,9 @@ class RefreshAttempts:
             reason=error.code,
             detail=error.detail,
         )
+        if error.code in _OURS:
+            await self._release(claim, None, end=RefreshEnd.TRANSIENT, cool_down_seconds=_OURS[error.code])
+            return RefreshResult(RefreshOutcome.UNAVAILABLE, error.retry_after or 1.0, error)
         if error.kind is ProviderErrorKind.OPERATOR:
             return await self._misconfigured(claim, failure)
         rotates = provider.config.refresh in {RefreshKind.STRICT, RefreshKind.GRACE}
@@ -243,13 +246,9 @@ class RefreshAttempts:
 
     async def _back_off(self, claim: Claim, error: ProviderCallError, *, after_loss: bool) -> RefreshResult:
         """Transient, or nobody knows: the status stays, until the same refusal has lasted for days."""
-        backoff = 2.0 ** min(claim.failures, 9) + (_STRICT_SECOND_TRY_SECONDS if after_loss else 0.0)
-        backoff = min(_MAX_COOL_DOWN_SECONDS, backoff) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
-        if error.code in _OURS:
-            await self._release(claim, None, end=RefreshEnd.TRANSIENT, cool_down_seconds=_OURS[error.code])
-            return RefreshResult(RefreshOutcome.UNAVAILABLE, error.retry_after or 1.0, error)
         if error.retry_after is None:
-            cool_down = backoff
+            backoff = 2.0 ** min(claim.failures, 9) + (_STRICT_SECOND_TRY_SECONDS if after_loss else 0.0)
+            cool_down = min(_MAX_COOL_DOWN_SECONDS, backoff) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
         else:  # never before the provider's wish; a little after it, as not all may come in one instant
             wish = min(_MAX_PROVIDERS_WISH_SECONDS, error.retry_after)
             cool_down = wish + random.uniform(0, min(30.0, 0.1 * wish))  # noqa: S311 - jitter
