@@ -213,7 +213,7 @@ def _add_refresh_backlog(command: argparse.ArgumentParser) -> None:
 
 
 def _add_chaos(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--quick", action="store_true", help="a few of everything, in three minutes")
+    command.add_argument("--quick", action="store_true", help="a few of everything, in less than three minutes")
     command.add_argument(
         "--naive",
         action="store_true",

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from benchmarks.chaos.aftermath import gather_evidence, renewed
 from benchmarks.chaos.connections import Connection
-from benchmarks.chaos.fleet import Fleet
+from benchmarks.chaos.fleet import GRACE_SECONDS, Fleet
 from benchmarks.chaos.ledger import Answer
 from benchmarks.report import Promise
 from services.devstack.replicas import parallel_replicas
@@ -17,6 +17,9 @@ from services.sandbox.providers import KINDS, Kind
 CALLS_PER_FAILURE: Final = 3
 BREAKER_FAILURES: Final = 5
 BREAKER_ASKED: Final = 12
+LONG_GRACE_SECONDS: Final = 900.0
+"""Longer than it takes: a provider that rotates and keeps the new refresh token to itself ends the connection with the
+grace, and what is asked here is whether the old token was kept for as long as it is good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +71,12 @@ class Case:
 
 async def answer_badly(fleet: Fleet, per_kind: int) -> list[Promise]:
     """R7: every fault for every kind, `per_kind` times; then the breaker."""
+    await fleet.witness.change("grace", grace_seconds=LONG_GRACE_SECONDS)
     found = await asyncio.gather(*(_cases_of(fleet, kind, per_kind) for kind in KINDS))
     cases = [case for of_kind in found for case in of_kind]
     await fleet.witness.let_go()
     evidence = await gather_evidence(fleet, cases)
+    await fleet.witness.change("grace", grace_seconds=GRACE_SECONDS)
     # A strict provider that has carried out what it does not answer has used the token up: said, not kept.
     lost = sum(
         not (one.works or (one.is_excused and one.is_flagged and not case.fault.has_tokens))

@@ -29,6 +29,8 @@ from services.user_management.enums import JobName
 SCOPES: Final = ["openid", "email", "offline_access", "calendar.read"]
 TOKEN_LIFE_SECONDS: Final = 86_400
 """Longer than the refresh job looks ahead: it renews what a scenario makes due and nothing else."""
+GRACE_SECONDS: Final = 60.0
+"""The shortest grace that anything is promised for."""
 ENVIRONMENT: Final = {
     "DRAIN_DELAY_SECONDS": "1",
     "LIMITS_INTERNAL": "1000000/1",
@@ -187,7 +189,9 @@ async def fleet_in(
             for job, period in ORDERED_JOBS.items():
                 await fleet.rows.mark_slots_done(job, period)
             for kind in KINDS:
-                await fleet.witness.change(kind, access_token_lifetime_seconds=TOKEN_LIFE_SECONDS)
+                await fleet.witness.change(
+                    kind, access_token_lifetime_seconds=TOKEN_LIFE_SECONDS, grace_seconds=GRACE_SECONDS
+                )
             yield fleet
     finally:
         await asyncio.to_thread(stack.stop)

@@ -100,9 +100,16 @@ def armed_with(point: Failpoint | None) -> dict[str, str]:
     return {} if point is None else {"ENVIRONMENT": "test", "FAILPOINT": f"{point}:kill"}
 
 
-def plan(chance: random.Random, victim: Victim, share: Share, kinds: Sequence[Kind] = KINDS) -> list[Kill]:
+def plan(
+    chance: random.Random,
+    victim: Victim,
+    share: Share,
+    kinds: Sequence[Kind] = KINDS,
+    *,
+    points: Sequence[Failpoint] = KILL_POINTS,
+) -> list[Kill]:
     """The same kills for each kind, in an order and at random moments that follow from the seed."""
-    points = [point for point in KILL_POINTS if victim is Victim.API or point not in ONLY_WITH_A_READER]
+    points = [point for point in points if victim is Victim.API or point not in ONLY_WITH_A_READER]
     aimed: list[Failpoint | None] = [points[number % len(points)] for number in range(share.at_failpoints)]
     kills = [
         Kill(victim, kind, point, chance.uniform(0, RANDOM_WITHIN_SECONDS))

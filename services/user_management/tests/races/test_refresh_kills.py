@@ -20,11 +20,13 @@ from benchmarks.chaos.verdict import judge
 from benchmarks.report import Promise, Verdict
 from services.devstack.folders import scratch_folder
 from services.sandbox.providers import KINDS, Kind
+from services.user_management.core.failpoints import Failpoint
 
 pytestmark = pytest.mark.serial
 
 TWO_KINDS: tuple[Kind, ...] = ("static", "strict")
 """The one that forgives everything, and the one that forgives nothing."""
+WITH_THE_CALL_OUT = (Failpoint.PROVIDER_COMMITTED, Failpoint.ANSWER_PARSED)
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +73,14 @@ async def test_worker_killed_in_the_refresh_job_loses_only_what_was_out_and_says
     chaos: Fleet, chance: random.Random
 ) -> None:
     share = Share(at_failpoints=2, at_random=1)
-    planned = kills.plan(chance, Victim.WORKER, share, TWO_KINDS)
+    planned = kills.plan(chance, Victim.WORKER, share, TWO_KINDS, points=WITH_THE_CALL_OUT)
     await chaos.connect(TWO_KINDS, share.total)
 
     _, killed = await kills.carry_out(chaos, [], planned)
     await chaos.rows.end_leases(*(one.connection for one in killed))
 
     assert broken(await verdict_on(chaos, killed, len(planned))) == []
+    assert kills.per_point(killed) == {"K3": 2, "K5": 2, "random": 2}
 
 
 async def test_two_workers_and_two_apis_call_the_provider_once_per_expiry(chaos: Fleet) -> None:

@@ -35,7 +35,7 @@ from services.user_management.tests.races.conftest import until
 
 pytestmark = pytest.mark.serial
 
-EXERCISED: Final = {Failpoint.ROTATION_SEALED, Failpoint.ROTATION_STORED}
+EXERCISED: Final = (Failpoint.ROTATION_SEALED, Failpoint.ROTATION_STORED)
 """The failpoints that are exercised here."""
 SECRETS: Final = {1: DEVELOPMENT_SECRET.encode()[:32], 2: b"2" * 32}
 CONNECTIONS: Final = 800
