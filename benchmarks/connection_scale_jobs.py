@@ -15,8 +15,9 @@ from services.user_management.queries import token_refresh, token_revocation
 from services.user_management.queries.token_refresh import DuePosition, DueStep
 from services.user_management.services.integration_service import revocations
 from services.user_management.services.token_service import jobs
+from services.user_management.services.token_service.answers import DEFAULT_TTL_SECONDS
 
-_WITHIN_SECONDS: Final = jobs.REFRESH_PERIOD_SECONDS + 600.0 + jobs.READERS_WISH_SECONDS
+_WITHIN_SECONDS: Final = jobs.REFRESH_PERIOD_SECONDS + 600.0 + DEFAULT_TTL_SECONDS
 """What a run of the refresh job looks for, with the default spread."""
 DUE_AT_ONCE: Final = jobs.BATCH
 

@@ -23,7 +23,7 @@ from services.devstack.service_key import ensure_service_key
 from services.devstack.valkey import ValkeyServer
 
 READY_TIMEOUT = 60.0
-DRAIN = 9.0  # seconds from SIGTERM to SIGKILL: more than a provider call takes (8 s), see DESIGN of the refresh
+DRAIN = 9.0  # seconds from SIGTERM to SIGKILL: more than a provider call takes (8 s)
 STOP_LIMIT = 10.0  # for everything
 _POLL = 0.1
 _LEAST = 0.2

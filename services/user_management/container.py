@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import structlog
@@ -48,6 +49,7 @@ from services.user_management.services.outbox_service import OutboxPolicy, Outbo
 from services.user_management.services.preferences_service import PreferencesManager
 from services.user_management.services.reconnect_links import ReconnectLinks
 from services.user_management.services.service_client_service import KeyUsage, ServiceClientService
+from services.user_management.services.slice_time import SliceTime
 from services.user_management.services.token_service import (
     RefreshAttempts,
     RefreshJobs,
@@ -120,6 +122,8 @@ class Container:
         self._key_usage = KeyUsage(self.unit_of_work, self.clock)
         self._oauth = OAuthClient(self.http, self.clock)
         self._is_stopping = is_stopping
+        self.start_slice = partial(SliceTime, self.clock, is_stopping)
+        # In this order: each uses what those before it have made.
         self._build_tokens()
         self._build_connections()
         self._build_users()
@@ -215,8 +219,7 @@ class Container:
             providers=self.providers,
             oauth=self._oauth,
             vault=self.vault,
-            clock=self.clock,
-            is_stopping=self._is_stopping,
+            start_slice=self.start_slice,
         )
 
     def _build_users(self) -> None:
@@ -247,6 +250,7 @@ class Container:
             states=self.states,
             providers=self.providers,
             hold_back=hold_back,
+            start_slice=self.start_slice,
         )
         self.webhooks = WebhookService(
             database=self.database,
@@ -255,6 +259,7 @@ class Container:
             states=self.states,
             issuer=self.settings.clerk.issuer,
             instance_id=self.settings.clerk.instance_id,
+            start_slice=self.start_slice,
         )
         self.service_clients = ServiceClientService(
             database=self.database, unit_of_work=self.unit_of_work, providers=self.providers, key_usage=self._key_usage
@@ -266,8 +271,7 @@ class Container:
         self.refresh_jobs = RefreshJobs(
             database=self.database,
             refresher=self.refresher,
-            clock=self.clock,
-            is_stopping=self._is_stopping,
+            start_slice=self.start_slice,
             spread_seconds=self.settings.refresh.spread_seconds,
         )
         self.key_rotation = KeyRotationService(
@@ -276,7 +280,7 @@ class Container:
             unit_of_work=self.unit_of_work,
             status=self._status,
             clock=self.clock,
-            is_stopping=self._is_stopping,
+            start_slice=self.start_slice,
         )
 
     def _build_checks(self) -> None:
@@ -296,17 +300,9 @@ class Container:
                 refresher=self.refresher,
                 vault=self.vault,
                 status=self._status,
-                clock=self.clock,
             ),
-            scopes=ScopeEnforcement(
-                unit_of_work=self.unit_of_work,
-                providers=self.providers,
-                status=self._status,
-                clock=self.clock,
-                is_stopping=self._is_stopping,
-            ),
-            clock=self.clock,
-            is_stopping=self._is_stopping,
+            scopes=ScopeEnforcement(unit_of_work=self.unit_of_work, providers=self.providers, status=self._status),
+            start_slice=self.start_slice,
         )
 
     def _build_webhooks(self) -> None:
@@ -321,6 +317,7 @@ class Container:
                 stream_length=self.settings.redis.stream_length,
                 channel=self.settings.redis.channel,
             ),
+            start_slice=self.start_slice,
         )
         webhook_targets = WebhookTargets(allow_local=not self.settings.is_production)
         self.webhook_sender = WebhookSender(webhook_targets, self.clock)
@@ -337,7 +334,7 @@ class Container:
             sender=self.webhook_sender,
             vault=self.vault,
             clock=self.clock,
-            is_stopping=self._is_stopping,
+            start_slice=self.start_slice,
         )
 
     async def start(self) -> None:

@@ -1,5 +1,5 @@
-"""The database as this process sees it: ormar's connection for models and units of work, a driver pool for the one
-statement on the hot path.
+"""The database as this process sees it: ormar's connection for models and units of work, a driver pool for the
+statements in the path of every request.
 
 ormar wants a database object when a model class is created, long before settings are read; so there is one object
 per process that is bound later. Constructing it connects to nothing.

@@ -27,6 +27,7 @@ def create_reconciler(container: Container) -> ReconcileService:
         directory=directory,
         issuer=clerk.issuer,
         clock=container.clock,
+        start_slice=container.start_slice,
     )
 
 

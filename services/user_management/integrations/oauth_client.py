@@ -106,7 +106,7 @@ class OAuthClient:
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
         if code_verifier is not None:
             form["code_verifier"] = code_verifier
-        return await self._token_request(provider, form, always, with_id_token=True)
+        return await self._token_request(provider, form, always, is_refresh=False)
 
     async def refresh(
         self, provider: Provider, *, refresh_token: str, may_send: Callable[[], bool] = always
@@ -116,7 +116,7 @@ class OAuthClient:
         `may_send` is asked when it is our turn, just before sending: False ends the call with nothing sent.
         """
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
-        return await self._token_request(provider, form, may_send, with_id_token=False)
+        return await self._token_request(provider, form, may_send, is_refresh=True)
 
     async def fetch_account(self, provider: Provider, grant: TokenGrant, *, nonce: str | None = None) -> Account:
         """Who has granted; `nonce` is the one of the authorization request. Raises ProviderCallError."""
@@ -146,7 +146,7 @@ class OAuthClient:
         raise refusal(provider.config, answer)
 
     async def _token_request(
-        self, provider: Provider, form: dict[str, str], may_send: Callable[[], bool], *, with_id_token: bool
+        self, provider: Provider, form: dict[str, str], may_send: Callable[[], bool], *, is_refresh: bool
     ) -> TokenGrant:
         endpoint = (await self._discovery.endpoints(provider.config)).token
         headers: dict[str, str] = {}
@@ -156,7 +156,7 @@ class OAuthClient:
             form |= _client_parameters(provider)
         request = Request("POST", endpoint, headers, form=form)
         answered = await self._calls.send(provider, request, may_send=may_send)
-        grant = read_grant(provider.config, answered.answer, sent_at=answered.sent_at, with_id_token=with_id_token)
+        grant = read_grant(provider.config, answered.answer, sent_at=answered.sent_at, is_refresh=is_refresh)
         if grant is None:
             raise refusal(provider.config, answered.answer)
         return grant

@@ -10,12 +10,13 @@ from typing import Any, Final
 from services.user_management.enums import ProviderErrorKind
 from services.user_management.integrations.provider_config import ProviderConfig
 from services.user_management.integrations.provider_errors import (
+    RATE_LIMIT_CODES,
     RATE_LIMITED,
     ProviderCallError,
     error_code,
     is_error_code,
 )
-from services.user_management.utils.retry_after import read_retry_after
+from services.user_management.utils.retry_after import read_http_date, read_retry_after
 from services.user_management.utils.strict_json import storable
 
 _MAX_DESCRIPTION_CHARACTERS: Final = 4096
@@ -54,13 +55,19 @@ class Answer:
         """The provider, as it is now, cannot serve us: too many calls, or its own trouble."""
         return self.is_rate_limit or self.status >= 500
 
+    @property
+    def said_at(self) -> datetime:
+        """When, by the provider's own clock, by which it also reckons the moments that it names; by ours where it does
+        not say (`Date`, RFC 9110 section 6.6.1)."""
+        return read_http_date(self.headers.get("date", "")) or self.received_at
+
     def retry_after(self) -> float | None:
         """Seconds, from `Retry-After`, or from when a quota that is used up begins anew (GitHub, epoch seconds)."""
-        wanted = read_retry_after(self.headers.get("retry-after", ""), self.received_at)
+        wanted = read_retry_after(self.headers.get("retry-after", ""), self.said_at)
         if wanted is not None or not self._is_used_up:
             return wanted
         reset = self.headers.get("x-ratelimit-reset", "")
-        seconds = float(reset) - self.received_at.timestamp() if re.fullmatch("[0-9]{1,10}", reset) else 0.0
+        seconds = float(reset) - self.said_at.timestamp() if re.fullmatch("[0-9]{1,10}", reset) else 0.0
         # One that is over is a slip, or another unit: no reason to ask again at once.
         return seconds if seconds > 0 else None
 
@@ -108,6 +115,8 @@ def refusal(config: ProviderConfig, answer: Answer) -> ProviderCallError:
         kind,
         error_code(code),
         detail=details[0] if details else None,
+        # Trouble of its own may have met it when it was half done, whatever the status says.
+        outcome_unknown=kind is ProviderErrorKind.TRANSIENT and code not in RATE_LIMIT_CODES,
         answered=True,
         retry_after=answer.retry_after(),
     )

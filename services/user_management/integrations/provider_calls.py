@@ -16,7 +16,7 @@ from services.user_management.integrations.provider_errors import TOO_LATE, Prov
 from services.user_management.integrations.provider_gate import Call, ProviderGate
 
 CALL_TIMEOUT_SECONDS: Final = 8.0
-"""In total, with connecting and reading; below the drain of a stopping process (9 s) and the lease (30 s). It begins
+"""In total, with connecting and reading; below the drain of a stopping process (8.5 s) and the lease (30 s). It begins
 when it is our turn to call."""
 
 

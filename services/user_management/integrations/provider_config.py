@@ -90,7 +90,8 @@ class ProviderConfig(Section):
     """Scope → the narrower ones that come with it, and that an answer then leaves out."""
 
     default_lifetime_seconds: int | None = Field(default=None, ge=60)
-    """Life of an access token whose answer names none; absent: it does not run out."""
+    """Life of an access token whose answer names none; absent: ten minutes if it can be refreshed, else it does not run
+    out."""
     daily_expiry: DailyExpiry | None = None
     """When all access tokens die, for an answer that names no life."""
     max_concurrency: int = Field(default=20, ge=1, le=1000)
@@ -118,6 +119,11 @@ class ProviderConfig(Section):
     @property
     def needs_id_token(self) -> bool:
         return self.nonce or self.account_mapping.source == "id_token"
+
+    @property
+    def rotates(self) -> bool:
+        """A refresh token is used once: after it, or a little later, it is dead, and its use may end the grant."""
+        return self.refresh in {RefreshKind.STRICT, RefreshKind.GRACE}
 
     @property
     def can_revoke(self) -> bool:

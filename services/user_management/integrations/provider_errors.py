@@ -17,6 +17,8 @@ REVOCATION_IMPOSSIBLE: Final = "revocation_impossible"
 """The provider has no way to revoke a token; nothing was sent."""
 RATE_LIMITED: Final = "rate_limited"
 """The provider had enough of our calls for now, and said so by 403 without a code."""
+RATE_LIMIT_CODES: Final = frozenset({RATE_LIMITED, "http_429", "ratelimited", "rate_limit_exceeded", "slow_down"})
+"""What providers call it, and we; said before anything is done."""
 _ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 

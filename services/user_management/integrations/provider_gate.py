@@ -124,7 +124,7 @@ class _Breaker:
         seconds = min(MAX_OPEN_SECONDS, FIRST_OPEN_SECONDS * 2.0 ** min(self._openings, 8))
         seconds *= random.uniform(0.8, 1.2)  # noqa: S311 - spreads the trial calls of processes
         if retry_after is not None:
-            seconds = min(MAX_RETRY_AFTER_SECONDS, retry_after)
+            seconds = max(seconds, min(MAX_RETRY_AFTER_SECONDS, retry_after))
         self._openings += 1
         self._failed_at.clear()
         self._open_until = self._clock.monotonic() + seconds
@@ -167,7 +167,7 @@ class ProviderGate:
             entrance.slots.release()
 
     def state(self, provider: str) -> BreakerState:
-        """For health and metrics."""
+        """For the refresher, which claims nothing for a provider that is held back."""
         entrance = self._entrances.get(provider)
         return entrance.breaker.state() if entrance else BreakerState(BreakerPhase.CLOSED)
 

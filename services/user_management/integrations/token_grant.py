@@ -7,7 +7,7 @@ from typing import Any, Final
 from services.user_management.integrations.provider_answer import Answer, first_member
 from services.user_management.integrations.provider_config import ProviderConfig
 
-_MALFORMED_LIFETIME_SECONDS: Final = 600
+_UNCLEAR_LIFETIME_SECONDS: Final = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +33,26 @@ class TokenGrant:
         return self.lifetime_seconds is not None and self.lifetime_seconds <= 0
 
 
-def read_grant(config: ProviderConfig, answer: Answer, *, sent_at: float, with_id_token: bool) -> TokenGrant | None:
-    """The grant in `answer`; None when there is none."""
+def read_grant(config: ProviderConfig, answer: Answer, *, sent_at: float, is_refresh: bool) -> TokenGrant | None:
+    """The grant in `answer` to a code or, if `is_refresh`, to a refresh token; None when there is none."""
     document = answer.members()
     places = config.token_answer
     access_token = _text(first_member(document, places.access_token))
     if answer.status != 200 or access_token is None or document.get("ok") is False:
         return None
     scope = first_member(document, places.scope)
+    refresh_token = _text(first_member(document, places.refresh_token))
+    lifetime = _lifetime(config, first_member(document, places.expires_in), answer.said_at)
+    if lifetime is None and (is_refresh or refresh_token is not None):
+        lifetime = _UNCLEAR_LIFETIME_SECONDS  # What can be refreshed runs out, even if nobody says when.
     refresh_expires_in = first_member(document, places.refresh_expires_in)
     return TokenGrant(
         access_token=access_token,
-        refresh_token=_text(first_member(document, places.refresh_token)),
-        lifetime_seconds=_lifetime(config, first_member(document, places.expires_in), answer.received_at),
+        refresh_token=refresh_token,
+        lifetime_seconds=lifetime,
         scopes=config.parse_scopes(scope) if isinstance(scope, str) and scope.strip() else None,
         sent_at=sent_at,
-        id_token=_text(first_member(document, places.id_token)) if with_id_token else None,
+        id_token=_text(first_member(document, places.id_token)) if not is_refresh else None,
         refresh_lifetime_seconds=_seconds(refresh_expires_in),
         received_at=answer.received_at,
     )
@@ -58,16 +62,19 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _lifetime(config: ProviderConfig, expires_in: Any, received_at: datetime) -> float | None:
-    """Seconds the access token lives. The answer is kept even when this member is nonsense: refusing it could cost a
-    rotated refresh token. Nonsense counts as a short life, so that the next refresh comes soon; zero and less means
-    what it says, a token that is not handed out."""
+def _lifetime(config: ProviderConfig, expires_in: Any, said_at: datetime) -> float | None:
+    """Seconds the access token lives; None: nobody says.
+
+    The answer is kept even when this member is nonsense: refusing it could cost a rotated refresh token. Nonsense
+    counts as a short life, so that the next refresh comes soon; zero and less means what it says, a token that is not
+    handed out.
+    """
     if expires_in is None:
         if config.daily_expiry is not None:
-            return config.daily_expiry.seconds_left(received_at)
+            return config.daily_expiry.seconds_left(said_at)
         return config.default_lifetime_seconds
     seconds = _seconds(expires_in)
-    return _MALFORMED_LIFETIME_SECONDS if seconds is None else seconds
+    return _UNCLEAR_LIFETIME_SECONDS if seconds is None else seconds
 
 
 def _seconds(value: Any) -> float | None:

@@ -15,6 +15,9 @@ from services.user_management.core.ids import uuid7
 from services.user_management.database import DriverPool, fetch_row
 from services.user_management.enums import TokenOutcome
 
+NEW_FOR_SECONDS: Final = 10.0
+"""A token that is younger is not replaced on demand."""
+
 CALLER: Final = """
     SELECT k.id AS key_id, c.id AS client_id
     FROM service_keys k
@@ -63,11 +66,25 @@ OUTCOME: Final = """
         WHEN connection.status IN ('needs_reauth', 'revoked') THEN connection.status
         WHEN NOT connection.granted_scopes @> {scopes} THEN 'insufficient_scope'
         WHEN connection.remaining < least(coalesce({demanded}, {default}), connection.life / 2) THEN 'stale'
-        WHEN {replaces} AND connection.issued_at < now() - interval '10 s' THEN 'stale'
+        WHEN {replaces} AND connection.issued_at < now() - make_interval(secs => {new_for}) THEN 'stale'
         ELSE 'granted' END AS outcome,
     caller.client_id, caller.key_id, coalesce(person.id, {user}) AS user_id, connection.id AS integration_id,
     connection.provider_account_id, connection.status_reason, connection.granted_scopes, connection.token_version,
-    connection.ciphertext, connection.key_version, connection.expires_at, connection.remaining
+    connection.ciphertext, connection.key_version, connection.expires_at, connection.remaining,
+    {record_id} AS record_id, {provider} AS provider, {scopes} AS scopes, {reason} AS reason
+"""
+RECORD: Final = """
+    INSERT INTO token_reads
+        (id, read_at, client_id, key_id, user_id, provider, integration_id, outcome, scopes, reason, request_id)
+    SELECT record_id, now(), client_id, key_id, user_id, provider, integration_id, outcome, scopes, reason, {request_id}
+    FROM decision
+    WHERE outcome NOT IN ('unauthenticated', 'stale')
+"""
+ANSWER: Final = """
+    SELECT outcome, client_id, key_id, user_id, integration_id, provider_account_id, status_reason, granted_scopes,
+           token_version, key_version, expires_at, remaining,
+           CASE WHEN outcome = 'granted' THEN ciphertext END AS ciphertext
+    FROM decision
 """
 """These make up the door, for one request and for many; in braces is what differs."""
 _ONE: Final = {
@@ -75,14 +92,17 @@ _ONE: Final = {
     "issuer": "$4",
     "resolved": "(SELECT id FROM resolved)",
     "person": "(SELECT id FROM person)",
-    "provider": "$5",
+    "provider": "$5::text",
     "provider_known": "$6::boolean",
     "scopes": "$7::jsonb",
     "account": "$8::text",
     "reason": "$9::text",
     "demanded": "$10::float8",
     "default": "$11::float8",
+    "record_id": "$12::uuid",
+    "request_id": "$13",
     "replaces": "$14::boolean",
+    "new_for": str(NEW_FOR_SECONDS),
 }
 _WHOLE: Final = """
 WITH caller AS ({caller}), allowed AS ({allowed}), resolved AS ({resolved}), person AS ({person}),
@@ -94,17 +114,8 @@ decision AS (
     LEFT JOIN allowed ON true
     LEFT JOIN person ON true
     LEFT JOIN connection ON true
-), record AS (
-    INSERT INTO token_reads
-        (id, read_at, client_id, key_id, user_id, provider, integration_id, outcome, scopes, reason, request_id)
-    SELECT $12, now(), client_id, key_id, user_id, $5, integration_id, outcome, $7::jsonb, $9, $13
-    FROM decision
-    WHERE outcome NOT IN ('unauthenticated', 'stale')
-)
-SELECT outcome, client_id, key_id, user_id, integration_id, provider_account_id, status_reason, granted_scopes,
-       token_version, key_version, expires_at, remaining,
-       CASE WHEN outcome = 'granted' THEN ciphertext END AS ciphertext
-FROM decision
+), record AS ({record})
+{answer}
 """
 
 
@@ -117,6 +128,8 @@ def door(whole: str, places: Mapping[str, str]) -> str:
         "person": PERSON,
         "connection": CONNECTION,
         "outcome": OUTCOME,
+        "record": RECORD,
+        "answer": ANSWER,
     }
     return whole.format(**{name: part.format(**places) for name, part in parts.items()})
 

@@ -8,6 +8,7 @@ from typing import Final
 from services.user_management.core.ids import uuid7
 from services.user_management.database import DriverPool
 from services.user_management.queries.token_read import (
+    NEW_FOR_SECONDS,
     TokenQuery,
     TokenReading,
     door,
@@ -26,7 +27,10 @@ _MANY: Final = {
     "reason": "request.reason",
     "demanded": "request.demanded",
     "default": "$4::float8",
+    "record_id": "request.record_id",
+    "request_id": "$6",
     "replaces": "false",
+    "new_for": str(NEW_FOR_SECONDS),
 }
 _WHOLE: Final = """
 WITH caller AS MATERIALIZED ({caller}),
@@ -36,7 +40,7 @@ request AS MATERIALIZED (
         position integer, record_id uuid, user_id text, provider text, provider_known boolean, scopes jsonb,
         account text, reason text, demanded float8)
 ), decision AS MATERIALIZED (
-    SELECT request.position, request.record_id, request.provider, request.scopes, request.reason, {outcome}
+    SELECT request.position, {outcome}
     FROM request
     LEFT JOIN caller ON true
     LEFT JOIN LATERAL ({allowed}) AS allowed ON true
@@ -44,17 +48,8 @@ request AS MATERIALIZED (
     LEFT JOIN LATERAL ({resolved} OFFSET 0) AS resolved ON true
     LEFT JOIN LATERAL ({person}) AS person ON true
     LEFT JOIN LATERAL ({connection}) AS connection ON true
-), record AS (
-    INSERT INTO token_reads
-        (id, read_at, client_id, key_id, user_id, provider, integration_id, outcome, scopes, reason, request_id)
-    SELECT record_id, now(), client_id, key_id, user_id, provider, integration_id, outcome, scopes, reason, $6
-    FROM decision
-    WHERE outcome NOT IN ('unauthenticated', 'stale')
-)
-SELECT outcome, client_id, key_id, user_id, integration_id, provider_account_id, status_reason, granted_scopes,
-       token_version, key_version, expires_at, remaining,
-       CASE WHEN outcome = 'granted' THEN ciphertext END AS ciphertext
-FROM decision
+), record AS ({record})
+{answer}
 ORDER BY position
 """
 STATEMENT: Final = door(_WHOLE, _MANY)

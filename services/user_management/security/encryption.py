@@ -36,7 +36,7 @@ class Binding:
     purpose: str
     user_id: str
     place: str = ""
-    """Integration id, flow id, or empty."""
+    """Id of the integration, flow or subscription, or empty."""
     kind: str = ""
     """Token kind, or empty."""
 

@@ -67,6 +67,17 @@ class IntegrationStatusTracker:
             from_statuses=[IntegrationStatus.ACTIVE],
         )
 
+    async def mark_recovered(self, uow: UnitOfWork, connection: ConnectionVersion, *, was: IntegrationStatus) -> bool:
+        """What stood in its way is gone, without a refresh."""
+        return await self._change(
+            uow,
+            connection,
+            status=IntegrationStatus.ACTIVE,
+            reason=None,
+            event=EventType.INTEGRATION_RECOVERED,
+            from_statuses=[was],
+        )
+
     def record(
         self,
         uow: UnitOfWork,
@@ -90,7 +101,7 @@ class IntegrationStatusTracker:
         connection: ConnectionVersion,
         *,
         status: IntegrationStatus,
-        reason: str,
+        reason: str | None,
         event: EventType,
         from_statuses: list[IntegrationStatus] = SERVING,
         failure: Failure | None = None,

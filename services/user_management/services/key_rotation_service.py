@@ -30,12 +30,12 @@ from services.user_management.services.integration_status_service import (
     ConnectionVersion,
     IntegrationStatusTracker,
 )
+from services.user_management.services.slice_time import StartSlice
 from services.user_management.services.vault_service import VaultService
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 BATCH: Final = 500
 """Rows of one statement: about 15 ms of encryption in a thread, and as much of Postgres."""
-SLICE_SECONDS: Final = 5.0
 WRITES_SETTLE_SECONDS: Final = 60.0
 """After another version was activated, a refresh under way may still store under the former one: its lease is 30 s."""
 _START: Final = UUID(int=0)
@@ -133,14 +133,14 @@ class KeyRotationService:
         unit_of_work: UnitOfWorkFactory,
         status: IntegrationStatusTracker,
         clock: Clock,
-        is_stopping: Callable[[], bool],
+        start_slice: StartSlice,
     ) -> None:
         self._vault = vault
         self._database = database
         self._unit_of_work = unit_of_work
         self._status = status
         self._clock = clock
-        self._is_stopping = is_stopping
+        self._start_slice = start_slice
 
     async def rewrap(self, cursor: Any = None) -> dict[str, Any] | None:
         """Slice: encrypt under the active version what is under others; the cursor for the next slice, None at the end.
@@ -149,12 +149,12 @@ class KeyRotationService:
         """
         current = await self._plan()
         current.go_to(cursor)
-        ends = self._clock.monotonic() + SLICE_SECONDS
-        while current.steps and not self._is_stopping():
+        time = self._start_slice()
+        while current.steps:
             if not await self._advance(current, _Batch()):
                 return None
             # Looked at after a batch, not before: however slow the machine, every slice comes further.
-            if self._clock.monotonic() >= ends:
+            if not time.may_begin():
                 break
         return current.cursor()
 
@@ -233,7 +233,7 @@ class KeyRotationService:
         return _Pass(active.version, steps)
 
     def _may_use(self, row: KeyRow) -> bool:
-        return self._vault.may_use(row.version, row.kdf, row.canary)
+        return self._vault.prove_or_report(row.version, row.kdf, row.canary)
 
     async def _left(self) -> int:
         """Ciphertexts under other versions than the active one."""
@@ -307,7 +307,7 @@ class KeyRotationService:
             await self._status.mark_needs_reauth(uow, ConnectionVersion(*fence), ReauthReason.TOKEN_UNREADABLE)
 
     async def _status_of(self, row: KeyRow) -> KeyStatus:
-        good = self._vault.proves(row.version, row.kdf, row.canary)
+        good = self._vault.prove(row.version, row.kdf, row.canary)
         unreadable: int | None = None
         if good and row.state != EncryptionKeyState.ACTIVE.value:
             unreadable = sum([len(found) for found in (await self._all_unreadable(row.version)).values()])

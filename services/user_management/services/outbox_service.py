@@ -1,6 +1,5 @@
 """The outbox relay: what happened goes to a Redis Stream, a channel and the webhooks, in order, at least once."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,11 +10,11 @@ from services.user_management.database import Database
 from services.user_management.queries import outbox as outbox_queries
 from services.user_management.redis_client import RedisClient
 from services.user_management.services.cloud_events import CloudEvent, attribute_fields, of_outbox, structured
+from services.user_management.services.slice_time import StartSlice
 from services.user_management.services.webhook_fan_out import fan_out
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 BATCH: Final = 500
-SLICE_SECONDS: Final = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -34,17 +33,24 @@ class OutboxService:
     """Relays events; readers remove duplicates by the event's `id`. A webhook is queued exactly once."""
 
     def __init__(
-        self, *, database: Database, unit_of_work: UnitOfWorkFactory, redis: RedisClient, policy: OutboxPolicy
+        self,
+        *,
+        database: Database,
+        unit_of_work: UnitOfWorkFactory,
+        redis: RedisClient,
+        policy: OutboxPolicy,
+        start_slice: StartSlice,
     ) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
         self._redis = redis
         self._policy = policy
+        self._start_slice = start_slice
 
     async def relay(self, _cursor: Any = None) -> None:
-        """Slice: relay what is unpublished, for up to five seconds. Redis away raises; the rows stay."""
-        ends = time.monotonic() + SLICE_SECONDS
-        while time.monotonic() < ends:
+        """Slice: relay what is unpublished. Redis away raises; the rows stay."""
+        time = self._start_slice()
+        while time.may_begin():
             async with self._database.reading() as connection:
                 rows = await outbox_queries.unpublished(connection, limit=BATCH)
             if not rows:

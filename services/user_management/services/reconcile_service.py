@@ -5,7 +5,6 @@ Then ours against Clerk's: whoever is gone there is deleted here, after a second
 steps as a webhook, so a sweep and the events that arrive meanwhile end in one state.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -18,11 +17,11 @@ from services.user_management.database import Database
 from services.user_management.exceptions import RetryLaterError, UnreadableEventError
 from services.user_management.queries import user as user_queries
 from services.user_management.services.clerk_events import read_user
+from services.user_management.services.slice_time import StartSlice
 from services.user_management.services.user_service import UpstreamUser, UpstreamUsers, UserStates
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 PAGE: Final = 100
-SLICE_SECONDS: Final = 5.0
 MAX_DELETIONS: Final = 50
 MAX_SHARE: Final = 10
 FEW: Final = 3
@@ -119,6 +118,7 @@ class ReconcileService:
         directory: Directory,
         issuer: str,
         clock: Clock,
+        start_slice: StartSlice,
     ) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
@@ -127,13 +127,14 @@ class ReconcileService:
         self._directory = directory
         self._issuer = issuer
         self._clock = clock
+        self._start_slice = start_slice
 
     async def sweep_slice(self, cursor: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-        """Slice: go on for up to five seconds; None when the sweep is over. While Clerk is away it stands still."""
+        """Slice: go on; None when the sweep is over. While Clerk is away it stands still."""
         sweep = Sweep.resume(cursor)
-        ends = time.monotonic() + SLICE_SECONDS
+        time = self._start_slice()
         try:
-            while time.monotonic() < ends:
+            while time.may_begin():
                 if not await self._step(sweep, repair=True, max_deletions=None):
                     log.info("reconcile.finished", **asdict(sweep.drift))
                     return None

@@ -101,13 +101,14 @@ class VaultService:
         for row in rows:
             if row.version not in self._encryption.versions:
                 raise StartupError(f"ENCRYPTION_KEYS: version {row.version} is in use and not given")
-            if not self.proves(row.version, row.kdf, row.canary):
+            if not self.prove(row.version, row.kdf, row.canary):
                 raise StartupError(
                     f"ENCRYPTION_KEYS: version {row.version} (or ENCRYPTION_SALT) is not the one the data is under"
                 )
 
-    def proves(self, version: int, kdf: str, canary: bytes) -> bool:
-        """Whether this process holds `version` with the secret that its canary was encrypted under."""
+    def prove(self, version: int, kdf: str, canary: bytes) -> bool:
+        """Whether this process holds `version` with the secret that its canary was encrypted under; if so it is
+        remembered."""
         try:
             known = self._encryption.decrypt_token(canary, _CANARY_BINDING, version) == _CANARY
         except (PoisonedCiphertextError, KeyUnavailableError):
@@ -116,12 +117,12 @@ class VaultService:
             self._proven.add(version)
         return known and kdf == KDF
 
-    def may_use(self, version: int, kdf: str, canary: bytes) -> bool:
+    def prove_or_report(self, version: int, kdf: str, canary: bytes) -> bool:
         """The same, for who goes on without that version; the operator is told once."""
         if version not in self._encryption.versions:
             self._report("vault.key_missing", version)
             return False
-        if not self.proves(version, kdf, canary):
+        if not self.prove(version, kdf, canary):
             self._report("vault.key_wrong", version)
             return False
         return True
@@ -132,17 +133,17 @@ class VaultService:
         Raises KeyUnavailableError when this process does not hold it, or holds another secret under its number.
         """
         row = await EncryptionKey.objects.get(state=EncryptionKeyState.ACTIVE.value)
-        self._require_right(row)
+        self._require_proven(row)
         return int(row.version)
 
-    async def ensure(self, version: int) -> int:
+    async def ensure_proven(self, version: int) -> int:
         """`version`, if something may be encrypted under it here: it is held, with the secret that its number stands
         for. Asks the database the first time. Raises KeyUnavailableError."""
-        if self.require(version) not in self._proven:
-            self._require_right(await EncryptionKey.objects.get(version=version))
+        if self.require_held(version) not in self._proven:
+            self._require_proven(await EncryptionKey.objects.get(version=version))
         return version
 
-    def require(self, version: int) -> int:
+    def require_held(self, version: int) -> int:
         """`version`, if this process holds it. Raises KeyUnavailableError."""
         if version not in self._encryption.versions:
             self._report("vault.key_missing", version)
@@ -160,7 +161,7 @@ class VaultService:
         the row's fault. A version that was activated after this process began is proven by the first tag that fits.
         """
         try:
-            plaintext = self._encryption.decrypt_token(ciphertext, binding, self.require(version))
+            plaintext = self._encryption.decrypt_token(ciphertext, binding, self.require_held(version))
         except PoisonedCiphertextError:
             if version not in self._proven:
                 raise self._wrong_key(version) from None
@@ -175,7 +176,7 @@ class VaultService:
         or registered with another secret, and when somebody else activates or retires one at the same moment.
         """
         try:
-            await self._activate(self.require(version))
+            await self._activate(self.require_held(version))
         except IntegrityError:
             raise ConflictError(_OVERTAKEN) from None
 
@@ -203,14 +204,14 @@ class VaultService:
                 changes={"active": [former, version]},
             )
 
-    def _require_right(self, row: EncryptionKey) -> None:
-        if self.require(row.version) not in self._proven and not self.proves(row.version, row.kdf, row.canary):
+    def _require_proven(self, row: EncryptionKey) -> None:
+        if self.require_held(row.version) not in self._proven and not self.prove(row.version, row.kdf, row.canary):
             raise self._wrong_key(row.version)
 
     def _refuse_unless_usable(self, row: KeyRow) -> None:
         if row.state == EncryptionKeyState.RETIRED.value:
             raise ConflictError(f"Version {row.version} is retired; generate one with a higher --version.")
-        if not self.proves(row.version, row.kdf, row.canary):
+        if not self.prove(row.version, row.kdf, row.canary):
             raise ConflictError(f"Version {row.version} is registered with another secret than the one held here.")
 
     async def _register_first(self) -> EncryptionKey:

@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -20,6 +19,7 @@ from services.user_management.queries.webhook_delivery import ClaimedDelivery, F
 from services.user_management.schemas.webhook_subscription import MESSAGE_PREFIX
 from services.user_management.security.webhook_signature import sign
 from services.user_management.services.cloud_events import STRUCTURED
+from services.user_management.services.slice_time import SliceTime, StartSlice
 from services.user_management.services.vault_service import VaultService, webhook_secret_binding
 from services.user_management.services.webhook_subscription_service import disable
 from services.user_management.unit_of_work import UnitOfWorkFactory
@@ -38,7 +38,6 @@ CONCURRENCY: Final = 8
 PER_SUBSCRIPTION: Final = 2
 FAILING_SLOTS: Final = 4
 """Of the eight, for receivers whose last delivery failed."""
-SLICE_SECONDS: Final = 5.0
 FAILING_START_SECONDS: Final = 1.0
 """Receivers that fail are called at the beginning of a slice: one that hangs is over when the slice ends, and keeps
 nobody from being served in the next one."""
@@ -71,7 +70,7 @@ def retry_delay(attempts: int, *, retry_after: float | None) -> float | None:
 class _Slice:
     """What is under way at this moment."""
 
-    started: float
+    time: SliceTime
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
     per_subscription: Counter[UUID] = field(default_factory=Counter)
     failing: int = 0
@@ -105,17 +104,17 @@ class WebhookDeliveryService:
         sender: WebhookSender,
         vault: VaultService,
         clock: Clock,
-        is_stopping: Callable[[], bool],
+        start_slice: StartSlice,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._sender = sender
         self._vault = vault
         self._clock = clock
-        self._is_stopping = is_stopping
+        self._start_slice = start_slice
 
     async def deliver_due(self, _cursor: Any = None) -> None:
         """Slice: send what is due, eight at once, until nothing is or the time is over."""
-        current = _Slice(self._clock.monotonic())
+        current = _Slice(self._start_slice())
         async with asyncio.TaskGroup() as group:
             while self._may_start(current):
                 under_way = set(current.tasks)
@@ -129,11 +128,10 @@ class WebhookDeliveryService:
                     return
 
     def _may_start(self, current: _Slice) -> bool:
-        elapsed = self._clock.monotonic() - current.started
-        return not self._is_stopping() and elapsed < (LAST_START_SECONDS if current.tasks else SLICE_SECONDS)
+        return current.time.may_begin(within_seconds=LAST_START_SECONDS if current.tasks else None)
 
     async def _claim(self, current: _Slice) -> ClaimedDelivery | None:
-        too_late = self._clock.monotonic() - current.started >= FAILING_START_SECONDS
+        too_late = current.time.elapsed_seconds >= FAILING_START_SECONDS
         async with self._unit_of_work() as uow:
             return await queries.claim_due(
                 uow.connection,

@@ -4,7 +4,6 @@ An event whose effect cannot be had is stored all the same, with its error, and 
 that it arrived, since sending it again would not help.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
@@ -24,13 +23,13 @@ from services.user_management.logging_config import redact
 from services.user_management.queries import webhook as webhook_queries
 from services.user_management.schemas.webhook import ClerkEvent, WebhookAccepted
 from services.user_management.services.clerk_events import read_session, read_user, subject_of
+from services.user_management.services.slice_time import StartSlice
 from services.user_management.services.user_service import UpstreamUsers, UserStates
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 SOURCE: Final = "clerk"
 BACKOFF: Final = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 3600, 21_600, 86_400))
 """From one try of a failing event to the next; after the last it waits for an operator."""
-SLICE_SECONDS: Final = 5.0
 _USER_EVENTS: Final = frozenset({"user.created", "user.updated"})
 
 log = structlog.get_logger(__name__)
@@ -48,6 +47,7 @@ class WebhookService:
         states: UserStates,
         issuer: str,
         instance_id: str | None,
+        start_slice: StartSlice,
     ) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
@@ -55,6 +55,7 @@ class WebhookService:
         self._states = states
         self._issuer = issuer
         self._instance_id = instance_id
+        self._start_slice = start_slice
 
     async def receive_clerk_event(
         self, message_id: str, event: ClerkEvent, payload: dict[str, object]
@@ -90,9 +91,9 @@ class WebhookService:
         return WebhookAccepted(duplicate=False, applied=applied)
 
     async def retry_due(self, _cursor: Any = None) -> None:
-        """Slice: try failed events again that are due, for up to five seconds."""
-        ends = time.monotonic() + SLICE_SECONDS
-        while time.monotonic() < ends:
+        """Slice: try failed events again that are due."""
+        time = self._start_slice()
+        while time.may_begin():
             async with self._unit_of_work() as uow:
                 row = await webhook_queries.lock_due_event(uow.connection)
                 if row is None:

@@ -47,6 +47,7 @@ MAX_REPLAYED: Final = 10_000
 TEST_EVENT_TYPE: Final = "webhook.test"
 """Sent on request alone; nobody subscribes to it."""
 DISABLED_BY_OWNER: Final = "owner"
+NO_SUBSCRIPTION: Final = "There is no such subscription."
 _URL_REFUSED: Final = (
     "must lead to public addresses alone; in production by https, without user or fragment, on port 443 or above 1023"
 )
@@ -132,7 +133,7 @@ class WebhookSubscriptionService:
         async with self._database.reading() as connection:
             row = await queries.find(connection, subscription_id, owner=_owner(actor))
         if row is None:
-            raise NotFoundError
+            raise NotFoundError(NO_SUBSCRIPTION)
         return SubscriptionResponse.model_validate(row)
 
     async def update_subscription(
@@ -217,7 +218,7 @@ class WebhookSubscriptionService:
         before = int(self._signer.decode_cursor(scope, cursor)[0]) if cursor else None
         async with self._database.reading() as connection:
             if await queries.find(connection, subscription_id, owner=_owner(actor)) is None:
-                raise NotFoundError
+                raise NotFoundError(NO_SUBSCRIPTION)
             rows = await delivery_queries.list_deliveries(
                 connection, subscription_id, state=state, before=before, limit=limit + 1
             )
@@ -308,7 +309,7 @@ async def _lock(
 ) -> dict[str, Any]:
     row = await queries.lock(uow.connection, subscription_id, owner=_owner(actor))
     if row is None:
-        raise NotFoundError
+        raise NotFoundError(NO_SUBSCRIPTION)
     if expected is not None and row["version"] not in expected:
         raise PreconditionFailedError
     return row

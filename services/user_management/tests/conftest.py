@@ -21,6 +21,7 @@ from services.user_management.main import create_app
 from services.user_management.models import metadata
 from services.user_management.services.vault_service import PoisonGuard
 from services.user_management.settings import Settings, load_settings
+from services.user_management.tests.connection_scenes import forget_failures
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, Headers
 
@@ -114,7 +115,8 @@ def no_surprises_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def clean_database(owner: "asyncpg.Connection[asyncpg.Record]", container: Container) -> None:
-    """No row but the first encryption key, which the session's container registered."""
+    """No row but the first encryption key, which the session's container registered, and no failure remembered."""
+    forget_failures(container)
     container.vault.poison_guard = PoisonGuard(container.clock)
     container.states.forget()
     tables = [table.name for table in reversed(metadata.sorted_tables) if table.name != "encryption_keys"]

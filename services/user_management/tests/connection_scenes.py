@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -15,6 +16,7 @@ from services.user_management.integrations.oauth_client import OAuthClient
 from services.user_management.integrations.oauth_config import Registration, load_providers
 from services.user_management.services.integration_service import RevocationService
 from services.user_management.services.integration_status_service import IntegrationStatusTracker
+from services.user_management.services.slice_time import SliceTime
 from services.user_management.services.token_service import RefreshAttempts, RefreshJobs, TokenRefresher
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, only_row
@@ -111,7 +113,7 @@ def offering(
 
 def forget_failures(container: Container) -> None:
     """No circuit breaker is open, whatever tests before did to the providers."""
-    container.connect_flows._oauth.gate._entrances.clear()
+    container._oauth.gate._entrances.clear()
 
 
 def refresher_elsewhere(container: Container, *, is_stopping: Callable[[], bool] = lambda: False) -> TokenRefresher:
@@ -143,8 +145,7 @@ def revocation_job(container: Container) -> RevocationService:
         providers=container.providers,
         oauth=OAuthClient(container.http, container.clock),
         vault=container.vault,
-        clock=container.clock,
-        is_stopping=lambda: False,
+        start_slice=container.start_slice,
     )
 
 
@@ -159,8 +160,7 @@ def refresh_jobs(
     return RefreshJobs(
         database=container.database,
         refresher=refresher,
-        clock=container.clock,
-        is_stopping=is_stopping,
+        start_slice=partial(SliceTime, container.clock, is_stopping),
         spread_seconds=spread_seconds,
     )
 

@@ -40,7 +40,7 @@ def rotation_with(container: Container, vault: VaultService) -> KeyRotationServi
         unit_of_work=container.unit_of_work,
         status=IntegrationStatusTracker(),
         clock=container.clock,
-        is_stopping=lambda: False,
+        start_slice=container.start_slice,
     )
 
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -14,7 +13,8 @@ from services.sandbox.signing import base64url
 from services.user_management.http_client import create_http_client
 from services.user_management.integrations.oauth_client import OAuthClient, TokenGrant
 from services.user_management.integrations.oauth_config import BUILT_IN, Provider, Registration, load_providers
-from services.user_management.tests.session_tokens import KEY_ID, NOW, PRIVATE_KEY, encoded, signed
+from services.user_management.tests.clocks import NOW, SetClock
+from services.user_management.tests.session_tokens import KEY_ID, PRIVATE_KEY, encoded, signed
 
 CLIENT_ID: Final = "client-1"
 CLIENT_SECRET: Final = "secret-1"
@@ -22,19 +22,6 @@ REDIRECT_URI: Final = "https://api.example.com/oauth/callback/x"
 NONCE: Final = "nonce-1"
 ACCESS_TOKEN: Final = "access-1"
 GOOGLE_KEYS: Final = "https://www.googleapis.com/oauth2/v3/certs"
-
-
-class SetClock:
-    """Both clocks, moved by hand."""
-
-    def __init__(self) -> None:
-        self.seconds = float(NOW)
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.seconds, UTC)
-
-    def monotonic(self) -> float:
-        return self.seconds
 
 
 Reply = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from cryptography.hazmat.primitives import hashes
@@ -11,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from services.sandbox.signing import base64url
 from services.user_management.security.jwt import SessionVerifier
+from services.user_management.tests.clocks import NOW, SetClock
 
-NOW: Final = 1_800_000_000
 ISSUER: Final = "https://clerk.example.com"
 ORIGIN: Final = "https://app.example.com"
 KEY_ID: Final = "ins_2abc"
@@ -35,19 +34,6 @@ ABSENT: Final = object()
 """In place of a value: the member is left out."""
 
 
-class StoppedClock:
-    """The wall clock of these tests."""
-
-    def __init__(self, seconds: float = NOW) -> None:
-        self.seconds = seconds
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.seconds, UTC)
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
 class OneKey:
     """A key set of one key that counts how often it is asked."""
 
@@ -59,9 +45,9 @@ class OneKey:
         return PRIVATE_KEY.public_key() if key_id == KEY_ID else None
 
 
-def verifier(keys: OneKey | None = None, clock: StoppedClock | None = None, **settings: Any) -> SessionVerifier:
+def verifier(keys: OneKey | None = None, clock: SetClock | None = None, **settings: Any) -> SessionVerifier:
     settings = {"issuer": ISSUER, "authorized_parties": [ORIGIN]} | settings
-    return SessionVerifier(keys or OneKey(), clock=clock or StoppedClock(), **settings)
+    return SessionVerifier(keys or OneKey(), clock=clock or SetClock(), **settings)
 
 
 def signed(header: bytes, payload: bytes) -> str:

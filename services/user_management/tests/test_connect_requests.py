@@ -15,7 +15,6 @@ from services.user_management.tests.connection_scenes import (
     PROVIDER,
     WORK,
     connect_account,
-    forget_failures,
     offering,
     returned_flow,
     stored_rows,
@@ -27,11 +26,6 @@ REQUIRED = {"openid", "email", "offline_access"}
 FRONT_END = "http://localhost:3000/oauth/callback"
 CONSENT = '[consent_parameters]\nprompt = "select_account"'
 JWKS = "http://sandbox.test/oidc/static/jwks.json"
-
-
-@pytest.fixture(autouse=True)
-def closed_breakers(container: Container) -> None:
-    forget_failures(container)
 
 
 @pytest.fixture
@@ -163,6 +157,18 @@ async def test_consent_is_asked_for_only_where_no_usable_refresh_token_covers_th
     await connected.set("status", "active")
     await journey.owner.execute("DELETE FROM encrypted_tokens WHERE kind = 'refresh'")
     assert await asked() is True
+
+
+@pytest.mark.parametrize("refresh", ["grace", "strict"])
+async def test_consent_is_always_asked_for_where_a_refresh_token_is_used_once(
+    connected: Connected, container: Container, tmp_path: Path, refresh: str
+) -> None:
+    kind = f'refresh = "{refresh}"'
+
+    with offering(container, tmp_path, keys=kind, tables=CONSENT, without=["prompt", "refresh"]):
+        asked = await _asked(connected.journey, connected.person)
+
+    assert "prompt" in asked
 
 
 @pytest.mark.usefixtures("asking")

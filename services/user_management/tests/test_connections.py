@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 import pytest
 
-from services.user_management.container import Container
 from services.user_management.core.ids import uuid7
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries.integration import Consent
@@ -17,7 +16,6 @@ from services.user_management.tests.connection_scenes import (
     PROVIDER,
     WORK,
     connect_account,
-    forget_failures,
     returned_flow,
 )
 from services.user_management.tests.journey import Journey
@@ -25,11 +23,6 @@ from services.user_management.tests.scenes import Connected, assert_problem, aud
 
 PATH = f"/users/me/integrations/{PROVIDER}"
 PRIMARIES = "SELECT array_agg(provider_account_id) FROM integrations WHERE is_primary"
-
-
-@pytest.fixture(autouse=True)
-def closed_breakers(container: Container) -> None:
-    forget_failures(container)
 
 
 async def _patch(scene: Connected, body: Any, account: str | None = None) -> httpx.Response:

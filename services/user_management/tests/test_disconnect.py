@@ -21,7 +21,6 @@ from services.user_management.tests.connection_scenes import (
     PROVIDER,
     WORK,
     connect_account,
-    forget_failures,
     make_revocations_due,
     offering,
     returned_flow,
@@ -37,11 +36,6 @@ PATH = f"/users/me/integrations/{PROVIDER}"
 WAIT = "SELECT extract(epoch FROM next_attempt_at - now())::float8 FROM token_revocations"
 WHOLE_GRANT = '[revocation]\nendpoint = "http://sandbox.test/oidc/static/revoke"\nwhole_grant = true'
 NO_REVOCATION = 'revocation_note = "Remove the access at https://accounts.example.com/connections."'
-
-
-@pytest.fixture(autouse=True)
-def closed_breakers(container: Container) -> None:
-    forget_failures(container)
 
 
 @pytest.fixture

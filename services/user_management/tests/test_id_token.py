@@ -19,18 +19,18 @@ from services.user_management.security.id_token import (
     IdTokenProblem,
     IdTokenVerifier,
 )
+from services.user_management.tests.clocks import NOW, SetClock
 from services.user_management.tests.provider_scenes import (
     ACCESS_TOKEN,
     CLIENT_ID,
     GOOGLE_KEYS,
     NONCE,
     Edge,
-    SetClock,
     body,
     id_token,
     key_set,
 )
-from services.user_management.tests.session_tokens import ABSENT, KEY_ID, NOW
+from services.user_management.tests.session_tokens import ABSENT, KEY_ID
 
 EXPECTED = IdTokenExpectation(
     jwks_uri=GOOGLE_KEYS,

@@ -1,12 +1,16 @@
 """The check every 15 minutes: a dead token, a provider that is down and a client that is refused are told apart."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from services.sandbox.faults import Fault
+from services.user_management.core.clock import SystemClock
 from services.user_management.enums import JobName, ProviderErrorKind
+from services.user_management.services import slice_time
 from services.user_management.services.integration_health_service import check as check_module
+from services.user_management.services.slice_time import SliceTime
 from services.user_management.tests.diagnosis_scenes import configure
 from services.user_management.tests.health_scenes import STATIC, crowd, forget_reads, health_of, run_check
 from services.user_management.tests.journey import Journey
@@ -124,8 +128,8 @@ async def test_those_whose_key_is_missing_here_do_not_stand_before_the_others(
     assert [(await scene.row())["last_checked_at"] is not None for scene in scenes].count(True) == 2
 
 
-class _Ticking:
-    """A clock that goes on by one second with every look."""
+class _Ticking(SystemClock):
+    """Goes on by one second with every look."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -144,8 +148,10 @@ async def test_walk_in_small_pages_and_slices_asks_everybody_once(
     monkeypatch.setattr(check_module, "PAGE", 2)
     monkeypatch.setattr(check_module, "CONCURRENCY", 1)
     # A slice looks at the clock when it begins, before a page, and before a probe: there is time for one of them.
-    monkeypatch.setattr(check_module, "SLICE_SECONDS", 2.0)
-    monkeypatch.setattr(journey.container.integration_health, "_clock", _Ticking())
+    monkeypatch.setattr(slice_time, "SLICE_SECONDS", 2.5)
+    monkeypatch.setattr(
+        journey.container.integration_health, "_start_slice", partial(SliceTime, _Ticking(), lambda: False)
+    )
     before = scenes[0].calls("userinfo")
 
     slices = await run_check(journey)

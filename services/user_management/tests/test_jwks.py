@@ -2,8 +2,8 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -34,23 +34,11 @@ from services.user_management.security.jwks import (
 )
 from services.user_management.security.jwt import SessionVerifier
 from services.user_management.settings import Settings
+from services.user_management.tests.clocks import SetClock
 
 OTHER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 SHORT_KEY = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505 - weak on purpose
 SMALL_EXPONENT_KEY = rsa.generate_private_key(public_exponent=3, key_size=2048)
-
-
-class MovableClock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return self.seconds
 
 
 class Publisher:
@@ -78,8 +66,8 @@ async def _settled() -> None:
 
 
 @pytest.fixture
-def clock() -> MovableClock:
-    return MovableClock()
+def clock() -> SetClock:
+    return SetClock(time.time())
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +81,13 @@ async def sandbox_http(sandbox: Sandbox) -> AsyncIterator[HttpClient]:
         yield http
 
 
-def _verifier(keys: SigningKeys, sandbox: Sandbox, clock: MovableClock) -> SessionVerifier:
+def _verifier(keys: SigningKeys, sandbox: Sandbox, clock: SetClock) -> SessionVerifier:
     clerk = sandbox.clerk
     return SessionVerifier(keys, issuer=clerk.issuer, authorized_parties=[clerk.frontend_origin], clock=clock)
 
 
 async def test_cold_verifications_at_once_fetch_once(
-    sandbox: Sandbox, sandbox_http: HttpClient, clock: MovableClock
+    sandbox: Sandbox, sandbox_http: HttpClient, clock: SetClock
 ) -> None:
     keys = RemoteKeySet(lambda: fetch_json(sandbox_http, sandbox.clerk.jwks_url), clock)
     verifier = _verifier(keys, sandbox, clock)
@@ -112,7 +100,7 @@ async def test_cold_verifications_at_once_fetch_once(
 
 
 async def test_thousand_tokens_with_unknown_key_ids_fetch_once(
-    sandbox: Sandbox, sandbox_http: HttpClient, clock: MovableClock
+    sandbox: Sandbox, sandbox_http: HttpClient, clock: SetClock
 ) -> None:
     keys = RemoteKeySet(lambda: fetch_json(sandbox_http, sandbox.clerk.jwks_url), clock)
     verifier = _verifier(keys, sandbox, clock)
@@ -128,7 +116,7 @@ async def test_thousand_tokens_with_unknown_key_ids_fetch_once(
     assert sandbox.ledger.count(party="clerk", operation="jwks") == 1
 
 
-async def test_absent_key_id_is_remembered_beyond_the_cool_down(clock: MovableClock, first: SigningKey) -> None:
+async def test_absent_key_id_is_remembered_beyond_the_cool_down(clock: SetClock, first: SigningKey) -> None:
     publisher = Publisher(first)
     keys = RemoteKeySet(publisher, clock)
     await keys.find("absent")
@@ -144,7 +132,7 @@ async def test_absent_key_id_is_remembered_beyond_the_cool_down(clock: MovableCl
     assert publisher.fetches == 2
 
 
-async def test_memory_of_absent_key_ids_is_bounded(clock: MovableClock, first: SigningKey) -> None:
+async def test_memory_of_absent_key_ids_is_bounded(clock: SetClock, first: SigningKey) -> None:
     publisher = Publisher(first)
     keys = RemoteKeySet(publisher, clock)
     for number in range(MAX_ABSENT_KEY_IDS + 1):
@@ -160,7 +148,7 @@ async def test_memory_of_absent_key_ids_is_bounded(clock: MovableClock, first: S
 
 
 async def test_forged_signature_under_a_known_key_id_fetches_and_evicts_nothing(
-    sandbox: Sandbox, sandbox_http: HttpClient, clock: MovableClock
+    sandbox: Sandbox, sandbox_http: HttpClient, clock: SetClock
 ) -> None:
     keys = RemoteKeySet(lambda: fetch_json(sandbox_http, sandbox.clerk.jwks_url), clock)
     verifier = _verifier(keys, sandbox, clock)
@@ -176,7 +164,7 @@ async def test_forged_signature_under_a_known_key_id_fetches_and_evicts_nothing(
     assert sandbox.ledger.count(party="clerk", operation="jwks") == 1
 
 
-async def test_new_key_works_after_the_cool_down(clock: MovableClock, first: SigningKey) -> None:
+async def test_new_key_works_after_the_cool_down(clock: SetClock, first: SigningKey) -> None:
     publisher = Publisher(first)
     keys = RemoteKeySet(publisher, clock)
     await keys.find("first")
@@ -191,7 +179,7 @@ async def test_new_key_works_after_the_cool_down(clock: MovableClock, first: Sig
 
 @pytest.mark.parametrize("forged_per_second", [0, 20])
 async def test_new_key_that_was_asked_for_too_early_works_within_a_minute(
-    clock: MovableClock, first: SigningKey, forged_per_second: int
+    clock: SetClock, first: SigningKey, forged_per_second: int
 ) -> None:
     publisher = Publisher(first)
     keys = RemoteKeySet(publisher, clock)
@@ -211,7 +199,7 @@ async def test_new_key_that_was_asked_for_too_early_works_within_a_minute(
 
 
 async def test_key_id_asked_for_within_the_cool_down_is_absent_as_of_the_last_fetch(
-    clock: MovableClock, first: SigningKey
+    clock: SetClock, first: SigningKey
 ) -> None:
     publisher = Publisher(first)
     keys = RemoteKeySet(publisher, clock)
@@ -228,7 +216,7 @@ async def test_key_id_asked_for_within_the_cool_down_is_absent_as_of_the_last_fe
 
 
 async def test_flood_of_unknown_key_ids_never_fetches_more_than_twice_a_minute(
-    clock: MovableClock, first: SigningKey
+    clock: SetClock, first: SigningKey
 ) -> None:
     publisher = Publisher(first)
     keys = RemoteKeySet(publisher, clock)
@@ -241,7 +229,7 @@ async def test_flood_of_unknown_key_ids_never_fetches_more_than_twice_a_minute(
     assert publisher.fetches == 600 / COOL_DOWN_SECONDS
 
 
-async def test_stale_set_is_served_while_the_issuer_is_down_for_a_day(clock: MovableClock, first: SigningKey) -> None:
+async def test_stale_set_is_served_while_the_issuer_is_down_for_a_day(clock: SetClock, first: SigningKey) -> None:
     publisher = Publisher(first)
     keys = RemoteKeySet(publisher, clock)
     await keys.find("first")
@@ -259,7 +247,7 @@ async def test_stale_set_is_served_while_the_issuer_is_down_for_a_day(clock: Mov
     assert publisher.fetches == 5
 
 
-async def test_known_key_never_waits_for_a_stalled_issuer(clock: MovableClock, first: SigningKey) -> None:
+async def test_known_key_never_waits_for_a_stalled_issuer(clock: SetClock, first: SigningKey) -> None:
     publisher = Publisher(first)
     keys = RemoteKeySet(publisher, clock)
     await keys.find("first")
@@ -276,7 +264,7 @@ async def test_known_key_never_waits_for_a_stalled_issuer(clock: MovableClock, f
     await _settled()
 
 
-async def test_withdrawn_key_stops_working_with_the_next_fetch(clock: MovableClock, first: SigningKey) -> None:
+async def test_withdrawn_key_stops_working_with_the_next_fetch(clock: SetClock, first: SigningKey) -> None:
     publisher = Publisher(first)
     keys = RemoteKeySet(publisher, clock)
     await keys.find("first")
@@ -291,7 +279,7 @@ async def test_withdrawn_key_stops_working_with_the_next_fetch(clock: MovableClo
     assert refused is None
 
 
-async def test_issuer_that_never_answered_is_unavailable_not_a_refusal(clock: MovableClock) -> None:
+async def test_issuer_that_never_answered_is_unavailable_not_a_refusal(clock: SetClock) -> None:
     publisher = Publisher()
     publisher.down = True
     keys = RemoteKeySet(publisher, clock)
@@ -303,7 +291,7 @@ async def test_issuer_that_never_answered_is_unavailable_not_a_refusal(clock: Mo
     assert publisher.fetches == 1
 
 
-async def test_caller_who_leaves_does_not_end_the_fetch_for_others(clock: MovableClock, first: SigningKey) -> None:
+async def test_caller_who_leaves_does_not_end_the_fetch_for_others(clock: SetClock, first: SigningKey) -> None:
     publisher = Publisher(first)
     publisher.may_answer.clear()
     keys = RemoteKeySet(publisher, clock)
@@ -393,7 +381,7 @@ def test_pinned_key_that_is_no_key_stops_the_start() -> None:
 
 
 async def test_process_that_nobody_asks_learns_of_a_withdrawn_key(
-    first: SigningKey, clock: MovableClock, monkeypatch: pytest.MonkeyPatch
+    first: SigningKey, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publisher = Publisher(first)
     keys = RemoteKeySet(publisher, clock)

@@ -14,7 +14,7 @@ from services.user_management.core.failpoints import Failpoint, FailpointReached
 from services.user_management.enums import TokenKind
 from services.user_management.exceptions import ConflictError, NotFoundError
 from services.user_management.queries import encryption_key as key_queries
-from services.user_management.services import key_rotation_service
+from services.user_management.services import key_rotation_service, slice_time
 from services.user_management.services.key_rotation_service import KeyRotationService, Progress
 from services.user_management.services.vault_service import (
     POISON_LIMIT_PER_MINUTE,
@@ -135,7 +135,7 @@ async def test_slice_hands_on_where_it_stopped_and_the_next_one_goes_on_there(
     await people(journey, 3)
     await both.activate(2)
     monkeypatch.setattr(key_rotation_service, "BATCH", 2)
-    monkeypatch.setattr(key_rotation_service, "SLICE_SECONDS", 1e-6)
+    monkeypatch.setattr(slice_time, "SLICE_SECONDS", 0.0)
 
     cursor, slices = await rotation.rewrap(), 1
     while cursor is not None:

@@ -5,12 +5,11 @@ import re
 
 import pytest
 
-from services.user_management.container import Container
 from services.user_management.core.connection_counts import misconfigured, refresh, transition
 from services.user_management.enums import IntegrationStatus, ReauthReason, RefreshEnd
 from services.user_management.queries import connection_counter
 from services.user_management.services.metrics_service import MetricsService
-from services.user_management.tests.connection_scenes import forget_failures, refresher_elsewhere
+from services.user_management.tests.connection_scenes import refresher_elsewhere
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected
 from services.user_management.unit_of_work import UnitOfWork
@@ -23,11 +22,6 @@ CURRENT = "user_management_connection_counters_current"
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 _LABELS = ("provider", "status", "outcome", "reason")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
-
-
-@pytest.fixture(autouse=True)
-def closed_breakers(container: Container) -> None:
-    forget_failures(container)
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:

@@ -15,13 +15,13 @@ from services.user_management.enums import ProviderErrorKind
 from services.user_management.integrations.oauth_client import RevocationOutcome, TokenGrant
 from services.user_management.integrations.provider_errors import ProviderCallError
 from services.user_management.integrations.provider_sections import DailyExpiry
+from services.user_management.tests.clocks import SetClock
 from services.user_management.tests.provider_scenes import (
     CLIENT_ID,
     CLIENT_SECRET,
     NONCE,
     REDIRECT_URI,
     Edge,
-    SetClock,
     body,
     built_in,
     client,
@@ -243,10 +243,22 @@ async def test_answer_is_read_as_the_provider_writes_it(
     edge = Edge()
     edge.answer(endpoint, body(answer))
 
-    grant = await client(edge).refresh(built_in(name), refresh_token="r0")
+    grant = await client(edge).exchange_code(
+        built_in(name), code="code-1", redirect_uri="https://app.example.com/back", code_verifier=None
+    )
 
     assert (grant.access_token, grant.refresh_token, grant.lifetime_seconds) == (access, refresh, lifetime)
     assert grant.scopes == scopes
+
+
+@pytest.mark.parametrize("answer", [{"access_token": "a"}, {"access_token": "a", "refresh_token": "r"}])
+async def test_answer_to_a_refresh_that_names_no_life_counts_as_short(answer: dict[str, Any]) -> None:
+    edge = Edge()
+    edge.answer(GITHUB, body(answer))
+
+    grant = await client(edge).refresh(built_in("github"), refresh_token="r0")
+
+    assert grant.lifetime_seconds == 600
 
 
 async def test_id_token_of_a_refresh_is_left_alone_and_one_of_a_code_is_kept() -> None:

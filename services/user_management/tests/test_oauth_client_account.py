@@ -10,6 +10,7 @@ from services.user_management.integrations.oauth_client import Account
 from services.user_management.integrations.oauth_config import Provider
 from services.user_management.integrations.provider_errors import ProviderCallError
 from services.user_management.integrations.provider_sections import AccountMapping, UserInfoMapping
+from services.user_management.tests.clocks import NOW
 from services.user_management.tests.provider_scenes import (
     GOOGLE_KEYS,
     NONCE,
@@ -21,7 +22,7 @@ from services.user_management.tests.provider_scenes import (
     id_token,
     key_set,
 )
-from services.user_management.tests.session_tokens import ABSENT, NOW
+from services.user_management.tests.session_tokens import ABSENT
 
 MICROSOFT_KEYS = "https://login.microsoftonline.com/common/discovery/v2.0/keys"
 GOOGLE_USER_INFO = "https://openidconnect.googleapis.com/v1/userinfo"

@@ -12,10 +12,10 @@ from services.user_management.enums import ProviderErrorKind, RefreshKind
 from services.user_management.integrations.oauth_client import RevocationOutcome
 from services.user_management.integrations.oauth_config import Provider, ProviderConfig
 from services.user_management.integrations.provider_errors import ProviderCallError
+from services.user_management.tests.clocks import SetClock
 from services.user_management.tests.provider_scenes import (
     CLIENT_ID,
     Edge,
-    SetClock,
     body,
     client,
     grant,

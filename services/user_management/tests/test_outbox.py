@@ -227,7 +227,11 @@ async def test_redis_that_is_away_loses_and_doubles_no_delivery(
     redis = create_redis_client("redis://127.0.0.1:1/0")
     policy = OutboxPolicy(source=API_URL, stream="s", stream_length=100, channel="c")
     cut_off = OutboxService(
-        database=container.database, unit_of_work=container.unit_of_work, redis=redis, policy=policy
+        database=container.database,
+        unit_of_work=container.unit_of_work,
+        redis=redis,
+        policy=policy,
+        start_slice=container.start_slice,
     )
     await publish(EventType.USER_CREATED)
 

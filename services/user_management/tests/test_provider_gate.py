@@ -7,7 +7,7 @@ import pytest
 from services.user_management.integrations.provider_errors import ProviderCallError
 from services.user_management.integrations.provider_gate import BreakerPhase, ProviderGate
 from services.user_management.observability import REGISTRY
-from services.user_management.tests.provider_scenes import SetClock
+from services.user_management.tests.clocks import SetClock
 
 PROVIDER = "acme"
 
@@ -156,6 +156,20 @@ async def test_breaker_is_open_for_as_long_as_the_provider_said(
     await fail(gate, 5, retry_after=retry_after)
 
     assert gate.state(PROVIDER).retry_after_seconds == pause
+
+
+@pytest.mark.parametrize("retry_after", [0.0, 1.0])
+async def test_provider_that_always_says_soon_does_not_keep_the_pauses_from_growing(
+    gate: ProviderGate, clock: SetClock, retry_after: float
+) -> None:
+    await fail(gate, 5, retry_after=retry_after)
+    first = gate.state(PROVIDER).retry_after_seconds
+    clock.seconds += first
+
+    await fail(gate, retry_after=retry_after)
+
+    assert 12 <= first <= 18
+    assert 24 <= gate.state(PROVIDER).retry_after_seconds <= 36
 
 
 async def test_answer_to_a_call_from_before_closes_it(gate: ProviderGate) -> None:

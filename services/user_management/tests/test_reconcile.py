@@ -306,6 +306,7 @@ async def test_user_erased_here_is_not_created_again(
         states=container.states,
         providers=container.providers,
         hold_back=timedelta(seconds=-60),
+        start_slice=container.start_slice,
     ).erase_due()
 
     looked = await reconciler.sweep(repair=False)
@@ -369,7 +370,7 @@ async def test_clerk_that_fails_in_mid_sweep_is_asked_again_from_the_cursor(
     for number in range(150):
         clerk_sandbox.clerk.create_user(created_at=1_700_000_000_000 + number)
     # A slice of one page.
-    monkeypatch.setattr("services.user_management.services.reconcile_service.SLICE_SECONDS", 0.1)
+    monkeypatch.setattr("services.user_management.services.slice_time.SLICE_SECONDS", 0.1)
     cursor = await reconciler.sweep_slice()
     clerk_sandbox.faults.add(Fault(party="clerk", operation="users.list", action="status", status=status))
 
@@ -401,7 +402,7 @@ async def test_sweep_as_a_job_survives_an_outage_of_clerk_between_two_slices(
 ) -> None:
     for number in range(150):
         clerk_sandbox.clerk.create_user(created_at=1_700_000_000_000 + number)
-    monkeypatch.setattr("services.user_management.services.reconcile_service.SLICE_SECONDS", 0.1)
+    monkeypatch.setattr("services.user_management.services.slice_time.SLICE_SECONDS", 0.1)
     slice_of_work = partial(reconcile_slice, container)
 
     async def tick() -> bool:

@@ -4,9 +4,9 @@ The provider is held in the midst of a refresh, and what must not happen is trie
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from services.user_management.queries import token_refresh as queries
 from services.user_management.queries.token_refresh import LEASE_SECONDS
 from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
 from services.user_management.services.token_service import RefreshAttempts, RefreshOutcome, TokenRefresher
+from services.user_management.tests.clocks import SetClock
 from services.user_management.tests.connection_scenes import refresher_elsewhere
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected
@@ -30,22 +31,6 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory,
 
 HELD_SECONDS = 600.0
 """Until `sandbox.faults.clear()`."""
-
-
-class MovableClock:
-    """Stands still but for `advance`."""
-
-    def __init__(self) -> None:
-        self._seconds = 1000.0
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return self._seconds
-
-    def advance(self, seconds: float) -> None:
-        self._seconds += seconds
 
 
 @pytest.fixture
@@ -143,13 +128,13 @@ async def test_refusal_after_a_reconnect_leaves_the_connection_active(strict: Co
 
 
 async def test_claim_that_took_most_of_the_lease_calls_nobody(strict: Connected) -> None:
-    container, clock = strict.journey.container, MovableClock()
+    container, clock = strict.journey.container, SetClock(time.time())
 
     @asynccontextmanager
     async def slow_unit_of_work() -> AsyncIterator[UnitOfWork]:
         async with container.unit_of_work() as uow:
             yield uow
-        clock.advance(LEASE_SECONDS - CALL_TIMEOUT_SECONDS + 1)
+        clock.seconds += LEASE_SECONDS - CALL_TIMEOUT_SECONDS + 1
 
     refresher = _refresher(container, clock, slow_unit_of_work)
 
@@ -162,13 +147,13 @@ async def test_claim_that_took_most_of_the_lease_calls_nobody(strict: Connected)
 
 
 async def test_life_of_a_token_counts_from_sending(strict: Connected) -> None:
-    container, clock, on_the_way = strict.journey.container, MovableClock(), 5.0
+    container, clock, on_the_way = strict.journey.container, SetClock(time.time()), 5.0
     refresher = _refresher(container, clock, unit_of_work_factory(clock))
     strict.fail("delay", delay_seconds=HELD_SECONDS, when="after")
     caller = asyncio.create_task(refresher.refresh(UUID(strict.integration_id), 1))
     await strict.journey.sandbox.ledger.wait_for(strict.party, "token.refresh", committed=True)
 
-    clock.advance(on_the_way)
+    clock.seconds += on_the_way
     strict.journey.sandbox.faults.clear()
     result = await caller
 

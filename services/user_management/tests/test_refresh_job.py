@@ -2,24 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from services.sandbox.faults import Fault
-from services.user_management.container import Container
+from services.user_management.celery_config import TICKS
+from services.user_management.enums import JobName
 from services.user_management.integrations.provider_gate import FAILURES
 from services.user_management.queries import token_refresh as queries
 from services.user_management.queries.token_refresh import DueStep
 from services.user_management.services.token_service import REFRESH_PERIOD_SECONDS
 from services.user_management.services.token_service import jobs as jobs_module
-from services.user_management.services.token_service.jobs import READERS_WISH_SECONDS
+from services.user_management.services.token_service.answers import DEFAULT_TTL_SECONDS
 from services.user_management.tests.connection_scenes import (
     connect_account,
     due_connections,
-    forget_failures,
     refresh_jobs,
     refresher_elsewhere,
 )
@@ -33,13 +32,6 @@ UPDATE encrypted_tokens
 SET issued_at = now() - make_interval(secs => $1), expires_at = now() + make_interval(secs => $2)
 WHERE kind = 'access'
 """
-
-
-@pytest.fixture(autouse=True)
-def closed_breakers(container: Container) -> Iterator[None]:
-    forget_failures(container)
-    yield
-    forget_failures(container)
 
 
 @pytest.fixture
@@ -163,7 +155,11 @@ async def test_token_of_an_hour_is_renewed_before_a_reader_finds_it_too_short_li
 
     # The run may come to it as late as its calls are spread.
     assert connected.calls() == 1
-    assert HOUR - (age + SPREAD) >= READERS_WISH_SECONDS
+    assert HOUR - (age + SPREAD) >= DEFAULT_TTL_SECONDS
+
+
+def test_slices_come_as_often_as_the_spread_reckons() -> None:
+    assert TICKS[JobName.REFRESH_DUE_TOKENS] == jobs_module.SLICE_PERIOD_SECONDS
 
 
 async def test_token_of_an_hour_is_not_renewed_by_the_run_after_its_renewal(connected: Connected) -> None:

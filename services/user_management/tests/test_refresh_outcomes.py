@@ -1,19 +1,16 @@
 """What each kind of failure does to a connection."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from services.user_management.container import Container
 from services.user_management.integrations.provider_gate import FAILURES
 from services.user_management.services.token_service import RefreshOutcome
 from services.user_management.tests.connection_scenes import (
     connect_account,
-    forget_failures,
     offering,
     refresher_elsewhere,
 )
@@ -23,13 +20,6 @@ from services.user_management.tests.scenes import Connected, assert_problem, aud
 COOL_DOWN = "SELECT extract(epoch FROM refresh_not_before - now())::float8 FROM integrations"
 DETAILS = '[error_details]\nmembers = { error_subtype = "" }'
 REVOKED = f'[errors]\ntoken_revoked = "revoked"\n\n{DETAILS}'
-
-
-@pytest.fixture(autouse=True)
-def closed_breakers(container: Container) -> Iterator[None]:
-    forget_failures(container)
-    yield
-    forget_failures(container)
 
 
 async def _fail_once(scene: Connected, **fault: Any) -> dict[str, Any]:
@@ -227,14 +217,15 @@ async def test_cool_down_is_as_long_as_the_provider_wishes_within_an_hour(
     assert stale.calls() == calls
 
 
+@pytest.mark.parametrize("wish", [{}, {"headers": {"Retry-After": "0"}}, {"headers": {"Retry-After": "1"}}])
 @pytest.mark.parametrize(("failures", "shortest", "longest"), [(0, 0.0, 1.5), (5, 10.0, 48.0), (40, 100.0, 450.0)])
-async def test_cool_down_without_a_wish_grows_with_the_failures(
-    stale: Connected, failures: int, shortest: float, longest: float
+async def test_cool_down_grows_with_the_failures_even_if_the_provider_wishes_a_short_one(
+    stale: Connected, failures: int, shortest: float, longest: float, wish: dict[str, Any]
 ) -> None:
     await stale.set("refresh_failures", failures)
     await stale.set("failing_since", (await stale.row())["created_at"])
 
-    await _fail_once(stale, error="who_knows")
+    await _fail_once(stale, error="who_knows", **wish)
 
     assert shortest <= await stale.journey.owner.fetchval(COOL_DOWN) + 5
     assert await stale.journey.owner.fetchval(COOL_DOWN) <= longest
@@ -310,14 +301,38 @@ async def test_call_that_had_no_turn_leaves_the_last_failure_and_the_connection_
     assert await stale.journey.owner.fetchval(COOL_DOWN) <= 1
 
 
-async def test_second_lost_answer_of_a_strict_provider_is_the_last_try(strict: Connected) -> None:
-    first = await _fail_once(strict, action="reset_mid_body")
-    second = await _fail_once(strict, action="reset_mid_body")
+async def test_lost_answers_of_a_strict_provider_leave_the_verdict_to_the_provider(strict: Connected) -> None:
+    rows = [await _fail_once(strict, action="reset_mid_body") for _ in range(2)]
+    await strict.set("refresh_not_before", None)
 
-    assert first["status"] == "active"
-    assert (second["status"], second["status_reason"]) == ("needs_reauth", "refresh_interrupted")
-    assert strict.calls() == 2
-    assert assert_problem(await strict.get(), 409, "needs_reauth")["reason"] == "refresh_interrupted"
+    refused = await strict.get()
+
+    assert [row["status"] for row in rows] == ["active", "active"]
+    assert assert_problem(refused, 409, "needs_reauth")["reason"] == "refresh_interrupted"
+
+
+@pytest.mark.parametrize("before", [{"action": "reset"}, {"action": "status", "status": 503}])
+async def test_requests_that_never_reach_a_strict_provider_cost_nothing(
+    strict: Connected, before: dict[str, Any]
+) -> None:
+    rows = [await _fail_once(strict, **fault) for fault in (before, {"action": "reset"}, {"action": "reset"})]
+    await strict.set("refresh_not_before", None)
+
+    response = await strict.get()
+
+    assert {row["status"] for row in rows} <= {"active", "degraded"}
+    assert response.status_code == 200, response.text
+    assert (await strict.row())["status"] == "active"
+
+
+async def test_pauses_after_lost_answers_of_a_strict_provider_grow_to_minutes(strict: Connected) -> None:
+    pauses = []
+    for _ in range(4):
+        await _fail_once(strict, action="reset")
+        pauses.append(await strict.journey.owner.fetchval(COOL_DOWN))
+
+    for pause, nominal in zip(pauses, (16, 62, 244, 300), strict=True):
+        assert 0.5 * nominal - 5 <= pause <= 1.5 * nominal
 
 
 async def test_two_answered_failures_of_a_strict_provider_cost_nothing(strict: Connected) -> None:

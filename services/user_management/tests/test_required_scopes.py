@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ import pytest
 
 from services.conftest import Servers
 from services.user_management.services.integration_health_service import scope_enforcement
+from services.user_management.services.slice_time import SliceTime
 from services.user_management.tests.diagnosis_scenes import configure
 from services.user_management.tests.health_scenes import STATIC, crowd, health_of, run_check
 from services.user_management.tests.journey import Journey
@@ -190,14 +192,15 @@ async def test_enforcement_that_is_cut_off_is_taken_up_again(journey: Journey, m
     await run_check(journey)
     configure(journey, monkeypatch, STATIC, required_scopes=("openid", "mail.read"))
     monkeypatch.setattr(scope_enforcement, "BATCH", 1)
+    stopping = partial(SliceTime, journey.container.clock, lambda: True)
     marked = []
     cursor: Any = None
 
     for _ in range(3):
-        position = await service._scopes.enforce(cursor, ends=0.0)
+        position = await service._scopes.enforce(cursor, stopping())
         cursor = json.loads(json.dumps(position))
         marked.append(sum([(await scene.row())["status"] == "needs_reauth" for scene in scenes]))
-    await service._scopes.enforce(cursor, ends=float("inf"))
+    await service._scopes.enforce(cursor, journey.container.start_slice())
 
     assert marked == [1, 2, 3]
     assert {(await scene.row())["status_reason"] for scene in scenes} == {"scope_upgrade"}

@@ -12,7 +12,6 @@ from services.user_management.tests.connection_scenes import (
     PROVIDER,
     connect_account,
     connected_to,
-    forget_failures,
     returned_flow,
     revocation_of,
     revocation_states,
@@ -26,7 +25,6 @@ ROTATING = ["github", "slack"]
 
 @pytest.fixture(autouse=True)
 def built_in_providers(container: Container, journey: Journey, tmp_path: Path) -> Iterator[None]:
-    forget_failures(container)
     with imitated(container, journey.sandbox, tmp_path):
         yield
 

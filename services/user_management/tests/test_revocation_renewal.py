@@ -14,7 +14,6 @@ from services.user_management.enums import TokenKind
 from services.user_management.services.vault_service import token_binding
 from services.user_management.tests.connection_scenes import (
     connected_to,
-    forget_failures,
     make_revocations_due,
     no_longer_offering,
     revocation_of,
@@ -28,7 +27,6 @@ EXPIRES_IN = "SELECT extract(epoch FROM expires_at - now())::float8 FROM token_r
 
 @pytest.fixture(autouse=True)
 def built_in_providers(container: Container, journey: Journey, tmp_path: Path) -> Iterator[None]:
-    forget_failures(container)
     with imitated(container, journey.sandbox, tmp_path):
         yield
 

@@ -1,6 +1,7 @@
 """Service keys at the doors of ordinary internal routes, their rotation, and when they were last used."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from services.user_management.enums import ServicePermission
 from services.user_management.middleware.problems import HANDLERS
 from services.user_management.middleware.request_context import RequestContextMiddleware
 from services.user_management.services.service_client_service import KeyUsage, ServiceClientService, usage
+from services.user_management.tests.clocks import SetClock
 from services.user_management.tests.conftest import ADMIN_USER_ID, API_URL
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, Headers, assert_problem
@@ -282,24 +284,11 @@ async def test_revocation_and_rotation_at_once_leave_no_old_key_live(
     assert live in ([], [_id(new)])
 
 
-class MovableClock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
 class Use:
     """Two keys, and when they were last used."""
 
     def __init__(self, journey: Journey, keys: list[str]) -> None:
-        self.clock = MovableClock()
+        self.clock = SetClock(time.time())
         self.usage = KeyUsage(journey.container.unit_of_work, self.clock)
         self.keys = keys
         self._owner = journey.owner

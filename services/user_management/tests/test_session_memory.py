@@ -6,13 +6,12 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from services.user_management.exceptions import KeySetUnavailableError, SessionPendingError, UnauthenticatedError
 from services.user_management.security.jwt import LEEWAY_SECONDS, MAX_REMEMBERED, SessionVerifier
+from services.user_management.tests.clocks import NOW, SetClock
 from services.user_management.tests.session_tokens import (
     ISSUER,
     KEY_ID,
-    NOW,
     ORIGIN,
     PRIVATE_KEY,
-    StoppedClock,
     token,
 )
 
@@ -38,12 +37,12 @@ def keys() -> Keys:
 
 
 @pytest.fixture
-def clock() -> StoppedClock:
-    return StoppedClock()
+def clock() -> SetClock:
+    return SetClock()
 
 
 @pytest.fixture
-def remembering(keys: Keys, clock: StoppedClock) -> SessionVerifier:
+def remembering(keys: Keys, clock: SetClock) -> SessionVerifier:
     return SessionVerifier(keys, issuer=ISSUER, authorized_parties=[ORIGIN], clock=clock)
 
 
@@ -92,7 +91,7 @@ async def test_remembered_token_is_no_use_while_the_keys_cannot_be_had(
         await remembering.verify(presented)
 
 
-async def test_remembered_token_runs_out(remembering: SessionVerifier, clock: StoppedClock) -> None:
+async def test_remembered_token_runs_out(remembering: SessionVerifier, clock: SetClock) -> None:
     presented = token()
     await remembering.verify(presented)
 

@@ -10,16 +10,15 @@ from hypothesis import strategies as st
 from services.sandbox.signing import base64url, sign_jws
 from services.user_management.exceptions import SessionPendingError, UnauthenticatedError
 from services.user_management.security.jws import MAX_TOKEN_CHARACTERS
+from services.user_management.tests.clocks import NOW, SetClock
 from services.user_management.tests.session_tokens import (
     ABSENT,
     CLAIMS,
     HEADER,
     ISSUER,
-    NOW,
     ORIGIN,
     PRIVATE_KEY,
     OneKey,
-    StoppedClock,
     signed,
     token,
     verifier,
@@ -76,7 +75,7 @@ async def test_leeway_is_exactly_five_seconds(claim: str, seconds: float, accept
 
 
 async def test_token_runs_out_by_the_injected_clock() -> None:
-    clock = StoppedClock(NOW + 65)
+    clock = SetClock(NOW + 65)
     checked = verifier(clock=clock)
 
     await checked.verify(VALID)

@@ -12,16 +12,11 @@ from services.user_management.rate_limiter import RateLimits
 from services.user_management.services.token_service import read as read_module
 from services.user_management.services.token_service.read import BATCH_CONCURRENCY
 from services.user_management.settings import QuotaPolicy
-from services.user_management.tests.connection_scenes import PROVIDER, WORK, connect_account, forget_failures
+from services.user_management.tests.connection_scenes import PROVIDER, WORK, connect_account
 from services.user_management.tests.scenes import Connected, assert_problem, read_outcomes
 
 PATH = "/internal/tokens/batch-get"
 Item = dict[str, Any]
-
-
-@pytest.fixture(autouse=True)
-def closed_breakers(container: Container) -> None:
-    forget_failures(container)
 
 
 def _item(scene: Connected, **members: Any) -> Item:

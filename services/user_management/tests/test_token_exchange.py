@@ -12,7 +12,7 @@ from services.user_management.container import Container
 from services.user_management.enums import RateClass
 from services.user_management.rate_limiter import RateLimits
 from services.user_management.settings import QuotaPolicy
-from services.user_management.tests.connection_scenes import PROVIDER, WORK, connect_account, forget_failures
+from services.user_management.tests.connection_scenes import PROVIDER, WORK, connect_account
 from services.user_management.tests.scenes import Connected, Headers, assert_problem, read_outcomes
 
 PATH = "/internal/oauth/token"
@@ -21,11 +21,6 @@ ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 JWT = "urn:ietf:params:oauth:token-type:jwt"
 USER_ID = "urn:user-management:token-type:user-id"
 FORM_TYPE = "application/x-www-form-urlencoded"
-
-
-@pytest.fixture(autouse=True)
-def closed_breakers(container: Container) -> None:
-    forget_failures(container)
 
 
 def _form(scene: Connected, **changes: str | None) -> dict[str, str]:

@@ -195,12 +195,9 @@ async def test_third_failure_in_a_row_degrades_and_a_success_recovers(connected:
     ]
 
 
-@pytest.mark.parametrize(
-    ("action", "longest"),
-    [("expires_in_missing", None), ("expires_in_string", 600)],
-)
-async def test_answer_with_a_nonsense_life_is_kept_and_counts_as_short(
-    connected: Connected, action: FaultAction, longest: int | None
+@pytest.mark.parametrize("action", ["expires_in_missing", "expires_in_string"])
+async def test_answer_with_an_unclear_life_is_kept_and_counts_as_short(
+    connected: Connected, action: FaultAction
 ) -> None:
     await connected.journey.age_tokens()
     connected.fail(action)
@@ -208,8 +205,7 @@ async def test_answer_with_a_nonsense_life_is_kept_and_counts_as_short(
     response = await connected.get()
 
     assert response.status_code == 200, response.text
-    left = response.json()["expires_in"]
-    assert left is None if longest is None else 0 < left <= longest
+    assert 0 < response.json()["expires_in"] <= 600
     assert (await connected.journey.userinfo(response.json()["access_token"])).status_code == 200
     assert (await connected.row())["status"] == "active"
 

@@ -6,14 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from services.user_management.container import Container
-from services.user_management.tests.connection_scenes import PROVIDER, forget_failures
+from services.user_management.tests.connection_scenes import PROVIDER
 from services.user_management.tests.scenes import Connected, assert_problem, read_outcomes
-
-
-@pytest.fixture(autouse=True)
-def closed_breakers(container: Container) -> None:
-    forget_failures(container)
 
 
 async def _refresh(scene: Connected, **body: Any) -> httpx.Response:

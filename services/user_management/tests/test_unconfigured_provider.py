@@ -7,10 +7,8 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from services.user_management.container import Container
 from services.user_management.tests.connection_scenes import (
     PROVIDER,
-    forget_failures,
     no_longer_offering,
     revocation_of,
     revocation_states,
@@ -24,11 +22,6 @@ ROUTES = [
     ("PATCH", PATH, {"metadata": {"label": "x"}}),
     ("GET", f"{PATH}/activity", None),
 ]
-
-
-@pytest.fixture(autouse=True)
-def closed_breakers(container: Container) -> None:
-    forget_failures(container)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from services.sandbox.faults import Fault, FaultAction
 from services.user_management.container import Container
 from services.user_management.tests.connection_scenes import (
     PROVIDER,
-    forget_failures,
     returned_flow,
     revocation_of,
     revocation_states,
@@ -23,7 +22,6 @@ from services.user_management.tests.scenes import Headers, assert_problem, provi
 
 @pytest.fixture(autouse=True)
 def built_in_providers(container: Container, journey: Journey, tmp_path: Path) -> Iterator[None]:
-    forget_failures(container)
     for provider in journey.sandbox.providers.values():
         provider.forget()
     with imitated(container, journey.sandbox, tmp_path):

@@ -161,6 +161,7 @@ async def test_tombstone_outlives_a_rotation_of_the_secret(
             states=container.states,
             issuer=container.settings.clerk.issuer,
             instance_id=None,
+            start_slice=container.start_slice,
         )
 
     monkeypatch.setattr(container, "webhooks", knowing("a secret that was made today", *former))

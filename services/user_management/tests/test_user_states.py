@@ -1,7 +1,8 @@
 """Who may act, as of when; and how often activity is written."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import datetime
 from typing import Any, cast
 
 import asyncpg
@@ -10,36 +11,18 @@ import pytest
 from services.user_management.database import Database
 from services.user_management.services.user_service import SignIn, UserStates
 from services.user_management.services.user_service.states import CACHE_SECONDS
+from services.user_management.tests.clocks import SetClock
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Headers, assert_problem, only_row
 
 
-class MovedClock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self._wall = datetime.now(UTC)
-        self._seconds = 1000.0
-
-    def now(self) -> datetime:
-        return self._wall
-
-    def monotonic(self) -> float:
-        return self._seconds
-
-    def move(self, **time: float) -> None:
-        step = timedelta(**time)
-        self._wall += step
-        self._seconds += step.total_seconds()
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock(time.time())
 
 
 @pytest.fixture
-def clock() -> MovedClock:
-    return MovedClock()
-
-
-@pytest.fixture
-def other_process(journey: Journey, clock: MovedClock, monkeypatch: pytest.MonkeyPatch) -> UserStates:
+def other_process(journey: Journey, clock: SetClock, monkeypatch: pytest.MonkeyPatch) -> UserStates:
     """The memory of another process, which the guards of the application under test now ask."""
     container = journey.container
     states = UserStates(container.database, clock)
@@ -68,15 +51,15 @@ async def test_suspended_user_is_refused_at_once_by_the_same_process(journey: Jo
 
 
 async def test_suspended_user_is_refused_within_two_seconds_by_another_process(
-    journey: Journey, clock: MovedClock, other_process: UserStates
+    journey: Journey, clock: SetClock, other_process: UserStates
 ) -> None:
     ada = await journey.sign_up()
     assert await status_of(journey, ada.headers) == 200
 
     await journey.container.administration.suspend_user(ada.id, reason=None)
-    clock.move(seconds=CACHE_SECONDS - 0.01)
+    clock.seconds += CACHE_SECONDS - 0.01
     before = await status_of(journey, ada.headers)
-    clock.move(seconds=0.01)
+    clock.seconds += 0.01
     after = await status_of(journey, ada.headers)
 
     assert CACHE_SECONDS <= 2
@@ -84,14 +67,14 @@ async def test_suspended_user_is_refused_within_two_seconds_by_another_process(
 
 
 async def test_lifted_suspension_is_seen_within_two_seconds_by_another_process(
-    journey: Journey, clock: MovedClock, other_process: UserStates
+    journey: Journey, clock: SetClock, other_process: UserStates
 ) -> None:
     ada = await journey.sign_up()
     await journey.container.administration.suspend_user(ada.id, reason=None)
     assert await status_of(journey, ada.headers) == 403
 
     await journey.container.administration.unsuspend_user(ada.id)
-    clock.move(seconds=CACHE_SECONDS)
+    clock.seconds += CACHE_SECONDS
 
     assert await status_of(journey, ada.headers) == 200
 
@@ -125,7 +108,7 @@ class _LateAnswers:
 
 
 async def test_answer_of_before_a_suspension_that_arrives_after_it_is_not_remembered(
-    journey: Journey, clock: MovedClock
+    journey: Journey, clock: SetClock
 ) -> None:
     ada = await journey.sign_up()
     line = _LateAnswers(journey.container.database.door)
@@ -185,7 +168,7 @@ async def test_activity_is_written_once_in_five_minutes(journey: Journey, minute
 
 
 async def test_activity_is_written_once_by_several_processes(
-    journey: Journey, clock: MovedClock, other_process: UserStates
+    journey: Journey, clock: SetClock, other_process: UserStates
 ) -> None:
     ada = await journey.sign_up()
     await be_inactive(journey, ada.id, minutes=10)

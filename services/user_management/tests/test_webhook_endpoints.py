@@ -376,6 +376,7 @@ async def test_event_of_another_instance_is_refused_where_one_is_configured(
         states=container.states,
         issuer=clerk.issuer,
         instance_id=clerk.instance_id,
+        start_slice=container.start_slice,
     )
     monkeypatch.setattr(container, "webhooks", strict)
     user = clerk.create_user(email="ada@example.com")

@@ -10,11 +10,15 @@ def read_retry_after(text: str, now: datetime) -> float | None:
     text = text.strip()
     if re.fullmatch("[0-9]{1,9}", text):
         return float(text)
+    moment = read_http_date(text)
+    return None if moment is None else max(0.0, (moment - now).total_seconds())
+
+
+def read_http_date(text: str) -> datetime | None:
+    """An HTTP date (RFC 9110 section 5.6.7), aware; None for anything else, whatever it is."""
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         # Overflow: a year or an hour of twenty digits.
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - now).total_seconds())
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -5,7 +5,6 @@ those that nothing else would notice: what is refreshed all the time proves itse
 """
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -13,7 +12,6 @@ from uuid import UUID
 
 import structlog
 
-from services.user_management.core.clock import Clock
 from services.user_management.core.connection_counts import misconfigured
 from services.user_management.database import Database
 from services.user_management.enums import ProviderState
@@ -23,10 +21,10 @@ from services.user_management.queries.integration_health import Candidate, Place
 from services.user_management.services.integration_health_service.examination import Examination
 from services.user_management.services.integration_health_service.scope_enforcement import ScopeEnforcement
 from services.user_management.services.integration_health_service.tally import Tallies
+from services.user_management.services.slice_time import SliceTime, StartSlice
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 CHECK_PERIOD_SECONDS: Final = 900.0
-SLICE_SECONDS: Final = 5.0
 CONCURRENCY: Final = 16
 MAX_PROBES: Final = 500
 """In one run: 15 minutes."""
@@ -75,31 +73,29 @@ class IntegrationHealthService:
         providers: ProviderRegistry,
         examination: Examination,
         scopes: ScopeEnforcement,
-        clock: Clock,
-        is_stopping: Callable[[], bool],
+        start_slice: StartSlice,
     ) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
         self._providers = providers
         self._examination = examination
         self._scopes = scopes
-        self._clock = clock
-        self._is_stopping = is_stopping
+        self._start_slice = start_slice
 
     async def check(self, cursor: Any) -> dict[str, Any] | None:
         """Slice: first the required scopes, then the connections, then what is known of the providers."""
-        ends = self._clock.monotonic() + SLICE_SECONDS
+        time = self._start_slice()
         cursor = cursor or {"scopes": None}
         if "scopes" in cursor:
-            position = await self._scopes.enforce(cursor["scopes"], ends=ends)
+            position = await self._scopes.enforce(cursor["scopes"], time)
             if position is not None:
                 return {"scopes": position}
         run = await self._begin() if "scopes" in cursor else _run(cursor)
         states = await self._states()
         while not run.is_over:
-            if self._clock.monotonic() > ends or self._is_stopping():
+            if not time.may_begin():
                 return run.to_json()
-            await self._walk_on(run, states, ends)
+            await self._walk_on(run, states, time)
         await self._conclude(run, states)
         return None
 
@@ -111,7 +107,7 @@ class IntegrationHealthService:
         async with self._database.reading() as connection:
             return await queries.read_states(connection, [provider.name for provider in self._providers])
 
-    async def _walk_on(self, run: _Run, states: dict[str, ProviderState], ends: float) -> None:
+    async def _walk_on(self, run: _Run, states: dict[str, ProviderState], time: SliceTime) -> None:
         """Check what is due on the next page. A page that is not finished is walked again in the next slice."""
         if run.after is None:
             return
@@ -131,7 +127,7 @@ class IntegrationHealthService:
                 idle_seconds=IDLE_SECONDS,
                 page=PAGE,
             )
-        last = await self._check_all(page.due, run, ends)
+        last = await self._check_all(page.due, run, time)
         if last is not None:
             # In the order of the page the next one begins after the last that was begun.
             run.after = last
@@ -140,7 +136,7 @@ class IntegrationHealthService:
         else:
             run.after = _FIRST_PROBED if run.after.probed_at is None else None
 
-    async def _check_all(self, due: list[Candidate], run: _Run, ends: float) -> Place | None:
+    async def _check_all(self, due: list[Candidate], run: _Run, time: SliceTime) -> Place | None:
         """Sixteen at once. Returns where it was broken off; None when all were looked at."""
         waiting = iter(due)
         broken_off: list[Place] = []
@@ -149,13 +145,13 @@ class IntegrationHealthService:
         async def work() -> None:
             nonlocal begun
             for held in waiting:
-                if run.is_over or self._clock.monotonic() > ends or self._is_stopping():
+                if run.is_over or not time.may_begin():
                     broken_off.append(begun or Place())
                     return
                 begun = Place(held.last_probed_at, held.id)
                 if not run.tallies.is_left_alone(held.provider) and held.provider in self._providers:
                     run.probes += 1
-                    await self._examination.examine(held, run.tallies, ends=ends)
+                    await self._examination.examine(held, run.tallies, time)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(CONCURRENCY, len(due))):

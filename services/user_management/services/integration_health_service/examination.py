@@ -4,23 +4,23 @@ from typing import Final
 
 import structlog
 
-from services.user_management.core.clock import Clock
-from services.user_management.enums import EventType, IntegrationStatus, ProviderErrorKind, ReauthReason
+from services.user_management.enums import IntegrationStatus, ProviderErrorKind, ReauthReason
 from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
 from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.integrations.provider_errors import (
     NO_USERINFO_ENDPOINT,
+    RATE_LIMIT_CODES,
     TOO_LATE,
     TOO_MANY_CALLS,
     ProviderCallError,
 )
-from services.user_management.queries import integration as integration_queries
 from services.user_management.queries import integration_health as queries
 from services.user_management.queries.integration_health import Candidate
 from services.user_management.queries.token_refresh import Failure
 from services.user_management.services.connection_probe import ConnectionProbe
 from services.user_management.services.integration_health_service.tally import Tallies
 from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
+from services.user_management.services.slice_time import SliceTime
 from services.user_management.services.token_service import TokenRefresher
 from services.user_management.services.token_service.refresh_attempt import RefreshOutcome
 from services.user_management.services.vault_service import VaultService
@@ -28,13 +28,12 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 
 REFUSED_SECONDS: Final = 900.0
 """Two refusals of a token that cannot be refreshed lie at least so far apart before the user is asked."""
-LATE_SECONDS: Final = 5.0
-"""After a slice's end: a probe (8 s) may still be followed by a refresh, within the 20 s a slice may take."""
+LAST_REFRESH_SECONDS: Final = 10.0
+"""After a slice's beginning: a probe (8 s) may still be followed by a refresh, within the 20 s a slice may take."""
 REFRESH_FAILED: Final = "refresh_failed"
-_OURS: Final = frozenset({TOO_MANY_CALLS, TOO_LATE})
-_NO_VERDICT: Final = frozenset(
-    {NO_USERINFO_ENDPOINT, "http_429", "rate_limited", "ratelimited", "rate_limit_exceeded", "slow_down"}
-)
+_NOT_ITS_TURN: Final = frozenset({TOO_MANY_CALLS, TOO_LATE})
+"""We did not come to ask it. That the breaker is open (`breaker_open`) is different: it says that it fails."""
+_NO_VERDICT: Final = RATE_LIMIT_CODES | {NO_USERINFO_ENDPOINT}
 """It cannot be asked, or not so often: that says nothing about how it is."""
 
 log = structlog.get_logger(__name__)
@@ -52,7 +51,6 @@ class Examination:
         refresher: TokenRefresher,
         vault: VaultService,
         status: IntegrationStatusTracker,
-        clock: Clock,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._providers = providers
@@ -60,10 +58,9 @@ class Examination:
         self._refresher = refresher
         self._vault = vault
         self._status = status
-        self._clock = clock
 
-    async def examine(self, held: Candidate, tallies: Tallies, *, ends: float) -> None:
-        """`ends` is when the slice does, monotonic. Under a key that is missing here nothing is found out.
+    async def examine(self, held: Candidate, tallies: Tallies, time: SliceTime) -> None:
+        """Under a key that is missing here nothing is found out.
 
         That it was tried is noted first: else those that fail would stand first in every run, before all others.
         """
@@ -83,9 +80,9 @@ class Examination:
         except PoisonedCiphertextError:
             await self._mark_unreadable(held)
         except ProviderCallError as error:
-            await self._judge(held, error, tallies, ends)
+            await self._judge(held, error, tallies, time)
 
-    async def _judge(self, held: Candidate, error: ProviderCallError, tallies: Tallies, ends: float) -> None:
+    async def _judge(self, held: Candidate, error: ProviderCallError, tallies: Tallies, time: SliceTime) -> None:
         log.info(
             "check.failed",
             integration_id=str(held.id),
@@ -96,12 +93,12 @@ class Examination:
         )
         _weigh(held.provider, error, tallies)
         if error.kind in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED}:
-            await self._refused(held, Failure(error.code, error.detail), tallies, ends)
+            await self._refused(held, Failure(error.code, error.detail), tallies, time)
 
-    async def _refused(self, held: Candidate, failure: Failure, tallies: Tallies, ends: float) -> None:
+    async def _refused(self, held: Candidate, failure: Failure, tallies: Tallies, time: SliceTime) -> None:
         """The access token is dead. A refresh shows whether the grant is too; without one, time does."""
         if held.has_refresh_token:
-            if not held.cooling and self._clock.monotonic() < ends + LATE_SECONDS:
+            if not held.cooling and time.elapsed_seconds < LAST_REFRESH_SECONDS:
                 await self._refresh(held, tallies)
             return
         connection = ConnectionVersion(held.id, held.token_version)
@@ -133,22 +130,8 @@ class Examination:
             await queries.note_accepted(uow.connection, held, whole=alone)
             if not recovers or held.status_reason == ReauthReason.NO_REFRESH_TOKEN:
                 return
-            changed = await integration_queries.set_status(
-                uow.connection,
-                integration_id=held.id,
-                token_version=held.token_version,
-                status=IntegrationStatus.ACTIVE,
-                reason=None,
-                from_statuses=[IntegrationStatus.DEGRADED],
-            )
-            if changed is not None:
-                self._status.record(
-                    uow,
-                    EventType.INTEGRATION_RECOVERED,
-                    integration_id=held.id,
-                    user_id=held.user_id,
-                    provider=held.provider,
-                )
+            connection = ConnectionVersion(held.id, held.token_version)
+            await self._status.mark_recovered(uow, connection, was=IntegrationStatus.DEGRADED)
 
     async def _mark_unreadable(self, held: Candidate) -> None:
         if not self._vault.poison_guard.may_mark(held.id):
@@ -166,5 +149,5 @@ def _weigh(provider: str, error: ProviderCallError, tallies: Tallies) -> None:
         tallies.note_misconfigured(provider, error.code)
     elif error.kind is not ProviderErrorKind.TRANSIENT:
         tallies.note_answer(provider)
-    elif error.code not in _OURS:
+    elif error.code not in _NOT_ITS_TURN:
         tallies.note_failure(provider, error.code)

@@ -4,20 +4,19 @@ During a deploy the old processes and the new ones require different scopes. A s
 force at once; it is withdrawn when none has required it for an hour. So neither undoes what the other has enforced.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 import structlog
 
-from services.user_management.core.clock import Clock
-from services.user_management.enums import EventType, IntegrationStatus, ReauthReason
+from services.user_management.enums import IntegrationStatus, ReauthReason
 from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
-from services.user_management.queries import integration as integration_queries
 from services.user_management.queries import integration_health as queries
 from services.user_management.queries.integration_health import FIRST, Holder
 from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
+from services.user_management.services.slice_time import SliceTime
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 BATCH: Final = 200
@@ -54,17 +53,13 @@ class ScopeEnforcement:
         unit_of_work: UnitOfWorkFactory,
         providers: ProviderRegistry,
         status: IntegrationStatusTracker,
-        clock: Clock,
-        is_stopping: Callable[[], bool],
     ) -> None:
         self._unit_of_work = unit_of_work
         self._providers = providers
         self._status = status
-        self._clock = clock
-        self._is_stopping = is_stopping
 
-    async def enforce(self, position: list[Any] | None, *, ends: float) -> list[Any] | None:
-        """Go on from `position` until `ends` (monotonic); where to go on from, None when nothing is left."""
+    async def enforce(self, position: list[Any] | None, time: SliceTime) -> list[Any] | None:
+        """Go on from `position` for as long as there is time; where to go on from, None when nothing is left."""
         began = None if position is None else _position(position)
         for provider in self._providers:
             async with self._unit_of_work() as uow:
@@ -76,14 +71,14 @@ class ScopeEnforcement:
             start = _Position(provider.name, requirement.in_force)
             if began is not None and (began.provider, began.required) == (start.provider, start.required):
                 start = began
-            if (stopped := await self._enforce(provider, start, ends)) is not None:
+            if (stopped := await self._enforce(provider, start, time)) is not None:
                 return stopped.to_json()
         return None
 
-    async def _enforce(self, provider: Provider, position: _Position, ends: float) -> _Position | None:
+    async def _enforce(self, provider: Provider, position: _Position, time: SliceTime) -> _Position | None:
         while (after := await self._mark_batch(provider, position)) is not None:
             position = after
-            if self._clock.monotonic() > ends or self._is_stopping():
+            if not time.may_begin():
                 return position
         await self._bring_back(provider, position.required)
         async with self._unit_of_work() as uow:
@@ -117,22 +112,9 @@ class ScopeEnforcement:
 
     async def _recover(self, uow: UnitOfWork, holder: Holder) -> None:
         """Step: the requirement was withdrawn. What serves only until its access token runs out says so again."""
-        changed = await integration_queries.set_status(
-            uow.connection,
-            integration_id=holder.id,
-            token_version=holder.token_version,
-            status=IntegrationStatus.ACTIVE,
-            reason=None,
-            from_statuses=[IntegrationStatus.NEEDS_REAUTH],
-        )
-        if changed is None:
-            return
-        user_id, provider = changed
-        self._status.record(
-            uow, EventType.INTEGRATION_RECOVERED, integration_id=holder.id, user_id=user_id, provider=provider
-        )
-        if holder.for_a_time:
-            connection = ConnectionVersion(holder.id, holder.token_version)
+        connection = ConnectionVersion(holder.id, holder.token_version)
+        recovered = await self._status.mark_recovered(uow, connection, was=IntegrationStatus.NEEDS_REAUTH)
+        if recovered and holder.for_a_time:
             await self._status.mark_degraded(uow, connection, ReauthReason.NO_REFRESH_TOKEN)
 
 

@@ -174,7 +174,7 @@ class Confirmations:
             raise exchange_problem(error) from None
 
     async def _qualify(self, uow: UnitOfWork, connected: Connected, *, missing: list[str], grant: TokenGrant) -> None:
-        """Step: connected, but: without what is required, or only until the access token runs out. Said at once."""
+        """Step: mark at once what lacks required scopes, or works only until its access token runs out."""
         connection = ConnectionVersion(connected.id, connected.token_version)
         if missing:
             await self._status.mark_needs_reauth(uow, connection, ReauthReason.SCOPE_MISSING)

@@ -111,7 +111,8 @@ class ConnectFlows:
                 code_challenge=pkce_challenge(self._signer.pkce_verifier(state_hash)) if provider.config.pkce else None,
                 nonce=self._nonce(provider, state_hash),
                 login_hint=request.login_hint or (addressed.account_email if addressed else None),
-                ask_consent=addressed is None or not addressed.covers(scopes),
+                # A refresh token that is used once may be out at this moment, and a grant without one would keep it.
+                ask_consent=provider.config.rotates or addressed is None or not addressed.covers(scopes),
             )
         except ProviderCallError as error:
             raise exchange_problem(error) from None

@@ -23,6 +23,7 @@ from services.user_management.integrations.oauth_config import Provider, Provide
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries import token_activity as activity_queries
 from services.user_management.queries.integration import LiveConnection
+from services.user_management.queries.token_read import NEW_FOR_SECONDS
 from services.user_management.schemas.integration import (
     MAX_METADATA_ENTRIES,
     DisconnectResponse,
@@ -39,8 +40,6 @@ from services.user_management.services.reconnect_links import ReconnectLinks
 from services.user_management.services.token_service import RefreshOutcome, TokenRefresher
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
-MIN_REFRESH_INTERVAL_SECONDS: Final = 10.0
-"""A token that is younger is not replaced on demand."""
 _NEEDS_USER: Final = {IntegrationStatus.NEEDS_REAUTH, IntegrationStatus.REVOKED}
 
 Shown = dict[str, Any]
@@ -136,7 +135,7 @@ class IntegrationService:
         row = await self._find(user_id, provider, account)
         self._refuse_dead(row)
         age = row["refreshed_seconds_ago"]
-        if age is not None and age < MIN_REFRESH_INTERVAL_SECONDS:
+        if age is not None and age < NEW_FOR_SECONDS:
             return self._response(row)
         result = await self._refresher.refresh(row["id"], row["token_version"])
         after = await self._find(user_id, provider, row["provider_account_id"])

@@ -1,12 +1,10 @@
 """Revoking at the providers what users have given up here: tried until it sticks, or is known to be impossible."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
 
-from services.user_management.core.clock import Clock
 from services.user_management.enums import ProviderErrorKind, RevocationState, TokenKind
 from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
 from services.user_management.integrations.oauth_client import OAuthClient
@@ -14,11 +12,11 @@ from services.user_management.integrations.oauth_config import Provider, Provide
 from services.user_management.integrations.provider_errors import REVOCATION_IMPOSSIBLE, ProviderCallError
 from services.user_management.queries import token_revocation as queries
 from services.user_management.queries.token_revocation import DueRevocation, SealedGrant, SealedToken
+from services.user_management.services.slice_time import StartSlice
 from services.user_management.services.unkept_grants import preferred_kind, revokes_whole_grant
 from services.user_management.services.vault_service import VaultService, token_binding
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
-SLICE_SECONDS: Final = 5.0
 """Then the last batch comes to its end: a renewal is stored within ten seconds. What the job's own limit may still cut
 off is the revoking, which is done again."""
 BATCH: Final = 8
@@ -42,21 +40,19 @@ class RevocationService:
         providers: ProviderRegistry,
         oauth: OAuthClient,
         vault: VaultService,
-        clock: Clock,
-        is_stopping: Callable[[], bool],
+        start_slice: StartSlice,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._providers = providers
         self._oauth = oauth
         self._vault = vault
-        self._clock = clock
-        self._is_stopping = is_stopping
+        self._start_slice = start_slice
 
     async def revoke_due(self, _cursor: Any = None) -> None:
-        """Slice: what is due now, for up to five seconds. A call that is cut off is made again by whoever comes next:
+        """Slice: what is due now. A call that is cut off is made again by whoever comes next:
         to revoke twice is to revoke once (RFC 7009 section 2.2)."""
-        ends = self._clock.monotonic() + SLICE_SECONDS
-        while self._clock.monotonic() < ends and not self._is_stopping():
+        time = self._start_slice()
+        while time.may_begin():
             async with self._unit_of_work() as uow:
                 due = await queries.claim_due(uow.connection, limit=BATCH, lease_seconds=LEASE_SECONDS)
             if not due:
@@ -164,6 +160,6 @@ class RevocationService:
 
 
 def _is_refused_kind(provider: Provider, kind: TokenKind) -> bool:
-    """Whether the provider ends a grant by its access token alone, and this is another: kept while nobody knew that,
-    for the provider was not configured."""
+    """Whether this is a refresh token and the provider revokes by access token alone, which nobody knew when the user
+    disconnected: the provider was not configured."""
     return kind is TokenKind.REFRESH and preferred_kind(provider) is TokenKind.ACCESS

@@ -2,21 +2,20 @@
 
 import asyncio
 import math
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 import structlog
 
-from services.user_management.core.clock import Clock
 from services.user_management.database import Database
 from services.user_management.exceptions import ApplicationError
 from services.user_management.queries import token_refresh as queries
 from services.user_management.queries.token_refresh import DuePosition, DueRefresh, DueStep
+from services.user_management.services.slice_time import SliceTime, StartSlice
+from services.user_management.services.token_service.answers import DEFAULT_TTL_SECONDS
 from services.user_management.services.token_service.refresh import TokenRefresher
 
-SLICE_SECONDS: Final = 5.0
 CONCURRENCY: Final = 16
 """Refreshes of one slice at once; a provider's own cap may be lower."""
 BATCH: Final = 64
@@ -25,8 +24,6 @@ SLICE_PERIOD_SECONDS: Final = 10.0
 REFRESH_PERIOD_SECONDS: Final = 900.0
 """A run per quarter of an hour: with tokens of an hour's life, a longer one leaves the last refresh before the end to a
 reader, and renews what that reader has just renewed."""
-READERS_WISH_SECONDS: Final = 300.0
-"""The life that a reader expects who does not say."""
 
 log = structlog.get_logger(__name__)
 
@@ -39,31 +36,29 @@ class RefreshJobs:
         *,
         database: Database,
         refresher: TokenRefresher,
-        clock: Clock,
-        is_stopping: Callable[[], bool],
+        start_slice: StartSlice,
         spread_seconds: float,
     ) -> None:
         """`spread_seconds`: over how long the refreshes of a run are spread; 0: as fast as they go."""
         self._database = database
         self._refresher = refresher
-        self._clock = clock
-        self._is_stopping = is_stopping
+        self._start_slice = start_slice
         self._spread_seconds = spread_seconds
-        self._horizon_seconds = REFRESH_PERIOD_SECONDS + spread_seconds + READERS_WISH_SECONDS
+        self._horizon_seconds = REFRESH_PERIOD_SECONDS + spread_seconds + DEFAULT_TTL_SECONDS
 
     async def sweep(self, _cursor: Any = None) -> None:
         """Slice: try again every refresh whose outcome nobody knows, such as one whose process was killed.
 
         Each once: those that cannot be tried now, as their provider is held back, stay among them.
         """
-        ends = self._clock.monotonic() + SLICE_SECONDS
+        time = self._start_slice()
         after = UUID(int=0)
-        while self._may_go_on(ends):
+        while time.may_begin():
             async with self._database.reading() as connection:
                 found = await queries.unsettled(connection, after=after, limit=BATCH)
             if not found:
                 return
-            await self._refresh_batch(found, ends)
+            await self._refresh_batch(found, time)
             after = found[-1].integration_id
 
     async def refresh_due(self, cursor: Any = None) -> dict[str, Any] | None:
@@ -73,21 +68,18 @@ class RefreshJobs:
         The cursor is where the walk over them is, and how many a slice may renew, so that no provider meets all of a
         run at once; None when the walk is over.
         """
-        ends = self._clock.monotonic() + SLICE_SECONDS
+        time = self._start_slice()
         share, position = _read_cursor(cursor) if cursor is not None else (await self._share(), DuePosition())
         begun = 0
-        while begun < share and self._may_go_on(ends):
+        while begun < share and time.may_begin():
             steps = await self._due(position)
             if not steps:
                 return None
-            taken = await self._refresh_batch([step.refresh for step in steps], ends)
+            taken = await self._refresh_batch([step.refresh for step in steps], time)
             begun += taken
             if taken:
                 position = steps[taken - 1].position
         return {"share": share, "after": [position.expires_at.isoformat(), str(position.token_id)]}
-
-    def _may_go_on(self, ends: float) -> bool:
-        return self._clock.monotonic() < ends and not self._is_stopping()
 
     async def _share(self) -> int:
         async with self._database.reading() as connection:
@@ -105,14 +97,14 @@ class RefreshJobs:
                 limit=BATCH,
             )
 
-    async def _refresh_batch(self, batch: list[DueRefresh], ends: float) -> int:
+    async def _refresh_batch(self, batch: list[DueRefresh], time: SliceTime) -> int:
         """Refresh in order, several at once; how many were begun before the time was over."""
         waiting = iter(batch)
         begun = 0
 
         async def work() -> None:
             nonlocal begun
-            while self._may_go_on(ends) and (item := next(waiting, None)) is not None:
+            while time.may_begin() and (item := next(waiting, None)) is not None:
                 begun += 1
                 await self._refresh_one(item)
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Final
 
 from services.user_management.core.failpoints import Failpoint, failpoint
-from services.user_management.database import Database, is_unavailable
+from services.user_management.database import Database, DatabaseError, is_unavailable
 from services.user_management.enums import TokenOutcome
-from services.user_management.exceptions import ApplicationError, UnauthenticatedError
+from services.user_management.exceptions import ApplicationError, KeyUnavailableError, UnauthenticatedError
 from services.user_management.queries.token_read import TokenQuery, TokenReading, read_token
 from services.user_management.queries.token_read_batch import read_tokens
 from services.user_management.schemas.token import TokenBatchItem, TokenProblem, TokenRequest, TokenResponse
@@ -49,10 +49,7 @@ class TokenService:
         reading = await self._read(query)
         result: RefreshResult | None = None
         if reading.outcome is TokenOutcome.STALE:
-            result = await self._refresh(reading)
-            # The same door again. When the provider cannot be asked, a soft demand is lowered.
-            failed = result.outcome in _NOT_RENEWED
-            reading = await self._read(replace(query, default_seconds=MINIMUM_TTL_SECONDS) if failed else query)
+            reading, result = await self._renew(query, reading)
         return await self._hand_out(credential, request, reading, result)
 
     async def refresh_token(self, credential: ServiceCredential, request: TokenRequest) -> TokenResponse:
@@ -109,6 +106,22 @@ class TokenService:
         result = await self._refresher.refresh(present(stale.integration_id), present(stale.token_version))
         failpoint(Failpoint.BEFORE_ANSWER)
         return result
+
+    async def _renew(self, query: TokenQuery, stale: TokenReading) -> tuple[TokenReading, RefreshResult | None]:
+        """The same door after a refresh. Where there is nothing newer to be had, a soft demand is lowered.
+
+        Raises KeyUnavailableError.
+        """
+        lowered = replace(query, default_seconds=MINIMUM_TTL_SECONDS)
+        try:
+            result = await self._refresh(stale)
+        except (KeyUnavailableError, *DatabaseError):
+            # What this process lacks for a refresh takes nothing from what still lives.
+            reading = await self._read(lowered)
+            if reading.outcome is TokenOutcome.STALE:
+                raise
+            return reading, None
+        return await self._read(lowered if result.outcome in _NOT_RENEWED else query), result
 
     async def _hand_out(
         self, credential: ServiceCredential, request: TokenRequest, reading: TokenReading, result: RefreshResult | None

@@ -43,16 +43,17 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 DEGRADED_AFTER_FAILURES: Final = 3
 EXHAUSTED_AFTER_SECONDS: Final = 3 * 86_400.0
-"""How long a provider must refuse with a code that nobody knows before the user is asked; at least that often: …"""
 EXHAUSTED_AFTER_FAILURES: Final = 6
+"""For how long, and how often at least, a provider must refuse with a code nobody knows before the user is asked."""
 KEY_UNAVAILABLE: Final = "key_unavailable"
 _MAX_COOL_DOWN_SECONDS: Final = 300.0
 _MAX_PROVIDERS_WISH_SECONDS: Final = 3600.0
 _OPERATOR_COOL_DOWN_SECONDS: Final = 30.0
 _KEY_COOL_DOWN_SECONDS: Final = 5.0
-_STRICT_SECOND_TRY_SECONDS: Final = 15.0
-"""After a lost answer of a provider that kills reused tokens there is one more try, so it waits for better weather."""
-_OURS: Final = {BREAKER_OPEN: 1.0, TOO_MANY_CALLS: 1.0, TOO_LATE: 0.0}
+_STRICT_NEXT_TRY_SECONDS: Final = 15.0
+"""After a lost answer of a provider that takes each token once: the next try may be the last that can succeed, so it
+waits for better weather, and four times as long after each further loss."""
+_NOT_SENT: Final = {BREAKER_OPEN: 1.0, TOO_MANY_CALLS: 1.0, TOO_LATE: 0.0}
 """Failures of which the provider has seen nothing, and for how many seconds the connection is left alone after them:
 another process may be better off, and where ours or its lease ends it may go on at once."""
 _END_WITH: Final = {
@@ -139,7 +140,7 @@ class RefreshAttempts:
         try:
             binding = token_binding(claim.user_id, claim.integration_id, TokenKind.REFRESH)
             refresh_token = self._vault.open(stored.ciphertext, binding, stored.key_version)
-            await self._vault.ensure(claim.active_key_version)
+            await self._vault.ensure_proven(claim.active_key_version)
         except KeyUnavailableError:
             end = RefreshEnd.OPERATOR
             await self._release(claim, Failure(KEY_UNAVAILABLE), end=end, cool_down_seconds=_KEY_COOL_DOWN_SECONDS)
@@ -226,32 +227,31 @@ class RefreshAttempts:
             reason=error.code,
             detail=error.detail,
         )
-        if error.code in _OURS:
-            await self._release(claim, None, end=RefreshEnd.TRANSIENT, cool_down_seconds=_OURS[error.code])
+        if error.code in _NOT_SENT:
+            await self._release(claim, None, end=RefreshEnd.TRANSIENT, cool_down_seconds=_NOT_SENT[error.code])
             return RefreshResult(RefreshOutcome.UNAVAILABLE, error.retry_after or 1.0, error)
         if error.kind is ProviderErrorKind.OPERATOR:
             return await self._misconfigured(claim, failure)
-        rotates = provider.config.refresh in {RefreshKind.STRICT, RefreshKind.GRACE}
         if error.kind in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED}:
-            if rotates and claim.earlier_outcome_unknown:
+            if provider.config.rotates and claim.earlier_outcome_unknown:
                 return await self._needs_reauth(claim, ReauthReason.REFRESH_INTERRUPTED, failure)
             if error.kind is ProviderErrorKind.REVOKED:
                 return await self._revoked(claim, failure)
             return await self._needs_reauth(claim, ReauthReason.GRANT_REFUSED, failure)
-        lost = error.outcome_unknown and not error.answered
-        if lost and provider.config.refresh is RefreshKind.STRICT and claim.earlier_outcome_unknown:
-            # A third use of the same token could only be taken for a thief's.
-            return await self._needs_reauth(claim, ReauthReason.REFRESH_INTERRUPTED, failure)
-        return await self._back_off(claim, error, after_loss=lost and provider.config.refresh is RefreshKind.STRICT)
+        is_lost = error.outcome_unknown and not error.answered
+        at_least = 0.0
+        if is_lost and provider.config.refresh is RefreshKind.STRICT:
+            at_least = _STRICT_NEXT_TRY_SECONDS * 4.0 ** min(claim.attempts - 1, 4)
+        return await self._back_off(claim, error, at_least=at_least)
 
-    async def _back_off(self, claim: Claim, error: ProviderCallError, *, after_loss: bool) -> RefreshResult:
+    async def _back_off(self, claim: Claim, error: ProviderCallError, *, at_least: float) -> RefreshResult:
         """Transient, or nobody knows: the status stays, until the same refusal has lasted for days."""
-        if error.retry_after is None:
-            backoff = 2.0 ** min(claim.failures, 9) + (_STRICT_SECOND_TRY_SECONDS if after_loss else 0.0)
-            cool_down = min(_MAX_COOL_DOWN_SECONDS, backoff) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
-        else:  # never before the provider's wish; a little after it, as not all may come in one instant
+        backoff = min(_MAX_COOL_DOWN_SECONDS, at_least + 2.0 ** min(claim.failures, 9))
+        cool_down = backoff * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+        if error.retry_after is not None:
+            # Never before the provider's wish; a little after it, as not all may come in one instant.
             wish = min(_MAX_PROVIDERS_WISH_SECONDS, error.retry_after)
-            cool_down = wish + random.uniform(0, min(30.0, 0.1 * wish))  # noqa: S311 - jitter
+            cool_down = max(cool_down, wish + random.uniform(0, min(30.0, 0.1 * wish)))  # noqa: S311 - jitter
         failure = Failure(error.code, error.detail)
         run = await self._release(
             claim,

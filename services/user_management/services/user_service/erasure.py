@@ -1,8 +1,7 @@
 """The end of the hold-back: a deleted user's data goes, a keyed hash of their subject stays."""
 
-import time
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
@@ -12,10 +11,9 @@ from services.user_management.queries import user as user_queries
 from services.user_management.queries import webhook as webhook_queries
 from services.user_management.security.signing import Signer
 from services.user_management.services.integration_service import release_grants
+from services.user_management.services.slice_time import StartSlice
 from services.user_management.services.user_service.states import UserStates
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
-
-SLICE_SECONDS: Final = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -31,17 +29,19 @@ class UserErasure:
         states: UserStates,
         providers: ProviderRegistry,
         hold_back: timedelta,
+        start_slice: StartSlice,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._signer = signer
         self._states = states
         self._providers = providers
         self._hold_back = hold_back
+        self._start_slice = start_slice
 
     async def erase_due(self, _cursor: Any = None) -> str | None:
         """Slice: erase whoever was deleted longer ago than the hold-back; "more" when time ran out first."""
-        ends = time.monotonic() + SLICE_SECONDS
-        while time.monotonic() < ends:
+        time = self._start_slice()
+        while time.may_begin():
             async with self._unit_of_work() as uow:
                 user_id = await user_queries.lock_due_for_erasure(uow.connection, hold_back=self._hold_back)
                 if user_id is None:

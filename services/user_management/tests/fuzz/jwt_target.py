@@ -10,13 +10,13 @@ from services.sandbox.signing import base64url
 from services.user_management.exceptions import RetryLaterError, SessionPendingError, UnauthenticatedError
 from services.user_management.security.jwks import parse_key_set
 from services.user_management.security.jwt import SessionVerifier
+from services.user_management.tests.clocks import SetClock
 from services.user_management.tests.session_tokens import (
     CLAIMS,
     HEADER,
     ISSUER,
     ORIGIN,
     PRIVATE_KEY,
-    StoppedClock,
     encoded,
 )
 from services.user_management.utils import strict_json
@@ -32,7 +32,7 @@ class _OneKey:
         return _KEY.public_key()
 
 
-VERIFIER: Final = SessionVerifier(_OneKey(), issuer=ISSUER, authorized_parties=[ORIGIN], clock=StoppedClock())
+VERIFIER: Final = SessionVerifier(_OneKey(), issuer=ISSUER, authorized_parties=[ORIGIN], clock=SetClock())
 
 
 def fuzz_one(data: bytes) -> None:

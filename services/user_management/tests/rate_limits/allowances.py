@@ -1,7 +1,6 @@
 """What the tests of the rate limits share: policies, a clock, and how to count who gets through."""
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Any
 
 from services.user_management.enums import RateClass
@@ -16,19 +15,6 @@ POLICIES = {
     RateClass.WEBHOOK: QuotaPolicy(600, 60),
     RateClass.INTERNAL: QuotaPolicy(1000, 1),
 }
-
-
-class MovableClock:
-    """Time that a test moves."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.seconds, UTC)
-
-    def monotonic(self) -> float:
-        return self.seconds
 
 
 async def passed(limits: RateLimits, rate_class: RateClass, key: str, times: int) -> int:

@@ -7,7 +7,7 @@ import pytest
 
 from services.conftest import Servers
 from services.user_management.redis_client import RedisClient, create_redis_client
-from services.user_management.tests.rate_limits.allowances import MovableClock
+from services.user_management.tests.clocks import SetClock
 
 
 @pytest.fixture
@@ -17,8 +17,8 @@ def key() -> str:
 
 
 @pytest.fixture
-def clock() -> MovableClock:
-    return MovableClock()
+def clock() -> SetClock:
+    return SetClock()
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from services.user_management.rate_limiter import RateLimits
 from services.user_management.rate_limiter.local_buckets import LocalBuckets
 from services.user_management.redis_client import RedisClient
 from services.user_management.settings import QuotaPolicy
-from services.user_management.tests.rate_limits.allowances import POLICIES, MovableClock, value_of
+from services.user_management.tests.clocks import SetClock
+from services.user_management.tests.rate_limits.allowances import POLICIES, value_of
 
 
 @pytest.fixture
-def limits(redis: RedisClient, clock: MovableClock) -> RateLimits:
+def limits(redis: RedisClient, clock: SetClock) -> RateLimits:
     return RateLimits(redis, POLICIES, clock)
 
 
@@ -27,7 +28,7 @@ def test_internal_class_passes_its_quota_and_no_more(limits: RateLimits, key: st
 
 
 def test_request_after_retry_after_passes_and_one_before_does_not(
-    limits: RateLimits, clock: MovableClock, key: str
+    limits: RateLimits, clock: SetClock, key: str
 ) -> None:
     for _ in range(3):
         limits.spend_here(RateClass.ANONYMOUS, key)
@@ -43,7 +44,7 @@ def test_request_after_retry_after_passes_and_one_before_does_not(
     assert limits.spend_here(RateClass.ANONYMOUS, key).remaining == 0
 
 
-def test_allowance_refills_evenly(limits: RateLimits, clock: MovableClock, key: str) -> None:
+def test_allowance_refills_evenly(limits: RateLimits, clock: SetClock, key: str) -> None:
     for _ in range(100):
         limits.spend_here(RateClass.USER, key)
 
@@ -52,7 +53,7 @@ def test_allowance_refills_evenly(limits: RateLimits, clock: MovableClock, key: 
     assert limits.spend_here(RateClass.USER, key).remaining == 49
 
 
-def test_keys_are_bounded_and_the_one_used_longest_ago_goes(clock: MovableClock) -> None:
+def test_keys_are_bounded_and_the_one_used_longest_ago_goes(clock: SetClock) -> None:
     buckets = LocalBuckets(QuotaPolicy(5, 60), clock, max_keys=3)
     for name in ("a", "b", "c", "a", "d"):
         buckets.spend(name)

@@ -22,7 +22,8 @@ from services.user_management.rate_limiter.rate_limits import RETRY_SECONDS
 from services.user_management.redis_client import create_redis_client
 from services.user_management.services.health_service import HealthService
 from services.user_management.settings import DatabaseGroup
-from services.user_management.tests.rate_limits.allowances import POLICIES, MovableClock, passed, value_of
+from services.user_management.tests.clocks import SetClock
+from services.user_management.tests.rate_limits.allowances import POLICIES, passed, value_of
 
 pytestmark = pytest.mark.serial
 
@@ -45,7 +46,7 @@ def own_valkey() -> Iterator[ValkeyServer]:
 
 
 @pytest.fixture
-async def limits(own_valkey: ValkeyServer, clock: MovableClock) -> AsyncIterator[RateLimits]:
+async def limits(own_valkey: ValkeyServer, clock: SetClock) -> AsyncIterator[RateLimits]:
     client = create_redis_client(own_valkey.url())
     yield RateLimits(client, POLICIES, clock)
     await client.aclose()
@@ -67,7 +68,7 @@ async def test_dead_redis_leaves_the_same_policy_in_this_process(
 
 
 async def test_redis_that_is_back_counts_again(
-    limits: RateLimits, own_valkey: ValkeyServer, clock: MovableClock, key: str
+    limits: RateLimits, own_valkey: ValkeyServer, clock: SetClock, key: str
 ) -> None:
     own_valkey.child.kill()
     own_valkey.child.wait(5)
@@ -90,7 +91,7 @@ async def test_redis_that_is_back_counts_again(
 
 
 async def test_silent_redis_costs_one_request_a_quarter_of_a_second(
-    limits: RateLimits, own_valkey: ValkeyServer, clock: MovableClock, key: str
+    limits: RateLimits, own_valkey: ValkeyServer, clock: SetClock, key: str
 ) -> None:
     with stopped(own_valkey):
         first = await _seconds(limits.spend(RateClass.USER, key))
@@ -118,7 +119,7 @@ async def test_crowd_before_a_silent_redis_waits_no_longer_than_one(
 
 
 async def test_silent_redis_that_answers_again_counts_again(
-    limits: RateLimits, own_valkey: ValkeyServer, clock: MovableClock, key: str
+    limits: RateLimits, own_valkey: ValkeyServer, clock: SetClock, key: str
 ) -> None:
     await limits.spend(RateClass.SIGN_IN, f"{key}-before")
     with stopped(own_valkey):

@@ -1,0 +1,20 @@
+"""Time that stands still until a test moves it."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+NOW: Final = 1_800_000_000
+"""15 January 2027, 08:00 UTC."""
+
+
+class SetClock:
+    """Both clocks: `seconds` is Unix time for the one and means nothing for the other."""
+
+    def __init__(self, seconds: float = NOW) -> None:
+        self.seconds = seconds
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.seconds, UTC)
+
+    def monotonic(self) -> float:
+        return self.seconds
