@@ -158,7 +158,7 @@ async def test_batches_at_once_refresh_once(connected: Connected) -> None:
 async def test_batch_answers_in_time_and_what_is_out_is_there_for_the_next_call(
     connected: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read_module, "BATCH_SECONDS", 0.5)
+    monkeypatch.setattr(read_module, "BATCH_SECONDS", 2.0)
     journey, container = connected.journey, connected.journey.container
     emails = [f"stale-{number}@example.com" for number in range(BATCH_CONCURRENCY + 1)]
     stale = [connected, *[await Connected.at(journey, email=email, key=connected.key) for email in emails]]
