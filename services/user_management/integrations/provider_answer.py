@@ -4,13 +4,13 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from services.user_management.enums import ProviderErrorKind
 from services.user_management.integrations.provider_config import ProviderConfig
 from services.user_management.integrations.provider_errors import (
-    RATE_LIMIT_CODES,
+    HALF_DONE_CODES,
     RATE_LIMITED,
     ProviderCallError,
     error_code,
@@ -21,6 +21,7 @@ from services.user_management.utils.strict_json import storable
 
 _MAX_DESCRIPTION_CHARACTERS: Final = 4096
 _MAX_DETAILS: Final = 8
+_MAX_CLOCK_ERROR: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,10 @@ class Answer:
 
     @property
     def said_at(self) -> datetime:
-        """When, by the provider's own clock, by which it also reckons the moments that it names; by ours where it does
-        not say (`Date`, RFC 9110 section 6.6.1)."""
-        return read_http_date(self.headers.get("date", "")) or self.received_at
+        """When, by the provider's own clock, by which it also reckons the moments that it names (`Date`, RFC 9110
+        section 6.6.1); by ours where it does not say, or says what no clock shows."""
+        said = read_http_date(self.headers.get("date", ""))
+        return self.received_at if said is None or abs(said - self.received_at) > _MAX_CLOCK_ERROR else said
 
     def retry_after(self) -> float | None:
         """Seconds, from `Retry-After`, or from when a quota that is used up begins anew (GitHub, epoch seconds)."""
@@ -115,8 +117,7 @@ def refusal(config: ProviderConfig, answer: Answer) -> ProviderCallError:
         kind,
         error_code(code),
         detail=details[0] if details else None,
-        # Trouble of its own may have met it when it was half done, whatever the status says.
-        outcome_unknown=kind is ProviderErrorKind.TRANSIENT and code not in RATE_LIMIT_CODES,
+        outcome_unknown=code in HALF_DONE_CODES,
         answered=True,
         retry_after=answer.retry_after(),
     )

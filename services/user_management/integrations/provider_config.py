@@ -90,8 +90,8 @@ class ProviderConfig(Section):
     """Scope → the narrower ones that come with it, and that an answer then leaves out."""
 
     default_lifetime_seconds: int | None = Field(default=None, ge=60)
-    """Life of an access token whose answer names none; absent: ten minutes if it can be refreshed, else it does not run
-    out."""
+    """Life of an access token whose answer names none; absent: ten minutes if a refresh token comes with it or was used
+    for it, else it does not run out."""
     daily_expiry: DailyExpiry | None = None
     """When all access tokens die, for an answer that names no life."""
     max_concurrency: int = Field(default=20, ge=1, le=1000)

@@ -70,7 +70,7 @@ SET ciphertext = excluded.ciphertext, key_version = excluded.key_version,
 _RELEASE = sa.text("""
 UPDATE integrations
 SET refresh_lease_owner = NULL, refresh_lease_until = NULL,
-    refresh_attempts = CASE WHEN :outcome_unknown THEN refresh_attempts ELSE 0 END,
+    refresh_attempts = :attempts,
     refresh_failures = refresh_failures + CASE WHEN :provider_failed THEN 1 ELSE 0 END,
     failing_since = CASE WHEN :provider_failed THEN coalesce(failing_since, now()) ELSE failing_since END,
     last_failure = coalesce(:failure, last_failure),
@@ -300,12 +300,12 @@ async def release(
     held: Claim,
     failure: Failure | None,
     *,
-    outcome_unknown: bool,
+    attempts: int,
     provider_failed: bool,
     cool_down_seconds: float,
 ) -> FailureRun:
     """Give the lease back after a failure, with a cool-down; only the provider's failures are counted. Without a
-    `failure` the last one stays known.
+    `failure` the last one stays known. `attempts`: calls of which nobody knows how they ended.
 
     Returns how many of them there were in a row; none for a failure of ours, or if the lease was no longer ours.
     """
@@ -315,7 +315,7 @@ async def release(
         "owner": held.owner,
         "failure": failure.code if failure else None,
         "detail": failure.detail if failure else None,
-        "outcome_unknown": outcome_unknown,
+        "attempts": attempts,
         "provider_failed": provider_failed,
         "cool_down_seconds": cool_down_seconds,
     }

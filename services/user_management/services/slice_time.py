@@ -1,4 +1,4 @@
-"""How long a job works at a stretch: no worker is kept from the other jobs, and none begins anything as it ends."""
+"""How long a job works at a stretch: no worker is kept from the other jobs, and none goes on as it ends."""
 
 from collections.abc import Callable
 from typing import Final

@@ -173,7 +173,7 @@ async def _claim_and_release(connection: Connection, scene: Connected) -> None:
     held = await token_refresh.claim(connection, integration_id=UUID(scene.integration_id), token_version=1)
     assert held is not None
     await token_refresh.release(
-        connection, held, token_refresh.Failure("x"), outcome_unknown=False, provider_failed=True, cool_down_seconds=1
+        connection, held, token_refresh.Failure("x"), attempts=0, provider_failed=True, cool_down_seconds=1
     )
 
 

@@ -301,6 +301,20 @@ async def test_call_that_had_no_turn_leaves_the_last_failure_and_the_connection_
     assert await stale.journey.owner.fetchval(COOL_DOWN) <= 1
 
 
+async def test_call_that_had_no_turn_does_not_count_among_those_whose_end_is_unknown(strict: Connected) -> None:
+    lost = await _fail_once(strict, action="reset")
+    await strict.set("refresh_not_before", None)
+    slots = strict.journey.container.connect_flows._oauth.gate._entrance(strict.provider, 1).slots
+    for _ in range(slots._value):
+        await slots.acquire()
+
+    await strict.get()
+
+    row = await strict.row()
+    assert (lost["refresh_attempts"], row["refresh_attempts"]) == (1, 1)
+    assert (row["refresh_lease_owner"], strict.calls()) == (None, 1)
+
+
 async def test_lost_answers_of_a_strict_provider_leave_the_verdict_to_the_provider(strict: Connected) -> None:
     rows = [await _fail_once(strict, action="reset_mid_body") for _ in range(2)]
     await strict.set("refresh_not_before", None)

@@ -61,7 +61,7 @@ class _Addressed:
     has_usable_refresh_token: bool
 
     def covers(self, scopes: tuple[str, ...]) -> bool:
-        """Whether we can do without the consent being shown: we hold a refresh token that is good for `scopes`."""
+        """Whether we hold a refresh token that is good for `scopes`, so that none has to come with the new grant."""
         return self.has_usable_refresh_token and self.granted.issuperset(scopes)
 
 

@@ -17,8 +17,6 @@ from services.user_management.services.unkept_grants import preferred_kind, revo
 from services.user_management.services.vault_service import VaultService, token_binding
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
-"""Then the last batch comes to its end: a renewal is stored within ten seconds. What the job's own limit may still cut
-off is the revoking, which is done again."""
 BATCH: Final = 8
 LEASE_SECONDS: Final = 30.0
 """Longer than a slice and its last call take."""
@@ -49,8 +47,12 @@ class RevocationService:
         self._start_slice = start_slice
 
     async def revoke_due(self, _cursor: Any = None) -> None:
-        """Slice: what is due now. A call that is cut off is made again by whoever comes next:
-        to revoke twice is to revoke once (RFC 7009 section 2.2)."""
+        """Slice: what is due now, batch by batch.
+
+        The last batch comes to its end: a renewal is stored within ten seconds. What the job's own limit may still cut
+        off is the revoking, which is done again by whoever comes next: to revoke twice is to revoke once (RFC 7009
+        section 2.2).
+        """
         time = self._start_slice()
         while time.may_begin():
             async with self._unit_of_work() as uow:

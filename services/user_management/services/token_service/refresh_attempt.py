@@ -52,7 +52,7 @@ _OPERATOR_COOL_DOWN_SECONDS: Final = 30.0
 _KEY_COOL_DOWN_SECONDS: Final = 5.0
 _STRICT_NEXT_TRY_SECONDS: Final = 15.0
 """After a lost answer of a provider that takes each token once: the next try may be the last that can succeed, so it
-waits for better weather, and four times as long after each further loss."""
+waits for better weather, and four times as long for each earlier call of which nobody knows how it ended."""
 _NOT_SENT: Final = {BREAKER_OPEN: 1.0, TOO_MANY_CALLS: 1.0, TOO_LATE: 0.0}
 """Failures of which the provider has seen nothing, and for how many seconds the connection is left alone after them:
 another process may be better off, and where ours or its lease ends it may go on at once."""
@@ -143,7 +143,9 @@ class RefreshAttempts:
             await self._vault.ensure_proven(claim.active_key_version)
         except KeyUnavailableError:
             end = RefreshEnd.OPERATOR
-            await self._release(claim, Failure(KEY_UNAVAILABLE), end=end, cool_down_seconds=_KEY_COOL_DOWN_SECONDS)
+            await self._release(
+                claim, Failure(KEY_UNAVAILABLE), end=end, cool_down_seconds=_KEY_COOL_DOWN_SECONDS, was_sent=False
+            )
             raise
         except PoisonedCiphertextError:
             return await self._unreadable(claim)
@@ -228,7 +230,8 @@ class RefreshAttempts:
             detail=error.detail,
         )
         if error.code in _NOT_SENT:
-            await self._release(claim, None, end=RefreshEnd.TRANSIENT, cool_down_seconds=_NOT_SENT[error.code])
+            cool_down = _NOT_SENT[error.code]
+            await self._release(claim, None, end=RefreshEnd.TRANSIENT, cool_down_seconds=cool_down, was_sent=False)
             return RefreshResult(RefreshOutcome.UNAVAILABLE, error.retry_after or 1.0, error)
         if error.kind is ProviderErrorKind.OPERATOR:
             return await self._misconfigured(claim, failure)
@@ -239,14 +242,14 @@ class RefreshAttempts:
                 return await self._revoked(claim, failure)
             return await self._needs_reauth(claim, ReauthReason.GRANT_REFUSED, failure)
         is_lost = error.outcome_unknown and not error.answered
-        at_least = 0.0
+        extra_seconds = 0.0
         if is_lost and provider.config.refresh is RefreshKind.STRICT:
-            at_least = _STRICT_NEXT_TRY_SECONDS * 4.0 ** min(claim.attempts - 1, 4)
-        return await self._back_off(claim, error, at_least=at_least)
+            extra_seconds = _STRICT_NEXT_TRY_SECONDS * 4.0 ** min(claim.attempts - 1, 4)
+        return await self._back_off(claim, error, extra_seconds=extra_seconds)
 
-    async def _back_off(self, claim: Claim, error: ProviderCallError, *, at_least: float) -> RefreshResult:
+    async def _back_off(self, claim: Claim, error: ProviderCallError, *, extra_seconds: float) -> RefreshResult:
         """Transient, or nobody knows: the status stays, until the same refusal has lasted for days."""
-        backoff = min(_MAX_COOL_DOWN_SECONDS, at_least + 2.0 ** min(claim.failures, 9))
+        backoff = min(_MAX_COOL_DOWN_SECONDS, 2.0 ** min(claim.failures, 9) + extra_seconds)
         cool_down = backoff * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
         if error.retry_after is not None:
             # Never before the provider's wish; a little after it, as not all may come in one instant.
@@ -320,20 +323,22 @@ class RefreshAttempts:
         cool_down_seconds: float,
         end: RefreshEnd | None = None,
         is_misconfigured: bool = False,
+        was_sent: bool = True,
         outcome_unknown: bool = False,
         provider_failed: bool = False,
     ) -> FailureRun:
         """Give the lease back. An earlier unknown outcome stays unknown until an answer is stored, and without a
-        `failure` what was known of the last one stays known.
+        `failure` what was known of the last one stays known. A call that was not sent never was.
 
         Only failures of the provider degrade a connection: an operator's mistake is no reason to mark anybody.
         """
+        attempts = claim.attempts if outcome_unknown or claim.earlier_outcome_unknown else 0
         async with self._unit_of_work() as uow:
             run = await queries.release(
                 uow.connection,
                 claim,
                 failure,
-                outcome_unknown=outcome_unknown or claim.earlier_outcome_unknown,
+                attempts=attempts if was_sent else claim.attempts - 1,
                 provider_failed=provider_failed,
                 cool_down_seconds=cool_down_seconds,
             )

@@ -27,7 +27,7 @@ def refresh_interrupted(evidence: Evidence) -> Finding | None:
         title="A refresh was cut off in the middle",
         explanation=f"{evidence.display_name} replaces the refresh token with every use. One request reached it and the"
         " answer with the new token was lost: a connection that broke, or a process that was killed while it waited."
-        " The old token no longer works, and asking with it again would look like theft.",
+        " The old token no longer works.",
         evidence={
             "interrupted_at": held.status_changed_at,
             "last_refresh_at": held.last_refresh_at,
