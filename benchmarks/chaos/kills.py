@@ -144,15 +144,17 @@ async def _kill_apis(fleet: Fleet, kills: Sequence[Kill]) -> list[Killed]:
 
 async def _kill_api(fleet: Fleet, replica: Replica, kill: Kill) -> Killed:
     (connection,) = fleet.take(kill.kind)
-    await fleet.rows.run_out(connection)
-    await _make_room(fleet, kill)
     if kill.point is None:
         asyncio.get_running_loop().call_later(kill.delay, replica.child.send_signal, signal.SIGKILL)
     ended = None
     for _ in range(_AIMS):
-        # A process that has just started may be too slow to refresh for its first caller.
-        await fleet.ask(replica.url, connection, promise="R1")
-        ended = await replica.until_ended()
+        # Again: the request before may have met the fault that another kill had made room with.
+        await fleet.rows.run_out(connection)
+        await fleet.rows.end_cool_downs(connection)
+        await _make_room(fleet, kill)
+        answer = await fleet.ask(replica.url, connection, promise="R1")
+        if answer.status is None or kill.point is None:
+            ended = await replica.until_ended()
         if ended is not None:
             break
     at = datetime.now(UTC)
