@@ -40,8 +40,13 @@ class JobCaller(AbstractContextManager["JobCaller"]):
         self._runner.close()
 
     def find_due_refreshes(self) -> tuple[float, int]:
-        """Milliseconds, and how many connections the next page of the refresh job's walk has."""
-        return self._timed(self._find_due_refreshes)
+        """Milliseconds, and how many connections the next page of the refresh job's walk has: as many as fit on one, as
+        pages of different length cannot be compared. At the end the walk begins anew, untimed."""
+        milliseconds, found = self._timed(self._find_due_refreshes)
+        if found < DUE_AT_ONCE:
+            self._position = DuePosition()
+            milliseconds, found = self._timed(self._find_due_refreshes)
+        return milliseconds, found
 
     def claim_due_revocations(self) -> tuple[float, int]:
         """Milliseconds, and how many revocations were taken."""
@@ -57,10 +62,6 @@ class JobCaller(AbstractContextManager["JobCaller"]):
 
     async def _find_due_refreshes(self) -> int:
         found = await self._due_page()
-        # The next page of the walk; after the last one it begins anew, past the dead that stand first.
-        if not found:
-            self._position = DuePosition()
-            found = await self._due_page()
         self._position = found[-1].position if found else DuePosition()
         return len(found)
 
