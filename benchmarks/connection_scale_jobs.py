@@ -19,7 +19,8 @@ from services.user_management.services.token_service.answers import DEFAULT_TTL_
 
 _WITHIN_SECONDS: Final = jobs.REFRESH_PERIOD_SECONDS + 600.0 + DEFAULT_TTL_SECONDS
 """What a run of the refresh job looks for, with the default spread."""
-DUE_AT_ONCE: Final = jobs.BATCH
+DUE_AT_ONCE: Final = jobs.BATCH // 2
+"""A page that the due of a thousand connections fill."""
 
 
 class JobCaller(AbstractContextManager["JobCaller"]):
