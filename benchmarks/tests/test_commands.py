@@ -26,6 +26,7 @@ def options(path: Path) -> Options:
     return Options(seconds=1, rounds=1, connections=4, users=20, seed=7, json_path=path)
 
 
+@pytest.mark.nightly
 def test_profile_read_in_small_answers_everything(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
 
@@ -45,6 +46,7 @@ def test_token_read_in_small_records_every_answer(tmp_path: Path) -> None:
     assert [kept[name] for name in names] == ["pass"] * 4
 
 
+@pytest.mark.nightly
 def test_user_scale_in_small_finds_users_in_every_case(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
 
@@ -65,6 +67,7 @@ def test_connection_scale_in_small_gets_what_it_asks_for_in_every_case(tmp_path:
     assert set(kept.values()) == {"pass"}
 
 
+@pytest.mark.nightly
 def test_token_load_in_small_records_every_read_once(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
 
