@@ -1,7 +1,7 @@
 """Damaged rows and missing keys: one connection suffers for its own row, nobody for the operator's mistake."""
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -126,37 +126,38 @@ async def test_key_version_that_this_process_lacks_touches_no_row(connected: Con
     assert connected.calls() == 0
 
 
-async def test_active_key_that_this_process_lacks_takes_away_no_token_that_still_lives(connected: Connected) -> None:
+@pytest.fixture
+async def missing_active_key(connected: Connected) -> AsyncIterator[None]:
+    """The version that encrypts is one that this process does not hold."""
     owner = connected.journey.owner
     await owner.execute("UPDATE encryption_keys SET state = 'decrypt_only'")
     await owner.execute(
         "INSERT INTO encryption_keys (version, state, kdf, canary, created_at)"
         " VALUES (9, 'active', 'pbkdf2-sha256-600000', 'x', now())"
     )
+    yield
+    await owner.execute("DELETE FROM encryption_keys WHERE version = 9")
+
+
+@pytest.mark.usefixtures("missing_active_key")
+async def test_active_key_that_this_process_lacks_takes_away_no_token_that_still_lives(connected: Connected) -> None:
     await connected.journey.age_tokens(seconds_left=200)
 
     soft = await connected.get()
     hard = await connected.get(min_ttl_seconds=250)
 
-    await owner.execute("DELETE FROM encryption_keys WHERE version = 9")
     assert soft.status_code == 200, soft.text
     assert 0 < soft.json()["expires_in"] <= 200
     assert_problem(hard, 503, "key_unavailable")
     assert connected.calls() == 0
 
 
+@pytest.mark.usefixtures("missing_active_key")
 async def test_active_key_that_this_process_lacks_stops_a_refresh_before_it_is_sent(connected: Connected) -> None:
-    owner = connected.journey.owner
-    await owner.execute("UPDATE encryption_keys SET state = 'decrypt_only'")
-    await owner.execute(
-        "INSERT INTO encryption_keys (version, state, kdf, canary, created_at)"
-        " VALUES (9, 'active', 'pbkdf2-sha256-600000', 'x', now())"
-    )
     await connected.journey.age_tokens()
 
     response = await connected.get()
 
-    await owner.execute("DELETE FROM encryption_keys WHERE version = 9")
     assert_problem(response, 503, "key_unavailable")
     assert connected.calls() == 0
     assert (await connected.row())["status"] == "active"
