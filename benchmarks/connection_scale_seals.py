@@ -43,8 +43,8 @@ async def seal(user_ids: Sequence[str]) -> None:
 
 
 async def _seal(container: Container, user_ids: Sequence[str]) -> None:
-    key_version = await container.vault.active_version()
-    async with container.unit_of_work() as uow:
+    key_version = await container.keys.vault.active_version()
+    async with container.resources.unit_of_work() as uow:
         held = await uow.connection.execute(_HELD, {"user_ids": user_ids, "provider": PROVIDER})
         for row in held.all():
             grant = TokenGrant(
@@ -55,7 +55,7 @@ async def _seal(container: Container, user_ids: Sequence[str]) -> None:
                 sent_at=uow.clock.monotonic(),
             )
             await store_tokens(
-                uow, container.vault, grant, user_id=row.user_id, integration_id=row.id, key_version=key_version
+                uow, container.keys.vault, grant, user_id=row.user_id, integration_id=row.id, key_version=key_version
             )
 
 

@@ -83,7 +83,7 @@ async def seed_profiles(settings: Settings, count: int) -> None:
     """Users who have connected nothing, into a migrated database without any."""
     async with _started(settings) as container:
         for users in _batches(count):
-            async with container.unit_of_work() as uow:
+            async with container.resources.unit_of_work() as uow:
                 for user in users:
                     await _create_user(container, uow, user)
 
@@ -120,13 +120,13 @@ def _batches(count: int) -> Iterator[list[SeededUser]]:
 
 
 async def _create_user(container: Container, uow: UnitOfWork, user: SeededUser) -> None:
-    issuer = container.settings.clerk.issuer
-    await container.upstream.create(uow, issuer=issuer, subject=user.id, profile=user.profile)
+    issuer = container.resources.settings.clerk.issuer
+    await container.users.upstream.create(uow, issuer=issuer, subject=user.id, profile=user.profile)
 
 
 async def _connect_users(container: Container, users: Sequence[SeededUser], tokens: random.Random) -> None:
-    key_version = await container.vault.active_version()
-    async with container.unit_of_work() as uow:
+    key_version = await container.keys.vault.active_version()
+    async with container.resources.unit_of_work() as uow:
         for user in users:
             await _create_user(container, uow, user)
             consent = _consent(f"account-{user.id}", user, _GRANTED)
@@ -135,7 +135,7 @@ async def _connect_users(container: Container, users: Sequence[SeededUser], toke
             )
             grant = _grant(uow, tokens)
             await store_tokens(
-                uow, container.vault, grant, user_id=user.id, integration_id=connected.id, key_version=key_version
+                uow, container.keys.vault, grant, user_id=user.id, integration_id=connected.id, key_version=key_version
             )
 
 
@@ -143,7 +143,7 @@ async def connect_granted(settings: Settings, granted: Iterable["Granted"]) -> N
     """Users with connections that a provider knows of."""
     async with _started(settings) as container:
         for number, of_user in groupby(granted, key=lambda grant: grant.user):
-            async with container.unit_of_work() as uow:
+            async with container.resources.unit_of_work() as uow:
                 user = SeededUser.numbered(number)
                 await _create_user(container, uow, user)
                 for grant in of_user:
@@ -152,7 +152,7 @@ async def connect_granted(settings: Settings, granted: Iterable["Granted"]) -> N
 
 async def _store_granted(container: Container, uow: UnitOfWork, user: SeededUser, granted: "Granted") -> None:
     scopes = tuple(granted.scope.split())
-    key_version = await container.vault.active_version()
+    key_version = await container.keys.vault.active_version()
     connected = await integration_queries.connect(
         uow.connection, user_id=user.id, provider=granted.provider, consent=_consent(granted.account, user, scopes)
     )
@@ -164,7 +164,7 @@ async def _store_granted(container: Container, uow: UnitOfWork, user: SeededUser
         sent_at=uow.clock.monotonic(),
     )
     await store_tokens(
-        uow, container.vault, grant, user_id=user.id, integration_id=connected.id, key_version=key_version
+        uow, container.keys.vault, grant, user_id=user.id, integration_id=connected.id, key_version=key_version
     )
 
 

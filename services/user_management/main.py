@@ -74,7 +74,8 @@ def create_app(settings: Settings, container: Container | None = None) -> FastAP
             graph = Container(settings)
             await graph.start()
         app.state.container = graph
-        watchers = [asyncio.create_task(watch) for watch in (graph.health.watch(), graph.signing_keys.keep_fresh())]
+        watches = (graph.operations.health.watch(), graph.identity.signing_keys.keep_fresh())
+        watchers = [asyncio.create_task(watch) for watch in watches]
         try:
             yield
         finally:

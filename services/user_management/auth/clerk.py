@@ -23,7 +23,7 @@ UserIdPath = Annotated[str, Path(max_length=64, description="A user id, or `me`"
 
 async def verify_jwt_token(request: Request) -> SessionClaims:
     """The claims of the request's session token. Raises UnauthenticatedError or SessionPendingError."""
-    sessions = get_container(request).sessions
+    sessions = get_container(request).identity.sessions
     *others, last = session_tokens(request)
     for token in others:
         # Several session cookies: those of other Clerk instances on the same host are not ours to judge.
@@ -40,7 +40,7 @@ async def authenticate_user(request: Request, *, fresh: bool) -> Principal:
     `fresh`: active at this moment, not within the last two seconds.
     """
     session = await verify_jwt_token(request)
-    principal = await get_container(request).sign_in.sign_in(session, fresh=fresh)
+    principal = await get_container(request).users.sign_in.sign_in(session, fresh=fresh)
     act_as(principal)
     await user_limit(request)
     return principal

@@ -67,7 +67,7 @@ def _refuse_other_sites(request: Request) -> None:
 
 
 def _allowed_origins(request: Request) -> set[str]:
-    settings = get_container(request).settings
+    settings = get_container(request).resources.settings
     return {_origin(url) for url in (settings.public_url, *settings.frontend.origins)}
 
 

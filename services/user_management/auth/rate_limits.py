@@ -40,7 +40,7 @@ class RequestLimit(RateLimiter):
 
     async def __call__(self, request: Request) -> None:  # type: ignore[override]  # headers go through the context
         """Count the request. Raises RateLimitedError."""
-        limits = get_container(request).rate_limits
+        limits = get_container(request).resources.rate_limits
         allowance = await limits.spend(self.rate_class, await self.identifier(request))
         add_response_headers(allowance.headers())
 
@@ -54,4 +54,4 @@ webhook_limit: Final = RequestLimit(RateClass.WEBHOOK, client_address)
 
 def spend_internal(request: Request, key: str) -> None:
     """Count a sibling service's request, in this process alone. Raises RateLimitedError."""
-    add_response_headers(get_container(request).rate_limits.spend_here(RateClass.INTERNAL, key).headers())
+    add_response_headers(get_container(request).resources.rate_limits.spend_here(RateClass.INTERNAL, key).headers())

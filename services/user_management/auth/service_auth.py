@@ -20,7 +20,7 @@ from services.user_management.core.principal import Principal
 from services.user_management.enums import ServicePermission
 from services.user_management.exceptions import ForbiddenError, UnauthenticatedError
 from services.user_management.security.signing import sha256
-from services.user_management.services.service_client_service import KEY_PREFIX, ServiceCredential
+from services.user_management.services.service_credentials import KEY_PREFIX, ServiceCredential
 
 _KEY: Final = re.compile(rf"{KEY_PREFIX}_([0-9a-f]{{12}})_([0-9a-f]{{64}})")
 
@@ -85,7 +85,7 @@ async def get_current_service(
     request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
 ) -> Principal:
     """The service that calls; whatever the request does is done in its name. Raises UnauthenticatedError."""
-    principal = await get_container(request).service_clients.authenticate(service_credential(request))
+    principal = await get_container(request).credentials.authentication.authenticate(service_credential(request))
     act_as(principal)
     spend_internal(request, principal.id)
     return principal

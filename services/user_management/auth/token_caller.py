@@ -4,7 +4,7 @@ from fastapi import Request
 
 from services.user_management.auth.rate_limits import spend_internal
 from services.user_management.auth.service_auth import DocumentedBearer, DocumentedHeader, service_credential
-from services.user_management.services.service_client_service import ServiceCredential
+from services.user_management.services.service_credentials import ServiceCredential
 
 
 async def token_caller(request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None) -> None:

@@ -56,12 +56,12 @@ async def _verified(request: Request) -> tuple[str, bytes]:
         raise InvalidWebhookHeadersError
     (message_id,), (timestamp,), (signatures,) = headers
     body = await request.body()
-    container.webhook_verifier.verify(
+    container.clerk.verifier.verify(
         message_id=message_id,
         timestamp=timestamp,
         signatures=signatures,
         body=body,
-        now=container.clock.now().timestamp(),
+        now=container.resources.clock.now().timestamp(),
     )
     return message_id, body
 

@@ -23,12 +23,12 @@ def diagnose(  # noqa: PLR0917 - typer calls it by name
 
     async def explain(container: Container) -> DiagnosisResponse:
         try:
-            await container.vault.load()
-            await container.vault.prove_keys()
+            await container.keys.vault.load()
+            await container.keys.vault.prove_keys()
         except StartupError as error:
             # The rest of the diagnosis does not need them.
             print(f"user-management: {error}", file=sys.stderr)
-        return await container.diagnosis.diagnose(user_id, provider, account, live=live)
+        return await container.integrations.diagnosis.diagnose(user_id, provider, account, live=live)
 
     diagnosis = run(explain)
     print(diagnosis.model_dump_json(indent=2) if as_json else "\n".join(_lines(diagnosis)))

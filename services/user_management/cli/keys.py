@@ -41,11 +41,11 @@ def status() -> None:
 
     async def read(container: Container) -> list[KeyStatus]:
         try:
-            await container.vault.load()
+            await container.keys.vault.load()
         except StartupError as error:
             # The day on which keys are missing is a day on which somebody wants to see this list.
             print(f"user-management: {error}", file=sys.stderr)
-        return await container.key_rotation.status()
+        return await container.keys.rotation.status()
 
     for row in run(read):
         held = ("canary good" if row.canary_good else "CANARY WRONG") if row.held else "-"
@@ -58,7 +58,7 @@ def status() -> None:
 @app.command()
 def activate(version: Annotated[int, typer.Argument(help="The version that encrypts from now on.")]) -> None:
     """Switch the version that encrypts; the former one goes on decrypting."""
-    run(lambda container: container.vault.activate(version), prove_keys=True)
+    run(lambda container: container.keys.vault.activate(version), prove_keys=True)
     print(f"Version {version} is active.", file=sys.stderr)
 
 
@@ -66,7 +66,7 @@ def activate(version: Annotated[int, typer.Argument(help="The version that encry
 def rewrap() -> None:
     """Encrypt everything under the active version, here and now; may be stopped at any moment and started again."""
     lines = _ProgressLines()
-    progress = run(lambda container: container.key_rotation.rewrap_all(lines.report), prove_keys=True)
+    progress = run(lambda container: container.keys.rotation.rewrap_all(lines.report), prove_keys=True)
     lines.print(progress)
     if progress.left:
         print("What is left cannot be read here; see: cli keys status", file=sys.stderr)
@@ -82,7 +82,7 @@ def retire(
 ) -> None:
     """End the life of a version that nothing is under any more; refused while anything is."""
     discarded = run(
-        lambda container: container.key_rotation.retire(version, discard_unreadable=discard_unreadable),
+        lambda container: container.keys.rotation.retire(version, discard_unreadable=discard_unreadable),
         prove_keys=True,
     )
     for place, count in discarded.items():

@@ -28,7 +28,7 @@ def run(use_case: Callable[[Container], Awaitable[Result]], *, prove_keys: bool 
         container = Container(settings)
         with use_context(RequestContext(request_id="cli", actor=system("cli"))):
             try:
-                await (container.start() if prove_keys else container.database.connect())
+                await (container.start() if prove_keys else container.resources.database.connect())
                 return await use_case(container)
             except (SQLAlchemyError, OSError) as error:
                 if is_schema_missing(error):

@@ -23,7 +23,7 @@ def create(
     """Register a service and print its key: alone on stdout, once and never again."""
 
     async def create_and_grant(container: Container) -> str:
-        providers = [container.providers.get(provider).name for provider in grant or []]
+        providers = [container.resources.providers.get(provider).name for provider in grant or []]
         key = await container.service_clients.create_service(name, permission or [])
         await _grant_all(container, name, providers, scopes=None, reason_required=False)
         return key
@@ -126,6 +126,6 @@ def _describe(grant: ServiceGrantSummary) -> str:
 async def _grant_all(
     container: Container, name: str, providers: list[str], *, scopes: list[str] | None, reason_required: bool
 ) -> None:
-    known = [container.providers.get(provider).name for provider in providers]
+    known = [container.resources.providers.get(provider).name for provider in providers]
     for provider in known:
         await container.service_clients.grant(name, provider, scopes=scopes, reason_required=reason_required)

@@ -42,7 +42,7 @@ def show(subscription_id: SubscriptionId) -> None:
     """One subscription with its latest deliveries, as JSON."""
 
     async def collect(container: Container) -> dict[str, Any]:
-        service = container.webhook_subscriptions
+        service = container.events.subscriptions
         found = await service.get_subscription(OPERATOR, subscription_id)
         latest = await service.list_deliveries(
             OPERATOR, subscription_id, state=None, limit=DELIVERIES_SHOWN, cursor=None
@@ -64,7 +64,7 @@ def replay(  # noqa: PLR0917 - typer passes by name
     if failed == any((since, until, event)):
         raise typer.BadParameter("give --failed, or at least one of --since, --until and --event")
     wanted = ReplayRequest(since=_utc(since), until=_utc(until), event_ids=event or None)
-    replayed = run(lambda container: container.webhook_subscriptions.replay(OPERATOR, subscription_id, wanted))
+    replayed = run(lambda container: container.events.subscriptions.replay(OPERATOR, subscription_id, wanted))
     print(f"{replayed.queued} delivery(ies) queued.", file=sys.stderr)
     if replayed.has_more:
         same = "the same again" if replayed.next_since is None else f"--since {replayed.next_since.isoformat()}"
@@ -87,14 +87,14 @@ def disable(subscription_id: SubscriptionId) -> None:
 
 def _set_status(subscription_id: UUID, status: SubscriptionStatus) -> None:
     update = SubscriptionUpdate(status=status)
-    run(lambda container: container.webhook_subscriptions.update_subscription(OPERATOR, subscription_id, update))
+    run(lambda container: container.events.subscriptions.update_subscription(OPERATOR, subscription_id, update))
 
 
 async def _all(container: Container) -> list[SubscriptionResponse]:
     found: list[SubscriptionResponse] = []
     cursor = None
     while True:
-        page = await container.webhook_subscriptions.list_subscriptions(OPERATOR, limit=MAX_LIMIT, cursor=cursor)
+        page = await container.events.subscriptions.list_subscriptions(OPERATOR, limit=MAX_LIMIT, cursor=cursor)
         found += page.items
         cursor = page.next_cursor
         if cursor is None:

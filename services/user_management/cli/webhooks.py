@@ -22,7 +22,7 @@ def list_events(
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
 ) -> None:
     """Received events, the newest first: id, time, type, subject, state, error."""
-    rows = run(lambda container: container.webhooks.list_events(failed_only=failed, subject=subject, limit=limit))
+    rows = run(lambda container: container.clerk.webhooks.list_events(failed_only=failed, subject=subject, limit=limit))
     for row in rows:
         state = "applied" if row["applied_at"] else ("to be retried" if row["next_attempt_at"] else "parked")
         columns = (row["id"], row["received_at"].isoformat(), row["event_type"], row["subject"] or "-", state)
@@ -32,7 +32,7 @@ def list_events(
 @app.command()
 def show(event_id: EventId) -> None:
     """One event with all that it says; it may hold personal data."""
-    row = run(lambda container: container.webhooks.get_event(event_id))
+    row = run(lambda container: container.clerk.webhooks.get_event(event_id))
     print(json.dumps(dict(row), default=str, indent=2, ensure_ascii=False))
 
 
@@ -46,8 +46,8 @@ def replay(
         raise typer.BadParameter("give the id of an event, or --failed")
 
     async def replay_all(container: Container) -> list[bool]:
-        wanted = [event_id] if event_id else await container.webhooks.failed_events()
-        return [await container.webhooks.replay(one) for one in wanted]
+        wanted = [event_id] if event_id else await container.clerk.webhooks.failed_events()
+        return [await container.clerk.webhooks.replay(one) for one in wanted]
 
     applied = run(replay_all)
     print(f"{sum(applied)} of {len(applied)} event(s) applied.", file=sys.stderr)

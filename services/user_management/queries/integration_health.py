@@ -71,8 +71,6 @@ WHERE i.id = :id AND i.status IN ('active', 'degraded')
 """
 _ONE = sa.text(_ONE_TEXT.format(columns=_COLUMNS))
 
-_NOW = sa.text("SELECT now()")
-
 _PROBED = sa.text("UPDATE integrations SET last_probed_at = now() WHERE id = :id")
 
 _ACCEPTED = sa.text("""
@@ -197,12 +195,6 @@ class Holder:
     granted_scopes: tuple[str, ...]
     for_a_time: bool
     """The access token runs out and there is no refresh token. Looked at for `lacking` alone."""
-
-
-async def database_now(connection: AsyncConnection) -> datetime:
-    """The database's clock."""
-    now: datetime = (await connection.execute(_NOW)).scalar_one()
-    return now
 
 
 async def due_page(

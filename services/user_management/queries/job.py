@@ -42,7 +42,7 @@ WHERE id = :id AND owner = :owner
 """)
 
 _PRUNE = sa.text("""
-DELETE FROM job_runs WHERE started_at < now() - make_interval(days => :days)
+DELETE FROM job_runs WHERE started_at < :before
 """)
 
 
@@ -89,9 +89,15 @@ async def fail(connection: AsyncConnection, slot: Slot, error: str) -> None:
     await connection.execute(_FAIL, parameters)
 
 
-async def prune(connection: AsyncConnection, *, days: int) -> None:
-    """Forget runs older than `days`."""
-    await connection.execute(_PRUNE, {"days": days})
+async def prune(connection: AsyncConnection, *, before: datetime) -> None:
+    """Forget runs that began earlier."""
+    await connection.execute(_PRUNE, {"before": before})
+
+
+async def database_now(connection: AsyncConnection) -> datetime:
+    """Read the database's clock, which all processes share."""
+    now: datetime = (await connection.execute(sa.text("SELECT now()"))).scalar_one()
+    return now
 
 
 async def ensure_log_partitions(connection: AsyncConnection, *, months_ahead: int) -> int:

@@ -1,6 +1,7 @@
 """Single use of a connect attempt, by one UPDATE … RETURNING each."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -24,7 +25,7 @@ RETURNING f.id, before.status, before.error, before.code_ciphertext, before.code
           f.state_hash, f.redirect_uri, f.requested_scopes
 """).columns(requested_scopes=sa.JSON)
 
-_PRUNE = sa.text("DELETE FROM oauth_flows WHERE expires_at < now() - make_interval(hours => :hours)")
+_PRUNE = sa.text("DELETE FROM oauth_flows WHERE expires_at < :before")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,6 @@ async def consume(
     )
 
 
-async def prune(connection: AsyncConnection, *, hours: int) -> None:
-    """Forget attempts that ended more than `hours` ago, with the codes of those that nobody confirmed."""
-    await connection.execute(_PRUNE, {"hours": hours})
+async def prune(connection: AsyncConnection, *, before: datetime) -> None:
+    """Forget attempts that ended earlier, with the codes of those that nobody confirmed."""
+    await connection.execute(_PRUNE, {"before": before})

@@ -1,12 +1,13 @@
 """Events to tell others, in order."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
-from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.user_management.core.ids import uuid7_floor
 from services.user_management.models import OutboxEvent
 
 _events = OutboxEvent.ormar_config.table
@@ -34,6 +35,7 @@ async def mark_published(connection: AsyncConnection, sequence_numbers: list[int
     return set(rows.scalars())
 
 
-async def prune(connection: AsyncConnection, *, before: UUID) -> None:
-    """Forget published events older than `before`; ids are ordered by time."""
-    await connection.execute(sa.delete(_events).where(_events.c.id < before, _events.c.published_at.is_not(None)))
+async def prune(connection: AsyncConnection, *, before: datetime) -> None:
+    """Forget published events that are older; ids are ordered by time."""
+    is_old = _events.c.id < uuid7_floor(before)
+    await connection.execute(sa.delete(_events).where(is_old, _events.c.published_at.is_not(None)))

@@ -1,13 +1,14 @@
 """Tokens that their providers are to forget."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.user_management.core.ids import uuid7
+from services.user_management.core.ids import uuid7, uuid7_floor
 from services.user_management.enums import RevocationState, TokenKind
 
 _REQUEST = sa.text("""
@@ -240,6 +241,6 @@ def _columns(grant: SealedGrant) -> dict[str, Any]:
     }
 
 
-async def prune(connection: AsyncConnection, *, before: UUID) -> None:
-    """Forget what was requested before the time in `before` and is finished."""
-    await connection.execute(_PRUNE, {"before": before})
+async def prune(connection: AsyncConnection, *, before: datetime) -> None:
+    """Forget what was requested earlier and is finished; ids are ordered by time."""
+    await connection.execute(_PRUNE, {"before": uuid7_floor(before)})

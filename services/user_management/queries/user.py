@@ -161,9 +161,9 @@ async def count_sign_ins(connection: AsyncConnection, user_id: str, *, window: t
     return int((await connection.execute(select)).scalar_one())
 
 
-async def prune_sign_ins(connection: AsyncConnection, *, older_than: timedelta) -> None:
-    """Forget sessions that nobody counts any more."""
-    await connection.execute(sa.delete(sign_ins).where(sign_ins.c.started_at < sa.func.now() - older_than))
+async def prune_sign_ins(connection: AsyncConnection, *, before: datetime) -> None:
+    """Forget sessions that began earlier, which nobody counts any more."""
+    await connection.execute(sa.delete(sign_ins).where(sign_ins.c.started_at < before))
 
 
 async def is_erased(connection: AsyncConnection, subject_hashes: Sequence[bytes]) -> bool:

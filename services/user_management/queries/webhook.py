@@ -1,7 +1,7 @@
 """The inbox: each message once; what failed, until it succeeds."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.user_management.core.ids import uuid7_floor
 from services.user_management.models import WebhookEvent
 
 _events = WebhookEvent.ormar_config.table
@@ -107,6 +108,8 @@ async def read_event(connection: AsyncConnection, event_id: UUID) -> sa.RowMappi
     return (await connection.execute(sa.select(_events).where(_events.c.id == event_id))).mappings().one_or_none()
 
 
-async def prune(connection: AsyncConnection, *, before: UUID) -> None:
-    """Forget applied events older than `before`; ids are ordered by time."""
-    await connection.execute(sa.delete(_events).where(_events.c.id < before, _events.c.applied_at.is_not(None)))
+async def prune(connection: AsyncConnection, *, before: datetime) -> None:
+    """Forget applied events that are older; ids are ordered by time."""
+    await connection.execute(
+        sa.delete(_events).where(_events.c.id < uuid7_floor(before), _events.c.applied_at.is_not(None))
+    )

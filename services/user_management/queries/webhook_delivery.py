@@ -9,6 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.user_management.core.ids import uuid7_floor
 from services.user_management.enums import DeliveryState, SubscriptionStatus
 from services.user_management.models import ServiceClient, WebhookDelivery, WebhookSubscription
 from services.user_management.queries.service_client import MAY_HEAR
@@ -254,7 +255,7 @@ async def requeue(
     return sorted((await connection.execute(_REQUEUE, parameters)).scalars())
 
 
-async def prune(connection: AsyncConnection, *, before: UUID) -> None:
-    """Forget deliveries older than `before` that got through or were given up; ids are ordered by time."""
+async def prune(connection: AsyncConnection, *, before: datetime) -> None:
+    """Forget older deliveries that got through or were given up; ids are ordered by time."""
     finished = _deliveries.c.state.in_([DeliveryState.DELIVERED.value, DeliveryState.FAILED.value])
-    await connection.execute(sa.delete(_deliveries).where(_deliveries.c.id < before, finished))
+    await connection.execute(sa.delete(_deliveries).where(_deliveries.c.id < uuid7_floor(before), finished))

@@ -31,7 +31,7 @@ async def list_users(
     container: ContainerDependency, wanted: UserFilterQuery, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> AdminUserPage:
     """Live users, the newest first; by the beginning of e-mail or names when `q` is given."""
-    return await container.administration.list_users(wanted, limit=limit, cursor=cursor)
+    return await container.users.administration.list_users(wanted, limit=limit, cursor=cursor)
 
 
 @router.get("/deleted")
@@ -39,34 +39,34 @@ async def list_deleted_users(
     container: ContainerDependency, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> AdminUserPage:
     """Deleted users who are not erased yet, the last deleted first."""
-    return await container.administration.list_users(UserFilter(deleted=True), limit=limit, cursor=cursor)
+    return await container.users.administration.list_users(UserFilter(deleted=True), limit=limit, cursor=cursor)
 
 
 @router.get("/{user_id}")
 async def get_user_detail(user_id: UserId, container: ContainerDependency) -> AdminUserDetail:
     """One user, deleted or not."""
-    return await container.administration.get_user(user_id)
+    return await container.users.administration.get_user(user_id)
 
 
 @router.post("/{user_id}/suspend")
 async def suspend_user(user_id: UserId, body: SuspendRequest, container: ContainerDependency) -> AdminUserResponse:
     """Refuse the user's sessions and tokens from now on."""
-    return await container.administration.suspend_user(user_id, reason=body.reason)
+    return await container.users.administration.suspend_user(user_id, reason=body.reason)
 
 
 @router.post("/{user_id}/unsuspend")
 async def unsuspend_user(user_id: UserId, container: ContainerDependency) -> AdminUserResponse:
     """Lift our suspension; a ban by the identity provider is lifted there."""
-    return await container.administration.unsuspend_user(user_id)
+    return await container.users.administration.unsuspend_user(user_id)
 
 
 @router.post("/{user_id}/restore")
 async def restore_user(user_id: UserId, container: ContainerDependency) -> AdminUserResponse:
     """Undo a deletion, until the hold-back ends."""
-    return await container.administration.restore_user(user_id)
+    return await container.users.administration.restore_user(user_id)
 
 
 @router.delete("/{user_id}", status_code=204)
 async def delete_user_of_another(user_id: UserId, container: ContainerDependency) -> None:
     """Delete somebody's account; `restore` undoes it until the hold-back ends."""
-    await container.administration.delete_user(user_id)
+    await container.users.administration.delete_user(user_id)

@@ -14,13 +14,13 @@ router = APIRouter(tags=["health"], dependencies=[Depends(public)])
 @router.get("/health")
 async def get_health(container: ContainerDependency) -> HealthResponse:
     """200 while the process lives; the components as last seen."""
-    return container.health.health()
+    return container.operations.health.health()
 
 
 @router.get("/ready", responses={503: {"model": ReadyResponse}})
 async def get_readiness(container: ContainerDependency, response: Response) -> ReadyResponse:
     """200 when traffic may come; 503 while starting, draining, or without a database."""
-    readiness = await container.health.ready()
+    readiness = await container.operations.health.ready()
     response.status_code = 200 if readiness.status == "ready" else 503
     return readiness
 
@@ -29,4 +29,4 @@ async def get_readiness(container: ContainerDependency, response: Response) -> R
 async def get_metrics(container: ContainerDependency) -> Response:
     """Metrics of this process, and counters of connections that all processes share, in Prometheus's text format.
     Not for the public: a reverse proxy leaves it out."""
-    return Response(await container.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await container.operations.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -30,7 +30,7 @@ async def diagnose_integration(
     live: Live = False,  # noqa: FBT002 - a query parameter
 ) -> DiagnosisResponse:
     """What is wrong with a connection, how that is known, and who can mend it."""
-    return await container.diagnosis.diagnose(user_id, provider, account, live=live)
+    return await container.integrations.diagnosis.diagnose(user_id, provider, account, live=live)
 
 
 @admin_router.get("/{user_id}/integrations/{provider}/diagnose")
@@ -42,4 +42,4 @@ async def diagnose_integration_of_user(
     live: Live = False,  # noqa: FBT002 - a query parameter
 ) -> DiagnosisResponse:
     """The same for any user, deleted or not."""
-    return await container.diagnosis.diagnose(user_id, provider, account, live=live)
+    return await container.integrations.diagnosis.diagnose(user_id, provider, account, live=live)

@@ -41,13 +41,13 @@ router = APIRouter(tags=["integrations"], route_class=JSONRoute)
 @router.get("/providers")
 async def list_providers(_user: CurrentUser, container: ContainerDependency) -> ProviderList:
     """What can be connected, and what each scope is for."""
-    return container.integrations.list_providers()
+    return container.integrations.service.list_providers()
 
 
 @router.get("/users/{user_id}/integrations")
 async def list_integrations(user_id: OwnUserId, container: ContainerDependency) -> IntegrationList:
     """The user's connections."""
-    return await container.integrations.list_integrations(user_id)
+    return await container.integrations.service.list_integrations(user_id)
 
 
 @router.get(
@@ -64,7 +64,9 @@ async def get_integration(
     account: AccountQuery = None,
 ) -> Response:
     """One connection to a provider."""
-    return answer_conditionally(request, await container.integrations.get_integration(user_id, provider, account))
+    return answer_conditionally(
+        request, await container.integrations.service.get_integration(user_id, provider, account)
+    )
 
 
 @router.patch("/users/{user_id}/integrations/{provider}", responses=TAGGED)
@@ -78,7 +80,9 @@ async def patch_integration(
     account: AccountQuery = None,
 ) -> IntegrationResponse:
     """Change the product's notes about a connection, or choose the primary account, by JSON Merge Patch (RFC 7396)."""
-    changed = await container.integrations.update_integration(user_id, provider, account, body, expected=expected)
+    changed = await container.integrations.service.update_integration(
+        user_id, provider, account, body, expected=expected
+    )
     response.headers["ETag"] = changed.etag
     return changed
 
@@ -94,7 +98,9 @@ async def put_integration(
     account: AccountQuery = None,
 ) -> IntegrationResponse:
     """The same as `PATCH`: a member that is left out stays as it is."""
-    changed = await container.integrations.update_integration(user_id, provider, account, body, expected=expected)
+    changed = await container.integrations.service.update_integration(
+        user_id, provider, account, body, expected=expected
+    )
     response.headers["ETag"] = changed.etag
     return changed
 
@@ -108,7 +114,7 @@ async def disconnect_integration(
     account: AccountQuery = None,
 ) -> DisconnectResponse:
     """End a connection: its tokens are unreadable at once, and revoked at the provider until that sticks."""
-    return await container.integrations.disconnect_integration(user_id, provider, account, expected=expected)
+    return await container.integrations.service.disconnect_integration(user_id, provider, account, expected=expected)
 
 
 @router.put("/users/{user_id}/integrations/{provider}/refresh", responses=TAGGED)
@@ -120,7 +126,7 @@ async def refresh_integration(
     account: AccountQuery = None,
 ) -> IntegrationResponse:
     """Renew the tokens at the provider now, unless that has just been done."""
-    refreshed = await container.integrations.refresh_integration(user_id, provider, account)
+    refreshed = await container.integrations.service.refresh_integration(user_id, provider, account)
     response.headers["ETag"] = refreshed.etag
     return refreshed
 
@@ -134,7 +140,7 @@ async def list_integration_activity(
     cursor: Annotated[str | None, Query(max_length=512)] = None,
 ) -> TokenReadPage:
     """Which service read the user's tokens, when and why."""
-    return await container.integrations.list_activity(user_id, provider, limit=limit, cursor=cursor)
+    return await container.integrations.service.list_activity(user_id, provider, limit=limit, cursor=cursor)
 
 
 @router.post("/users/{user_id}/integrations/{provider}/authorize", status_code=201, dependencies=[InPerson])
@@ -142,7 +148,7 @@ async def authorize_integration(
     user_id: OwnUserId, provider: ProviderPath, body: AuthorizeRequest, container: ContainerDependency
 ) -> AuthorizeResponse:
     """Start a connection: send the browser to `authorization_url`."""
-    return await container.connect_flows.start_connection(user_id, provider, body)
+    return await container.integrations.connect_flows.start_connection(user_id, provider, body)
 
 
 @router.post(
@@ -159,7 +165,7 @@ async def confirm_integration(
     response: Response,
 ) -> IntegrationResponse:
     """Finish a connection that this user started; the code is exchanged only here."""
-    connected = await container.confirmations.confirm_connection(user_id, provider, body)
+    connected = await container.integrations.confirmations.confirm_connection(user_id, provider, body)
     response.headers["ETag"] = connected.etag
     return connected
 
@@ -186,4 +192,6 @@ async def receive_oauth_callback(
 ) -> RedirectResponse:
     """Where the provider sends the browser back to. Keeps the code, exchanges nothing, and returns to the product."""
     returned = ProviderReturn(state=state, code=code, error=error, issuer=iss)
-    return RedirectResponse(await container.connect_flows.record_provider_return(provider, returned), status_code=303)
+    return RedirectResponse(
+        await container.integrations.connect_flows.record_provider_return(provider, returned), status_code=303
+    )

@@ -19,13 +19,13 @@ router = APIRouter(prefix="/internal/users", tags=["internal"], route_class=JSON
 @hot_router.post("/get")
 async def get_token(request: Request, body: TokenRequest) -> TokenResponse:
     """A usable access token of one user for one provider, or one typed refusal."""
-    return await get_container(request).tokens.get_valid_token(service_credential(request), body)
+    return await get_container(request).tokens.service.get_valid_token(service_credential(request), body)
 
 
 @hot_router.post("/refresh")
 async def refresh_token(request: Request, body: TokenRequest) -> TokenResponse:
     """A newer token than the one that the provider has just refused."""
-    return await get_container(request).tokens.refresh_token(service_credential(request), body)
+    return await get_container(request).tokens.service.refresh_token(service_credential(request), body)
 
 
 @hot_router.post("/batch-get")
@@ -33,10 +33,10 @@ async def batch_get_tokens(request: Request, body: TokenBatchRequest) -> TokenBa
     """Up to 100 tokens, each as if it had been asked for alone; each counts as a read of the caller's allowance."""
     credential = service_credential(request)
     count_read(request, credential, reads=len(body.items) - 1)
-    return TokenBatch(items=await get_container(request).tokens.get_many(credential, body.items))
+    return TokenBatch(items=await get_container(request).tokens.service.get_many(credential, body.items))
 
 
 @router.post("/batch-get", dependencies=[Depends(permitted(ServicePermission.USERS_READ))])
 async def batch_get_users(body: UserBatchRequest, container: ContainerDependency) -> UserBatch:
     """Profiles of up to 100 users."""
-    return await container.administration.batch_get(body.user_ids)
+    return await container.users.administration.batch_get(body.user_ids)

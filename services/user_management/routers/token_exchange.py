@@ -10,7 +10,7 @@ from services.user_management.auth.service_auth import DocumentedBearer, Documen
 from services.user_management.auth.token_caller import count_read
 from services.user_management.exceptions import TokenExchangeError, UnauthenticatedError, UnsupportedMediaTypeError
 from services.user_management.schemas.token import TokenExchangeResponse
-from services.user_management.services.service_client_service import ServiceCredential
+from services.user_management.services.service_credentials import ServiceCredential
 from services.user_management.services.token_service import GRANT_TYPE, JWT, USER_ID
 
 MAX_FIELDS: Final = 32
@@ -87,4 +87,4 @@ async def exchange_token(
 ) -> TokenExchangeResponse:
     """A provider's access token for the user of `subject_token` (RFC 8693). Refusals have `error` and `cause`."""
     response.headers["Cache-Control"] = "no-store"
-    return await container.token_exchange.exchange(credential, await read_form(request))
+    return await container.tokens.exchange.exchange(credential, await read_form(request))

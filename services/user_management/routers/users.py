@@ -22,13 +22,13 @@ hot_router = APIRouter(tags=["users"], route_class=DirectRoute, dependencies=[De
 @hot_router.get("/users/{user_id}", responses=CONDITIONAL, openapi_extra=IF_NONE_MATCH)
 async def get_user(request: Request, user_id: UserIdPath) -> UserResponse:
     """The caller's own profile; `me` stands for their id."""
-    return await get_container(request).profiles.get_user(own_user_id(user_id))
+    return await get_container(request).users.profiles.get_user(own_user_id(user_id))
 
 
 @hot_router.get("/auth/me", responses=CONDITIONAL, openapi_extra=IF_NONE_MATCH)
 async def get_me(request: Request) -> UserResponse:
     """The same as `GET /users/me`."""
-    return await get_container(request).profiles.get_user(own_user_id("me"))
+    return await get_container(request).users.profiles.get_user(own_user_id("me"))
 
 
 @search_router.get("/users/search", dependencies=[Depends(admin_or_permitted(ServicePermission.USERS_SEARCH))])
@@ -39,7 +39,7 @@ async def search_users(
     cursor: Cursor = None,
 ) -> UserPage:
     """Live users by the beginning of their e-mail or names, by status and time; without `q` the newest first."""
-    return await container.administration.search_users(wanted, limit=limit, cursor=cursor)
+    return await container.users.administration.search_users(wanted, limit=limit, cursor=cursor)
 
 
 @router.patch("/users/{user_id}", responses=TAGGED)
@@ -47,7 +47,7 @@ async def patch_user(
     user_id: OwnUserId, body: UserUpdate, expected: IfMatch, container: ContainerDependency, response: Response
 ) -> UserResponse:
     """Change one's own profile by JSON Merge Patch (RFC 7396)."""
-    user = await container.profiles.update_user(user_id, body, expected=expected)
+    user = await container.users.profiles.update_user(user_id, body, expected=expected)
     response.headers["ETag"] = user.etag
     return user
 
@@ -57,7 +57,7 @@ async def put_user(
     user_id: OwnUserId, body: UserUpdate, expected: IfMatch, container: ContainerDependency, response: Response
 ) -> UserResponse:
     """The same as `PATCH`: a member that is left out stays as it is."""
-    user = await container.profiles.update_user(user_id, body, expected=expected)
+    user = await container.users.profiles.update_user(user_id, body, expected=expected)
     response.headers["ETag"] = user.etag
     return user
 
@@ -65,4 +65,4 @@ async def put_user(
 @router.delete("/users/{user_id}", status_code=204, dependencies=[InPerson])
 async def delete_user(user_id: OwnUserId, expected: IfMatch, container: ContainerDependency) -> None:
     """Delete one's own account: sign-in and tokens end at once, the data after the hold-back."""
-    await container.profiles.delete_user(user_id, expected=expected)
+    await container.users.profiles.delete_user(user_id, expected=expected)

@@ -46,7 +46,7 @@ async def create_webhook_subscription(
     manager: Manager, body: CreateSubscriptionRequest, container: ContainerDependency
 ) -> NewSubscription:
     """Be told of events from now on. The signing secret is in the answer, and nowhere afterwards."""
-    return await container.webhook_subscriptions.create_subscription(manager, body)
+    return await container.events.subscriptions.create_subscription(manager, body)
 
 
 @router.get("")
@@ -54,7 +54,7 @@ async def list_webhook_subscriptions(
     manager: Manager, container: ContainerDependency, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> SubscriptionPage:
     """A service's own subscriptions, or all for an administrator; the newest first."""
-    return await container.webhook_subscriptions.list_subscriptions(manager, limit=limit, cursor=cursor)
+    return await container.events.subscriptions.list_subscriptions(manager, limit=limit, cursor=cursor)
 
 
 @router.get("/{subscription_id}", responses=TAGGED)
@@ -62,7 +62,7 @@ async def get_webhook_subscription(
     manager: Manager, subscription_id: SubscriptionId, container: ContainerDependency, response: Response
 ) -> SubscriptionResponse:
     """One subscription, without its secret."""
-    subscription = await container.webhook_subscriptions.get_subscription(manager, subscription_id)
+    subscription = await container.events.subscriptions.get_subscription(manager, subscription_id)
     response.headers["ETag"] = subscription.etag
     return subscription
 
@@ -77,7 +77,7 @@ async def patch_webhook_subscription(
     response: Response,
 ) -> SubscriptionResponse:
     """Change a subscription by JSON Merge Patch (RFC 7396)."""
-    subscription = await container.webhook_subscriptions.update_subscription(
+    subscription = await container.events.subscriptions.update_subscription(
         manager, subscription_id, body, expected=expected
     )
     response.headers["ETag"] = subscription.etag
@@ -89,7 +89,7 @@ async def delete_webhook_subscription(
     manager: Manager, subscription_id: SubscriptionId, expected: IfMatch, container: ContainerDependency
 ) -> None:
     """Remove a subscription with all its deliveries."""
-    await container.webhook_subscriptions.delete_subscription(manager, subscription_id, expected=expected)
+    await container.events.subscriptions.delete_subscription(manager, subscription_id, expected=expected)
 
 
 @router.post("/{subscription_id}/rotate-secret", status_code=201)
@@ -97,7 +97,7 @@ async def rotate_webhook_secret(
     manager: Manager, subscription_id: SubscriptionId, body: RotateSecretRequest, container: ContainerDependency
 ) -> NewSecret:
     """A new signing secret, in the answer and nowhere afterwards. Both sign until the overlap is over."""
-    return await container.webhook_subscriptions.rotate_secret(
+    return await container.events.subscriptions.rotate_secret(
         manager, subscription_id, overlap_seconds=body.overlap_seconds
     )
 
@@ -107,7 +107,7 @@ async def send_test_webhook(
     manager: Manager, subscription_id: SubscriptionId, container: ContainerDependency
 ) -> QueuedDelivery:
     """Send an event of the type `webhook.test`, as any other is sent."""
-    return await container.webhook_subscriptions.send_test(manager, subscription_id)
+    return await container.events.subscriptions.send_test(manager, subscription_id)
 
 
 @router.get("/{subscription_id}/deliveries")
@@ -120,7 +120,7 @@ async def list_webhook_deliveries(
     cursor: Cursor = None,
 ) -> DeliveryPage:
     """What was sent, is waiting or has failed, the newest first."""
-    return await container.webhook_subscriptions.list_deliveries(
+    return await container.events.subscriptions.list_deliveries(
         manager, subscription_id, state=state, limit=limit, cursor=cursor
     )
 
@@ -130,4 +130,4 @@ async def replay_webhooks(
     manager: Manager, subscription_id: SubscriptionId, body: ReplayRequest, container: ContainerDependency
 ) -> Replayed:
     """Send deliveries again under their old ids, at most 10,000 at a time, the oldest first."""
-    return await container.webhook_subscriptions.replay(manager, subscription_id, body)
+    return await container.events.subscriptions.replay(manager, subscription_id, body)

@@ -13,4 +13,4 @@ router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 async def receive_clerk_webhook(webhook: ClerkWebhook, container: ContainerDependency) -> WebhookAccepted:
     """Clerk's events, signed as Standard Webhooks. 2xx means stored; `applied` says whether the effect is there
     already, or will be tried again by us."""
-    return await container.webhooks.receive_clerk_event(webhook.message_id, webhook.event, webhook.payload)
+    return await container.clerk.webhooks.receive_clerk_event(webhook.message_id, webhook.event, webhook.payload)

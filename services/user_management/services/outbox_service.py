@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 import structlog
@@ -11,10 +12,13 @@ from services.user_management.queries import outbox as outbox_queries
 from services.user_management.redis_client import RedisClient
 from services.user_management.services.cloud_events import CloudEvent, attribute_fields, of_outbox, structured
 from services.user_management.services.slice_time import StartSlice
+from services.user_management.services.table_upkeep import Pruning
 from services.user_management.services.webhook_fan_out import fan_out
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 BATCH: Final = 500
+EVENT_PRUNING: Final = Pruning(timedelta(days=35), outbox_queries.prune)
+"""How long an event can be sent again."""
 
 log = structlog.get_logger(__name__)
 

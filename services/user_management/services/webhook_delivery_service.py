@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from services.user_management.schemas.webhook_subscription import MESSAGE_PREFIX
 from services.user_management.security.webhook_signature import sign
 from services.user_management.services.cloud_events import STRUCTURED
 from services.user_management.services.slice_time import SliceTime, StartSlice
+from services.user_management.services.table_upkeep import Pruning
 from services.user_management.services.vault_service import VaultService, webhook_secret_binding
 from services.user_management.services.webhook_subscription_service import disable
 from services.user_management.unit_of_work import UnitOfWorkFactory
@@ -33,6 +35,8 @@ PATIENCE_SECONDS: Final = 5 * 86_400.0
 LEASE_SECONDS: Final = 30.0
 """How long a delivery is one worker's: longer than a slice may take, so that only a dead worker's is tried again."""
 KEY_WAIT_SECONDS: Final = 60.0
+DELIVERY_PRUNING: Final = Pruning(timedelta(days=35), queries.prune)
+"""As long as the events themselves."""
 
 CONCURRENCY: Final = 8
 PER_SUBSCRIPTION: Final = 2

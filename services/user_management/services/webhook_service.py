@@ -24,12 +24,15 @@ from services.user_management.queries import webhook as webhook_queries
 from services.user_management.schemas.webhook import ClerkEvent, WebhookAccepted
 from services.user_management.services.clerk_events import read_session, read_user, subject_of
 from services.user_management.services.slice_time import StartSlice
+from services.user_management.services.table_upkeep import Pruning
 from services.user_management.services.user_service import UpstreamUsers, UserStates
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 SOURCE: Final = "clerk"
 BACKOFF: Final = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 3600, 21_600, 86_400))
 """From one try of a failing event to the next; after the last it waits for an operator."""
+INBOX_PRUNING: Final = Pruning(timedelta(days=35), webhook_queries.prune)
+"""How long an applied event is known again: Svix lets operators send a message anew weeks later, under its old id."""
 _USER_EVENTS: Final = frozenset({"user.created", "user.updated"})
 
 log = structlog.get_logger(__name__)

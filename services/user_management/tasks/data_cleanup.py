@@ -13,8 +13,8 @@ HOUR_SECONDS = 3600.0
 def maintain_tables() -> None:
     """Once a day: partitions of the coming months, and what nobody needs any more."""
     runtime.run(
-        lambda container: container.jobs.run(
-            JobName.MAINTAIN_TABLES, period_seconds=DAY_SECONDS, work=container.jobs.maintain_tables
+        lambda container: container.jobs.runner.run(
+            JobName.MAINTAIN_TABLES, period_seconds=DAY_SECONDS, work=container.jobs.upkeep.maintain_tables
         )
     )
 
@@ -23,7 +23,7 @@ def maintain_tables() -> None:
 def erase_users() -> None:
     """Every hour, in slices: deleted users whose hold-back is over."""
     runtime.run(
-        lambda container: container.jobs.run(
-            JobName.ERASE_USERS, period_seconds=HOUR_SECONDS, work=container.erasure.erase_due
+        lambda container: container.jobs.runner.run(
+            JobName.ERASE_USERS, period_seconds=HOUR_SECONDS, work=container.users.erasure.erase_due
         )
     )

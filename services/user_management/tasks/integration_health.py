@@ -11,9 +11,9 @@ from services.user_management.tasks.runtime import runtime
 def check_integrations() -> None:
     """Every 15 minutes, in slices."""
     runtime.run(
-        lambda container: container.jobs.run(
+        lambda container: container.jobs.runner.run(
             JobName.CHECK_INTEGRATIONS,
             period_seconds=CHECK_PERIOD_SECONDS,
-            work=container.integration_health.check,
+            work=container.integrations.health.check,
         )
     )

@@ -12,7 +12,7 @@ PERIOD_SECONDS = 60.0
 def rewrap_secrets() -> None:
     """Every minute, in slices: whatever is not under the active key version."""
     runtime.run(
-        lambda container: container.jobs.run(
-            JobName.REWRAP_SECRETS, period_seconds=PERIOD_SECONDS, work=container.key_rotation.rewrap
+        lambda container: container.jobs.runner.run(
+            JobName.REWRAP_SECRETS, period_seconds=PERIOD_SECONDS, work=container.keys.rotation.rewrap
         )
     )

@@ -13,8 +13,8 @@ DELIVER_PERIOD_SECONDS = 2.0
 def relay_outbox() -> None:
     """Every 2 s."""
     runtime.run(
-        lambda container: container.jobs.run(
-            JobName.RELAY_OUTBOX, period_seconds=RELAY_PERIOD_SECONDS, work=container.outbox.relay
+        lambda container: container.jobs.runner.run(
+            JobName.RELAY_OUTBOX, period_seconds=RELAY_PERIOD_SECONDS, work=container.events.outbox.relay
         )
     )
 
@@ -23,9 +23,9 @@ def relay_outbox() -> None:
 def deliver_webhooks() -> None:
     """Every 2 s."""
     runtime.run(
-        lambda container: container.jobs.run(
+        lambda container: container.jobs.runner.run(
             JobName.DELIVER_WEBHOOKS,
             period_seconds=DELIVER_PERIOD_SECONDS,
-            work=container.webhook_deliveries.deliver_due,
+            work=container.events.deliveries.deliver_due,
         )
     )

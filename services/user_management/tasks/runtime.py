@@ -40,7 +40,7 @@ class WorkerRuntime:
         try:
             return await use_case(container)
         finally:
-            await container.refresher.drain(SETTLE_SECONDS)
+            await container.tokens.refresher.drain(SETTLE_SECONDS)
 
     def stop(self) -> None:
         """Close the container and the loop."""

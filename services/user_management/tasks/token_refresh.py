@@ -14,8 +14,8 @@ REVOKE_PERIOD_SECONDS = 2.0
 def sweep_leases() -> None:
     """Every 10 s."""
     runtime.run(
-        lambda container: container.jobs.run(
-            JobName.SWEEP_LEASES, period_seconds=SWEEP_PERIOD_SECONDS, work=container.refresh_jobs.sweep
+        lambda container: container.jobs.runner.run(
+            JobName.SWEEP_LEASES, period_seconds=SWEEP_PERIOD_SECONDS, work=container.tokens.refresh_jobs.sweep
         )
     )
 
@@ -24,10 +24,10 @@ def sweep_leases() -> None:
 def refresh_due_tokens() -> None:
     """Every quarter of an hour, in slices."""
     runtime.run(
-        lambda container: container.jobs.run(
+        lambda container: container.jobs.runner.run(
             JobName.REFRESH_DUE_TOKENS,
             period_seconds=REFRESH_PERIOD_SECONDS,
-            work=container.refresh_jobs.refresh_due,
+            work=container.tokens.refresh_jobs.refresh_due,
         )
     )
 
@@ -36,7 +36,9 @@ def refresh_due_tokens() -> None:
 def revoke_tokens() -> None:
     """Every 2 s."""
     runtime.run(
-        lambda container: container.jobs.run(
-            JobName.REVOKE_TOKENS, period_seconds=REVOKE_PERIOD_SECONDS, work=container.revocations.revoke_due
+        lambda container: container.jobs.runner.run(
+            JobName.REVOKE_TOKENS,
+            period_seconds=REVOKE_PERIOD_SECONDS,
+            work=container.integrations.revocations.revoke_due,
         )
     )

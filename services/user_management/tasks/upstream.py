@@ -4,8 +4,8 @@ from functools import partial
 
 from celery import shared_task
 
+from services.user_management.container.reconciliation import reconcile_slice
 from services.user_management.enums import JobName
-from services.user_management.reconciler import reconcile_slice
 from services.user_management.tasks.runtime import runtime
 
 RETRY_PERIOD_SECONDS = 2.0
@@ -16,8 +16,8 @@ RECONCILE_PERIOD_SECONDS = 86_400.0
 def retry_webhooks() -> None:
     """Every 2 s."""
     runtime.run(
-        lambda container: container.jobs.run(
-            JobName.RETRY_WEBHOOKS, period_seconds=RETRY_PERIOD_SECONDS, work=container.webhooks.retry_due
+        lambda container: container.jobs.runner.run(
+            JobName.RETRY_WEBHOOKS, period_seconds=RETRY_PERIOD_SECONDS, work=container.clerk.webhooks.retry_due
         )
     )
 
@@ -26,7 +26,7 @@ def retry_webhooks() -> None:
 def reconcile_clerk() -> None:
     """Once a day, in slices."""
     runtime.run(
-        lambda container: container.jobs.run(
+        lambda container: container.jobs.runner.run(
             JobName.RECONCILE_CLERK,
             period_seconds=RECONCILE_PERIOD_SECONDS,
             # The SDK is set up by whoever has claimed the slot, not with every tick.

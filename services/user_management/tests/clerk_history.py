@@ -57,7 +57,7 @@ def signed_in(user_id: str, *, at: int, session_id: str | None = None) -> Event:
 async def deliver(container: Container, told: Event, message_id: str | None = None) -> WebhookAccepted:
     """Hand an event, whose signature is taken for good, to the inbox."""
     with use_context(RequestContext(request_id="test")):
-        return await container.webhooks.receive_clerk_event(
+        return await container.clerk.webhooks.receive_clerk_event(
             message_id or clerk_id("msg"), ClerkEvent.model_validate(told), told
         )
 

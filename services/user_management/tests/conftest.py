@@ -117,8 +117,8 @@ def no_surprises_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 async def clean_database(owner: "asyncpg.Connection[asyncpg.Record]", container: Container) -> None:
     """No row but the first encryption key, which the session's container registered, and no failure remembered."""
     forget_failures(container)
-    container.vault.poison_guard = PoisonGuard(container.clock)
-    container.states.forget()
+    container.keys.vault.poison_guard = PoisonGuard(container.resources.clock)
+    container.users.states.forget()
     tables = [table.name for table in reversed(metadata.sorted_tables) if table.name != "encryption_keys"]
     statements = [f"DELETE FROM {table}" for table in tables]  # noqa: S608 - our own table names
     statements.append("DELETE FROM encryption_keys WHERE version <> 1")

@@ -73,7 +73,7 @@ async def due_connections(journey: Journey, person: Person, provider: str, count
 @contextmanager
 def no_longer_offering(container: Container, provider: str) -> Iterator[None]:
     """For a while the provider is not configured."""
-    providers = container.providers._providers
+    providers = container.resources.providers._providers
     former = providers.pop(provider)
     try:
         yield
@@ -93,12 +93,12 @@ def offering(
 ) -> Iterator[None]:
     """For a while the operator's file of a sandbox provider has further `keys` and `tables`, and lacks others."""
     name = provider_name(kind)
-    registry = container.providers
+    registry = container.resources.providers
     former = registry.get(name)
     dropped = tuple(f"{key} = " for key in without)
     lines = [
         line
-        for line in provider_file(kind, container.settings.clerk.issuer.rpartition("/")[0]).splitlines()
+        for line in provider_file(kind, container.resources.settings.clerk.issuer.rpartition("/")[0]).splitlines()
         if not line.startswith(dropped or "\0")
     ]
     lines.insert(lines.index("pkce = true"), keys)
@@ -113,27 +113,27 @@ def offering(
 
 def forget_failures(container: Container) -> None:
     """No circuit breaker is open, whatever tests before did to the providers."""
-    container._oauth.gate._entrances.clear()
+    container.resources.oauth.gate._entrances.clear()
 
 
 def refresher_elsewhere(container: Container, *, is_stopping: Callable[[], bool] = lambda: False) -> TokenRefresher:
     """The refresher of another process: it shares the database with ours, and nothing else."""
-    oauth = OAuthClient(container.http, container.clock)
+    oauth = OAuthClient(container.resources.http, container.resources.clock)
     attempts = RefreshAttempts(
-        unit_of_work=container.unit_of_work,
-        providers=container.providers,
+        unit_of_work=container.resources.unit_of_work,
+        providers=container.resources.providers,
         oauth=oauth,
-        vault=container.vault,
+        vault=container.keys.vault,
         status=IntegrationStatusTracker(),
-        clock=container.clock,
+        clock=container.resources.clock,
     )
     return TokenRefresher(
-        database=container.database,
-        unit_of_work=container.unit_of_work,
-        providers=container.providers,
+        database=container.resources.database,
+        unit_of_work=container.resources.unit_of_work,
+        providers=container.resources.providers,
         attempts=attempts,
         gate=oauth.gate,
-        clock=container.clock,
+        clock=container.resources.clock,
         is_stopping=is_stopping,
     )
 
@@ -141,11 +141,11 @@ def refresher_elsewhere(container: Container, *, is_stopping: Callable[[], bool]
 def revocation_job(container: Container) -> RevocationService:
     """The job of another process."""
     return RevocationService(
-        unit_of_work=container.unit_of_work,
-        providers=container.providers,
-        oauth=OAuthClient(container.http, container.clock),
-        vault=container.vault,
-        start_slice=container.start_slice,
+        unit_of_work=container.resources.unit_of_work,
+        providers=container.resources.providers,
+        oauth=OAuthClient(container.resources.http, container.resources.clock),
+        vault=container.keys.vault,
+        start_slice=container.resources.start_slice,
     )
 
 
@@ -158,9 +158,9 @@ def refresh_jobs(
 ) -> RefreshJobs:
     """The periodic jobs of a process."""
     return RefreshJobs(
-        database=container.database,
+        database=container.resources.database,
         refresher=refresher,
-        start_slice=partial(SliceTime, container.clock, is_stopping),
+        start_slice=partial(SliceTime, container.resources.clock, is_stopping),
         spread_seconds=spread_seconds,
     )
 

@@ -23,9 +23,9 @@ _AGED = ("connected_at", "last_refresh_at", "last_checked_at", "status_changed_a
 
 def configure(journey: Journey, monkeypatch: pytest.MonkeyPatch, provider: str, **changes: Any) -> None:
     """Change a provider's file for one test."""
-    found = journey.container.providers.get(provider)
+    found = journey.container.resources.providers.get(provider)
     changed = Configured(found.config.model_copy(update=changes), found.client_id, found.client_secret)
-    monkeypatch.setitem(journey.container.providers._providers, provider, changed)
+    monkeypatch.setitem(journey.container.resources.providers._providers, provider, changed)
 
 
 def configure_imitations(journey: Journey, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +33,7 @@ def configure_imitations(journey: Journey, folder: Path, monkeypatch: pytest.Mon
     names = copy_providers(folder, journey.sandbox.base_url)
     clients = {name: Registration(CLIENT_ID, SecretStr(CLIENT_SECRET)) for name in names}
     for provider in load_providers([folder], clients):
-        monkeypatch.setitem(journey.container.providers._providers, provider.name, provider)
+        monkeypatch.setitem(journey.container.resources.providers._providers, provider.name, provider)
     for imitation in journey.sandbox.imitations.values():
         imitation.forget()
 

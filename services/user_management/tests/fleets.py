@@ -15,13 +15,15 @@ SECOND_ROOT = b"2" * KEY_BYTES
 
 def first_root(container: Container) -> bytes:
     """The root key of version 1, as the session's container derived it."""
-    return container.vault.encryption._roots[1]
+    return container.keys.vault.encryption._roots[1]
 
 
 async def vault_with(container: Container, roots: Mapping[int, bytes]) -> VaultService:
     """Another process's vault."""
     vault = VaultService(
-        load_keys=lambda: TokenEncryption(roots), unit_of_work=container.unit_of_work, clock=container.clock
+        load_keys=lambda: TokenEncryption(roots),
+        unit_of_work=container.resources.unit_of_work,
+        clock=container.resources.clock,
     )
     await vault.load()
     return vault
@@ -36,21 +38,21 @@ def rotation_with(container: Container, vault: VaultService) -> KeyRotationServi
     """Another process's rotation."""
     return KeyRotationService(
         vault=vault,
-        database=container.database,
-        unit_of_work=container.unit_of_work,
+        database=container.resources.database,
+        unit_of_work=container.resources.unit_of_work,
         status=IntegrationStatusTracker(),
-        clock=container.clock,
-        start_slice=container.start_slice,
+        clock=container.resources.clock,
+        start_slice=container.resources.start_slice,
     )
 
 
 @contextmanager
 def holding(container: Container, vault: VaultService) -> Iterator[None]:
     """For a while the session's container holds the keys of `vault`."""
-    before = container.vault._encryption
-    container.vault._encryption = vault.encryption
+    before = container.keys.vault._encryption
+    container.keys.vault._encryption = vault.encryption
     try:
         yield
     finally:
-        container.vault._encryption = before
-        container.vault._proven &= set(before.versions)
+        container.keys.vault._encryption = before
+        container.keys.vault._proven &= set(before.versions)

@@ -13,7 +13,7 @@ async def run_check(journey: Journey) -> int:
     """One run, slice after slice; the cursor goes through JSON as it does through its row. Returns how many slices."""
     cursor: Any = None
     for slices in range(1, 100):
-        cursor = await journey.container.integration_health.check(cursor)
+        cursor = await journey.container.integrations.health.check(cursor)
         if cursor is None:
             return slices
         cursor = json.loads(json.dumps(cursor))

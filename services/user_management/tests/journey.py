@@ -26,7 +26,7 @@ class Journey(MainJob):
 
     def ticket(self, started: dict[str, Any]) -> str:
         """What the callback of a started flow gives the browser."""
-        return self.container.signer.flow_ticket(UUID(started["flow_id"]))
+        return self.container.resources.signer.flow_ticket(UUID(started["flow_id"]))
 
     async def webhook(self, event_type: str, user: dict[str, Any], **options: Any) -> httpx.Response:
         """A signed Clerk event."""

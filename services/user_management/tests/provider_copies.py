@@ -33,7 +33,7 @@ def imitated(container: Container, sandbox: Sandbox, folder: Path) -> Iterator[N
     for name, setting in (("github", "expiring_tokens"), ("slack", "token_rotation")):
         imitation = sandbox.imitations[name]
         imitation.settings = imitation.settings.model_copy(update={setting: True})
-    providers = container.providers._providers
+    providers = container.resources.providers._providers
     former = dict(providers)
     providers.update({name: read.get(name) for name in names})
     try:

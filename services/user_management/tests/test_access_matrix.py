@@ -96,7 +96,7 @@ class Stage:
         )
         if restorable:
             await owner.execute("UPDATE users SET deleted_at = now() WHERE id = $1", self._patient.id)
-        self.journey.container.states.forget()
+        self.journey.container.users.states.forget()
         live = "SELECT count(*) FROM integrations WHERE user_id = $1 AND status = 'active'"
         if await owner.fetchval(live, self.scene.user_id) == 0:
             await self.journey.connect(self.scene.person, self.scene.provider)
@@ -134,7 +134,7 @@ class Stage:
 
     async def _subscribe(self) -> UUID:
         """A subscription of the service that may manage its own."""
-        subscriptions = self.journey.container.webhook_subscriptions
+        subscriptions = self.journey.container.events.subscriptions
         owner = Principal(PrincipalKind.SERVICE, "managing-service")
         request = CreateSubscriptionRequest(url="http://127.0.0.1:9/")
         return (await subscriptions.create_subscription(owner, request)).id
@@ -153,7 +153,7 @@ class Stage:
         if change:
             statement = f"UPDATE users SET {change} WHERE id = $1"  # noqa: S608 - from the lines above
             await self.journey.owner.execute(statement, self.scene.user_id)
-            self.journey.container.states.forget()
+            self.journey.container.users.states.forget()
 
     def _credential(self, subject: str, body: bytes) -> Headers:
         if subject == "signed webhook":

@@ -333,7 +333,7 @@ async def test_suspended_admin_is_refused(journey: Journey) -> None:
     headers = journey.headers_of(ADMIN_USER_ID)
     await _may_list(journey, headers)
     await journey.owner.execute("UPDATE users SET status = 'suspended'")
-    journey.container.states.forget()
+    journey.container.users.states.forget()
 
     assert_problem(await _may_list(journey, headers), 403, "user_inactive")
 

@@ -222,9 +222,9 @@ async def test_restored_user_who_was_suspended_stays_suspended(journey: Journey,
 async def test_restoration_after_the_hold_back_is_a_conflict(journey: Journey, admin: Headers) -> None:
     ada = await journey.sign_up()
     await delete(journey, admin, ada.id)
-    days = journey.container.settings.erasure.after_days
+    days = journey.container.resources.settings.erasure.after_days
     await journey.owner.execute("UPDATE users SET deleted_at = now() - make_interval(days => $1)", days)
-    journey.container.states.forget()
+    journey.container.users.states.forget()
 
     # The admin's own row has ended with all others; a service asks.
     key = await journey.container.service_clients.create_service("operations", ["admin"])

@@ -228,7 +228,7 @@ async def test_later_webhook_fills_the_profile_of_a_user_who_came_first(journey:
 async def test_subject_that_another_issuer_holds_is_refused(journey: Journey) -> None:
     await _knock(journey, journey.sandbox.clerk.session_token(SUBJECT))
     await journey.owner.execute("UPDATE user_identities SET issuer = 'https://elsewhere.example'")
-    journey.container.states.forget()
+    journey.container.users.states.forget()
 
     response = await _knock(journey, journey.sandbox.clerk.session_token(SUBJECT))
 
@@ -237,7 +237,7 @@ async def test_subject_that_another_issuer_holds_is_refused(journey: Journey) ->
 
 
 async def test_subject_that_was_erased_is_not_created_again(journey: Journey) -> None:
-    tombstone = journey.container.signer.subject_tombstones(journey.sandbox.clerk.issuer, SUBJECT)[0]
+    tombstone = journey.container.resources.signer.subject_tombstones(journey.sandbox.clerk.issuer, SUBJECT)[0]
     await journey.owner.execute("INSERT INTO erased_subjects VALUES ($1, now())", tombstone)
 
     response = await _knock(journey, journey.sandbox.clerk.session_token(SUBJECT))

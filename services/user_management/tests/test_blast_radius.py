@@ -62,8 +62,8 @@ async def test_connections_under_a_missing_key_do_not_hold_up_the_jobs(journey: 
             lost.integration_id,
         )
 
-    left = await container.refresh_jobs.refresh_due()
-    await container.refresh_jobs.sweep()
+    left = await container.tokens.refresh_jobs.refresh_due()
+    await container.tokens.refresh_jobs.sweep()
 
     assert left is None
     versions = [(await person.row())["token_version"] for person in people]
@@ -156,7 +156,7 @@ async def test_slow_run_of_a_job_is_not_overtaken_by_the_next_slot(container: Co
         running -= 1
 
     async def tick() -> None:
-        await container.jobs.run(JobName.RELAY_OUTBOX, period_seconds=0.1, work=work)
+        await container.jobs.runner.run(JobName.RELAY_OUTBOX, period_seconds=0.1, work=work)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(10):
@@ -167,7 +167,7 @@ async def test_slow_run_of_a_job_is_not_overtaken_by_the_next_slot(container: Co
 
 
 async def test_process_whose_pools_are_busy_is_still_ready(journey: Journey, container: Container) -> None:
-    door = container.database.door
+    door = container.resources.database.door
     held = [await door.acquire() for _ in range(door.get_max_size())]
 
     answer = await journey.client.get("/ready")

@@ -35,7 +35,7 @@ def readers_of_the_wall() -> Iterator[str]:
 
 def offset_of(container: Container) -> timedelta:
     """By how much the container's clock is wrong, to the second."""
-    difference = container.clock.now() - SystemClock().now()
+    difference = container.resources.clock.now() - SystemClock().now()
     return timedelta(seconds=round(difference.total_seconds()))
 
 

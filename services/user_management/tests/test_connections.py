@@ -345,7 +345,7 @@ async def _blocked_or_done(journey: Journey, task: "asyncio.Task[Any]") -> None:
 async def test_disconnect_while_another_account_is_connected_leaves_a_primary(connected: Connected) -> None:
     journey = connected.journey
     consent = Consent(f"acct-{uuid7()}", WORK, ("email",), ("email",), clock_skew_seconds=None)
-    async with journey.container.unit_of_work() as uow:
+    async with journey.container.resources.unit_of_work() as uow:
         assert await integration_queries.lock_active_user(uow.connection, connected.user_id)
         await integration_queries.connect(uow.connection, user_id=connected.user_id, provider=PROVIDER, consent=consent)
         request = journey.client.delete(PATH, headers=connected.headers)

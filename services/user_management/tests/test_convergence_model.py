@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from services.sandbox.app import create_app
 from services.sandbox.state import Sandbox
 from services.user_management.container import Container
+from services.user_management.container.reconciliation import build_reconciliation
 from services.user_management.exceptions import UserNotFoundError
 from services.user_management.http_client import create_http_client
-from services.user_management.reconciler import create_reconciler
 from services.user_management.schemas.user import UserUpdate
 from services.user_management.tests.clerk_history import (
     IMAGE,
@@ -31,6 +31,7 @@ from services.user_management.tests.clerk_history import (
     updated,
 )
 from services.user_management.tests.conftest import SANDBOX_URL
+from services.user_management.tests.replacing import replace_in_group
 
 Owner = asyncpg.Connection
 pytestmark = pytest.mark.usefixtures("clean_database")
@@ -217,7 +218,7 @@ class Post:
     async def _edit(self, number: int, edit: dict[str, str | None]) -> None:
         person = f"user_{number}"
         try:
-            await self.container.profiles.update_user(person, UserUpdate.model_validate(edit), expected=None)
+            await self.container.users.profiles.update_user(person, UserUpdate.model_validate(edit), expected=None)
         except UserNotFoundError:
             assert not self.heard.edit(person, edit)
         else:
@@ -232,8 +233,8 @@ class Post:
             self.heard.known.add(person)
             self.heard.news.setdefault(person, []).append((_seconds(user["updated_at"]), _NOW, _visible(user)))
         async with _swept(self.container, sandbox):
-            drift = await create_reconciler(self.container).sweep(repair=True)
-            again = await create_reconciler(self.container).sweep(repair=True)
+            drift = await build_reconciliation(self.container).sweep(repair=True)
+            again = await build_reconciliation(self.container).sweep(repair=True)
         assert (drift.unreadable, drift.deletions_held_back) == (0, 0)
         assert again.found == 0
         # Whoever is known, and is not at Clerk, was deleted there; a session alone makes nobody exist there.
@@ -246,13 +247,10 @@ _NOW: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 @asynccontextmanager
 async def _swept(container: Container, sandbox: Sandbox) -> AsyncIterator[None]:
     """Clerk, as far as the sweep is concerned, is `sandbox`."""
-    original = container.issuer_http
     async with create_http_client(httpx.ASGITransport(app=create_app(sandbox))) as http:
-        container.issuer_http = http
-        try:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            replace_in_group(monkeypatch, container, "resources", issuer_http=http)
             yield
-        finally:
-            container.issuer_http = original
 
 
 def _in_some_unit(draw: Any, told: Event) -> Event:

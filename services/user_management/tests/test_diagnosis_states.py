@@ -58,7 +58,7 @@ async def test_raised_requirement_is_told_with_what_is_missing(
     connected: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure(connected.journey, monkeypatch, STATIC, required_scopes=("openid", "email", "mail.read"))
-    await connected.journey.container.integration_health.check(None)
+    await connected.journey.container.integrations.health.check(None)
 
     found = (await _findings(connected))["scope_upgrade"]
 

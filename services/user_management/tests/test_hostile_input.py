@@ -87,7 +87,7 @@ class Stage:
         key = await services.create_service("caller", permissions)
         await services.grant("caller", PROVIDER, scopes=None, reason_required=False)
         await services.create_service("target")
-        subscription = await journey.container.webhook_subscriptions.create_subscription(
+        subscription = await journey.container.events.subscriptions.create_subscription(
             system("test"), CreateSubscriptionRequest(url="http://127.0.0.1:9/")
         )
         good = {

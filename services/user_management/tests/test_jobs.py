@@ -26,7 +26,7 @@ async def test_slot_is_worked_once_by_20_ticks_at_once(container: Container) -> 
         await asyncio.sleep(0.05)
 
     ran = await asyncio.gather(
-        *(container.jobs.run(JobName.RELAY_OUTBOX, period_seconds=DAY, work=work) for _ in range(20))
+        *(container.jobs.runner.run(JobName.RELAY_OUTBOX, period_seconds=DAY, work=work) for _ in range(20))
     )
 
     assert (sum(ran), worked) == (1, 1)
@@ -39,7 +39,7 @@ async def test_slice_that_is_not_done_goes_on_from_its_cursor(container: Contain
         cursors.append(cursor)
         return {"page": len(cursors)} if len(cursors) < 5 else None
 
-    ran = [await container.jobs.run(JobName.SWEEP_LEASES, period_seconds=DAY, work=work) for _ in range(7)]
+    ran = [await container.jobs.runner.run(JobName.SWEEP_LEASES, period_seconds=DAY, work=work) for _ in range(7)]
 
     assert ran == [True] * 5 + [False] * 2
     assert cursors == [None, {"page": 1}, {"page": 2}, {"page": 3}, {"page": 4}]
@@ -53,8 +53,8 @@ async def test_failing_slot_is_tried_three_times_and_keeps_its_error(
 
     for _ in range(3):
         with pytest.raises(ValueError, match="broken on purpose"):
-            await container.jobs.run(JobName.SWEEP_LEASES, period_seconds=DAY, work=work)
-    ran = await container.jobs.run(JobName.SWEEP_LEASES, period_seconds=DAY, work=work)
+            await container.jobs.runner.run(JobName.SWEEP_LEASES, period_seconds=DAY, work=work)
+    ran = await container.jobs.runner.run(JobName.SWEEP_LEASES, period_seconds=DAY, work=work)
 
     assert ran is False
     row = await owner.fetchrow("SELECT attempts, error, finished_at FROM job_runs")
@@ -73,10 +73,10 @@ async def test_slot_of_a_dead_worker_is_taken_over_when_its_lease_ends(
         return None
 
     with pytest.raises(asyncio.CancelledError):
-        await container.jobs.run(JobName.SWEEP_LEASES, period_seconds=DAY, work=die)
-    while_leased = await container.jobs.run(JobName.SWEEP_LEASES, period_seconds=DAY, work=work)
+        await container.jobs.runner.run(JobName.SWEEP_LEASES, period_seconds=DAY, work=die)
+    while_leased = await container.jobs.runner.run(JobName.SWEEP_LEASES, period_seconds=DAY, work=work)
     await owner.execute("UPDATE job_runs SET lease_until = now() - interval '1 second'")
-    after_lease = await container.jobs.run(JobName.SWEEP_LEASES, period_seconds=DAY, work=work)
+    after_lease = await container.jobs.runner.run(JobName.SWEEP_LEASES, period_seconds=DAY, work=work)
 
     assert (while_leased, after_lease) == (False, True)
 
@@ -87,21 +87,21 @@ async def test_job_acts_as_itself_and_leaves_no_context_behind(container: Contai
     async def work(_cursor: Any) -> None:
         seen.append(current_context().actor.id)
 
-    await container.jobs.run(JobName.RELAY_OUTBOX, period_seconds=DAY, work=work)
+    await container.jobs.runner.run(JobName.RELAY_OUTBOX, period_seconds=DAY, work=work)
 
     assert seen == ["relay_outbox"]
     assert current_context().actor.id == "anonymous"
 
 
 async def test_relay_appends_events_in_order_and_only_once(journey: Journey, container: Container) -> None:
-    stream = container.settings.redis.stream
-    await container.redis.delete(stream)
+    stream = container.resources.settings.redis.stream
+    await container.resources.redis.delete(stream)
     people = [await journey.sign_up(f"p{number}@example.com") for number in range(3)]
 
-    await container.outbox.relay()
-    await container.outbox.relay()
+    await container.events.outbox.relay()
+    await container.events.outbox.relay()
 
-    entries: Any = await container.redis.xrange(stream)
+    entries: Any = await container.resources.redis.xrange(stream)
     assert [fields["subject"] for _, fields in entries] == [person.id for person in people]
     assert {fields["type"] for _, fields in entries} == {"user.created"}
     assert all("example.com" not in str(fields) for _, fields in entries)
@@ -110,17 +110,17 @@ async def test_relay_appends_events_in_order_and_only_once(journey: Journey, con
 async def test_relay_finds_an_event_that_was_committed_late(
     journey: Journey, container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
-    stream = container.settings.redis.stream
-    await container.redis.delete(stream)
+    stream = container.resources.settings.redis.stream
+    await container.resources.redis.delete(stream)
     await journey.sign_up("early@example.com")
     await journey.sign_up("late@example.com")
     await owner.execute(
         "UPDATE outbox_events SET published_at = now() WHERE seq = (SELECT max(seq) FROM outbox_events)"
     )
 
-    await container.outbox.relay()
+    await container.events.outbox.relay()
 
-    assert await container.redis.xlen(stream) == 1
+    assert await container.resources.redis.xlen(stream) == 1
 
 
 async def test_due_tokens_are_refreshed_before_they_run_out(journey: Journey, container: Container) -> None:
@@ -128,7 +128,7 @@ async def test_due_tokens_are_refreshed_before_they_run_out(journey: Journey, co
     await journey.connect(ada)
     await journey.age_tokens(seconds_left=600)
 
-    left = await container.refresh_jobs.refresh_due()
+    left = await container.tokens.refresh_jobs.refresh_due()
 
     assert left is None
     assert journey.sandbox.ledger.count(party="oidc:static", operation="token.refresh") == 1
@@ -144,8 +144,8 @@ async def test_run_refreshes_each_connection_once_even_when_new_tokens_are_short
     await journey.connect(await journey.sign_up())
     await journey.age_tokens(seconds_left=600)
 
-    await container.refresh_jobs.refresh_due()
-    await container.refresh_jobs.refresh_due()
+    await container.tokens.refresh_jobs.refresh_due()
+    await container.tokens.refresh_jobs.refresh_due()
 
     assert journey.sandbox.ledger.count(operation="token.refresh") == 1
 
@@ -156,7 +156,7 @@ async def test_token_with_a_long_life_left_is_not_refreshed(
     await journey.connect(await journey.sign_up())
     await owner.execute("UPDATE encrypted_tokens SET expires_at = now() + interval '3 hours' WHERE kind = 'access'")
 
-    await container.refresh_jobs.refresh_due()
+    await container.tokens.refresh_jobs.refresh_due()
 
     assert journey.sandbox.ledger.count(operation="token.refresh") == 0
 
@@ -170,7 +170,7 @@ async def test_sweeper_refreshes_what_a_dead_process_left(
         " refresh_lease_owner = gen_random_uuid()"
     )
 
-    await container.refresh_jobs.sweep()
+    await container.tokens.refresh_jobs.sweep()
 
     row = await owner.fetchrow("SELECT refresh_attempts, token_version, status FROM integrations")
     assert row is not None
@@ -185,7 +185,7 @@ async def test_maintenance_makes_the_partitions_of_coming_months(
     partition = f"token_reads_p{next_month}"
     await owner.execute(f"DROP TABLE {partition}")
 
-    await container.jobs.maintain_tables(None)
+    await container.jobs.upkeep.maintain_tables(None)
 
     assert await owner.fetchval("SELECT to_regclass($1) IS NOT NULL", partition)
 
@@ -201,6 +201,6 @@ async def test_maintenance_forgets_old_runs_and_connect_attempts(
         " WHERE id = (SELECT min(id::text)::uuid FROM oauth_flows)"
     )
 
-    await container.jobs.maintain_tables(None)
+    await container.jobs.upkeep.maintain_tables(None)
 
     assert await owner.fetchval("SELECT count(*) FROM oauth_flows") == 1

@@ -361,11 +361,11 @@ async def test_pinned_key_verifies_without_any_fetch(
     pinned = settings.model_copy(update={"clerk": settings.clerk.model_copy(update={"jwt_key": pem})})
     container = Container(pinned, http=sandbox_http)
 
-    claims = await container.sessions.verify(sandbox.clerk.session_token("user_1"))
+    claims = await container.identity.sessions.verify(sandbox.clerk.session_token("user_1"))
 
     assert claims.subject == "user_1"
     with pytest.raises(UnauthenticatedError):
-        await container.sessions.verify(sandbox.clerk.session_token("user_1", key=OTHER_KEY))
+        await container.identity.sessions.verify(sandbox.clerk.session_token("user_1", key=OTHER_KEY))
     assert sandbox.ledger.count(party="clerk") == 0
 
 

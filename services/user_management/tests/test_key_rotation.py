@@ -245,7 +245,7 @@ async def test_damage_of_many_at_once_stops_the_rotation(
 async def test_version_that_is_not_held_here_is_left_alone(connected: Connected, container: Container) -> None:
     await (await vault_of_both(container)).activate(2)
     without_first = rotation_with(container, await vault_with(container, {2: SECOND_ROOT}))
-    without_second = rotation_with(container, container.vault)
+    without_second = rotation_with(container, container.keys.vault)
     before = await connected.ciphertext("access"), await connected.ciphertext("refresh")
 
     assert await without_first.rewrap() is None

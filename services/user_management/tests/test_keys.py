@@ -52,9 +52,9 @@ async def test_retired_version_need_not_be_held(container: Container, owner: "Ow
 
 
 async def test_container_is_built_without_asking_for_keys(container: Container) -> None:
-    built = Container(container.settings)
+    built = Container(container.resources.settings)
 
-    assert list(built.vault.encryption.versions) == []
+    assert list(built.keys.vault.encryption.versions) == []
 
 
 async def test_two_versions_are_usable_after_activating_the_second(
@@ -79,13 +79,13 @@ async def test_two_versions_are_usable_after_activating_the_second(
 
 async def test_activating_a_version_that_is_not_held_is_refused(container: Container) -> None:
     with pytest.raises(KeyUnavailableError):
-        await container.vault.activate(9)
+        await container.keys.vault.activate(9)
 
 
 async def test_activating_the_active_version_changes_nothing(
     container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
-    await container.vault.activate(1)
+    await container.keys.vault.activate(1)
 
     assert await owner.fetchval("SELECT count(*) FROM audit_logs") == 0
 
@@ -126,8 +126,8 @@ async def test_activation_is_dated_by_the_clock_of_the_database(
 ) -> None:
     slow = VaultService(
         load_keys=lambda: TokenEncryption({1: first_root(container), 2: SECOND_ROOT}),
-        unit_of_work=unit_of_work_factory(OffsetClock(container.clock, -3600)),
-        clock=OffsetClock(container.clock, -3600),
+        unit_of_work=unit_of_work_factory(OffsetClock(container.resources.clock, -3600)),
+        clock=OffsetClock(container.resources.clock, -3600),
     )
     await slow.load()
     rotation = rotation_with(container, slow)
@@ -143,13 +143,13 @@ async def test_activation_is_dated_by_the_clock_of_the_database(
 
 async def test_activating_a_number_that_stands_for_another_secret_is_refused(container: Container) -> None:
     await (await vault_of_both(container)).activate(2)
-    await container.vault.activate(1)
+    await container.keys.vault.activate(1)
     other = await vault_with(container, {1: first_root(container), 2: b"another-secret".ljust(KEY_BYTES)})
 
     with pytest.raises(ConflictError, match="another secret"):
         await other.activate(2)
 
-    assert await container.vault.active_version() == 1
+    assert await container.keys.vault.active_version() == 1
 
 
 async def test_half_of_the_fleet_with_the_new_key_reads_what_the_other_half_writes(

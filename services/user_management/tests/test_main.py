@@ -205,7 +205,7 @@ async def test_health_awaits_nothing(app: FastAPI) -> None:
 
 
 async def test_health_tells_the_last_known_state(client: httpx.AsyncClient, container: Container) -> None:
-    await container.health.probe()
+    await container.operations.health.probe()
 
     response = await client.get("/health")
 
@@ -217,7 +217,7 @@ async def test_ready_is_refused_while_starting_and_draining(
     client: httpx.AsyncClient, container: Container, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
     serving = await client.get("/ready")
-    monkeypatch.setattr(container.health, "phase", phase)
+    monkeypatch.setattr(container.operations.health, "phase", phase)
 
     response = await client.get("/ready")
 

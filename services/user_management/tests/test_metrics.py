@@ -52,7 +52,7 @@ class _ChangedMyMindError(Exception):
 
 
 async def _roll_back(journey: Journey) -> None:
-    async with journey.container.unit_of_work() as uow:
+    async with journey.container.resources.unit_of_work() as uow:
         uow.count(refresh(STATIC, RefreshEnd.REFRESHED))
         raise _ChangedMyMindError
 
@@ -148,7 +148,7 @@ async def test_metrics_leave_out_what_was_rolled_back(journey: Journey) -> None:
 
 
 async def test_metrics_leave_out_what_a_savepoint_has_undone_and_count_the_rest(journey: Journey) -> None:
-    async with journey.container.unit_of_work() as uow:
+    async with journey.container.resources.unit_of_work() as uow:
         uow.count(transition(STATIC, IntegrationStatus.REVOKED, ReauthReason.REVOKED_AT_PROVIDER))
         with pytest.raises(_ChangedMyMindError):
             await _undo(uow)
@@ -167,7 +167,7 @@ async def test_metrics_counted_by_many_transactions_at_once_lose_none(
     counts = [refresh(STATIC, RefreshEnd.REFRESHED), refresh(STATIC, RefreshEnd.TRANSIENT), misconfigured(STATIC)]
 
     async def count(order: int) -> None:
-        async with journey.container.unit_of_work() as uow:
+        async with journey.container.resources.unit_of_work() as uow:
             for counted in counts[::order]:
                 uow.count(counted)
 
@@ -191,7 +191,7 @@ async def test_metrics_while_postgres_does_not_answer_are_those_that_were_last_r
 
 
 async def test_metrics_that_were_never_read_are_absent_rather_than_zero(journey: Journey) -> None:
-    metrics = MetricsService(journey.container.database, journey.container.providers)
+    metrics = MetricsService(journey.container.resources.database, journey.container.resources.providers)
 
     async with journey.owner.transaction():
         await journey.owner.execute("LOCK TABLE connection_counters")

@@ -182,7 +182,7 @@ def test_clients_of_the_environment_bring_their_parameters(settings: Settings) -
     clients = {"microsoft": {"client_id": "id", "client_secret": "s", "parameters": {"tenant": "contoso.example"}}}
     changed = settings.model_copy(update={"oauth": OAuthGroup.model_validate({"clients": json.dumps(clients)})})
 
-    provider = Container(changed).providers.get("microsoft")
+    provider = Container(changed).resources.providers.get("microsoft")
 
     assert provider.config.issuer == "https://login.microsoftonline.com/contoso.example/v2.0"
 
@@ -316,8 +316,8 @@ async def test_key_file_that_cannot_be_used_stops_the_start(
 
 
 @pytest.mark.parametrize("secret", ["secret", "whsec_", "whsec_%%%", "whsec_c2hvcnQ=", "WHSEC_" + "A" * 44, "", "  "])
-def test_webhook_secret_that_cannot_be_used_stops_the_start(settings: Settings, secret: str) -> None:
+async def test_webhook_secret_that_cannot_be_used_stops_the_start(settings: Settings, secret: str) -> None:
     clerk = settings.clerk.model_copy(update={"webhook_signing_secret": SecretStr(secret)})
 
     with pytest.raises(StartupError, match="CLERK_WEBHOOK_SIGNING_SECRET"):
-        Container(settings.model_copy(update={"clerk": clerk}))
+        await Container(settings.model_copy(update={"clerk": clerk})).start()

@@ -54,10 +54,10 @@ def of_service(name: str) -> Principal:
 @pytest.fixture
 async def publish(clean_database: None, container: Container) -> Publish:
     """Writes events as any use case does."""
-    await container.redis.delete(container.settings.redis.stream)
+    await container.resources.redis.delete(container.resources.settings.redis.stream)
 
     async def write(*event_types: EventType, **payload: Any) -> None:
-        async with container.unit_of_work() as uow:
+        async with container.resources.unit_of_work() as uow:
             for event_type in event_types:
                 uow.publish(event_type, subject="user_1", payload={"user_id": "user_1", **payload})
 
@@ -67,7 +67,7 @@ async def publish(clean_database: None, container: Container) -> Publish:
 async def subscribe(container: Container, *event_types: str, owner: Principal = ADMIN) -> UUID:
     """A subscription at an address where nobody listens; it is never sent anything here."""
     request = CreateSubscriptionRequest(url="http://127.0.0.1:9/", event_types=list(event_types))
-    return (await container.webhook_subscriptions.create_subscription(owner, request)).id
+    return (await container.events.subscriptions.create_subscription(owner, request)).id
 
 
 async def queued(journey: Journey, subscription_id: UUID) -> list[tuple[int, str]]:
@@ -82,8 +82,8 @@ async def queued(journey: Journey, subscription_id: UUID) -> list[tuple[int, str
 @asynccontextmanager
 async def listening(container: Container) -> AsyncIterator[Callable[[], Any]]:
     """Messages of the channel, one at a time."""
-    async with container.redis.pubsub() as channel:
-        await channel.subscribe(container.settings.redis.channel)
+    async with container.resources.redis.pubsub() as channel:
+        await channel.subscribe(container.resources.settings.redis.channel)
         assert (await channel.get_message(timeout=5))["type"] == "subscribe"
 
         async def next_message() -> str:
@@ -98,7 +98,7 @@ async def test_channel_carries_valid_cloud_events(container: Container, publish:
     await publish(EventType.USER_UPDATED, changed=["naïve", "日本"])
 
     async with listening(container) as next_message:
-        await container.outbox.relay()
+        await container.events.outbox.relay()
         text = await next_message()
 
     event = json.loads(text)
@@ -112,9 +112,9 @@ async def test_channel_carries_valid_cloud_events(container: Container, publish:
 async def test_stream_has_a_field_for_each_attribute_and_data_as_json(container: Container, publish: Publish) -> None:
     await publish(EventType.USER_CREATED, EventType.USER_UPDATED)
 
-    await container.outbox.relay()
+    await container.events.outbox.relay()
 
-    found: Any = await container.redis.xrange(container.settings.redis.stream)
+    found: Any = await container.resources.redis.xrange(container.resources.settings.redis.stream)
     entries = [fields for _, fields in found]
     assert [set(fields) for fields in entries] == [
         {
@@ -129,12 +129,12 @@ async def test_stream_has_a_field_for_each_attribute_and_data_as_json(container:
 
 
 async def test_events_of_a_whole_journey_hold_no_personal_value(container: Container, connected: Connected) -> None:
-    await container.redis.delete(container.settings.redis.stream)
+    await container.resources.redis.delete(container.resources.settings.redis.stream)
     subscription = await subscribe(container)
 
-    await container.outbox.relay()
+    await container.events.outbox.relay()
 
-    entries = str(await container.redis.xrange(container.settings.redis.stream))
+    entries = str(await container.resources.redis.xrange(container.resources.settings.redis.stream))
     rows = await connected.journey.owner.fetch("SELECT body FROM webhook_deliveries")
     told = entries + "".join(row["body"] for row in rows)
     assert {kind for _, kind in await queued(connected.journey, subscription)} >= {
@@ -161,7 +161,7 @@ async def test_subscription_is_told_what_it_named_in_order_and_without_gaps(
     subscription = await subscribe(container, *wanted)
     await publish(EventType.USER_CREATED, EventType.INTEGRATION_CONNECTED, EventType.USER_DELETED)
 
-    await container.outbox.relay()
+    await container.events.outbox.relay()
 
     assert await queued(journey, subscription) == list(enumerate(told, start=1))
 
@@ -176,7 +176,7 @@ async def test_service_is_told_of_users_and_of_connections_to_its_own_providers(
     await publish(EventType.INTEGRATION_REVOKED, provider="sandbox-strict")
     await publish(EventType.USER_DELETED)
 
-    await container.outbox.relay()
+    await container.events.outbox.relay()
 
     assert await queued(journey, subscription) == [(1, "integration.degraded"), (2, "user.deleted")]
 
@@ -192,7 +192,7 @@ async def test_disabled_subscription_and_disabled_service_are_told_nothing(
     await journey.owner.execute("UPDATE webhook_subscriptions SET status = 'disabled' WHERE id = $1", disabled)
     await publish(EventType.USER_CREATED)
 
-    await container.outbox.relay()
+    await container.events.outbox.relay()
 
     assert (await queued(journey, shut_out), await queued(journey, disabled)) == ([], [])
 
@@ -204,7 +204,7 @@ async def test_relays_at_the_same_time_queue_each_event_once_in_order_without_ga
     for _ in range(40):
         await publish(EventType.USER_UPDATED, EventType.INTEGRATION_DEGRADED)
 
-    await asyncio.gather(*(container.outbox.relay() for _ in range(4)))
+    await asyncio.gather(*(container.events.outbox.relay() for _ in range(4)))
 
     for subscription, expected in zip(subscriptions, (80, 40), strict=True):
         rows = await journey.owner.fetch(
@@ -227,18 +227,18 @@ async def test_redis_that_is_away_loses_and_doubles_no_delivery(
     redis = create_redis_client("redis://127.0.0.1:1/0")
     policy = OutboxPolicy(source=API_URL, stream="s", stream_length=100, channel="c")
     cut_off = OutboxService(
-        database=container.database,
-        unit_of_work=container.unit_of_work,
+        database=container.resources.database,
+        unit_of_work=container.resources.unit_of_work,
         redis=redis,
         policy=policy,
-        start_slice=container.start_slice,
+        start_slice=container.resources.start_slice,
     )
     await publish(EventType.USER_CREATED)
 
     with pytest.raises(RedisError):
         await cut_off.relay()
     while_away = await queued(journey, subscription)
-    await container.outbox.relay()
+    await container.events.outbox.relay()
 
     assert while_away == []
     assert await queued(journey, subscription) == [(1, "user.created")]
@@ -257,10 +257,10 @@ async def test_relay_that_dies_after_redis_was_told_queues_each_delivery_once(
     with monkeypatch.context() as patched:
         patched.setattr("services.user_management.services.outbox_service.fan_out", die)
         with pytest.raises(asyncio.CancelledError):
-            await container.outbox.relay()
-    await container.outbox.relay()
+            await container.events.outbox.relay()
+    await container.events.outbox.relay()
 
-    entries: Any = await container.redis.xrange(container.settings.redis.stream)
+    entries: Any = await container.resources.redis.xrange(container.resources.settings.redis.stream)
     assert Counter(fields["type"] for _, fields in entries) == {"user.created": 2, "user.updated": 2}
     assert await queued(journey, subscription) == [(1, "user.created"), (2, "user.updated")]
 
@@ -270,7 +270,7 @@ async def test_maintenance_forgets_what_was_told_five_weeks_ago(
 ) -> None:
     await subscribe(container)
     await publish(EventType.USER_CREATED, EventType.USER_UPDATED, EventType.USER_DELETED)
-    await container.outbox.relay()
+    await container.events.outbox.relay()
     await publish(EventType.USER_RESTORED)
     # Ids begin with the milliseconds of their making; these are of 2020.
     old = "('016f5e66-e800-7' || right(id::text, 21))::uuid"
@@ -278,7 +278,7 @@ async def test_maintenance_forgets_what_was_told_five_weeks_ago(
     await journey.owner.execute(f"UPDATE webhook_deliveries SET id = {old} WHERE event_type <> 'user.updated'")  # noqa: S608 - from the line above
     await journey.owner.execute("UPDATE webhook_deliveries SET state = 'delivered' WHERE event_type <> 'user.deleted'")
 
-    await container.jobs.maintain_tables(None)
+    await container.jobs.upkeep.maintain_tables(None)
 
     events = await journey.owner.fetch("SELECT event_type FROM outbox_events ORDER BY seq")
     deliveries = await journey.owner.fetch("SELECT event_type FROM webhook_deliveries ORDER BY sequence")

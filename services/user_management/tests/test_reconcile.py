@@ -13,16 +13,17 @@ from services.sandbox.app import create_app
 from services.sandbox.faults import Fault
 from services.sandbox.state import Sandbox
 from services.user_management.container import Container
+from services.user_management.container.reconciliation import build_reconciliation, reconcile_slice
 from services.user_management.enums import JobName
 from services.user_management.exceptions import ClerkRefusedError, RetryLaterError
 from services.user_management.http_client import create_http_client
 from services.user_management.queries import user as user_queries
-from services.user_management.reconciler import create_reconciler, reconcile_slice
 from services.user_management.schemas.user import UserUpdate
 from services.user_management.services.reconcile_service import Drift, ReconcileService, Sweep
 from services.user_management.services.user_service import UserErasure
 from services.user_management.tests.clerk_history import changes_of, count, deliver, event, state_of, states
 from services.user_management.tests.conftest import SANDBOX_URL
+from services.user_management.tests.replacing import replace_in_group
 
 Owner = asyncpg.Connection
 pytestmark = pytest.mark.usefixtures("clean_database")
@@ -33,13 +34,13 @@ async def clerk_sandbox(container: Container, monkeypatch: pytest.MonkeyPatch) -
     """A sandbox whose Clerk has nobody but this test's users, under the issuer that the service knows."""
     sandbox = Sandbox(base_url=SANDBOX_URL)
     async with create_http_client(httpx.ASGITransport(app=create_app(sandbox))) as http:
-        monkeypatch.setattr(container, "issuer_http", http)
+        replace_in_group(monkeypatch, container, "resources", issuer_http=http)
         yield sandbox
 
 
 @pytest.fixture
 def reconciler(container: Container, clerk_sandbox: Sandbox) -> ReconcileService:
-    return create_reconciler(container)
+    return build_reconciliation(container)
 
 
 async def _known(container: Container, sandbox: Sandbox, **fields: Any) -> str:
@@ -65,7 +66,7 @@ async def test_change_that_no_webhook_told_us_of_is_made_and_local_edits_stay(
     container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
 ) -> None:
     ada = await _known(container, clerk_sandbox, email="ada@example.com", first_name="Ada", last_name="Lovelace")
-    await container.profiles.update_user(ada, UserUpdate(first_name="Local"), expected=None)
+    await container.users.profiles.update_user(ada, UserUpdate(first_name="Local"), expected=None)
     clerk_sandbox.clerk.update_user(ada, first_name="Augusta", last_name="King", email="countess@example.com")
 
     drift = await reconciler.sweep(repair=True)
@@ -216,8 +217,8 @@ async def test_user_restored_and_seen_again_at_clerk_can_be_missed_again(
     container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
 ) -> None:
     ada = await _known(container, clerk_sandbox)
-    await container.administration.delete_user(ada)
-    await container.administration.restore_user(ada)
+    await container.users.administration.delete_user(ada)
+    await container.users.administration.restore_user(ada)
     await reconciler.sweep(repair=True)
     clerk_sandbox.clerk.delete_user(ada)
 
@@ -245,7 +246,7 @@ async def test_user_deleted_here_is_neither_restored_nor_deleted_again(
     container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
 ) -> None:
     ada = await _known(container, clerk_sandbox, first_name="Ada")
-    await container.administration.delete_user(ada)
+    await container.users.administration.delete_user(ada)
     clerk_sandbox.clerk.update_user(ada, first_name="Augusta")
 
     first = await reconciler.sweep(repair=True)
@@ -262,7 +263,7 @@ async def test_user_restored_here_stays_although_clerk_has_none(
 ) -> None:
     ada = await _known(container, clerk_sandbox)
     await deliver(container, clerk_sandbox.clerk.event("user.deleted", clerk_sandbox.clerk.delete_user(ada)))
-    await container.administration.restore_user(ada)
+    await container.users.administration.restore_user(ada)
 
     drift = await reconciler.sweep(repair=True)
 
@@ -284,8 +285,8 @@ async def test_user_restored_while_a_sweep_decides_stays(
     async def then_an_admin_comes(*arguments: Any, **options: Any) -> Any:
         found = await live_subjects(*arguments, **options)
         if found:
-            await container.administration.delete_user(ada)
-            await container.administration.restore_user(ada)
+            await container.users.administration.delete_user(ada)
+            await container.users.administration.restore_user(ada)
         return found
 
     monkeypatch.setattr(user_queries, "live_subjects", then_an_admin_comes)
@@ -299,14 +300,14 @@ async def test_user_erased_here_is_not_created_again(
     container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
 ) -> None:
     ada = await _known(container, clerk_sandbox, first_name="Ada")
-    await container.administration.delete_user(ada)
+    await container.users.administration.delete_user(ada)
     await UserErasure(
-        unit_of_work=container.unit_of_work,
-        signer=container.signer,
-        states=container.states,
-        providers=container.providers,
+        unit_of_work=container.resources.unit_of_work,
+        signer=container.resources.signer,
+        states=container.users.states,
+        providers=container.resources.providers,
         hold_back=timedelta(seconds=-60),
-        start_slice=container.start_slice,
+        start_slice=container.resources.start_slice,
     ).erase_due()
 
     looked = await reconciler.sweep(repair=False)
@@ -406,7 +407,7 @@ async def test_sweep_as_a_job_survives_an_outage_of_clerk_between_two_slices(
     slice_of_work = partial(reconcile_slice, container)
 
     async def tick() -> bool:
-        return await container.jobs.run(JobName.RECONCILE_CLERK, period_seconds=86_400, work=slice_of_work)
+        return await container.jobs.runner.run(JobName.RECONCILE_CLERK, period_seconds=86_400, work=slice_of_work)
 
     await tick()
     for _ in range(5):  # more often than a slot may fail

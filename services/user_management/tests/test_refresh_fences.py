@@ -40,7 +40,7 @@ async def strict(journey: Journey) -> AsyncIterator[Connected]:
     await journey.age_tokens()
     yield scene
     journey.sandbox.faults.clear()
-    await journey.container.refresher.drain(5)
+    await journey.container.tokens.refresher.drain(5)
 
 
 async def _hold_refresh(
@@ -60,16 +60,16 @@ async def _ciphertexts(scene: Connected) -> tuple[bytes, bytes]:
 
 def _refresher(container: Container, clock: Clock, unit_of_work: UnitOfWorkFactory) -> TokenRefresher:
     """A refresher as the container builds it, on a clock of the test's own."""
-    oauth = OAuthClient(container.http, clock)
+    oauth = OAuthClient(container.resources.http, clock)
     return TokenRefresher(
-        database=container.database,
+        database=container.resources.database,
         unit_of_work=unit_of_work,
-        providers=container.providers,
+        providers=container.resources.providers,
         attempts=RefreshAttempts(
             unit_of_work=unit_of_work,
-            providers=container.providers,
+            providers=container.resources.providers,
             oauth=oauth,
-            vault=container.vault,
+            vault=container.keys.vault,
             status=IntegrationStatusTracker(),
             clock=clock,
         ),
@@ -96,7 +96,7 @@ async def test_answer_after_a_reconnect_is_discarded(strict: Connected) -> None:
 async def test_claim_of_a_replaced_version_calls_nobody(strict: Connected) -> None:
     refreshed = await strict.get()
 
-    late = await strict.journey.container.refresher.refresh(UUID(strict.integration_id), 1)
+    late = await strict.journey.container.tokens.refresher.refresh(UUID(strict.integration_id), 1)
 
     assert refreshed.json()["refreshed"] is True
     assert late.outcome is RefreshOutcome.REFRESHED
@@ -109,7 +109,7 @@ async def test_claim_for_a_user_who_is_not_served_calls_nobody(strict: Connected
     statement = f"UPDATE users SET {change} WHERE id = $1"  # noqa: S608 - our own column names
     await strict.journey.owner.execute(statement, strict.user_id)
 
-    result = await strict.journey.container.refresher.refresh(UUID(strict.integration_id), 1)
+    result = await strict.journey.container.tokens.refresher.refresh(UUID(strict.integration_id), 1)
 
     assert result.outcome is RefreshOutcome.REFUSED
     assert strict.calls() == 0
@@ -132,7 +132,7 @@ async def test_claim_that_took_most_of_the_lease_calls_nobody(strict: Connected)
 
     @asynccontextmanager
     async def slow_unit_of_work() -> AsyncIterator[UnitOfWork]:
-        async with container.unit_of_work() as uow:
+        async with container.resources.unit_of_work() as uow:
             yield uow
         clock.seconds += LEASE_SECONDS - CALL_TIMEOUT_SECONDS + 1
 
@@ -168,7 +168,7 @@ async def test_life_of_a_token_counts_from_sending(strict: Connected) -> None:
 async def test_failure_after_the_lease_ran_out_leaves_the_next_owner_alone(strict: Connected) -> None:
     reader = await _hold_refresh(strict, "status", status=500)
     await strict.journey.owner.execute("UPDATE integrations SET refresh_lease_until = now() - interval '1 second'")
-    async with strict.journey.container.unit_of_work() as uow:
+    async with strict.journey.container.resources.unit_of_work() as uow:
         integration_id = UUID(strict.integration_id)
         next_claim = await queries.claim(uow.connection, integration_id=integration_id, token_version=1)
     before = await strict.row()
@@ -188,7 +188,7 @@ async def test_answer_of_a_strict_provider_after_another_took_over_brings_nothin
 ) -> None:
     reader = await _hold_refresh(strict, when="after")
     await strict.journey.owner.execute("UPDATE integrations SET refresh_lease_until = now() - interval '1 second'")
-    async with strict.journey.container.unit_of_work() as uow:
+    async with strict.journey.container.resources.unit_of_work() as uow:
         await queries.claim(uow.connection, integration_id=UUID(strict.integration_id), token_version=1)
         if taken == "to_have_died":
             connection = ConnectionVersion(UUID(strict.integration_id), 1)
@@ -197,7 +197,7 @@ async def test_answer_of_a_strict_provider_after_another_took_over_brings_nothin
     before, stored = await strict.row(), await _ciphertexts(strict)
 
     strict.journey.sandbox.faults.clear()
-    await strict.journey.container.refresher.drain(5)
+    await strict.journey.container.tokens.refresher.drain(5)
     reader.cancel()
 
     assert await strict.row() == before
@@ -206,7 +206,7 @@ async def test_answer_of_a_strict_provider_after_another_took_over_brings_nothin
 
 async def test_answer_of_a_strict_provider_is_kept_although_the_status_changed_meanwhile(strict: Connected) -> None:
     reader = await _hold_refresh(strict, when="after")
-    async with strict.journey.container.unit_of_work() as uow:
+    async with strict.journey.container.resources.unit_of_work() as uow:
         connection = ConnectionVersion(UUID(strict.integration_id), 1)
         await IntegrationStatusTracker().mark_needs_reauth(uow, connection, ReauthReason.SCOPE_UPGRADE)
 
@@ -222,7 +222,7 @@ async def test_answer_that_another_provider_would_still_honour_is_kept(connected
     await connected.journey.age_tokens()
     reader = await _hold_refresh(connected, when="after")
     await connected.journey.owner.execute("UPDATE integrations SET refresh_lease_until = now() - interval '1 second'")
-    async with connected.journey.container.unit_of_work() as uow:
+    async with connected.journey.container.resources.unit_of_work() as uow:
         await queries.claim(uow.connection, integration_id=UUID(connected.integration_id), token_version=1)
 
     connected.journey.sandbox.faults.clear()
@@ -237,13 +237,13 @@ async def test_answer_that_postgres_refuses_at_first_is_stored_all_the_same(stri
 
     @asynccontextmanager
     async def refusing_unit_of_work() -> AsyncIterator[UnitOfWork]:
-        async with container.unit_of_work() as uow:
+        async with container.resources.unit_of_work() as uow:
             if next(refusals, False):
                 await uow.connection.execute(sa.text("SET LOCAL statement_timeout = 1"))
                 await uow.connection.execute(sa.text("SELECT pg_sleep(1)"))
             yield uow
 
-    refresher = _refresher(container, container.clock, refusing_unit_of_work)
+    refresher = _refresher(container, container.resources.clock, refusing_unit_of_work)
 
     result = await refresher.refresh(UUID(strict.integration_id), 1)
 
@@ -283,7 +283,7 @@ async def test_caller_who_is_cancelled_does_not_cancel_the_flight(strict: Connec
     reader.cancel()
     await asyncio.wait([reader])
     strict.journey.sandbox.faults.clear()
-    await strict.journey.container.refresher.drain(5)
+    await strict.journey.container.tokens.refresher.drain(5)
 
     assert reader.cancelled()
     assert (await strict.row())["token_version"] == 2
@@ -294,8 +294,8 @@ async def test_caller_who_is_cancelled_does_not_cancel_the_flight(strict: Connec
 async def test_flight_does_not_join_the_transaction_of_its_caller(strict: Connected) -> None:
     container = strict.journey.container
 
-    async with container.unit_of_work():
-        result = await container.refresher.refresh(UUID(strict.integration_id), 1)
+    async with container.resources.unit_of_work():
+        result = await container.tokens.refresher.refresh(UUID(strict.integration_id), 1)
         seen_by_others = await strict.row()
 
     assert result.outcome is RefreshOutcome.REFRESHED

@@ -51,7 +51,7 @@ async def test_job_renews_its_share_of_a_slice_the_next_to_run_out_first(
 ) -> None:
     monkeypatch.setattr(jobs_module, "BATCH", 2)
     ids = await due_connections(journey, await journey.sign_up(), "sandbox-static", 7)
-    jobs = refresh_jobs(journey.container, journey.container.refresher, spread_seconds=30)
+    jobs = refresh_jobs(journey.container, journey.container.tokens.refresher, spread_seconds=30)
     seen = []
     cursor: Any = None
 
@@ -69,7 +69,7 @@ async def test_job_renews_its_share_of_a_slice_the_next_to_run_out_first(
 
 async def test_job_without_a_spread_renews_all_that_is_due(journey: Journey) -> None:
     ids = await due_connections(journey, await journey.sign_up(), "sandbox-static", 5)
-    jobs = refresh_jobs(journey.container, journey.container.refresher)
+    jobs = refresh_jobs(journey.container, journey.container.tokens.refresher)
 
     assert await jobs.refresh_due() is None
 
@@ -80,7 +80,7 @@ async def test_two_jobs_that_found_the_same_ask_once_for_each_connection(
     journey: Journey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = await due_connections(journey, await journey.sign_up(), "sandbox-strict", 12)
-    here = refresh_jobs(journey.container, journey.container.refresher)
+    here = refresh_jobs(journey.container, journey.container.tokens.refresher)
     there = refresh_jobs(journey.container, refresher_elsewhere(journey.container))
     find, both_found = queries.due, asyncio.Barrier(2)
 
@@ -121,7 +121,7 @@ async def test_two_jobs_that_found_the_same_ask_once_for_each_connection(
 )
 async def test_job_leaves_alone_what_is_not_due(stale: Connected, statement: str) -> None:
     await stale.journey.owner.execute(statement)
-    jobs = refresh_jobs(stale.journey.container, stale.journey.container.refresher)
+    jobs = refresh_jobs(stale.journey.container, stale.journey.container.tokens.refresher)
 
     assert await jobs.refresh_due() is None
 
@@ -133,7 +133,7 @@ async def test_connection_that_cannot_be_refreshed_does_not_hold_up_the_others(j
     await journey.owner.execute(
         "UPDATE encrypted_tokens SET ciphertext = '\\x01' WHERE integration_id = $1 AND kind = 'refresh'", ids[0]
     )
-    jobs = refresh_jobs(journey.container, journey.container.refresher)
+    jobs = refresh_jobs(journey.container, journey.container.tokens.refresher)
 
     assert await jobs.refresh_due() is None
 
@@ -145,7 +145,7 @@ async def test_token_of_an_hour_is_renewed_before_a_reader_finds_it_too_short_li
     connected: Connected, issued_at: float
 ) -> None:
     journey = connected.journey
-    jobs = refresh_jobs(journey.container, journey.container.refresher, spread_seconds=SPREAD)
+    jobs = refresh_jobs(journey.container, journey.container.tokens.refresher, spread_seconds=SPREAD)
     age = -issued_at
 
     while not connected.calls() and age < HOUR:
@@ -164,7 +164,7 @@ def test_slices_come_as_often_as_the_spread_reckons() -> None:
 
 async def test_token_of_an_hour_is_not_renewed_by_the_run_after_its_renewal(connected: Connected) -> None:
     journey = connected.journey
-    jobs = refresh_jobs(journey.container, journey.container.refresher, spread_seconds=SPREAD)
+    jobs = refresh_jobs(journey.container, journey.container.tokens.refresher, spread_seconds=SPREAD)
     await journey.owner.execute(AGED, REFRESH_PERIOD_SECONDS, HOUR - REFRESH_PERIOD_SECONDS)
 
     await jobs.refresh_due()
@@ -177,7 +177,7 @@ async def test_token_that_lives_shorter_than_a_run_is_renewed_once_in_it(
 ) -> None:
     await due_connections(journey, await journey.sign_up(), "sandbox-static", 3)
     journey.sandbox.providers["static"].settings.access_token_lifetime_seconds = 60
-    jobs = refresh_jobs(journey.container, journey.container.refresher, spread_seconds=SPREAD)
+    jobs = refresh_jobs(journey.container, journey.container.tokens.refresher, spread_seconds=SPREAD)
     # A period that began long ago, so that no other begins while this test runs.
     monkeypatch.setattr(jobs_module, "REFRESH_PERIOD_SECONDS", 40 * 365 * 86_400.0)
     await journey.owner.execute("UPDATE encrypted_tokens SET issued_at = '2000-01-01'")
@@ -206,7 +206,7 @@ async def test_the_dead_and_the_suspended_at_the_head_do_not_stop_the_walk(
     await journey.owner.execute(
         "UPDATE encrypted_tokens SET ciphertext = '\\x01' WHERE integration_id = ANY($1) AND kind = 'refresh'", ids[3:6]
     )
-    jobs = refresh_jobs(journey.container, journey.container.refresher)
+    jobs = refresh_jobs(journey.container, journey.container.tokens.refresher)
 
     assert await jobs.refresh_due() is None
 
@@ -223,7 +223,7 @@ async def test_slice_that_ends_in_the_middle_goes_on_with_exactly_the_next_one(
     def has_enough() -> bool:
         return journey.sandbox.ledger.count("oidc:static", "token.refresh") >= enough
 
-    jobs = refresh_jobs(journey.container, journey.container.refresher, is_stopping=has_enough)
+    jobs = refresh_jobs(journey.container, journey.container.tokens.refresher, is_stopping=has_enough)
     seen: list[set[UUID]] = []
     cursor: Any = None
 
@@ -245,8 +245,8 @@ async def test_slice_that_ends_in_the_middle_goes_on_with_exactly_the_next_one(
 
 async def test_slice_of_a_process_that_stops_at_once_goes_on_from_the_start(journey: Journey) -> None:
     ids = await due_connections(journey, await journey.sign_up(), "sandbox-static", 3)
-    stopping = refresh_jobs(journey.container, journey.container.refresher, is_stopping=lambda: True)
-    jobs = refresh_jobs(journey.container, journey.container.refresher)
+    stopping = refresh_jobs(journey.container, journey.container.tokens.refresher, is_stopping=lambda: True)
+    jobs = refresh_jobs(journey.container, journey.container.tokens.refresher)
 
     cursor = json.loads(json.dumps(await stopping.refresh_due()))
     untouched = await _refreshed(journey)
@@ -264,10 +264,10 @@ async def test_sweep_comes_to_those_behind_a_provider_that_is_held_back(
     behind = await due_connections(journey, ada, "sandbox-strict", 1)
     journey.sandbox.faults.add(Fault(party="oidc:static", operation="token.refresh", action="status", times=FAILURES))
     for integration_id in held_back:
-        await journey.container.refresher.refresh(integration_id, 1)
+        await journey.container.tokens.refresher.refresh(integration_id, 1)
     await journey.owner.execute("UPDATE integrations SET refresh_attempts = 1, refresh_not_before = NULL")
 
-    await journey.container.refresh_jobs.sweep()
+    await journey.container.tokens.refresh_jobs.sweep()
 
     assert sorted(held_back + behind) == held_back + behind
     assert await _refreshed(journey) == set(behind)

@@ -188,11 +188,11 @@ async def test_requirement_that_has_not_changed_looks_at_nobody(connected: Conne
 
 async def test_enforcement_that_is_cut_off_is_taken_up_again(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = await crowd(journey, 4)
-    service = journey.container.integration_health
+    service = journey.container.integrations.health
     await run_check(journey)
     configure(journey, monkeypatch, STATIC, required_scopes=("openid", "mail.read"))
     monkeypatch.setattr(scope_enforcement, "BATCH", 1)
-    stopping = partial(SliceTime, journey.container.clock, lambda: True)
+    stopping = partial(SliceTime, journey.container.resources.clock, lambda: True)
     marked = []
     cursor: Any = None
 
@@ -200,7 +200,7 @@ async def test_enforcement_that_is_cut_off_is_taken_up_again(journey: Journey, m
         position = await service._scopes.enforce(cursor, stopping())
         cursor = json.loads(json.dumps(position))
         marked.append(sum([(await scene.row())["status"] == "needs_reauth" for scene in scenes]))
-    await service._scopes.enforce(cursor, journey.container.start_slice())
+    await service._scopes.enforce(cursor, journey.container.resources.start_slice())
 
     assert marked == [1, 2, 3]
     assert {(await scene.row())["status_reason"] for scene in scenes} == {"scope_upgrade"}

@@ -21,7 +21,8 @@ from services.user_management.core.principal import Principal
 from services.user_management.enums import ServicePermission
 from services.user_management.middleware.problems import HANDLERS
 from services.user_management.middleware.request_context import RequestContextMiddleware
-from services.user_management.services.service_client_service import KeyUsage, ServiceClientService, usage
+from services.user_management.services.service_client_service import ServiceClientService
+from services.user_management.services.service_credentials import KeyUsage, usage
 from services.user_management.tests.clocks import SetClock
 from services.user_management.tests.conftest import ADMIN_USER_ID, API_URL
 from services.user_management.tests.journey import Journey
@@ -289,7 +290,7 @@ class Use:
 
     def __init__(self, journey: Journey, keys: list[str]) -> None:
         self.clock = SetClock(time.time())
-        self.usage = KeyUsage(journey.container.unit_of_work, self.clock)
+        self.usage = KeyUsage(journey.container.resources.unit_of_work, self.clock)
         self.keys = keys
         self._owner = journey.owner
 
@@ -344,14 +345,14 @@ async def test_use_that_another_process_wrote_within_the_minute_is_not_written_a
     await use.usage.record(key)
     written = await use.times()
 
-    await KeyUsage(journey.container.unit_of_work, use.clock).record(key)
+    await KeyUsage(journey.container.resources.unit_of_work, use.clock).record(key)
 
     assert await use.times() == written
 
 
 async def test_uses_at_the_same_moment_write_once(use: Use, journey: Journey) -> None:
     units = 0
-    unit_of_work = journey.container.unit_of_work
+    unit_of_work = journey.container.resources.unit_of_work
 
     def counted() -> AbstractAsyncContextManager[UnitOfWork]:
         nonlocal units

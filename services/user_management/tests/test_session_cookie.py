@@ -17,7 +17,7 @@ CHANGE = {"first_name": "Augusta"}
 @pytest.fixture(autouse=True)
 def frontend(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
     """One front end that may call us from another origin."""
-    monkeypatch.setattr(journey.container.settings.frontend, "origins", [FRONTEND])
+    monkeypatch.setattr(journey.container.resources.settings.frontend, "origins", [FRONTEND])
 
 
 @pytest.fixture

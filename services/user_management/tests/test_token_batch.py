@@ -13,6 +13,7 @@ from services.user_management.services.token_service import read as read_module
 from services.user_management.services.token_service.read import BATCH_CONCURRENCY
 from services.user_management.settings import QuotaPolicy
 from services.user_management.tests.connection_scenes import PROVIDER, WORK, connect_account
+from services.user_management.tests.replacing import replace_in_group
 from services.user_management.tests.scenes import Connected, assert_problem, read_outcomes
 
 PATH = "/internal/tokens/batch-get"
@@ -170,7 +171,7 @@ async def test_batch_answers_in_time_and_what_is_out_is_there_for_the_next_call(
     first = await _members(connected, *items)
     out = journey.sandbox.ledger.entries(connected.party, "token.refresh")
     journey.sandbox.faults.clear()
-    await container.refresher.drain(10)
+    await container.tokens.refresher.drain(10)
     refreshed_meanwhile = await journey.owner.fetchval("SELECT count(*) FROM integrations WHERE token_version = 2")
     monkeypatch.undo()
     second = await _members(connected, *items)
@@ -266,8 +267,9 @@ async def test_batch_with_an_item_that_is_no_request_is_refused_and_names_it(con
 async def test_batch_spends_the_allowance_of_each_item(
     connected: Connected, container: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policies = container.settings.limits.policies() | {RateClass.INTERNAL: QuotaPolicy(10, 60)}
-    monkeypatch.setattr(container, "rate_limits", RateLimits(container.redis, policies, container.clock))
+    policies = container.resources.settings.limits.policies() | {RateClass.INTERNAL: QuotaPolicy(10, 60)}
+    limits = RateLimits(container.resources.redis, policies, container.resources.clock)
+    replace_in_group(monkeypatch, container, "resources", rate_limits=limits)
 
     first = await _batch(connected, *[_item(connected)] * 6)
     second = await _batch(connected, *[_item(connected)] * 6)

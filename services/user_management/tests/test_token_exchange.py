@@ -13,6 +13,7 @@ from services.user_management.enums import RateClass
 from services.user_management.rate_limiter import RateLimits
 from services.user_management.settings import QuotaPolicy
 from services.user_management.tests.connection_scenes import PROVIDER, WORK, connect_account
+from services.user_management.tests.replacing import replace_in_group
 from services.user_management.tests.scenes import Connected, Headers, assert_problem, read_outcomes
 
 PATH = "/internal/oauth/token"
@@ -284,8 +285,9 @@ async def test_exchange_whose_provider_refuses_our_client_is_the_operators(conne
 async def test_exchange_beyond_the_allowance_is_refused(
     connected: Connected, container: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policies = container.settings.limits.policies() | {RateClass.INTERNAL: QuotaPolicy(1, 60)}
-    monkeypatch.setattr(container, "rate_limits", RateLimits(container.redis, policies, container.clock))
+    policies = container.resources.settings.limits.policies() | {RateClass.INTERNAL: QuotaPolicy(1, 60)}
+    limits = RateLimits(container.resources.redis, policies, container.resources.clock)
+    replace_in_group(monkeypatch, container, "resources", rate_limits=limits)
 
     first, second = await _exchange(connected), await _exchange(connected)
 

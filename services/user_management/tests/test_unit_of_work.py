@@ -25,7 +25,7 @@ async def counts(owner: "Owner[asyncpg.Record]") -> tuple[int, int, int]:
 
 
 async def change(container: Container, *, error: Exception | None = None, keep: bool = False) -> None:
-    async with container.unit_of_work() as uow:
+    async with container.resources.unit_of_work() as uow:
         await ServiceClient.objects.create(id=uuid7(), name="x", permissions=[], created_at=uow.clock.now())
         uow.audit("thing.changed", target=("thing", "1"), user_id=None, changes={"name": ["a", "b"]})
         uow.publish(EventType.USER_UPDATED, subject="user_x", payload={"user_id": "user_x"})
@@ -58,7 +58,7 @@ async def test_kept_error_is_raised_after_the_commit(container: Container, owner
 
 async def test_unit_inside_a_unit_is_refused(container: Container, owner: "Owner[asyncpg.Record]") -> None:
     with pytest.raises(RuntimeError, match="unit of work inside a unit of work"):
-        async with container.unit_of_work():
+        async with container.resources.unit_of_work():
             await change(container)
 
     assert await counts(owner) == (0, 0, 0)
@@ -68,7 +68,9 @@ async def test_write_outside_a_unit_is_refused_by_the_database(
     container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
     with pytest.raises(DBAPIError, match="read-only transaction"):
-        await ServiceClient.objects.create(id=uuid7(), name="x", permissions=[], created_at=container.clock.now())
+        await ServiceClient.objects.create(
+            id=uuid7(), name="x", permissions=[], created_at=container.resources.clock.now()
+        )
 
     assert await counts(owner) == (0, 0, 0)
 
@@ -76,6 +78,6 @@ async def test_write_outside_a_unit_is_refused_by_the_database(
 @pytest.mark.parametrize("table", ["audit_logs", "audit_details", "token_reads"])
 @pytest.mark.parametrize("statement", ["UPDATE {} SET id = id", "DELETE FROM {}", "TRUNCATE {}"])
 async def test_runtime_role_cannot_change_the_record(container: Container, table: str, statement: str) -> None:
-    async with container.database.door.acquire() as connection:
+    async with container.resources.database.door.acquire() as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(statement.format(table))

@@ -28,6 +28,7 @@ from services.user_management.tests.clerk_history import (
 )
 from services.user_management.tests.conftest import ADMIN_USER_ID
 from services.user_management.tests.journey import Journey
+from services.user_management.tests.replacing import replace_in_group
 from services.user_management.tests.scenes import Connected, assert_problem, audit_actions
 
 Owner = asyncpg.Connection
@@ -48,7 +49,7 @@ async def _erased(container: Container, owner: "Owner[asyncpg.Record]") -> None:
     await deliver(container, updated(ADA, at=1, first_name="Ada"))
     await deliver(container, deleted(ADA, at=2))
     await _pass(owner, AFTER_HOLD_BACK)
-    assert await container.erasure.erase_due() is None
+    assert await container.users.erasure.erase_due() is None
     assert await count(owner, "users") == 0
 
 
@@ -151,23 +152,23 @@ async def test_tombstone_outlives_a_rotation_of_the_secret(
     container: Container, owner: "Owner[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await _erased(container, owner)
-    former = container.settings.signing.secret.get_secret_value().split()
+    former = container.resources.settings.signing.secret.get_secret_value().split()
 
     def knowing(*secrets: str) -> WebhookService:
         return WebhookService(
-            database=container.database,
-            unit_of_work=container.unit_of_work,
+            database=container.resources.database,
+            unit_of_work=container.resources.unit_of_work,
             upstream=UpstreamUsers(preferences=PreferencesManager(), signer=Signer(secrets)),
-            states=container.states,
-            issuer=container.settings.clerk.issuer,
+            states=container.users.states,
+            issuer=container.resources.settings.clerk.issuer,
             instance_id=None,
-            start_slice=container.start_slice,
+            start_slice=container.resources.start_slice,
         )
 
-    monkeypatch.setattr(container, "webhooks", knowing("a secret that was made today", *former))
+    replace_in_group(monkeypatch, container, "clerk", webhooks=knowing("a secret that was made today", *former))
     await deliver(container, updated(ADA, at=9))
     with_both = await count(owner, "users")
-    monkeypatch.setattr(container, "webhooks", knowing("a secret that was made today"))
+    replace_in_group(monkeypatch, container, "clerk", webhooks=knowing("a secret that was made today"))
     await deliver(container, updated(ADA, at=10))
 
     # The second shows that the secret matters: without the former one the subject is a stranger.
@@ -180,8 +181,8 @@ async def test_who_deleted_an_account_is_known_and_the_first_one_counts(
     for person in ("user_own", "user_admin", "user_upstream"):
         await deliver(container, updated(person, at=1))
 
-    await container.profiles.delete_user("user_own", expected=None)
-    await container.administration.delete_user("user_admin")
+    await container.users.profiles.delete_user("user_own", expected=None)
+    await container.users.administration.delete_user("user_admin")
     for person in ("user_own", "user_admin", "user_upstream"):
         await deliver(container, deleted(person, at=2))
 
@@ -197,19 +198,19 @@ async def test_who_deleted_an_account_is_known_and_the_first_one_counts(
         ]
         assert (await published(owner, person))[1:] == [("user.deleted", {"user_id": person})]
     with pytest.raises(UserNotFoundError):
-        await container.administration.delete_user("user_own")
+        await container.users.administration.delete_user("user_own")
 
 
 async def test_restored_user_has_upstreams_freshest_profile(
     container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
     await deliver(container, updated(ADA, at=1, first_name="Ada", last_name="Lovelace"))
-    await container.profiles.update_user(ADA, UserUpdate(last_name="Local"), expected=None)
-    await container.administration.delete_user(ADA)
+    await container.users.profiles.update_user(ADA, UserUpdate(last_name="Local"), expected=None)
+    await container.users.administration.delete_user(ADA)
     await deliver(container, updated(ADA, at=2, first_name="Augusta", last_name="King", email="countess@example.com"))
     await _pass(owner, BEFORE_HOLD_BACK)
 
-    restored = await container.administration.restore_user(ADA)
+    restored = await container.users.administration.restore_user(ADA)
 
     assert (restored.first_name, restored.last_name, restored.email) == ("Augusta", "Local", "countess@example.com")
     assert (restored.status, restored.deleted_at, restored.deleted_by) == ("active", None, None)
@@ -225,13 +226,13 @@ async def test_restored_user_stays_under_everything_that_was_said_before(
 ) -> None:
     await deliver(container, updated(ADA, at=1))
     await deliver(container, deleted(ADA, at=2), "msg_deleted")
-    await container.administration.restore_user(ADA)
+    await container.users.administration.restore_user(ADA)
 
     await deliver(container, deleted(ADA, at=2), "msg_deleted")
     await deliver(container, deleted(ADA, at=2), "msg_sent_anew")
     await deliver(container, updated(ADA, at=3, first_name="Augusta"))
     for row in await owner.fetch("SELECT id FROM webhook_events"):
-        assert await container.webhooks.replay(row["id"])
+        assert await container.clerk.webhooks.replay(row["id"])
 
     state = await state_of(owner, ADA)
     assert (state["is_deleted"], state["status"], state["first_name"]) == (False, "active", "Augusta")
@@ -243,8 +244,8 @@ async def test_restored_user_whom_upstream_deletes_afterwards_is_deleted(
     container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
     await deliver(container, updated(ADA, at=1))
-    await container.administration.delete_user(ADA)
-    await container.administration.restore_user(ADA)
+    await container.users.administration.delete_user(ADA)
+    await container.users.administration.restore_user(ADA)
 
     await deliver(container, deleted(ADA, at=2 * DAY))
 
@@ -253,10 +254,10 @@ async def test_restored_user_whom_upstream_deletes_afterwards_is_deleted(
 
 async def test_suspended_user_who_is_deleted_and_restored_is_suspended(container: Container) -> None:
     await deliver(container, updated(ADA, at=1))
-    await container.administration.suspend_user(ADA, reason="fraud")
-    await container.administration.delete_user(ADA)
+    await container.users.administration.suspend_user(ADA, reason="fraud")
+    await container.users.administration.delete_user(ADA)
 
-    restored = await container.administration.restore_user(ADA)
+    restored = await container.users.administration.restore_user(ADA)
 
     assert (restored.status, restored.suspended_reason) == ("suspended", "fraud")
 
@@ -267,7 +268,7 @@ async def test_restore_is_refused_once_the_hold_back_is_over_and_where_nothing_w
     admin = journey.headers_of(ADMIN_USER_ID)
     await deliver(container, updated(ADA, at=1))
     not_deleted = await journey.client.post(f"/admin/users/{ADA}/restore", headers=admin)
-    await container.administration.delete_user(ADA)
+    await container.users.administration.delete_user(ADA)
     await _pass(owner, AFTER_HOLD_BACK)
 
     too_late = await journey.client.post(f"/admin/users/{ADA}/restore", headers=admin)
@@ -286,7 +287,7 @@ async def test_erasure_leaves_users_alone_until_the_hold_back_is_over(
     await deliver(container, deleted(ADA, at=1))
     await _pass(owner, BEFORE_HOLD_BACK)
 
-    assert await container.erasure.erase_due() is None
+    assert await container.users.erasure.erase_due() is None
 
     assert await count(owner, "users") == 2
     assert await count(owner, "erased_subjects") == 0
@@ -303,12 +304,12 @@ async def test_erasure_takes_all_that_is_personal_and_leaves_who_did_what(
     mail = {"id": "ema_1", "object": "email", "user_id": ada, "to_email_address": "ada@example.com"}
     await journey.webhook("email.created", mail)
     await connected.get()
-    await container.profiles.update_user(ada, UserUpdate(last_name="King"), expected=None)
-    await container.profiles.delete_user(ada, expected=None)
+    await container.users.profiles.update_user(ada, UserUpdate(last_name="King"), expected=None)
+    await container.users.profiles.delete_user(ada, expected=None)
     audited = await audit_actions(journey, ada)
     await _pass(owner, AFTER_HOLD_BACK)
 
-    assert await container.erasure.erase_due() is None
+    assert await container.users.erasure.erase_due() is None
 
     tables = ("users", "user_identities", "user_preferences", "integrations", "encrypted_tokens", "sign_ins")
     assert [await count(owner, table) for table in (*tables, "oauth_flows")] == [0] * 7
@@ -328,26 +329,26 @@ async def test_restore_and_erasure_of_one_user_exclude_each_other(
     container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
     await deliver(container, deleted(ADA, at=1))
-    await container.administration.restore_user(ADA)
+    await container.users.administration.restore_user(ADA)
 
-    await container.erasure.erase_due()
-    await container.administration.delete_user(ADA)
+    await container.users.erasure.erase_due()
+    await container.users.administration.delete_user(ADA)
     await _pass(owner, AFTER_HOLD_BACK)
-    await container.erasure.erase_due()
+    await container.users.erasure.erase_due()
 
     with pytest.raises(UserNotFoundError):
-        await container.administration.restore_user(ADA)
+        await container.users.administration.restore_user(ADA)
 
 
 async def test_suspension_by_an_admin_survives_what_upstream_says(
     journey: Journey, container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
     await deliver(container, updated(ADA, at=1))
-    await container.administration.suspend_user(ADA, reason="fraud")
+    await container.users.administration.suspend_user(ADA, reason="fraud")
 
     for at, banned in ((2, True), (3, False), (4, False)):
         await deliver(container, updated(ADA, at=at, first_name=f"Name {at}", banned=banned))
-    await container.administration.suspend_user(ADA, reason="again")
+    await container.users.administration.suspend_user(ADA, reason="again")
 
     state = await state_of(owner, ADA)
     assert (state["status"], state["upstream_status"], state["suspended_reason"]) == ("suspended", "active", "fraud")
@@ -357,13 +358,13 @@ async def test_suspension_by_an_admin_survives_what_upstream_says(
 
 async def test_unsuspend_is_refused_while_upstream_bans_and_then_lifts_ours(container: Container) -> None:
     await deliver(container, updated(ADA, at=1, banned=True))
-    await container.administration.suspend_user(ADA, reason=None)
+    await container.users.administration.suspend_user(ADA, reason=None)
 
     with pytest.raises(ConflictError):
-        await container.administration.unsuspend_user(ADA)
+        await container.users.administration.unsuspend_user(ADA)
     await deliver(container, updated(ADA, at=2, banned=False))
-    still = await container.administration.get_user(ADA)
-    lifted = await container.administration.unsuspend_user(ADA)
+    still = await container.users.administration.get_user(ADA)
+    lifted = await container.users.administration.unsuspend_user(ADA)
 
     assert (still.status, lifted.status, lifted.suspended_at) == ("suspended", "active", None)
 
@@ -378,8 +379,8 @@ async def test_every_change_of_status_is_audited_and_told_without_personal_value
     await deliver(container, updated(ADA, at=4, **personal, deprovisioned=True))
     await deliver(container, updated(ADA, at=5, **{**personal, "first_name": "Augusta"}, locked=True))
     await deliver(container, updated(ADA, at=6, **{**personal, "first_name": "Augusta"}))
-    await container.administration.suspend_user(ADA, reason="because of Ada")
-    await container.administration.unsuspend_user(ADA)
+    await container.users.administration.suspend_user(ADA, reason="because of Ada")
+    await container.users.administration.unsuspend_user(ADA)
 
     audited = [
         (row["action"], row["status"])
@@ -421,7 +422,7 @@ async def test_last_login_is_the_latest_and_each_session_counts_once(container: 
         await deliver(container, signed_in(ADA, at=at, session_id=session_id))
 
     with use_context(RequestContext(request_id="test")):
-        user = await container.administration.get_user(ADA)
+        user = await container.users.administration.get_user(ADA)
     latest = signed_in(ADA, at=3000)["data"]["created_at"]
     assert user.last_login_at is not None
     assert user.last_login_at.timestamp() * 1000 == latest

@@ -110,9 +110,9 @@ def _invent(chance: random.Random, number: int) -> Known:
 
 async def populate(journey: Journey, people: list[Known]) -> None:
     """Store the model's users, through the service's own step where it computes something."""
-    async with journey.container.unit_of_work() as uow:
+    async with journey.container.resources.unit_of_work() as uow:
         for person in people:
-            await journey.container.upstream.apply(
+            await journey.container.users.upstream.apply(
                 uow,
                 UpstreamUser(
                     issuer=journey.sandbox.clerk.issuer,

@@ -13,6 +13,7 @@ from services.user_management.services.user_service import SignIn, UserStates
 from services.user_management.services.user_service.states import CACHE_SECONDS
 from services.user_management.tests.clocks import SetClock
 from services.user_management.tests.journey import Journey
+from services.user_management.tests.replacing import replace_in_group
 from services.user_management.tests.scenes import Headers, assert_problem, only_row
 
 
@@ -25,15 +26,15 @@ def clock() -> SetClock:
 def other_process(journey: Journey, clock: SetClock, monkeypatch: pytest.MonkeyPatch) -> UserStates:
     """The memory of another process, which the guards of the application under test now ask."""
     container = journey.container
-    states = UserStates(container.database, clock)
+    states = UserStates(container.resources.database, clock)
     sign_in = SignIn(
         states=states,
-        upstream=container.upstream,
-        unit_of_work=container.unit_of_work,
-        admin_user_ids=frozenset(container.settings.admin.user_ids),
+        upstream=container.users.upstream,
+        unit_of_work=container.resources.unit_of_work,
+        admin_user_ids=frozenset(container.resources.settings.admin.user_ids),
         clock=clock,
     )
-    monkeypatch.setattr(container, "sign_in", sign_in)
+    replace_in_group(monkeypatch, container, "users", sign_in=sign_in)
     return states
 
 
@@ -56,7 +57,7 @@ async def test_suspended_user_is_refused_within_two_seconds_by_another_process(
     ada = await journey.sign_up()
     assert await status_of(journey, ada.headers) == 200
 
-    await journey.container.administration.suspend_user(ada.id, reason=None)
+    await journey.container.users.administration.suspend_user(ada.id, reason=None)
     clock.seconds += CACHE_SECONDS - 0.01
     before = await status_of(journey, ada.headers)
     clock.seconds += 0.01
@@ -70,10 +71,10 @@ async def test_lifted_suspension_is_seen_within_two_seconds_by_another_process(
     journey: Journey, clock: SetClock, other_process: UserStates
 ) -> None:
     ada = await journey.sign_up()
-    await journey.container.administration.suspend_user(ada.id, reason=None)
+    await journey.container.users.administration.suspend_user(ada.id, reason=None)
     assert await status_of(journey, ada.headers) == 403
 
-    await journey.container.administration.unsuspend_user(ada.id)
+    await journey.container.users.administration.unsuspend_user(ada.id)
     clock.seconds += CACHE_SECONDS
 
     assert await status_of(journey, ada.headers) == 200
@@ -111,14 +112,14 @@ async def test_answer_of_before_a_suspension_that_arrives_after_it_is_not_rememb
     journey: Journey, clock: SetClock
 ) -> None:
     ada = await journey.sign_up()
-    line = _LateAnswers(journey.container.database.door)
+    line = _LateAnswers(journey.container.resources.database.door)
     states = UserStates(cast("Database", line), clock)
     issuer = journey.sandbox.clerk.issuer
     early = asyncio.create_task(states.find(issuer, ada.id))
     async with asyncio.timeout(5):
         await line.sent.wait()
 
-    await journey.container.administration.suspend_user(ada.id, reason=None)
+    await journey.container.users.administration.suspend_user(ada.id, reason=None)
     states.forget()
     line.arrive.set()
     await early
@@ -142,7 +143,7 @@ async def be_inactive(journey: Journey, user_id: str, *, minutes: float) -> date
     statement = "UPDATE users SET last_active_at = now() - make_interval(secs => $2) WHERE id = $1 RETURNING *"
     row = await journey.owner.fetchrow(statement, user_id, minutes * 60)
     assert row is not None
-    journey.container.states.forget()
+    journey.container.users.states.forget()
     moment: datetime = row["last_active_at"]
     return moment
 

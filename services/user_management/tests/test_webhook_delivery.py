@@ -37,18 +37,18 @@ class Scene:
     async def subscribe(self, url: str | None = None) -> tuple[UUID, str]:
         """Id and secret of a new subscription to everything."""
         request = CreateSubscriptionRequest(url=url or self.receiver.url)
-        created = await self.container.webhook_subscriptions.create_subscription(ADMIN, request)
+        created = await self.container.events.subscriptions.create_subscription(ADMIN, request)
         return created.id, created.secret
 
     async def happen(self, *event_types: EventType, **payload: Any) -> None:
         """Events, relayed."""
-        async with self.container.unit_of_work() as uow:
+        async with self.container.resources.unit_of_work() as uow:
             for event_type in event_types or (EventType.USER_UPDATED,):
                 uow.publish(event_type, subject="user_1", payload={"user_id": "user_1", **payload})
-        await self.container.outbox.relay()
+        await self.container.events.outbox.relay()
 
     async def deliver(self) -> None:
-        await self.container.webhook_deliveries.deliver_due()
+        await self.container.events.deliveries.deliver_due()
 
     async def pass_time(self, **interval: int) -> None:
         """Let everything that waits be due; with an interval, failures began so much earlier."""
@@ -120,7 +120,7 @@ async def test_what_was_delivered_is_not_sent_again(scene: Scene) -> None:
 
 async def test_both_secrets_sign_while_a_rotation_overlaps(scene: Scene) -> None:
     subscription, first = await scene.subscribe()
-    rotated = await scene.container.webhook_subscriptions.rotate_secret(ADMIN, subscription, overlap_seconds=600)
+    rotated = await scene.container.events.subscriptions.rotate_secret(ADMIN, subscription, overlap_seconds=600)
     await scene.happen()
     await scene.deliver()
     await scene.journey.owner.execute("UPDATE webhook_subscriptions SET former_secret_until = now()")
@@ -204,7 +204,7 @@ async def test_receiver_that_is_gone_disables_the_subscription_at_once(scene: Sc
 
     await scene.deliver()
 
-    found = await scene.container.webhook_subscriptions.get_subscription(ADMIN, subscription)
+    found = await scene.container.events.subscriptions.get_subscription(ADMIN, subscription)
     assert (found.status, found.disabled_reason) == ("disabled", "gone")
     assert "webhook_subscription.disabled" in await audit_actions(scene.journey)
     waiting = await scene.state()
@@ -218,23 +218,23 @@ async def test_five_days_without_success_disable_and_enabling_sends_what_waits(s
     await scene.deliver()
     await scene.pass_time(hours=119)
     await scene.deliver()
-    before = await scene.container.webhook_subscriptions.get_subscription(ADMIN, subscription)
+    before = await scene.container.events.subscriptions.get_subscription(ADMIN, subscription)
     await scene.pass_time(hours=1)
     await scene.deliver()
-    after = await scene.container.webhook_subscriptions.get_subscription(ADMIN, subscription)
+    after = await scene.container.events.subscriptions.get_subscription(ADMIN, subscription)
     scene.receiver.otherwise = answer(200)
     await scene.pass_time()
     await scene.deliver()
     tried_while_disabled = len(scene.receiver.received)
 
     update = SubscriptionUpdate.model_validate({"status": "active"})
-    await scene.container.webhook_subscriptions.update_subscription(ADMIN, subscription, update)
+    await scene.container.events.subscriptions.update_subscription(ADMIN, subscription, update)
     await scene.deliver()
 
     assert before.status == "active"
     assert (after.status, after.disabled_reason) == ("disabled", "failing")
     assert tried_while_disabled == 3
-    enabled = await scene.container.webhook_subscriptions.get_subscription(ADMIN, subscription)
+    enabled = await scene.container.events.subscriptions.get_subscription(ADMIN, subscription)
     assert (enabled.status, enabled.disabled_reason, enabled.failing_since) == ("active", None, None)
     assert (await scene.state())["state"] == "delivered"
 
@@ -248,7 +248,7 @@ async def test_one_success_ends_the_count_of_failures(scene: Scene) -> None:
 
     await scene.deliver()
 
-    found = await scene.container.webhook_subscriptions.get_subscription(ADMIN, subscription)
+    found = await scene.container.events.subscriptions.get_subscription(ADMIN, subscription)
     assert (found.status, found.failing_since) == ("active", None)
 
 
@@ -420,7 +420,7 @@ async def test_key_that_this_process_does_not_hold_uses_up_no_attempt(
         raise KeyUnavailableError
 
     with monkeypatch.context() as patched:
-        patched.setattr(scene.container.vault, "open", refuse)
+        patched.setattr(scene.container.keys.vault, "open", refuse)
         await scene.deliver()
     waiting = await scene.state()
     await scene.pass_time()
@@ -450,7 +450,7 @@ async def test_subscription_that_is_removed_while_sending_leaves_nothing(scene: 
     sending = asyncio.create_task(scene.deliver())
     await scene.receiver.arrived.wait()
 
-    await scene.container.webhook_subscriptions.delete_subscription(ADMIN, subscription)
+    await scene.container.events.subscriptions.delete_subscription(ADMIN, subscription)
     await scene.receiver.end()
     await sending
 

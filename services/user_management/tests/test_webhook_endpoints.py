@@ -15,6 +15,7 @@ from services.user_management.container import Container
 from services.user_management.security.webhook_signature import TOLERANCE_SECONDS, WebhookVerifier
 from services.user_management.services.webhook_service import WebhookService
 from services.user_management.tests.journey import Journey
+from services.user_management.tests.replacing import replace_in_group
 from services.user_management.tests.scenes import assert_problem, audit_actions, only_row
 
 JSON = {"content-type": "application/json"}
@@ -167,7 +168,7 @@ async def test_secret_that_is_being_rotated_is_active_beside_the_new_one(
     journey: Journey, container: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = new_webhook_secret(), new_webhook_secret()
-    monkeypatch.setattr(container, "webhook_verifier", WebhookVerifier([new, old]))
+    replace_in_group(monkeypatch, container, "clerk", verifier=WebhookVerifier([new, old]))
     clerk = journey.sandbox.clerk
     body = encode_event(clerk.event("user.created", clerk.create_user()))
 
@@ -351,7 +352,7 @@ async def test_effect_that_fails_leaves_nothing_but_the_event_which_is_tried_aga
         await journey.owner.execute("ALTER TABLE user_preferences DROP CONSTRAINT fails")
     await journey.owner.execute("UPDATE webhook_events SET next_attempt_at = now()")
 
-    await journey.container.webhooks.retry_due()
+    await journey.container.clerk.webhooks.retry_due()
 
     assert failed.json() == {"duplicate": False, "applied": False}
     assert left == {"users": 0, "audit_logs": 0, "outbox_events": 0}
@@ -370,15 +371,15 @@ async def test_event_of_another_instance_is_refused_where_one_is_configured(
 ) -> None:
     clerk = journey.sandbox.clerk
     strict = WebhookService(
-        database=container.database,
-        unit_of_work=container.unit_of_work,
-        upstream=container.upstream,
-        states=container.states,
+        database=container.resources.database,
+        unit_of_work=container.resources.unit_of_work,
+        upstream=container.users.upstream,
+        states=container.users.states,
         issuer=clerk.issuer,
         instance_id=clerk.instance_id,
-        start_slice=container.start_slice,
+        start_slice=container.resources.start_slice,
     )
-    monkeypatch.setattr(container, "webhooks", strict)
+    replace_in_group(monkeypatch, container, "clerk", webhooks=strict)
     user = clerk.create_user(email="ada@example.com")
 
     foreign = await _tell(journey, clerk.event("user.created", user, instance_id="ins_other"))

@@ -70,10 +70,10 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 async def happen(journey: Journey, *event_types: EventType) -> None:
     """Events, relayed."""
-    async with journey.container.unit_of_work() as uow:
+    async with journey.container.resources.unit_of_work() as uow:
         for event_type in event_types:
             uow.publish(event_type, subject="user_1", payload={"user_id": "user_1"})
-    await journey.container.outbox.relay()
+    await journey.container.events.outbox.relay()
 
 
 async def test_subscription_is_created_with_a_secret_that_is_shown_once(journey: Journey, as_admin: Door) -> None:
@@ -223,7 +223,7 @@ async def test_test_event_is_delivered_as_any_other(journey: Journey, as_admin: 
     created = await as_admin.create(receiver.url, event_types=["user.deleted"])
 
     queued = (await as_admin("POST", f"/{created['id']}/test", status=202)).json()
-    await journey.container.webhook_deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due()
 
     (received,) = receiver.received
     received.verify(created["secret"])
@@ -249,11 +249,11 @@ async def test_what_waits_while_disabled_is_sent_when_enabled(
     created = await as_admin.create(receiver.url)
     await happen(journey, EventType.USER_CREATED)
     await as_admin("PATCH", f"/{created['id']}", {"status": "disabled"}, 200)
-    await journey.container.webhook_deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due()
     while_disabled = len(receiver.received)
 
     await as_admin("PATCH", f"/{created['id']}", {"status": "active"}, 200)
-    await journey.container.webhook_deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due()
 
     assert (while_disabled, len(receiver.received)) == (0, 1)
 
@@ -266,11 +266,11 @@ async def test_what_waits_for_a_disabled_service_is_parked_until_that_is_enabled
     await happen(journey, EventType.USER_CREATED)
     await services.disable_service("billing")
     await happen(journey, EventType.USER_UPDATED)
-    await journey.container.webhook_deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due()
     while_disabled = (len(receiver.received), await _states(journey.owner))
 
     await services.enable_service("billing")
-    await journey.container.webhook_deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due()
 
     assert while_disabled == (0, [("pending", False)])
     assert [json.loads(one.body)["type"] for one in receiver.received] == ["user.created"]
@@ -283,7 +283,7 @@ async def test_delivery_that_fails_while_its_service_is_disabled_is_parked(
     await happen(journey, EventType.USER_CREATED)
     receiver.otherwise = answer(500)
     receiver.may_answer.clear()
-    sending = asyncio.create_task(journey.container.webhook_deliveries.deliver_due())
+    sending = asyncio.create_task(journey.container.events.deliveries.deliver_due())
     await receiver.arrived.wait()
 
     await journey.container.service_clients.disable_service("billing")
@@ -305,7 +305,7 @@ async def test_subscription_of_a_disabled_service_is_sent_nothing_whoever_asks(
     refused = [await as_admin("POST", f"{path}/test"), await as_admin("POST", f"{path}/replay", {})]
     await as_admin("PATCH", path, {"status": "disabled"}, 200)
     await as_admin("PATCH", path, {"status": "active"}, 200)
-    await journey.container.webhook_deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due()
 
     for response in refused:
         assert_problem(response, 409, "conflict")
@@ -336,11 +336,11 @@ async def test_service_that_may_no_longer_have_webhooks_is_told_nothing_until_it
     await services.set_permissions("billing", ["users:read"])
     await happen(journey, EventType.USER_UPDATED)
     refused = [await as_admin("POST", f"{path}/test"), await as_admin("POST", f"{path}/replay", {})]
-    await journey.container.webhook_deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due()
     without = (len(receiver.received), await _states(journey.owner))
 
     await services.set_permissions("billing", ["webhooks:manage"])
-    await journey.container.webhook_deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due()
 
     for response in refused:
         assert_problem(response, 409, "conflict")
@@ -354,7 +354,7 @@ async def test_delivery_queued_while_the_permission_goes_is_not_sent(journey: Jo
     await journey.container.service_clients.set_permissions("billing", [])
     await journey.owner.execute("UPDATE webhook_deliveries SET next_attempt_at = now()")
 
-    await journey.container.webhook_deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due()
 
     assert receiver.received == []
 
@@ -382,7 +382,7 @@ async def test_service_that_becomes_an_admin_goes_on_hearing(journey: Journey, r
     await journey.container.service_clients.set_permissions("billing", ["admin"])
     await happen(journey, EventType.USER_CREATED)
 
-    await journey.container.webhook_deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due()
 
     assert len(receiver.received) == 1
 
@@ -391,9 +391,9 @@ async def test_deliveries_are_listed_by_state_in_pages(journey: Journey, as_admi
     created = await as_admin.create(receiver.url)
     receiver.answers = [answer(500)]
     await happen(journey, EventType.USER_CREATED)
-    await journey.container.webhook_deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due()
     await happen(journey, EventType.USER_UPDATED, EventType.USER_DELETED)
-    await journey.container.webhook_deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due()
 
     first = await as_admin.deliveries(created["id"], "?limit=2")
     second = await as_admin.deliveries(created["id"], f"?limit=2&cursor={first['next_cursor']}")
@@ -418,7 +418,7 @@ async def test_replay_sends_again_under_the_old_ids(
 ) -> None:
     created = await as_admin.create(receiver.url)
     await happen(journey, EventType.USER_CREATED, EventType.USER_UPDATED, EventType.USER_DELETED)
-    await journey.container.webhook_deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due()
     await journey.owner.execute("UPDATE webhook_deliveries SET state = 'failed', attempts = 8 WHERE sequence = 1")
     before = {json.loads(one.body)["type"]: one for one in receiver.received}
     receiver.received.clear()
@@ -426,7 +426,7 @@ async def test_replay_sends_again_under_the_old_ids(
         wanted = {"event_ids": [json.loads(before["user.updated"].body)["id"]]}
 
     replayed = await as_admin("POST", f"/{created['id']}/replay", wanted, 202)
-    await journey.container.webhook_deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due()
 
     assert replayed.json() == {"queued": len(queued), "has_more": False, "next_since": None}
     again = {json.loads(one.body)["type"]: one for one in receiver.received}

@@ -17,6 +17,7 @@ from services.user_management.database import Database
 from services.user_management.enums import ProviderState
 from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.queries import integration_health as queries
+from services.user_management.queries import job as job_queries
 from services.user_management.queries.integration_health import Candidate, Place
 from services.user_management.services.integration_health_service.examination import Examination
 from services.user_management.services.integration_health_service.scope_enforcement import ScopeEnforcement
@@ -101,7 +102,7 @@ class IntegrationHealthService:
 
     async def _begin(self) -> _Run:
         async with self._database.reading() as connection:
-            return _Run(began=await queries.database_now(connection))
+            return _Run(began=await job_queries.database_now(connection))
 
     async def _states(self) -> dict[str, ProviderState]:
         async with self._database.reading() as connection:

@@ -1,13 +1,15 @@
 """Connections: making one, looking at it, ending it here and at the provider."""
 
 from services.user_management.services.integration_service.confirming import Confirmations
-from services.user_management.services.integration_service.connecting import ConnectFlows, ConnectPolicy
+from services.user_management.services.integration_service.connecting import FLOW_PRUNING, ConnectFlows, ConnectPolicy
 from services.user_management.services.integration_service.connections import IntegrationService
 from services.user_management.services.integration_service.disconnecting import disconnect_all, release_grants
 from services.user_management.services.integration_service.provider_returns import ProviderReturn
-from services.user_management.services.integration_service.revocations import RevocationService
+from services.user_management.services.integration_service.revocations import REVOCATION_PRUNING, RevocationService
 
 __all__ = [
+    "FLOW_PRUNING",
+    "REVOCATION_PRUNING",
     "Confirmations",
     "ConnectFlows",
     "ConnectPolicy",

@@ -35,10 +35,12 @@ from services.user_management.services.integration_service.provider_returns impo
     return_error,
 )
 from services.user_management.services.integration_status_service import SERVING
+from services.user_management.services.table_upkeep import Pruning
 from services.user_management.services.vault_service import VaultService, code_binding
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 FLOW_LIFETIME: Final = timedelta(minutes=10)
+FLOW_PRUNING: Final = Pruning(timedelta(days=1), flow_queries.prune)
 
 log = structlog.get_logger(__name__)
 

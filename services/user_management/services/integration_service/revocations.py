@@ -1,6 +1,7 @@
 """Revoking at the providers what users have given up here: tried until it sticks, or is known to be impossible."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any, Final
 
 import structlog
@@ -13,6 +14,7 @@ from services.user_management.integrations.provider_errors import REVOCATION_IMP
 from services.user_management.queries import token_revocation as queries
 from services.user_management.queries.token_revocation import DueRevocation, SealedGrant, SealedToken
 from services.user_management.services.slice_time import StartSlice
+from services.user_management.services.table_upkeep import Pruning
 from services.user_management.services.unkept_grants import preferred_kind, revokes_whole_grant
 from services.user_management.services.vault_service import VaultService, token_binding
 from services.user_management.unit_of_work import UnitOfWorkFactory
@@ -23,6 +25,7 @@ LEASE_SECONDS: Final = 30.0
 BACK_OFF_SECONDS: Final = (10.0, 60.0, 300.0, 1800.0, 7200.0, 21_600.0, 43_200.0)
 """After each failure; the last one again and again."""
 GIVEN_UP_AFTER_SECONDS: Final = 7 * 86_400.0
+REVOCATION_PRUNING: Final = Pruning(timedelta(days=90), queries.prune)
 ACCESS_TOKEN_RAN_OUT: Final = "access_token_ran_out"  # noqa: S105 - a reason
 
 log = structlog.get_logger(__name__)

@@ -32,7 +32,7 @@ from services.user_management.queries.token_read import TokenQuery, TokenReading
 from services.user_management.schemas.token import TokenRequest, TokenResponse
 from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
 from services.user_management.services.reconnect_links import ReconnectLinks
-from services.user_management.services.service_client_service import ServiceCredential
+from services.user_management.services.service_credentials import ServiceCredential
 from services.user_management.services.token_service.refresh_attempt import RefreshOutcome, RefreshResult
 from services.user_management.services.vault_service import VaultService, token_binding
 from services.user_management.unit_of_work import UnitOfWorkFactory

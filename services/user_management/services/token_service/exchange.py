@@ -14,7 +14,7 @@ from services.user_management.exceptions import (
 )
 from services.user_management.schemas.token import TokenExchangeResponse, TokenRequest
 from services.user_management.security.jwt import SessionVerifier
-from services.user_management.services.service_client_service import ServiceCredential
+from services.user_management.services.service_credentials import ServiceCredential
 from services.user_management.services.token_service.read import TokenService
 
 GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"

@@ -12,7 +12,7 @@ from services.user_management.exceptions import ApplicationError, KeyUnavailable
 from services.user_management.queries.token_read import TokenQuery, TokenReading, read_token
 from services.user_management.queries.token_read_batch import read_tokens
 from services.user_management.schemas.token import TokenBatchItem, TokenProblem, TokenRequest, TokenResponse
-from services.user_management.services.service_client_service import KeyUsage, ServiceCredential
+from services.user_management.services.service_credentials import KeyUsage, ServiceCredential
 from services.user_management.services.token_service.answers import TokenAnswers, present, unavailable
 from services.user_management.services.token_service.refresh import TokenRefresher
 from services.user_management.services.token_service.refresh_attempt import RefreshOutcome, RefreshResult

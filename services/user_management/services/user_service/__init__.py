@@ -5,9 +5,10 @@ from services.user_management.services.user_service.erasure import UserErasure
 from services.user_management.services.user_service.profile import ExpectedVersions, ProfileService
 from services.user_management.services.user_service.sessions import SignIn
 from services.user_management.services.user_service.states import UserStates
-from services.user_management.services.user_service.upstream import UpstreamUser, UpstreamUsers
+from services.user_management.services.user_service.upstream import SIGN_IN_PRUNING, UpstreamUser, UpstreamUsers
 
 __all__ = [
+    "SIGN_IN_PRUNING",
     "ExpectedVersions",
     "ProfileService",
     "SignIn",

@@ -10,13 +10,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from services.user_management.enums import EventType, UpstreamStatus, UserStatus
 from services.user_management.queries import user as user_queries
 from services.user_management.security.signing import Signer
 from services.user_management.services.preferences_service import PreferencesManager
+from services.user_management.services.table_upkeep import Pruning
 from services.user_management.services.user_service.changes import (
     announce_status,
     effective_status,
@@ -27,6 +28,7 @@ from services.user_management.services.user_service.changes import (
 from services.user_management.unit_of_work import UnitOfWork
 from services.user_management.utils.validators import normalize_email
 
+SIGN_IN_PRUNING: Final = Pruning(timedelta(days=90), user_queries.prune_sign_ins)
 _UPSTREAM_ID: Final = re.compile(r"(?!usr_)[a-z]+_[A-Za-z0-9_-]{1,58}")
 """Ids that may come from upstream; `usr_` is kept for users of our own."""
 EDITABLE_HERE: Final = ("first_name", "last_name", "profile_image_url")

@@ -94,7 +94,7 @@ class Tokens:
         integration_id, user_id = self.people.pop(chance.randrange(len(self.people)))
         version = await self.vault.active_version()
         texts = {kind: secrets.token_urlsafe(40) for kind in TokenKind}
-        async with self.container.unit_of_work() as uow:
+        async with self.container.resources.unit_of_work() as uow:
             for kind, text in texts.items():
                 sealed = self.vault.seal(text, token_binding(user_id, integration_id, kind), version)
                 await put_token(uow.connection, integration_id, NewToken(kind, sealed, version, None))
@@ -188,11 +188,11 @@ class Rotations:
 
 @pytest.fixture
 async def tokens(container: Container, owner: "asyncpg.Connection[asyncpg.Record]", clean_database: None) -> Tokens:
-    salt = container.settings.encryption.salt.get_secret_value().encode()
+    salt = container.resources.settings.encryption.salt.get_secret_value().encode()
     vault = VaultService(
         load_keys=lambda: TokenEncryption.from_secrets(SECRETS, salt),
-        unit_of_work=container.unit_of_work,
-        clock=container.clock,
+        unit_of_work=container.resources.unit_of_work,
+        clock=container.resources.clock,
     )
     await vault.load()
     tokens = Tokens(container, owner, vault)

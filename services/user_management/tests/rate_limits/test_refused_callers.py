@@ -11,6 +11,7 @@ from services.user_management.rate_limiter import RateLimits
 from services.user_management.redis_client import create_redis_client
 from services.user_management.settings import QuotaPolicy
 from services.user_management.tests.journey import Journey
+from services.user_management.tests.replacing import replace_in_group
 from services.user_management.tests.scenes import assert_problem
 
 OTHER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -21,9 +22,9 @@ CALLBACK = "/oauth/callback/sandbox-static?state=unknown&code=c"
 async def narrow(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Journey]:
     """Two refusals an hour for each address, counted in this process: other tests come from the same address."""
     container = journey.container
-    policies = {**container.settings.limits.policies(), RateClass.ANONYMOUS: QuotaPolicy(2, 3600)}
+    policies = {**container.resources.settings.limits.policies(), RateClass.ANONYMOUS: QuotaPolicy(2, 3600)}
     nowhere = create_redis_client("unix:///nowhere/valkey.sock")
-    monkeypatch.setattr(container, "rate_limits", RateLimits(nowhere, policies, SystemClock()))
+    replace_in_group(monkeypatch, container, "resources", rate_limits=RateLimits(nowhere, policies, SystemClock()))
     yield journey
     await nowhere.aclose()
 

@@ -1,4 +1,4 @@
-"""What administrators and operators do with sibling services, and whom a key belongs to."""
+"""What administrators and operators do with sibling services: permissions, grants and keys."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -9,13 +9,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.ids import uuid7
-from services.user_management.core.principal import Principal, PrincipalKind
 from services.user_management.database import Database
 from services.user_management.enums import ServicePermission
 from services.user_management.exceptions import (
     ConflictError,
     NotFoundError,
-    UnauthenticatedError,
     ValidationFailedError,
 )
 from services.user_management.integrations.oauth_config import ProviderRegistry
@@ -30,8 +28,7 @@ from services.user_management.schemas.service import (
     ServiceKeySummary,
     ServiceResponse,
 )
-from services.user_management.services.service_client_service.keys import ServiceCredential, issue_key
-from services.user_management.services.service_client_service.usage import KeyUsage
+from services.user_management.services.service_credentials import issue_key
 from services.user_management.services.webhook_subscription_service import follow_service
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
@@ -45,31 +42,10 @@ class ServiceClientService:
         database: Database,
         unit_of_work: UnitOfWorkFactory,
         providers: ProviderRegistry,
-        key_usage: KeyUsage,
     ) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
         self._providers = providers
-        self._key_usage = key_usage
-
-    async def authenticate(self, credential: ServiceCredential) -> Principal:
-        """The service that calls, by name. Nothing is cached: what was revoked is refused by the very next call.
-
-        Raises UnauthenticatedError.
-        """
-        async with self._database.reading() as connection:
-            caller = await queries.authenticate(
-                connection, key_id=credential.key_id, secret_hash=credential.secret_hash
-            )
-        if caller is None:
-            raise UnauthenticatedError("The service key is not valid.")
-        await self._key_usage.record(credential.key_id)
-        return Principal(
-            PrincipalKind.SERVICE,
-            caller.name,
-            is_admin=ServicePermission.ADMIN in caller.permissions,
-            permissions=caller.permissions,
-        )
 
     async def create_service(self, name: str, permissions: Collection[str] = ()) -> str:
         """Register a service; returns its first key, which is stored only as a hash.

@@ -1,0 +1,114 @@
+"""Integrations: connecting accounts, looking after them, ending them."""
+
+from dataclasses import dataclass
+
+from services.user_management.container.keys import KeyServices
+from services.user_management.container.resources import Resources
+from services.user_management.container.tokens import TokenServices
+from services.user_management.services.connection_probe import ConnectionProbe
+from services.user_management.services.diagnosis_service import DiagnosisService, EvidenceGatherer
+from services.user_management.services.integration_health_service import (
+    Examination,
+    IntegrationHealthService,
+    ScopeEnforcement,
+)
+from services.user_management.services.integration_service import (
+    Confirmations,
+    ConnectFlows,
+    ConnectPolicy,
+    IntegrationService,
+    RevocationService,
+)
+from services.user_management.services.integration_status_service import IntegrationStatusTracker
+from services.user_management.services.reconnect_links import ReconnectLinks
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegrationServices:
+    """What users do with their integrations, and what the service does by itself."""
+
+    service: IntegrationService
+    connect_flows: ConnectFlows
+    confirmations: Confirmations
+    revocations: RevocationService
+    health: IntegrationHealthService
+    diagnosis: DiagnosisService
+
+
+def build_integrations(resources: Resources, *, keys: KeyServices, tokens: TokenServices) -> IntegrationServices:
+    """Build the group."""
+    service = IntegrationService(
+        database=resources.database,
+        unit_of_work=resources.unit_of_work,
+        providers=resources.providers,
+        refresher=tokens.refresher,
+        signer=resources.signer,
+        links=ReconnectLinks(resources.settings.frontend.connect_url),
+    )
+    confirmations = Confirmations(
+        unit_of_work=resources.unit_of_work,
+        providers=resources.providers,
+        oauth=resources.oauth,
+        vault=keys.vault,
+        status=IntegrationStatusTracker(),
+        integrations=service,
+        signer=resources.signer,
+    )
+    revocations = RevocationService(
+        unit_of_work=resources.unit_of_work,
+        providers=resources.providers,
+        oauth=resources.oauth,
+        vault=keys.vault,
+        start_slice=resources.start_slice,
+    )
+    probe = ConnectionProbe(
+        database=resources.database, providers=resources.providers, oauth=resources.oauth, vault=keys.vault
+    )
+    return IntegrationServices(
+        service=service,
+        connect_flows=_build_connect_flows(resources, keys),
+        confirmations=confirmations,
+        revocations=revocations,
+        health=_build_health(resources, keys=keys, tokens=tokens, probe=probe),
+        diagnosis=DiagnosisService(
+            database=resources.database, gatherer=EvidenceGatherer(resources.providers, keys.vault), probe=probe
+        ),
+    )
+
+
+def _build_connect_flows(resources: Resources, keys: KeyServices) -> ConnectFlows:
+    settings = resources.settings
+    return ConnectFlows(
+        database=resources.database,
+        unit_of_work=resources.unit_of_work,
+        providers=resources.providers,
+        oauth=resources.oauth,
+        vault=keys.vault,
+        signer=resources.signer,
+        policy=ConnectPolicy(
+            settings.public_url, tuple(settings.frontend.return_urls), tuple(settings.frontend.redirect_uris)
+        ),
+        clock=resources.clock,
+    )
+
+
+def _build_health(
+    resources: Resources, *, keys: KeyServices, tokens: TokenServices, probe: ConnectionProbe
+) -> IntegrationHealthService:
+    status = IntegrationStatusTracker()
+    examination = Examination(
+        unit_of_work=resources.unit_of_work,
+        providers=resources.providers,
+        probe=probe,
+        refresher=tokens.refresher,
+        vault=keys.vault,
+        status=status,
+    )
+    return IntegrationHealthService(
+        database=resources.database,
+        unit_of_work=resources.unit_of_work,
+        providers=resources.providers,
+        examination=examination,
+        scopes=ScopeEnforcement(unit_of_work=resources.unit_of_work, providers=resources.providers, status=status),
+        start_slice=resources.start_slice,
+    )

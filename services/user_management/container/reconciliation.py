@@ -1,0 +1,43 @@
+"""Composes the reconciliation with Clerk.
+
+No other module of this package imports it: Clerk's SDK costs a process 35 MB, which those that serve requests need not
+pay.
+"""
+
+from typing import Any
+
+import structlog
+
+from services.user_management.container.process import Container
+from services.user_management.exceptions import StartupError
+from services.user_management.integrations.clerk_api import ClerkDirectory
+from services.user_management.services.reconcile_service import ReconcileService
+
+log = structlog.get_logger(__name__)
+
+
+def build_reconciliation(container: Container) -> ReconcileService:
+    """Build the use case over `container`. Raises StartupError without a Backend API key."""
+    resources, users = container.resources, container.users
+    clerk = resources.settings.clerk
+    if clerk.secret_key is None:
+        raise StartupError("CLERK_SECRET_KEY: is needed to read users from Clerk's Backend API")
+    directory = ClerkDirectory(api_url=clerk.api_url, secret_key=clerk.secret_key, http=resources.issuer_http)
+    return ReconcileService(
+        database=resources.database,
+        unit_of_work=resources.unit_of_work,
+        upstream=users.upstream,
+        states=users.states,
+        directory=directory,
+        issuer=clerk.issuer,
+        clock=resources.clock,
+        start_slice=resources.start_slice,
+    )
+
+
+async def reconcile_slice(container: Container, cursor: Any) -> Any:
+    """Run a slice for the slot runner. Without a configured key there is nothing to do, and the log says so."""
+    if container.resources.settings.clerk.secret_key is None:
+        log.warning("reconcile.skipped", reason="CLERK_SECRET_KEY is not set")
+        return None
+    return await build_reconciliation(container).sweep_slice(cursor)

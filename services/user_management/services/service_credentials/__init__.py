@@ -1,0 +1,7 @@
+"""Service keys: their form, whom a key belongs to, and when it was last used."""
+
+from services.user_management.services.service_credentials.authentication import ServiceAuthentication
+from services.user_management.services.service_credentials.keys import KEY_PREFIX, ServiceCredential, issue_key
+from services.user_management.services.service_credentials.usage import KeyUsage
+
+__all__ = ["KEY_PREFIX", "KeyUsage", "ServiceAuthentication", "ServiceCredential", "issue_key"]

@@ -1,0 +1,54 @@
+"""Daily upkeep of the tables: partitions for the coming months, and the removal of rows that nobody needs any more."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.user_management.queries import job as job_queries
+from services.user_management.unit_of_work import UnitOfWorkFactory
+
+PARTITIONS_AHEAD: Final = 3
+"""Months."""
+
+log = structlog.get_logger(__name__)
+
+
+class Prune(Protocol):
+    """A query that removes what is older than `before` and has come to its end."""
+
+    async def __call__(self, connection: AsyncConnection, *, before: datetime) -> None:
+        """Remove it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """What a feature removes by itself, and how long it keeps it.
+
+    Each feature declares its own beside the service that writes the rows; the container hands them to the upkeep.
+    """
+
+    kept: timedelta
+    prune: Prune
+
+
+class TableUpkeep:
+    """Keeps tables at the size that is needed."""
+
+    def __init__(self, unit_of_work: UnitOfWorkFactory, prunings: Sequence[Pruning]) -> None:
+        self._unit_of_work = unit_of_work
+        self._prunings = prunings
+
+    async def maintain_tables(self, _cursor: Any) -> None:
+        """Slice: make the coming months' partitions, then remove what the features have no use for."""
+        async with self._unit_of_work() as uow:
+            made = await job_queries.ensure_log_partitions(uow.connection, months_ahead=PARTITIONS_AHEAD)
+            now = await job_queries.database_now(uow.connection)
+        if made:
+            log.info("partitions.created", count=made)
+        for pruning in self._prunings:
+            async with self._unit_of_work() as uow:
+                await pruning.prune(uow.connection, before=now - pruning.kept)

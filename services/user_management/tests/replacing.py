@@ -1,0 +1,13 @@
+"""Replaces members of a container's frozen groups for one test."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from services.user_management.container import Container
+
+
+def replace_in_group(monkeypatch: pytest.MonkeyPatch, container: Container, group: str, **members: Any) -> None:
+    """Give `container` a copy of `group` with other `members`; groups that were built from it keep the former ones."""
+    monkeypatch.setattr(container, group, replace(getattr(container, group), **members))
