@@ -290,7 +290,7 @@ def test_process_that_does_not_use_kms_does_not_load_botocore() -> None:
         "cli.command_line({*cli.COMMANDS, *cli.GROUPS});"
         "from services.user_management.container import Container;"
         "from services.user_management.settings import load_settings;"
-        "c = Container(load_settings(_env_file=None)); c.vault._load_keys();"
+        "c = Container(load_settings(_env_file=None)); c.keys.vault._load_keys();"
         "print(sorted(name for name in sys.modules if name.split('.')[0] in {'botocore', 'boto3', 'moto'}))"
     )
 

@@ -30,7 +30,9 @@ async def sign_in_as(user: str) -> None:
 async def http(redis: RedisClient) -> AsyncIterator[httpx.AsyncClient]:
     """An application whose routes count, each in its own way, behind the service's middleware."""
     app = FastAPI(exception_handlers=HANDLERS)
-    app.state.container = SimpleNamespace(rate_limits=RateLimits(redis, POLICIES, SystemClock()))
+    app.state.container = SimpleNamespace(
+        resources=SimpleNamespace(rate_limits=RateLimits(redis, POLICIES, SystemClock()))
+    )
     app.add_middleware(RequestContextMiddleware, strict_transport=False)
 
     async def answer() -> str:
