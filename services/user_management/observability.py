@@ -19,6 +19,12 @@ RATE_LIMITER_DEGRADED: Final = Gauge(
 RATE_LIMITED: Final = Counter(
     "user_management_rate_limited_total", "Requests refused with 429", labelnames=["class"], registry=REGISTRY
 )
+UNRECORDED_USES: Final = Counter(
+    "user_management_unrecorded_uses_total",
+    "Uses whose time was not written, because Postgres was away or busy; the requests themselves went on",
+    labelnames=["thing"],
+    registry=REGISTRY,
+)
 PROVIDER_BREAKER_OPEN: Final = Gauge(
     "user_management_provider_breaker_open",
     "1 while this process calls a provider no more, because it failed again and again",

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from services.user_management.container.resources import Resources
-from services.user_management.services.service_credentials import KeyUsage, ServiceAuthentication
+from services.user_management.services.service_credentials import ServiceAuthentication, key_usage
+from services.user_management.services.use_recorder import UseRecorder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,10 +12,10 @@ class CredentialServices:
     """Authentication of sibling services."""
 
     authentication: ServiceAuthentication
-    usage: KeyUsage
+    usage: UseRecorder
 
 
 def build_credentials(resources: Resources) -> CredentialServices:
     """Build the group."""
-    usage = KeyUsage(resources.unit_of_work, resources.clock)
+    usage = key_usage(resources.unit_of_work, resources.clock)
     return CredentialServices(authentication=ServiceAuthentication(resources.database, usage), usage=usage)

@@ -29,7 +29,7 @@ FROM users WHERE id = $1 AND deleted_at IS NULL
 """
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ResolvedUser:
     """The user behind an identity."""
 
@@ -137,9 +137,11 @@ async def update_user(connection: AsyncConnection, user_id: str, values: dict[st
 
 
 async def note_activity(connection: AsyncConnection, user_id: str, *, step: timedelta) -> None:
-    """The user is active now; written once per `step`, by whichever process comes first."""
+    """Write that the user is active now, unless that was written within the last `step` or the row is being changed."""
     due = sa.or_(_users.c.last_active_at.is_(None), _users.c.last_active_at < sa.func.now() - step)
-    update = sa.update(_users).where(_users.c.id == user_id, due).values(last_active_at=sa.func.now())
+    # FOR NO KEY UPDATE SKIP LOCKED: the answer to the user waits for this.
+    free = sa.select(_users.c.id).where(_users.c.id == user_id, due).with_for_update(skip_locked=True, key_share=True)
+    update = sa.update(_users).where(_users.c.id == free.scalar_subquery()).values(last_active_at=sa.func.now())
     await connection.execute(update)
 
 

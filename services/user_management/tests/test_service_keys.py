@@ -9,7 +9,10 @@ from typing import Annotated
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from fastapi import Depends, FastAPI
+from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.middleware import Middleware
 from structlog.testing import capture_logs
 
@@ -21,11 +24,15 @@ from services.user_management.core.principal import Principal
 from services.user_management.enums import ServicePermission
 from services.user_management.middleware.problems import HANDLERS
 from services.user_management.middleware.request_context import RequestContextMiddleware
+from services.user_management.observability import UNRECORDED_USES
+from services.user_management.services import use_recorder
 from services.user_management.services.service_client_service import ServiceClientService
-from services.user_management.services.service_credentials import KeyUsage, usage
+from services.user_management.services.service_credentials import key_usage
+from services.user_management.services.use_recorder import UseRecorder
 from services.user_management.tests.clocks import SetClock
 from services.user_management.tests.conftest import ADMIN_USER_ID, API_URL
 from services.user_management.tests.journey import Journey
+from services.user_management.tests.rate_limits.allowances import value_of
 from services.user_management.tests.scenes import Connected, Headers, assert_problem
 from services.user_management.unit_of_work import UnitOfWork
 
@@ -290,7 +297,7 @@ class Use:
 
     def __init__(self, journey: Journey, keys: list[str]) -> None:
         self.clock = SetClock(time.time())
-        self.usage = KeyUsage(journey.container.resources.unit_of_work, self.clock)
+        self.usage = key_usage(journey.container.resources.unit_of_work, self.clock)
         self.keys = keys
         self._owner = journey.owner
 
@@ -345,7 +352,7 @@ async def test_use_that_another_process_wrote_within_the_minute_is_not_written_a
     await use.usage.record(key)
     written = await use.times()
 
-    await KeyUsage(journey.container.resources.unit_of_work, use.clock).record(key)
+    await key_usage(journey.container.resources.unit_of_work, use.clock).record(key)
 
     assert await use.times() == written
 
@@ -359,9 +366,9 @@ async def test_uses_at_the_same_moment_write_once(use: Use, journey: Journey) ->
         units += 1
         return unit_of_work()
 
-    key_usage = KeyUsage(counted, use.clock)
+    usage = key_usage(counted, use.clock)
 
-    await asyncio.gather(*(key_usage.record(use.keys[0]) for _ in range(20)))
+    await asyncio.gather(*(usage.record(use.keys[0]) for _ in range(20)))
 
     assert units == 1
     assert (await use.times())[0] is not None
@@ -380,7 +387,8 @@ async def test_use_does_not_wait_for_a_key_that_somebody_is_changing(use: Use, j
 async def test_use_that_cannot_be_written_is_logged_and_the_answer_stays_good(
     doors: httpx.AsyncClient, connected: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(usage, "TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(use_recorder, "TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(use_recorder, "PAUSE_SECONDS", 0.0)
     ordinary = await connected.journey.container.service_clients.create_service("ordinary")
 
     async with connected.journey.owner.transaction():
@@ -390,12 +398,48 @@ async def test_use_that_cannot_be_written_is_logged_and_the_answer_stays_good(
             token = await connected.get()
 
     assert (route.status_code, token.status_code) == (200, 200)
-    failures = [line for line in lines if line["event"] == "service_key.use_not_recorded"]
-    assert [line["key_id"] for line in failures] == [_id(ordinary), _id(connected.key["Authorization"])]
+    failures = [line for line in lines if line["event"] == "use.not_recorded"]
+    assert [(line["thing"], line["reason"]) for line in failures] == [("service_key", "TimeoutError")] * 2
+
+
+async def test_use_is_tried_again_after_a_pause_in_which_nobody_waits(
+    use: Use, journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(use_recorder, "TIMEOUT_SECONDS", 0.1)
+    first, second = use.keys
+    counter = UNRECORDED_USES.labels("service_key")
+    before = value_of(counter)
+    with capture_logs() as lines:
+        async with journey.owner.transaction():
+            await journey.owner.execute("LOCK TABLE service_keys IN SHARE MODE")
+            await asyncio.gather(*(use.usage.record(key) for key in use.keys))
+        use.clock.seconds += use_recorder.PAUSE_SECONDS - 0.01
+        await use.usage.record(first)
+        in_the_pause = await use.times()
+        use.clock.seconds += 0.01
+        await use.usage.record(first)
+        await use.usage.record(second)
+
+    assert in_the_pause == [None, None]
+    assert None not in await use.times()
+    assert [line["event"] for line in lines] == ["use.not_recorded"]
+    assert value_of(counter) - before == 3
+
+
+async def test_statement_that_is_wrong_is_not_taken_for_a_database_that_is_away(use: Use, journey: Journey) -> None:
+    async def write(connection: AsyncConnection, _key: str) -> None:
+        await connection.execute(sa.text("SELECT no_such_column"))
+
+    broken = UseRecorder(
+        journey.container.resources.unit_of_work, use.clock, thing="user", period_seconds=1, write=write
+    )
+
+    with pytest.raises(ProgrammingError, match="no_such_column"):
+        await broken.record("x")
 
 
 async def test_number_of_remembered_keys_is_bounded(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usage, "MAX_KEYS", 3)
+    monkeypatch.setattr(use_recorder, "MAX_KEYS", 3)
 
     for number in range(10):
         await use.usage.record(f"{number:012}")

@@ -2,17 +2,22 @@
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any, cast
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from services.user_management.database import Database
+from services.user_management.observability import UNRECORDED_USES
+from services.user_management.services.use_recorder import TIMEOUT_SECONDS
 from services.user_management.services.user_service import SignIn, UserStates
 from services.user_management.services.user_service.states import CACHE_SECONDS
 from services.user_management.tests.clocks import SetClock
 from services.user_management.tests.journey import Journey
+from services.user_management.tests.rate_limits.allowances import value_of
 from services.user_management.tests.replacing import replace_in_group
 from services.user_management.tests.scenes import Headers, assert_problem, only_row
 
@@ -191,3 +196,39 @@ async def test_activity_of_an_impersonator_is_not_the_users(journey: Journey) ->
     assert await status_of(journey, headers) == 200
 
     assert await last_active(journey, ada.id) == before
+
+
+async def test_activity_of_a_user_whose_row_is_being_changed_is_left_out(
+    journey: Journey, other_process: UserStates
+) -> None:
+    ada = await journey.sign_up()
+    async with journey.owner.transaction():
+        await journey.owner.execute("SELECT FROM users FOR UPDATE")
+        with capture_logs() as lines:
+            assert await status_of(journey, ada.headers) == 200
+
+    assert [line for line in lines if line["event"] == "use.not_recorded"] == []
+    assert await last_active(journey, ada.id) is None
+
+
+async def test_profile_is_read_while_the_pool_for_writing_is_busy(journey: Journey, other_process: UserStates) -> None:
+    ada, bob = await journey.sign_up(), await journey.sign_up("bob@example.com")
+    database = journey.container.resources.settings.database
+    unrecorded = UNRECORDED_USES.labels("user")
+    before = value_of(unrecorded)
+
+    async with AsyncExitStack() as exits:
+        for _ in range(2 * database.pool_size):
+            await exits.enter_async_context(journey.container.resources.database.reading())
+        with capture_logs() as lines:
+            async with asyncio.timeout(TIMEOUT_SECONDS + 1):
+                found = [await status_of(journey, ada.headers)]
+            async with asyncio.timeout(0.9 * TIMEOUT_SECONDS):
+                # Nobody waits again for what is known to be busy.
+                found += [await status_of(journey, person.headers) for person in (ada, bob)]
+
+    assert found == [200, 200, 200]
+    assert value_of(unrecorded) - before == 3
+    assert [(line["thing"], line["reason"]) for line in lines if line["event"] == "use.not_recorded"] == [
+        ("user", "TimeoutError")
+    ]

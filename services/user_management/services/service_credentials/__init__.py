@@ -2,6 +2,6 @@
 
 from services.user_management.services.service_credentials.authentication import ServiceAuthentication
 from services.user_management.services.service_credentials.keys import KEY_PREFIX, ServiceCredential, issue_key
-from services.user_management.services.service_credentials.usage import KeyUsage
+from services.user_management.services.service_credentials.usage import key_usage
 
-__all__ = ["KEY_PREFIX", "KeyUsage", "ServiceAuthentication", "ServiceCredential", "issue_key"]
+__all__ = ["KEY_PREFIX", "ServiceAuthentication", "ServiceCredential", "issue_key", "key_usage"]

@@ -6,13 +6,13 @@ from services.user_management.enums import ServicePermission
 from services.user_management.exceptions import UnauthenticatedError
 from services.user_management.queries import service_client as queries
 from services.user_management.services.service_credentials.keys import ServiceCredential
-from services.user_management.services.service_credentials.usage import KeyUsage
+from services.user_management.services.use_recorder import UseRecorder
 
 
 class ServiceAuthentication:
     """Resolves service keys to principals. Nothing is cached: a revoked key is refused by the very next call."""
 
-    def __init__(self, database: Database, key_usage: KeyUsage) -> None:
+    def __init__(self, database: Database, key_usage: UseRecorder) -> None:
         self._database = database
         self._key_usage = key_usage
 

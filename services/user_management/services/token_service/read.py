@@ -12,10 +12,11 @@ from services.user_management.exceptions import ApplicationError, KeyUnavailable
 from services.user_management.queries.token_read import TokenQuery, TokenReading, read_token
 from services.user_management.queries.token_read_batch import read_tokens
 from services.user_management.schemas.token import TokenBatchItem, TokenProblem, TokenRequest, TokenResponse
-from services.user_management.services.service_credentials import KeyUsage, ServiceCredential
+from services.user_management.services.service_credentials import ServiceCredential
 from services.user_management.services.token_service.answers import TokenAnswers, present, unavailable
 from services.user_management.services.token_service.refresh import TokenRefresher
 from services.user_management.services.token_service.refresh_attempt import RefreshOutcome, RefreshResult
+from services.user_management.services.use_recorder import UseRecorder
 
 MINIMUM_TTL_SECONDS: Final = 30.0
 """What is still handed out when the provider cannot be asked for a newer one."""
@@ -32,7 +33,7 @@ class TokenService:
     """The internal token API."""
 
     def __init__(
-        self, *, database: Database, refresher: TokenRefresher, answers: TokenAnswers, key_usage: KeyUsage
+        self, *, database: Database, refresher: TokenRefresher, answers: TokenAnswers, key_usage: UseRecorder
     ) -> None:
         self._database = database
         self._refresher = refresher

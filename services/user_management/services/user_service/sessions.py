@@ -1,6 +1,7 @@
 """From a verified session to the user who acts."""
 
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from services.user_management.core.clock import Clock
@@ -11,6 +12,7 @@ from services.user_management.exceptions import UnauthenticatedError, UserInacti
 from services.user_management.queries import user as user_queries
 from services.user_management.queries.user import ResolvedUser
 from services.user_management.security.jwt import SessionClaims
+from services.user_management.services.use_recorder import UseRecorder
 from services.user_management.services.user_service.states import UserStates
 from services.user_management.services.user_service.upstream import UpstreamUsers
 from services.user_management.unit_of_work import UnitOfWorkFactory
@@ -38,6 +40,13 @@ class SignIn:
         self._unit_of_work = unit_of_work
         self._admin_user_ids = admin_user_ids
         self._clock = clock
+        self._activity = UseRecorder(
+            unit_of_work,
+            clock,
+            thing="user",
+            period_seconds=ACTIVITY_STEP.total_seconds(),
+            write=partial(user_queries.note_activity, step=ACTIVITY_STEP),
+        )
         self._impersonations: dict[tuple[str, str | None], None] = {}
 
     async def sign_in(self, session: SessionClaims, *, fresh: bool = False) -> Principal:
@@ -81,10 +90,5 @@ class SignIn:
             del self._impersonations[next(iter(self._impersonations))]
 
     async def _note_activity(self, user: ResolvedUser) -> None:
-        now = self._clock.now()
-        if user.last_active_at is not None and now - user.last_active_at < ACTIVITY_STEP:
-            return
-        # Before the write: of many requests at once, one writes.
-        user.last_active_at = now
-        async with self._unit_of_work() as uow:
-            await user_queries.note_activity(uow.connection, user.id, step=ACTIVITY_STEP)
+        if user.last_active_at is None or self._clock.now() - user.last_active_at >= ACTIVITY_STEP:
+            await self._activity.record(user.id)

@@ -1,0 +1,74 @@
+"""When something was last used: worth knowing, but never worth an answer."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.user_management.core.clock import Clock
+from services.user_management.database import is_unavailable
+from services.user_management.observability import UNRECORDED_USES
+from services.user_management.unit_of_work import UnitOfWorkFactory
+
+MAX_KEYS: Final = 10_000
+"""Remembered per process. Beyond it all are forgotten, which costs a statement per key: the row has the last word."""
+TIMEOUT_SECONDS: Final = 1.0
+"""How long an answer that is ready may be held up."""
+PAUSE_SECONDS: Final = 10.0
+"""How long nothing is written after a write failed, so that few requests wait for a busy database."""
+
+log = structlog.get_logger(__name__)
+
+
+class UseRecorder:
+    """Writes that a key was used, at most once per period and process; in between a call is one look into a dict."""
+
+    def __init__(
+        self,
+        unit_of_work: UnitOfWorkFactory,
+        clock: Clock,
+        *,
+        thing: str,
+        period_seconds: float,
+        write: Callable[[AsyncConnection, str], Awaitable[None]],
+    ) -> None:
+        """`thing` is what keys identify, for log and metric; `write` is the statement, given a key."""
+        self._unit_of_work = unit_of_work
+        self._clock = clock
+        self._thing = thing
+        self._period_seconds = period_seconds
+        self._write = write
+        self._written: dict[str, float] = {}
+        self._resumes_at = 0.0
+        self._unrecorded = UNRECORDED_USES.labels(thing)
+
+    async def record(self, key: str) -> None:
+        """Write the use if it is due. If Postgres does not take it in time, count that; what was asked goes well."""
+        now = self._clock.monotonic()
+        written = self._written.get(key)
+        if written is not None and now - written < self._period_seconds:
+            return
+        if now < self._resumes_at:
+            self._unrecorded.inc()
+            return
+        if len(self._written) >= MAX_KEYS:
+            self._written.clear()
+        # Before the first await, so that of uses at the same moment one writes.
+        self._written[key] = now
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS), self._unit_of_work() as uow:
+                await self._write(uow.connection, key)
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            self._written.pop(key, None)
+            self._pause(error)
+
+    def _pause(self, error: Exception) -> None:
+        self._unrecorded.inc()
+        now = self._clock.monotonic()
+        if now >= self._resumes_at:
+            log.warning("use.not_recorded", thing=self._thing, reason=type(error).__name__)
+        self._resumes_at = now + PAUSE_SECONDS
