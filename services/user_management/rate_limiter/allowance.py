@@ -1,11 +1,24 @@
-"""What a caller has left, and how they are told: draft-ietf-httpapi-ratelimit-headers-11."""
+"""What a caller may spend, what is left, and how they are told: draft-ietf-httpapi-ratelimit-headers-11."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from services.user_management.enums import RateClass
+from services.user_management.settings import QuotaPolicy
 
 MICROSECONDS = 1_000_000
+
+
+class Quota(NamedTuple):
+    """A bucket that holds `limit` requests, of which one comes back every `emission` microseconds (GCRA)."""
+
+    limit: int
+    emission: int
+
+    @classmethod
+    def of(cls, policy: QuotaPolicy) -> "Quota":
+        """As many requests at once as in a window."""
+        return cls(policy.limit, policy.window_seconds * MICROSECONDS // policy.limit)
 
 
 class Verdict(NamedTuple):
@@ -22,20 +35,13 @@ class Allowance:
     """What is left to a caller after one request."""
 
     rate_class: RateClass
-    limit: int
-    """Requests, at once or spread over the window."""
-    window_seconds: int
+    policy: QuotaPolicy
     remaining: int
     reset_seconds: int
-    """Until all of `limit` is there again; for a refused request until the next one passes, the same as Retry-After."""
+    """Until all of the limit is there again; for a refused request until the next one passes, as in Retry-After."""
 
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """RateLimit-Policy and RateLimit, as ASGI wants them."""
-        policy = f'"{self.rate_class}";q={self.limit};w={self.window_seconds}'
+        policy = f'"{self.rate_class}";q={self.policy.limit};w={self.policy.window_seconds}'
         left = f'"{self.rate_class}";r={self.remaining};t={self.reset_seconds}'
         return (b"ratelimit-policy", policy.encode()), (b"ratelimit", left.encode())
-
-
-def whole_seconds(microseconds: int) -> int:
-    """Rounded up: whoever waits that long has waited enough."""
-    return -(-microseconds // MICROSECONDS)

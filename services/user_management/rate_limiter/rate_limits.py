@@ -11,11 +11,10 @@ from services.user_management.core.clock import Clock
 from services.user_management.enums import RateClass
 from services.user_management.exceptions import RateLimitedError
 from services.user_management.observability import RATE_LIMITED, RATE_LIMITER_DEGRADED
-from services.user_management.rate_limiter.algorithm import emission
-from services.user_management.rate_limiter.allowance import Allowance, Verdict, whole_seconds
+from services.user_management.rate_limiter.allowance import MICROSECONDS, Allowance, Quota, Verdict
 from services.user_management.rate_limiter.keys import bucket_name
-from services.user_management.rate_limiter.local_buckets import MAX_KEYS, LocalBuckets
-from services.user_management.rate_limiter.shared_buckets import SharedBuckets, packed_arguments
+from services.user_management.rate_limiter.local_buckets import LocalBuckets
+from services.user_management.rate_limiter.shared_buckets import SharedBuckets
 from services.user_management.redis_client import RedisClient, RedisError
 from services.user_management.settings import QuotaPolicy
 
@@ -31,51 +30,32 @@ class _Class:
 
     rate_class: RateClass
     policy: QuotaPolicy
-    emission: int
-    """Microseconds that one request takes to come back."""
-    arguments: bytes
-    """Of the script."""
+    quota: Quota
     local: LocalBuckets
     refusals: Counter
 
     def allowance(self, verdict: Verdict) -> Allowance:
         """What `verdict` leaves. Raises RateLimitedError when it is a refusal."""
-        policy = self.policy
         if verdict.wait:
             self.refusals.inc()
-            raise _refusal(self._allowance(0, whole_seconds(verdict.wait)))
-        remaining = policy.limit - -(-verdict.until_full // self.emission)
-        return self._allowance(remaining, whole_seconds(verdict.until_full))
-
-    def _allowance(self, remaining: int, reset_seconds: int) -> Allowance:
-        return Allowance(self.rate_class, self.policy.limit, self.policy.window_seconds, remaining, reset_seconds)
+            refused = Allowance(self.rate_class, self.policy, 0, _whole_seconds(verdict.wait))
+            headers = {name.decode(): value.decode() for name, value in refused.headers()}
+            raise RateLimitedError(retry_after=refused.reset_seconds, headers=headers)
+        remaining = self.policy.limit - -(-verdict.until_full // self.quota.emission)
+        return Allowance(self.rate_class, self.policy, remaining, _whole_seconds(verdict.until_full))
 
 
 class RateLimits:
     """Counts requests by class and key, in Redis; in this process, by the same policies, while Redis is away."""
 
-    def __init__(
-        self,
-        redis: RedisClient,
-        policies: Mapping[RateClass, QuotaPolicy],
-        clock: Clock,
-        *,
-        max_local_keys: int = MAX_KEYS,
-    ) -> None:
-        """`max_local_keys` are remembered per class in this process."""
+    def __init__(self, redis: RedisClient, policies: Mapping[RateClass, QuotaPolicy], clock: Clock) -> None:
         self._clock = clock
         self._shared = SharedBuckets(redis)
-        self._classes = {
-            rate_class: _Class(
-                rate_class=rate_class,
-                policy=policy,
-                emission=emission(policy),
-                arguments=packed_arguments(policy),
-                local=LocalBuckets(policy, clock, max_keys=max_local_keys),
-                refusals=RATE_LIMITED.labels(rate_class),
-            )
-            for rate_class, policy in policies.items()
-        }
+        self._classes: dict[RateClass, _Class] = {}
+        for rate_class, policy in policies.items():
+            quota = Quota.of(policy)
+            local = LocalBuckets(quota, clock)
+            self._classes[rate_class] = _Class(rate_class, policy, quota, local, RATE_LIMITED.labels(rate_class))
         self._degraded = False
         self._ask_again_at = 0.0
 
@@ -104,7 +84,7 @@ class RateLimits:
             # Before asking, so that the others do not wait for what this one finds out.
             self._ask_again_at = now + RETRY_SECONDS
         try:
-            verdict = await self._shared.spend(name, of_class.arguments)
+            verdict = await self._shared.spend(name, of_class.quota)
         except (RedisError, OSError) as error:
             self._degrade(error)
             return None
@@ -121,12 +101,11 @@ class RateLimits:
             log.warning("rate_limiter.degraded", reason=type(error).__name__)
 
     def _recover(self) -> None:
-        if self._degraded:
-            self._degraded = False
-            RATE_LIMITER_DEGRADED.set(0)
-            log.info("rate_limiter.recovered")
+        self._degraded = False
+        RATE_LIMITER_DEGRADED.set(0)
+        log.info("rate_limiter.recovered")
 
 
-def _refusal(allowance: Allowance) -> RateLimitedError:
-    headers = {name.decode(): value.decode() for name, value in allowance.headers()}
-    return RateLimitedError(retry_after=allowance.reset_seconds, headers=headers)
+def _whole_seconds(microseconds: int) -> int:
+    """Rounded up: whoever waits that long has waited enough."""
+    return -(-microseconds // MICROSECONDS)

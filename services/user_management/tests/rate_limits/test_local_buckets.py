@@ -6,6 +6,7 @@ from services.user_management.enums import RateClass
 from services.user_management.exceptions import RateLimitedError
 from services.user_management.observability import RATE_LIMITED
 from services.user_management.rate_limiter import RateLimits
+from services.user_management.rate_limiter.allowance import Quota
 from services.user_management.rate_limiter.local_buckets import LocalBuckets
 from services.user_management.redis_client import RedisClient
 from services.user_management.settings import QuotaPolicy
@@ -54,7 +55,7 @@ def test_allowance_refills_evenly(limits: RateLimits, clock: SetClock, key: str)
 
 
 def test_keys_are_bounded_and_the_one_used_longest_ago_goes(clock: SetClock) -> None:
-    buckets = LocalBuckets(QuotaPolicy(5, 60), clock, max_keys=3)
+    buckets = LocalBuckets(Quota.of(QuotaPolicy(5, 60)), clock, max_keys=3)
     for name in ("a", "b", "c", "a", "d"):
         buckets.spend(name)
 
