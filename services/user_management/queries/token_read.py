@@ -14,17 +14,17 @@ from uuid import UUID
 from services.user_management.core.ids import uuid7
 from services.user_management.database import DriverPool, fetch_row
 from services.user_management.enums import TokenOutcome
+from services.user_management.queries.service_client import LIVE_KEY
 
 NEW_FOR_SECONDS: Final = 10.0
 """A token that is younger is not replaced on demand."""
 
-CALLER: Final = """
+CALLER: Final = f"""
     SELECT k.id AS key_id, c.id AS client_id
     FROM service_keys k
     JOIN service_clients c ON c.id = k.client_id
-    WHERE k.id = $1 AND k.secret_hash = $2 AND k.revoked_at IS NULL
-      AND (k.expires_at IS NULL OR k.expires_at > now()) AND c.disabled_at IS NULL
-"""
+    WHERE k.id = $1 AND k.secret_hash = $2 AND {LIVE_KEY} AND c.disabled_at IS NULL
+"""  # noqa: S608 - our own constant
 ALLOWED: Final = """
     SELECT g.provider, g.reason_required,
            g.scopes IS NULL OR (jsonb_array_length({scopes}) > 0 AND g.scopes @> {scopes}) AS covers
