@@ -40,6 +40,7 @@ def build_users(resources: Resources) -> UserServices:
             upstream=upstream,
             unit_of_work=resources.unit_of_work,
             admin_user_ids=frozenset(resources.settings.admin.user_ids),
+            hold_back=hold_back,
             clock=resources.clock,
         ),
         profiles=ProfileService(
@@ -47,6 +48,7 @@ def build_users(resources: Resources) -> UserServices:
             unit_of_work=resources.unit_of_work,
             states=states,
             providers=resources.providers,
+            hold_back=hold_back,
         ),
         administration=UserAdministration(
             database=resources.database,

@@ -15,6 +15,7 @@ from services.user_management.schemas.user import (
     AdminUserDetail,
     AdminUserPage,
     AdminUserResponse,
+    DeletionResponse,
     SuspendRequest,
 )
 
@@ -66,7 +67,7 @@ async def restore_user(user_id: UserId, container: ContainerDependency) -> Admin
     return await container.users.administration.restore_user(user_id)
 
 
-@router.delete("/{user_id}", status_code=204)
-async def delete_user_of_another(user_id: UserId, container: ContainerDependency) -> None:
-    """Delete somebody's account; `restore` undoes it until the hold-back ends."""
-    await container.users.administration.delete_user(user_id)
+@router.delete("/{user_id}")
+async def delete_user_of_another(user_id: UserId, container: ContainerDependency) -> DeletionResponse:
+    """Delete somebody's account; `restore` undoes it until the hold-back ends. Deleting twice changes nothing."""
+    return await container.users.administration.delete_user(user_id)

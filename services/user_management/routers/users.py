@@ -12,7 +12,7 @@ from services.user_management.enums import ServicePermission
 from services.user_management.routers.conditional import CONDITIONAL, IF_NONE_MATCH, TAGGED, IfMatch
 from services.user_management.routers.json_route import DirectRoute, JSONRoute
 from services.user_management.routers.user_filter import Cursor, UserFilterQuery
-from services.user_management.schemas.user import UserPage, UserResponse, UserUpdate
+from services.user_management.schemas.user import DeletionResponse, UserPage, UserResponse, UserUpdate
 
 search_router = APIRouter(tags=["users"], route_class=JSONRoute)
 router = APIRouter(tags=["users"], route_class=JSONRoute)
@@ -62,7 +62,8 @@ async def put_user(
     return user
 
 
-@router.delete("/users/{user_id}", status_code=204, dependencies=[InPerson])
-async def delete_user(user_id: OwnUserId, expected: IfMatch, container: ContainerDependency) -> None:
-    """Delete one's own account: sign-in and tokens end at once, the data after the hold-back."""
-    await container.users.profiles.delete_user(user_id, expected=expected)
+@router.delete("/users/{user_id}", dependencies=[InPerson])
+async def delete_user(user_id: OwnUserId, expected: IfMatch, container: ContainerDependency) -> DeletionResponse:
+    """Delete one's own account: sign-in and tokens end at once, the data after the hold-back. Later requests are
+    refused as `user_inactive`, with `deleted_at` and `restorable_until`."""
+    return await container.users.profiles.delete_user(user_id, expected=expected)

@@ -1,12 +1,13 @@
 """A user's profile, as its owner, other services and admins see it."""
 
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from services.user_management.core.clock import milliseconds
 from services.user_management.core.pagination import Page
+from services.user_management.schemas.integration import DisconnectResponse
 from services.user_management.utils.validators import HttpUrl, PersonName, PlainLine
 
 USER_ID_PATTERN: Final = r"^[\x21-\x7e]{1,64}$"
@@ -75,6 +76,27 @@ class AdminUserDetail(AdminUserResponse):
     """One user."""
 
     sign_ins_last_30_days: int
+
+
+class EndedAccess(BaseModel):
+    """What a deletion has ended. `all`: every one, whoever holds it, and none begins again before a restoration."""
+
+    sessions: Literal["all"] = "all"
+    """No session of the user is accepted."""
+    token_reads: Literal["all"] = "all"  # noqa: S105 - not a secret
+    """No service is given a token of theirs."""
+    connections: list[DisconnectResponse]
+    """Connected accounts that this request has ended. Empty where others deleted the account: they are kept, unread,
+    for a restoration, and revoked when the account is erased."""
+
+
+class DeletionResponse(BaseModel):
+    """A deleted account."""
+
+    deleted_at: datetime
+    restorable_until: datetime
+    """Until then an administrator can restore the account; from then on it is erased."""
+    ended: EndedAccess
 
 
 class SuspendRequest(BaseModel):

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
+from services.user_management.schemas.user import DeletionResponse
 from services.user_management.tests.conftest import ADMIN_USER_ID
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, Headers, assert_problem, audit_actions, only_row
@@ -81,7 +83,7 @@ async def test_lists_of_the_living_and_of_the_deleted_are_disjoint(journey: Jour
     people = [await journey.sign_up(f"person{number}@example.com") for number in range(4)]
     gone = [people[2], people[0]]
     for person in gone:
-        assert (await delete(journey, admin, person.id)).status_code == 204
+        assert (await delete(journey, admin, person.id)).status_code == 200
 
     living = await listed(journey, admin)
     deleted = await listed(journey, admin, f"{USERS}/deleted")
@@ -247,7 +249,23 @@ async def test_deleted_user_can_only_be_restored(journey: Journey, admin: Header
     response = await journey.client.post(f"{USERS}/{ada.id}/{action}", headers=admin, json={})
 
     assert_problem(response, 404, "user_not_found")
-    assert_problem(await delete(journey, admin, ada.id), 404, "user_not_found")
+
+
+async def test_deletion_is_confirmed_with_the_end_of_the_hold_back_and_repeated_without_effect(
+    journey: Journey, admin: Headers
+) -> None:
+    ada = await journey.sign_up()
+    await journey.connect(ada, "sandbox-static")
+
+    first, second = await delete(journey, admin, ada.id), await delete(journey, admin, ada.id)
+
+    assert (first.status_code, second.status_code, second.json()) == (200, 200, first.json())
+    confirmed = DeletionResponse.model_validate_json(first.content)
+    assert confirmed.deleted_at == await journey.owner.fetchval("SELECT deleted_at FROM users WHERE id = $1", ada.id)
+    assert confirmed.restorable_until - confirmed.deleted_at == timedelta(days=30)
+    # Held back with its grant, for a restoration.
+    assert confirmed.ended.connections == []
+    assert (await audit_actions(journey, ada.id)).count("user.deleted") == 1
 
 
 @pytest.mark.parametrize("method_and_path", ["GET ", "POST /suspend", "POST /unsuspend", "POST /restore", "DELETE "])
@@ -274,7 +292,7 @@ async def test_suspensions_and_deletions_at_once_end_in_one_state(journey: Journ
         *(suspend(journey, admin, ada.id) for _ in range(10)), *(delete(journey, admin, ada.id) for _ in range(10))
     )
 
-    assert {answer.status_code for answer in answers} <= {200, 204, 404}
+    assert {answer.status_code for answer in answers} <= {200, 404}
     actions = await audit_actions(journey, ada.id)
     assert actions.count("user.deleted") == 1
     assert actions.count("user.suspended") <= 1

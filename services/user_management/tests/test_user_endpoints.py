@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -223,10 +224,19 @@ async def test_deletion_of_ones_own_account_ends_sign_in_and_tokens_at_once(conn
 
     response = await journey.client.delete("/users/me", headers=connected.headers | {"if-match": tag})
 
-    assert (response.status_code, response.content) == (204, b"")
+    assert response.status_code == 200, response.text
+    confirmed = response.json()
+    spent = datetime.fromisoformat(confirmed["restorable_until"]) - datetime.fromisoformat(confirmed["deleted_at"])
+    assert spent == timedelta(days=30)
+    ended = confirmed["ended"]
+    assert (ended["sessions"], ended["token_reads"]) == ("all", "all")
+    assert [(one["id"], one["revocation"]) for one in ended["connections"]] == [(connected.integration_id, "pending")]
     for method in ("GET", "PATCH", "DELETE"):
         refusal = await journey.client.request(method, "/users/me", headers=connected.headers)
-        assert_problem(refusal, 403, "user_inactive")
+        body = assert_problem(refusal, 403, "user_inactive")
+        assert {name: body[name] for name in ("deleted_at", "restorable_until")} == {
+            name: confirmed[name] for name in ("deleted_at", "restorable_until")
+        }
     assert_problem(await connected.get(), 404, "user_not_found")
     row = await only_row(journey, "SELECT deleted_by, status, deleted_at IS NULL AS live FROM users")
     assert row == {"deleted_by": "user", "status": "deactivated", "live": False}
@@ -239,8 +249,9 @@ async def test_deletion_twice_at_once_is_made_once(journey: Journey) -> None:
 
     answers = await asyncio.gather(*(journey.client.delete("/users/me", headers=ada.headers) for _ in range(10)))
 
-    assert [answer.status_code for answer in answers].count(204) == 1
-    assert {answer.status_code for answer in answers} <= {204, 403, 404}
+    confirmed = [answer.json() for answer in answers if answer.status_code == 200]
+    assert len({one["deleted_at"] for one in confirmed}) == 1
+    assert {answer.status_code for answer in answers} <= {200, 403}
     assert (await audit_actions(journey, ada.id)).count("user.deleted") == 1
 
 

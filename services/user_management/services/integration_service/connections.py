@@ -1,12 +1,12 @@
 """Looking at connections, changing what is the product's in them, renewing their tokens, ending them."""
 
 import math
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID
 
 from services.user_management.core.pagination import Page
 from services.user_management.database import Database
-from services.user_management.enums import IntegrationStatus, ReauthReason, RevocationState
+from services.user_management.enums import IntegrationStatus, ReauthReason
 from services.user_management.exceptions import (
     ApplicationError,
     NeedsReauthError,
@@ -35,7 +35,7 @@ from services.user_management.schemas.integration import (
 )
 from services.user_management.schemas.token import TokenReadEntry
 from services.user_management.security.signing import Signer
-from services.user_management.services.integration_service.disconnecting import disconnect
+from services.user_management.services.integration_service.disconnecting import disconnect, disconnect_response
 from services.user_management.services.reconnect_links import ReconnectLinks
 from services.user_management.services.token_service import RefreshOutcome, TokenRefresher
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
@@ -159,17 +159,7 @@ class IntegrationService:
             held, row = await self._lock(uow, user_id, provider, account)
             _expect(row, expected)
             state = await disconnect(uow, self._providers, held, by="user")
-        revocation: Literal["pending", "impossible", "none"] = "none"
-        if state is not None:
-            revocation = "pending" if state is RevocationState.PENDING else "impossible"
-        configured = provider in self._providers
-        return DisconnectResponse(
-            id=held.id,
-            provider=provider,
-            provider_account_id=held.provider_account_id,
-            revocation=revocation,
-            revocation_note=self._providers.get(provider).config.revocation_note if configured else None,
-        )
+        return disconnect_response(self._providers, held, state)
 
     async def _find(self, user_id: str, provider: str, account: str | None) -> Shown:
         async with self._database.reading() as connection:

@@ -1,11 +1,14 @@
 """Steps that end connections here and note what is to be revoked at the providers."""
 
+from typing import Literal
+
 from services.user_management.core.connection_counts import transition
 from services.user_management.enums import EventType, IntegrationStatus, RevocationState, TokenKind
 from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries import token_revocation as revocation_queries
 from services.user_management.queries.integration import LiveConnection
+from services.user_management.schemas.integration import DisconnectResponse
 from services.user_management.services.unkept_grants import preferred_kind
 from services.user_management.unit_of_work import UnitOfWork
 
@@ -32,10 +35,32 @@ async def disconnect(
     return state
 
 
-async def disconnect_all(uow: UnitOfWork, providers: ProviderRegistry, user_id: str, *, by: str) -> None:
-    """Step: end all connections of a user."""
+async def disconnect_all(
+    uow: UnitOfWork, providers: ProviderRegistry, user_id: str, *, by: str
+) -> list[DisconnectResponse]:
+    """Step: end all connections of a user; what became of each."""
+    ended = []
     for held in await integration_queries.live_of_user(uow.connection, user_id):
-        await disconnect(uow, providers, held, by=by)
+        state = await disconnect(uow, providers, held, by=by)
+        ended.append(disconnect_response(providers, held, state))
+    return ended
+
+
+def disconnect_response(
+    providers: ProviderRegistry, held: LiveConnection, state: RevocationState | None
+) -> DisconnectResponse:
+    """What the user is told of a connection that `disconnect` has ended."""
+    revocation: Literal["pending", "impossible", "none"] = "none"
+    if state is not None:
+        revocation = "pending" if state is RevocationState.PENDING else "impossible"
+    configured = held.provider in providers
+    return DisconnectResponse(
+        id=held.id,
+        provider=held.provider,
+        provider_account_id=held.provider_account_id,
+        revocation=revocation,
+        revocation_note=providers.get(held.provider).config.revocation_note if configured else None,
+    )
 
 
 async def release_grants(uow: UnitOfWork, providers: ProviderRegistry, user_id: str) -> None:

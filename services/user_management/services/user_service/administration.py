@@ -12,11 +12,19 @@ from services.user_management.exceptions import ConflictError, UserNotFoundError
 from services.user_management.queries import user as user_queries
 from services.user_management.queries import user_search
 from services.user_management.queries.user_search import Position, UserFilter
-from services.user_management.schemas.user import AdminUserDetail, AdminUserResponse, UserBatch, UserResponse
+from services.user_management.schemas.user import (
+    AdminUserDetail,
+    AdminUserResponse,
+    DeletionResponse,
+    EndedAccess,
+    UserBatch,
+    UserResponse,
+)
 from services.user_management.security.signing import Signer
 from services.user_management.services.user_service.changes import (
     effective_status,
     lock_live_user,
+    lock_user,
     mark_deleted,
     write_changes,
 )
@@ -101,19 +109,25 @@ class UserAdministration:
         self._states.forget()
         return AdminUserResponse.model_validate(row)
 
-    async def delete_user(self, user_id: str) -> None:
-        """Delete somebody's account; it can be restored until the hold-back ends. Raises UserNotFoundError."""
+    async def delete_user(self, user_id: str) -> DeletionResponse:
+        """Delete somebody's account; it can be restored until the hold-back ends.
+
+        Deleting twice, or whom somebody else has deleted, changes nothing. Raises UserNotFoundError.
+        """
         async with self._unit_of_work() as uow:
-            row = await lock_live_user(uow, user_id)
-            await mark_deleted(uow, row, by="admin")
+            row = await lock_user(uow, user_id)
+            deleted_at = row["deleted_at"] or await mark_deleted(uow, row, by="admin")
         self._states.forget()
+        return DeletionResponse(
+            deleted_at=deleted_at,
+            restorable_until=deleted_at + self._hold_back,
+            ended=EndedAccess(connections=[]),
+        )
 
     async def restore_user(self, user_id: str) -> AdminUserResponse:
         """Undo a deletion inside the hold-back. Raises UserNotFoundError, ConflictError when there is none to undo."""
         async with self._unit_of_work() as uow:
-            row = await user_queries.lock_user(uow.connection, user_id)
-            if row is None:
-                raise UserNotFoundError
+            row = await lock_user(uow, user_id)
             if row["deleted_at"] is None:
                 raise ConflictError("The user is not deleted.")
             now = uow.clock.now()

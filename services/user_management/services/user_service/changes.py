@@ -35,10 +35,18 @@ _ENTERED: Final[dict[str, EventType]] = {
 }
 
 
+async def lock_user(uow: UnitOfWork, user_id: str) -> Row:
+    """Step: the row of a user, deleted or not, locked. Raises UserNotFoundError."""
+    row = await user_queries.lock_user(uow.connection, user_id)
+    if row is None:
+        raise UserNotFoundError
+    return row
+
+
 async def lock_live_user(uow: UnitOfWork, user_id: str) -> Row:
     """Step: the row of a user who is not deleted, locked. Raises UserNotFoundError."""
-    row = await user_queries.lock_user(uow.connection, user_id)
-    if row is None or row["deleted_at"] is not None:
+    row = await lock_user(uow, user_id)
+    if row["deleted_at"] is not None:
         raise UserNotFoundError
     return row
 
@@ -90,8 +98,8 @@ def _tell(uow: UnitOfWork, row: Row, changes: dict[str, list[Any]]) -> None:
         uow.publish(EventType.USER_UPDATED, subject=user_id, payload={"user_id": user_id, "changed": told})
 
 
-async def mark_deleted(uow: UnitOfWork, row: Row, *, by: str) -> None:
-    """Step: soft delete of a locked, live user. Their tokens are unreadable from the commit on."""
+async def mark_deleted(uow: UnitOfWork, row: Row, *, by: str) -> datetime:
+    """Step: soft delete of a locked, live user; the time of it. Their tokens are unreadable from the commit on."""
     now = uow.clock.now()
     values = {
         "deleted_at": now,
@@ -105,6 +113,7 @@ async def mark_deleted(uow: UnitOfWork, row: Row, *, by: str) -> None:
     changes = {"status": [row["status"], UserStatus.DEACTIVATED.value], "deleted_by": [None, by]}
     uow.audit(EventType.USER_DELETED.value, target=("user", user_id), user_id=user_id, changes=changes)
     uow.publish(EventType.USER_DELETED, subject=user_id, payload={"user_id": user_id})
+    return now
 
 
 def announce_status(uow: UnitOfWork, user_id: str, change: list[str | None]) -> None:

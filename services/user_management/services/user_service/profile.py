@@ -1,14 +1,22 @@
 """What users do with their own profile."""
 
+from datetime import timedelta
 from typing import Any, Final
 
 from services.user_management.database import Database
 from services.user_management.exceptions import FieldOwnedUpstreamError, PreconditionFailedError, UserNotFoundError
 from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.queries import user as user_queries
-from services.user_management.schemas.user import UserResponse, UserUpdate
+from services.user_management.schemas.integration import DisconnectResponse
+from services.user_management.schemas.user import DeletionResponse, EndedAccess, UserResponse, UserUpdate
 from services.user_management.services.integration_service import disconnect_all
-from services.user_management.services.user_service.changes import Row, lock_live_user, mark_deleted, write_changes
+from services.user_management.services.user_service.changes import (
+    Row,
+    lock_live_user,
+    lock_user,
+    mark_deleted,
+    write_changes,
+)
 from services.user_management.services.user_service.states import UserStates
 from services.user_management.services.user_service.upstream import EDITABLE_HERE
 from services.user_management.unit_of_work import UnitOfWorkFactory
@@ -29,11 +37,13 @@ class ProfileService:
         unit_of_work: UnitOfWorkFactory,
         states: UserStates,
         providers: ProviderRegistry,
+        hold_back: timedelta,
     ) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
         self._states = states
         self._providers = providers
+        self._hold_back = hold_back
 
     async def get_user(self, user_id: str) -> UserResponse:
         """The profile of a live user. Raises UserNotFoundError."""
@@ -58,17 +68,25 @@ class ProfileService:
             row = await write_changes(uow, row, _edited(row, given))
         return UserResponse.model_validate(row)
 
-    async def delete_user(self, user_id: str, *, expected: ExpectedVersions) -> None:
+    async def delete_user(self, user_id: str, *, expected: ExpectedVersions) -> DeletionResponse:
         """Delete one's own account: sign-in and tokens end at once, at the providers too; the rest after the hold-back.
 
-        Raises UserNotFoundError, PreconditionFailedError.
+        Deleting twice is deleting once. Raises UserNotFoundError, PreconditionFailedError.
         """
+        ended: list[DisconnectResponse] = []
         async with self._unit_of_work() as uow:
-            row = await lock_live_user(uow, user_id)
-            _expect(row, expected)
-            await disconnect_all(uow, self._providers, user_id, by="user_deleted")
-            await mark_deleted(uow, row, by="user")
+            row = await lock_user(uow, user_id)
+            deleted_at = row["deleted_at"]
+            if deleted_at is None:
+                _expect(row, expected)
+                ended = await disconnect_all(uow, self._providers, user_id, by="user_deleted")
+                deleted_at = await mark_deleted(uow, row, by="user")
         self._states.forget()
+        return DeletionResponse(
+            deleted_at=deleted_at,
+            restorable_until=deleted_at + self._hold_back,
+            ended=EndedAccess(connections=ended),
+        )
 
 
 def _expect(row: Row, expected: ExpectedVersions) -> None:

@@ -1,6 +1,6 @@
 """From a verified session to the user who acts."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
@@ -33,12 +33,14 @@ class SignIn:
         upstream: UpstreamUsers,
         unit_of_work: UnitOfWorkFactory,
         admin_user_ids: frozenset[str],
+        hold_back: timedelta,
         clock: Clock,
     ) -> None:
         self._states = states
         self._upstream = upstream
         self._unit_of_work = unit_of_work
         self._admin_user_ids = admin_user_ids
+        self._hold_back = hold_back
         self._clock = clock
         self._activity = UseRecorder(
             unit_of_work,
@@ -56,7 +58,9 @@ class SignIn:
         here, UserInactiveError for one that may not act.
         """
         user = await self._states.find(session.issuer, session.subject, fresh=fresh) or await self._create(session)
-        if user.deleted_at is not None or user.status != UserStatus.ACTIVE:
+        if user.deleted_at is not None:
+            raise UserInactiveError(extra=self._deletion(user.deleted_at))
+        if user.status != UserStatus.ACTIVE:
             raise UserInactiveError
         if session.impersonator is None:
             await self._note_activity(user)
@@ -65,6 +69,11 @@ class SignIn:
         # Whoever looks at the product through somebody else's eyes does not get that person's power over others.
         is_admin = user.id in self._admin_user_ids and session.impersonator is None
         return Principal(PrincipalKind.USER, user.id, impersonator=session.impersonator, is_admin=is_admin)
+
+    def _deletion(self, deleted_at: datetime) -> dict[str, str]:
+        """Members of the refusal: they tell a user whose deletion was never confirmed to them what became of it."""
+        moments = {"deleted_at": deleted_at, "restorable_until": deleted_at + self._hold_back}
+        return {name: moment.isoformat().replace("+00:00", "Z") for name, moment in moments.items()}
 
     async def _create(self, session: SessionClaims) -> ResolvedUser:
         # Their own doing, and so it is recorded, although they are nobody's principal before it is done.
