@@ -38,16 +38,10 @@ def other_process(journey: Journey, clock: SetClock, monkeypatch: pytest.MonkeyP
     states = UserStates(container.resources.database, clock)
     sign_in = SignIn(
         states=states,
-<<<<<<< HEAD
         upstream=container.users.upstream,
         unit_of_work=container.resources.unit_of_work,
         admin_user_ids=frozenset(container.resources.settings.admin.user_ids),
-=======
-        upstream=container.upstream,
-        unit_of_work=container.unit_of_work,
-        admin_user_ids=frozenset(container.settings.admin.user_ids),
         hold_back=timedelta(days=30),
->>>>>>> 5ef933a (Confirm a deletion with its time, the end of the hold-back and what it ended)
         clock=clock,
     )
     replace_in_group(monkeypatch, container, "users", sign_in=sign_in)
