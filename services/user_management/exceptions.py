@@ -102,8 +102,8 @@ class TokenExchangeError(ApplicationError):
     default_detail = "The request is not one of RFC 8693 that this service answers."
 
     def __init__(self, error: str, detail: str | None = None, *, extra: Mapping[str, Any] | None = None) -> None:
-        described = detail or self.default_detail
-        super().__init__(described, extra={"error": error, "error_description": described, **(extra or {})})
+        self.error = error
+        super().__init__(detail, extra=extra)
 
 
 class ProviderAnswerError(ApplicationError):

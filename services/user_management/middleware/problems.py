@@ -8,8 +8,9 @@ import structlog
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.types import Scope
 
 from services.user_management.auth.rate_limits import refusal_limit
 from services.user_management.core.context import current_context
@@ -25,6 +26,7 @@ from services.user_management.exceptions import (
     UnauthenticatedError,
     ValidationFailedError,
 )
+from services.user_management.middleware.oauth_errors import is_token_endpoint, oauth_error_response
 
 MEDIA_TYPE: Final = "application/problem+json"
 _FRAMEWORK_ERRORS: Final[Mapping[int, type[ApplicationError]]] = {
@@ -35,6 +37,11 @@ _FRAMEWORK_ERRORS: Final[Mapping[int, type[ApplicationError]]] = {
 }
 
 log = structlog.get_logger(__name__)
+
+
+def refusal_response(scope: Scope, error: ApplicationError) -> JSONResponse:
+    """The error as a problem, or as OAuth has it where OAuth is spoken."""
+    return oauth_error_response(scope, error) if is_token_endpoint(scope) else problem_response(error)
 
 
 def problem_response(error: ApplicationError) -> JSONResponse:
@@ -64,9 +71,9 @@ def as_application_error(error: Exception) -> ApplicationError:
     return ApplicationError()
 
 
-async def handle_application_error(_request: Request, error: Exception) -> Response:
+async def handle_application_error(request: Request, error: Exception) -> Response:
     """Ours."""
-    return problem_response(as_application_error(error))
+    return refusal_response(request.scope, as_application_error(error))
 
 
 async def handle_unauthenticated(request: Request, error: UnauthenticatedError) -> Response:
@@ -75,29 +82,30 @@ async def handle_unauthenticated(request: Request, error: UnauthenticatedError) 
         try:
             await refusal_limit(request)
         except RateLimitedError as refusal:
-            return problem_response(refusal)
-    return problem_response(error)
+            return refusal_response(request.scope, refusal)
+    return refusal_response(request.scope, error)
 
 
-async def handle_validation_error(_request: Request, error: RequestValidationError) -> Response:
+async def handle_validation_error(request: Request, error: RequestValidationError) -> Response:
     """FastAPI's 422, without the input that it would echo."""
-    return problem_response(ValidationFailedError.of_fields(error.errors()))
+    return refusal_response(request.scope, ValidationFailedError.of_fields(error.errors()))
 
 
 async def handle_http_exception(request: Request, error: HTTPException) -> Response:
     """What the framework raises by itself: unknown paths and methods."""
     problem = _FRAMEWORK_ERRORS.get(error.status_code, ApplicationError)
     headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
-    return problem_response(problem(headers=headers))
+    return refusal_response(request.scope, problem(headers=headers))
 
 
 def _allowed(request: Request) -> list[str]:
     """All methods of the path (RFC 9110 section 15.5.6); the framework names those of the first route that fits."""
-    return [
-        method
-        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
-        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
-    ]
+    path = request.scope["path"]
+    fitting = [route for route in iter_route_contexts(request.app.routes) if route.path_regex.match(path)]
+    # A path of its own (`/users/search`) is not what a template (`/users/{user_id}`) would make of it.
+    routes = [route for route in fitting if not route.param_convertors] or fitting
+    methods = {method for route in routes for method in route.methods or ()}
+    return [method for method in ("GET", "POST", "PUT", "PATCH", "DELETE") if method in methods]
 
 
 HANDLERS: Final[dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]]] = {

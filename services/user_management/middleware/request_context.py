@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.user_management.core.context import RequestContext, current_context, use_context
 from services.user_management.logging_config import log_request
 from services.user_management.middleware.client_address import client_address
-from services.user_management.middleware.problems import as_application_error, problem_response
+from services.user_management.middleware.problems import as_application_error, refusal_response
 from services.user_management.settings import Network
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -63,7 +63,7 @@ class RequestContextMiddleware:
                 if status:
                     # The answer has begun; all that is left is to cut it off.
                     raise
-                await problem_response(problem)(scope, receive, send_with_headers)
+                await refusal_response(scope, problem)(scope, receive, send_with_headers)
             self._log(scope, status, time.monotonic() - started)
 
     def _missing(self, scope: Scope, message: Message) -> list[tuple[bytes, bytes]]:

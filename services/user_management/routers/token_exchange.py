@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.auth.service_auth import DocumentedBearer, DocumentedHeader, client_credential
 from services.user_management.auth.token_caller import count_read
-from services.user_management.exceptions import TokenExchangeError, UnauthenticatedError, UnsupportedMediaTypeError
+from services.user_management.exceptions import TokenExchangeError, UnsupportedMediaTypeError
 from services.user_management.schemas.token import TokenExchangeResponse
 from services.user_management.services.service_credentials import ServiceCredential
 from services.user_management.services.token_service import GRANT_TYPE, JWT, USER_ID
@@ -62,14 +62,10 @@ async def exchange_caller(
 ) -> ServiceCredential:
     """The key, from where OAuth clients put it; its allowance is spent.
 
-    Raises UnauthenticatedError (`error` = invalid_client), RateLimitedError.
+    Raises UnauthenticatedError, RateLimitedError.
     """
     form = await read_form(request) if _is_form(request) else {}
-    try:
-        credential = client_credential(request, form)
-    except UnauthenticatedError as error:
-        error.extra |= {"error": "invalid_client", "error_description": error.detail}
-        raise
+    credential = client_credential(request, form)
     count_read(request, credential)
     return credential
 
@@ -78,13 +74,14 @@ def _is_form(request: Request) -> bool:
     return request.headers.get("content-type", "").lower().startswith("application/x-www-form-urlencoded")
 
 
-@router.post("/token", openapi_extra=FORM)
+@router.post("/token", openapi_extra=FORM, response_model_exclude_none=True)
 async def exchange_token(
     request: Request,
     credential: Annotated[ServiceCredential, Depends(exchange_caller)],
     container: ContainerDependency,
     response: Response,
 ) -> TokenExchangeResponse:
-    """A provider's access token for the user of `subject_token` (RFC 8693). Refusals have `error` and `cause`."""
-    response.headers["Cache-Control"] = "no-store"
+    """A provider's access token for the user of `subject_token` (RFC 8693). Refusals are those of RFC 6749 section 5.2;
+    `cause` is our own code."""
+    response.headers["Pragma"] = "no-cache"  # beside the Cache-Control of every answer (RFC 6749 section 5.1)
     return await container.tokens.exchange.exchange(credential, await read_form(request))

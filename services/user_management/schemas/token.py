@@ -101,9 +101,10 @@ class TokenExchangeResponse(BaseModel):
     access_token: str
     issued_token_type: str
     token_type: str = "Bearer"  # noqa: S105 - RFC 6750
-    expires_in: int | None
-    """Seconds left now; null: the token does not run out."""
-    scope: str
+    expires_in: int | None = None
+    """Seconds left now; left out where the token does not run out."""
+    scope: str | None = None
+    """Left out where the provider told of none."""
     account: str
     """Account id at the provider."""
 

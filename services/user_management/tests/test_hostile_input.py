@@ -127,7 +127,8 @@ def flaws(response: httpx.Response) -> list[str]:
     found = []
     if response.status_code >= 500:
         found.append(f"status {response.status_code}")
-    if response.status_code >= 400 and response.headers["content-type"] != "application/problem+json":
+    readable = "application/json" if response.url.path == EXCHANGE else "application/problem+json"
+    if response.status_code >= 400 and response.headers["content-type"] != readable:
         found.append("no problem")
     if not REQUEST_ID.fullmatch(response.headers["x-request-id"]):
         found.append("request id")

@@ -1,6 +1,7 @@
 """`POST /internal/oauth/token` (RFC 8693): the same door for services that speak OAuth, in OAuth's words."""
 
 import base64
+import re
 import time
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -14,7 +15,7 @@ from services.user_management.rate_limiter import RateLimits
 from services.user_management.settings import QuotaPolicy
 from services.user_management.tests.connection_scenes import PROVIDER, WORK, connect_account
 from services.user_management.tests.replacing import replace_in_group
-from services.user_management.tests.scenes import Connected, Headers, assert_problem, read_outcomes
+from services.user_management.tests.scenes import Connected, Headers, read_outcomes
 
 PATH = "/internal/oauth/token"
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -42,10 +43,13 @@ async def _exchange(scene: Connected, *, headers: Headers | None = None, **chang
 
 
 def _refused(response: httpx.Response, error: str, status: int = 400) -> dict[str, Any]:
-    """The refusal is a problem of ours and an error of OAuth at once."""
+    """The refusal is one that a strict OAuth client can read (RFC 6749 section 5.2)."""
     body: dict[str, Any] = response.json()
     assert (response.status_code, body["error"]) == (status, error), response.text
-    assert body["error_description"] == body["detail"]
+    assert response.headers["content-type"] == "application/json"
+    assert (response.headers["cache-control"], response.headers["pragma"]) == ("no-store", "no-cache")
+    assert re.fullmatch(r"[\x20\x21\x23-\x5b\x5d-\x7e]+", body["error_description"])
+    assert body["request_id"] == response.headers["x-request-id"]
     assert "access_token" not in body
     return body
 
@@ -69,7 +73,7 @@ async def test_exchange_answers_as_the_standard_says(connected: Connected) -> No
     assert set(body["scope"].split()) == {"calendar.read", "email", "offline_access", "openid"}
     assert 3500 < body["expires_in"] <= 3600
     assert "refresh_token" not in body
-    assert response.headers["cache-control"] == "no-store"
+    assert (response.headers["cache-control"], response.headers["pragma"]) == ("no-store", "no-cache")
     assert (await connected.journey.userinfo(body["access_token"])).status_code == 200
     row = await connected.journey.owner.fetchrow("SELECT outcome, scopes, reason FROM token_reads")
     assert tuple(row or ()) == ("granted", '["email", "openid"]', "nightly")
@@ -89,7 +93,7 @@ async def test_exchange_of_a_session_as_an_access_token_is_refused(connected: Co
 
     response = await _exchange(connected, subject_token=session, subject_token_type=ACCESS_TOKEN)
 
-    assert JWT in _refused(response, "invalid_request")["detail"]
+    assert JWT in _refused(response, "invalid_request")["error_description"]
     assert await read_outcomes(connected.journey) == []
 
 
@@ -181,8 +185,9 @@ async def test_exchange_refuses_a_credential_that_is_not_good(connected: Connect
 
     for headers, fields in ways:
         response = await _exchange(connected, headers=headers, **fields)
-        _refused(response, "invalid_client", 401)
-        assert_problem(response, 401, "unauthenticated")
+        assert _refused(response, "invalid_client", 401)["cause"] == "unauthenticated"
+        scheme = headers.get("Authorization", "Basic").partition(" ")[0]
+        assert response.headers["www-authenticate"] == f'{scheme} realm="user-management"'
     assert await read_outcomes(connected.journey) == []
 
 
@@ -259,7 +264,7 @@ async def test_refusal_of_the_door_is_told_in_oauths_words_with_its_cause(
 
     body = _refused(await _exchange(connected, headers=connected.key, **changes), error)
 
-    assert (body["type"], body["cause"]) == ("token_exchange_refused", outcome)
+    assert body["cause"] == outcome
     assert await read_outcomes(connected.journey) == [outcome]
     assert ("reconnect_url" in body) is (outcome in LINKED)
     assert body.get("missing_scopes") == (["mail.read"] if outcome == "insufficient_scope" else None)
@@ -292,7 +297,8 @@ async def test_exchange_beyond_the_allowance_is_refused(
     first, second = await _exchange(connected), await _exchange(connected)
 
     assert first.status_code == 200
-    assert_problem(second, 429, "rate_limited")
+    assert _refused(second, "temporarily_unavailable", 429)["cause"] == "rate_limited"
+    assert int(second.headers["retry-after"]) >= 1
 
 
 @pytest.mark.parametrize(
@@ -330,7 +336,7 @@ async def test_other_media_types_are_refused(connected: Connected, media_type: s
 
     response = await connected.journey.client.post(PATH, headers=headers, content=urlencode(_form(connected)))
 
-    assert_problem(response, 415, "unsupported_media_type")
+    assert _refused(response, "invalid_request")["cause"] == "unsupported_media_type"
 
 
 async def test_media_type_with_a_parameter_and_in_any_case_is_taken(connected: Connected) -> None:
@@ -339,3 +345,35 @@ async def test_media_type_with_a_parameter_and_in_any_case_is_taken(connected: C
     response = await connected.journey.client.post(PATH, headers=headers, content=urlencode(_form(connected)))
 
     assert response.status_code == 200, response.text
+
+
+async def test_refusals_below_the_route_are_as_readable(connected: Connected) -> None:
+    client = connected.journey.client
+    huge = {**connected.key, "Content-Type": FORM_TYPE, "Content-Length": "2000000"}
+
+    other_method = await client.get(PATH, headers=connected.key)
+    too_large = await client.post(PATH, headers=huge, content=b"x")
+
+    _refused(other_method, "invalid_request", 405)
+    assert other_method.headers["allow"] == "POST"
+    _refused(too_large, "invalid_request", 413)
+
+
+async def test_description_holds_no_character_that_oauth_forbids(connected: Connected) -> None:
+    response = await _exchange(connected, **{'na"me\\\n\u20ac': "x"})
+
+    assert "na'me" in _refused(response, "invalid_request")["error_description"]
+
+
+async def test_token_that_does_not_run_out_has_no_expires_in(connected: Connected) -> None:
+    await connected.journey.owner.execute("UPDATE encrypted_tokens SET expires_at = NULL")
+
+    response = await _exchange(connected)
+
+    assert response.status_code == 200, response.text
+    assert "expires_in" not in response.json()
+
+
+@pytest.mark.parametrize("seconds", ["60", "60.0"])
+async def test_integer_may_be_written_as_an_integral_number(connected: Connected, seconds: str) -> None:
+    assert (await _exchange(connected, min_ttl_seconds=seconds)).status_code == 200

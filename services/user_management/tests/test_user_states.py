@@ -2,12 +2,8 @@
 
 import asyncio
 import time
-<<<<<<< HEAD
 from contextlib import AsyncExitStack
-from datetime import datetime
-=======
 from datetime import datetime, timedelta
->>>>>>> cad2b69 (Confirm a deletion with its time, the end of the hold-back and what it ended)
 from typing import Any, cast
 
 import asyncpg

@@ -1,5 +1,6 @@
 """Token exchange (RFC 8693) as another way to ask the same door."""
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -36,6 +37,8 @@ _UNDERSTOOD: Final = {
     "client_id",
     "client_secret",
 }
+_INTEGRAL: Final = re.compile(r"[0-9]{1,9}(\.0{1,9})?", re.ASCII)
+"""An integer as a form may write it; in JSON Schema's terms 60.0 is one too."""
 _ERRORS: Final = {
     "grant_denied": "unauthorized_client",
     "reason_required": "invalid_request",
@@ -55,8 +58,7 @@ class TokenExchange:
     async def exchange(self, credential: ServiceCredential, form: Mapping[str, str]) -> TokenExchangeResponse:
         """A provider's access token for the user behind `subject_token`; `audience` (or `resource`) is the provider.
 
-        Raises TokenExchangeError, UnauthenticatedError with `error` = invalid_client, RateLimitedError,
-        RetryLaterError, ProviderMisconfiguredError.
+        Raises TokenExchangeError, UnauthenticatedError, RateLimitedError, RetryLaterError, ProviderMisconfiguredError.
         """
         request = await self._request(form)
         try:
@@ -67,7 +69,7 @@ class TokenExchange:
             access_token=token.access_token,
             issued_token_type=ACCESS_TOKEN,
             expires_in=token.expires_in,
-            scope=" ".join(token.scopes),
+            scope=" ".join(token.scopes) or None,
             account=token.account,
         )
 
@@ -114,15 +116,11 @@ class TokenExchange:
 
 
 def _seconds(text: str | None) -> int | str | None:
-    return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 10 else text
+    return int(float(text)) if text is not None and _INTEGRAL.fullmatch(text) else text
 
 
 def _translated(error: ApplicationError) -> ApplicationError:
-    if isinstance(error, UnauthenticatedError):
-        error.extra |= {"error": "invalid_client", "error_description": error.detail}
-        return error
-    if isinstance(error, RetryLaterError | RateLimitedError) or error.status >= 500:
-        error.extra |= {"error": "temporarily_unavailable", "error_description": error.detail}
+    if isinstance(error, UnauthenticatedError | RateLimitedError) or error.status >= 500:
         return error
     cause = {**error.extra, "cause": error.code}
     return TokenExchangeError(_ERRORS.get(error.code, "invalid_grant"), error.detail, extra=cause)

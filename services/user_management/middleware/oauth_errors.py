@@ -1,0 +1,56 @@
+"""The refusals of the token endpoint in the form that OAuth clients read (RFC 6749 section 5.2)."""
+
+import re
+from typing import Final
+
+from fastapi.responses import JSONResponse
+from starlette.types import Scope
+
+from services.user_management.core.context import current_context
+from services.user_management.exceptions import ApplicationError, TokenExchangeError, UnauthenticatedError
+
+TOKEN_PATH: Final = "/internal/oauth/token"  # noqa: S105 - a path
+UNCACHED: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+"""Section 5.1, for answers of either kind."""
+_NOT_DESCRIBABLE: Final = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
+"""What `error_description` may not hold: quotes, backslashes and all but printable ASCII."""
+_MALFORMED: Final = frozenset({415, 422})
+"""Statuses of ours that are 400 here."""
+
+
+def is_token_endpoint(scope: Scope) -> bool:
+    """Whether the request is for the token endpoint, under whatever prefix and with whatever method."""
+    path: str = scope["path"]
+    return path.endswith(TOKEN_PATH)
+
+
+def oauth_error_response(scope: Scope, error: ApplicationError) -> JSONResponse:
+    """The error as OAuth names it. `cause` is our code; what a caller can act on (`reconnect_url` …) rides along."""
+    body = {
+        "error": _name(error),
+        "error_description": _NOT_DESCRIBABLE.sub("'", error.detail),
+        "cause": error.code,
+        "request_id": current_context().request_id,
+        **error.extra,
+    }
+    headers = error.headers | UNCACHED
+    if isinstance(error, UnauthenticatedError):
+        headers["WWW-Authenticate"] = f'{_scheme(scope)} realm="user-management"'
+    status = 400 if error.status in _MALFORMED else error.status
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def _name(error: ApplicationError) -> str:
+    if isinstance(error, TokenExchangeError):
+        return error.error
+    if isinstance(error, UnauthenticatedError):
+        return "invalid_client"
+    if error.status == 500:
+        return "server_error"
+    return "temporarily_unavailable" if error.status == 429 or error.status > 500 else "invalid_request"
+
+
+def _scheme(scope: Scope) -> str:
+    """The scheme that the client tried; for one that sent its secret in another way, the one that OAuth demands."""
+    schemes = [value.partition(b" ")[0].lower() for name, value in scope["headers"] if name == b"authorization"]
+    return "Bearer" if schemes == [b"bearer"] else "Basic"
