@@ -45,7 +45,8 @@ PROBLEM_RESPONSE: Final[dict[int | str, dict[str, Any]]] = {
     }
 }
 
-# Routes are tried in this order: the hot ones first, and `/users/search` before what would take it for an id.
+# Routes are tried in this order: the hot ones first, and paths of their own (`/users/search`) before the templates that
+# would take them for an id.
 ROUTERS: Final = (
     internal.hot_router,
     users.search_router,
@@ -58,6 +59,7 @@ ROUTERS: Final = (
     webhooks.router,
     internal.router,
     token_exchange.router,
+    admin_users.deleted_router,
     admin_users.router,
     admin_services.router,
     webhook_subscriptions.router,
@@ -88,6 +90,7 @@ def create_app(settings: Settings, container: Container | None = None) -> FastAP
         title="User management service",
         description="Users, their preferences, and the OAuth tokens their other services need.",
         version="1",
+        contact={"name": "Operators of the user management service"},
         lifespan=lifespan,
         generate_unique_id_function=_operation_id,
         responses=PROBLEM_RESPONSE,

@@ -8,7 +8,7 @@ from services.user_management.auth.admin import get_current_admin
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
 from services.user_management.queries.user_search import UserFilter
-from services.user_management.routers.json_route import JSONRoute
+from services.user_management.routers.json_route import JSONRoute, OwnPathRoute
 from services.user_management.routers.user_filter import Cursor, UserFilterQuery
 from services.user_management.schemas.user import (
     USER_ID_PATTERN,
@@ -22,9 +22,20 @@ from services.user_management.schemas.user import (
 router = APIRouter(
     prefix="/admin/users", tags=["admin"], route_class=JSONRoute, dependencies=[Depends(get_current_admin)]
 )
+deleted_router = APIRouter(
+    prefix="/admin/users", tags=["admin"], route_class=OwnPathRoute, dependencies=[Depends(get_current_admin)]
+)
 
 UserId = Annotated[str, Path(pattern=USER_ID_PATTERN)]
 PageLimit = Annotated[Limit, Query()]
+
+
+@deleted_router.get("/deleted")
+async def list_deleted_users(
+    container: ContainerDependency, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> AdminUserPage:
+    """Deleted users who are not erased yet, the last deleted first."""
+    return await container.users.administration.list_users(UserFilter(deleted=True), limit=limit, cursor=cursor)
 
 
 @router.get("")
@@ -33,14 +44,6 @@ async def list_users(
 ) -> AdminUserPage:
     """Live users, the newest first; by the beginning of e-mail or names when `q` is given."""
     return await container.users.administration.list_users(wanted, limit=limit, cursor=cursor)
-
-
-@router.get("/deleted")
-async def list_deleted_users(
-    container: ContainerDependency, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
-) -> AdminUserPage:
-    """Deleted users who are not erased yet, the last deleted first."""
-    return await container.users.administration.list_users(UserFilter(deleted=True), limit=limit, cursor=cursor)
 
 
 @router.get("/{user_id}")

@@ -6,9 +6,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.auth.guards import public
+from services.user_management.routers.strict_route import StrictRoute
 from services.user_management.schemas.health import HealthResponse, ReadyResponse
 
-router = APIRouter(tags=["health"], dependencies=[Depends(public)])
+router = APIRouter(tags=["health"], route_class=StrictRoute, dependencies=[Depends(public)])
 
 
 @router.get("/health")

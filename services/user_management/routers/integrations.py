@@ -9,7 +9,6 @@ from services.user_management.auth.clerk import CurrentUser, InPerson, OwnUserId
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.auth.guards import anonymous
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
-from services.user_management.exceptions import ValidationFailedError
 from services.user_management.routers.conditional import (
     CONDITIONAL,
     IF_NONE_MATCH,
@@ -20,6 +19,7 @@ from services.user_management.routers.conditional import (
 )
 from services.user_management.routers.connection_parameters import AccountQuery, ProviderPath
 from services.user_management.routers.json_route import JSONRoute
+from services.user_management.routers.strict_route import ANY_QUERY
 from services.user_management.schemas.integration import (
     AuthorizeRequest,
     AuthorizeResponse,
@@ -170,15 +170,10 @@ async def confirm_integration(
     return connected
 
 
-async def each_parameter_once(request: Request) -> None:
-    """One that is there twice would mean what its reader likes (RFC 6749 section 3.1). Raises ValidationFailedError."""
-    if len(request.query_params.multi_items()) != len(request.query_params):
-        raise ValidationFailedError("A parameter is there twice.")
-
-
 @router.get(
     "/oauth/callback/{provider}",
-    dependencies=[Depends(anonymous), Depends(each_parameter_once)],
+    dependencies=[Depends(anonymous)],
+    openapi_extra=ANY_QUERY,
     status_code=303,
     response_class=RedirectResponse,
 )

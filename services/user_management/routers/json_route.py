@@ -8,6 +8,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.routing import Match
+from starlette.types import Scope
 
 from services.user_management.exceptions import (
     ApplicationError,
@@ -16,6 +18,7 @@ from services.user_management.exceptions import (
     ValidationFailedError,
 )
 from services.user_management.routers.conditional import answer_conditionally
+from services.user_management.routers.strict_route import StrictRoute, refuse_unknown_query
 from services.user_management.utils import strict_json
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -52,7 +55,7 @@ _UNREADABLE: Final = object()
 """Stands for a body that is not JSON; no schema accepts it."""
 
 
-class JSONRoute(APIRoute):
+class JSONRoute(StrictRoute):
     """The ordinary route: FastAPI's, over strict JSON. Guards speak before a broken body does."""
 
     def get_route_handler(self) -> Handler:
@@ -68,6 +71,15 @@ class JSONRoute(APIRoute):
             return await handle(_ParsedRequest(request, document))
 
         return handle_json
+
+
+class OwnPathRoute(JSONRoute):
+    """The route of a path that a template would fit too (`/users/search`, `/users/{user_id}`): a method that it does
+    not have ends here, with 405, and not at the template."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child_scope = super().matches(scope)
+        return (Match.FULL if match is Match.PARTIAL else match), child_scope
 
 
 async def _refuse_broken(handle: Handler, request: Request, broken: ApplicationError) -> Response:
@@ -98,6 +110,8 @@ class DirectRoute(APIRoute):
         async def handle(request: Request) -> Response:
             for guard in guards:
                 await guard(request)
+            if request.scope["query_string"]:
+                refuse_unknown_query(request, frozenset())
             arguments = {name: request.path_params[name] for name in path_parameters}
             if model is not None:
                 arguments["body"] = _parse(model, await read_json(request))

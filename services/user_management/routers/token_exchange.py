@@ -9,6 +9,7 @@ from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.auth.service_auth import DocumentedBearer, DocumentedHeader, client_credential
 from services.user_management.auth.token_caller import count_read
 from services.user_management.exceptions import TokenExchangeError, UnsupportedMediaTypeError
+from services.user_management.routers.strict_route import StrictRoute
 from services.user_management.schemas.token import TokenExchangeResponse
 from services.user_management.services.service_credentials import ServiceCredential
 from services.user_management.services.token_service import GRANT_TYPE, JWT, USER_ID
@@ -39,7 +40,7 @@ FORM: Final[dict[str, Any]] = {
     }
 }
 
-router = APIRouter(prefix="/internal/oauth", tags=["internal"])
+router = APIRouter(prefix="/internal/oauth", tags=["internal"], route_class=StrictRoute)
 
 
 async def read_form(request: Request) -> dict[str, str]:

@@ -1,26 +1,13 @@
 """The query parameters that users are found by."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends, Query
-from pydantic import AfterValidator, AwareDatetime
-from pydantic_core import PydanticCustomError
 
 from services.user_management.enums import UserStatus
 from services.user_management.queries.user_search import UserFilter
+from services.user_management.utils.scalars import Moment
 from services.user_management.utils.validators import PlainLine, normalize_email, search_key
-
-
-def _in_utc(moment: datetime) -> datetime:
-    """The first and the last day of the calendar have hours that UTC, and with it Postgres, does not reach."""
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise PydanticCustomError("time_out_of_range", "must be between the years 1 and 9999 in UTC") from None
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 async def user_filter(

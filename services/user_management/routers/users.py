@@ -10,11 +10,11 @@ from services.user_management.auth.dependencies import ContainerDependency, get_
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
 from services.user_management.enums import ServicePermission
 from services.user_management.routers.conditional import CONDITIONAL, IF_NONE_MATCH, TAGGED, IfMatch
-from services.user_management.routers.json_route import DirectRoute, JSONRoute
+from services.user_management.routers.json_route import DirectRoute, JSONRoute, OwnPathRoute
 from services.user_management.routers.user_filter import Cursor, UserFilterQuery
 from services.user_management.schemas.user import DeletionResponse, UserPage, UserResponse, UserUpdate
 
-search_router = APIRouter(tags=["users"], route_class=JSONRoute)
+search_router = APIRouter(tags=["users"], route_class=OwnPathRoute)
 router = APIRouter(tags=["users"], route_class=JSONRoute)
 hot_router = APIRouter(tags=["users"], route_class=DirectRoute, dependencies=[Depends(get_current_user)])
 

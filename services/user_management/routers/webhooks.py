@@ -4,9 +4,10 @@ from fastapi import APIRouter
 
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.auth.webhook_auth import ClerkWebhook
+from services.user_management.routers.strict_route import StrictRoute
 from services.user_management.schemas.webhook import WebhookAccepted
 
-router = APIRouter(prefix="/webhooks", tags=["webhooks"])
+router = APIRouter(prefix="/webhooks", tags=["webhooks"], route_class=StrictRoute)
 
 
 @router.post("/clerk")

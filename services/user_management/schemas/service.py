@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints, computed_field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints, computed_field
 
 from services.user_management.enums import ServicePermission
+from services.user_management.utils.scalars import WholeNumber
 from services.user_management.utils.validators import Scope
 
 SERVICE_NAME_PATTERN: Final = r"^[a-z][a-z0-9-]{0,62}$"
@@ -50,7 +51,7 @@ class RotateKeyRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    overlap_seconds: StrictInt = Field(default=DEFAULT_OVERLAP_SECONDS, ge=0, le=MAX_OVERLAP_SECONDS)
+    overlap_seconds: WholeNumber = Field(default=DEFAULT_OVERLAP_SECONDS, ge=0, le=MAX_OVERLAP_SECONDS)
     """0: they end at once."""
 
 

@@ -4,10 +4,11 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field
 
 from services.user_management.core.pagination import Page
 from services.user_management.exceptions import ApplicationError
+from services.user_management.utils.scalars import WholeNumber
 from services.user_management.utils.validators import PlainLine, ProviderName, Scope
 
 
@@ -25,7 +26,7 @@ class TokenRequest(BaseModel):
     """Account id at the provider, or its e-mail; default: the user's primary connection."""
     reason: Annotated[str, PlainLine(200)] | None = None
     """Shown to the user in the connection's activity."""
-    min_ttl_seconds: StrictInt | None = Field(default=None, ge=1, le=86_400)
+    min_ttl_seconds: WholeNumber | None = Field(default=None, ge=1, le=86_400)
     """The token must live at least this long (capped at half its issued life)."""
 
 

@@ -6,11 +6,9 @@ from uuid import UUID
 
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
-    StrictInt,
     StringConstraints,
     WithJsonSchema,
     computed_field,
@@ -20,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from services.user_management.core.pagination import Page
 from services.user_management.enums import DeliveryState, EventType, SubscriptionStatus
+from services.user_management.utils.scalars import Moment, WholeNumber
 from services.user_management.utils.validators import HttpUrl, PlainLine
 
 DEFAULT_OVERLAP_SECONDS: Final = 86_400
@@ -82,7 +81,7 @@ class RotateSecretRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    overlap_seconds: StrictInt = Field(default=DEFAULT_OVERLAP_SECONDS, ge=0, le=MAX_OVERLAP_SECONDS)
+    overlap_seconds: WholeNumber = Field(default=DEFAULT_OVERLAP_SECONDS, ge=0, le=MAX_OVERLAP_SECONDS)
     """0: it ends at once."""
 
 
@@ -91,9 +90,9 @@ class ReplayRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    since: AwareDatetime | None = None
+    since: Moment | None = None
     """Queued then or later."""
-    until: AwareDatetime | None = None
+    until: Moment | None = None
     """Queued before."""
     event_ids: Annotated[list[UUID], Field(min_length=1, max_length=MAX_REPLAYED_IDS)] | None = None
 

@@ -360,7 +360,9 @@ async def test_refusals_below_the_route_are_as_readable(connected: Connected) ->
 
 
 async def test_description_holds_no_character_that_oauth_forbids(connected: Connected) -> None:
-    response = await _exchange(connected, **{'na"me\\\n\u20ac': "x"})
+    surprise: dict[str, Any] = {'na"me\\\n\u20ac': "x"}
+
+    response = await _exchange(connected, **surprise)
 
     assert "na'me" in _refused(response, "invalid_request")["error_description"]
 

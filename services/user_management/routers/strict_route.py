@@ -1,0 +1,78 @@
+"""Routes that take no query parameter that they do not know."""
+
+from collections.abc import Callable, Coroutine, Iterator
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from services.user_management.exceptions import ValidationFailedError
+
+ANY_QUERY: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": "others",
+            "in": "query",
+            "required": False,
+            "style": "form",
+            "explode": True,
+            "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+            "description": "Whatever else the sender adds is ignored",
+        }
+    ]
+}
+"""`openapi_extra` of a route whose query others decide about; even there each parameter may be there once."""
+
+
+def refuse_unknown_query(request: Request, known: frozenset[str] | None) -> None:
+    """Raises ValidationFailedError for parameters that are not `known` (None: any is), or there twice."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    unknown = set() if known is None else set(names) - known
+    doubled = {name for name in names if names.count(name) > 1} - unknown
+    errors = [
+        *(
+            {"loc": ("query", name), "msg": "is not known here", "type": "unknown_parameter"}
+            for name in sorted(unknown)
+        ),
+        *({"loc": ("query", name), "msg": "is there twice", "type": "doubled_parameter"} for name in sorted(doubled)),
+    ]
+    if errors:
+        raise ValidationFailedError.of_fields(errors)
+
+
+async def _declared_query(request: Request) -> None:
+    if request.scope["query_string"]:
+        refuse_unknown_query(request, request.scope["route"].known_query)
+
+
+class StrictRoute(APIRoute):
+    """The ordinary route of this service."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Coroutine[Any, Any, Any]], **options: Any) -> None:
+        super().__init__(path, _with_declared_query(endpoint), **options)
+        any_query = options.get("openapi_extra") is ANY_QUERY
+        self.known_query = None if any_query else frozenset(_query_names(self.dependant))
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    yield from (field.alias for field in dependant.query_params)
+    for dependency in dependant.dependencies:
+        yield from _query_names(dependency)
+
+
+def _with_declared_query(endpoint: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    """The endpoint with one more dependency. Dependencies run in the order of the signature: the guards speak first."""
+
+    @wraps(endpoint)
+    async def strict(*, _declared_query: None, **arguments: Any) -> Any:
+        return await endpoint(**arguments)
+
+    declared = signature(endpoint, eval_str=True)
+    last = Parameter("_declared_query", Parameter.KEYWORD_ONLY, annotation=Annotated[None, Depends(_declared_query)])
+    strict.__signature__ = declared.replace(  # type: ignore[attr-defined]  # the documented way (PEP 362)
+        parameters=[*declared.parameters.values(), last]
+    )
+    return strict

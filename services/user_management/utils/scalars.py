@@ -1,0 +1,34 @@
+"""Times and numbers that come from outside, read as their JSON Schema describes them."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, StrictInt
+from pydantic_core import PydanticCustomError
+
+_DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]", re.ASCII)
+
+
+def _as_text(value: Any) -> Any:
+    """pydantic also takes seconds since 1970, which `format: date-time` does not promise."""
+    if isinstance(value, datetime) or (isinstance(value, str) and _DATE_AND_TIME.match(value)):
+        return value
+    raise PydanticCustomError("time_format", "must be a time as RFC 3339 writes it, with its offset from UTC")
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """The first and the last day of the calendar have hours that UTC, and with it Postgres, does not reach."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("time_out_of_range", "must be between the years 1 and 9999 in UTC") from None
+
+
+def _integral(value: Any) -> Any:
+    """219.0 is an integer to JSON Schema, and some languages write every number so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_as_text), AfterValidator(_in_utc)]
+WholeNumber = Annotated[StrictInt, BeforeValidator(_integral)]
