@@ -4,9 +4,13 @@ Services raise these; the HTTP layer renders them as RFC 9457 problem details. T
 (`detail`), the log gets the cause.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Final, TypeVar
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+MALFORMED_IN_OAUTH: Final = frozenset({415, 422})
+"""Statuses that are 400 where OAuth is spoken (RFC 6749 section 5.2)."""
 CATALOGUE: dict[str, type["ApplicationError"]] = {}
 
 
@@ -38,6 +42,16 @@ class ApplicationError(Exception):
 
 
 CATALOGUE[ApplicationError.code] = ApplicationError
+
+
+def raises(*errors: type[ApplicationError]) -> Callable[[Function], Function]:
+    """Declare what a guard or an endpoint refuses with; the OpenAPI document lists it for each operation."""
+
+    def declare(function: Function) -> Function:
+        vars(function)["raises"] = errors
+        return function
+
+    return declare
 
 
 class RetryLaterError(ApplicationError):

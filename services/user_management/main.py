@@ -21,7 +21,7 @@ from services.user_management.exceptions import StartupError
 from services.user_management.logging_config import configure_logging
 from services.user_management.middleware.body_limit import BodyLimitMiddleware
 from services.user_management.middleware.prefix import PrefixMiddleware
-from services.user_management.middleware.problems import HANDLERS, MEDIA_TYPE
+from services.user_management.middleware.problems import HANDLERS
 from services.user_management.middleware.request_context import RequestContextMiddleware
 from services.user_management.routers import (
     admin_services,
@@ -35,15 +35,8 @@ from services.user_management.routers import (
     webhook_subscriptions,
     webhooks,
 )
-from services.user_management.schemas.problem import Problem
+from services.user_management.routers.refusals import with_refusals
 from services.user_management.settings import Settings, get_settings
-
-PROBLEM_RESPONSE: Final[dict[int | str, dict[str, Any]]] = {
-    "default": {
-        "description": "A problem (RFC 9457); `type` is a code of the catalogue",
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-}
 
 # Routes are tried in this order: the hot ones first, and paths of their own (`/users/search`) before the templates that
 # would take them for an id.
@@ -93,7 +86,6 @@ def create_app(settings: Settings, container: Container | None = None) -> FastAP
         contact={"name": "Operators of the user management service"},
         lifespan=lifespan,
         generate_unique_id_function=_operation_id,
-        responses=PROBLEM_RESPONSE,
         redoc_url=None,
         redirect_slashes=False,
         exception_handlers=HANDLERS,
@@ -135,14 +127,13 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _complete_schema(app: FastAPI) -> None:
-    """Describe what no route's signature tells: the problem."""
+    """Describe what no route's signature tells: its refusals."""
     build: Callable[[], dict[str, Any]] = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = build()
-        components = document.setdefault("components", {})
-        components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
-        return document
+        if app.openapi_schema is None:
+            app.openapi_schema = with_refusals(build(), app)
+        return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
 

@@ -15,6 +15,17 @@ from services.user_management.auth.service_auth import (
 )
 from services.user_management.core.principal import Principal
 from services.user_management.enums import ServicePermission
+from services.user_management.exceptions import (
+    CrossSiteRequestError,
+    DatabaseUnavailableError,
+    ForbiddenError,
+    KeySetUnavailableError,
+    RateLimitedError,
+    SessionPendingError,
+    UnauthenticatedError,
+    UserInactiveError,
+    raises,
+)
 
 
 async def _get_caller(request: Request) -> Principal:
@@ -33,6 +44,16 @@ def admin_or_permitted(permission: ServicePermission) -> Callable[..., Coroutine
     Raises UnauthenticatedError, ForbiddenError, and for users what `get_current_user` does.
     """
 
+    @raises(
+        UnauthenticatedError,
+        SessionPendingError,
+        CrossSiteRequestError,
+        UserInactiveError,
+        RateLimitedError,
+        KeySetUnavailableError,
+        DatabaseUnavailableError,
+        ForbiddenError,
+    )
     async def get_admin_or_permitted_service(
         request: Request,
         _session: DocumentedSession = None,

@@ -10,7 +10,18 @@ from services.user_management.auth.dependencies import get_container
 from services.user_management.auth.rate_limits import user_limit
 from services.user_management.core.context import act_as, current_context
 from services.user_management.core.principal import Principal
-from services.user_management.exceptions import ImpersonationRefusedError, UnauthenticatedError, UserNotFoundError
+from services.user_management.exceptions import (
+    CrossSiteRequestError,
+    DatabaseUnavailableError,
+    ImpersonationRefusedError,
+    KeySetUnavailableError,
+    RateLimitedError,
+    SessionPendingError,
+    UnauthenticatedError,
+    UserInactiveError,
+    UserNotFoundError,
+    raises,
+)
 from services.user_management.security.jwt import SessionClaims
 
 _documented = HTTPBearer(
@@ -46,6 +57,15 @@ async def authenticate_user(request: Request, *, fresh: bool) -> Principal:
     return principal
 
 
+@raises(
+    UnauthenticatedError,
+    SessionPendingError,
+    CrossSiteRequestError,
+    UserInactiveError,
+    RateLimitedError,
+    KeySetUnavailableError,
+    DatabaseUnavailableError,
+)
 async def get_current_user(request: Request, _: DocumentedSession = None) -> Principal:
     """The signed-in user."""
     return await authenticate_user(request, fresh=False)
@@ -62,6 +82,7 @@ def own_user_id(user_id: str) -> str:
     return actor.id
 
 
+@raises(UserNotFoundError)
 async def verify_user_ownership(_user: CurrentUser, user_id: UserIdPath) -> str:
     """The user id in the path, if it is the caller's own. Raises UserNotFoundError for anybody else's."""
     return own_user_id(user_id)
@@ -70,6 +91,7 @@ async def verify_user_ownership(_user: CurrentUser, user_id: UserIdPath) -> str:
 OwnUserId = Annotated[str, Depends(verify_user_ownership)]
 
 
+@raises(ImpersonationRefusedError)
 async def refuse_impersonation(user: CurrentUser) -> None:
     """For what cannot be undone. Raises ImpersonationRefusedError when somebody else acts as the user."""
     if user.impersonator is not None:

@@ -6,6 +6,7 @@ Coroutines, as every dependency here: FastAPI runs a plain function in a thread,
 from fastapi import Request
 
 from services.user_management.auth.rate_limits import anonymous_limit
+from services.user_management.exceptions import RateLimitedError, raises
 
 
 async def public() -> None:
@@ -13,6 +14,7 @@ async def public() -> None:
     mistake that tests find."""
 
 
+@raises(RateLimitedError)
 async def anonymous(request: Request) -> None:
     """Nobody has to be signed in; each address has its allowance. Raises RateLimitedError."""
     await anonymous_limit(request)

@@ -18,7 +18,13 @@ from services.user_management.auth.rate_limits import spend_internal
 from services.user_management.core.context import act_as
 from services.user_management.core.principal import Principal
 from services.user_management.enums import ServicePermission
-from services.user_management.exceptions import ForbiddenError, UnauthenticatedError
+from services.user_management.exceptions import (
+    DatabaseUnavailableError,
+    ForbiddenError,
+    RateLimitedError,
+    UnauthenticatedError,
+    raises,
+)
 from services.user_management.security.signing import sha256
 from services.user_management.services.service_credentials import KEY_PREFIX, ServiceCredential
 
@@ -103,6 +109,7 @@ def require(principal: Principal, permission: ServicePermission) -> None:
 def permitted(permission: ServicePermission) -> Callable[..., Coroutine[Any, Any, Principal]]:
     """A guard: the calling service, if it has `permission`. Raises UnauthenticatedError, ForbiddenError."""
 
+    @raises(UnauthenticatedError, RateLimitedError, DatabaseUnavailableError, ForbiddenError)
     async def get_permitted_service(
         request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
     ) -> Principal:

@@ -4,9 +4,11 @@ from fastapi import Request
 
 from services.user_management.auth.rate_limits import spend_internal
 from services.user_management.auth.service_auth import DocumentedBearer, DocumentedHeader, service_credential
+from services.user_management.exceptions import DatabaseUnavailableError, RateLimitedError, UnauthenticatedError, raises
 from services.user_management.services.service_credentials import ServiceCredential
 
 
+@raises(UnauthenticatedError, RateLimitedError, DatabaseUnavailableError)
 async def token_caller(request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None) -> None:
     """Raises UnauthenticatedError or RateLimitedError."""
     count_read(request, service_credential(request))

@@ -9,10 +9,13 @@ from pydantic import ValidationError
 from services.user_management.auth.dependencies import get_container
 from services.user_management.auth.rate_limits import webhook_limit
 from services.user_management.exceptions import (
+    DatabaseUnavailableError,
     InvalidJSONError,
     InvalidSignatureError,
     InvalidWebhookHeadersError,
+    RateLimitedError,
     ValidationFailedError,
+    raises,
 )
 from services.user_management.schemas.webhook import ClerkEvent
 from services.user_management.utils import strict_json
@@ -27,6 +30,7 @@ class VerifiedEvent:
     payload: dict[str, Any]
 
 
+@raises(InvalidWebhookHeadersError, InvalidSignatureError, InvalidJSONError, RateLimitedError, DatabaseUnavailableError)
 async def verify_clerk_webhook(request: Request) -> VerifiedEvent:
     """Check the signature over the raw body, then read it.
 

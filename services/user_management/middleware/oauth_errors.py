@@ -7,15 +7,18 @@ from fastapi.responses import JSONResponse
 from starlette.types import Scope
 
 from services.user_management.core.context import current_context
-from services.user_management.exceptions import ApplicationError, TokenExchangeError, UnauthenticatedError
+from services.user_management.exceptions import (
+    MALFORMED_IN_OAUTH,
+    ApplicationError,
+    TokenExchangeError,
+    UnauthenticatedError,
+)
 
 TOKEN_PATH: Final = "/internal/oauth/token"  # noqa: S105 - a path
 UNCACHED: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 """Section 5.1, for answers of either kind."""
 _NOT_DESCRIBABLE: Final = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 """What `error_description` may not hold: quotes, backslashes and all but printable ASCII."""
-_MALFORMED: Final = frozenset({415, 422})
-"""Statuses of ours that are 400 here."""
 
 
 def is_token_endpoint(scope: Scope) -> bool:
@@ -36,7 +39,7 @@ def oauth_error_response(scope: Scope, error: ApplicationError) -> JSONResponse:
     headers = error.headers | UNCACHED
     if isinstance(error, UnauthenticatedError):
         headers["WWW-Authenticate"] = f'{_scheme(scope)} realm="user-management"'
-    status = 400 if error.status in _MALFORMED else error.status
+    status = 400 if error.status in MALFORMED_IN_OAUTH else error.status
     return JSONResponse(body, status_code=status, headers=headers)
 
 

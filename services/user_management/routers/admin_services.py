@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Path
 
 from services.user_management.auth.admin import get_current_admin
 from services.user_management.auth.dependencies import ContainerDependency
+from services.user_management.exceptions import ConflictError, NotFoundError, UnknownProviderError, raises
 from services.user_management.routers.connection_parameters import ProviderPath
 from services.user_management.routers.json_route import JSONRoute
 from services.user_management.schemas.service import (
@@ -33,6 +34,7 @@ router = APIRouter(
 
 
 @router.post("", status_code=201)
+@raises(ConflictError)
 async def create_service(body: CreateServiceRequest, container: ContainerDependency) -> NewServiceKey:
     """Register a service. Its first key is in the answer, and nowhere afterwards."""
     key = await container.service_clients.create_service(body.name, body.permissions)
@@ -46,12 +48,14 @@ async def list_services(container: ContainerDependency) -> ServiceList:
 
 
 @router.get("/{name}")
+@raises(NotFoundError)
 async def get_service(name: NamePath, container: ContainerDependency) -> ServiceResponse:
     """One service with its keys (never a secret), grants and permissions."""
     return await container.service_clients.get_service(name)
 
 
 @router.put("/{name}/permissions")
+@raises(NotFoundError)
 async def set_service_permissions(
     name: NamePath, body: PermissionsRequest, container: ContainerDependency
 ) -> ServiceResponse:
@@ -60,6 +64,7 @@ async def set_service_permissions(
 
 
 @router.put("/{name}/grants/{provider}")
+@raises(NotFoundError, UnknownProviderError)
 async def grant_provider(
     name: NamePath, provider: ProviderPath, body: GrantRequest, container: ContainerDependency
 ) -> ServiceResponse:
@@ -70,12 +75,14 @@ async def grant_provider(
 
 
 @router.delete("/{name}/grants/{provider}", status_code=204)
+@raises(NotFoundError)
 async def withdraw_grant(name: NamePath, provider: ProviderPath, container: ContainerDependency) -> None:
     """Let the service read no more tokens of a provider."""
     await container.service_clients.withdraw_grant(name, provider)
 
 
 @router.post("/{name}/keys", status_code=201)
+@raises(NotFoundError)
 async def rotate_service_key(name: NamePath, body: RotateKeyRequest, container: ContainerDependency) -> NewServiceKey:
     """A new key, in the answer and nowhere afterwards. The others end after the overlap."""
     key = await container.service_clients.rotate_key(name, overlap_seconds=body.overlap_seconds)
@@ -83,24 +90,28 @@ async def rotate_service_key(name: NamePath, body: RotateKeyRequest, container: 
 
 
 @router.delete("/{name}/keys/{key_id}", status_code=204)
+@raises(NotFoundError)
 async def revoke_service_key(name: NamePath, key_id: KeyIdPath, container: ContainerDependency) -> None:
     """Refuse one key from now on."""
     await container.service_clients.revoke_key(name, key_id)
 
 
 @router.post("/{name}/disable")
+@raises(NotFoundError)
 async def disable_service(name: NamePath, container: ContainerDependency) -> ServiceResponse:
     """Refuse the service, whatever key it has, until it is enabled again."""
     return await container.service_clients.disable_service(name)
 
 
 @router.post("/{name}/enable")
+@raises(NotFoundError)
 async def enable_service(name: NamePath, container: ContainerDependency) -> ServiceResponse:
     """Accept the keys of a disabled service again."""
     return await container.service_clients.enable_service(name)
 
 
 @router.post("/{name}/revoke")
+@raises(NotFoundError)
 async def revoke_service(name: NamePath, container: ContainerDependency) -> RevokedKeys:
     """Refuse every key of the service from now on."""
     return RevokedKeys(revoked=await container.service_clients.revoke_service(name))

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query
 from services.user_management.auth.admin import get_current_admin
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
+from services.user_management.exceptions import ConflictError, UserNotFoundError, raises
 from services.user_management.queries.user_search import UserFilter
 from services.user_management.routers.json_route import JSONRoute, OwnPathRoute
 from services.user_management.routers.user_filter import Cursor, UserFilterQuery
@@ -47,30 +48,35 @@ async def list_users(
 
 
 @router.get("/{user_id}")
+@raises(UserNotFoundError)
 async def get_user_detail(user_id: UserId, container: ContainerDependency) -> AdminUserDetail:
     """One user, deleted or not."""
     return await container.users.administration.get_user(user_id)
 
 
 @router.post("/{user_id}/suspend")
+@raises(UserNotFoundError)
 async def suspend_user(user_id: UserId, body: SuspendRequest, container: ContainerDependency) -> AdminUserResponse:
     """Refuse the user's sessions and tokens from now on."""
     return await container.users.administration.suspend_user(user_id, reason=body.reason)
 
 
 @router.post("/{user_id}/unsuspend")
+@raises(UserNotFoundError, ConflictError)
 async def unsuspend_user(user_id: UserId, container: ContainerDependency) -> AdminUserResponse:
     """Lift our suspension; a ban by the identity provider is lifted there."""
     return await container.users.administration.unsuspend_user(user_id)
 
 
 @router.post("/{user_id}/restore")
+@raises(UserNotFoundError, ConflictError)
 async def restore_user(user_id: UserId, container: ContainerDependency) -> AdminUserResponse:
     """Undo a deletion, until the hold-back ends."""
     return await container.users.administration.restore_user(user_id)
 
 
 @router.delete("/{user_id}")
+@raises(UserNotFoundError)
 async def delete_user_of_another(user_id: UserId, container: ContainerDependency) -> DeletionResponse:
     """Delete somebody's account; `restore` undoes it until the hold-back ends. Deleting twice changes nothing."""
     return await container.users.administration.delete_user(user_id)

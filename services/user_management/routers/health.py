@@ -6,6 +6,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.auth.guards import public
+from services.user_management.exceptions import DatabaseUnavailableError, raises
 from services.user_management.routers.strict_route import StrictRoute
 from services.user_management.schemas.health import HealthResponse, ReadyResponse
 
@@ -27,6 +28,7 @@ async def get_readiness(container: ContainerDependency, response: Response) -> R
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
+@raises(DatabaseUnavailableError)
 async def get_metrics(container: ContainerDependency) -> Response:
     """Metrics of this process, and counters of connections that all processes share, in Prometheus's text format.
     Not for the public: a reverse proxy leaves it out."""

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query
 from services.user_management.auth.admin import get_current_admin
 from services.user_management.auth.clerk import OwnUserId
 from services.user_management.auth.dependencies import ContainerDependency
+from services.user_management.exceptions import UserNotFoundError, raises
 from services.user_management.routers.connection_parameters import AccountQuery, ProviderPath
 from services.user_management.routers.json_route import JSONRoute
 from services.user_management.schemas.diagnosis import DiagnosisResponse
@@ -22,6 +23,7 @@ admin_router = APIRouter(
 
 
 @router.get("/users/{user_id}/integrations/{provider}/diagnose")
+@raises(UserNotFoundError)
 async def diagnose_integration(
     user_id: OwnUserId,
     provider: ProviderPath,
@@ -34,6 +36,7 @@ async def diagnose_integration(
 
 
 @admin_router.get("/{user_id}/integrations/{provider}/diagnose")
+@raises(UserNotFoundError)
 async def diagnose_integration_of_user(
     user_id: UserId,
     provider: ProviderPath,

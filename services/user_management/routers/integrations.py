@@ -9,6 +9,23 @@ from services.user_management.auth.clerk import CurrentUser, InPerson, OwnUserId
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.auth.guards import anonymous
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
+from services.user_management.exceptions import (
+    ConflictError,
+    DatabaseUnavailableError,
+    FlowNotFoundError,
+    FlowRefusedError,
+    KeyUnavailableError,
+    NeedsReauthError,
+    NotConnectedError,
+    PreconditionFailedError,
+    ProviderAnswerError,
+    ProviderMisconfiguredError,
+    ProviderUnavailableError,
+    RevokedError,
+    UnknownProviderError,
+    UserNotFoundError,
+    raises,
+)
 from services.user_management.routers.conditional import (
     CONDITIONAL,
     IF_NONE_MATCH,
@@ -56,6 +73,7 @@ async def list_integrations(user_id: OwnUserId, container: ContainerDependency) 
     responses=CONDITIONAL,
     openapi_extra=IF_NONE_MATCH,
 )
+@raises(UnknownProviderError, NotConnectedError)
 async def get_integration(
     request: Request,
     user_id: OwnUserId,
@@ -70,6 +88,7 @@ async def get_integration(
 
 
 @router.patch("/users/{user_id}/integrations/{provider}", responses=TAGGED)
+@raises(UnknownProviderError, UserNotFoundError, NotConnectedError, PreconditionFailedError)
 async def patch_integration(
     user_id: OwnUserId,
     provider: ProviderPath,
@@ -88,6 +107,7 @@ async def patch_integration(
 
 
 @router.put("/users/{user_id}/integrations/{provider}", responses=TAGGED)
+@raises(UnknownProviderError, UserNotFoundError, NotConnectedError, PreconditionFailedError)
 async def put_integration(
     user_id: OwnUserId,
     provider: ProviderPath,
@@ -106,6 +126,7 @@ async def put_integration(
 
 
 @router.delete("/users/{user_id}/integrations/{provider}", dependencies=[InPerson])
+@raises(UnknownProviderError, UserNotFoundError, NotConnectedError, PreconditionFailedError)
 async def disconnect_integration(
     user_id: OwnUserId,
     provider: ProviderPath,
@@ -118,6 +139,15 @@ async def disconnect_integration(
 
 
 @router.put("/users/{user_id}/integrations/{provider}/refresh", responses=TAGGED)
+@raises(
+    UnknownProviderError,
+    NotConnectedError,
+    NeedsReauthError,
+    RevokedError,
+    ProviderUnavailableError,
+    ProviderMisconfiguredError,
+    KeyUnavailableError,
+)
 async def refresh_integration(
     user_id: OwnUserId,
     provider: ProviderPath,
@@ -132,6 +162,7 @@ async def refresh_integration(
 
 
 @router.get("/users/{user_id}/integrations/{provider}/activity")
+@raises(UnknownProviderError)
 async def list_integration_activity(
     user_id: OwnUserId,
     provider: ProviderPath,
@@ -144,6 +175,9 @@ async def list_integration_activity(
 
 
 @router.post("/users/{user_id}/integrations/{provider}/authorize", status_code=201, dependencies=[InPerson])
+@raises(
+    UnknownProviderError, NotConnectedError, UserNotFoundError, ProviderUnavailableError, ProviderMisconfiguredError
+)
 async def authorize_integration(
     user_id: OwnUserId, provider: ProviderPath, body: AuthorizeRequest, container: ContainerDependency
 ) -> AuthorizeResponse:
@@ -156,6 +190,17 @@ async def authorize_integration(
     status_code=201,
     responses=TAGGED_CREATED,
     dependencies=[InPerson],
+)
+@raises(
+    UnknownProviderError,
+    FlowNotFoundError,
+    FlowRefusedError,
+    ProviderAnswerError,
+    ConflictError,
+    UserNotFoundError,
+    ProviderUnavailableError,
+    ProviderMisconfiguredError,
+    KeyUnavailableError,
 )
 async def confirm_integration(
     user_id: OwnUserId,
@@ -177,6 +222,7 @@ async def confirm_integration(
     status_code=303,
     response_class=RedirectResponse,
 )
+@raises(UnknownProviderError, FlowNotFoundError, KeyUnavailableError, DatabaseUnavailableError)
 async def receive_oauth_callback(
     provider: ProviderPath,
     container: ContainerDependency,

@@ -6,6 +6,21 @@ from services.user_management.auth.dependencies import ContainerDependency, get_
 from services.user_management.auth.service_auth import permitted, service_credential
 from services.user_management.auth.token_caller import count_read, token_caller
 from services.user_management.enums import ServicePermission
+from services.user_management.exceptions import (
+    GrantDeniedError,
+    InsufficientScopeError,
+    KeyUnavailableError,
+    NeedsReauthError,
+    NotConnectedError,
+    ProviderMisconfiguredError,
+    ProviderUnavailableError,
+    ReasonRequiredError,
+    RevokedError,
+    UnknownProviderError,
+    UserInactiveError,
+    UserNotFoundError,
+    raises,
+)
 from services.user_management.routers.json_route import DirectRoute, JSONRoute
 from services.user_management.schemas.token import TokenBatch, TokenBatchRequest, TokenRequest, TokenResponse
 from services.user_management.schemas.user import UserBatch, UserBatchRequest
@@ -17,12 +32,40 @@ router = APIRouter(prefix="/internal/users", tags=["internal"], route_class=JSON
 
 
 @hot_router.post("/get")
+@raises(
+    UserNotFoundError,
+    UserInactiveError,
+    UnknownProviderError,
+    NotConnectedError,
+    GrantDeniedError,
+    ReasonRequiredError,
+    InsufficientScopeError,
+    NeedsReauthError,
+    RevokedError,
+    ProviderUnavailableError,
+    ProviderMisconfiguredError,
+    KeyUnavailableError,
+)
 async def get_token(request: Request, body: TokenRequest) -> TokenResponse:
     """A usable access token of one user for one provider, or one typed refusal."""
     return await get_container(request).tokens.service.get_valid_token(service_credential(request), body)
 
 
 @hot_router.post("/refresh")
+@raises(
+    UserNotFoundError,
+    UserInactiveError,
+    UnknownProviderError,
+    NotConnectedError,
+    GrantDeniedError,
+    ReasonRequiredError,
+    InsufficientScopeError,
+    NeedsReauthError,
+    RevokedError,
+    ProviderUnavailableError,
+    ProviderMisconfiguredError,
+    KeyUnavailableError,
+)
 async def refresh_token(request: Request, body: TokenRequest) -> TokenResponse:
     """A newer token than the one that the provider has just refused."""
     return await get_container(request).tokens.service.refresh_token(service_credential(request), body)

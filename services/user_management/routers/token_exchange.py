@@ -8,7 +8,18 @@ from fastapi import APIRouter, Depends, Request, Response
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.auth.service_auth import DocumentedBearer, DocumentedHeader, client_credential
 from services.user_management.auth.token_caller import count_read
-from services.user_management.exceptions import TokenExchangeError, UnsupportedMediaTypeError
+from services.user_management.exceptions import (
+    DatabaseUnavailableError,
+    KeySetUnavailableError,
+    KeyUnavailableError,
+    ProviderMisconfiguredError,
+    ProviderUnavailableError,
+    RateLimitedError,
+    TokenExchangeError,
+    UnauthenticatedError,
+    UnsupportedMediaTypeError,
+    raises,
+)
 from services.user_management.routers.strict_route import StrictRoute
 from services.user_management.schemas.token import TokenExchangeResponse
 from services.user_management.services.service_credentials import ServiceCredential
@@ -58,6 +69,7 @@ async def read_form(request: Request) -> dict[str, str]:
     return {name: value for name, value in pairs if value}
 
 
+@raises(UnauthenticatedError, RateLimitedError, DatabaseUnavailableError)
 async def exchange_caller(
     request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
 ) -> ServiceCredential:
@@ -76,6 +88,13 @@ def _is_form(request: Request) -> bool:
 
 
 @router.post("/token", openapi_extra=FORM, response_model_exclude_none=True)
+@raises(
+    TokenExchangeError,
+    KeySetUnavailableError,
+    ProviderUnavailableError,
+    ProviderMisconfiguredError,
+    KeyUnavailableError,
+)
 async def exchange_token(
     request: Request,
     credential: Annotated[ServiceCredential, Depends(exchange_caller)],

@@ -9,6 +9,12 @@ from services.user_management.auth.clerk import InPerson, OwnUserId, UserIdPath,
 from services.user_management.auth.dependencies import ContainerDependency, get_container
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
 from services.user_management.enums import ServicePermission
+from services.user_management.exceptions import (
+    FieldOwnedUpstreamError,
+    PreconditionFailedError,
+    UserNotFoundError,
+    raises,
+)
 from services.user_management.routers.conditional import CONDITIONAL, IF_NONE_MATCH, TAGGED, IfMatch
 from services.user_management.routers.json_route import DirectRoute, JSONRoute, OwnPathRoute
 from services.user_management.routers.user_filter import Cursor, UserFilterQuery
@@ -20,12 +26,14 @@ hot_router = APIRouter(tags=["users"], route_class=DirectRoute, dependencies=[De
 
 
 @hot_router.get("/users/{user_id}", responses=CONDITIONAL, openapi_extra=IF_NONE_MATCH)
+@raises(UserNotFoundError)
 async def get_user(request: Request, user_id: UserIdPath) -> UserResponse:
     """The caller's own profile; `me` stands for their id."""
     return await get_container(request).users.profiles.get_user(own_user_id(user_id))
 
 
 @hot_router.get("/auth/me", responses=CONDITIONAL, openapi_extra=IF_NONE_MATCH)
+@raises(UserNotFoundError)
 async def get_me(request: Request) -> UserResponse:
     """The same as `GET /users/me`."""
     return await get_container(request).users.profiles.get_user(own_user_id("me"))
@@ -43,6 +51,7 @@ async def search_users(
 
 
 @router.patch("/users/{user_id}", responses=TAGGED)
+@raises(UserNotFoundError, PreconditionFailedError, FieldOwnedUpstreamError)
 async def patch_user(
     user_id: OwnUserId, body: UserUpdate, expected: IfMatch, container: ContainerDependency, response: Response
 ) -> UserResponse:
@@ -53,6 +62,7 @@ async def patch_user(
 
 
 @router.put("/users/{user_id}", responses=TAGGED)
+@raises(UserNotFoundError, PreconditionFailedError, FieldOwnedUpstreamError)
 async def put_user(
     user_id: OwnUserId, body: UserUpdate, expected: IfMatch, container: ContainerDependency, response: Response
 ) -> UserResponse:
@@ -63,6 +73,7 @@ async def put_user(
 
 
 @router.delete("/users/{user_id}", dependencies=[InPerson])
+@raises(UserNotFoundError, PreconditionFailedError)
 async def delete_user(user_id: OwnUserId, expected: IfMatch, container: ContainerDependency) -> DeletionResponse:
     """Delete one's own account: sign-in and tokens end at once, the data after the hold-back. Later requests are
     refused as `user_inactive`, with `deleted_at` and `restorable_until`."""

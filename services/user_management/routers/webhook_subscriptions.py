@@ -10,6 +10,13 @@ from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
 from services.user_management.core.principal import Principal
 from services.user_management.enums import DeliveryState, ServicePermission
+from services.user_management.exceptions import (
+    ConflictError,
+    KeyUnavailableError,
+    NotFoundError,
+    PreconditionFailedError,
+    raises,
+)
 from services.user_management.routers.conditional import TAGGED, IfMatch
 from services.user_management.routers.json_route import JSONRoute
 from services.user_management.schemas.webhook_subscription import (
@@ -42,6 +49,7 @@ router = APIRouter(
 
 
 @router.post("", status_code=201)
+@raises(ConflictError, KeyUnavailableError)
 async def create_webhook_subscription(
     manager: Manager, body: CreateSubscriptionRequest, container: ContainerDependency
 ) -> NewSubscription:
@@ -58,6 +66,7 @@ async def list_webhook_subscriptions(
 
 
 @router.get("/{subscription_id}", responses=TAGGED)
+@raises(NotFoundError)
 async def get_webhook_subscription(
     manager: Manager, subscription_id: SubscriptionId, container: ContainerDependency, response: Response
 ) -> SubscriptionResponse:
@@ -68,6 +77,7 @@ async def get_webhook_subscription(
 
 
 @router.patch("/{subscription_id}", responses=TAGGED)
+@raises(NotFoundError, PreconditionFailedError)
 async def patch_webhook_subscription(
     manager: Manager,
     subscription_id: SubscriptionId,
@@ -85,6 +95,7 @@ async def patch_webhook_subscription(
 
 
 @router.delete("/{subscription_id}", status_code=204)
+@raises(NotFoundError, PreconditionFailedError)
 async def delete_webhook_subscription(
     manager: Manager, subscription_id: SubscriptionId, expected: IfMatch, container: ContainerDependency
 ) -> None:
@@ -93,6 +104,7 @@ async def delete_webhook_subscription(
 
 
 @router.post("/{subscription_id}/rotate-secret", status_code=201)
+@raises(NotFoundError, KeyUnavailableError)
 async def rotate_webhook_secret(
     manager: Manager, subscription_id: SubscriptionId, body: RotateSecretRequest, container: ContainerDependency
 ) -> NewSecret:
@@ -103,6 +115,7 @@ async def rotate_webhook_secret(
 
 
 @router.post("/{subscription_id}/test", status_code=202)
+@raises(NotFoundError, ConflictError)
 async def send_test_webhook(
     manager: Manager, subscription_id: SubscriptionId, container: ContainerDependency
 ) -> QueuedDelivery:
@@ -111,6 +124,7 @@ async def send_test_webhook(
 
 
 @router.get("/{subscription_id}/deliveries")
+@raises(NotFoundError)
 async def list_webhook_deliveries(
     manager: Manager,
     subscription_id: SubscriptionId,
@@ -126,6 +140,7 @@ async def list_webhook_deliveries(
 
 
 @router.post("/{subscription_id}/replay", status_code=202)
+@raises(NotFoundError, ConflictError)
 async def replay_webhooks(
     manager: Manager, subscription_id: SubscriptionId, body: ReplayRequest, container: ContainerDependency
 ) -> Replayed:

@@ -19,3 +19,18 @@ class Problem(BaseModel):
     details: dict[str, Any]
     timestamp: datetime
     request_id: str
+
+
+class OAuthError(BaseModel):
+    """A refusal of the token endpoint (RFC 6749 section 5.2)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    error: str
+    error_description: str
+    cause: str
+    """Our own code, as `type` of a problem."""
+    request_id: str
+    reason: str | None = None
+    missing_scopes: list[str] | None = None
+    reconnect_url: str | None = None

@@ -22,6 +22,7 @@ from services.user_management.models import metadata
 from services.user_management.services.vault_service import PoisonGuard
 from services.user_management.settings import Settings, load_settings
 from services.user_management.tests.connection_scenes import forget_failures
+from services.user_management.tests.documented_answers import documented_answers
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, Headers
 
@@ -137,7 +138,8 @@ def sandbox(sandbox_session: Sandbox) -> Sandbox:
 @pytest.fixture
 async def client(app: FastAPI, clean_database: None) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url=API_URL) as http:
+    hooks = {"response": [documented_answers(app)]}
+    async with httpx.AsyncClient(transport=transport, base_url=API_URL, event_hooks=hooks) as http:
         yield http
 
 

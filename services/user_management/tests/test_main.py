@@ -247,14 +247,26 @@ def test_schema_names_each_operation_once(app: FastAPI) -> None:
     assert all(name.isidentifier() and name.islower() for name in names)
 
 
-def test_schema_documents_problems_as_they_are_sent(app: FastAPI) -> None:
+def test_schema_lists_the_refusals_of_each_operation(app: FastAPI) -> None:
     document = app.openapi()
-    operations = [operation for item in document["paths"].values() for operation in item.values()]
+    responses = document["components"]["responses"]
+    paths = document["paths"]
 
-    for operation in operations:
-        assert operation["responses"]["default"]["content"] == {
-            "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
-        }
+    listed = paths["/users/{user_id}"]["delete"]["responses"]
+    codes = {
+        status: set(answer["$ref"].rpartition("/")[2].split(".")) for status, answer in listed.items() if status > "4"
+    }
+
+    assert all("default" not in operation["responses"] for item in paths.values() for operation in item.values())
+    assert codes["403"] == {"cross_site_request", "impersonation_refused", "session_pending", "user_inactive"}
+    assert codes["404"] == {"user_not_found"}
+    assert codes["412"] == {"precondition_failed"}
+    described = responses["user_not_found"]["content"]["application/problem+json"]["schema"]
+    assert described["allOf"][0] == {"$ref": "#/components/schemas/Problem"}
+    assert described["properties"] == {"type": {"enum": ["user_not_found"]}}
+    exchange = paths["/internal/oauth/token"]["post"]["responses"]
+    assert set(exchange) == {"200", "400", "401", "413", "429", "500", "502", "503"}
+    assert set(exchange["401"]["content"]) == {"application/json"}
     assert {"type", "title", "status", "detail", "message", "details", "timestamp", "request_id"} == set(
         document["components"]["schemas"]["Problem"]["required"]
     )

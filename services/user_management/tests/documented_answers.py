@@ -1,0 +1,34 @@
+"""A look at every answer of the application under test: is it one that the OpenAPI document lists?"""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+
+def documented_answers(app: FastAPI) -> Callable[[httpx.Response], Awaitable[None]]:
+    """A response hook of httpx that fails the test when the document does not list the status, or a problem's code."""
+    document = app.openapi()
+    # Paths of their own come before templates.
+    templates = sorted(document["paths"], key=lambda path: path.count("{"))
+    patterns = [(re.compile(re.sub(r"\{\w+\}", "[^/]+", path)), document["paths"][path]) for path in templates]
+    shared: dict[str, Any] = document["components"]["responses"]
+
+    async def check(response: httpx.Response) -> None:
+        path = response.request.url.path.removeprefix("/api/v1")
+        item = next((item for pattern, item in patterns if pattern.fullmatch(path)), None)
+        operation = (item or {}).get(response.request.method.lower())
+        if operation is None:
+            return
+        listed = operation["responses"].get(str(response.status_code))
+        assert listed is not None, f"{response.request.method} {path} answers an undocumented {response.status_code}"
+        if "$ref" in listed:
+            name = listed["$ref"].rpartition("/")[2]
+            assert name in shared
+            await response.aread()
+            code = response.json()["type"]
+            assert code in name.split("."), f"{response.request.method} {path}: {code} is not among {name}"
+
+    return check
