@@ -35,6 +35,7 @@ from services.user_management.routers import (
     webhook_subscriptions,
     webhooks,
 )
+from services.user_management.routers.examples import with_examples
 from services.user_management.routers.refusals import with_refusals
 from services.user_management.settings import Settings, get_settings
 
@@ -127,12 +128,12 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _complete_schema(app: FastAPI) -> None:
-    """Describe what no route's signature tells: its refusals."""
+    """Describe what no route's signature tells: its refusals, and an example."""
     build: Callable[[], dict[str, Any]] = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = with_refusals(build(), app)
+            app.openapi_schema = with_examples(with_refusals(build(), app))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
