@@ -280,5 +280,5 @@ def _example(media_type: str, schema: dict[str, Any]) -> Any:
     if media_type == "application/x-www-form-urlencoded":
         return FORM_EXAMPLE
     if media_type == "text/plain":
-        return 'http_requests_total{route="/users/{user_id}"} 1.0\n'
+        return 'user_management_rate_limited_total{class="user"} 1.0\n'
     return EXAMPLES[schema["$ref"].rpartition("/")[2]]
