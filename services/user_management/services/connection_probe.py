@@ -1,5 +1,6 @@
 """Asks a provider whether it takes a connection's access token."""
 
+from dataclasses import dataclass
 from uuid import UUID
 
 from services.user_management.database import Database
@@ -21,31 +22,29 @@ _OUTCOMES = {
 }
 
 
+@dataclass(kw_only=True, eq=False)
 class ConnectionProbe:
     """One call with the stored access token. Nothing is written."""
 
-    def __init__(
-        self, *, database: Database, providers: ProviderRegistry, oauth: OAuthClient, vault: VaultService
-    ) -> None:
-        self._database = database
-        self._providers = providers
-        self._oauth = oauth
-        self._vault = vault
+    database: Database
+    providers: ProviderRegistry
+    oauth: OAuthClient
+    vault: VaultService
 
     async def probe(self, held: Candidate) -> None:
         """Returns when the provider takes the token.
 
         Raises ProviderCallError, KeyUnavailableError, PoisonedCiphertextError, UnknownProviderError.
         """
-        provider = self._providers.get(held.provider)
+        provider = self.providers.get(held.provider)
         binding = token_binding(held.user_id, held.id, TokenKind.ACCESS)
-        await self._oauth.probe(provider, self._vault.open(held.ciphertext, binding, held.key_version))
+        await self.oauth.probe(provider, self.vault.open(held.ciphertext, binding, held.key_version))
 
     async def ask_about(self, integration_id: UUID) -> ProbeResponse:
         """The same for people: every way it can end is an answer."""
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             held = await queries.find_candidate(connection, integration_id)
-        if held is None or held.expired or held.provider not in self._providers:
+        if held is None or held.expired or held.provider not in self.providers:
             return ProbeResponse(outcome=ProbeOutcome.NOT_TRIED)
         try:
             await self.probe(held)

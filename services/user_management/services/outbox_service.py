@@ -33,43 +33,35 @@ class OutboxPolicy:
     channel: str
 
 
+@dataclass(kw_only=True, eq=False)
 class OutboxService:
     """Relays events; readers remove duplicates by the event's `id`. A webhook is queued exactly once."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        unit_of_work: UnitOfWorkFactory,
-        redis: RedisClient,
-        policy: OutboxPolicy,
-        start_slice: StartSlice,
-    ) -> None:
-        self._database = database
-        self._unit_of_work = unit_of_work
-        self._redis = redis
-        self._policy = policy
-        self._start_slice = start_slice
+    database: Database
+    unit_of_work: UnitOfWorkFactory
+    redis: RedisClient
+    policy: OutboxPolicy
+    start_slice: StartSlice
 
     async def relay(self, _cursor: Any = None) -> None:
         """Slice: relay what is unpublished. Redis away raises; the rows stay."""
-        time = self._start_slice()
+        time = self.start_slice()
         while time.may_begin():
-            async with self._database.reading() as connection:
+            async with self.database.reading() as connection:
                 rows = await outbox_queries.unpublished(connection, limit=BATCH)
             if not rows:
                 return
-            events = {row["seq"]: of_outbox(row, self._policy.source) for row in rows}
+            events = {row["seq"]: of_outbox(row, self.policy.source) for row in rows}
             # First, since it is what may be doubled: a crash from here on tells Redis again, and the webhooks once.
             await self._tell_redis(list(events.values()), list(events))
-            async with self._unit_of_work() as uow:
+            async with self.unit_of_work() as uow:
                 mine = await outbox_queries.mark_published(uow.connection, list(events))
                 deliveries = await fan_out(uow, [event for seq, event in events.items() if seq in mine])
             log.info("outbox.relayed", count=len(mine), deliveries=deliveries)
 
     async def _tell_redis(self, events: Sequence[CloudEvent], sequence_numbers: Sequence[int]) -> None:
-        policy = self._policy
-        async with self._redis.pipeline(transaction=False) as pipeline:
+        policy = self.policy
+        async with self.redis.pipeline(transaction=False) as pipeline:
             for event, seq in zip(events, sequence_numbers, strict=True):
                 entry: dict[Any, Any] = {**attribute_fields(event), "seq": seq}
                 pipeline.xadd(policy.stream, entry, maxlen=policy.stream_length, approximate=True)

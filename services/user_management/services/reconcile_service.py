@@ -105,34 +105,23 @@ class Sweep:
         return asdict(self)
 
 
+@dataclass(kw_only=True, eq=False)
 class ReconcileService:
     """Compares the users of one issuer with Clerk's."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        unit_of_work: UnitOfWorkFactory,
-        upstream: UpstreamUsers,
-        states: UserStates,
-        directory: Directory,
-        issuer: str,
-        clock: Clock,
-        start_slice: StartSlice,
-    ) -> None:
-        self._database = database
-        self._unit_of_work = unit_of_work
-        self._upstream = upstream
-        self._states = states
-        self._directory = directory
-        self._issuer = issuer
-        self._clock = clock
-        self._start_slice = start_slice
+    database: Database
+    unit_of_work: UnitOfWorkFactory
+    upstream: UpstreamUsers
+    states: UserStates
+    directory: Directory
+    issuer: str
+    clock: Clock
+    start_slice: StartSlice
 
     async def sweep_slice(self, cursor: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
         """Slice: go on; None when the sweep is over. While Clerk is away it stands still."""
         sweep = Sweep.resume(cursor)
-        time = self._start_slice()
+        time = self.start_slice()
         try:
             while time.may_begin():
                 if not await self._step(sweep, repair=True, max_deletions=None):
@@ -172,18 +161,18 @@ class ReconcileService:
         return True
 
     async def _compare_page(self, sweep: Sweep, *, repair: bool) -> None:
-        told_at = self._clock.now()
-        page = await self._directory.list_users(offset=sweep.offset or 0, limit=PAGE)
+        told_at = self.clock.now()
+        page = await self.directory.list_users(offset=sweep.offset or 0, limit=PAGE)
         users: list[UpstreamUser] = []
         for described in page:
             try:
-                users.append(read_user(described, issuer=self._issuer, told_at=told_at))
+                users.append(read_user(described, issuer=self.issuer, told_at=told_at))
             except UnreadableEventError as error:
                 sweep.drift.unreadable += 1
                 log.warning("reconcile.user_unreadable", reason=error.detail)
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             known = await user_queries.read_upstream_state(
-                connection, issuer=self._issuer, subjects=[user.subject for user in users]
+                connection, issuer=self.issuer, subjects=[user.subject for user in users]
             )
         for user in users:
             await self._compare(sweep, user, known.get(user.subject), repair=repair)
@@ -196,12 +185,12 @@ class ReconcileService:
     ) -> None:
         if known is not None and _holds(known, user):
             return
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             if repair:
-                was_news = await self._upstream.apply(uow, user)
+                was_news = await self.upstream.apply(uow, user)
             else:
-                was_news = not await self._upstream.is_erased(uow, user.issuer, user.subject)
-        self._states.forget_subject(user.issuer, user.subject)
+                was_news = not await self.upstream.is_erased(uow, user.issuer, user.subject)
+        self.states.forget_subject(user.issuer, user.subject)
         if not was_news:
             # Erased here, or overtaken by an event.
             return
@@ -211,30 +200,30 @@ class ReconcileService:
             sweep.drift.updated += 1
 
     async def _look_for_deleted(self, sweep: Sweep) -> None:
-        sweep.looked_at = sweep.looked_at or self._clock.now().isoformat()
-        async with self._database.reading() as connection:
+        sweep.looked_at = sweep.looked_at or self.clock.now().isoformat()
+        async with self.database.reading() as connection:
             subjects = await user_queries.live_subjects(
-                connection, issuer=self._issuer, after=sweep.after or "", limit=PAGE
+                connection, issuer=self.issuer, after=sweep.after or "", limit=PAGE
             )
-        existing = await self._directory.existing(subjects) if subjects else set()
+        existing = await self.directory.existing(subjects) if subjects else set()
         sweep.known += len(subjects)
         sweep.suspects = [subject for subject in subjects if subject not in existing]
         sweep.after = subjects[-1] if subjects else None
 
     async def _look_again(self, sweep: Sweep) -> None:
         """A listing that leaves somebody out is no proof; a 404 is."""
-        if await self._directory.get_user(sweep.suspects[-1]) is None:
+        if await self.directory.get_user(sweep.suspects[-1]) is None:
             sweep.gone.append(sweep.suspects[-1])
         sweep.suspects.pop()
 
     async def _delete(self, sweep: Sweep, subject: str, *, told_at: datetime, repair: bool) -> None:
         if repair:
-            async with self._unit_of_work() as uow:
-                deleted = await self._upstream.delete(uow, issuer=self._issuer, subject=subject, told_at=told_at)
+            async with self.unit_of_work() as uow:
+                deleted = await self.upstream.delete(uow, issuer=self.issuer, subject=subject, told_at=told_at)
             if not deleted:
                 # Deleted meanwhile, or restored.
                 return
-            self._states.forget_subject(self._issuer, subject)
+            self.states.forget_subject(self.issuer, subject)
         sweep.drift.deleted += 1
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -33,19 +34,13 @@ from services.user_management.services.webhook_subscription_service import follo
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 
+@dataclass(kw_only=True, eq=False)
 class ServiceClientService:
     """Sibling services. Changes to one service queue up behind its row; one that changes nothing records nothing."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        unit_of_work: UnitOfWorkFactory,
-        providers: ProviderRegistry,
-    ) -> None:
-        self._database = database
-        self._unit_of_work = unit_of_work
-        self._providers = providers
+    database: Database
+    unit_of_work: UnitOfWorkFactory
+    providers: ProviderRegistry
 
     async def create_service(self, name: str, permissions: Collection[str] = ()) -> str:
         """Register a service; returns its first key, which is stored only as a hash.
@@ -59,7 +54,7 @@ class ServiceClientService:
         allowed = _permissions(permissions)
         client_id = uuid7()
 
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             try:
                 await ServiceClient.objects.create(
                     id=client_id, name=name, permissions=allowed, created_at=uow.clock.now()
@@ -78,7 +73,7 @@ class ServiceClientService:
         """
         wanted = _permissions(permissions)
 
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             client = await _lock(uow, name)
             if client.permissions != wanted:
                 await queries.set_permissions(uow.connection, client.id, wanted)
@@ -94,14 +89,14 @@ class ServiceClientService:
 
         Raises NotFoundError, UnknownProviderError, ValidationFailedError.
         """
-        config = self._providers.get(provider).config
+        config = self.providers.get(provider).config
         # As a read resolves the scopes it is asked for, or an alias would never be covered.
         limited = None if scopes is None else list(config.parse_scopes(" ".join(scopes)))
         if limited == []:
             raise ValidationFailedError("A grant is for any scope, or for at least one.")
         wanted = {"scopes": limited, "reason_required": reason_required}
 
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             client = await _lock(uow, name)
             earlier = await ServiceGrant.objects.get_or_none(client_id=client.id, provider=provider)
             former = None if earlier is None else _terms(earlier)
@@ -119,7 +114,7 @@ class ServiceClientService:
 
         Raises NotFoundError.
         """
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             client = await _lock(uow, name)
             grant = await ServiceGrant.objects.get_or_none(client_id=client.id, provider=provider)
             if grant is None:
@@ -135,7 +130,7 @@ class ServiceClientService:
         if not 0 <= overlap_seconds <= MAX_OVERLAP_SECONDS:
             raise ValidationFailedError(f"The overlap has 0 to {MAX_OVERLAP_SECONDS} seconds.")
 
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             client = await _lock(uow, name)
             ended = await queries.end_live_keys(uow.connection, client.id, overlap_seconds=overlap_seconds)
             key = await issue_key(uow, client.id)
@@ -145,7 +140,7 @@ class ServiceClientService:
 
     async def revoke_key(self, name: str, key_id: str) -> None:
         """Refuse one key from now on. Raises NotFoundError."""
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             client = await _lock(uow, name)
             if key_id not in {key.id for key in await queries.list_keys(uow.connection, [client.id])}:
                 raise NotFoundError(f"{name} has no key of that id.")
@@ -154,7 +149,7 @@ class ServiceClientService:
 
     async def revoke_service(self, name: str) -> int:
         """Refuse every key of a service from now on; how many there were. Raises NotFoundError."""
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             client = await _lock(uow, name)
             revoked = await queries.revoke_keys(uow.connection, client.id)
             if revoked:
@@ -174,16 +169,16 @@ class ServiceClientService:
 
     async def list_services(self) -> list[ServiceResponse]:
         """All services, by name."""
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             return await _describe_all(connection)
 
     async def get_service(self, name: str) -> ServiceResponse:
         """One service with its keys and grants. Raises NotFoundError."""
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             return await _describe(connection, name)
 
     async def _set_disabled(self, name: str, *, disabled: bool) -> ServiceResponse:
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             client = await _lock(uow, name)
             if (client.disabled_at is not None) != disabled:
                 await queries.set_disabled(uow.connection, client.id, disabled=disabled)

@@ -98,27 +98,19 @@ class _Slice:
         return [one for one, count in self.per_subscription.items() if count >= PER_SUBSCRIPTION]
 
 
+@dataclass(kw_only=True, eq=False)
 class WebhookDeliveryService:
     """The job that sends. Each delivery is at one worker at a time, and tried at least once."""
 
-    def __init__(
-        self,
-        *,
-        unit_of_work: UnitOfWorkFactory,
-        sender: WebhookSender,
-        vault: VaultService,
-        clock: Clock,
-        start_slice: StartSlice,
-    ) -> None:
-        self._unit_of_work = unit_of_work
-        self._sender = sender
-        self._vault = vault
-        self._clock = clock
-        self._start_slice = start_slice
+    unit_of_work: UnitOfWorkFactory
+    sender: WebhookSender
+    vault: VaultService
+    clock: Clock
+    start_slice: StartSlice
 
     async def deliver_due(self, _cursor: Any = None) -> None:
         """Slice: send what is due, eight at once, until nothing is or the time is over."""
-        current = _Slice(self._start_slice())
+        current = _Slice(self.start_slice())
         async with asyncio.TaskGroup() as group:
             while self._may_start(current):
                 under_way = set(current.tasks)
@@ -136,7 +128,7 @@ class WebhookDeliveryService:
 
     async def _claim(self, current: _Slice) -> ClaimedDelivery | None:
         too_late = current.time.elapsed_seconds >= FAILING_START_SECONDS
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             return await queries.claim_due(
                 uow.connection,
                 busy=current.busy,
@@ -172,7 +164,7 @@ class WebhookDeliveryService:
             log.critical("webhook_secret.unreadable", subscription_id=str(delivery.subscription_id))
             await self._record_failure(delivery, None, SECRET_UNREADABLE)
             return
-        answer = await self._sender.send(delivery.url, headers=headers, body=delivery.body.encode())
+        answer = await self.sender.send(delivery.url, headers=headers, body=delivery.body.encode())
         if answer.failure is None:
             await self._record_success(delivery, answer)
         else:
@@ -181,7 +173,7 @@ class WebhookDeliveryService:
     def _headers(self, delivery: ClaimedDelivery) -> dict[str, str]:
         """Source: the Standard Webhooks specification. Raises KeyUnavailableError, PoisonedCiphertextError."""
         message_id = f"{MESSAGE_PREFIX}{delivery.event_id}"
-        timestamp = int(self._clock.now().timestamp())
+        timestamp = int(self.clock.now().timestamp())
         signature = sign(
             self._secrets(delivery), message_id=message_id, timestamp=timestamp, body=delivery.body.encode()
         )
@@ -195,19 +187,19 @@ class WebhookDeliveryService:
     def _secrets(self, delivery: ClaimedDelivery) -> list[str]:
         """The present one, then the former one while it still signs."""
         binding = webhook_secret_binding(delivery.subscription_id)
-        secrets = [self._vault.open(delivery.secret_ciphertext, binding, delivery.secret_key_version)]
+        secrets = [self.vault.open(delivery.secret_ciphertext, binding, delivery.secret_key_version)]
         if delivery.former_secret_ciphertext is not None and delivery.former_secret_key_version is not None:
-            former = self._vault.open(delivery.former_secret_ciphertext, binding, delivery.former_secret_key_version)
+            former = self.vault.open(delivery.former_secret_ciphertext, binding, delivery.former_secret_key_version)
             secrets.append(former)
         return secrets
 
     async def _postpone(self, delivery: ClaimedDelivery) -> None:
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             await subscription_queries.lock(uow.connection, delivery.subscription_id, owner=None)
             await queries.postpone(uow.connection, delivery, error=KEY_UNAVAILABLE, seconds=KEY_WAIT_SECONDS)
 
     async def _record_success(self, delivery: ClaimedDelivery, answer: WebhookAnswer) -> None:
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             # The subscription first, as whoever changes one locks it before its deliveries.
             await subscription_queries.note_success(uow.connection, delivery.subscription_id)
             await queries.mark_delivered(uow.connection, delivery.id, status=answer.status or 200)
@@ -218,7 +210,7 @@ class WebhookDeliveryService:
         failed = FailedAttempt(status, error, retry_delay(delivery.attempts, retry_after=wish))
         reason = None
 
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             state = await subscription_queries.note_failure(
                 uow.connection, delivery.subscription_id, patience_seconds=PATIENCE_SECONDS
             )

@@ -5,6 +5,7 @@ that it arrived, since sending it again would not help.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -38,27 +39,17 @@ _USER_EVENTS: Final = frozenset({"user.created", "user.updated"})
 log = structlog.get_logger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class WebhookService:
     """The inbox of Clerk's webhooks."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        unit_of_work: UnitOfWorkFactory,
-        upstream: UpstreamUsers,
-        states: UserStates,
-        issuer: str,
-        instance_id: str | None,
-        start_slice: StartSlice,
-    ) -> None:
-        self._database = database
-        self._unit_of_work = unit_of_work
-        self._upstream = upstream
-        self._states = states
-        self._issuer = issuer
-        self._instance_id = instance_id
-        self._start_slice = start_slice
+    database: Database
+    unit_of_work: UnitOfWorkFactory
+    upstream: UpstreamUsers
+    states: UserStates
+    issuer: str
+    instance_id: str | None
+    start_slice: StartSlice
 
     async def receive_clerk_event(
         self, message_id: str, event: ClerkEvent, payload: dict[str, object]
@@ -67,11 +58,11 @@ class WebhookService:
 
         Raises ValidationFailedError for an event of another Clerk instance.
         """
-        if self._instance_id is not None and event.instance_id != self._instance_id:
+        if self.instance_id is not None and event.instance_id != self.instance_id:
             raise ValidationFailedError("The event is of another Clerk instance.")
         act_as(system(SOURCE))
 
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             event_id = uuid7()
             values = {
                 "id": event_id,
@@ -95,9 +86,9 @@ class WebhookService:
 
     async def retry_due(self, _cursor: Any = None) -> None:
         """Slice: try failed events again that are due."""
-        time = self._start_slice()
+        time = self.start_slice()
         while time.may_begin():
-            async with self._unit_of_work() as uow:
+            async with self.unit_of_work() as uow:
                 row = await webhook_queries.lock_due_event(uow.connection)
                 if row is None:
                     return
@@ -109,7 +100,7 @@ class WebhookService:
 
         Raises NotFoundError.
         """
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             row = await webhook_queries.lock_event(uow.connection, event_id)
             if row is None:
                 raise NotFoundError(f"There is no event {event_id}.")
@@ -119,17 +110,17 @@ class WebhookService:
 
     async def list_events(self, *, failed_only: bool, subject: str | None, limit: int) -> Sequence[RowMapping]:
         """The newest events, without their payloads."""
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             return await webhook_queries.list_events(connection, failed_only=failed_only, subject=subject, limit=limit)
 
     async def failed_events(self) -> Sequence[UUID]:
         """Ids of all events without their effect, the oldest first."""
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             return await webhook_queries.failed_events(connection)
 
     async def get_event(self, event_id: UUID) -> RowMapping:
         """One event, whole. Raises NotFoundError."""
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             row = await webhook_queries.read_event(connection, event_id)
         if row is None:
             raise NotFoundError(f"There is no event {event_id}.")
@@ -138,7 +129,7 @@ class WebhookService:
     def _forget_state(self, row: Mapping[str, Any]) -> None:
         """Only events about users themselves change what a user may do."""
         if row["event_type"].startswith("user.") and row["subject"]:
-            self._states.forget_subject(self._issuer, row["subject"])
+            self.states.forget_subject(self.issuer, row["subject"])
 
     async def _try_again(self, uow: UnitOfWork, row: dict[str, Any]) -> bool:
         if not row["payload"]:
@@ -185,23 +176,23 @@ class WebhookService:
 
     async def _is_erased(self, uow: UnitOfWork, event: ClerkEvent) -> bool:
         subject = subject_of(event.type, event.data)
-        return subject is not None and await self._upstream.is_erased(uow, self._issuer, subject)
+        return subject is not None and await self.upstream.is_erased(uow, self.issuer, subject)
 
     async def _apply(self, uow: UnitOfWork, event: ClerkEvent) -> bool:
         """Step: the effect of one event; whether it had any. Types without one are kept, and that is all."""
         if event.type in _USER_EVENTS:
-            user = read_user(event.data, issuer=self._issuer, told_at=event.timestamp)
-            return await self._upstream.apply(uow, user)
+            user = read_user(event.data, issuer=self.issuer, told_at=event.timestamp)
+            return await self.upstream.apply(uow, user)
         if event.type == "user.deleted" and (subject := subject_of(event.type, event.data)):
-            return await self._upstream.delete(uow, issuer=self._issuer, subject=subject, told_at=event.timestamp)
+            return await self.upstream.delete(uow, issuer=self.issuer, subject=subject, told_at=event.timestamp)
         if event.type == "session.created":
             session = read_session(event.data)
             if session.actor is not None:
                 # Somebody else signed in as them.
                 return False
-            return await self._upstream.record_sign_in(
+            return await self.upstream.record_sign_in(
                 uow,
-                issuer=self._issuer,
+                issuer=self.issuer,
                 subject=session.user_id,
                 session_id=session.id,
                 started_at=session.created_at,

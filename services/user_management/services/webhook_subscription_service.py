@@ -1,6 +1,7 @@
 """Who is told of events by webhook: what administrators and services do with subscriptions of theirs."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -53,26 +54,17 @@ _URL_REFUSED: Final = (
 )
 
 
+@dataclass(kw_only=True, eq=False)
 class WebhookSubscriptionService:
     """Subscriptions. A service sees its own alone, an administrator all of them."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        unit_of_work: UnitOfWorkFactory,
-        targets: WebhookTargets,
-        vault: VaultService,
-        signer: Signer,
-        source: str,
-    ) -> None:
-        """`source`: what our events name as theirs."""
-        self._database = database
-        self._unit_of_work = unit_of_work
-        self._targets = targets
-        self._vault = vault
-        self._signer = signer
-        self._source = source
+    database: Database
+    unit_of_work: UnitOfWorkFactory
+    targets: WebhookTargets
+    vault: VaultService
+    signer: Signer
+    source: str
+    """`source`: what our events name as theirs."""
 
     async def create_subscription(self, actor: Principal, request: CreateSubscriptionRequest) -> NewSubscription:
         """A new subscription with its secret, which is shown nowhere afterwards.
@@ -81,10 +73,10 @@ class WebhookSubscriptionService:
         """
         await self._check_url(request.url)
         subscription_id, secret = uuid7(), new_secret()
-        key_version = await self._vault.active_version()
-        sealed = self._vault.seal(secret, webhook_secret_binding(subscription_id), key_version)
+        key_version = await self.vault.active_version()
+        sealed = self.vault.seal(secret, webhook_secret_binding(subscription_id), key_version)
 
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             client_id = await _client_of(uow, actor)
             await queries.lock_creation(uow.connection)
             if await queries.count_owned(uow.connection, client_id) >= MAX_PER_OWNER:
@@ -121,16 +113,16 @@ class WebhookSubscriptionService:
         """The newest first. Raises ValidationFailedError for a cursor of another list."""
         owner = _owner(actor)
         scope = f"webhook_subscriptions:{owner or '*'}"
-        before = UUID(self._signer.decode_cursor(scope, cursor)[0]) if cursor else None
-        async with self._database.reading() as connection:
+        before = UUID(self.signer.decode_cursor(scope, cursor)[0]) if cursor else None
+        async with self.database.reading() as connection:
             rows = await queries.list_owned(connection, owner=owner, before=before, limit=limit + 1)
         items = [SubscriptionResponse.model_validate(row) for row in rows[:limit]]
         more = len(rows) > limit
-        return Page(items=items, next_cursor=self._signer.encode_cursor(scope, [str(items[-1].id)]) if more else None)
+        return Page(items=items, next_cursor=self.signer.encode_cursor(scope, [str(items[-1].id)]) if more else None)
 
     async def get_subscription(self, actor: Principal, subscription_id: UUID) -> SubscriptionResponse:
         """One of the caller's. Raises NotFoundError."""
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             row = await queries.find(connection, subscription_id, owner=_owner(actor))
         if row is None:
             raise NotFoundError(NO_SUBSCRIPTION)
@@ -154,7 +146,7 @@ class WebhookSubscriptionService:
         if "event_types" in wanted:
             wanted["event_types"] = _unique(wanted["event_types"] or [])
 
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             row = await _lock(uow, actor, subscription_id, expected=expected)
             changed = {name: value for name, value in wanted.items() if row[name] != value}
             if changed:
@@ -166,7 +158,7 @@ class WebhookSubscriptionService:
         self, actor: Principal, subscription_id: UUID, *, expected: frozenset[int] | None = None
     ) -> None:
         """Remove it with all its deliveries. Raises NotFoundError, PreconditionFailedError."""
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             row = await _lock(uow, actor, subscription_id, expected=expected)
             await queries.delete(uow.connection, subscription_id)
             _audit(uow, "deleted", subscription_id, {"url": [_origin(row["url"]), None]})
@@ -179,10 +171,10 @@ class WebhookSubscriptionService:
         Raises NotFoundError, KeyUnavailableError.
         """
         secret = new_secret()
-        key_version = await self._vault.active_version()
-        sealed = self._vault.seal(secret, webhook_secret_binding(subscription_id), key_version)
+        key_version = await self.vault.active_version()
+        sealed = self.vault.seal(secret, webhook_secret_binding(subscription_id), key_version)
 
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             await _lock(uow, actor, subscription_id)
             await queries.replace_secret(
                 uow.connection, subscription_id, (sealed, key_version), overlap=timedelta(seconds=overlap_seconds)
@@ -196,12 +188,12 @@ class WebhookSubscriptionService:
 
         Raises NotFoundError, ConflictError while it is disabled, or its service may not hear.
         """
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             row = await _lock_active(uow, actor, subscription_id)
             event = cloud_event(
                 event_id=uuid7(),
                 event_type=TEST_EVENT_TYPE,
-                source=self._source,
+                source=self.source,
                 subject=str(subscription_id),
                 moment=uow.clock.now(),
                 data={"subscription_id": str(subscription_id)},
@@ -215,8 +207,8 @@ class WebhookSubscriptionService:
     ) -> Page[DeliveryResponse]:
         """The newest first. Raises NotFoundError, ValidationFailedError for a cursor of another list."""
         scope = f"webhook_deliveries:{subscription_id}:{state or '*'}"
-        before = int(self._signer.decode_cursor(scope, cursor)[0]) if cursor else None
-        async with self._database.reading() as connection:
+        before = int(self.signer.decode_cursor(scope, cursor)[0]) if cursor else None
+        async with self.database.reading() as connection:
             if await queries.find(connection, subscription_id, owner=_owner(actor)) is None:
                 raise NotFoundError(NO_SUBSCRIPTION)
             rows = await delivery_queries.list_deliveries(
@@ -224,7 +216,7 @@ class WebhookSubscriptionService:
             )
         items = [DeliveryResponse.model_validate(row) for row in rows[:limit]]
         more = len(rows) > limit
-        return Page(items=items, next_cursor=self._signer.encode_cursor(scope, [items[-1].sequence]) if more else None)
+        return Page(items=items, next_cursor=self.signer.encode_cursor(scope, [items[-1].sequence]) if more else None)
 
     async def replay(self, actor: Principal, subscription_id: UUID, request: ReplayRequest) -> Replayed:
         """Send deliveries again under their old ids, at most 10,000 at a time, the oldest first.
@@ -233,7 +225,7 @@ class WebhookSubscriptionService:
         """
         wanted = delivery_queries.ReplayFilter(since=request.since, until=request.until, event_ids=request.event_ids)
 
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             await _lock_active(uow, actor, subscription_id)
             made = await delivery_queries.requeue(uow.connection, subscription_id, wanted, limit=MAX_REPLAYED)
             _audit(uow, "replayed", subscription_id, {"deliveries": [None, len(made)]})
@@ -244,7 +236,7 @@ class WebhookSubscriptionService:
 
     async def _check_url(self, url: str) -> None:
         try:
-            await self._targets.check(url)
+            await self.targets.check(url)
         except TargetRefusedError as error:
             # One answer for all reasons: what our resolver knows is nobody's business.
             failure = {"loc": ("body", "url"), "msg": _URL_REFUSED, "type": "webhook_target"}

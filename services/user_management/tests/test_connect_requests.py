@@ -31,8 +31,8 @@ JWKS = "http://sandbox.test/oidc/static/jwks.json"
 @pytest.fixture
 def front_end(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
     """The front end may be returned to itself (FRONTEND_REDIRECT_URIS)."""
-    policy = replace(container.integrations.connect_flows._policy, redirect_uris=(FRONT_END,))
-    monkeypatch.setattr(container.integrations.connect_flows, "_policy", policy)
+    policy = replace(container.integrations.connect_flows.policy, redirect_uris=(FRONT_END,))
+    monkeypatch.setattr(container.integrations.connect_flows, "policy", policy)
 
 
 @pytest.fixture
@@ -393,7 +393,7 @@ async def test_keys_that_cannot_be_had_leave_stored_tokens_alone(connected: Conn
     journey = connected.journey
     ticket = await returned_flow(journey, connected.person)
     before = await stored_rows(journey.owner)
-    journey.container.integrations.connect_flows._oauth._accounts._id_tokens._key_sets.clear()
+    journey.container.integrations.connect_flows.oauth._accounts._id_tokens._key_sets.clear()
     journey.sandbox.faults.add(Fault(party="oidc:static", operation="jwks", action="status", times=9))
 
     response = await journey.confirm(connected.person, PROVIDER, flow=ticket)

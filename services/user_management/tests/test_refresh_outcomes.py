@@ -286,7 +286,7 @@ async def test_caller_whose_process_holds_the_provider_back_gets_what_another_is
 async def test_call_that_had_no_turn_leaves_the_last_failure_and_the_connection_to_others(stale: Connected) -> None:
     failed = await _fail_once(stale, error="who_knows")
     await stale.set("refresh_not_before", None)
-    gate = stale.journey.container.integrations.connect_flows._oauth.gate
+    gate = stale.journey.container.integrations.connect_flows.oauth.gate
     slots = gate._entrance(stale.provider, 1).slots
     for _ in range(slots._value):
         await slots.acquire()
@@ -304,7 +304,7 @@ async def test_call_that_had_no_turn_leaves_the_last_failure_and_the_connection_
 async def test_call_that_had_no_turn_does_not_count_among_those_whose_end_is_unknown(strict: Connected) -> None:
     lost = await _fail_once(strict, action="reset")
     await strict.set("refresh_not_before", None)
-    slots = strict.journey.container.integrations.connect_flows._oauth.gate._entrance(strict.provider, 1).slots
+    slots = strict.journey.container.integrations.connect_flows.oauth.gate._entrance(strict.provider, 1).slots
     for _ in range(slots._value):
         await slots.acquire()
 

@@ -197,10 +197,10 @@ async def test_enforcement_that_is_cut_off_is_taken_up_again(journey: Journey, m
     cursor: Any = None
 
     for _ in range(3):
-        position = await service._scopes.enforce(cursor, stopping())
+        position = await service.scopes.enforce(cursor, stopping())
         cursor = json.loads(json.dumps(position))
         marked.append(sum([(await scene.row())["status"] == "needs_reauth" for scene in scenes]))
-    await service._scopes.enforce(cursor, journey.container.resources.start_slice())
+    await service.scopes.enforce(cursor, journey.container.resources.start_slice())
 
     assert marked == [1, 2, 3]
     assert {(await scene.row())["status_reason"] for scene in scenes} == {"scope_upgrade"}

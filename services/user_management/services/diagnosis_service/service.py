@@ -1,5 +1,7 @@
 """Explains one connection."""
 
+from dataclasses import dataclass
+
 from services.user_management.database import Database
 from services.user_management.schemas.diagnosis import (
     ConnectionSummary,
@@ -13,13 +15,13 @@ from services.user_management.services.diagnosis_service.gathering import Eviden
 from services.user_management.services.diagnosis_service.overview import judge
 
 
+@dataclass(kw_only=True, eq=False)
 class DiagnosisService:
     """One call that says what is wrong with a connection, how that is known, and who can mend it."""
 
-    def __init__(self, *, database: Database, gatherer: EvidenceGatherer, probe: ConnectionProbe) -> None:
-        self._database = database
-        self._gatherer = gatherer
-        self._probe = probe
+    database: Database
+    gatherer: EvidenceGatherer
+    probe: ConnectionProbe
 
     async def diagnose(
         self, user_id: str, provider: str, account: str | None = None, *, live: bool = False
@@ -28,8 +30,8 @@ class DiagnosisService:
 
         Raises UserNotFoundError. A provider that is not configured is a finding.
         """
-        async with self._database.reading() as connection:
-            evidence = await self._gatherer.gather(connection, user_id=user_id, provider=provider, account=account)
+        async with self.database.reading() as connection:
+            evidence = await self.gatherer.gather(connection, user_id=user_id, provider=provider, account=account)
         held = evidence.connection
         return DiagnosisResponse(
             user_id=user_id,
@@ -43,7 +45,7 @@ class DiagnosisService:
     async def _ask(self, held: ConnectionEvidence | None) -> ProbeResponse:
         if held is None:
             return ProbeResponse(outcome=ProbeOutcome.NOT_TRIED)
-        return await self._probe.ask_about(held.id)
+        return await self.probe.ask_about(held.id)
 
 
 def _summary(held: ConnectionEvidence) -> ConnectionSummary:

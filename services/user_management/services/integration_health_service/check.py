@@ -63,32 +63,23 @@ class _Run:
         }
 
 
+@dataclass(kw_only=True, eq=False)
 class IntegrationHealthService:
     """Slices for the slot runner, on any number of workers."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        unit_of_work: UnitOfWorkFactory,
-        providers: ProviderRegistry,
-        examination: Examination,
-        scopes: ScopeEnforcement,
-        start_slice: StartSlice,
-    ) -> None:
-        self._database = database
-        self._unit_of_work = unit_of_work
-        self._providers = providers
-        self._examination = examination
-        self._scopes = scopes
-        self._start_slice = start_slice
+    database: Database
+    unit_of_work: UnitOfWorkFactory
+    providers: ProviderRegistry
+    examination: Examination
+    scopes: ScopeEnforcement
+    start_slice: StartSlice
 
     async def check(self, cursor: Any) -> dict[str, Any] | None:
         """Slice: first the required scopes, then the connections, then what is known of the providers."""
-        time = self._start_slice()
+        time = self.start_slice()
         cursor = cursor or {"scopes": None}
         if "scopes" in cursor:
-            position = await self._scopes.enforce(cursor["scopes"], time)
+            position = await self.scopes.enforce(cursor["scopes"], time)
             if position is not None:
                 return {"scopes": position}
         run = await self._begin() if "scopes" in cursor else _run(cursor)
@@ -101,12 +92,12 @@ class IntegrationHealthService:
         return None
 
     async def _begin(self) -> _Run:
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             return _Run(began=await job_queries.database_now(connection))
 
     async def _states(self) -> dict[str, ProviderState]:
-        async with self._database.reading() as connection:
-            return await queries.read_states(connection, [provider.name for provider in self._providers])
+        async with self.database.reading() as connection:
+            return await queries.read_states(connection, [provider.name for provider in self.providers])
 
     async def _walk_on(self, run: _Run, states: dict[str, ProviderState], time: SliceTime) -> None:
         """Check what is due on the next page. A page that is not finished is walked again in the next slice."""
@@ -119,7 +110,7 @@ class IntegrationHealthService:
             and not run.tallies.has_answered(name)
             and not run.tallies.is_left_alone(name)
         ]
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             page = await queries.due_page(
                 connection,
                 after=run.after,
@@ -150,9 +141,9 @@ class IntegrationHealthService:
                     broken_off.append(begun or Place())
                     return
                 begun = Place(held.last_probed_at, held.id)
-                if not run.tallies.is_left_alone(held.provider) and held.provider in self._providers:
+                if not run.tallies.is_left_alone(held.provider) and held.provider in self.providers:
                     run.probes += 1
-                    await self._examination.examine(held, run.tallies, time)
+                    await self.examination.examine(held, run.tallies, time)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(CONCURRENCY, len(due))):
@@ -162,7 +153,7 @@ class IntegrationHealthService:
     async def _conclude(self, run: _Run, states: dict[str, ProviderState]) -> None:
         """Write what was seen of each provider; one of which nothing was seen keeps what is known of it."""
         verdicts = {name: verdict for name in run.tallies if (verdict := run.tallies.verdict(name)) is not None}
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             for name, (state, reason) in verdicts.items():
                 await queries.set_state(uow.connection, name, state, reason=reason)
                 if state is ProviderState.MISCONFIGURED:

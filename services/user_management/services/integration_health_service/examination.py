@@ -1,5 +1,6 @@
 """One connection: probe it, and judge what came back."""
 
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -39,32 +40,23 @@ _NO_VERDICT: Final = RATE_LIMIT_CODES | {NO_USERINFO_ENDPOINT}
 log = structlog.get_logger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class Examination:
     """Finds out about one connection at a time, and tells the run's tallies about its provider."""
 
-    def __init__(
-        self,
-        *,
-        unit_of_work: UnitOfWorkFactory,
-        providers: ProviderRegistry,
-        probe: ConnectionProbe,
-        refresher: TokenRefresher,
-        vault: VaultService,
-        status: IntegrationStatusTracker,
-    ) -> None:
-        self._unit_of_work = unit_of_work
-        self._providers = providers
-        self._probe = probe
-        self._refresher = refresher
-        self._vault = vault
-        self._status = status
+    unit_of_work: UnitOfWorkFactory
+    providers: ProviderRegistry
+    probe: ConnectionProbe
+    refresher: TokenRefresher
+    vault: VaultService
+    status: IntegrationStatusTracker
 
     async def examine(self, held: Candidate, tallies: Tallies, time: SliceTime) -> None:
         """Under a key that is missing here nothing is found out.
 
         That it was tried is noted first: else those that fail would stand first in every run, before all others.
         """
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             await queries.note_probed(uow.connection, held.id)
         # What cannot be refreshed although it should be is not well, whatever user info says about the present token.
         ailing = held.status == IntegrationStatus.DEGRADED and held.has_refresh_token
@@ -72,7 +64,7 @@ class Examination:
             if (held.expired or ailing) and not held.cooling:
                 await self._refresh(held, tallies)
             elif not held.expired:
-                await self._probe.probe(held)
+                await self.probe.probe(held)
                 tallies.note_answer(held.provider)
                 await self._accept(held)
         except KeyUnavailableError:
@@ -102,19 +94,19 @@ class Examination:
                 await self._refresh(held, tallies)
             return
         connection = ConnectionVersion(held.id, held.token_version)
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             seconds = await queries.note_refused(uow.connection, held, failure=failure.code, detail=failure.detail)
             if seconds < REFUSED_SECONDS:
                 return
-            kind = self._providers.get(held.provider).config.error_kind(failure.detail or "")
+            kind = self.providers.get(held.provider).config.error_kind(failure.detail or "")
             if kind is ProviderErrorKind.REVOKED:
-                await self._status.mark_revoked(uow, connection, failure)
+                await self.status.mark_revoked(uow, connection, failure)
             else:
-                await self._status.mark_needs_reauth(uow, connection, ReauthReason.GRANT_REFUSED, failure)
+                await self.status.mark_needs_reauth(uow, connection, ReauthReason.GRANT_REFUSED, failure)
 
     async def _refresh(self, held: Candidate, tallies: Tallies) -> None:
         """It judges by itself: recovers, marks, or backs off. Raises KeyUnavailableError."""
-        result = await self._refresher.refresh(held.id, held.token_version)
+        result = await self.refresher.refresh(held.id, held.token_version)
         if result.outcome is RefreshOutcome.MISCONFIGURED:
             tallies.note_misconfigured(held.provider, REFRESH_FAILED)
         elif result.outcome is not RefreshOutcome.UNAVAILABLE:
@@ -126,19 +118,19 @@ class Examination:
         """Note it. Where there is a refresh token its failures stay counted: user info says nothing about them."""
         alone = not held.has_refresh_token
         recovers = alone and held.status == IntegrationStatus.DEGRADED
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             await queries.note_accepted(uow.connection, held, whole=alone)
             if not recovers or held.status_reason == ReauthReason.NO_REFRESH_TOKEN:
                 return
             connection = ConnectionVersion(held.id, held.token_version)
-            await self._status.mark_recovered(uow, connection, was=IntegrationStatus.DEGRADED)
+            await self.status.mark_recovered(uow, connection, was=IntegrationStatus.DEGRADED)
 
     async def _mark_unreadable(self, held: Candidate) -> None:
-        if not self._vault.poison_guard.may_mark(held.id):
+        if not self.vault.poison_guard.may_mark(held.id):
             return
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             connection = ConnectionVersion(held.id, held.token_version)
-            await self._status.mark_needs_reauth(uow, connection, ReauthReason.TOKEN_UNREADABLE)
+            await self.status.mark_needs_reauth(uow, connection, ReauthReason.TOKEN_UNREADABLE)
 
 
 def _weigh(provider: str, error: ProviderCallError, tallies: Tallies) -> None:

@@ -39,6 +39,7 @@ class _Position:
         return [self.provider, list(self.required), self.account_id, str(self.id)]
 
 
+@dataclass(kw_only=True, eq=False)
 class ScopeEnforcement:
     """Marks what lacks a scope that is required by now, and brings back what lacks nothing any more.
 
@@ -47,22 +48,15 @@ class ScopeEnforcement:
     cut off is repeated, which changes nothing for those that were marked before.
     """
 
-    def __init__(
-        self,
-        *,
-        unit_of_work: UnitOfWorkFactory,
-        providers: ProviderRegistry,
-        status: IntegrationStatusTracker,
-    ) -> None:
-        self._unit_of_work = unit_of_work
-        self._providers = providers
-        self._status = status
+    unit_of_work: UnitOfWorkFactory
+    providers: ProviderRegistry
+    status: IntegrationStatusTracker
 
     async def enforce(self, position: list[Any] | None, time: SliceTime) -> list[Any] | None:
         """Go on from `position` for as long as there is time; where to go on from, None when nothing is left."""
         began = None if position is None else _position(position)
-        for provider in self._providers:
-            async with self._unit_of_work() as uow:
+        for provider in self.providers:
+            async with self.unit_of_work() as uow:
                 requirement = await queries.require(
                     uow.connection, provider.name, _enforceable(provider), hold_seconds=WITHDRAWN_AFTER_SECONDS
                 )
@@ -81,13 +75,13 @@ class ScopeEnforcement:
             if not time.may_begin():
                 return position
         await self._bring_back(provider, position.required)
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             await queries.set_enforced(uow.connection, provider.name, position.required)
         log.info("required_scopes.enforced", provider=provider.name, scopes=position.required)
         return None
 
     async def _mark_batch(self, provider: Provider, position: _Position) -> _Position | None:
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             batch = await queries.holders(
                 uow.connection, provider.name, after=(position.account_id, position.id), limit=BATCH
             )
@@ -95,7 +89,7 @@ class ScopeEnforcement:
             for holder in sorted(batch, key=lambda holder: holder.id):
                 if holder.is_serving and not _covers(provider, holder, position.required):
                     connection = ConnectionVersion(holder.id, holder.token_version)
-                    await self._status.mark_needs_reauth(uow, connection, ReauthReason.SCOPE_UPGRADE)
+                    await self.status.mark_needs_reauth(uow, connection, ReauthReason.SCOPE_UPGRADE)
         if not batch:
             return None
         return _Position(provider.name, position.required, batch[-1].account_id, batch[-1].id)
@@ -103,7 +97,7 @@ class ScopeEnforcement:
     async def _bring_back(self, provider: Provider, required: Iterable[str]) -> None:
         after: UUID | None = FIRST
         while after is not None:
-            async with self._unit_of_work() as uow:
+            async with self.unit_of_work() as uow:
                 batch = await queries.lacking(uow.connection, provider.name, after=after, limit=BATCH)
                 for holder in batch:
                     if _covers(provider, holder, required):
@@ -113,9 +107,9 @@ class ScopeEnforcement:
     async def _recover(self, uow: UnitOfWork, holder: Holder) -> None:
         """Step: the requirement was withdrawn. What serves only until its access token runs out says so again."""
         connection = ConnectionVersion(holder.id, holder.token_version)
-        recovered = await self._status.mark_recovered(uow, connection, was=IntegrationStatus.NEEDS_REAUTH)
+        recovered = await self.status.mark_recovered(uow, connection, was=IntegrationStatus.NEEDS_REAUTH)
         if recovered and holder.for_a_time:
-            await self._status.mark_degraded(uow, connection, ReauthReason.NO_REFRESH_TOKEN)
+            await self.status.mark_degraded(uow, connection, ReauthReason.NO_REFRESH_TOKEN)
 
 
 def _enforceable(provider: Provider) -> tuple[str, ...]:

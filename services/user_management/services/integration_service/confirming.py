@@ -1,6 +1,6 @@
 """The end of connecting: the user who started confirms, and only then is the code exchanged."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -39,27 +39,17 @@ _DEAD: Final = (IntegrationStatus.NEEDS_REAUTH, IntegrationStatus.REVOKED, Integ
 log = structlog.get_logger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class Confirmations:
     """From a flow to a connection with tokens."""
 
-    def __init__(
-        self,
-        *,
-        unit_of_work: UnitOfWorkFactory,
-        providers: ProviderRegistry,
-        oauth: OAuthClient,
-        vault: VaultService,
-        status: IntegrationStatusTracker,
-        integrations: IntegrationService,
-        signer: Signer,
-    ) -> None:
-        self._unit_of_work = unit_of_work
-        self._providers = providers
-        self._oauth = oauth
-        self._vault = vault
-        self._status = status
-        self._integrations = integrations
-        self._signer = signer
+    unit_of_work: UnitOfWorkFactory
+    providers: ProviderRegistry
+    oauth: OAuthClient
+    vault: VaultService
+    status: IntegrationStatusTracker
+    integrations: IntegrationService
+    signer: Signer
 
     async def confirm_connection(
         self, user_id: str, provider_name: str, request: ConfirmRequest
@@ -69,12 +59,12 @@ class Confirmations:
         Raises UnknownProviderError, FlowNotFoundError (also for somebody else's flow), FlowRefusedError,
         ProviderUnavailableError, ProviderMisconfiguredError, ProviderAnswerError.
         """
-        provider = self._providers.get(provider_name)
-        key_version = await self._vault.active_version()
+        provider = self.providers.get(provider_name)
+        key_version = await self.vault.active_version()
         flow = await self._consume(user_id, provider, request)
         if flow.error is not None:
             raise FlowRefusedError(extra={"reason": flow.error})
-        if request.code is not None and (mix_up := await issuer_error(self._oauth, provider, request.iss)) is not None:
+        if request.code is not None and (mix_up := await issuer_error(self.oauth, provider, request.iss)) is not None:
             raise FlowRefusedError(extra={"reason": mix_up})
         code = request.code or self._open_code(user_id, flow)
         grant = await self._exchange(provider, flow, code)
@@ -88,19 +78,19 @@ class Confirmations:
             clock_skew_seconds=account.clock_skew_seconds,
         )
 
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             if not await integration_queries.lock_active_user(uow.connection, user_id):
                 # Deleted or suspended since they began; nobody will use what they have granted.
                 origin = replace(origin, account_id=account.id)
-                await revoke_unkept(uow, self._vault, provider, origin, grant=grant, key_version=key_version)
+                await revoke_unkept(uow, self.vault, provider, origin, grant=grant, key_version=key_version)
                 raise uow.keep(UserNotFoundError())
             connected = await self._connect(uow, user_id, provider, consent)
             await store_tokens(
-                uow, self._vault, grant, user_id=user_id, integration_id=connected.id, key_version=key_version
+                uow, self.vault, grant, user_id=user_id, integration_id=connected.id, key_version=key_version
             )
             missing = provider.config.missing_required(consent.granted)
             await self._qualify(uow, connected, missing=missing, grant=grant)
-        return await self._integrations.get_integration(user_id, provider.name, account.id)
+        return await self.integrations.get_integration(user_id, provider.name, account.id)
 
     async def _connect(self, uow: UnitOfWork, user_id: str, provider: Provider, consent: Consent) -> Connected:
         """Step: the account's connection, new or come back, without what its former grant has left."""
@@ -114,16 +104,16 @@ class Confirmations:
             # Google gives no new refresh token with a repeated consent, and then the old one stays; but not one that
             # was refused or given up.
             await integration_queries.forget_refresh_token(uow.connection, connected.id)
-        self._status.record(
+        self.status.record(
             uow, EventType.INTEGRATION_CONNECTED, integration_id=connected.id, user_id=user_id, provider=provider.name
         )
         return connected
 
     async def _consume(self, user_id: str, provider: Provider, request: ConfirmRequest) -> ConsumedFlow:
         """In a transaction of its own: once used up, a flow stays used up, whatever the provider says next."""
-        flow_id = self._signer.read_flow_ticket(request.flow) if request.flow else None
+        flow_id = self.signer.read_flow_ticket(request.flow) if request.flow else None
         state_hash = sha256(request.state) if request.state else None
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             if revokes_whole_grant(provider) and await revocation_queries.hold_back(
                 uow.connection, user_id=user_id, provider=provider.name, seconds=CONFIRM_SECONDS
             ):
@@ -145,15 +135,15 @@ class Confirmations:
         if flow.code_ciphertext is None or flow.code_key_version is None:
             raise FlowNotFoundError
         try:
-            return self._vault.open(flow.code_ciphertext, code_binding(user_id, flow.id), flow.code_key_version)
+            return self.vault.open(flow.code_ciphertext, code_binding(user_id, flow.id), flow.code_key_version)
         except PoisonedCiphertextError:
             log.error("connect.code_unreadable", flow_id=str(flow.id))  # noqa: TRY400 - the cause is in the event
             raise FlowNotFoundError from None
 
     async def _exchange(self, provider: Provider, flow: ConsumedFlow, code: str) -> TokenGrant:
-        verifier = self._signer.pkce_verifier(flow.state_hash) if provider.config.pkce else None
+        verifier = self.signer.pkce_verifier(flow.state_hash) if provider.config.pkce else None
         try:
-            return await self._oauth.exchange_code(
+            return await self.oauth.exchange_code(
                 provider, code=code, redirect_uri=flow.redirect_uri, code_verifier=verifier
             )
         except ProviderCallError as error:
@@ -162,23 +152,23 @@ class Confirmations:
 
     async def _identify(self, provider: Provider, flow: ConsumedFlow, grant: TokenGrant, origin: Origin) -> Account:
         """Whose grant it is. One of which that cannot be told is given back, unless it could take another along."""
-        nonce = self._signer.nonce(flow.state_hash) if provider.config.nonce else None
+        nonce = self.signer.nonce(flow.state_hash) if provider.config.nonce else None
         try:
-            return await self._oauth.fetch_account(provider, grant, nonce=nonce)
+            return await self.oauth.fetch_account(provider, grant, nonce=nonce)
         except ProviderCallError as error:
             log.warning("connect.account_unknown", provider=provider.name, reason=error.code, detail=error.detail)
             if not revokes_whole_grant(provider):
-                version = await self._vault.active_version()
-                async with self._unit_of_work() as uow:
-                    await revoke_unkept(uow, self._vault, provider, origin, grant=grant, key_version=version)
+                version = await self.vault.active_version()
+                async with self.unit_of_work() as uow:
+                    await revoke_unkept(uow, self.vault, provider, origin, grant=grant, key_version=version)
             raise exchange_problem(error) from None
 
     async def _qualify(self, uow: UnitOfWork, connected: Connected, *, missing: list[str], grant: TokenGrant) -> None:
         """Step: mark at once what lacks required scopes, or works only until its access token runs out."""
         connection = ConnectionVersion(connected.id, connected.token_version)
         if missing:
-            await self._status.mark_needs_reauth(uow, connection, ReauthReason.SCOPE_MISSING)
+            await self.status.mark_needs_reauth(uow, connection, ReauthReason.SCOPE_MISSING)
         elif grant.lifetime_seconds is not None and not await integration_queries.has_refresh_token(
             uow.connection, connected.id
         ):
-            await self._status.mark_degraded(uow, connection, ReauthReason.NO_REFRESH_TOKEN)
+            await self.status.mark_degraded(uow, connection, ReauthReason.NO_REFRESH_TOKEN)

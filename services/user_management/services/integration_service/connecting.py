@@ -67,29 +67,18 @@ class _Addressed:
         return self.has_usable_refresh_token and self.granted.issuperset(scopes)
 
 
+@dataclass(kw_only=True, eq=False)
 class ConnectFlows:
     """Connect attempts, from the first request to the return of the browser."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        unit_of_work: UnitOfWorkFactory,
-        providers: ProviderRegistry,
-        oauth: OAuthClient,
-        vault: VaultService,
-        signer: Signer,
-        policy: ConnectPolicy,
-        clock: Clock,
-    ) -> None:
-        self._database = database
-        self._unit_of_work = unit_of_work
-        self._providers = providers
-        self._oauth = oauth
-        self._vault = vault
-        self._signer = signer
-        self._policy = policy
-        self._clock = clock
+    database: Database
+    unit_of_work: UnitOfWorkFactory
+    providers: ProviderRegistry
+    oauth: OAuthClient
+    vault: VaultService
+    signer: Signer
+    policy: ConnectPolicy
+    clock: Clock
 
     async def start_connection(self, user_id: str, provider_name: str, request: AuthorizeRequest) -> AuthorizeResponse:
         """Begin a connect attempt that only `user_id` can finish.
@@ -98,19 +87,19 @@ class ConnectFlows:
         return_url, redirect_uri), and ProviderUnavailableError or ProviderMisconfiguredError for a provider whose
         endpoints cannot be discovered.
         """
-        provider = self._providers.get(provider_name)
+        provider = self.providers.get(provider_name)
         addressed = await self._addressed(user_id, provider, request)
         scopes = _requested_scopes(provider, request.scopes, addressed)
         return_url, redirect_uri = self._ways_back(provider, request)
         state = random_token()
         state_hash = sha256(state)
         try:
-            url = await self._oauth.authorization_url(
+            url = await self.oauth.authorization_url(
                 provider,
                 redirect_uri=redirect_uri,
                 state=state,
                 scopes=scopes,
-                code_challenge=pkce_challenge(self._signer.pkce_verifier(state_hash)) if provider.config.pkce else None,
+                code_challenge=pkce_challenge(self.signer.pkce_verifier(state_hash)) if provider.config.pkce else None,
                 nonce=self._nonce(provider, state_hash),
                 login_hint=request.login_hint or (addressed.account_email if addressed else None),
                 # A refresh token that is used once may be out at this moment, and a grant without one would keep it.
@@ -119,9 +108,9 @@ class ConnectFlows:
         except ProviderCallError as error:
             raise exchange_problem(error) from None
         flow_id = uuid7()
-        now = self._clock.now()
+        now = self.clock.now()
 
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             if not await integration_queries.lock_active_user(uow.connection, user_id):
                 raise UserNotFoundError
             await OAuthFlow.objects.create(
@@ -143,7 +132,7 @@ class ConnectFlows:
         """The connection that is to be renewed or widened; None: there is none, or one more account is wanted."""
         if request.new_account:
             return None
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             row = await integration_queries.find_shown(
                 connection, user_id=user_id, provider=provider.name, account=request.account
             )
@@ -156,17 +145,17 @@ class ConnectFlows:
 
     def _ways_back(self, provider: Provider, request: AuthorizeRequest) -> tuple[str, str]:
         """(return URL, redirect URI): both exactly as they were allowed."""
-        return_url = request.return_url or self._policy.return_urls[0]
-        if return_url not in self._policy.return_urls:
+        return_url = request.return_url or self.policy.return_urls[0]
+        if return_url not in self.policy.return_urls:
             raise ValidationFailedError("return_url is not on the list of allowed URLs.")
         if request.redirect_uri is None:
-            return return_url, f"{self._policy.public_url.rstrip('/')}/oauth/callback/{provider.name}"
-        if request.redirect_uri not in self._policy.redirect_uris:
+            return return_url, f"{self.policy.public_url.rstrip('/')}/oauth/callback/{provider.name}"
+        if request.redirect_uri not in self.policy.redirect_uris:
             raise ValidationFailedError("redirect_uri is not on the list of allowed URIs.")
         return return_url, request.redirect_uri
 
     def _nonce(self, provider: Provider, state_hash: bytes) -> str | None:
-        return self._signer.nonce(state_hash) if provider.config.nonce else None
+        return self.signer.nonce(state_hash) if provider.config.nonce else None
 
     async def record_provider_return(self, provider_name: str, returned: ProviderReturn) -> str:
         """Keep the code on the flow and say where the browser goes. Exchanges nothing: nobody is signed in here.
@@ -176,24 +165,24 @@ class ConnectFlows:
 
         Raises UnknownProviderError, FlowNotFoundError.
         """
-        provider = self._providers.get(provider_name)
+        provider = self.providers.get(provider_name)
         flow = await OAuthFlow.objects.get_or_none(
             state_hash=sha256(returned.state), provider=provider.name, status=FlowStatus.PENDING.value
         )
         if flow is None:
             raise FlowNotFoundError
-        error = await return_error(self._oauth, provider, returned)
+        error = await return_error(self.oauth, provider, returned)
         sealed: tuple[bytes, int] | None = None
         if error is None and returned.code is not None:
-            version = await self._vault.active_version()
-            sealed = (self._vault.seal(returned.code, code_binding(flow.user_id, flow.id), version), version)
+            version = await self.vault.active_version()
+            sealed = (self.vault.seal(returned.code, code_binding(flow.user_id, flow.id), version), version)
 
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             if not await flow_queries.record_return(uow.connection, flow.id, code=sealed, error=error):
                 raise FlowNotFoundError
             target = ("oauth_flow", str(flow.id))
             uow.audit("integration.provider_returned", target=target, user_id=flow.user_id)
-        parameters = {"flow": self._signer.flow_ticket(flow.id)} | ({"error": error} if error else {})
+        parameters = {"flow": self.signer.flow_ticket(flow.id)} | ({"error": error} if error else {})
         separator = "&" if "?" in flow.return_url else "?"
         return f"{flow.return_url}{separator}{urlencode(parameters)}"
 

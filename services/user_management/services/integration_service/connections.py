@@ -1,6 +1,7 @@
 """Looking at connections, changing what is the product's in them, renewing their tokens, ending them."""
 
 import math
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -47,33 +48,24 @@ ExpectedVersions = frozenset[int] | None
 """Versions of which the row must have one (`If-Match`); None: any."""
 
 
+@dataclass(kw_only=True, eq=False)
 class IntegrationService:
     """A user's connections."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        unit_of_work: UnitOfWorkFactory,
-        providers: ProviderRegistry,
-        refresher: TokenRefresher,
-        signer: Signer,
-        links: ReconnectLinks,
-    ) -> None:
-        self._database = database
-        self._unit_of_work = unit_of_work
-        self._providers = providers
-        self._refresher = refresher
-        self._signer = signer
-        self._links = links
+    database: Database
+    unit_of_work: UnitOfWorkFactory
+    providers: ProviderRegistry
+    refresher: TokenRefresher
+    signer: Signer
+    links: ReconnectLinks
 
     def list_providers(self) -> ProviderList:
         """What can be connected, and what each scope is for."""
-        return ProviderList(items=[_provider_response(provider) for provider in self._providers])
+        return ProviderList(items=[_provider_response(provider) for provider in self.providers])
 
     async def list_integrations(self, user_id: str) -> IntegrationList:
         """The user's connections, the disconnected ones left out."""
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             rows = await integration_queries.list_shown(connection, user_id)
         return IntegrationList(items=[self._response(row) for row in rows])
 
@@ -89,16 +81,16 @@ class IntegrationService:
     ) -> Page[TokenReadEntry]:
         """Which service read the user's tokens, when and why; the newest first. Raises UnknownProviderError."""
         scope = f"activity:{user_id}:{provider}"
-        before = UUID(self._signer.decode_cursor(scope, cursor)[0]) if cursor else None
-        async with self._database.reading() as connection:
+        before = UUID(self.signer.decode_cursor(scope, cursor)[0]) if cursor else None
+        async with self.database.reading() as connection:
             rows = await activity_queries.token_reads(
                 connection, user_id=user_id, provider=provider, before=before, limit=limit + 1
             )
-        if not rows and provider not in self._providers:
+        if not rows and provider not in self.providers:
             await self._find(user_id, provider, None)
         items = [TokenReadEntry.model_validate(dict(row)) for row in rows[:limit]]
         more = len(rows) > limit
-        return Page(items=items, next_cursor=self._signer.encode_cursor(scope, [str(items[-1].id)]) if more else None)
+        return Page(items=items, next_cursor=self.signer.encode_cursor(scope, [str(items[-1].id)]) if more else None)
 
     async def update_integration(
         self,
@@ -114,7 +106,7 @@ class IntegrationService:
         Raises UnknownProviderError, UserNotFoundError, NotConnectedError, PreconditionFailedError,
         ValidationFailedError for too many notes.
         """
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             held, row = await self._lock(uow, user_id, provider, account)
             _expect(row, expected)
             if "metadata" in update.model_fields_set:
@@ -137,7 +129,7 @@ class IntegrationService:
         age = row["refreshed_seconds_ago"]
         if age is not None and age < NEW_FOR_SECONDS:
             return self._response(row)
-        result = await self._refresher.refresh(row["id"], row["token_version"])
+        result = await self.refresher.refresh(row["id"], row["token_version"])
         after = await self._find(user_id, provider, row["provider_account_id"])
         self._refuse_dead(after)
         if result.outcome is RefreshOutcome.MISCONFIGURED:
@@ -155,14 +147,14 @@ class IntegrationService:
 
         Raises UnknownProviderError, UserNotFoundError, NotConnectedError, PreconditionFailedError.
         """
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             held, row = await self._lock(uow, user_id, provider, account)
             _expect(row, expected)
-            state = await disconnect(uow, self._providers, held, by="user")
-        return disconnect_response(self._providers, held, state)
+            state = await disconnect(uow, self.providers, held, by="user")
+        return disconnect_response(self.providers, held, state)
 
     async def _find(self, user_id: str, provider: str, account: str | None) -> Shown:
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             row = await integration_queries.find_shown(connection, user_id=user_id, provider=provider, account=account)
         if row is None:
             raise self._not_connected(provider)
@@ -170,9 +162,9 @@ class IntegrationService:
 
     def _not_connected(self, provider: str) -> ApplicationError:
         """A connection whose provider is no longer configured is still shown, and can be ended."""
-        if provider not in self._providers:
+        if provider not in self.providers:
             return UnknownProviderError()
-        return NotConnectedError(extra={"reconnect_url": self._links.url(provider, [])})
+        return NotConnectedError(extra={"reconnect_url": self.links.url(provider, [])})
 
     async def _lock(
         self, uow: UnitOfWork, user_id: str, provider: str, account: str | None
@@ -224,18 +216,18 @@ class IntegrationService:
     def _refusal(self, row: Shown) -> dict[str, Any]:
         shown = self._response(row)
         # Also for a connection that shows none, as it works: whoever is refused here is told the way on.
-        link = shown.reconnect_url or self._links.url(row["provider"], shown.granted_scopes)
+        link = shown.reconnect_url or self.links.url(row["provider"], shown.granted_scopes)
         return {"reason": shown.status_reason, "reconnect_url": link}
 
     def _response(self, row: Shown) -> IntegrationResponse:
         wanted, unreported = set(row["requested_scopes"] or ()), set[str]()
-        if row["provider"] in self._providers:
-            config = self._providers.get(row["provider"]).config
+        if row["provider"] in self.providers:
+            config = self.providers.get(row["provider"]).config
             wanted |= set(config.required_scopes)
             unreported |= set(config.unreported_scopes)
         missing = sorted(wanted - set(row["granted_scopes"]) - unreported)
         needs_user = row["status"] in _NEEDS_USER or row["status_reason"] == ReauthReason.NO_REFRESH_TOKEN
-        link = self._links.url(row["provider"], sorted(wanted)) if missing or needs_user else None
+        link = self.links.url(row["provider"], sorted(wanted)) if missing or needs_user else None
         shown = {**row, "metadata": row["metadata"] or {}, "missing_scopes": missing, "reconnect_url": link}
         return IntegrationResponse.model_validate(shown)
 

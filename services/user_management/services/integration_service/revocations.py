@@ -1,6 +1,7 @@
 """Revoking at the providers what users have given up here: tried until it sticks, or is known to be impossible."""
 
 import asyncio
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
@@ -31,23 +32,15 @@ ACCESS_TOKEN_RAN_OUT: Final = "access_token_ran_out"  # noqa: S105 - a reason
 log = structlog.get_logger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class RevocationService:
     """The job's side of disconnecting."""
 
-    def __init__(
-        self,
-        *,
-        unit_of_work: UnitOfWorkFactory,
-        providers: ProviderRegistry,
-        oauth: OAuthClient,
-        vault: VaultService,
-        start_slice: StartSlice,
-    ) -> None:
-        self._unit_of_work = unit_of_work
-        self._providers = providers
-        self._oauth = oauth
-        self._vault = vault
-        self._start_slice = start_slice
+    unit_of_work: UnitOfWorkFactory
+    providers: ProviderRegistry
+    oauth: OAuthClient
+    vault: VaultService
+    start_slice: StartSlice
 
     async def revoke_due(self, _cursor: Any = None) -> None:
         """Slice: what is due now, batch by batch.
@@ -56,9 +49,9 @@ class RevocationService:
         off is the revoking, which is done again by whoever comes next: to revoke twice is to revoke once (RFC 7009
         section 2.2).
         """
-        time = self._start_slice()
+        time = self.start_slice()
         while time.may_begin():
-            async with self._unit_of_work() as uow:
+            async with self.unit_of_work() as uow:
                 due = await queries.claim_due(uow.connection, limit=BATCH, lease_seconds=LEASE_SECONDS)
             if not due:
                 return
@@ -68,10 +61,10 @@ class RevocationService:
                 raise failure
 
     async def _revoke(self, revocation: DueRevocation) -> None:
-        if revocation.provider not in self._providers:
+        if revocation.provider not in self.providers:
             await self._postpone(revocation, "unknown_provider")
             return
-        provider = self._providers.get(revocation.provider)
+        provider = self.providers.get(revocation.provider)
         if revocation.account_is_connected and revokes_whole_grant(provider):
             await self._finish(revocation, RevocationState.SUPERSEDED)
             return
@@ -79,7 +72,7 @@ class RevocationService:
             token = await self._token_to_show(provider, revocation)
             if token is None:
                 return  # finished, or somebody else has taken it over
-            await self._oauth.revoke(provider, token=token)
+            await self.oauth.revoke(provider, token=token)
         except KeyUnavailableError:
             await self._postpone(revocation, "key_unavailable")
         except PoisonedCiphertextError:
@@ -112,23 +105,23 @@ class RevocationService:
     async def _renewed(self, provider: Provider, revocation: DueRevocation, held: SealedToken) -> str | None:
         """A new access token, kept before it is used; None: somebody else has taken the revocation over."""
         refresh_token = self._open(revocation, held)
-        version = await self._vault.active_version()
-        grant = await self._oauth.refresh(provider, refresh_token=refresh_token)
+        version = await self.vault.active_version()
+        grant = await self.oauth.refresh(provider, refresh_token=refresh_token)
         access = self._seal(revocation, TokenKind.ACCESS, grant.access_token, version)
         successor = grant.refresh_token
         refresh = self._seal(revocation, TokenKind.REFRESH, successor, version) if successor is not None else held
         renewed = SealedGrant(access, renewal=refresh, lifetime_seconds=grant.lifetime_seconds)
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             kept = await queries.renew(uow.connection, revocation, renewed)
         return grant.access_token if kept else None
 
     def _open(self, revocation: DueRevocation, token: SealedToken) -> str:
         binding = token_binding(revocation.user_id, revocation.integration_id, token.kind)
-        return self._vault.open(token.ciphertext, binding, token.key_version)
+        return self.vault.open(token.ciphertext, binding, token.key_version)
 
     def _seal(self, revocation: DueRevocation, kind: TokenKind, plaintext: str, version: int) -> SealedToken:
         binding = token_binding(revocation.user_id, revocation.integration_id, kind)
-        return SealedToken(kind, self._vault.seal(plaintext, binding, version), version)
+        return SealedToken(kind, self.vault.seal(plaintext, binding, version), version)
 
     async def _judge(self, revocation: DueRevocation, error: ProviderCallError) -> None:
         """A refusal proves nothing, whatever it means elsewhere: what says that the grant is gone is in the provider's
@@ -148,12 +141,12 @@ class RevocationService:
             return
         step = min(revocation.attempts, len(BACK_OFF_SECONDS)) - 1
         seconds = max(BACK_OFF_SECONDS[step], min(at_least, BACK_OFF_SECONDS[-1]))
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             await queries.postpone(uow.connection, revocation.id, seconds=seconds, failure=failure)
         log.warning("revocation.postponed", provider=revocation.provider, reason=failure, seconds=seconds)
 
     async def _finish(self, revocation: DueRevocation, state: RevocationState, *, failure: str | None = None) -> None:
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             if await queries.finish(uow.connection, revocation.id, state, failure=failure):
                 uow.audit(
                     "integration.revocation_finished",

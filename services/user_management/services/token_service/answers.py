@@ -1,6 +1,7 @@
 """From what the door says to what a sibling service is told."""
 
 import math
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeVar
 
 from services.user_management.core.clock import Clock
@@ -61,39 +62,29 @@ _WITH_RECONNECT_URL: Final = {
 }
 
 
+@dataclass(kw_only=True, eq=False)
 class TokenAnswers:
     """Builds the question for a request, and the answer from what came of it."""
 
-    def __init__(
-        self,
-        *,
-        unit_of_work: UnitOfWorkFactory,
-        providers: ProviderRegistry,
-        vault: VaultService,
-        status: IntegrationStatusTracker,
-        links: ReconnectLinks,
-        default_issuer: str,
-        clock: Clock,
-    ) -> None:
-        self._unit_of_work = unit_of_work
-        self._providers = providers
-        self._vault = vault
-        self._status = status
-        self._links = links
-        self._default_issuer = default_issuer
-        self._clock = clock
+    unit_of_work: UnitOfWorkFactory
+    providers: ProviderRegistry
+    vault: VaultService
+    status: IntegrationStatusTracker
+    links: ReconnectLinks
+    default_issuer: str
+    clock: Clock
 
     def query(self, credential: ServiceCredential, request: TokenRequest) -> TokenQuery:
         """What is asked of the door."""
-        known = request.provider in self._providers
+        known = request.provider in self.providers
         return TokenQuery(
             key_id=credential.key_id,
             secret_hash=credential.secret_hash,
             user=request.user_id,
-            default_issuer=self._default_issuer,
+            default_issuer=self.default_issuer,
             provider=request.provider,
             provider_known=known,
-            scopes=self._providers.get(request.provider).config.normalise(request.scopes) if known else (),
+            scopes=self.providers.get(request.provider).config.normalise(request.scopes) if known else (),
             account=request.account,
             reason=request.reason,
             demanded_seconds=request.min_ttl_seconds,
@@ -132,38 +123,38 @@ class TokenAnswers:
         if reading.outcome in {TokenOutcome.NEEDS_REAUTH, TokenOutcome.REVOKED}:
             members["reason"] = reading.status_reason
         if reading.outcome is TokenOutcome.INSUFFICIENT_SCOPE:
-            wanted = self._providers.get(request.provider).config.normalise(request.scopes)
+            wanted = self.providers.get(request.provider).config.normalise(request.scopes)
             members["missing_scopes"] = sorted(set(wanted) - set(reading.granted_scopes))
         if reading.outcome in _WITH_RECONNECT_URL:
-            members["reconnect_url"] = self._links.url(request.provider, request.scopes)
+            members["reconnect_url"] = self.links.url(request.provider, request.scopes)
         return members
 
     async def _open(self, request: TokenRequest, reading: TokenReading) -> str:
         integration_id = present(reading.integration_id)
         binding = token_binding(reading.user_id, integration_id, TokenKind.ACCESS)
         try:
-            return self._vault.open(present(reading.ciphertext), binding, present(reading.key_version))
+            return self.vault.open(present(reading.ciphertext), binding, present(reading.key_version))
         except PoisonedCiphertextError:
             await self._refuse_poisoned(request, reading)
 
     async def _refuse_poisoned(self, request: TokenRequest, reading: TokenReading) -> NoReturn:
         """The row is unreadable under a proven key: this connection alone needs its user, and the record says so."""
-        if not self._vault.poison_guard.may_mark(present(reading.integration_id)):
+        if not self.vault.poison_guard.may_mark(present(reading.integration_id)):
             raise KeyUnavailableError
         reason = ReauthReason.TOKEN_UNREADABLE
-        url = self._links.url(request.provider, request.scopes)
+        url = self.links.url(request.provider, request.scopes)
         actor = Principal(PrincipalKind.SERVICE, str(reading.client_id))
         act_as(actor)
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             integration_id, version = present(reading.integration_id), present(reading.token_version)
             connection = ConnectionVersion(integration_id, version)
-            marked = await self._status.mark_needs_reauth(uow, connection, reason)
+            marked = await self.status.mark_needs_reauth(uow, connection, reason)
             if not marked and await integration_queries.has_moved(uow.connection, integration_id, version):
                 # A reconnect or a refresh came between: what was unreadable is no longer there.
                 raise ProviderUnavailableError("The connection has just changed; ask again.")
             await TokenRead.objects.create(
                 id=uuid7(),
-                read_at=self._clock.now(),
+                read_at=self.clock.now(),
                 client_id=reading.client_id,
                 key_id=reading.key_id,
                 user_id=reading.user_id,

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from services.user_management.core.failpoints import Failpoint, failpoint
@@ -29,16 +29,14 @@ BATCH_SECONDS: Final = 7.0
 _NOT_RENEWED: Final = {RefreshOutcome.UNAVAILABLE, RefreshOutcome.MISCONFIGURED, RefreshOutcome.IMPOSSIBLE}
 
 
+@dataclass(kw_only=True, eq=False)
 class TokenService:
     """The internal token API."""
 
-    def __init__(
-        self, *, database: Database, refresher: TokenRefresher, answers: TokenAnswers, key_usage: UseRecorder
-    ) -> None:
-        self._database = database
-        self._refresher = refresher
-        self._answers = answers
-        self._key_usage = key_usage
+    database: Database
+    refresher: TokenRefresher
+    answers: TokenAnswers
+    key_usage: UseRecorder
 
     async def get_valid_token(self, credential: ServiceCredential, request: TokenRequest) -> TokenResponse:
         """A token that lives long enough, refreshed first if need be.
@@ -46,7 +44,7 @@ class TokenService:
         Raises one error of the table in the API documentation; each is recorded but `unauthenticated`, 502
         and 503.
         """
-        query = self._answers.query(credential, request)
+        query = self.answers.query(credential, request)
         reading = await self._read(query)
         result: RefreshResult | None = None
         if reading.outcome is TokenOutcome.STALE:
@@ -59,7 +57,7 @@ class TokenService:
 
         Raises as `get_valid_token`; also ProviderUnavailableError when the provider cannot be asked.
         """
-        query = self._answers.query(credential, request)
+        query = self.answers.query(credential, request)
         reading = await self._read(replace(query, replaces=True))
         result: RefreshResult | None = None
         if reading.outcome is TokenOutcome.STALE:
@@ -74,11 +72,11 @@ class TokenService:
     async def get_many(self, credential: ServiceCredential, requests: Sequence[TokenRequest]) -> list[TokenBatchItem]:
         """An answer to each request, in order; those that need no refresh by one statement. Raises
         UnauthenticatedError."""
-        queries = [self._answers.query(credential, request) for request in requests]
-        readings = await read_tokens(self._database.door, queries, timeout_seconds=BATCH_TIMEOUT_SECONDS)
+        queries = [self.answers.query(credential, request) for request in requests]
+        readings = await read_tokens(self.database.door, queries, timeout_seconds=BATCH_TIMEOUT_SECONDS)
         if any(reading.outcome is TokenOutcome.UNAUTHENTICATED for reading in readings):
             raise UnauthenticatedError("The service key is not valid.")
-        await self._key_usage.record(credential.key_id)
+        await self.key_usage.record(credential.key_id)
         at_once = asyncio.Semaphore(BATCH_CONCURRENCY)
         ends = asyncio.get_running_loop().time() + BATCH_SECONDS
 
@@ -88,8 +86,8 @@ class TokenService:
                     async with asyncio.timeout_at(ends), at_once:
                         return TokenBatchItem(token=await self.get_valid_token(credential, request))
                 if reading.outcome is not TokenOutcome.GRANTED:
-                    return TokenBatchItem(problem=TokenProblem.of(self._answers.refusal(request, reading, None)))
-                return TokenBatchItem(token=await self._answers.answer(request, reading, None))
+                    return TokenBatchItem(problem=TokenProblem.of(self.answers.refusal(request, reading, None)))
+                return TokenBatchItem(token=await self.answers.answer(request, reading, None))
             except ApplicationError as error:
                 return TokenBatchItem(problem=TokenProblem.of(error))
             except Exception as error:
@@ -101,10 +99,10 @@ class TokenService:
         return await asyncio.gather(*(member(*pair) for pair in zip(requests, readings, strict=True)))
 
     async def _read(self, query: TokenQuery) -> TokenReading:
-        return await read_token(self._database.door, query, timeout_seconds=DOOR_TIMEOUT_SECONDS)
+        return await read_token(self.database.door, query, timeout_seconds=DOOR_TIMEOUT_SECONDS)
 
     async def _refresh(self, stale: TokenReading) -> RefreshResult:
-        result = await self._refresher.refresh(present(stale.integration_id), present(stale.token_version))
+        result = await self.refresher.refresh(present(stale.integration_id), present(stale.token_version))
         failpoint(Failpoint.BEFORE_ANSWER)
         return result
 
@@ -128,6 +126,6 @@ class TokenService:
         self, credential: ServiceCredential, request: TokenRequest, reading: TokenReading, result: RefreshResult | None
     ) -> TokenResponse:
         if reading.outcome is not TokenOutcome.GRANTED:
-            raise self._answers.refusal(request, reading, result)
-        await self._key_usage.record(credential.key_id)
-        return await self._answers.answer(request, reading, result)
+            raise self.answers.refusal(request, reading, result)
+        await self.key_usage.record(credential.key_id)
+        return await self.answers.answer(request, reading, result)

@@ -91,40 +91,31 @@ REFRESHED: Final = RefreshResult(RefreshOutcome.REFRESHED)
 REFUSED: Final = RefreshResult(RefreshOutcome.REFUSED)
 
 
+@dataclass(kw_only=True, eq=False)
 class RefreshAttempts:
     """Carries out claims."""
 
-    def __init__(
-        self,
-        *,
-        unit_of_work: UnitOfWorkFactory,
-        providers: ProviderRegistry,
-        oauth: OAuthClient,
-        vault: VaultService,
-        status: IntegrationStatusTracker,
-        clock: Clock,
-    ) -> None:
-        self._unit_of_work = unit_of_work
-        self._providers = providers
-        self._oauth = oauth
-        self._vault = vault
-        self._status = status
-        self._clock = clock
+    unit_of_work: UnitOfWorkFactory
+    providers: ProviderRegistry
+    oauth: OAuthClient
+    vault: VaultService
+    status: IntegrationStatusTracker
+    clock: Clock
 
     async def carry_out(self, claim: Claim, lease_ends: float, *, may_call: Callable[[], bool]) -> RefreshResult:
         """Ask the provider, if `may_call` still says so just before. `lease_ends` is monotonic.
 
         Raises KeyUnavailableError.
         """
-        if claim.provider not in self._providers:
+        if claim.provider not in self.providers:
             return await self._misconfigured(claim, Failure("unknown_provider"))
         refresh_token = await self._open(claim)
         if isinstance(refresh_token, RefreshResult):
             return refresh_token
-        provider = self._providers.get(claim.provider)
+        provider = self.providers.get(claim.provider)
         try:
             with watched_call():
-                grant = await self._oauth.refresh(provider, refresh_token=refresh_token, may_send=may_call)
+                grant = await self.oauth.refresh(provider, refresh_token=refresh_token, may_send=may_call)
         except ProviderCallError as error:
             return await self._failed(claim, provider, error)
         failpoint(Failpoint.ANSWER_PARSED)
@@ -139,8 +130,8 @@ class RefreshAttempts:
             return await self._without_refresh_token(claim)
         try:
             binding = token_binding(claim.user_id, claim.integration_id, TokenKind.REFRESH)
-            refresh_token = self._vault.open(stored.ciphertext, binding, stored.key_version)
-            await self._vault.ensure_proven(claim.active_key_version)
+            refresh_token = self.vault.open(stored.ciphertext, binding, stored.key_version)
+            await self.vault.ensure_proven(claim.active_key_version)
         except KeyUnavailableError:
             end = RefreshEnd.OPERATOR
             await self._release(
@@ -159,7 +150,7 @@ class RefreshAttempts:
             try:
                 stored = await self._store_once(claim, provider, grant)
             except DatabaseError as error:
-                if self._clock.monotonic() + pause > lease_ends:
+                if self.clock.monotonic() + pause > lease_ends:
                     log.exception("refresh.answer_lost", integration_id=str(claim.integration_id))
                     if not is_unavailable(error):
                         raise
@@ -172,7 +163,7 @@ class RefreshAttempts:
                 return REFRESHED
 
     async def _store_once(self, claim: Claim, provider: Provider, grant: TokenGrant) -> bool:
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             advanced = await queries.advance(
                 uow.connection,
                 integration_id=claim.integration_id,
@@ -187,7 +178,7 @@ class RefreshAttempts:
                 return False
             await store_tokens(
                 uow,
-                self._vault,
+                self.vault,
                 grant,
                 user_id=claim.user_id,
                 integration_id=claim.integration_id,
@@ -201,7 +192,7 @@ class RefreshAttempts:
         """Step: the user disconnected while the provider was asked; what it issued is not what is being revoked."""
         if await integration_queries.has_ended(uow.connection, claim.integration_id):
             origin = Origin(claim.integration_id, claim.user_id, claim.provider, account_id="")
-            await revoke_unkept(uow, self._vault, provider, origin, grant=grant, key_version=claim.active_key_version)
+            await revoke_unkept(uow, self.vault, provider, origin, grant=grant, key_version=claim.active_key_version)
 
     async def _tell(self, uow: UnitOfWork, claim: Claim, provider: Provider, advanced: Advanced) -> None:
         """Step: audit the refresh; say so if the connection works again, or if it now lacks what is required."""
@@ -210,9 +201,9 @@ class RefreshAttempts:
         uow.count(connection_counts.refresh(claim.provider, RefreshEnd.REFRESHED))
         if provider.config.missing_required(advanced.granted_scopes):
             connection = ConnectionVersion(claim.integration_id, advanced.token_version)
-            await self._status.mark_needs_reauth(uow, connection, ReauthReason.SCOPE_UPGRADE)
+            await self.status.mark_needs_reauth(uow, connection, ReauthReason.SCOPE_UPGRADE)
         elif advanced.former_status != IntegrationStatus.ACTIVE:
-            self._status.record(
+            self.status.record(
                 uow,
                 EventType.INTEGRATION_RECOVERED,
                 integration_id=claim.integration_id,
@@ -272,23 +263,23 @@ class RefreshAttempts:
 
     async def _needs_reauth(self, claim: Claim, reason: ReauthReason, failure: Failure | None = None) -> RefreshResult:
         """After a refusal the version is looked at again: if it moved, the winner's token is what counts."""
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             connection = ConnectionVersion(claim.integration_id, claim.token_version)
-            marked = await self._status.mark_needs_reauth(uow, connection, reason, failure)
+            marked = await self.status.mark_needs_reauth(uow, connection, reason, failure)
             if marked and (end := _END_WITH.get(reason)) is not None:
                 uow.count(connection_counts.refresh(claim.provider, end))
         return REFUSED if marked else REFRESHED
 
     async def _revoked(self, claim: Claim, failure: Failure) -> RefreshResult:
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             connection = ConnectionVersion(claim.integration_id, claim.token_version)
-            marked = await self._status.mark_revoked(uow, connection, failure)
+            marked = await self.status.mark_revoked(uow, connection, failure)
             if marked:
                 uow.count(connection_counts.refresh(claim.provider, RefreshEnd.REVOKED))
         return REFUSED if marked else REFRESHED
 
     async def _unreadable(self, claim: Claim) -> RefreshResult:
-        if not self._vault.poison_guard.may_mark(claim.integration_id):
+        if not self.vault.poison_guard.may_mark(claim.integration_id):
             await self._release(claim, Failure("token_unreadable"), cool_down_seconds=_OPERATOR_COOL_DOWN_SECONDS)
             raise KeyUnavailableError
         return await self._needs_reauth(claim, ReauthReason.TOKEN_UNREADABLE)
@@ -333,7 +324,7 @@ class RefreshAttempts:
         Only failures of the provider degrade a connection: an operator's mistake is no reason to mark anybody.
         """
         attempts = claim.attempts if outcome_unknown or claim.earlier_outcome_unknown else 0
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             run = await queries.release(
                 uow.connection,
                 claim,
@@ -348,7 +339,7 @@ class RefreshAttempts:
                 uow.count(connection_counts.misconfigured(claim.provider))
             if failure is not None and run.count >= DEGRADED_AFTER_FAILURES:
                 connection = ConnectionVersion(claim.integration_id, claim.token_version)
-                await self._status.mark_degraded(uow, connection, failure.code)
+                await self.status.mark_degraded(uow, connection, failure.code)
         return run
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
@@ -34,23 +35,15 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 SIGN_IN_WINDOW: Final = timedelta(days=30)
 
 
+@dataclass(kw_only=True, eq=False)
 class UserAdministration:
     """Find, suspend, delete and restore users."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        unit_of_work: UnitOfWorkFactory,
-        states: UserStates,
-        signer: Signer,
-        hold_back: timedelta,
-    ) -> None:
-        self._database = database
-        self._unit_of_work = unit_of_work
-        self._states = states
-        self._signer = signer
-        self._hold_back = hold_back
+    database: Database
+    unit_of_work: UnitOfWorkFactory
+    states: UserStates
+    signer: Signer
+    hold_back: timedelta
 
     async def list_users(self, wanted: UserFilter, *, limit: int, cursor: str | None) -> Page[AdminUserResponse]:
         """Users that match, with what admins see of them. Raises ValidationFailedError for a cursor of another list."""
@@ -65,17 +58,17 @@ class UserAdministration:
     async def _page(self, wanted: UserFilter, limit: int, cursor: str | None) -> tuple[Sequence[Any], str | None]:
         # A cursor is good for the list that it came from, and for no other.
         scope = f"users:{hashlib.sha256(repr(wanted).encode()).hexdigest()}"
-        after = Position.decode(self._signer.decode_cursor(scope, cursor)) if cursor else None
-        async with self._database.reading() as connection:
+        after = Position.decode(self.signer.decode_cursor(scope, cursor)) if cursor else None
+        async with self.database.reading() as connection:
             rows = await user_search.find_users(connection, wanted, after=after, limit=limit + 1)
         if len(rows) <= limit:
             return rows, None
         last = Position.of(wanted, rows[limit - 1])
-        return rows[:limit], self._signer.encode_cursor(scope, last.encode())
+        return rows[:limit], self.signer.encode_cursor(scope, last.encode())
 
     async def get_user(self, user_id: str) -> AdminUserDetail:
         """One user, deleted or not, with how often they signed in lately. Raises UserNotFoundError."""
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             row = await user_queries.read_user(connection, user_id)
             if row is None:
                 raise UserNotFoundError
@@ -85,28 +78,28 @@ class UserAdministration:
     async def batch_get(self, user_ids: list[str]) -> UserBatch:
         """The live users of those ids, each once, in the order asked for; and the ids of the others."""
         wanted = list(dict.fromkeys(user_ids))
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             rows = {row["id"]: row for row in await user_queries.read_users(connection, wanted)}
         found = [UserResponse.model_validate(rows[user_id]) for user_id in wanted if user_id in rows]
         return UserBatch(users=found, missing=[user_id for user_id in wanted if user_id not in rows])
 
     async def suspend_user(self, user_id: str, *, reason: str | None) -> AdminUserResponse:
         """Refuse the user from now on; suspending twice is suspending once. Raises UserNotFoundError."""
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             row = await lock_live_user(uow, user_id)
             if row["suspended_at"] is None:
                 row = await write_changes(uow, row, {"suspended_at": uow.clock.now(), "suspended_reason": reason})
-        self._states.forget()
+        self.states.forget()
         return AdminUserResponse.model_validate(row)
 
     async def unsuspend_user(self, user_id: str) -> AdminUserResponse:
         """Lift our suspension. Raises UserNotFoundError, ConflictError where upstream's own ban would remain."""
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             row = await lock_live_user(uow, user_id)
             if row["upstream_status"] == UpstreamStatus.SUSPENDED:
                 raise ConflictError("The identity provider has banned or locked this user; lift it there.")
             row = await write_changes(uow, row, {"suspended_at": None, "suspended_reason": None})
-        self._states.forget()
+        self.states.forget()
         return AdminUserResponse.model_validate(row)
 
     async def delete_user(self, user_id: str) -> DeletionResponse:
@@ -114,24 +107,24 @@ class UserAdministration:
 
         Deleting twice, or whom somebody else has deleted, changes nothing. Raises UserNotFoundError.
         """
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             row = await lock_user(uow, user_id)
             deleted_at = row["deleted_at"] or await mark_deleted(uow, row, by="admin")
-        self._states.forget()
+        self.states.forget()
         return DeletionResponse(
             deleted_at=deleted_at,
-            restorable_until=deleted_at + self._hold_back,
+            restorable_until=deleted_at + self.hold_back,
             ended=EndedAccess(connections=[]),
         )
 
     async def restore_user(self, user_id: str) -> AdminUserResponse:
         """Undo a deletion inside the hold-back. Raises UserNotFoundError, ConflictError when there is none to undo."""
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             row = await lock_user(uow, user_id)
             if row["deleted_at"] is None:
                 raise ConflictError("The user is not deleted.")
             now = uow.clock.now()
-            if row["deleted_at"] + self._hold_back <= now:
+            if row["deleted_at"] + self.hold_back <= now:
                 raise ConflictError("The hold-back is over; the account is being erased.")
             values = {"deleted_at": None, "deleted_by": None, "restored_at": now, "updated_at": now}
             after = {**row, **values, "version": row["version"] + 1}
@@ -141,5 +134,5 @@ class UserAdministration:
             changes = {"status": [row["status"], after["status"]], "deleted_by": [row["deleted_by"], None]}
             uow.audit(EventType.USER_RESTORED.value, target=("user", user_id), user_id=user_id, changes=changes)
             uow.publish(EventType.USER_RESTORED, subject=user_id, payload={"user_id": user_id})
-        self._states.forget()
+        self.states.forget()
         return AdminUserResponse.model_validate(after)

@@ -1,5 +1,6 @@
 """The end of the hold-back: a deleted user's data goes, a keyed hash of their subject stays."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -18,36 +19,27 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 log = structlog.get_logger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class UserErasure:
     """Erases users one by one, each in a transaction of its own."""
 
-    def __init__(
-        self,
-        *,
-        unit_of_work: UnitOfWorkFactory,
-        signer: Signer,
-        states: UserStates,
-        providers: ProviderRegistry,
-        hold_back: timedelta,
-        start_slice: StartSlice,
-    ) -> None:
-        self._unit_of_work = unit_of_work
-        self._signer = signer
-        self._states = states
-        self._providers = providers
-        self._hold_back = hold_back
-        self._start_slice = start_slice
+    unit_of_work: UnitOfWorkFactory
+    signer: Signer
+    states: UserStates
+    providers: ProviderRegistry
+    hold_back: timedelta
+    start_slice: StartSlice
 
     async def erase_due(self, _cursor: Any = None) -> str | None:
         """Slice: erase whoever was deleted longer ago than the hold-back; "more" when time ran out first."""
-        time = self._start_slice()
+        time = self.start_slice()
         while time.may_begin():
-            async with self._unit_of_work() as uow:
-                user_id = await user_queries.lock_due_for_erasure(uow.connection, hold_back=self._hold_back)
+            async with self.unit_of_work() as uow:
+                user_id = await user_queries.lock_due_for_erasure(uow.connection, hold_back=self.hold_back)
                 if user_id is None:
                     return None
                 await self._erase(uow, user_id)
-            self._states.forget()
+            self.states.forget()
             log.info("user.erased", user_id=user_id)
         return "more"
 
@@ -55,9 +47,9 @@ class UserErasure:
         """Step. The audit keeps who did what and when; old and new values, and what upstream told us, go."""
         identities = await user_queries.identities_of(uow.connection, user_id)
         for issuer, subject in identities:
-            await user_queries.insert_tombstone(uow.connection, self._signer.subject_tombstones(issuer, subject)[0])
+            await user_queries.insert_tombstone(uow.connection, self.signer.subject_tombstones(issuer, subject)[0])
             await webhook_queries.forget_payloads(uow.connection, subject)
-        await release_grants(uow, self._providers, user_id)
+        await release_grants(uow, self.providers, user_id)
         await user_queries.delete_user(uow.connection, user_id)
         await user_queries.erase_audit_details(uow.connection, user_id)
         uow.audit(EventType.USER_ERASED.value, target=("user", user_id), user_id=user_id)

@@ -1,5 +1,6 @@
 """What users do with their own profile."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
@@ -27,27 +28,19 @@ ExpectedVersions = frozenset[int] | None
 """Versions of which the row must have one (`If-Match`); None: any."""
 
 
+@dataclass(kw_only=True, eq=False)
 class ProfileService:
     """Read, edit and delete one's own profile."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        unit_of_work: UnitOfWorkFactory,
-        states: UserStates,
-        providers: ProviderRegistry,
-        hold_back: timedelta,
-    ) -> None:
-        self._database = database
-        self._unit_of_work = unit_of_work
-        self._states = states
-        self._providers = providers
-        self._hold_back = hold_back
+    database: Database
+    unit_of_work: UnitOfWorkFactory
+    states: UserStates
+    providers: ProviderRegistry
+    hold_back: timedelta
 
     async def get_user(self, user_id: str) -> UserResponse:
         """The profile of a live user. Raises UserNotFoundError."""
-        row = await user_queries.read_profile(self._database.door, user_id)
+        row = await user_queries.read_profile(self.database.door, user_id)
         if row is None:
             raise UserNotFoundError
         return UserResponse.model_validate(row)
@@ -62,7 +55,7 @@ class ProfileService:
         if owned:
             raise FieldOwnedUpstreamError.of_fields(owned)
 
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             row = await lock_live_user(uow, user_id)
             _expect(row, expected)
             row = await write_changes(uow, row, _edited(row, given))
@@ -74,17 +67,17 @@ class ProfileService:
         Deleting twice is deleting once. Raises UserNotFoundError, PreconditionFailedError.
         """
         ended: list[DisconnectResponse] = []
-        async with self._unit_of_work() as uow:
+        async with self.unit_of_work() as uow:
             row = await lock_user(uow, user_id)
             deleted_at = row["deleted_at"]
             if deleted_at is None:
                 _expect(row, expected)
-                ended = await disconnect_all(uow, self._providers, user_id, by="user_deleted")
+                ended = await disconnect_all(uow, self.providers, user_id, by="user_deleted")
                 deleted_at = await mark_deleted(uow, row, by="user")
-        self._states.forget()
+        self.states.forget()
         return DeletionResponse(
             deleted_at=deleted_at,
-            restorable_until=deleted_at + self._hold_back,
+            restorable_until=deleted_at + self.hold_back,
             ended=EndedAccess(connections=ended),
         )
 

@@ -84,12 +84,12 @@ class UpstreamUser:
         return (self.updated_at, self.told_at, self.digest()) > known
 
 
+@dataclass(kw_only=True, eq=False)
 class UpstreamUsers:
     """Steps that a webhook, a reconciliation or a first sign-in takes inside its transaction."""
 
-    def __init__(self, *, preferences: PreferencesManager, signer: Signer) -> None:
-        self._preferences = preferences
-        self._signer = signer
+    preferences: PreferencesManager
+    signer: Signer
 
     async def create(
         self, uow: UnitOfWork, *, issuer: str, subject: str, profile: Mapping[str, Any] | None = None
@@ -115,7 +115,7 @@ class UpstreamUsers:
         values["status"] = effective_status(values).value
         if not await user_queries.insert_user(uow.connection, values, issuer=issuer, subject=subject):
             return False
-        await self._preferences.create_defaults(uow, subject)
+        await self.preferences.create_defaults(uow, subject)
         uow.audit(EventType.USER_CREATED.value, target=("user", subject), user_id=subject)
         uow.publish(EventType.USER_CREATED, subject=subject, payload={"user_id": subject})
         announce_status(uow, subject, [None, values["status"]])
@@ -123,7 +123,7 @@ class UpstreamUsers:
 
     async def is_erased(self, uow: UnitOfWork, issuer: str, subject: str) -> bool:
         """Step: whether the subject was erased and must not come back."""
-        return await user_queries.is_erased(uow.connection, self._signer.subject_tombstones(issuer, subject))
+        return await user_queries.is_erased(uow.connection, self.signer.subject_tombstones(issuer, subject))
 
     async def apply(self, uow: UnitOfWork, upstream: UpstreamUser) -> bool:
         """Step: create or update a user; whether anything was news."""
