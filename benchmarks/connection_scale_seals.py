@@ -21,6 +21,7 @@ from services.user_management.core.principal import system
 from services.user_management.integrations.oauth_client import TokenGrant
 from services.user_management.services.token_service import store_tokens
 from services.user_management.settings import get_settings
+from services.user_management.tests.actors import TESTER
 
 _ACCESS_BYTES, _REFRESH_BYTES = 110, 52  # in hex as long as those that they replace
 _LIFETIME_SECONDS: Final = 7 * 86_400.0
@@ -44,7 +45,7 @@ async def seal(user_ids: Sequence[str]) -> None:
 
 async def _seal(container: Container, user_ids: Sequence[str]) -> None:
     key_version = await container.keys.vault.active_version()
-    async with container.resources.unit_of_work() as uow:
+    async with container.resources.unit_of_work(TESTER) as uow:
         held = await uow.connection.execute(_HELD, {"user_ids": user_ids, "provider": PROVIDER})
         for row in held.all():
             grant = TokenGrant(

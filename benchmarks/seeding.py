@@ -23,6 +23,7 @@ from services.user_management.queries import integration as integration_queries
 from services.user_management.queries.integration import Consent
 from services.user_management.services.token_service import store_tokens
 from services.user_management.settings import Settings, get_settings
+from services.user_management.tests.actors import TESTER
 from services.user_management.unit_of_work import UnitOfWork
 
 PROVIDER: Final = "google"
@@ -83,7 +84,7 @@ async def seed_profiles(settings: Settings, count: int) -> None:
     """Users who have connected nothing, into a migrated database without any."""
     async with _started(settings) as container:
         for users in _batches(count):
-            async with container.resources.unit_of_work() as uow:
+            async with container.resources.unit_of_work(TESTER) as uow:
                 for user in users:
                     await _create_user(container, uow, user)
 
@@ -93,15 +94,15 @@ async def seed_connected(settings: Settings, count: int, tokens: random.Random) 
     async with _started(settings) as container:
         for users in _batches(count):
             await _connect_users(container, users, tokens)
-        key = await container.service_clients.create_service(_SERVICE)
-        await container.service_clients.grant(_SERVICE, PROVIDER, scopes=[SCOPE], reason_required=False)
+        key = await container.service_clients.create_service(TESTER, _SERVICE)
+        await container.service_clients.grant(TESTER, _SERVICE, PROVIDER, scopes=[SCOPE], reason_required=False)
     return key
 
 
 async def seed_service(settings: Settings, permissions: Sequence[str]) -> str:
     """A service with `permissions`; its key."""
     async with _started(settings) as container:
-        return await container.service_clients.create_service(_SERVICE, permissions=permissions)
+        return await container.service_clients.create_service(TESTER, _SERVICE, permissions=permissions)
 
 
 @asynccontextmanager
@@ -126,7 +127,7 @@ async def _create_user(container: Container, uow: UnitOfWork, user: SeededUser) 
 
 async def _connect_users(container: Container, users: Sequence[SeededUser], tokens: random.Random) -> None:
     key_version = await container.keys.vault.active_version()
-    async with container.resources.unit_of_work() as uow:
+    async with container.resources.unit_of_work(TESTER) as uow:
         for user in users:
             await _create_user(container, uow, user)
             consent = _consent(f"account-{user.id}", user, _GRANTED)
@@ -143,7 +144,7 @@ async def connect_granted(settings: Settings, granted: Iterable["Granted"]) -> N
     """Users with connections that a provider knows of."""
     async with _started(settings) as container:
         for number, of_user in groupby(granted, key=lambda grant: grant.user):
-            async with container.resources.unit_of_work() as uow:
+            async with container.resources.unit_of_work(TESTER) as uow:
                 user = SeededUser.numbered(number)
                 await _create_user(container, uow, user)
                 for grant in of_user:

@@ -72,3 +72,17 @@ def test_nothing_is_left_for_later() -> None:
     ]
 
     assert not left
+
+
+def test_who_acts_is_a_parameter_and_no_ambient_context() -> None:
+    log_lines = {"logging_config.py", "request_context.py"}
+    ambient = [
+        str(path.relative_to(ROOT))
+        for path in PYTHON
+        if not is_test(path)
+        and path.name not in log_lines
+        and "user_management" in path.parts
+        and re.search(r"\bcontext(\(\))?\.actor\b", path.read_text(encoding="utf-8"))
+    ]
+
+    assert not ambient

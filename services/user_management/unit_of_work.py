@@ -13,6 +13,7 @@ from services.user_management.core.clock import Clock
 from services.user_management.core.connection_counts import ConnectionCount
 from services.user_management.core.context import current_context
 from services.user_management.core.ids import uuid7
+from services.user_management.core.principal import Principal
 from services.user_management.database import ormar_database
 from services.user_management.enums import EventType
 from services.user_management.models import AuditDetail, AuditLog, OutboxEvent
@@ -28,6 +29,8 @@ class UnitOfWork:
 
     connection: AsyncConnection
     clock: Clock
+    actor: Principal
+    """On whose behalf everything in it is done."""
     _kept: Exception | None = None
     _audit_rows: Rows = field(default_factory=list)
     _detail_rows: Rows = field(default_factory=list)
@@ -45,9 +48,9 @@ class UnitOfWork:
                 "id": row_id,
                 "occurred_at": self.clock.now(),
                 "action": action,
-                "actor_kind": context.actor.kind.value,
-                "actor_id": context.actor.id,
-                "impersonator": context.actor.impersonator,
+                "actor_kind": self.actor.kind.value,
+                "actor_id": self.actor.id,
+                "impersonator": self.actor.impersonator,
                 "user_id": user_id,
                 "target_type": target[0],
                 "target_id": target[1],
@@ -111,17 +114,17 @@ class UnitOfWork:
 
 
 class UnitOfWorkFactory(Protocol):
-    """What services are given: `async with self._unit_of_work() as uow`."""
+    """What services are given: `async with self.unit_of_work(actor) as uow`."""
 
-    def __call__(self) -> AbstractAsyncContextManager[UnitOfWork]:
-        """Open a transaction."""
+    def __call__(self, actor: Principal) -> AbstractAsyncContextManager[UnitOfWork]:
+        """Open a transaction in which `actor` acts."""
 
 
 def unit_of_work_factory(clock: Clock) -> UnitOfWorkFactory:
     """The factory over this process's database."""
 
     @asynccontextmanager
-    async def unit_of_work() -> AsyncIterator[UnitOfWork]:
+    async def unit_of_work(actor: Principal) -> AsyncIterator[UnitOfWork]:
         if ormar_database.get_transaction_connection() is not None:
             raise RuntimeError("a unit of work inside a unit of work: make the inner one a step that takes `uow`")
         kept: Exception | None = None
@@ -130,7 +133,7 @@ def unit_of_work_factory(clock: Clock) -> UnitOfWorkFactory:
             assert connection is not None  # noqa: S101 - set by the line above
             # Sessions are read-only by default; this is the one place that opens a writing transaction.
             await connection.exec_driver_sql("SET TRANSACTION READ WRITE")
-            uow = UnitOfWork(connection, clock)
+            uow = UnitOfWork(connection, clock, actor)
             try:
                 yield uow
             except Exception as error:

@@ -7,8 +7,8 @@ from fastapi.security import HTTPBearer
 
 from services.user_management.auth.credentials import session_tokens
 from services.user_management.auth.dependencies import get_container
+from services.user_management.auth.principals import remember_principal, verified_principal
 from services.user_management.auth.rate_limits import user_limit
-from services.user_management.core.context import act_as, current_context
 from services.user_management.core.principal import Principal
 from services.user_management.exceptions import (
     CrossSiteRequestError,
@@ -52,7 +52,7 @@ async def authenticate_user(request: Request, *, fresh: bool) -> Principal:
     """
     session = await verify_jwt_token(request)
     principal = await get_container(request).users.sign_in.sign_in(session, fresh=fresh)
-    act_as(principal)
+    remember_principal(request, principal)
     await user_limit(request)
     return principal
 
@@ -74,18 +74,21 @@ async def get_current_user(request: Request, _: DocumentedSession = None) -> Pri
 CurrentUser = Annotated[Principal, Depends(get_current_user)]
 
 
-def own_user_id(user_id: str) -> str:
-    """`user_id`, or what `me` stands for, if it is the caller's own. Raises UserNotFoundError for anybody else's."""
-    actor = current_context().actor
+def own_user_id(request: Request, user_id: str) -> str:
+    """Return `user_id`, or the id that `me` stands for, if it is that of the user whom a guard has authenticated.
+
+    Raises UserNotFoundError for anybody else's.
+    """
+    actor = verified_principal(request)
     if user_id not in ("me", actor.id):
         raise UserNotFoundError
     return actor.id
 
 
 @raises(UserNotFoundError)
-async def verify_user_ownership(_user: CurrentUser, user_id: UserIdPath) -> str:
+async def verify_user_ownership(request: Request, _user: CurrentUser, user_id: UserIdPath) -> str:
     """The user id in the path, if it is the caller's own. Raises UserNotFoundError for anybody else's."""
-    return own_user_id(user_id)
+    return own_user_id(request, user_id)
 
 
 OwnUserId = Annotated[str, Depends(verify_user_ownership)]

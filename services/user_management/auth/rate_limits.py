@@ -7,14 +7,15 @@ from fastapi import Request
 from fastapi_limiter.depends import RateLimiter
 
 from services.user_management.auth.dependencies import get_container
+from services.user_management.auth.principals import verified_principal
 from services.user_management.core.context import add_response_headers, current_context
 from services.user_management.enums import RateClass
 from services.user_management.rate_limiter import address_key
 
 
-async def principal(_request: Request) -> str:
-    """Who is asking, once they are known."""
-    return current_context().actor.id
+async def principal(request: Request) -> str:
+    """Return the id of the verified principal."""
+    return verified_principal(request).id
 
 
 async def client_address(_request: Request) -> str:

@@ -14,8 +14,8 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 
 from services.user_management.auth.credentials import bearer_token
 from services.user_management.auth.dependencies import get_container
+from services.user_management.auth.principals import remember_principal
 from services.user_management.auth.rate_limits import spend_internal
-from services.user_management.core.context import act_as
 from services.user_management.core.principal import Principal
 from services.user_management.enums import ServicePermission
 from services.user_management.exceptions import (
@@ -92,7 +92,7 @@ async def get_current_service(
 ) -> Principal:
     """The service that calls; whatever the request does is done in its name. Raises UnauthenticatedError."""
     principal = await get_container(request).credentials.authentication.authenticate(service_credential(request))
-    act_as(principal)
+    remember_principal(request, principal)
     spend_internal(request, principal.id)
     return principal
 

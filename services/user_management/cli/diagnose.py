@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from services.user_management.cli.runtime import run
+from services.user_management.cli.runtime import OPERATOR, run
 from services.user_management.container import Container
 from services.user_management.exceptions import StartupError
 from services.user_management.schemas.diagnosis import ConnectionSummary, DiagnosisResponse, Finding
@@ -24,7 +24,7 @@ def diagnose(  # noqa: PLR0917 - typer calls it by name
     async def explain(container: Container) -> DiagnosisResponse:
         try:
             await container.keys.vault.load()
-            await container.keys.vault.prove_keys()
+            await container.keys.vault.prove_keys(OPERATOR)
         except StartupError as error:
             # The rest of the diagnosis does not need them.
             print(f"user-management: {error}", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from services.user_management.cli.runtime import run
+from services.user_management.cli.runtime import OPERATOR, run
 from services.user_management.container import Container
 from services.user_management.exceptions import ConflictError, StartupError, ValidationFailedError
 from services.user_management.security.encryption import generate_secret
@@ -58,7 +58,7 @@ def status() -> None:
 @app.command()
 def activate(version: Annotated[int, typer.Argument(help="The version that encrypts from now on.")]) -> None:
     """Switch the version that encrypts; the former one goes on decrypting."""
-    run(lambda container: container.keys.vault.activate(version), prove_keys=True)
+    run(lambda container: container.keys.vault.activate(OPERATOR, version), prove_keys=True)
     print(f"Version {version} is active.", file=sys.stderr)
 
 
@@ -66,7 +66,7 @@ def activate(version: Annotated[int, typer.Argument(help="The version that encry
 def rewrap() -> None:
     """Encrypt everything under the active version, here and now; may be stopped at any moment and started again."""
     lines = _ProgressLines()
-    progress = run(lambda container: container.keys.rotation.rewrap_all(lines.report), prove_keys=True)
+    progress = run(lambda container: container.keys.rotation.rewrap_all(OPERATOR, lines.report), prove_keys=True)
     lines.print(progress)
     if progress.left:
         print("What is left cannot be read here; see: cli keys status", file=sys.stderr)
@@ -82,7 +82,7 @@ def retire(
 ) -> None:
     """End the life of a version that nothing is under any more; refused while anything is."""
     discarded = run(
-        lambda container: container.keys.rotation.retire(version, discard_unreadable=discard_unreadable),
+        lambda container: container.keys.rotation.retire(OPERATOR, version, discard_unreadable=discard_unreadable),
         prove_keys=True,
     )
     for place, count in discarded.items():

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from services.user_management.cli.runtime import run
+from services.user_management.cli.runtime import OPERATOR, run
 from services.user_management.container.reconciliation import build_reconciliation
 
 app = typer.Typer(no_args_is_help=True)
@@ -26,7 +26,9 @@ def clerk(
 ) -> None:
     """Sweep all users of Clerk's Backend API; create, update and delete what differs here."""
     drift = run(
-        lambda container: build_reconciliation(container).sweep(repair=not dry_run, max_deletions=max_deletions)
+        lambda container: build_reconciliation(container).sweep(
+            OPERATOR, repair=not dry_run, max_deletions=max_deletions
+        )
     )
     for kind, count in asdict(drift).items():
         print(f"{kind.replace('_', ' ')}\t{count}")

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -16,6 +16,8 @@ from services.user_management.logging_config import configure_logging
 from services.user_management.settings import get_settings
 
 Result = TypeVar("Result")
+OPERATOR: Final = system("cli")
+"""The actor of every command."""
 
 
 def run(use_case: Callable[[Container], Awaitable[Result]], *, prove_keys: bool = False) -> Result:
@@ -26,7 +28,7 @@ def run(use_case: Callable[[Container], Awaitable[Result]], *, prove_keys: bool 
         settings = get_settings()
         configure_logging(level="WARNING", json_lines=settings.log_json_lines, stream=sys.stderr)
         container = Container(settings)
-        with use_context(RequestContext(request_id="cli", actor=system("cli"))):
+        with use_context(RequestContext(request_id="cli", actor=OPERATOR)):
             try:
                 await (container.start() if prove_keys else container.resources.database.connect())
                 return await use_case(container)

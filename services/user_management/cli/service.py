@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from services.user_management.cli.runtime import run
+from services.user_management.cli.runtime import OPERATOR, run
 from services.user_management.container import Container
 from services.user_management.schemas.service import DEFAULT_OVERLAP_SECONDS, ServiceGrantSummary, ServiceResponse
 
@@ -24,7 +24,7 @@ def create(
 
     async def create_and_grant(container: Container) -> str:
         providers = [container.resources.providers.get(provider).name for provider in grant or []]
-        key = await container.service_clients.create_service(name, permission or [])
+        key = await container.service_clients.create_service(OPERATOR, name, permission or [])
         await _grant_all(container, name, providers, scopes=None, reason_required=False)
         return key
 
@@ -37,7 +37,7 @@ def permit(
     permissions: Annotated[list[str] | None, typer.Argument(help="All that it may do; none given: nothing.")] = None,
 ) -> None:
     """Replace what a service may do beyond reading tokens."""
-    service = run(lambda container: container.service_clients.set_permissions(name, permissions or []))
+    service = run(lambda container: container.service_clients.set_permissions(OPERATOR, name, permissions or []))
     print(f"Permissions of {name}: {_permissions(service)}.", file=sys.stderr)
 
 
@@ -56,7 +56,7 @@ def grant_providers(
 @app.command()
 def withdraw(name: Name, provider: Annotated[str, typer.Argument(help="Name of the provider.")]) -> None:
     """Let a service read no more tokens of a provider."""
-    run(lambda container: container.service_clients.withdraw_grant(name, provider))
+    run(lambda container: container.service_clients.withdraw_grant(OPERATOR, name, provider))
     print(f"{name} may no longer read tokens of {provider}.", file=sys.stderr)
 
 
@@ -68,7 +68,9 @@ def rotate(
     ),
 ) -> None:
     """Print a new key of a service: alone on stdout, once and never again. Its other keys end after the overlap."""
-    _print_key(name, run(lambda container: container.service_clients.rotate_key(name, overlap_seconds=overlap)))
+    _print_key(
+        name, run(lambda container: container.service_clients.rotate_key(OPERATOR, name, overlap_seconds=overlap))
+    )
 
 
 @app.command()
@@ -77,24 +79,24 @@ def revoke(
 ) -> None:
     """Refuse one key of a service, or every one, from now on."""
     if key is not None:
-        run(lambda container: container.service_clients.revoke_key(name, key))
+        run(lambda container: container.service_clients.revoke_key(OPERATOR, name, key))
         print(f"Key {key} of {name} revoked.", file=sys.stderr)
     else:
-        revoked = run(lambda container: container.service_clients.revoke_service(name))
+        revoked = run(lambda container: container.service_clients.revoke_service(OPERATOR, name))
         print(f"{revoked} key(s) of {name} revoked.", file=sys.stderr)
 
 
 @app.command()
 def disable(name: Name) -> None:
     """Refuse a service, whatever key it has, until it is enabled again."""
-    run(lambda container: container.service_clients.disable_service(name))
+    run(lambda container: container.service_clients.disable_service(OPERATOR, name))
     print(f"{name} is disabled.", file=sys.stderr)
 
 
 @app.command()
 def enable(name: Name) -> None:
     """Accept the keys of a disabled service again."""
-    run(lambda container: container.service_clients.enable_service(name))
+    run(lambda container: container.service_clients.enable_service(OPERATOR, name))
     print(f"{name} is enabled.", file=sys.stderr)
 
 
@@ -128,4 +130,4 @@ async def _grant_all(
 ) -> None:
     known = [container.resources.providers.get(provider).name for provider in providers]
     for provider in known:
-        await container.service_clients.grant(name, provider, scopes=scopes, reason_required=reason_required)
+        await container.service_clients.grant(OPERATOR, name, provider, scopes=scopes, reason_required=reason_required)

@@ -8,10 +8,9 @@ from uuid import UUID
 
 import typer
 
-from services.user_management.cli.runtime import run
+from services.user_management.cli.runtime import OPERATOR, run
 from services.user_management.container import Container
 from services.user_management.core.pagination import MAX_LIMIT
-from services.user_management.core.principal import system
 from services.user_management.enums import SubscriptionStatus
 from services.user_management.schemas.webhook_subscription import (
     ReplayRequest,
@@ -19,7 +18,6 @@ from services.user_management.schemas.webhook_subscription import (
     SubscriptionUpdate,
 )
 
-OPERATOR: Final = system("cli")
 DELIVERIES_SHOWN: Final = 20
 
 app = typer.Typer(no_args_is_help=True)

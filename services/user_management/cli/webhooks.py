@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from services.user_management.cli.runtime import run
+from services.user_management.cli.runtime import OPERATOR, run
 from services.user_management.container import Container
 
 app = typer.Typer(no_args_is_help=True)
@@ -47,7 +47,7 @@ def replay(
 
     async def replay_all(container: Container) -> list[bool]:
         wanted = [event_id] if event_id else await container.clerk.webhooks.failed_events()
-        return [await container.clerk.webhooks.replay(one) for one in wanted]
+        return [await container.clerk.webhooks.replay(OPERATOR, one) for one in wanted]
 
     applied = run(replay_all)
     print(f"{sum(applied)} of {len(applied)} event(s) applied.", file=sys.stderr)

@@ -20,6 +20,7 @@ from services.user_management.container.resources import build_resources
 from services.user_management.container.tokens import TokenServices, build_tokens
 from services.user_management.container.users import UserServices, build_users
 from services.user_management.core.clock import Clock
+from services.user_management.core.principal import system
 from services.user_management.database import is_schema_missing, is_unavailable
 from services.user_management.exceptions import StartupError
 from services.user_management.http_client import HttpClient
@@ -110,7 +111,7 @@ class Container:
         deadline = clock.monotonic() + BOOT_PATIENCE_SECONDS
         while True:
             try:
-                await vault.prove_keys()
+                await vault.prove_keys(system("startup"))
             except ProgrammingError as error:
                 if not is_schema_missing(error):
                     raise

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from services.user_management.container.process import Container
+from services.user_management.core.principal import Principal
 from services.user_management.exceptions import StartupError
 from services.user_management.integrations.clerk_api import ClerkDirectory
 from services.user_management.services.reconcile_service import ReconcileService
@@ -35,9 +36,9 @@ def build_reconciliation(container: Container) -> ReconcileService:
     )
 
 
-async def reconcile_slice(container: Container, cursor: Any) -> Any:
+async def reconcile_slice(container: Container, actor: Principal, cursor: Any) -> Any:
     """Run a slice for the slot runner. Without a configured key there is nothing to do, and the log says so."""
     if container.resources.settings.clerk.secret_key is None:
         log.warning("reconcile.skipped", reason="CLERK_SECRET_KEY is not set")
         return None
-    return await build_reconciliation(container).sweep_slice(cursor)
+    return await build_reconciliation(container).sweep_slice(actor, cursor)

@@ -1,4 +1,4 @@
-"""What is known about the request or job that is being worked on; audit rows and log lines read it from here."""
+"""What is known about the request or job that is being worked on: audit rows and log lines take its ids from here."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +17,8 @@ class RequestContext:
     """W3C trace id, 32 hex digits, from `traceparent`."""
     ip_address: str | None = None
     actor: Principal = ANONYMOUS
+    """Named by log lines alone. What may be done, and in whose name it is recorded, is decided by the `actor` that
+    services are given as a parameter."""
     response_headers: tuple[tuple[bytes, bytes], ...] = ()
     """What the answer says beyond the route's own headers; names in lower case, as ASGI demands."""
 
@@ -40,8 +42,8 @@ def use_context(context: RequestContext) -> Iterator[None]:
         _current.reset(token)
 
 
-def act_as(actor: Principal) -> None:
-    """Record who was authenticated, for everything that follows in this request."""
+def name_actor(actor: Principal) -> None:
+    """Let the log lines of this request name `actor` from now on."""
     _current.set(replace(current_context(), actor=actor))
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path
 
-from services.user_management.auth.admin import get_current_admin
+from services.user_management.auth.admin import CurrentAdmin, get_current_admin
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.exceptions import ConflictError, NotFoundError, UnknownProviderError, raises
 from services.user_management.routers.connection_parameters import ProviderPath
@@ -35,9 +35,11 @@ router = APIRouter(
 
 @router.post("", status_code=201)
 @raises(ConflictError)
-async def create_service(body: CreateServiceRequest, container: ContainerDependency) -> NewServiceKey:
+async def create_service(
+    actor: CurrentAdmin, body: CreateServiceRequest, container: ContainerDependency
+) -> NewServiceKey:
     """Register a service. Its first key is in the answer, and nowhere afterwards."""
-    key = await container.service_clients.create_service(body.name, body.permissions)
+    key = await container.service_clients.create_service(actor, body.name, body.permissions)
     return NewServiceKey(name=body.name, key=key)
 
 
@@ -57,61 +59,67 @@ async def get_service(name: NamePath, container: ContainerDependency) -> Service
 @router.put("/{name}/permissions")
 @raises(NotFoundError)
 async def set_service_permissions(
-    name: NamePath, body: PermissionsRequest, container: ContainerDependency
+    actor: CurrentAdmin, name: NamePath, body: PermissionsRequest, container: ContainerDependency
 ) -> ServiceResponse:
     """Replace what the service may do beyond reading tokens."""
-    return await container.service_clients.set_permissions(name, body.permissions)
+    return await container.service_clients.set_permissions(actor, name, body.permissions)
 
 
 @router.put("/{name}/grants/{provider}")
 @raises(NotFoundError, UnknownProviderError)
 async def grant_provider(
-    name: NamePath, provider: ProviderPath, body: GrantRequest, container: ContainerDependency
+    actor: CurrentAdmin, name: NamePath, provider: ProviderPath, body: GrantRequest, container: ContainerDependency
 ) -> ServiceResponse:
     """Let the service read tokens of a provider, instead of an earlier grant."""
     return await container.service_clients.grant(
-        name, provider, scopes=body.scopes, reason_required=body.reason_required
+        actor, name, provider, scopes=body.scopes, reason_required=body.reason_required
     )
 
 
 @router.delete("/{name}/grants/{provider}", status_code=204)
 @raises(NotFoundError)
-async def withdraw_grant(name: NamePath, provider: ProviderPath, container: ContainerDependency) -> None:
+async def withdraw_grant(
+    actor: CurrentAdmin, name: NamePath, provider: ProviderPath, container: ContainerDependency
+) -> None:
     """Let the service read no more tokens of a provider."""
-    await container.service_clients.withdraw_grant(name, provider)
+    await container.service_clients.withdraw_grant(actor, name, provider)
 
 
 @router.post("/{name}/keys", status_code=201)
 @raises(NotFoundError)
-async def rotate_service_key(name: NamePath, body: RotateKeyRequest, container: ContainerDependency) -> NewServiceKey:
+async def rotate_service_key(
+    actor: CurrentAdmin, name: NamePath, body: RotateKeyRequest, container: ContainerDependency
+) -> NewServiceKey:
     """A new key, in the answer and nowhere afterwards. The others end after the overlap."""
-    key = await container.service_clients.rotate_key(name, overlap_seconds=body.overlap_seconds)
+    key = await container.service_clients.rotate_key(actor, name, overlap_seconds=body.overlap_seconds)
     return NewServiceKey(name=name, key=key)
 
 
 @router.delete("/{name}/keys/{key_id}", status_code=204)
 @raises(NotFoundError)
-async def revoke_service_key(name: NamePath, key_id: KeyIdPath, container: ContainerDependency) -> None:
+async def revoke_service_key(
+    actor: CurrentAdmin, name: NamePath, key_id: KeyIdPath, container: ContainerDependency
+) -> None:
     """Refuse one key from now on."""
-    await container.service_clients.revoke_key(name, key_id)
+    await container.service_clients.revoke_key(actor, name, key_id)
 
 
 @router.post("/{name}/disable")
 @raises(NotFoundError)
-async def disable_service(name: NamePath, container: ContainerDependency) -> ServiceResponse:
+async def disable_service(actor: CurrentAdmin, name: NamePath, container: ContainerDependency) -> ServiceResponse:
     """Refuse the service, whatever key it has, until it is enabled again."""
-    return await container.service_clients.disable_service(name)
+    return await container.service_clients.disable_service(actor, name)
 
 
 @router.post("/{name}/enable")
 @raises(NotFoundError)
-async def enable_service(name: NamePath, container: ContainerDependency) -> ServiceResponse:
+async def enable_service(actor: CurrentAdmin, name: NamePath, container: ContainerDependency) -> ServiceResponse:
     """Accept the keys of a disabled service again."""
-    return await container.service_clients.enable_service(name)
+    return await container.service_clients.enable_service(actor, name)
 
 
 @router.post("/{name}/revoke")
 @raises(NotFoundError)
-async def revoke_service(name: NamePath, container: ContainerDependency) -> RevokedKeys:
+async def revoke_service(actor: CurrentAdmin, name: NamePath, container: ContainerDependency) -> RevokedKeys:
     """Refuse every key of the service from now on."""
-    return RevokedKeys(revoked=await container.service_clients.revoke_service(name))
+    return RevokedKeys(revoked=await container.service_clients.revoke_service(actor, name))

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query
 
-from services.user_management.auth.admin import get_current_admin
+from services.user_management.auth.admin import CurrentAdmin, get_current_admin
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
 from services.user_management.exceptions import ConflictError, UserNotFoundError, raises
@@ -56,27 +56,31 @@ async def get_user_detail(user_id: UserId, container: ContainerDependency) -> Ad
 
 @router.post("/{user_id}/suspend")
 @raises(UserNotFoundError)
-async def suspend_user(user_id: UserId, body: SuspendRequest, container: ContainerDependency) -> AdminUserResponse:
+async def suspend_user(
+    actor: CurrentAdmin, user_id: UserId, body: SuspendRequest, container: ContainerDependency
+) -> AdminUserResponse:
     """Refuse the user's sessions and tokens from now on."""
-    return await container.users.administration.suspend_user(user_id, reason=body.reason)
+    return await container.users.administration.suspend_user(actor, user_id, reason=body.reason)
 
 
 @router.post("/{user_id}/unsuspend")
 @raises(UserNotFoundError, ConflictError)
-async def unsuspend_user(user_id: UserId, container: ContainerDependency) -> AdminUserResponse:
+async def unsuspend_user(actor: CurrentAdmin, user_id: UserId, container: ContainerDependency) -> AdminUserResponse:
     """Lift our suspension; a ban by the identity provider is lifted there."""
-    return await container.users.administration.unsuspend_user(user_id)
+    return await container.users.administration.unsuspend_user(actor, user_id)
 
 
 @router.post("/{user_id}/restore")
 @raises(UserNotFoundError, ConflictError)
-async def restore_user(user_id: UserId, container: ContainerDependency) -> AdminUserResponse:
+async def restore_user(actor: CurrentAdmin, user_id: UserId, container: ContainerDependency) -> AdminUserResponse:
     """Undo a deletion, until the hold-back ends."""
-    return await container.users.administration.restore_user(user_id)
+    return await container.users.administration.restore_user(actor, user_id)
 
 
 @router.delete("/{user_id}")
 @raises(UserNotFoundError)
-async def delete_user_of_another(user_id: UserId, container: ContainerDependency) -> DeletionResponse:
+async def delete_user_of_another(
+    actor: CurrentAdmin, user_id: UserId, container: ContainerDependency
+) -> DeletionResponse:
     """Delete somebody's account; `restore` undoes it until the hold-back ends. Deleting twice changes nothing."""
-    return await container.users.administration.delete_user(user_id)
+    return await container.users.administration.delete_user(actor, user_id)

@@ -9,6 +9,7 @@ from services.user_management.auth.clerk import CurrentUser, InPerson, OwnUserId
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.auth.guards import anonymous
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
+from services.user_management.core.principal import ANONYMOUS
 from services.user_management.exceptions import (
     ConflictError,
     DatabaseUnavailableError,
@@ -90,6 +91,7 @@ async def get_integration(
 @router.patch("/users/{user_id}/integrations/{provider}", responses=TAGGED)
 @raises(UnknownProviderError, UserNotFoundError, NotConnectedError, PreconditionFailedError)
 async def patch_integration(
+    actor: CurrentUser,
     user_id: OwnUserId,
     provider: ProviderPath,
     body: IntegrationUpdate,
@@ -100,7 +102,7 @@ async def patch_integration(
 ) -> IntegrationResponse:
     """Change the product's notes about a connection, or choose the primary account, by JSON Merge Patch (RFC 7396)."""
     changed = await container.integrations.service.update_integration(
-        user_id, provider, account, body, expected=expected
+        actor, user_id, provider, account, update=body, expected=expected
     )
     response.headers["ETag"] = changed.etag
     return changed
@@ -109,6 +111,7 @@ async def patch_integration(
 @router.put("/users/{user_id}/integrations/{provider}", responses=TAGGED)
 @raises(UnknownProviderError, UserNotFoundError, NotConnectedError, PreconditionFailedError)
 async def put_integration(
+    actor: CurrentUser,
     user_id: OwnUserId,
     provider: ProviderPath,
     body: IntegrationUpdate,
@@ -119,7 +122,7 @@ async def put_integration(
 ) -> IntegrationResponse:
     """The same as `PATCH`: a member that is left out stays as it is."""
     changed = await container.integrations.service.update_integration(
-        user_id, provider, account, body, expected=expected
+        actor, user_id, provider, account, update=body, expected=expected
     )
     response.headers["ETag"] = changed.etag
     return changed
@@ -128,6 +131,7 @@ async def put_integration(
 @router.delete("/users/{user_id}/integrations/{provider}", dependencies=[InPerson])
 @raises(UnknownProviderError, UserNotFoundError, NotConnectedError, PreconditionFailedError)
 async def disconnect_integration(
+    actor: CurrentUser,
     user_id: OwnUserId,
     provider: ProviderPath,
     expected: IfMatch,
@@ -135,7 +139,9 @@ async def disconnect_integration(
     account: AccountQuery = None,
 ) -> DisconnectResponse:
     """End a connection: its tokens are unreadable at once, and revoked at the provider until that sticks."""
-    return await container.integrations.service.disconnect_integration(user_id, provider, account, expected=expected)
+    return await container.integrations.service.disconnect_integration(
+        actor, user_id, provider, account, expected=expected
+    )
 
 
 @router.put("/users/{user_id}/integrations/{provider}/refresh", responses=TAGGED)
@@ -179,10 +185,14 @@ async def list_integration_activity(
     UnknownProviderError, NotConnectedError, UserNotFoundError, ProviderUnavailableError, ProviderMisconfiguredError
 )
 async def authorize_integration(
-    user_id: OwnUserId, provider: ProviderPath, body: AuthorizeRequest, container: ContainerDependency
+    actor: CurrentUser,
+    user_id: OwnUserId,
+    provider: ProviderPath,
+    body: AuthorizeRequest,
+    container: ContainerDependency,
 ) -> AuthorizeResponse:
     """Start a connection: send the browser to `authorization_url`."""
-    return await container.integrations.connect_flows.start_connection(user_id, provider, body)
+    return await container.integrations.connect_flows.start_connection(actor, user_id, provider, body)
 
 
 @router.post(
@@ -203,6 +213,7 @@ async def authorize_integration(
     KeyUnavailableError,
 )
 async def confirm_integration(
+    actor: CurrentUser,
     user_id: OwnUserId,
     provider: ProviderPath,
     body: ConfirmRequest,
@@ -210,7 +221,7 @@ async def confirm_integration(
     response: Response,
 ) -> IntegrationResponse:
     """Finish a connection that this user started; the code is exchanged only here."""
-    connected = await container.integrations.confirmations.confirm_connection(user_id, provider, body)
+    connected = await container.integrations.confirmations.confirm_connection(actor, user_id, provider, body)
     response.headers["ETag"] = connected.etag
     return connected
 
@@ -234,5 +245,6 @@ async def receive_oauth_callback(
     """Where the provider sends the browser back to. Keeps the code, exchanges nothing, and returns to the product."""
     returned = ProviderReturn(state=state, code=code, error=error, issuer=iss)
     return RedirectResponse(
-        await container.integrations.connect_flows.record_provider_return(provider, returned), status_code=303
+        await container.integrations.connect_flows.record_provider_return(ANONYMOUS, provider, returned),
+        status_code=303,
     )

@@ -5,7 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from services.user_management.auth.admin import admin_or_permitted
-from services.user_management.auth.clerk import InPerson, OwnUserId, UserIdPath, get_current_user, own_user_id
+from services.user_management.auth.clerk import (
+    CurrentUser,
+    InPerson,
+    OwnUserId,
+    UserIdPath,
+    get_current_user,
+    own_user_id,
+)
 from services.user_management.auth.dependencies import ContainerDependency, get_container
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
 from services.user_management.enums import ServicePermission
@@ -29,14 +36,14 @@ hot_router = APIRouter(tags=["users"], route_class=DirectRoute, dependencies=[De
 @raises(UserNotFoundError)
 async def get_user(request: Request, user_id: UserIdPath) -> UserResponse:
     """The caller's own profile; `me` stands for their id."""
-    return await get_container(request).users.profiles.get_user(own_user_id(user_id))
+    return await get_container(request).users.profiles.get_user(own_user_id(request, user_id))
 
 
 @hot_router.get("/auth/me", responses=CONDITIONAL, openapi_extra=IF_NONE_MATCH)
 @raises(UserNotFoundError)
 async def get_me(request: Request) -> UserResponse:
     """The same as `GET /users/me`."""
-    return await get_container(request).users.profiles.get_user(own_user_id("me"))
+    return await get_container(request).users.profiles.get_user(own_user_id(request, "me"))
 
 
 @search_router.get("/users/search", dependencies=[Depends(admin_or_permitted(ServicePermission.USERS_SEARCH))])
@@ -53,10 +60,15 @@ async def search_users(
 @router.patch("/users/{user_id}", responses=TAGGED)
 @raises(UserNotFoundError, PreconditionFailedError, FieldOwnedUpstreamError)
 async def patch_user(
-    user_id: OwnUserId, body: UserUpdate, expected: IfMatch, container: ContainerDependency, response: Response
+    actor: CurrentUser,
+    user_id: OwnUserId,
+    body: UserUpdate,
+    expected: IfMatch,
+    container: ContainerDependency,
+    response: Response,
 ) -> UserResponse:
     """Change one's own profile by JSON Merge Patch (RFC 7396)."""
-    user = await container.users.profiles.update_user(user_id, body, expected=expected)
+    user = await container.users.profiles.update_user(actor, user_id, body, expected=expected)
     response.headers["ETag"] = user.etag
     return user
 
@@ -64,17 +76,24 @@ async def patch_user(
 @router.put("/users/{user_id}", responses=TAGGED)
 @raises(UserNotFoundError, PreconditionFailedError, FieldOwnedUpstreamError)
 async def put_user(
-    user_id: OwnUserId, body: UserUpdate, expected: IfMatch, container: ContainerDependency, response: Response
+    actor: CurrentUser,
+    user_id: OwnUserId,
+    body: UserUpdate,
+    expected: IfMatch,
+    container: ContainerDependency,
+    response: Response,
 ) -> UserResponse:
     """The same as `PATCH`: a member that is left out stays as it is."""
-    user = await container.users.profiles.update_user(user_id, body, expected=expected)
+    user = await container.users.profiles.update_user(actor, user_id, body, expected=expected)
     response.headers["ETag"] = user.etag
     return user
 
 
 @router.delete("/users/{user_id}", dependencies=[InPerson])
 @raises(UserNotFoundError, PreconditionFailedError)
-async def delete_user(user_id: OwnUserId, expected: IfMatch, container: ContainerDependency) -> DeletionResponse:
+async def delete_user(
+    actor: CurrentUser, user_id: OwnUserId, expected: IfMatch, container: ContainerDependency
+) -> DeletionResponse:
     """Delete one's own account: sign-in and tokens end at once, the data after the hold-back. Later requests are
     refused as `user_inactive`, with `deleted_at` and `restorable_until`."""
-    return await container.users.profiles.delete_user(user_id, expected=expected)
+    return await container.users.profiles.delete_user(actor, user_id, expected=expected)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from services.user_management.core.context import RequestContext, use_context
 from services.user_management.core.ids import uuid7
-from services.user_management.core.principal import system
+from services.user_management.core.principal import Principal, system
 from services.user_management.enums import JobName
 from services.user_management.queries import job as job_queries
 from services.user_management.queries.job import Slot
@@ -18,8 +18,8 @@ SLICE_TIMEOUT_SECONDS: Final = 20.0
 """Above the five seconds a slice works and the 8 s of its last provider call; below the lease of a slot (25 s)."""
 RUN_PRUNING: Final = Pruning(timedelta(days=2), job_queries.prune)
 
-Slice = Callable[[Any], Awaitable[Any]]
-"""Works from a cursor (None at first) and returns the next one; None when the slot is done."""
+Slice = Callable[[Principal, Any], Awaitable[Any]]
+"""Works in the name of its job, from a cursor (None at first), and returns the next one; None when the slot is done."""
 
 
 class JobService:
@@ -34,24 +34,25 @@ class JobService:
         An error of `work` is recorded with the slot and raised. The next tick tries again: the same slot, three times
         in all, or the next slot where slots are as short as ticks.
         """
-        with use_context(RequestContext(request_id=f"{job.value}-{uuid7()}", actor=system(job.value))):
-            async with self._unit_of_work() as uow:
+        actor = system(job.value)
+        with use_context(RequestContext(request_id=f"{job.value}-{uuid7()}", actor=actor)):
+            async with self._unit_of_work(actor) as uow:
                 slot = await job_queries.claim(uow.connection, job=job.value, period_seconds=period_seconds)
             if slot is None:
                 return False
             try:
                 async with asyncio.timeout(SLICE_TIMEOUT_SECONDS):
-                    cursor = await work(slot.cursor)
+                    cursor = await work(actor, slot.cursor)
             except Exception as error:
-                await self._record_failure(slot, error)
+                await self._record_failure(actor, slot, error)
                 raise
-            async with self._unit_of_work() as uow:
+            async with self._unit_of_work(actor) as uow:
                 if cursor is None:
                     await job_queries.finish(uow.connection, slot)
                 else:
                     await job_queries.hand_on(uow.connection, slot, cursor)
             return True
 
-    async def _record_failure(self, slot: Slot, error: Exception) -> None:
-        async with self._unit_of_work() as uow:
+    async def _record_failure(self, actor: Principal, slot: Slot, error: Exception) -> None:
+        async with self._unit_of_work(actor) as uow:
             await job_queries.fail(uow.connection, slot, f"{type(error).__name__}: {error}")

@@ -14,6 +14,7 @@ import structlog
 
 from services.user_management.core.clock import Clock
 from services.user_management.core.failpoints import Failpoint, failpoint
+from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.enums import EncryptionKeyState, ReauthReason
 from services.user_management.exceptions import (
@@ -142,7 +143,7 @@ class KeyRotationService:
         self._clock = clock
         self._start_slice = start_slice
 
-    async def rewrap(self, cursor: Any = None) -> dict[str, Any] | None:
+    async def rewrap(self, actor: Principal, cursor: Any = None) -> dict[str, Any] | None:
         """Slice: encrypt under the active version what is under others; the cursor for the next slice, None at the end.
 
         With nothing to do it is one statement.
@@ -151,14 +152,14 @@ class KeyRotationService:
         current.go_to(cursor)
         time = self._start_slice()
         while current.steps:
-            if not await self._advance(current, _Batch()):
+            if not await self._advance(actor, current, _Batch()):
                 return None
             # Looked at after a batch, not before: however slow the machine, every slice comes further.
             if not time.may_begin():
                 break
         return current.cursor()
 
-    async def rewrap_all(self, report: Callable[[Progress], None]) -> Progress:
+    async def rewrap_all(self, actor: Principal, report: Callable[[Progress], None]) -> Progress:
         """Encrypt everything anew, here and now; `report` hears of every batch.
 
         Raises KeyUnavailableError when the active version is not held here, ConflictError when so many connections
@@ -172,7 +173,7 @@ class KeyRotationService:
             current = await self._plan()
             while current.steps:
                 batch = _Batch()
-                goes_on = await self._advance(current, batch)
+                goes_on = await self._advance(actor, current, batch)
                 progress.done += batch.rewrapped
                 progress.unreadable += len(batch.unreadable)
                 progress.left = max(0, progress.left - batch.rewrapped)
@@ -190,7 +191,7 @@ class KeyRotationService:
             rows = await key_queries.usage(connection)
         return [await self._status_of(row) for row in rows]
 
-    async def retire(self, version: int, *, discard_unreadable: bool = False) -> dict[str, int]:
+    async def retire(self, actor: Principal, version: int, *, discard_unreadable: bool = False) -> dict[str, int]:
         """End the life of `version`: no process has to hold it any more. What was discarded, by place.
 
         Raises NotFoundError, and ConflictError while it is active, while anything is under it, or while somebody may
@@ -199,7 +200,7 @@ class KeyRotationService:
         unreadable = await self._all_unreadable(version) if discard_unreadable else {}
         discarded: dict[str, int] = {}
 
-        async with self._unit_of_work() as uow:
+        async with self._unit_of_work(actor) as uow:
             locked = await key_queries.lock_key(uow.connection, version)
             if locked is None:
                 raise NotFoundError(f"There is no key version {version}.")
@@ -242,7 +243,7 @@ class KeyRotationService:
         former = [row for row in rows if row.state != EncryptionKeyState.ACTIVE.value]
         return sum(row.held_by[place.name] for row in former for place in PLACES)
 
-    async def _advance(self, current: _Pass, batch: _Batch) -> bool:
+    async def _advance(self, actor: Principal, current: _Pass, batch: _Batch) -> bool:
         """Do the next batch and say in `batch` what became of it; False when the pass has to be broken off."""
         step = current.steps[0]
         async with self._database.reading() as connection:
@@ -262,7 +263,7 @@ class KeyRotationService:
         batch.unreadable = [
             row for row, outcome in zip(rows, outcomes, strict=True) if isinstance(outcome, PoisonedCiphertextError)
         ]
-        batch.rewrapped = await self._store(step.place, renewed, current.active)
+        batch.rewrapped = await self._store(actor, step.place, renewed, current.active)
         log.info(
             "keys.rewrap_progressed",
             place=step.place.name,
@@ -271,18 +272,18 @@ class KeyRotationService:
             superseded=len(renewed) - batch.rewrapped,
             unreadable=len(batch.unreadable),
         )
-        return await self._give_up(step, batch.unreadable)
+        return await self._give_up(actor, step, batch.unreadable)
 
-    async def _store(self, place: Place, renewed: Sequence[Renewed], version: int) -> int:
+    async def _store(self, actor: Principal, place: Place, renewed: Sequence[Renewed], version: int) -> int:
         if not renewed:
             return 0
         failpoint(Failpoint.ROTATION_SEALED)
-        async with self._unit_of_work() as uow:
+        async with self._unit_of_work(actor) as uow:
             stored = await key_queries.replace_secrets(uow.connection, place, renewed, version=version)
         failpoint(Failpoint.ROTATION_STORED)
         return stored
 
-    async def _give_up(self, step: _Step, rows: Sequence[StoredSecret]) -> bool:
+    async def _give_up(self, actor: Principal, step: _Step, rows: Sequence[StoredSecret]) -> bool:
         """The rows stay as they are; a connection that serves them needs its user. False: too many at once."""
         for row in rows:
             log.error("keys.secret_unreadable", place=step.place.name, key_version=step.version, id=str(row.id))
@@ -291,7 +292,7 @@ class KeyRotationService:
             if not self._vault.poison_guard.may_mark(row.integration_id):
                 log.critical("keys.rewrap_stopped", reason="poison_limit_reached")
                 return False
-            async with self._unit_of_work() as uow:
+            async with self._unit_of_work(actor) as uow:
                 await self._mark(uow, [row])
         return True
 

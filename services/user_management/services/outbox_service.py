@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import structlog
 
+from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.queries import outbox as outbox_queries
 from services.user_management.redis_client import RedisClient
@@ -43,7 +44,7 @@ class OutboxService:
     policy: OutboxPolicy
     start_slice: StartSlice
 
-    async def relay(self, _cursor: Any = None) -> None:
+    async def relay(self, actor: Principal, _cursor: Any = None) -> None:
         """Slice: relay what is unpublished. Redis away raises; the rows stay."""
         time = self.start_slice()
         while time.may_begin():
@@ -54,7 +55,7 @@ class OutboxService:
             events = {row["seq"]: of_outbox(row, self.policy.source) for row in rows}
             # First, since it is what may be doubled: a crash from here on tells Redis again, and the webhooks once.
             await self._tell_redis(list(events.values()), list(events))
-            async with self.unit_of_work() as uow:
+            async with self.unit_of_work(actor) as uow:
                 mine = await outbox_queries.mark_published(uow.connection, list(events))
                 deliveries = await fan_out(uow, [event for seq, event in events.items() if seq in mine])
             log.info("outbox.relayed", count=len(mine), deliveries=deliveries)

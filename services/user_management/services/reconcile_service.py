@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from services.user_management.core.clock import Clock
+from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.exceptions import RetryLaterError, UnreadableEventError
 from services.user_management.queries import user as user_queries
@@ -118,33 +119,33 @@ class ReconcileService:
     clock: Clock
     start_slice: StartSlice
 
-    async def sweep_slice(self, cursor: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    async def sweep_slice(self, actor: Principal, cursor: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
         """Slice: go on; None when the sweep is over. While Clerk is away it stands still."""
         sweep = Sweep.resume(cursor)
         time = self.start_slice()
         try:
             while time.may_begin():
-                if not await self._step(sweep, repair=True, max_deletions=None):
+                if not await self._step(actor, sweep, repair=True, max_deletions=None):
                     log.info("reconcile.finished", **asdict(sweep.drift))
                     return None
         except RetryLaterError as error:
             log.warning("reconcile.postponed", reason=error.detail)
         return sweep.cursor()
 
-    async def sweep(self, *, repair: bool, max_deletions: int | None = None) -> Drift:
+    async def sweep(self, actor: Principal, *, repair: bool, max_deletions: int | None = None) -> Drift:
         """A whole sweep at once; with `repair` False it only looks. `max_deletions` is an operator's word.
 
         Raises RetryLaterError, ClerkRefusedError.
         """
         sweep = Sweep(Drift())
-        while await self._step(sweep, repair=repair, max_deletions=max_deletions):
+        while await self._step(actor, sweep, repair=repair, max_deletions=max_deletions):
             pass
         return sweep.drift
 
-    async def _step(self, sweep: Sweep, *, repair: bool, max_deletions: int | None) -> bool:
+    async def _step(self, actor: Principal, sweep: Sweep, *, repair: bool, max_deletions: int | None) -> bool:
         """One page, one second look, or the deletions; whether there is more to do."""
         if sweep.offset is not None:
-            await self._compare_page(sweep, repair=repair)
+            await self._compare_page(actor, sweep, repair=repair)
         elif sweep.has_too_many_gone(max_deletions):
             sweep.drift.deletions_held_back = len(sweep.gone)
             log.error("reconcile.deletions_held_back", at_least=len(sweep.gone))
@@ -155,12 +156,12 @@ class ReconcileService:
             await self._look_for_deleted(sweep)
         elif sweep.gone:
             sweep.deleting = True
-            await self._delete(sweep, sweep.gone.pop(), told_at=_moment(sweep.looked_at), repair=repair)
+            await self._delete(actor, sweep, sweep.gone.pop(), told_at=_moment(sweep.looked_at), repair=repair)
         else:
             return False
         return True
 
-    async def _compare_page(self, sweep: Sweep, *, repair: bool) -> None:
+    async def _compare_page(self, actor: Principal, sweep: Sweep, *, repair: bool) -> None:
         told_at = self.clock.now()
         page = await self.directory.list_users(offset=sweep.offset or 0, limit=PAGE)
         users: list[UpstreamUser] = []
@@ -175,17 +176,17 @@ class ReconcileService:
                 connection, issuer=self.issuer, subjects=[user.subject for user in users]
             )
         for user in users:
-            await self._compare(sweep, user, known.get(user.subject), repair=repair)
+            await self._compare(actor, sweep, user, known.get(user.subject), repair=repair)
         sweep.drift.checked += len(page)
         # Users who are deleted meanwhile move the pages: whoever slips through is found by the next sweep.
         sweep.offset = (sweep.offset or 0) + len(page) if len(page) == PAGE else None
 
     async def _compare(
-        self, sweep: Sweep, user: UpstreamUser, known: Mapping[str, Any] | None, *, repair: bool
+        self, actor: Principal, sweep: Sweep, user: UpstreamUser, known: Mapping[str, Any] | None, *, repair: bool
     ) -> None:
         if known is not None and _holds(known, user):
             return
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             if repair:
                 was_news = await self.upstream.apply(uow, user)
             else:
@@ -216,9 +217,9 @@ class ReconcileService:
             sweep.gone.append(sweep.suspects[-1])
         sweep.suspects.pop()
 
-    async def _delete(self, sweep: Sweep, subject: str, *, told_at: datetime, repair: bool) -> None:
+    async def _delete(self, actor: Principal, sweep: Sweep, subject: str, *, told_at: datetime, repair: bool) -> None:
         if repair:
-            async with self.unit_of_work() as uow:
+            async with self.unit_of_work(actor) as uow:
                 deleted = await self.upstream.delete(uow, issuer=self.issuer, subject=subject, told_at=told_at)
             if not deleted:
                 # Deleted meanwhile, or restored.

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.ids import uuid7
+from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.enums import ServicePermission
 from services.user_management.exceptions import (
@@ -42,7 +43,7 @@ class ServiceClientService:
     unit_of_work: UnitOfWorkFactory
     providers: ProviderRegistry
 
-    async def create_service(self, name: str, permissions: Collection[str] = ()) -> str:
+    async def create_service(self, actor: Principal, name: str, permissions: Collection[str] = ()) -> str:
         """Register a service; returns its first key, which is stored only as a hash.
 
         Raises ValidationFailedError, ConflictError.
@@ -54,7 +55,7 @@ class ServiceClientService:
         allowed = _permissions(permissions)
         client_id = uuid7()
 
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             try:
                 await ServiceClient.objects.create(
                     id=client_id, name=name, permissions=allowed, created_at=uow.clock.now()
@@ -65,7 +66,7 @@ class ServiceClientService:
             _audit(uow, "service.created", name, {"permissions": [None, allowed], "key_id": [None, key.id]})
         return key.text
 
-    async def set_permissions(self, name: str, permissions: Collection[str]) -> ServiceResponse:
+    async def set_permissions(self, actor: Principal, name: str, permissions: Collection[str]) -> ServiceResponse:
         """Replace what a service may do beyond reading tokens. Without `webhooks:manage` its subscriptions are told
         nothing; with it again, they are sent what has waited.
 
@@ -73,7 +74,7 @@ class ServiceClientService:
         """
         wanted = _permissions(permissions)
 
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             client = await _lock(uow, name)
             if client.permissions != wanted:
                 await queries.set_permissions(uow.connection, client.id, wanted)
@@ -83,7 +84,7 @@ class ServiceClientService:
             return await _describe(uow.connection, name)
 
     async def grant(
-        self, name: str, provider: str, *, scopes: Iterable[str] | None, reason_required: bool
+        self, actor: Principal, name: str, provider: str, *, scopes: Iterable[str] | None, reason_required: bool
     ) -> ServiceResponse:
         """Let a service read tokens of `provider` (`scopes` None: any), instead of an earlier grant.
 
@@ -96,7 +97,7 @@ class ServiceClientService:
             raise ValidationFailedError("A grant is for any scope, or for at least one.")
         wanted = {"scopes": limited, "reason_required": reason_required}
 
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             client = await _lock(uow, name)
             earlier = await ServiceGrant.objects.get_or_none(client_id=client.id, provider=provider)
             former = None if earlier is None else _terms(earlier)
@@ -109,12 +110,12 @@ class ServiceClientService:
                 _audit(uow, "service.granted", name, {provider: [former, wanted]})
             return await _describe(uow.connection, name)
 
-    async def withdraw_grant(self, name: str, provider: str) -> None:
+    async def withdraw_grant(self, actor: Principal, name: str, provider: str) -> None:
         """Let a service read no more tokens of `provider`, which need not be configured any more.
 
         Raises NotFoundError.
         """
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             client = await _lock(uow, name)
             grant = await ServiceGrant.objects.get_or_none(client_id=client.id, provider=provider)
             if grant is None:
@@ -122,7 +123,7 @@ class ServiceClientService:
             await grant.delete()
             _audit(uow, "service.grant_withdrawn", name, {provider: [_terms(grant), None]})
 
-    async def rotate_key(self, name: str, *, overlap_seconds: int = DEFAULT_OVERLAP_SECONDS) -> str:
+    async def rotate_key(self, actor: Principal, name: str, *, overlap_seconds: int = DEFAULT_OVERLAP_SECONDS) -> str:
         """A new key. The service's other live keys end in `overlap_seconds` (0: now), if they do not end before.
 
         Raises NotFoundError, ValidationFailedError.
@@ -130,7 +131,7 @@ class ServiceClientService:
         if not 0 <= overlap_seconds <= MAX_OVERLAP_SECONDS:
             raise ValidationFailedError(f"The overlap has 0 to {MAX_OVERLAP_SECONDS} seconds.")
 
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             client = await _lock(uow, name)
             ended = await queries.end_live_keys(uow.connection, client.id, overlap_seconds=overlap_seconds)
             key = await issue_key(uow, client.id)
@@ -138,34 +139,34 @@ class ServiceClientService:
             _audit(uow, "service.key_rotated", name, {"key_id": [None, key.id], **ends})
         return key.text
 
-    async def revoke_key(self, name: str, key_id: str) -> None:
+    async def revoke_key(self, actor: Principal, name: str, key_id: str) -> None:
         """Refuse one key from now on. Raises NotFoundError."""
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             client = await _lock(uow, name)
             if key_id not in {key.id for key in await queries.list_keys(uow.connection, [client.id])}:
                 raise NotFoundError(f"{name} has no key of that id.")
             if await queries.revoke_keys(uow.connection, client.id, key_id=key_id):
                 _audit(uow, "service.key_revoked", name, {"key_id": [key_id, None]})
 
-    async def revoke_service(self, name: str) -> int:
+    async def revoke_service(self, actor: Principal, name: str) -> int:
         """Refuse every key of a service from now on; how many there were. Raises NotFoundError."""
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             client = await _lock(uow, name)
             revoked = await queries.revoke_keys(uow.connection, client.id)
             if revoked:
                 _audit(uow, "service.revoked", name, {"key_ids": [revoked, []]})
             return len(revoked)
 
-    async def disable_service(self, name: str) -> ServiceResponse:
+    async def disable_service(self, actor: Principal, name: str) -> ServiceResponse:
         """Refuse a service, whatever key it has, and tell it nothing, until it is enabled again.
 
         Raises NotFoundError.
         """
-        return await self._set_disabled(name, disabled=True)
+        return await self._set_disabled(actor, name, disabled=True)
 
-    async def enable_service(self, name: str) -> ServiceResponse:
+    async def enable_service(self, actor: Principal, name: str) -> ServiceResponse:
         """Accept the keys of a disabled service again, and send what has waited. Raises NotFoundError."""
-        return await self._set_disabled(name, disabled=False)
+        return await self._set_disabled(actor, name, disabled=False)
 
     async def list_services(self) -> list[ServiceResponse]:
         """All services, by name."""
@@ -177,8 +178,8 @@ class ServiceClientService:
         async with self.database.reading() as connection:
             return await _describe(connection, name)
 
-    async def _set_disabled(self, name: str, *, disabled: bool) -> ServiceResponse:
-        async with self.unit_of_work() as uow:
+    async def _set_disabled(self, actor: Principal, name: str, *, disabled: bool) -> ServiceResponse:
+        async with self.unit_of_work(actor) as uow:
             client = await _lock(uow, name)
             if (client.disabled_at is not None) != disabled:
                 await queries.set_disabled(uow.connection, client.id, disabled=disabled)

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.user_management.core.principal import Principal
 from services.user_management.queries import job as job_queries
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
@@ -42,13 +43,13 @@ class TableUpkeep:
         self._unit_of_work = unit_of_work
         self._prunings = prunings
 
-    async def maintain_tables(self, _cursor: Any) -> None:
+    async def maintain_tables(self, actor: Principal, _cursor: Any) -> None:
         """Slice: make the coming months' partitions, then remove what the features have no use for."""
-        async with self._unit_of_work() as uow:
+        async with self._unit_of_work(actor) as uow:
             made = await job_queries.ensure_log_partitions(uow.connection, months_ahead=PARTITIONS_AHEAD)
             now = await job_queries.database_now(uow.connection)
         if made:
             log.info("partitions.created", count=made)
         for pruning in self._prunings:
-            async with self._unit_of_work() as uow:
+            async with self._unit_of_work(actor) as uow:
                 await pruning.prune(uow.connection, before=now - pruning.kept)

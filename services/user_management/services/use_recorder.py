@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.clock import Clock
+from services.user_management.core.principal import system
 from services.user_management.database import is_unavailable
 from services.user_management.observability import UNRECORDED_USES
 from services.user_management.unit_of_work import UnitOfWorkFactory
@@ -18,6 +19,8 @@ TIMEOUT_SECONDS: Final = 1.0
 """How long an answer that is ready may be held up."""
 PAUSE_SECONDS: Final = 10.0
 """How long nothing is written after a write failed, so that few requests wait for a busy database."""
+
+RECORDER: Final = system("use_recorder")
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +61,7 @@ class UseRecorder:
         # Before the first await, so that of uses at the same moment one writes.
         self._written[key] = now
         try:
-            async with asyncio.timeout(TIMEOUT_SECONDS), self._unit_of_work() as uow:
+            async with asyncio.timeout(TIMEOUT_SECONDS), self._unit_of_work(RECORDER) as uow:
                 await self._write(uow.connection, key)
         except Exception as error:
             if not is_unavailable(error):

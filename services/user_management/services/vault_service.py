@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from services.user_management.core.clock import Clock
+from services.user_management.core.principal import Principal
 from services.user_management.enums import EncryptionKeyState, TokenKind
 from services.user_management.exceptions import (
     ConflictError,
@@ -90,14 +91,14 @@ class VaultService:
         """The keys of this process; none before `load`."""
         return self._encryption
 
-    async def prove_keys(self) -> None:
+    async def prove_keys(self, actor: Principal) -> None:
         """Decrypt the canary of every version in use; register the highest version held in an empty database.
 
         Raises StartupError naming the version that is missing or wrong.
         """
         rows = await EncryptionKey.objects.exclude(state=EncryptionKeyState.RETIRED.value).all()
         if not rows:
-            rows = [await self._register_first()]
+            rows = [await self._register_first(actor)]
         for row in rows:
             if row.version not in self._encryption.versions:
                 raise StartupError(f"ENCRYPTION_KEYS: version {row.version} is in use and not given")
@@ -169,21 +170,21 @@ class VaultService:
         self._proven.add(version)
         return plaintext
 
-    async def activate(self, version: int) -> None:
+    async def activate(self, actor: Principal, version: int) -> None:
         """Make `version` the one that encrypts; the former one goes on decrypting. Does nothing if it already is.
 
         Raises KeyUnavailableError for a version that this process does not hold, ConflictError for one that is retired
         or registered with another secret, and when somebody else activates or retires one at the same moment.
         """
         try:
-            await self._activate(self.require_held(version))
+            await self._activate(actor, self.require_held(version))
         except IntegrityError:
             raise ConflictError(_OVERTAKEN) from None
 
-    async def _activate(self, version: int) -> None:
+    async def _activate(self, actor: Principal, version: int) -> None:
         canary = self.seal(_CANARY, _CANARY_BINDING, version)
 
-        async with self._unit_of_work() as uow:
+        async with self._unit_of_work(actor) as uow:
             rows = {row.version: row for row in await key_queries.read_keys(uow.connection)}
             former = next((row.version for row in rows.values() if row.state == EncryptionKeyState.ACTIVE.value), None)
             if former == version:
@@ -214,9 +215,9 @@ class VaultService:
         if not self.prove(row.version, row.kdf, row.canary):
             raise ConflictError(f"Version {row.version} is registered with another secret than the one held here.")
 
-    async def _register_first(self) -> EncryptionKey:
+    async def _register_first(self, actor: Principal) -> EncryptionKey:
         try:
-            await self.activate(max(self._encryption.versions))
+            await self.activate(actor, max(self._encryption.versions))
         except ConflictError:
             # Another process of the same first start was faster; its row is as good, if we hold the same key.
             log.info("vault.first_key_registered_elsewhere")

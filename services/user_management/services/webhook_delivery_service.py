@@ -11,6 +11,7 @@ from uuid import UUID
 import structlog
 
 from services.user_management.core.clock import Clock
+from services.user_management.core.principal import Principal
 from services.user_management.database import is_unavailable
 from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
 from services.user_management.integrations.webhook_sender import SendFailure, WebhookAnswer, WebhookSender
@@ -108,15 +109,15 @@ class WebhookDeliveryService:
     clock: Clock
     start_slice: StartSlice
 
-    async def deliver_due(self, _cursor: Any = None) -> None:
+    async def deliver_due(self, actor: Principal, _cursor: Any = None) -> None:
         """Slice: send what is due, eight at once, until nothing is or the time is over."""
         current = _Slice(self.start_slice())
         async with asyncio.TaskGroup() as group:
             while self._may_start(current):
                 under_way = set(current.tasks)
-                delivery = await self._claim(current) if len(under_way) < CONCURRENCY else None
+                delivery = await self._claim(actor, current) if len(under_way) < CONCURRENCY else None
                 if delivery is not None:
-                    current.add(delivery, group.create_task(self._deliver(delivery)))
+                    current.add(delivery, group.create_task(self._deliver(actor, delivery)))
                 elif under_way:
                     # Also if they ended during the claim, which has left out whom they kept busy.
                     await asyncio.wait(under_way, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -126,9 +127,9 @@ class WebhookDeliveryService:
     def _may_start(self, current: _Slice) -> bool:
         return current.time.may_begin(within_seconds=LAST_START_SECONDS if current.tasks else None)
 
-    async def _claim(self, current: _Slice) -> ClaimedDelivery | None:
+    async def _claim(self, actor: Principal, current: _Slice) -> ClaimedDelivery | None:
         too_late = current.time.elapsed_seconds >= FAILING_START_SECONDS
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             return await queries.claim_due(
                 uow.connection,
                 busy=current.busy,
@@ -136,39 +137,39 @@ class WebhookDeliveryService:
                 lease_seconds=LEASE_SECONDS,
             )
 
-    async def _deliver(self, delivery: ClaimedDelivery) -> None:
+    async def _deliver(self, actor: Principal, delivery: ClaimedDelivery) -> None:
         """One delivery, whose trouble is its own: an error that left here would cancel all others under way, and what
         their receivers have taken would be sent again."""
         try:
-            await self._attempt(delivery)
+            await self._attempt(actor, delivery)
         except Exception as error:
             log.exception("webhook.attempt_failed", **_named(delivery))
             # With Postgres away nothing can be recorded, and the receiver is not to blame: the lease ends by itself.
             if not is_unavailable(error):
-                await self._record_internal_error(delivery)
+                await self._record_internal_error(actor, delivery)
 
-    async def _record_internal_error(self, delivery: ClaimedDelivery) -> None:
+    async def _record_internal_error(self, actor: Principal, delivery: ClaimedDelivery) -> None:
         try:
-            await self._record_failure(delivery, None, INTERNAL_ERROR)
+            await self._record_failure(actor, delivery, None, INTERNAL_ERROR)
         except Exception:
             # For the same reason. It is tried again when its lease ends.
             log.exception("webhook.failure_unrecorded", **_named(delivery))
 
-    async def _attempt(self, delivery: ClaimedDelivery) -> None:
+    async def _attempt(self, actor: Principal, delivery: ClaimedDelivery) -> None:
         try:
             headers = self._headers(delivery)
         except KeyUnavailableError:
-            await self._postpone(delivery)
+            await self._postpone(actor, delivery)
             return
         except PoisonedCiphertextError:
             log.critical("webhook_secret.unreadable", subscription_id=str(delivery.subscription_id))
-            await self._record_failure(delivery, None, SECRET_UNREADABLE)
+            await self._record_failure(actor, delivery, None, SECRET_UNREADABLE)
             return
         answer = await self.sender.send(delivery.url, headers=headers, body=delivery.body.encode())
         if answer.failure is None:
-            await self._record_success(delivery, answer)
+            await self._record_success(actor, delivery, answer)
         else:
-            await self._record_failure(delivery, answer, answer.failure.value)
+            await self._record_failure(actor, delivery, answer, answer.failure.value)
 
     def _headers(self, delivery: ClaimedDelivery) -> dict[str, str]:
         """Source: the Standard Webhooks specification. Raises KeyUnavailableError, PoisonedCiphertextError."""
@@ -193,24 +194,26 @@ class WebhookDeliveryService:
             secrets.append(former)
         return secrets
 
-    async def _postpone(self, delivery: ClaimedDelivery) -> None:
-        async with self.unit_of_work() as uow:
+    async def _postpone(self, actor: Principal, delivery: ClaimedDelivery) -> None:
+        async with self.unit_of_work(actor) as uow:
             await subscription_queries.lock(uow.connection, delivery.subscription_id, owner=None)
             await queries.postpone(uow.connection, delivery, error=KEY_UNAVAILABLE, seconds=KEY_WAIT_SECONDS)
 
-    async def _record_success(self, delivery: ClaimedDelivery, answer: WebhookAnswer) -> None:
-        async with self.unit_of_work() as uow:
+    async def _record_success(self, actor: Principal, delivery: ClaimedDelivery, answer: WebhookAnswer) -> None:
+        async with self.unit_of_work(actor) as uow:
             # The subscription first, as whoever changes one locks it before its deliveries.
             await subscription_queries.note_success(uow.connection, delivery.subscription_id)
             await queries.mark_delivered(uow.connection, delivery.id, status=answer.status or 200)
         log.info("webhook.delivered", **_named(delivery), status=answer.status)
 
-    async def _record_failure(self, delivery: ClaimedDelivery, answer: WebhookAnswer | None, error: str) -> None:
+    async def _record_failure(
+        self, actor: Principal, delivery: ClaimedDelivery, answer: WebhookAnswer | None, error: str
+    ) -> None:
         wish, status = (None, None) if answer is None else (answer.retry_after, answer.status)
         failed = FailedAttempt(status, error, retry_delay(delivery.attempts, retry_after=wish))
         reason = None
 
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             state = await subscription_queries.note_failure(
                 uow.connection, delivery.subscription_id, patience_seconds=PATIENCE_SECONDS
             )

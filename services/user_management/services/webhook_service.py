@@ -14,10 +14,9 @@ import structlog
 from pydantic import ValidationError
 from sqlalchemy import RowMapping
 
-from services.user_management.core.context import act_as
 from services.user_management.core.failpoints import Failpoint, failpoint
 from services.user_management.core.ids import uuid7
-from services.user_management.core.principal import system
+from services.user_management.core.principal import Principal, system
 from services.user_management.database import Database, is_unavailable
 from services.user_management.exceptions import NotFoundError, ValidationFailedError
 from services.user_management.logging_config import redact
@@ -60,9 +59,7 @@ class WebhookService:
         """
         if self.instance_id is not None and event.instance_id != self.instance_id:
             raise ValidationFailedError("The event is of another Clerk instance.")
-        act_as(system(SOURCE))
-
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(system(SOURCE)) as uow:
             event_id = uuid7()
             values = {
                 "id": event_id,
@@ -84,23 +81,23 @@ class WebhookService:
         self._forget_state(values)
         return WebhookAccepted(duplicate=False, applied=applied)
 
-    async def retry_due(self, _cursor: Any = None) -> None:
+    async def retry_due(self, actor: Principal, _cursor: Any = None) -> None:
         """Slice: try failed events again that are due."""
         time = self.start_slice()
         while time.may_begin():
-            async with self.unit_of_work() as uow:
+            async with self.unit_of_work(actor) as uow:
                 row = await webhook_queries.lock_due_event(uow.connection)
                 if row is None:
                     return
                 await self._try_again(uow, row)
             self._forget_state(row)
 
-    async def replay(self, event_id: UUID) -> bool:
+    async def replay(self, actor: Principal, event_id: UUID) -> bool:
         """Apply a stored event, again if it was before: it changes nothing then. Whether it is applied.
 
         Raises NotFoundError.
         """
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             row = await webhook_queries.lock_event(uow.connection, event_id)
             if row is None:
                 raise NotFoundError(f"There is no event {event_id}.")

@@ -76,7 +76,7 @@ class WebhookSubscriptionService:
         key_version = await self.vault.active_version()
         sealed = self.vault.seal(secret, webhook_secret_binding(subscription_id), key_version)
 
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             client_id = await _client_of(uow, actor)
             await queries.lock_creation(uow.connection)
             if await queries.count_owned(uow.connection, client_id) >= MAX_PER_OWNER:
@@ -146,7 +146,7 @@ class WebhookSubscriptionService:
         if "event_types" in wanted:
             wanted["event_types"] = _unique(wanted["event_types"] or [])
 
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             row = await _lock(uow, actor, subscription_id, expected=expected)
             changed = {name: value for name, value in wanted.items() if row[name] != value}
             if changed:
@@ -158,7 +158,7 @@ class WebhookSubscriptionService:
         self, actor: Principal, subscription_id: UUID, *, expected: frozenset[int] | None = None
     ) -> None:
         """Remove it with all its deliveries. Raises NotFoundError, PreconditionFailedError."""
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             row = await _lock(uow, actor, subscription_id, expected=expected)
             await queries.delete(uow.connection, subscription_id)
             _audit(uow, "deleted", subscription_id, {"url": [_origin(row["url"]), None]})
@@ -174,7 +174,7 @@ class WebhookSubscriptionService:
         key_version = await self.vault.active_version()
         sealed = self.vault.seal(secret, webhook_secret_binding(subscription_id), key_version)
 
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             await _lock(uow, actor, subscription_id)
             await queries.replace_secret(
                 uow.connection, subscription_id, (sealed, key_version), overlap=timedelta(seconds=overlap_seconds)
@@ -188,7 +188,7 @@ class WebhookSubscriptionService:
 
         Raises NotFoundError, ConflictError while it is disabled, or its service may not hear.
         """
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             row = await _lock_active(uow, actor, subscription_id)
             event = cloud_event(
                 event_id=uuid7(),
@@ -225,7 +225,7 @@ class WebhookSubscriptionService:
         """
         wanted = delivery_queries.ReplayFilter(since=request.since, until=request.until, event_ids=request.event_ids)
 
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             await _lock_active(uow, actor, subscription_id)
             made = await delivery_queries.requeue(uow.connection, subscription_id, wanted, limit=MAX_REPLAYED)
             _audit(uow, "replayed", subscription_id, {"deliveries": [None, len(made)]})

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected
 
@@ -13,7 +14,7 @@ async def run_check(journey: Journey) -> int:
     """One run, slice after slice; the cursor goes through JSON as it does through its row. Returns how many slices."""
     cursor: Any = None
     for slices in range(1, 100):
-        cursor = await journey.container.integrations.health.check(cursor)
+        cursor = await journey.container.integrations.health.check(TESTER, cursor)
         if cursor is None:
             return slices
         cursor = json.loads(json.dumps(cursor))

@@ -10,6 +10,7 @@ import httpx
 from services.devstack.main_job import MainJob, Person, expect
 from services.sandbox.state import Sandbox
 from services.user_management.container import Container
+from services.user_management.tests.actors import TESTER
 
 
 @dataclass
@@ -48,8 +49,10 @@ class Journey(MainJob):
         reason_required: bool = False,
     ) -> dict[str, str]:
         """Headers of a new sibling service with a grant."""
-        key = await self.container.service_clients.create_service(name)
-        await self.container.service_clients.grant(name, provider, scopes=scopes, reason_required=reason_required)
+        key = await self.container.service_clients.create_service(TESTER, name)
+        await self.container.service_clients.grant(
+            TESTER, name, provider, scopes=scopes, reason_required=reason_required
+        )
         return {"Authorization": f"Bearer {key}"}
 
     async def age_tokens(self, *, seconds_left: float = -1) -> None:

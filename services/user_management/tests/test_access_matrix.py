@@ -19,6 +19,7 @@ from services.user_management.enums import ServicePermission
 from services.user_management.schemas.webhook_subscription import CreateSubscriptionRequest
 from services.user_management.services.token_service import GRANT_TYPE, USER_ID
 from services.user_management.tests.access import DOORS, SUBJECTS
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.conftest import ADMIN_USER_ID
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.routes import all_routes, documented_routes, public_routes
@@ -92,7 +93,7 @@ class Stage:
             " WHERE client_id = (SELECT id FROM service_clients WHERE name = 'target')"
         )
         await self.journey.container.service_clients.grant(
-            TARGET, self.scene.provider, scopes=None, reason_required=False
+            TESTER, TARGET, self.scene.provider, scopes=None, reason_required=False
         )
         if restorable:
             await owner.execute("UPDATE users SET deleted_at = now() WHERE id = $1", self._patient.id)
@@ -210,12 +211,12 @@ async def _keys(journey: Journey) -> dict[str, Headers]:
     keys: dict[str, Headers] = {}
     for subject, permissions in wanted.items():
         name = subject.replace(" ", "-")
-        key = await clients.create_service(name, permissions)
-        await clients.grant(name, "sandbox-grace", scopes=None, reason_required=False)
+        key = await clients.create_service(TESTER, name, permissions)
+        await clients.grant(TESTER, name, "sandbox-grace", scopes=None, reason_required=False)
         keys[subject] = {"Authorization": f"Bearer {key}"}
-    await clients.revoke_service("revoked-key")
-    await clients.rotate_key("expired-key", overlap_seconds=0)
-    await clients.disable_service("key-of-a-disabled-service")
+    await clients.revoke_service(TESTER, "revoked-key")
+    await clients.rotate_key(TESTER, "expired-key", overlap_seconds=0)
+    await clients.disable_service(TESTER, "key-of-a-disabled-service")
     return keys
 
 

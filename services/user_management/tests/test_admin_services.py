@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.devstack.main_job import expect
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.conftest import ADMIN_USER_ID
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, Headers, assert_problem, only_row
@@ -25,7 +26,7 @@ class Administrator:
 
     @classmethod
     async def at(cls, journey: Journey) -> "Administrator":
-        key = await journey.container.service_clients.create_service("operations", ["admin"])
+        key = await journey.container.service_clients.create_service(TESTER, "operations", ["admin"])
         return cls(journey, {"Authorization": f"Bearer {key}"})
 
     async def __call__(self, method: str, path: str = "", body: Any = None) -> httpx.Response:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from services.user_management.schemas.user import DeletionResponse
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.conftest import ADMIN_USER_ID
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, Headers, assert_problem, audit_actions, only_row
@@ -63,7 +64,7 @@ async def events_about(journey: Journey, user_id: str) -> list[tuple[str, dict[s
 @pytest.fixture
 async def service(journey: Journey) -> Headers:
     """Headers of a service that may administer."""
-    return {"X-API-Key": await journey.container.service_clients.create_service("operations", ["admin"])}
+    return {"X-API-Key": await journey.container.service_clients.create_service(TESTER, "operations", ["admin"])}
 
 
 async def test_list_shows_the_newest_first_with_what_admins_see(journey: Journey, admin: Headers) -> None:
@@ -229,7 +230,7 @@ async def test_restoration_after_the_hold_back_is_a_conflict(journey: Journey, a
     journey.container.users.states.forget()
 
     # The admin's own row has ended with all others; a service asks.
-    key = await journey.container.service_clients.create_service("operations", ["admin"])
+    key = await journey.container.service_clients.create_service(TESTER, "operations", ["admin"])
     response = await post(journey, {"X-API-Key": key}, ada.id, "restore")
 
     assert_problem(response, 409, "conflict")
@@ -329,7 +330,7 @@ async def test_impersonated_admin_is_forbidden(journey: Journey) -> None:
 @pytest.fixture
 async def reader(journey: Journey) -> Headers:
     """Headers of a service that may read profiles."""
-    return {"X-API-Key": await journey.container.service_clients.create_service("reader", ["users:read"])}
+    return {"X-API-Key": await journey.container.service_clients.create_service(TESTER, "reader", ["users:read"])}
 
 
 async def batch(journey: Journey, reader: Headers, user_ids: object) -> httpx.Response:
@@ -376,7 +377,7 @@ async def test_batch_of_no_ids_or_no_list_is_refused(journey: Journey, reader: H
 
 
 async def test_batch_is_for_services_with_the_permission(journey: Journey, admin: Headers, service: Headers) -> None:
-    other = {"X-API-Key": await journey.container.service_clients.create_service("other", ["users:search"])}
+    other = {"X-API-Key": await journey.container.service_clients.create_service(TESTER, "other", ["users:search"])}
 
     assert (await batch(journey, service, ["user_1"])).status_code == 200
     assert_problem(await batch(journey, other, ["user_1"]), 403, "forbidden")

@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from services.user_management.services.token_service import GRANT_TYPE, USER_ID
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.routes import all_routes
 from services.user_management.tests.scenes import Connected
@@ -102,9 +103,9 @@ def _administer(method: str, path: str, body: dict[str, object] | None = None) -
     async def prepare(journey: Journey) -> Call:
         services = journey.container.service_clients
         key_id = (await journey.service_key(PROVIDER))["Authorization"].split("_")[1]
-        admin = {"X-API-Key": await services.create_service("operations", ["admin"])}
+        admin = {"X-API-Key": await services.create_service(TESTER, "operations", ["admin"])}
         if path.endswith("/enable"):
-            await services.disable_service("calendar-sync")
+            await services.disable_service(TESTER, "calendar-sync")
         url = f"/admin/services{path.replace('{key_id}', key_id)}"
         return lambda: journey.client.request(method, url, headers=admin, json=body)
 
@@ -128,7 +129,7 @@ def _treat(method: str, action: str = "", change: str = "") -> Callable[[Journey
 
     async def prepare(journey: Journey) -> Call:
         ada = await journey.sign_up()
-        admin = {"X-API-Key": await journey.container.service_clients.create_service("operations", ["admin"])}
+        admin = {"X-API-Key": await journey.container.service_clients.create_service(TESTER, "operations", ["admin"])}
         if change:
             await journey.owner.execute(f"UPDATE users SET {change}")  # noqa: S608 - from the table below
         body: dict[str, str] | None = {} if action == "/suspend" else None
@@ -139,7 +140,7 @@ def _treat(method: str, action: str = "", change: str = "") -> Callable[[Journey
 
 async def _batch_get(journey: Journey) -> Call:
     ada = await journey.sign_up()
-    reader = {"X-API-Key": await journey.container.service_clients.create_service("reader", ["users:read"])}
+    reader = {"X-API-Key": await journey.container.service_clients.create_service(TESTER, "reader", ["users:read"])}
     return lambda: journey.client.post("/internal/users/batch-get", headers=reader, json={"user_ids": [ada.id]})
 
 
@@ -149,7 +150,7 @@ def _subscription(
     """An admin's call on a subscription to webhooks; without a `path` that makes one."""
 
     async def prepare(journey: Journey) -> Call:
-        admin = {"X-API-Key": await journey.container.service_clients.create_service("operations", ["admin"])}
+        admin = {"X-API-Key": await journey.container.service_clients.create_service(TESTER, "operations", ["admin"])}
         request: dict[str, object] = {"url": "http://127.0.0.1:9/"}
         made = await journey.client.post("/webhook-subscriptions", headers=admin, json=request)
         url = f"/webhook-subscriptions{path.replace('{id}', made.json()['id'])}"

@@ -7,7 +7,9 @@ import pytest
 
 from services.sandbox.faults import Fault
 from services.user_management.container import Container
+from services.user_management.core.principal import Principal
 from services.user_management.enums import JobName
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, assert_problem
 
@@ -62,8 +64,8 @@ async def test_connections_under_a_missing_key_do_not_hold_up_the_jobs(journey: 
             lost.integration_id,
         )
 
-    left = await container.tokens.refresh_jobs.refresh_due()
-    await container.tokens.refresh_jobs.sweep()
+    left = await container.tokens.refresh_jobs.refresh_due(TESTER)
+    await container.tokens.refresh_jobs.sweep(TESTER)
 
     assert left is None
     versions = [(await person.row())["token_version"] for person in people]
@@ -148,7 +150,7 @@ async def test_slow_run_of_a_job_is_not_overtaken_by_the_next_slot(container: Co
     running = 0
     most = 0
 
-    async def work(_cursor: Any) -> None:
+    async def work(_actor: Principal, _cursor: Any) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)

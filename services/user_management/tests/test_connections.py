@@ -11,6 +11,7 @@ import pytest
 from services.user_management.core.ids import uuid7
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries.integration import Consent
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.connection_scenes import (
     CONNECT_PAGE,
     PROVIDER,
@@ -345,7 +346,7 @@ async def _blocked_or_done(journey: Journey, task: "asyncio.Task[Any]") -> None:
 async def test_disconnect_while_another_account_is_connected_leaves_a_primary(connected: Connected) -> None:
     journey = connected.journey
     consent = Consent(f"acct-{uuid7()}", WORK, ("email",), ("email",), clock_skew_seconds=None)
-    async with journey.container.resources.unit_of_work() as uow:
+    async with journey.container.resources.unit_of_work(TESTER) as uow:
         assert await integration_queries.lock_active_user(uow.connection, connected.user_id)
         await integration_queries.connect(uow.connection, user_id=connected.user_id, provider=PROVIDER, consent=consent)
         request = journey.client.delete(PATH, headers=connected.headers)

@@ -20,6 +20,7 @@ from services.user_management.container.reconciliation import build_reconciliati
 from services.user_management.exceptions import UserNotFoundError
 from services.user_management.http_client import create_http_client
 from services.user_management.schemas.user import UserUpdate
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.clerk_history import (
     IMAGE,
     START,
@@ -218,7 +219,9 @@ class Post:
     async def _edit(self, number: int, edit: dict[str, str | None]) -> None:
         person = f"user_{number}"
         try:
-            await self.container.users.profiles.update_user(person, UserUpdate.model_validate(edit), expected=None)
+            await self.container.users.profiles.update_user(
+                TESTER, person, UserUpdate.model_validate(edit), expected=None
+            )
         except UserNotFoundError:
             assert not self.heard.edit(person, edit)
         else:
@@ -233,8 +236,8 @@ class Post:
             self.heard.known.add(person)
             self.heard.news.setdefault(person, []).append((_seconds(user["updated_at"]), _NOW, _visible(user)))
         async with _swept(self.container, sandbox):
-            drift = await build_reconciliation(self.container).sweep(repair=True)
-            again = await build_reconciliation(self.container).sweep(repair=True)
+            drift = await build_reconciliation(self.container).sweep(TESTER, repair=True)
+            again = await build_reconciliation(self.container).sweep(TESTER, repair=True)
         assert (drift.unreadable, drift.deletions_held_back) == (0, 0)
         assert again.found == 0
         # Whoever is known, and is not at Clerk, was deleted there; a session alone makes nobody exist there.

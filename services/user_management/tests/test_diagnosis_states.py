@@ -9,6 +9,7 @@ from services.sandbox.faults import Fault
 from services.sandbox.imitations.google import GoogleSettings
 from services.user_management.enums import ProviderErrorKind
 from services.user_management.integrations.provider_sections import DailyExpiry
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.diagnosis_scenes import Patient, configure, configure_imitations
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected
@@ -58,7 +59,7 @@ async def test_raised_requirement_is_told_with_what_is_missing(
     connected: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure(connected.journey, monkeypatch, STATIC, required_scopes=("openid", "email", "mail.read"))
-    await connected.journey.container.integrations.health.check(None)
+    await connected.journey.container.integrations.health.check(TESTER, None)
 
     found = (await _findings(connected))["scope_upgrade"]
 

@@ -17,6 +17,7 @@ from services.user_management.enums import TokenKind
 from services.user_management.queries import token_revocation as queries
 from services.user_management.services.integration_service.revocations import LEASE_SECONDS
 from services.user_management.services.vault_service import token_binding
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.connection_scenes import (
     PROVIDER,
     WORK,
@@ -98,7 +99,7 @@ async def test_revocation_ends_the_grant_and_leaves_no_ciphertext(connected: Con
     await _disconnect(connected)
     before = _grants_alive(connected.journey)
 
-    await connected.journey.container.integrations.revocations.revoke_due()
+    await connected.journey.container.integrations.revocations.revoke_due(TESTER)
 
     row = await revocation_of(connected.journey)
     assert (before, _grants_alive(connected.journey)) == ([True], [False])
@@ -136,12 +137,12 @@ async def test_revocation_backs_off_ever_longer_while_the_provider_is_down(conne
 
     for action, fields in faults:
         connected.fail(action, "revoke", **fields)
-        await journey.container.integrations.revocations.revoke_due()
+        await journey.container.integrations.revocations.revoke_due(TESTER)
         waits.append(round(await journey.owner.fetchval(WAIT), -1))
-        await journey.container.integrations.revocations.revoke_due()
+        await journey.container.integrations.revocations.revoke_due(TESTER)
         await make_revocations_due(journey)
     calls_while_down = connected.calls("revoke")
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert waits == [10, 60, 300]
     assert calls_while_down == 3
@@ -154,7 +155,7 @@ async def test_revocation_waits_as_long_as_the_provider_says(connected: Connecte
     await _disconnect(connected)
     connected.fail("status", "revoke", status=429, headers={"Retry-After": "900"})
 
-    await connected.journey.container.integrations.revocations.revoke_due()
+    await connected.journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert 890 < await connected.journey.owner.fetchval(WAIT) <= 900
     assert await revocation_states(connected.journey) == ["pending"]
@@ -165,7 +166,7 @@ async def test_token_that_the_provider_no_longer_knows_counts_as_revoked(connect
     await _disconnect(connected)
     connected.fail("error", "revoke", error=code)
 
-    await connected.journey.container.integrations.revocations.revoke_due()
+    await connected.journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert (await revocation_of(connected.journey))["state"] == "done"
 
@@ -174,7 +175,7 @@ async def test_grant_that_the_user_ended_there_counts_as_revoked(connected: Conn
     connected.journey.sandbox.providers["static"].revoke_account("ada@example.com")
     await _disconnect(connected)
 
-    await connected.journey.container.integrations.revocations.revoke_due()
+    await connected.journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert (await revocation_of(connected.journey))["state"] == "done"
 
@@ -185,10 +186,10 @@ async def test_refusal_of_our_client_is_tried_again_and_told_to_the_operator(con
     connected.fail("error", "revoke", error=code)
 
     with capture_logs() as logs:
-        await connected.journey.container.integrations.revocations.revoke_due()
+        await connected.journey.container.integrations.revocations.revoke_due(TESTER)
     after_refusal = await revocation_of(connected.journey)
     await make_revocations_due(connected.journey)
-    await connected.journey.container.integrations.revocations.revoke_due()
+    await connected.journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert (after_refusal["state"], after_refusal["last_failure"]) == ("pending", code)
     assert [entry["log_level"] for entry in logs if entry["event"] == "provider.misconfigured"] == ["error"]
@@ -202,7 +203,7 @@ async def test_revocation_is_given_up_after_a_week_and_said_so(connected: Connec
     connected.fail("status", "revoke", status=500)
 
     with capture_logs() as logs:
-        await connected.journey.container.integrations.revocations.revoke_due()
+        await connected.journey.container.integrations.revocations.revoke_due(TESTER)
 
     row = await revocation_of(connected.journey)
     assert (row["state"], row["ciphertext"] is None) == (state, state == "given_up")
@@ -213,13 +214,13 @@ async def test_revocation_is_given_up_after_a_week_and_said_so(connected: Connec
 async def test_revocation_whose_worker_died_is_done_by_another_when_the_lease_ends(connected: Connected) -> None:
     journey = connected.journey
     await _disconnect(connected)
-    async with journey.container.resources.unit_of_work() as uow:
+    async with journey.container.resources.unit_of_work(TESTER) as uow:
         claimed = await queries.claim_due(uow.connection, limit=1, lease_seconds=LEASE_SECONDS)
 
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
     calls_under_lease = connected.calls("revoke")
     await make_revocations_due(journey)
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert len(claimed) == 1
     assert (calls_under_lease, connected.calls("revoke")) == (0, 1)
@@ -236,7 +237,10 @@ async def test_two_workers_at_once_revoke_each_token_once(connected: Connected) 
     connected.fail("delay", "revoke", delay_seconds=0.05, times=12)
 
     await asyncio.gather(
-        *(jobs.revoke_due() for jobs in (journey.container.integrations.revocations, revocation_job(journey.container)))
+        *(
+            jobs.revoke_due(TESTER)
+            for jobs in (journey.container.integrations.revocations, revocation_job(journey.container))
+        )
     )
 
     assert await revocation_states(journey) == ["done"] * 12
@@ -249,10 +253,10 @@ async def test_revocation_under_a_key_that_is_away_waits_until_it_is_there(conne
     await _disconnect(connected)
 
     with holding(container, await vault_with(container, {2: SECOND_ROOT})):
-        await container.integrations.revocations.revoke_due()
+        await container.integrations.revocations.revoke_due(TESTER)
     while_away = await revocation_of(connected.journey)
     await make_revocations_due(connected.journey)
-    await container.integrations.revocations.revoke_due()
+    await container.integrations.revocations.revoke_due(TESTER)
 
     assert (while_away["state"], while_away["last_failure"]) == ("pending", "key_unavailable")
     assert (await revocation_of(connected.journey))["state"] == "done"
@@ -263,7 +267,7 @@ async def test_revocation_of_a_token_that_cannot_be_read_is_impossible(connected
     await connected.store("refresh", await connected.ciphertext("access"))
     await _disconnect(connected)
 
-    await connected.journey.container.integrations.revocations.revoke_due()
+    await connected.journey.container.integrations.revocations.revoke_due(TESTER)
 
     row = await revocation_of(connected.journey)
     assert (row["state"], row["last_failure"], row["ciphertext"]) == ("impossible", "token_unreadable", None)
@@ -274,7 +278,7 @@ async def test_provider_without_revocation_is_said_so_and_not_called(connected: 
     container = connected.journey.container
     with offering(container, tmp_path, keys=NO_REVOCATION, without=["revocation_endpoint"]):
         response = await _disconnect(connected)
-        await container.integrations.revocations.revoke_due()
+        await container.integrations.revocations.revoke_due(TESTER)
 
     assert response.json()["revocation"] == "impossible"
     assert "https://accounts.example.com/connections" in response.json()["revocation_note"]
@@ -298,7 +302,7 @@ async def test_connection_without_a_refresh_token_has_its_access_token_revoked(c
     await _disconnect(connected)
     kind = (await revocation_of(connected.journey))["kind"]
 
-    await connected.journey.container.integrations.revocations.revoke_due()
+    await connected.journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert kind == "access"
     assert (await revocation_of(connected.journey))["state"] == "done"
@@ -310,7 +314,7 @@ async def test_reconnect_before_the_revocation_leaves_the_old_grant_to_it(connec
     await _disconnect(connected)
 
     again = await connect_account(journey, connected.person, connected.person.email)
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     grants = journey.sandbox.providers["static"].grants("ada@example.com")
     assert (again["id"], again["status"]) == (connected.integration_id, "active")
@@ -325,7 +329,7 @@ async def test_reconnect_before_the_revocation_of_a_whole_grant_supersedes_it(co
     await _disconnect(connected)
 
     again = await connect_account(connected.journey, connected.person, connected.person.email)
-    await connected.journey.container.integrations.revocations.revoke_due()
+    await connected.journey.container.integrations.revocations.revoke_due(TESTER)
 
     row = await revocation_of(connected.journey)
     assert (again["id"], again["status"]) == (connected.integration_id, "active")
@@ -349,7 +353,7 @@ async def test_finished_revocation_keeps_neither_account_nor_tokens(
             await connect_account(journey, await journey.sign_up("bob@example.com"), connected.person.email)
         elif state == "superseded by a reconnect":
             await connect_account(journey, connected.person, connected.person.email)
-        await journey.container.integrations.revocations.revoke_due()
+        await journey.container.integrations.revocations.revoke_due(TESTER)
 
     row = await revocation_of(journey)
     assert (row["state"], row["provider_account_id"]) == (state.partition(" ")[0], "")
@@ -368,7 +372,7 @@ async def test_grant_that_somebody_else_still_uses_is_not_ended(connected: Conne
         )
     await _disconnect(connected)
 
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert (await revocation_of(connected.journey))["state"] == "superseded"
     assert connected.calls("revoke") == 0
@@ -380,7 +384,7 @@ async def test_grant_that_nobody_else_uses_is_ended_although_it_is_a_whole_one(c
     await connect_account(connected.journey, connected.person, WORK, new_account=True)
     await _disconnect(connected)
 
-    await connected.journey.container.integrations.revocations.revoke_due()
+    await connected.journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert (await revocation_of(connected.journey))["state"] == "done"
 
@@ -443,7 +447,7 @@ async def test_own_account_that_is_deleted_has_all_its_connections_revoked(conne
 
     await journey.client.delete("/users/me", headers=connected.headers)
     pending = await revocation_states(journey)
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert pending == ["pending", "pending"]
     assert await revocation_states(journey) == ["done", "done"]
@@ -460,7 +464,7 @@ async def test_deletion_by_others_holds_the_grants_back_until_a_restore(
         await journey.client.delete(f"/admin/users/{connected.user_id}", headers=admin)
     else:
         await journey.webhook("user.deleted", journey.sandbox.clerk.delete_user(connected.user_id))
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
     refused = await connected.get()
 
     restored = await journey.client.post(f"/admin/users/{connected.user_id}/restore", headers=admin)
@@ -481,9 +485,9 @@ async def test_erasure_revokes_what_was_held_back_although_its_user_is_gone(
     await journey.client.delete(f"/admin/users/{connected.user_id}", headers=admin)
     await journey.owner.execute("UPDATE users SET deleted_at = deleted_at - $1::interval", timedelta(days=31))
 
-    await journey.container.users.erasure.erase_due()
+    await journey.container.users.erasure.erase_due(TESTER)
     users = await journey.owner.fetchval("SELECT count(*) FROM users WHERE id = $1", connected.user_id)
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert users == await journey.owner.fetchval("SELECT count(*) FROM integrations") == 0
     row = await revocation_of(connected.journey)

@@ -20,6 +20,7 @@ from services.user_management.enums import ServicePermission
 from services.user_management.logging_config import configure_logging
 from services.user_management.schemas.webhook_subscription import CreateSubscriptionRequest
 from services.user_management.services.token_service import USER_ID
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.conftest import ADMIN_USER_ID
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.naughty_strings import NAUGHTY
@@ -84,9 +85,9 @@ class Stage:
         (state,) = parse_qs(urlsplit(started["authorization_url"]).query)["state"]
         services = journey.container.service_clients
         permissions = [permission.value for permission in ServicePermission]
-        key = await services.create_service("caller", permissions)
-        await services.grant("caller", PROVIDER, scopes=None, reason_required=False)
-        await services.create_service("target")
+        key = await services.create_service(TESTER, "caller", permissions)
+        await services.grant(TESTER, "caller", PROVIDER, scopes=None, reason_required=False)
+        await services.create_service(TESTER, "target")
         subscription = await journey.container.events.subscriptions.create_subscription(
             system("test"), CreateSubscriptionRequest(url="http://127.0.0.1:9/")
         )

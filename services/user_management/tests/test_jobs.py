@@ -9,7 +9,9 @@ import pytest
 
 from services.user_management.container import Container
 from services.user_management.core.context import current_context
+from services.user_management.core.principal import Principal
 from services.user_management.enums import JobName
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.journey import Journey
 
 Owner = asyncpg.Connection
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("clean_database")
 async def test_slot_is_worked_once_by_20_ticks_at_once(container: Container) -> None:
     worked = 0
 
-    async def work(_cursor: Any) -> None:
+    async def work(_actor: Principal, _cursor: Any) -> None:
         nonlocal worked
         worked += 1
         await asyncio.sleep(0.05)
@@ -35,7 +37,7 @@ async def test_slot_is_worked_once_by_20_ticks_at_once(container: Container) -> 
 async def test_slice_that_is_not_done_goes_on_from_its_cursor(container: Container) -> None:
     cursors: list[Any] = []
 
-    async def work(cursor: Any) -> Any:
+    async def work(_actor: Principal, cursor: Any) -> Any:
         cursors.append(cursor)
         return {"page": len(cursors)} if len(cursors) < 5 else None
 
@@ -48,7 +50,7 @@ async def test_slice_that_is_not_done_goes_on_from_its_cursor(container: Contain
 async def test_failing_slot_is_tried_three_times_and_keeps_its_error(
     container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
-    async def work(_cursor: Any) -> None:
+    async def work(_actor: Principal, _cursor: Any) -> None:
         raise ValueError("broken on purpose")
 
     for _ in range(3):
@@ -66,10 +68,10 @@ async def test_failing_slot_is_tried_three_times_and_keeps_its_error(
 async def test_slot_of_a_dead_worker_is_taken_over_when_its_lease_ends(
     container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
-    async def die(_cursor: Any) -> None:
+    async def die(_actor: Principal, _cursor: Any) -> None:
         raise asyncio.CancelledError
 
-    async def work(_cursor: Any) -> None:
+    async def work(_actor: Principal, _cursor: Any) -> None:
         return None
 
     with pytest.raises(asyncio.CancelledError):
@@ -84,12 +86,12 @@ async def test_slot_of_a_dead_worker_is_taken_over_when_its_lease_ends(
 async def test_job_acts_as_itself_and_leaves_no_context_behind(container: Container) -> None:
     seen: list[str] = []
 
-    async def work(_cursor: Any) -> None:
-        seen.append(current_context().actor.id)
+    async def work(actor: Principal, _cursor: Any) -> None:
+        seen.extend([actor.id, current_context().actor.id])
 
     await container.jobs.runner.run(JobName.RELAY_OUTBOX, period_seconds=DAY, work=work)
 
-    assert seen == ["relay_outbox"]
+    assert seen == ["relay_outbox", "relay_outbox"]
     assert current_context().actor.id == "anonymous"
 
 
@@ -98,8 +100,8 @@ async def test_relay_appends_events_in_order_and_only_once(journey: Journey, con
     await container.resources.redis.delete(stream)
     people = [await journey.sign_up(f"p{number}@example.com") for number in range(3)]
 
-    await container.events.outbox.relay()
-    await container.events.outbox.relay()
+    await container.events.outbox.relay(TESTER)
+    await container.events.outbox.relay(TESTER)
 
     entries: Any = await container.resources.redis.xrange(stream)
     assert [fields["subject"] for _, fields in entries] == [person.id for person in people]
@@ -118,7 +120,7 @@ async def test_relay_finds_an_event_that_was_committed_late(
         "UPDATE outbox_events SET published_at = now() WHERE seq = (SELECT max(seq) FROM outbox_events)"
     )
 
-    await container.events.outbox.relay()
+    await container.events.outbox.relay(TESTER)
 
     assert await container.resources.redis.xlen(stream) == 1
 
@@ -128,7 +130,7 @@ async def test_due_tokens_are_refreshed_before_they_run_out(journey: Journey, co
     await journey.connect(ada)
     await journey.age_tokens(seconds_left=600)
 
-    left = await container.tokens.refresh_jobs.refresh_due()
+    left = await container.tokens.refresh_jobs.refresh_due(TESTER)
 
     assert left is None
     assert journey.sandbox.ledger.count(party="oidc:static", operation="token.refresh") == 1
@@ -144,8 +146,8 @@ async def test_run_refreshes_each_connection_once_even_when_new_tokens_are_short
     await journey.connect(await journey.sign_up())
     await journey.age_tokens(seconds_left=600)
 
-    await container.tokens.refresh_jobs.refresh_due()
-    await container.tokens.refresh_jobs.refresh_due()
+    await container.tokens.refresh_jobs.refresh_due(TESTER)
+    await container.tokens.refresh_jobs.refresh_due(TESTER)
 
     assert journey.sandbox.ledger.count(operation="token.refresh") == 1
 
@@ -156,7 +158,7 @@ async def test_token_with_a_long_life_left_is_not_refreshed(
     await journey.connect(await journey.sign_up())
     await owner.execute("UPDATE encrypted_tokens SET expires_at = now() + interval '3 hours' WHERE kind = 'access'")
 
-    await container.tokens.refresh_jobs.refresh_due()
+    await container.tokens.refresh_jobs.refresh_due(TESTER)
 
     assert journey.sandbox.ledger.count(operation="token.refresh") == 0
 
@@ -170,7 +172,7 @@ async def test_sweeper_refreshes_what_a_dead_process_left(
         " refresh_lease_owner = gen_random_uuid()"
     )
 
-    await container.tokens.refresh_jobs.sweep()
+    await container.tokens.refresh_jobs.sweep(TESTER)
 
     row = await owner.fetchrow("SELECT refresh_attempts, token_version, status FROM integrations")
     assert row is not None
@@ -185,7 +187,7 @@ async def test_maintenance_makes_the_partitions_of_coming_months(
     partition = f"token_reads_p{next_month}"
     await owner.execute(f"DROP TABLE {partition}")
 
-    await container.jobs.upkeep.maintain_tables(None)
+    await container.jobs.upkeep.maintain_tables(TESTER, None)
 
     assert await owner.fetchval("SELECT to_regclass($1) IS NOT NULL", partition)
 
@@ -201,6 +203,6 @@ async def test_maintenance_forgets_old_runs_and_connect_attempts(
         " WHERE id = (SELECT min(id::text)::uuid FROM oauth_flows)"
     )
 
-    await container.jobs.upkeep.maintain_tables(None)
+    await container.jobs.upkeep.maintain_tables(TESTER, None)
 
     assert await owner.fetchval("SELECT count(*) FROM oauth_flows") == 1

@@ -23,6 +23,7 @@ from services.user_management.services.vault_service import (
     token_binding,
     webhook_secret_binding,
 )
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.fleets import SECOND_ROOT, holding, rotation_with, vault_of_both, vault_with
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, audit_actions
@@ -97,9 +98,9 @@ async def test_every_place_is_encrypted_anew_and_still_reads_the_same(
     token, secret = token_binding(user_id, integration, TokenKind.REFRESH), webhook_secret_binding(subscription)
     await owner.execute(REVOCATION, revocation, integration, user_id, both.seal("to revoke", token, 1))
     await owner.execute(SUBSCRIPTION, subscription, both.seal("signs", secret, 1), both.seal("signed", secret, 1))
-    await both.activate(2)
+    await both.activate(TESTER, 2)
 
-    left = await rotation.rewrap()
+    left = await rotation.rewrap(TESTER)
 
     assert left is None
     assert await token_versions(connected.journey) == [2, 2]
@@ -125,7 +126,7 @@ async def test_nothing_to_do_is_one_statement(
 
     monkeypatch.setattr(key_queries, "secrets_under", note)
 
-    assert await rotation.rewrap() is None
+    assert await rotation.rewrap(TESTER) is None
     assert asked == []
 
 
@@ -133,14 +134,14 @@ async def test_slice_hands_on_where_it_stopped_and_the_next_one_goes_on_there(
     journey: Journey, rotation: KeyRotationService, both: VaultService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await people(journey, 3)
-    await both.activate(2)
+    await both.activate(TESTER, 2)
     monkeypatch.setattr(key_rotation_service, "BATCH", 2)
     monkeypatch.setattr(slice_time, "SLICE_SECONDS", 0.0)
 
-    cursor, slices = await rotation.rewrap(), 1
+    cursor, slices = await rotation.rewrap(TESTER), 1
     while cursor is not None:
         assert (cursor["place"], cursor["version"]) == ("tokens", 1)
-        cursor, slices = await rotation.rewrap(cursor), slices + 1
+        cursor, slices = await rotation.rewrap(TESTER, cursor), slices + 1
 
     assert slices >= 3
     assert await token_versions(journey) == [2] * 6
@@ -149,7 +150,7 @@ async def test_slice_hands_on_where_it_stopped_and_the_next_one_goes_on_there(
 async def test_token_that_is_stored_while_its_row_is_encrypted_anew_is_not_overwritten(
     connected: Connected, rotation: KeyRotationService, both: VaultService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await both.activate(2)
+    await both.activate(TESTER, 2)
     binding = token_binding(connected.user_id, UUID(connected.integration_id), TokenKind.ACCESS)
     newer = both.seal("newer", binding, 1)
     replace_secrets = key_queries.replace_secrets
@@ -159,10 +160,10 @@ async def test_token_that_is_stored_while_its_row_is_encrypted_anew_is_not_overw
         return await replace_secrets(*arguments, **options)
 
     monkeypatch.setattr(key_queries, "replace_secrets", overtaken)
-    await rotation.rewrap()
+    await rotation.rewrap(TESTER)
     first = await connected.ciphertext("access"), await token_versions(connected.journey)
     monkeypatch.setattr(key_queries, "replace_secrets", replace_secrets)
-    await rotation.rewrap()
+    await rotation.rewrap(TESTER)
 
     assert first == (newer, [1, 2])
     assert both.open(await connected.ciphertext("access"), binding, 2) == "newer"
@@ -171,14 +172,14 @@ async def test_token_that_is_stored_while_its_row_is_encrypted_anew_is_not_overw
 async def test_row_that_somebody_is_writing_is_not_waited_for(
     connected: Connected, rotation: KeyRotationService, both: VaultService
 ) -> None:
-    await both.activate(2)
+    await both.activate(TESTER, 2)
     owner = connected.journey.owner
 
     async with asyncio.timeout(4), owner.transaction():
         await owner.execute("SELECT FROM encrypted_tokens WHERE kind = 'access' FOR UPDATE")
-        await rotation.rewrap()
+        await rotation.rewrap(TESTER)
         during = await token_versions(connected.journey)
-    await rotation.rewrap()
+    await rotation.rewrap(TESTER)
 
     assert during == [1, 2]
     assert await token_versions(connected.journey) == [2, 2]
@@ -193,14 +194,14 @@ async def test_rotation_that_breaks_off_is_gone_on_with(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scenes = await people(journey, 2)
-    await both.activate(2)
+    await both.activate(TESTER, 2)
     monkeypatch.setattr(key_rotation_service, "BATCH", 1)
     failpoints.arm(f"{point}:raise:2")
 
     with pytest.raises(FailpointReached):
-        await rotation.rewrap()
+        await rotation.rewrap(TESTER)
     kept = sorted(await token_versions(journey))
-    progress = await rotation.rewrap_all(silently)
+    progress = await rotation.rewrap_all(TESTER, silently)
 
     assert kept == ([1, 1, 1, 2] if point is Failpoint.ROTATION_SEALED else [1, 1, 2, 2])
     assert (progress.done, progress.left) == (4 - kept.count(2), 0)
@@ -212,11 +213,11 @@ async def test_unreadable_row_costs_its_connection_once_and_the_others_nothing(
     journey: Journey, rotation: KeyRotationService, both: VaultService
 ) -> None:
     damaged, good = await people(journey, 2)
-    await both.activate(2)
+    await both.activate(TESTER, 2)
     await damaged.store("access", (await damaged.ciphertext("access"))[:-1])
 
     for _ in range(3):
-        assert await rotation.rewrap() is None
+        assert await rotation.rewrap(TESTER) is None
 
     row = await damaged.row()
     assert (row["status"], row["status_reason"]) == ("needs_reauth", "token_unreadable")
@@ -231,11 +232,11 @@ async def test_damage_of_many_at_once_stops_the_rotation(
     journey: Journey, rotation: KeyRotationService, both: VaultService
 ) -> None:
     scenes = await people(journey, POISON_LIMIT_PER_MINUTE + 2)
-    await both.activate(2)
+    await both.activate(TESTER, 2)
     await journey.owner.execute("UPDATE encrypted_tokens SET ciphertext = '\\x00' WHERE kind = 'access'")
 
     with pytest.raises(ConflictError, match="look for the cause"):
-        await rotation.rewrap_all(silently)
+        await rotation.rewrap_all(TESTER, silently)
 
     statuses = [(await scene.row())["status"] for scene in scenes]
     assert statuses.count("needs_reauth") == POISON_LIMIT_PER_MINUTE
@@ -243,13 +244,13 @@ async def test_damage_of_many_at_once_stops_the_rotation(
 
 
 async def test_version_that_is_not_held_here_is_left_alone(connected: Connected, container: Container) -> None:
-    await (await vault_of_both(container)).activate(2)
+    await (await vault_of_both(container)).activate(TESTER, 2)
     without_first = rotation_with(container, await vault_with(container, {2: SECOND_ROOT}))
     without_second = rotation_with(container, container.keys.vault)
     before = await connected.ciphertext("access"), await connected.ciphertext("refresh")
 
-    assert await without_first.rewrap() is None
-    assert await without_second.rewrap() is None
+    assert await without_first.rewrap(TESTER) is None
+    assert await without_second.rewrap(TESTER) is None
 
     assert (await connected.ciphertext("access"), await connected.ciphertext("refresh")) == before
     assert (await connected.row())["status"] == "active"
@@ -259,10 +260,10 @@ async def test_version_that_is_not_held_here_is_left_alone(connected: Connected,
 
 
 async def test_wrong_secret_under_a_held_number_marks_nobody(connected: Connected, container: Container) -> None:
-    await (await vault_of_both(container)).activate(2)
+    await (await vault_of_both(container)).activate(TESTER, 2)
     wrong = rotation_with(container, await vault_with(container, {1: b"x" * 32, 2: SECOND_ROOT}))
 
-    assert await wrong.rewrap() is None
+    assert await wrong.rewrap(TESTER) is None
 
     assert (await connected.row())["status"] == "active"
     assert await token_versions(connected.journey) == [1, 1]
@@ -272,32 +273,32 @@ async def test_wrong_secret_under_a_held_number_marks_nobody(connected: Connecte
 async def test_version_is_retired_once_nothing_is_under_it(
     connected: Connected, container: Container, both: VaultService, rotation: KeyRotationService
 ) -> None:
-    await both.activate(2)
-    await rotation.rewrap()
+    await both.activate(TESTER, 2)
+    await rotation.rewrap(TESTER)
     await settle(connected.journey)
 
-    await rotation.retire(1)
-    await rotation.retire(1)
+    await rotation.retire(TESTER, 1)
+    await rotation.retire(TESTER, 1)
 
     states = {row.version: row.state for row in await rotation.status()}
     assert states == {1: "retired", 2: "active"}
     assert (await audit_actions(connected.journey)).count("encryption_key.retired") == 1
-    await (await vault_with(container, {2: SECOND_ROOT})).prove_keys()
+    await (await vault_with(container, {2: SECOND_ROOT})).prove_keys(TESTER)
 
 
 async def test_version_in_use_is_not_retired(
     connected: Connected, both: VaultService, rotation: KeyRotationService
 ) -> None:
     with pytest.raises(NotFoundError):
-        await rotation.retire(9)
+        await rotation.retire(TESTER, 9)
     with pytest.raises(ConflictError, match="Version 1 is active"):
-        await rotation.retire(1)
-    await both.activate(2)
+        await rotation.retire(TESTER, 1)
+    await both.activate(TESTER, 2)
     with pytest.raises(ConflictError, match="may still be storing"):
-        await rotation.retire(1)
+        await rotation.retire(TESTER, 1)
     await settle(connected.journey)
     with pytest.raises(ConflictError, match="still in use: 2 tokens; re-encrypt"):
-        await rotation.retire(1)
+        await rotation.retire(TESTER, 1)
 
     assert [row.state for row in await rotation.status()] == ["decrypt_only", "active"]
 
@@ -308,14 +309,14 @@ async def test_code_that_waits_for_its_user_keeps_its_version(
     started = await journey.authorize(ada := await journey.sign_up())
     flow = UUID(started["flow_id"])
     await journey.owner.execute(CODE, flow, both.seal("a code", code_binding(ada.id, flow), 1))
-    await both.activate(2)
-    await rotation.rewrap()
+    await both.activate(TESTER, 2)
+    await rotation.rewrap(TESTER)
     await settle(journey)
 
     with pytest.raises(ConflictError, match="still in use: 1 codes"):
-        await rotation.retire(1)
+        await rotation.retire(TESTER, 1)
     await journey.owner.execute("UPDATE oauth_flows SET expires_at = now()")
-    await rotation.retire(1)
+    await rotation.retire(TESTER, 1)
 
     assert (await rotation.status())[0].state == "retired"
 
@@ -323,14 +324,14 @@ async def test_code_that_waits_for_its_user_keeps_its_version(
 async def test_retiring_waits_for_whoever_is_storing_under_the_version(
     connected: Connected, both: VaultService, rotation: KeyRotationService
 ) -> None:
-    await both.activate(2)
-    await rotation.rewrap()
+    await both.activate(TESTER, 2)
+    await rotation.rewrap(TESTER)
     await settle(connected.journey)
     owner = connected.journey.owner
 
     async with owner.transaction():
         await owner.execute("UPDATE encrypted_tokens SET key_version = 1 WHERE kind = 'access'")
-        retiring = asyncio.create_task(rotation.retire(1))
+        retiring = asyncio.create_task(rotation.retire(TESTER, 1))
         done, _ = await asyncio.wait([retiring], timeout=0.3)
 
     assert done == set()
@@ -347,13 +348,13 @@ async def test_unreadable_rows_are_discarded_when_the_operator_says_so(
     await journey.owner.execute(SUBSCRIPTION, subscription, secret, b"damaged")
     await journey.owner.execute(REVOCATION, uuid4(), UUID(good.integration_id), good.user_id, b"damaged")
     await damaged.store("access", b"damaged")
-    await both.activate(2)
-    await rotation.rewrap()
+    await both.activate(TESTER, 2)
+    await rotation.rewrap(TESTER)
     await settle(journey)
 
     with pytest.raises(ConflictError, match="1 tokens, 1 revocations, 1 former webhook secrets"):
-        await rotation.retire(1)
-    discarded = await rotation.retire(1, discard_unreadable=True)
+        await rotation.retire(TESTER, 1)
+    discarded = await rotation.retire(TESTER, 1, discard_unreadable=True)
 
     assert discarded == {"tokens": 1, "revocations": 1, "former webhook secrets": 1}
     assert await token_versions(journey) == [2, 2, 2]
@@ -379,8 +380,8 @@ async def test_discarding_keeps_what_took_the_place_of_an_unreadable_one(
     newer = both.seal("newer", binding, 1)
     await owner.execute(REVOCATION, uuid4(), integration, connected.user_id, both.seal("to revoke", binding, 1))
     await owner.execute(store, b"damaged")
-    await both.activate(2)
-    await rotation.rewrap()
+    await both.activate(TESTER, 2)
+    await rotation.rewrap(TESTER)
     await settle(connected.journey)
     lock_key = key_queries.lock_key
 
@@ -390,7 +391,7 @@ async def test_discarding_keeps_what_took_the_place_of_an_unreadable_one(
 
     monkeypatch.setattr(key_queries, "lock_key", overtaken)
     with pytest.raises(ConflictError, match=f"1 {place}; re-encrypt"):
-        await rotation.retire(1, discard_unreadable=True)
+        await rotation.retire(TESTER, 1, discard_unreadable=True)
 
     assert both.open(await owner.fetchval(look), binding, 1) == "newer"
 
@@ -399,12 +400,12 @@ async def test_discarding_keeps_what_can_be_read(
     journey: Journey, rotation: KeyRotationService, both: VaultService
 ) -> None:
     damaged, _ = await people(journey, 2)
-    await both.activate(2)
+    await both.activate(TESTER, 2)
     await damaged.store("access", b"damaged")
     await settle(journey)
 
     with pytest.raises(ConflictError, match="3 tokens"):
-        await rotation.retire(1, discard_unreadable=True)
+        await rotation.retire(TESTER, 1, discard_unreadable=True)
 
     assert await token_versions(journey) == [1, 1, 1, 1]
     assert (await rotation.status())[0].state == "decrypt_only"

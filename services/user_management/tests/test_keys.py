@@ -10,6 +10,7 @@ from services.user_management.core.clock import OffsetClock
 from services.user_management.exceptions import ConflictError, KeyUnavailableError, StartupError
 from services.user_management.security.encryption import KEY_BYTES, TokenEncryption
 from services.user_management.services.vault_service import VaultService
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.fleets import (
     SECOND_ROOT,
     first_root,
@@ -31,24 +32,24 @@ TOKENS = "SELECT encode(ciphertext, 'hex') || key_version FROM encrypted_tokens 
 
 
 async def test_process_that_holds_every_version_in_use_may_start(container: Container) -> None:
-    await (await vault_of_both(container)).prove_keys()
+    await (await vault_of_both(container)).prove_keys(TESTER)
 
 
 async def test_process_without_a_version_in_use_is_refused_by_name(container: Container) -> None:
     with pytest.raises(StartupError, match="version 1 is in use and not given"):
-        await (await vault_with(container, {2: SECOND_ROOT})).prove_keys()
+        await (await vault_with(container, {2: SECOND_ROOT})).prove_keys(TESTER)
 
 
 async def test_process_with_a_wrong_key_is_refused_by_name(container: Container) -> None:
     with pytest.raises(StartupError, match=r"version 1 .*is not the one the data is under"):
-        await (await vault_with(container, {1: b"x" * KEY_BYTES})).prove_keys()
+        await (await vault_with(container, {1: b"x" * KEY_BYTES})).prove_keys(TESTER)
 
 
 async def test_retired_version_need_not_be_held(container: Container, owner: "Owner[asyncpg.Record]") -> None:
-    await (await vault_of_both(container)).activate(2)
+    await (await vault_of_both(container)).activate(TESTER, 2)
     await owner.execute("UPDATE encryption_keys SET state = 'retired' WHERE version = 1")
 
-    await (await vault_with(container, {2: SECOND_ROOT})).prove_keys()
+    await (await vault_with(container, {2: SECOND_ROOT})).prove_keys(TESTER)
 
 
 async def test_container_is_built_without_asking_for_keys(container: Container) -> None:
@@ -65,7 +66,7 @@ async def test_two_versions_are_usable_after_activating_the_second(
     await journey.connect(ada)
     both = await vault_of_both(container)
 
-    await both.activate(2)
+    await both.activate(TESTER, 2)
     with holding(container, both):
         await journey.connect(bob)
         answers = [await journey.get_token(key, person.id) for person in (ada, bob)]
@@ -79,24 +80,24 @@ async def test_two_versions_are_usable_after_activating_the_second(
 
 async def test_activating_a_version_that_is_not_held_is_refused(container: Container) -> None:
     with pytest.raises(KeyUnavailableError):
-        await container.keys.vault.activate(9)
+        await container.keys.vault.activate(TESTER, 9)
 
 
 async def test_activating_the_active_version_changes_nothing(
     container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
-    await container.keys.vault.activate(1)
+    await container.keys.vault.activate(TESTER, 1)
 
     assert await owner.fetchval("SELECT count(*) FROM audit_logs") == 0
 
 
 async def test_activating_a_retired_version_is_refused(container: Container, owner: "Owner[asyncpg.Record]") -> None:
     both = await vault_of_both(container)
-    await both.activate(2)
+    await both.activate(TESTER, 2)
     await owner.execute("UPDATE encryption_keys SET state = 'retired' WHERE version = 1")
 
     with pytest.raises(ConflictError, match="retired"):
-        await both.activate(1)
+        await both.activate(TESTER, 1)
 
     assert await owner.fetchval("SELECT version FROM encryption_keys WHERE state = 'active'") == 2
 
@@ -105,14 +106,14 @@ async def test_version_that_is_retired_while_it_is_activated_stays_retired(
     container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
     both = await vault_of_both(container)
-    await both.activate(2)
+    await both.activate(TESTER, 2)
 
     async def somebody_waits() -> bool:
         return bool(await owner.fetchval(WAITED_FOR))
 
     async with owner.transaction():
         await owner.execute("UPDATE encryption_keys SET state = 'retired', retired_at = now() WHERE version = 1")
-        activating = asyncio.create_task(both.activate(1))
+        activating = asyncio.create_task(both.activate(TESTER, 1))
         await until(somebody_waits, seconds=4)
     with pytest.raises(ConflictError, match="activating or retiring"):
         await activating
@@ -132,22 +133,22 @@ async def test_activation_is_dated_by_the_clock_of_the_database(
     await slow.load()
     rotation = rotation_with(container, slow)
 
-    await slow.activate(2)
+    await slow.activate(TESTER, 2)
     with pytest.raises(ConflictError, match="may still be storing"):
-        await rotation.retire(1)
+        await rotation.retire(TESTER, 1)
     await owner.execute("UPDATE encryption_keys SET activated_at = activated_at - interval '5 minutes'")
-    await slow.activate(1)
+    await slow.activate(TESTER, 1)
     with pytest.raises(ConflictError, match="may still be storing"):
-        await rotation.retire(2)
+        await rotation.retire(TESTER, 2)
 
 
 async def test_activating_a_number_that_stands_for_another_secret_is_refused(container: Container) -> None:
-    await (await vault_of_both(container)).activate(2)
-    await container.keys.vault.activate(1)
+    await (await vault_of_both(container)).activate(TESTER, 2)
+    await container.keys.vault.activate(TESTER, 1)
     other = await vault_with(container, {1: first_root(container), 2: b"another-secret".ljust(KEY_BYTES)})
 
     with pytest.raises(ConflictError, match="another secret"):
-        await other.activate(2)
+        await other.activate(TESTER, 2)
 
     assert await container.keys.vault.active_version() == 1
 
@@ -168,7 +169,7 @@ async def test_process_that_lacks_the_newly_active_version_answers_503_and_keeps
     connected: Connected, container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
     await connected.journey.age_tokens()
-    await (await vault_of_both(container)).activate(2)
+    await (await vault_of_both(container)).activate(TESTER, 2)
 
     answer = await connected.get()
 
@@ -182,7 +183,7 @@ async def test_process_with_another_secret_under_a_new_number_marks_nobody(
     connected: Connected, container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
     both = await vault_of_both(container)
-    await both.activate(2)
+    await both.activate(TESTER, 2)
     with holding(container, both):
         await connected.journey.connect(connected.person)
     before = await owner.fetch(TOKENS)

@@ -9,6 +9,7 @@ from services.user_management.core.connection_counts import misconfigured, refre
 from services.user_management.enums import IntegrationStatus, ReauthReason, RefreshEnd
 from services.user_management.queries import connection_counter
 from services.user_management.services.metrics_service import MetricsService
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.connection_scenes import refresher_elsewhere
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected
@@ -52,7 +53,7 @@ class _ChangedMyMindError(Exception):
 
 
 async def _roll_back(journey: Journey) -> None:
-    async with journey.container.resources.unit_of_work() as uow:
+    async with journey.container.resources.unit_of_work(TESTER) as uow:
         uow.count(refresh(STATIC, RefreshEnd.REFRESHED))
         raise _ChangedMyMindError
 
@@ -148,7 +149,7 @@ async def test_metrics_leave_out_what_was_rolled_back(journey: Journey) -> None:
 
 
 async def test_metrics_leave_out_what_a_savepoint_has_undone_and_count_the_rest(journey: Journey) -> None:
-    async with journey.container.resources.unit_of_work() as uow:
+    async with journey.container.resources.unit_of_work(TESTER) as uow:
         uow.count(transition(STATIC, IntegrationStatus.REVOKED, ReauthReason.REVOKED_AT_PROVIDER))
         with pytest.raises(_ChangedMyMindError):
             await _undo(uow)
@@ -167,7 +168,7 @@ async def test_metrics_counted_by_many_transactions_at_once_lose_none(
     counts = [refresh(STATIC, RefreshEnd.REFRESHED), refresh(STATIC, RefreshEnd.TRANSIENT), misconfigured(STATIC)]
 
     async def count(order: int) -> None:
-        async with journey.container.resources.unit_of_work() as uow:
+        async with journey.container.resources.unit_of_work(TESTER) as uow:
             for counted in counts[::order]:
                 uow.count(counted)
 

@@ -19,6 +19,7 @@ from services.user_management.enums import EventType
 from services.user_management.redis_client import RedisError, create_redis_client
 from services.user_management.schemas.webhook_subscription import CreateSubscriptionRequest
 from services.user_management.services.outbox_service import OutboxPolicy, OutboxService
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.conftest import API_URL
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected
@@ -57,7 +58,7 @@ async def publish(clean_database: None, container: Container) -> Publish:
     await container.resources.redis.delete(container.resources.settings.redis.stream)
 
     async def write(*event_types: EventType, **payload: Any) -> None:
-        async with container.resources.unit_of_work() as uow:
+        async with container.resources.unit_of_work(TESTER) as uow:
             for event_type in event_types:
                 uow.publish(event_type, subject="user_1", payload={"user_id": "user_1", **payload})
 
@@ -98,7 +99,7 @@ async def test_channel_carries_valid_cloud_events(container: Container, publish:
     await publish(EventType.USER_UPDATED, changed=["naïve", "日本"])
 
     async with listening(container) as next_message:
-        await container.events.outbox.relay()
+        await container.events.outbox.relay(TESTER)
         text = await next_message()
 
     event = json.loads(text)
@@ -112,7 +113,7 @@ async def test_channel_carries_valid_cloud_events(container: Container, publish:
 async def test_stream_has_a_field_for_each_attribute_and_data_as_json(container: Container, publish: Publish) -> None:
     await publish(EventType.USER_CREATED, EventType.USER_UPDATED)
 
-    await container.events.outbox.relay()
+    await container.events.outbox.relay(TESTER)
 
     found: Any = await container.resources.redis.xrange(container.resources.settings.redis.stream)
     entries = [fields for _, fields in found]
@@ -132,7 +133,7 @@ async def test_events_of_a_whole_journey_hold_no_personal_value(container: Conta
     await container.resources.redis.delete(container.resources.settings.redis.stream)
     subscription = await subscribe(container)
 
-    await container.events.outbox.relay()
+    await container.events.outbox.relay(TESTER)
 
     entries = str(await container.resources.redis.xrange(container.resources.settings.redis.stream))
     rows = await connected.journey.owner.fetch("SELECT body FROM webhook_deliveries")
@@ -161,7 +162,7 @@ async def test_subscription_is_told_what_it_named_in_order_and_without_gaps(
     subscription = await subscribe(container, *wanted)
     await publish(EventType.USER_CREATED, EventType.INTEGRATION_CONNECTED, EventType.USER_DELETED)
 
-    await container.events.outbox.relay()
+    await container.events.outbox.relay(TESTER)
 
     assert await queued(journey, subscription) == list(enumerate(told, start=1))
 
@@ -170,13 +171,13 @@ async def test_service_is_told_of_users_and_of_connections_to_its_own_providers(
     journey: Journey, container: Container, publish: Publish
 ) -> None:
     await journey.service_key("sandbox-static", name="calendar")
-    await container.service_clients.set_permissions("calendar", ["webhooks:manage"])
+    await container.service_clients.set_permissions(TESTER, "calendar", ["webhooks:manage"])
     subscription = await subscribe(container, owner=of_service("calendar"))
     await publish(EventType.INTEGRATION_DEGRADED, provider="sandbox-static")
     await publish(EventType.INTEGRATION_REVOKED, provider="sandbox-strict")
     await publish(EventType.USER_DELETED)
 
-    await container.events.outbox.relay()
+    await container.events.outbox.relay(TESTER)
 
     assert await queued(journey, subscription) == [(1, "integration.degraded"), (2, "user.deleted")]
 
@@ -185,14 +186,14 @@ async def test_disabled_subscription_and_disabled_service_are_told_nothing(
     journey: Journey, container: Container, publish: Publish
 ) -> None:
     await journey.service_key(name="calendar")
-    await container.service_clients.set_permissions("calendar", ["webhooks:manage"])
+    await container.service_clients.set_permissions(TESTER, "calendar", ["webhooks:manage"])
     shut_out = await subscribe(container, owner=of_service("calendar"))
     disabled = await subscribe(container)
-    await container.service_clients.disable_service("calendar")
+    await container.service_clients.disable_service(TESTER, "calendar")
     await journey.owner.execute("UPDATE webhook_subscriptions SET status = 'disabled' WHERE id = $1", disabled)
     await publish(EventType.USER_CREATED)
 
-    await container.events.outbox.relay()
+    await container.events.outbox.relay(TESTER)
 
     assert (await queued(journey, shut_out), await queued(journey, disabled)) == ([], [])
 
@@ -204,7 +205,7 @@ async def test_relays_at_the_same_time_queue_each_event_once_in_order_without_ga
     for _ in range(40):
         await publish(EventType.USER_UPDATED, EventType.INTEGRATION_DEGRADED)
 
-    await asyncio.gather(*(container.events.outbox.relay() for _ in range(4)))
+    await asyncio.gather(*(container.events.outbox.relay(TESTER) for _ in range(4)))
 
     for subscription, expected in zip(subscriptions, (80, 40), strict=True):
         rows = await journey.owner.fetch(
@@ -236,9 +237,9 @@ async def test_redis_that_is_away_loses_and_doubles_no_delivery(
     await publish(EventType.USER_CREATED)
 
     with pytest.raises(RedisError):
-        await cut_off.relay()
+        await cut_off.relay(TESTER)
     while_away = await queued(journey, subscription)
-    await container.events.outbox.relay()
+    await container.events.outbox.relay(TESTER)
 
     assert while_away == []
     assert await queued(journey, subscription) == [(1, "user.created")]
@@ -257,8 +258,8 @@ async def test_relay_that_dies_after_redis_was_told_queues_each_delivery_once(
     with monkeypatch.context() as patched:
         patched.setattr("services.user_management.services.outbox_service.fan_out", die)
         with pytest.raises(asyncio.CancelledError):
-            await container.events.outbox.relay()
-    await container.events.outbox.relay()
+            await container.events.outbox.relay(TESTER)
+    await container.events.outbox.relay(TESTER)
 
     entries: Any = await container.resources.redis.xrange(container.resources.settings.redis.stream)
     assert Counter(fields["type"] for _, fields in entries) == {"user.created": 2, "user.updated": 2}
@@ -270,7 +271,7 @@ async def test_maintenance_forgets_what_was_told_five_weeks_ago(
 ) -> None:
     await subscribe(container)
     await publish(EventType.USER_CREATED, EventType.USER_UPDATED, EventType.USER_DELETED)
-    await container.events.outbox.relay()
+    await container.events.outbox.relay(TESTER)
     await publish(EventType.USER_RESTORED)
     # Ids begin with the milliseconds of their making; these are of 2020.
     old = "('016f5e66-e800-7' || right(id::text, 21))::uuid"
@@ -278,7 +279,7 @@ async def test_maintenance_forgets_what_was_told_five_weeks_ago(
     await journey.owner.execute(f"UPDATE webhook_deliveries SET id = {old} WHERE event_type <> 'user.updated'")  # noqa: S608 - from the line above
     await journey.owner.execute("UPDATE webhook_deliveries SET state = 'delivered' WHERE event_type <> 'user.deleted'")
 
-    await container.jobs.upkeep.maintain_tables(None)
+    await container.jobs.upkeep.maintain_tables(TESTER, None)
 
     events = await journey.owner.fetch("SELECT event_type FROM outbox_events ORDER BY seq")
     deliveries = await journey.owner.fetch("SELECT event_type FROM webhook_deliveries ORDER BY sequence")

@@ -21,6 +21,7 @@ from services.user_management.queries import user as user_queries
 from services.user_management.schemas.user import UserUpdate
 from services.user_management.services.reconcile_service import Drift, ReconcileService, Sweep
 from services.user_management.services.user_service import UserErasure
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.clerk_history import changes_of, count, deliver, event, state_of, states
 from services.user_management.tests.conftest import SANDBOX_URL
 from services.user_management.tests.replacing import replace_in_group
@@ -55,7 +56,7 @@ async def test_user_whom_no_webhook_told_us_of_is_created(
 ) -> None:
     user = clerk_sandbox.clerk.create_user(email="ada@example.com", first_name="Ada")
 
-    drift = await reconciler.sweep(repair=True)
+    drift = await reconciler.sweep(TESTER, repair=True)
 
     assert drift == Drift(checked=1, created=1)
     state = await state_of(owner, user["id"])
@@ -66,10 +67,10 @@ async def test_change_that_no_webhook_told_us_of_is_made_and_local_edits_stay(
     container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
 ) -> None:
     ada = await _known(container, clerk_sandbox, email="ada@example.com", first_name="Ada", last_name="Lovelace")
-    await container.users.profiles.update_user(ada, UserUpdate(first_name="Local"), expected=None)
+    await container.users.profiles.update_user(TESTER, ada, UserUpdate(first_name="Local"), expected=None)
     clerk_sandbox.clerk.update_user(ada, first_name="Augusta", last_name="King", email="countess@example.com")
 
-    drift = await reconciler.sweep(repair=True)
+    drift = await reconciler.sweep(TESTER, repair=True)
 
     assert drift == Drift(checked=1, updated=1)
     state = await state_of(owner, ada)
@@ -84,7 +85,7 @@ async def test_ban_that_no_webhook_told_us_of_suspends(
     ada = await _known(container, clerk_sandbox)
     clerk_sandbox.clerk.ban_user(ada)
 
-    await reconciler.sweep(repair=True)
+    await reconciler.sweep(TESTER, repair=True)
 
     assert (await state_of(owner, ada))["status"] == "suspended"
 
@@ -98,9 +99,9 @@ async def test_second_sweep_finds_nothing(
     clerk_sandbox.clerk.update_user(changed, first_name="Augusta")
     clerk_sandbox.clerk.create_user()
 
-    first = await reconciler.sweep(repair=True)
+    first = await reconciler.sweep(TESTER, repair=True)
     audited, told = await count(owner, "audit_logs"), await count(owner, "outbox_events")
-    second = await reconciler.sweep(repair=True)
+    second = await reconciler.sweep(TESTER, repair=True)
 
     assert first == Drift(checked=2, created=1, updated=1, deleted=1)
     assert second == Drift(checked=2)
@@ -114,7 +115,7 @@ async def test_sweep_takes_note_of_a_moment_whose_content_it_knew(
     between = clerk_sandbox.clerk.update_user(ada, first_name="Augusta")
     clerk_sandbox.clerk.update_user(ada, first_name="Ada")
 
-    drift = await reconciler.sweep(repair=True)
+    drift = await reconciler.sweep(TESTER, repair=True)
     await deliver(container, clerk_sandbox.clerk.event("user.updated", between))
 
     assert drift == Drift(checked=1)
@@ -127,11 +128,11 @@ async def test_user_from_before_the_order_was_kept_whole_is_compared(
     ada = await _known(container, clerk_sandbox, first_name="Ada")
     await owner.execute("UPDATE users SET upstream_event_at = NULL, upstream_digest = NULL, upstream_profile = NULL")
 
-    await reconciler.sweep(repair=True)
+    await reconciler.sweep(TESTER, repair=True)
 
     state = await state_of(owner, ada)
     assert state["upstream_profile"]["first_name"] == "Ada"
-    assert (await reconciler.sweep(repair=True)).found == 0
+    assert (await reconciler.sweep(TESTER, repair=True)).found == 0
 
 
 async def test_user_gone_at_clerk_is_deleted_here(
@@ -140,7 +141,7 @@ async def test_user_gone_at_clerk_is_deleted_here(
     ada = await _known(container, clerk_sandbox)
     clerk_sandbox.clerk.delete_user(ada)
 
-    drift = await reconciler.sweep(repair=True)
+    drift = await reconciler.sweep(TESTER, repair=True)
 
     state = await state_of(owner, ada)
     assert drift == Drift(deleted=1)
@@ -165,7 +166,7 @@ async def test_user_is_deleted_for_nothing_less_than_clerks_own_404(
     clerk_sandbox.faults.add(Fault(party="clerk", operation="users.get", action="status", **answer))
 
     with pytest.raises(RetryLaterError):
-        await reconciler.sweep(repair=True)
+        await reconciler.sweep(TESTER, repair=True)
 
     assert not (await state_of(owner, ada))["is_deleted"]
 
@@ -178,7 +179,7 @@ async def test_user_whom_only_the_filter_left_out_stays(
     empty = Fault(party="clerk", operation="users.list", action="status", status=200, body="[]", times=2)
     clerk_sandbox.faults.add(empty)
 
-    drift = await reconciler.sweep(repair=True)
+    drift = await reconciler.sweep(TESTER, repair=True)
 
     assert drift == Drift()
     assert not (await state_of(owner, ada))["is_deleted"]
@@ -191,9 +192,9 @@ async def test_more_deletions_than_the_limit_are_all_held_back(
     for _ in range(5):
         clerk_sandbox.clerk.delete_user(await _known(container, clerk_sandbox))
 
-    held = await reconciler.sweep(repair=True, max_deletions=2)
+    held = await reconciler.sweep(TESTER, repair=True, max_deletions=2)
     alive = await owner.fetchval("SELECT count(*) FROM users WHERE deleted_at IS NULL")
-    allowed = await reconciler.sweep(repair=True, max_deletions=5)
+    allowed = await reconciler.sweep(TESTER, repair=True, max_deletions=5)
 
     assert (held, alive) == (Drift(deletions_held_back=3), 5)
     assert allowed == Drift(deleted=5)
@@ -207,7 +208,7 @@ async def test_key_of_another_instance_deletes_nobody_in_a_small_deployment(
     for _ in range(3):
         clerk_sandbox.clerk.create_user()
 
-    assert await reconciler.sweep_slice() is None
+    assert await reconciler.sweep_slice(TESTER) is None
 
     alive = await owner.fetchval("SELECT count(*) FROM users WHERE deleted_at IS NULL")
     assert alive == 5 + 3
@@ -217,12 +218,12 @@ async def test_user_restored_and_seen_again_at_clerk_can_be_missed_again(
     container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
 ) -> None:
     ada = await _known(container, clerk_sandbox)
-    await container.users.administration.delete_user(ada)
-    await container.users.administration.restore_user(ada)
-    await reconciler.sweep(repair=True)
+    await container.users.administration.delete_user(TESTER, ada)
+    await container.users.administration.restore_user(TESTER, ada)
+    await reconciler.sweep(TESTER, repair=True)
     clerk_sandbox.clerk.delete_user(ada)
 
-    drift = await reconciler.sweep(repair=True)
+    drift = await reconciler.sweep(TESTER, repair=True)
 
     assert drift == Drift(deleted=1)
     assert (await state_of(owner, ada))["is_deleted"]
@@ -236,7 +237,7 @@ async def test_brake_holds_across_slices(
     gone = [f"user_{number}" for number in range(50)]
     at_the_limit = Sweep(Drift(), offset=None, gone=gone, known=10_000).cursor()
 
-    left = await reconciler.sweep_slice(at_the_limit)
+    left = await reconciler.sweep_slice(TESTER, at_the_limit)
 
     assert left is None
     assert not (await state_of(owner, ada))["is_deleted"]
@@ -246,12 +247,12 @@ async def test_user_deleted_here_is_neither_restored_nor_deleted_again(
     container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
 ) -> None:
     ada = await _known(container, clerk_sandbox, first_name="Ada")
-    await container.users.administration.delete_user(ada)
+    await container.users.administration.delete_user(TESTER, ada)
     clerk_sandbox.clerk.update_user(ada, first_name="Augusta")
 
-    first = await reconciler.sweep(repair=True)
+    first = await reconciler.sweep(TESTER, repair=True)
     clerk_sandbox.clerk.delete_user(ada)
-    second = await reconciler.sweep(repair=True)
+    second = await reconciler.sweep(TESTER, repair=True)
 
     state = await state_of(owner, ada)
     assert (first.updated, second) == (1, Drift())
@@ -263,9 +264,9 @@ async def test_user_restored_here_stays_although_clerk_has_none(
 ) -> None:
     ada = await _known(container, clerk_sandbox)
     await deliver(container, clerk_sandbox.clerk.event("user.deleted", clerk_sandbox.clerk.delete_user(ada)))
-    await container.users.administration.restore_user(ada)
+    await container.users.administration.restore_user(TESTER, ada)
 
-    drift = await reconciler.sweep(repair=True)
+    drift = await reconciler.sweep(TESTER, repair=True)
 
     assert drift == Drift()
     assert not (await state_of(owner, ada))["is_deleted"]
@@ -285,12 +286,12 @@ async def test_user_restored_while_a_sweep_decides_stays(
     async def then_an_admin_comes(*arguments: Any, **options: Any) -> Any:
         found = await live_subjects(*arguments, **options)
         if found:
-            await container.users.administration.delete_user(ada)
-            await container.users.administration.restore_user(ada)
+            await container.users.administration.delete_user(TESTER, ada)
+            await container.users.administration.restore_user(TESTER, ada)
         return found
 
     monkeypatch.setattr(user_queries, "live_subjects", then_an_admin_comes)
-    drift = await reconciler.sweep(repair=True)
+    drift = await reconciler.sweep(TESTER, repair=True)
 
     assert drift == Drift()
     assert not (await state_of(owner, ada))["is_deleted"]
@@ -300,7 +301,7 @@ async def test_user_erased_here_is_not_created_again(
     container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
 ) -> None:
     ada = await _known(container, clerk_sandbox, first_name="Ada")
-    await container.users.administration.delete_user(ada)
+    await container.users.administration.delete_user(TESTER, ada)
     await UserErasure(
         unit_of_work=container.resources.unit_of_work,
         signer=container.resources.signer,
@@ -308,10 +309,10 @@ async def test_user_erased_here_is_not_created_again(
         providers=container.resources.providers,
         hold_back=timedelta(seconds=-60),
         start_slice=container.resources.start_slice,
-    ).erase_due()
+    ).erase_due(TESTER)
 
-    looked = await reconciler.sweep(repair=False)
-    repaired = await reconciler.sweep(repair=True)
+    looked = await reconciler.sweep(TESTER, repair=False)
+    repaired = await reconciler.sweep(TESTER, repair=True)
 
     assert looked == repaired == Drift(checked=1)
     assert await count(owner, "users") == 0
@@ -323,7 +324,7 @@ async def test_user_who_cannot_be_read_is_counted_and_the_others_go_on(
     clerk_sandbox.clerk.create_user(banned="temporarily")
     good = clerk_sandbox.clerk.create_user(first_name="Ada")
 
-    drift = await reconciler.sweep(repair=True)
+    drift = await reconciler.sweep(TESTER, repair=True)
 
     assert drift == Drift(checked=2, created=1, unreadable=1)
     assert (await states(owner)).keys() == {good["id"]}
@@ -340,7 +341,7 @@ async def test_looking_only_writes_nothing(
     tables = ("users", "user_identities", "user_preferences", "audit_logs", "audit_details", "outbox_events")
     before = [await owner.fetch(f"SELECT * FROM {table} ORDER BY 1") for table in tables]  # noqa: S608 - our own tables
 
-    drift = await reconciler.sweep(repair=False)
+    drift = await reconciler.sweep(TESTER, repair=False)
 
     assert drift == Drift(checked=2, created=1, updated=1, deleted=1)
     after = [await owner.fetch(f"SELECT * FROM {table} ORDER BY 1") for table in tables]  # noqa: S608 - our own tables
@@ -352,7 +353,7 @@ async def test_more_users_than_fit_on_three_pages_are_all_found(
 ) -> None:
     ids = {clerk_sandbox.clerk.create_user()["id"] for _ in range(350)}
 
-    drift = await reconciler.sweep(repair=True)
+    drift = await reconciler.sweep(TESTER, repair=True)
 
     assert drift == Drift(checked=350, created=350)
     assert (await states(owner)).keys() == ids
@@ -372,13 +373,13 @@ async def test_clerk_that_fails_in_mid_sweep_is_asked_again_from_the_cursor(
         clerk_sandbox.clerk.create_user(created_at=1_700_000_000_000 + number)
     # A slice of one page.
     monkeypatch.setattr("services.user_management.services.slice_time.SLICE_SECONDS", 0.1)
-    cursor = await reconciler.sweep_slice()
+    cursor = await reconciler.sweep_slice(TESTER)
     clerk_sandbox.faults.add(Fault(party="clerk", operation="users.list", action="status", status=status))
 
-    assert await reconciler.sweep_slice(cursor) == cursor
+    assert await reconciler.sweep_slice(TESTER, cursor) == cursor
     created_before, asked_before = await count(owner, "users"), clerk_sandbox.ledger.count("clerk", "users.list")
     while cursor is not None:
-        cursor = await reconciler.sweep_slice(cursor)
+        cursor = await reconciler.sweep_slice(TESTER, cursor)
 
     assert (created_before, asked_before) == (100, 2)
     assert await count(owner, "users") == 150
@@ -393,7 +394,7 @@ async def test_clerk_that_refuses_our_key_ends_the_slice(
     clerk_sandbox.faults.add(Fault(party="clerk", operation="users.list", action="status", status=401))
 
     with pytest.raises(ClerkRefusedError):
-        await reconciler.sweep_slice()
+        await reconciler.sweep_slice(TESTER)
 
     assert await count(owner, "users") == 0
 
@@ -441,7 +442,7 @@ async def test_event_that_arrives_during_the_sweep_is_not_overwritten_by_the_old
         return found
 
     monkeypatch.setattr(user_queries, "read_upstream_state", then_an_event_comes)
-    drift = await reconciler.sweep(repair=True)
+    drift = await reconciler.sweep(TESTER, repair=True)
 
     assert drift == Drift(checked=1)
     assert (await state_of(owner, ada))["first_name"] == "Newest"

@@ -17,12 +17,14 @@ import sqlalchemy as sa
 from services.sandbox.faults import FaultAction
 from services.user_management.container import Container
 from services.user_management.core.clock import Clock
+from services.user_management.core.principal import Principal
 from services.user_management.enums import ReauthReason
 from services.user_management.integrations.oauth_client import CALL_TIMEOUT_SECONDS, OAuthClient
 from services.user_management.queries import token_refresh as queries
 from services.user_management.queries.token_refresh import LEASE_SECONDS
 from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
 from services.user_management.services.token_service import RefreshAttempts, RefreshOutcome, TokenRefresher
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.clocks import SetClock
 from services.user_management.tests.connection_scenes import refresher_elsewhere
 from services.user_management.tests.journey import Journey
@@ -131,8 +133,8 @@ async def test_claim_that_took_most_of_the_lease_calls_nobody(strict: Connected)
     container, clock = strict.journey.container, SetClock(time.time())
 
     @asynccontextmanager
-    async def slow_unit_of_work() -> AsyncIterator[UnitOfWork]:
-        async with container.resources.unit_of_work() as uow:
+    async def slow_unit_of_work(actor: Principal) -> AsyncIterator[UnitOfWork]:
+        async with container.resources.unit_of_work(actor) as uow:
             yield uow
         clock.seconds += LEASE_SECONDS - CALL_TIMEOUT_SECONDS + 1
 
@@ -168,7 +170,7 @@ async def test_life_of_a_token_counts_from_sending(strict: Connected) -> None:
 async def test_failure_after_the_lease_ran_out_leaves_the_next_owner_alone(strict: Connected) -> None:
     reader = await _hold_refresh(strict, "status", status=500)
     await strict.journey.owner.execute("UPDATE integrations SET refresh_lease_until = now() - interval '1 second'")
-    async with strict.journey.container.resources.unit_of_work() as uow:
+    async with strict.journey.container.resources.unit_of_work(TESTER) as uow:
         integration_id = UUID(strict.integration_id)
         next_claim = await queries.claim(uow.connection, integration_id=integration_id, token_version=1)
     before = await strict.row()
@@ -188,7 +190,7 @@ async def test_answer_of_a_strict_provider_after_another_took_over_brings_nothin
 ) -> None:
     reader = await _hold_refresh(strict, when="after")
     await strict.journey.owner.execute("UPDATE integrations SET refresh_lease_until = now() - interval '1 second'")
-    async with strict.journey.container.resources.unit_of_work() as uow:
+    async with strict.journey.container.resources.unit_of_work(TESTER) as uow:
         await queries.claim(uow.connection, integration_id=UUID(strict.integration_id), token_version=1)
         if taken == "to_have_died":
             connection = ConnectionVersion(UUID(strict.integration_id), 1)
@@ -206,7 +208,7 @@ async def test_answer_of_a_strict_provider_after_another_took_over_brings_nothin
 
 async def test_answer_of_a_strict_provider_is_kept_although_the_status_changed_meanwhile(strict: Connected) -> None:
     reader = await _hold_refresh(strict, when="after")
-    async with strict.journey.container.resources.unit_of_work() as uow:
+    async with strict.journey.container.resources.unit_of_work(TESTER) as uow:
         connection = ConnectionVersion(UUID(strict.integration_id), 1)
         await IntegrationStatusTracker().mark_needs_reauth(uow, connection, ReauthReason.SCOPE_UPGRADE)
 
@@ -222,7 +224,7 @@ async def test_answer_that_another_provider_would_still_honour_is_kept(connected
     await connected.journey.age_tokens()
     reader = await _hold_refresh(connected, when="after")
     await connected.journey.owner.execute("UPDATE integrations SET refresh_lease_until = now() - interval '1 second'")
-    async with connected.journey.container.resources.unit_of_work() as uow:
+    async with connected.journey.container.resources.unit_of_work(TESTER) as uow:
         await queries.claim(uow.connection, integration_id=UUID(connected.integration_id), token_version=1)
 
     connected.journey.sandbox.faults.clear()
@@ -236,8 +238,8 @@ async def test_answer_that_postgres_refuses_at_first_is_stored_all_the_same(stri
     container, refusals = strict.journey.container, iter([False, True, True])
 
     @asynccontextmanager
-    async def refusing_unit_of_work() -> AsyncIterator[UnitOfWork]:
-        async with container.resources.unit_of_work() as uow:
+    async def refusing_unit_of_work(actor: Principal) -> AsyncIterator[UnitOfWork]:
+        async with container.resources.unit_of_work(actor) as uow:
             if next(refusals, False):
                 await uow.connection.execute(sa.text("SET LOCAL statement_timeout = 1"))
                 await uow.connection.execute(sa.text("SELECT pg_sleep(1)"))
@@ -294,7 +296,7 @@ async def test_caller_who_is_cancelled_does_not_cancel_the_flight(strict: Connec
 async def test_flight_does_not_join_the_transaction_of_its_caller(strict: Connected) -> None:
     container = strict.journey.container
 
-    async with container.resources.unit_of_work():
+    async with container.resources.unit_of_work(TESTER):
         result = await container.tokens.refresher.refresh(UUID(strict.integration_id), 1)
         seen_by_others = await strict.row()
 

@@ -16,6 +16,7 @@ from services.user_management.queries.token_refresh import DueStep
 from services.user_management.services.token_service import REFRESH_PERIOD_SECONDS
 from services.user_management.services.token_service import jobs as jobs_module
 from services.user_management.services.token_service.answers import DEFAULT_TTL_SECONDS
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.connection_scenes import (
     connect_account,
     due_connections,
@@ -71,7 +72,7 @@ async def test_job_without_a_spread_renews_all_that_is_due(journey: Journey) -> 
     ids = await due_connections(journey, await journey.sign_up(), "sandbox-static", 5)
     jobs = refresh_jobs(journey.container, journey.container.tokens.refresher)
 
-    assert await jobs.refresh_due() is None
+    assert await jobs.refresh_due(TESTER) is None
 
     assert await _refreshed(journey) == set(ids)
 
@@ -96,7 +97,7 @@ async def test_two_jobs_that_found_the_same_ask_once_for_each_connection(
         Fault(party="oidc:strict", operation="token.refresh", action="delay", delay_seconds=0.1, times=12)
     )
 
-    await asyncio.gather(here.refresh_due(), there.refresh_due())
+    await asyncio.gather(here.refresh_due(TESTER), there.refresh_due(TESTER))
 
     used = [entry.refresh_token for entry in journey.sandbox.ledger.entries("oidc:strict", "token.refresh")]
     rows = await journey.owner.fetch("SELECT status, token_version, refresh_attempts FROM integrations")
@@ -123,7 +124,7 @@ async def test_job_leaves_alone_what_is_not_due(stale: Connected, statement: str
     await stale.journey.owner.execute(statement)
     jobs = refresh_jobs(stale.journey.container, stale.journey.container.tokens.refresher)
 
-    assert await jobs.refresh_due() is None
+    assert await jobs.refresh_due(TESTER) is None
 
     assert stale.calls() == 0
 
@@ -135,7 +136,7 @@ async def test_connection_that_cannot_be_refreshed_does_not_hold_up_the_others(j
     )
     jobs = refresh_jobs(journey.container, journey.container.tokens.refresher)
 
-    assert await jobs.refresh_due() is None
+    assert await jobs.refresh_due(TESTER) is None
 
     assert await _refreshed(journey) == set(ids[1:])
 
@@ -151,7 +152,7 @@ async def test_token_of_an_hour_is_renewed_before_a_reader_finds_it_too_short_li
     while not connected.calls() and age < HOUR:
         age += REFRESH_PERIOD_SECONDS
         await journey.owner.execute(AGED, age, HOUR - age)
-        await jobs.refresh_due()
+        await jobs.refresh_due(TESTER)
 
     # The run may come to it as late as its calls are spread.
     assert connected.calls() == 1
@@ -167,7 +168,7 @@ async def test_token_of_an_hour_is_not_renewed_by_the_run_after_its_renewal(conn
     jobs = refresh_jobs(journey.container, journey.container.tokens.refresher, spread_seconds=SPREAD)
     await journey.owner.execute(AGED, REFRESH_PERIOD_SECONDS, HOUR - REFRESH_PERIOD_SECONDS)
 
-    await jobs.refresh_due()
+    await jobs.refresh_due(TESTER)
 
     assert connected.calls() == 0
 
@@ -183,8 +184,8 @@ async def test_token_that_lives_shorter_than_a_run_is_renewed_once_in_it(
     await journey.owner.execute("UPDATE encrypted_tokens SET issued_at = '2000-01-01'")
 
     try:
-        await jobs.refresh_due()
-        await jobs.refresh_due()
+        await jobs.refresh_due(TESTER)
+        await jobs.refresh_due(TESTER)
     finally:
         journey.sandbox.providers["static"].settings.access_token_lifetime_seconds = 3600
 
@@ -208,7 +209,7 @@ async def test_the_dead_and_the_suspended_at_the_head_do_not_stop_the_walk(
     )
     jobs = refresh_jobs(journey.container, journey.container.tokens.refresher)
 
-    assert await jobs.refresh_due() is None
+    assert await jobs.refresh_due(TESTER) is None
 
     assert await _refreshed(journey) == set(ids[6:])
 
@@ -248,7 +249,7 @@ async def test_slice_of_a_process_that_stops_at_once_goes_on_from_the_start(jour
     stopping = refresh_jobs(journey.container, journey.container.tokens.refresher, is_stopping=lambda: True)
     jobs = refresh_jobs(journey.container, journey.container.tokens.refresher)
 
-    cursor = json.loads(json.dumps(await stopping.refresh_due()))
+    cursor = json.loads(json.dumps(await stopping.refresh_due(TESTER)))
     untouched = await _refreshed(journey)
 
     assert await jobs.refresh_due(cursor) is None
@@ -267,7 +268,7 @@ async def test_sweep_comes_to_those_behind_a_provider_that_is_held_back(
         await journey.container.tokens.refresher.refresh(integration_id, 1)
     await journey.owner.execute("UPDATE integrations SET refresh_attempts = 1, refresh_not_before = NULL")
 
-    await journey.container.tokens.refresh_jobs.sweep()
+    await journey.container.tokens.refresh_jobs.sweep(TESTER)
 
     assert sorted(held_back + behind) == held_back + behind
     assert await _refreshed(journey) == set(behind)

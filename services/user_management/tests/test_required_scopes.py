@@ -13,6 +13,7 @@ import pytest
 from services.conftest import Servers
 from services.user_management.services.integration_health_service import scope_enforcement
 from services.user_management.services.slice_time import SliceTime
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.diagnosis_scenes import configure
 from services.user_management.tests.health_scenes import STATIC, crowd, health_of, run_check
 from services.user_management.tests.journey import Journey
@@ -197,10 +198,10 @@ async def test_enforcement_that_is_cut_off_is_taken_up_again(journey: Journey, m
     cursor: Any = None
 
     for _ in range(3):
-        position = await service.scopes.enforce(cursor, stopping())
+        position = await service.scopes.enforce(TESTER, cursor, stopping())
         cursor = json.loads(json.dumps(position))
         marked.append(sum([(await scene.row())["status"] == "needs_reauth" for scene in scenes]))
-    await service.scopes.enforce(cursor, journey.container.resources.start_slice())
+    await service.scopes.enforce(TESTER, cursor, journey.container.resources.start_slice())
 
     assert marked == [1, 2, 3]
     assert {(await scene.row())["status_reason"] for scene in scenes} == {"scope_upgrade"}

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from services.user_management.container import Container
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.connection_scenes import (
     PROVIDER,
     connect_account,
@@ -57,7 +58,7 @@ async def test_disconnect_while_a_refresh_is_out_leaves_nothing_alive(journey: J
     journey.sandbox.faults.clear()
     answer = await reader
     pending = await revocation_states(journey)
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert ended.json()["revocation"] == "pending"
     assert_problem(answer, 404, "not_connected")
@@ -72,11 +73,11 @@ async def test_answer_that_comes_after_the_revocation_is_revoked_too(journey: Jo
     reader = await _refresh_out(scene)
 
     await _disconnect(scene)
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
     before = await revocation_states(journey)
     journey.sandbox.faults.clear()
     await reader
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert before == ["done"]
     assert await revocation_states(journey) == ["done", "done"]
@@ -93,7 +94,7 @@ async def test_own_account_that_is_deleted_while_a_refresh_is_out_leaves_nothing
     deleted = await journey.client.delete("/users/me", headers=scene.headers)
     journey.sandbox.faults.clear()
     await reader
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert deleted.is_success, deleted.text
     assert await revocation_states(journey) == ["done", "done"]
@@ -109,10 +110,10 @@ async def test_erasure_while_a_refresh_is_out_leaves_nothing_alive(
     await journey.client.delete(f"/admin/users/{scene.user_id}", headers=admin)
     await journey.owner.execute("UPDATE users SET deleted_at = deleted_at - interval '31 days'")
 
-    await journey.container.users.erasure.erase_due()
+    await journey.container.users.erasure.erase_due(TESTER)
     journey.sandbox.faults.clear()
     await reader
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert await journey.owner.fetchval("SELECT count(*) FROM integrations") == 0
     assert await revocation_states(journey) == ["done", "done"]
@@ -128,7 +129,7 @@ async def test_late_answer_is_not_revoked_where_that_would_end_somebody_elses_co
     await _disconnect(ada)
     journey.sandbox.faults.clear()
     await reader
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert await revocation_states(journey) == ["superseded", "superseded"]
     await journey.age_tokens()
@@ -143,7 +144,7 @@ async def test_late_answer_after_a_reconnect_leaves_the_new_connection_alone(jou
 
     journey.sandbox.faults.clear()
     await reader
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert await revocation_states(journey) == ["superseded"]
     await journey.age_tokens()
@@ -154,7 +155,7 @@ async def test_confirm_while_the_grant_is_being_revoked_comes_again_with_the_sam
     scene = await connected_to(journey, "github")
     await _disconnect(scene)
     scene.fail("delay", "revoke", delay_seconds=600)
-    job = asyncio.create_task(journey.container.integrations.revocations.revoke_due())
+    job = asyncio.create_task(journey.container.integrations.revocations.revoke_due(TESTER))
     await journey.sandbox.ledger.wait_for("github", "revoke")
     ticket = await returned_flow(journey, scene.person, provider="github")
 
@@ -175,7 +176,7 @@ async def test_confirm_after_the_lease_of_a_worker_that_died_supersedes_its_revo
     scene = await connected_to(journey, "github")
     await _disconnect(scene)
     scene.fail("delay", "revoke", delay_seconds=600)
-    job = asyncio.create_task(journey.container.integrations.revocations.revoke_due())
+    job = asyncio.create_task(journey.container.integrations.revocations.revoke_due(TESTER))
     await journey.sandbox.ledger.wait_for("github", "revoke")
     job.cancel()
     await asyncio.wait([job])
@@ -185,7 +186,7 @@ async def test_confirm_after_the_lease_of_a_worker_that_died_supersedes_its_revo
     refused = await journey.confirm(scene.person, "github", flow=ticket)
     await journey.owner.execute("UPDATE token_revocations SET lease_until = now(), next_attempt_at = now()")
     confirmed = await journey.confirm(scene.person, "github", flow=ticket)
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert_problem(refused, 503, "provider_unavailable")
     assert confirmed.status_code == 201, confirmed.text
@@ -201,12 +202,12 @@ async def test_revocation_that_nobody_has_begun_waits_for_the_confirm_and_is_sup
 
     confirming = asyncio.create_task(journey.confirm(scene.person, "github", flow=ticket))
     await journey.sandbox.ledger.wait_for("github", "token.exchange", at_least=2, committed=True)
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
     while_out = await revocation_of(journey)
     journey.sandbox.faults.clear()
     confirmed = await confirming
     await journey.owner.execute("UPDATE token_revocations SET next_attempt_at = now() WHERE state = 'pending'")
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert (while_out["state"], while_out["attempts"]) == ("pending", 0)
     assert confirmed.status_code == 201, confirmed.text
@@ -218,7 +219,7 @@ async def test_confirm_does_not_wait_for_a_revocation_that_ends_one_grant_alone(
     scene = await Connected.at(journey)
     await _disconnect(scene)
     scene.fail("delay", "revoke", delay_seconds=600)
-    job = asyncio.create_task(journey.container.integrations.revocations.revoke_due())
+    job = asyncio.create_task(journey.container.integrations.revocations.revoke_due(TESTER))
     await journey.sandbox.ledger.wait_for(scene.party, "revoke")
     ticket = await returned_flow(journey, scene.person)
 

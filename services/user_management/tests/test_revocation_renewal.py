@@ -12,6 +12,7 @@ from services.sandbox.oidc.provider import Provider
 from services.user_management.container import Container
 from services.user_management.enums import TokenKind
 from services.user_management.services.vault_service import token_binding
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.connection_scenes import (
     connected_to,
     make_revocations_due,
@@ -63,7 +64,7 @@ def _opened(journey: Journey, row: dict[str, Any], kind: TokenKind) -> str:
 async def test_access_token_that_has_run_out_is_renewed_and_the_grant_ended(run_out: Connected) -> None:
     await _disconnect(run_out)
 
-    await run_out.journey.container.integrations.revocations.revoke_due()
+    await run_out.journey.container.integrations.revocations.revoke_due(TESTER)
 
     row = await revocation_of(run_out.journey)
     assert (row["state"], row["ciphertext"], row["refresh_ciphertext"]) == ("done", None, None)
@@ -75,7 +76,7 @@ async def test_access_token_that_works_is_revoked_without_a_refresh(journey: Jou
     scene = await connected_to(journey, "github")
     await _disconnect(scene)
 
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert (await revocation_of(journey))["state"] == "done"
     assert (scene.calls(), scene.calls("revoke")) == (0, 1)
@@ -88,10 +89,10 @@ async def test_refusal_that_leaves_the_grant_alive_is_not_taken_for_its_end(jour
     await _disconnect(scene)
     scene.fail("error", "revoke", error=code)
 
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
     refused = await revocation_of(journey)
     await make_revocations_due(journey)
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert (refused["state"], refused["last_failure"]) == ("pending", code)
     assert (await revocation_of(journey))["state"] == "done"
@@ -103,7 +104,7 @@ async def test_renewed_tokens_are_kept_before_one_of_them_is_revoked(run_out: Co
     await _disconnect(run_out)
     run_out.fail("delay", "revoke", delay_seconds=600)
 
-    job = asyncio.create_task(journey.container.integrations.revocations.revoke_due())
+    job = asyncio.create_task(journey.container.integrations.revocations.revoke_due(TESTER))
     await journey.sandbox.ledger.wait_for(run_out.party, "revoke")
     job.cancel()
     await asyncio.wait([job])
@@ -112,7 +113,7 @@ async def test_renewed_tokens_are_kept_before_one_of_them_is_revoked(run_out: Co
     tokens = (grant.access_tokens[-1].value, grant.refresh_tokens[-1].value)
     journey.sandbox.faults.clear()
     await make_revocations_due(journey)
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert (_opened(journey, kept, TokenKind.ACCESS), _opened(journey, kept, TokenKind.REFRESH)) == tokens
     assert (await revocation_of(journey))["state"] == "done"
@@ -125,11 +126,11 @@ async def test_renewed_token_that_runs_out_before_it_could_be_revoked_is_renewed
     await _disconnect(run_out)
     run_out.fail("status", "revoke", status=500)
 
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
     life = await journey.owner.fetchval(EXPIRES_IN)
     await _run_out(run_out)
     await make_revocations_due(journey)
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert life > 3600
     assert (await revocation_of(journey))["state"] == "done"
@@ -148,7 +149,7 @@ async def test_tokens_of_a_late_answer_that_run_out_are_renewed_too(journey: Jou
     await reader
 
     await _run_out(scene)
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     rows = await journey.owner.fetch("SELECT state FROM token_revocations")
     assert [row["state"] for row in rows] == ["done", "done"]
@@ -159,7 +160,7 @@ async def test_access_token_that_has_run_out_alone_makes_the_revocation_impossib
     await run_out.journey.owner.execute("DELETE FROM encrypted_tokens WHERE kind = 'refresh'")
     await _disconnect(run_out)
 
-    await run_out.journey.container.integrations.revocations.revoke_due()
+    await run_out.journey.container.integrations.revocations.revoke_due(TESTER)
 
     row = await revocation_of(run_out.journey)
     assert (row["state"], row["last_failure"], row["ciphertext"]) == ("impossible", "access_token_ran_out", None)
@@ -170,7 +171,7 @@ async def test_grant_whose_refresh_is_refused_counts_as_ended(run_out: Connected
     _provider(run_out).revoke_account(run_out.person.email)
     await _disconnect(run_out)
 
-    await run_out.journey.container.integrations.revocations.revoke_due()
+    await run_out.journey.container.integrations.revocations.revoke_due(TESTER)
 
     row = await revocation_of(run_out.journey)
     assert (row["state"], row["refresh_ciphertext"]) == ("done", None)
@@ -182,10 +183,10 @@ async def test_refresh_that_fails_for_now_is_tried_again_later(run_out: Connecte
     await _disconnect(run_out)
     run_out.fail("status", status=503)
 
-    await run_out.journey.container.integrations.revocations.revoke_due()
+    await run_out.journey.container.integrations.revocations.revoke_due(TESTER)
     after_failure = await revocation_of(run_out.journey)
     await make_revocations_due(run_out.journey)
-    await run_out.journey.container.integrations.revocations.revoke_due()
+    await run_out.journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert (after_failure["state"], after_failure["attempts"], run_out.calls()) == ("pending", 1, 2)
     assert (await revocation_of(run_out.journey))["state"] == "done"
@@ -197,8 +198,8 @@ async def test_erasure_a_month_after_the_deletion_ends_the_grant(run_out: Connec
     await journey.client.delete(f"/admin/users/{run_out.user_id}", headers=admin)
     await journey.owner.execute("UPDATE users SET deleted_at = deleted_at - $1::interval", timedelta(days=31))
 
-    await journey.container.users.erasure.erase_due()
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.users.erasure.erase_due(TESTER)
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert await journey.owner.fetchval("SELECT count(*) FROM users WHERE id = $1", run_out.user_id) == 0
     assert (await revocation_of(journey))["state"] == "done"
@@ -212,7 +213,7 @@ async def test_grant_given_up_while_its_provider_was_not_configured_is_ended_whe
     with no_longer_offering(journey.container, "github"):
         await _disconnect(scene)
 
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert (await revocation_of(journey))["state"] == "done"
     assert living_tokens(_provider(scene)) == 0

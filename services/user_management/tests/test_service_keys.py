@@ -29,6 +29,7 @@ from services.user_management.services import use_recorder
 from services.user_management.services.service_client_service import ServiceClientService
 from services.user_management.services.service_credentials import key_usage
 from services.user_management.services.use_recorder import UseRecorder
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.clocks import SetClock
 from services.user_management.tests.conftest import ADMIN_USER_ID, API_URL
 from services.user_management.tests.journey import Journey
@@ -99,7 +100,7 @@ def _id(key: str) -> str:
 async def test_key_is_accepted_in_either_header_and_names_the_actor(
     doors: httpx.AsyncClient, services: ServiceClientService, form: str
 ) -> None:
-    key = await services.create_service("calendar")
+    key = await services.create_service(TESTER, "calendar")
     value = f"Bearer {key}" if form.lower() == "authorization" else key
 
     response = await doors.get("/service", headers={form: value})
@@ -110,7 +111,7 @@ async def test_key_is_accepted_in_either_header_and_names_the_actor(
 async def test_credential_that_is_not_exactly_one_good_key_is_refused_at_every_door(
     doors: httpx.AsyncClient, services: ServiceClientService, journey: Journey
 ) -> None:
-    key = await services.create_service("calendar", ["admin"])
+    key = await services.create_service(TESTER, "calendar", ["admin"])
     other_digit = key[:-1] + ("0" if key[-1] != "0" else "1")
     attempts: list[list[tuple[str, str]]] = [
         [],
@@ -156,13 +157,13 @@ async def test_session_opens_only_the_doors_for_admins_who_are_users(
 async def test_each_permission_opens_its_own_door_and_admin_opens_all(
     doors: httpx.AsyncClient, services: ServiceClientService, permissions: list[str], statuses: list[int]
 ) -> None:
-    key = await services.create_service("calendar", permissions)
+    key = await services.create_service(TESTER, "calendar", permissions)
 
     assert await _open(doors, key) == dict(zip(DOORS, statuses, strict=True))
 
 
 async def test_missing_permission_is_a_problem(doors: httpx.AsyncClient, services: ServiceClientService) -> None:
-    key = await services.create_service("calendar")
+    key = await services.create_service(TESTER, "calendar")
 
     assert_problem(await doors.get("/read", headers={"X-API-Key": key}), 403, "forbidden")
 
@@ -171,7 +172,7 @@ async def test_key_that_is_refused_is_refused_by_the_very_next_call_at_every_doo
     doors: httpx.AsyncClient, connected: Connected
 ) -> None:
     services = connected.journey.container.service_clients
-    await services.set_permissions("calendar-sync", ["admin"])
+    await services.set_permissions(TESTER, "calendar-sync", ["admin"])
     keys = [connected.key["Authorization"].removeprefix("Bearer ")]
 
     async def answers() -> set[int]:
@@ -179,15 +180,15 @@ async def test_key_that_is_refused_is_refused_by_the_very_next_call_at_every_doo
         return {token.status_code, *(await _open(doors, keys[-1])).values()}
 
     seen = [await answers()]
-    await services.disable_service("calendar-sync")
+    await services.disable_service(TESTER, "calendar-sync")
     seen.append(await answers())
-    await services.enable_service("calendar-sync")
+    await services.enable_service(TESTER, "calendar-sync")
     seen.append(await answers())
-    await services.revoke_key("calendar-sync", _id(keys[-1]))
+    await services.revoke_key(TESTER, "calendar-sync", _id(keys[-1]))
     seen.append(await answers())
-    keys.append(await services.rotate_key("calendar-sync"))
+    keys.append(await services.rotate_key(TESTER, "calendar-sync"))
     seen.append(await answers())
-    await services.revoke_service("calendar-sync")
+    await services.revoke_service(TESTER, "calendar-sync")
     seen.append(await answers())
 
     assert seen == [{200}, {401}, {200}, {401}, {200}, {401}]
@@ -196,8 +197,8 @@ async def test_key_that_is_refused_is_refused_by_the_very_next_call_at_every_doo
 async def test_former_key_goes_on_until_its_end_and_the_new_one_works_at_once(
     doors: httpx.AsyncClient, services: ServiceClientService, journey: Journey
 ) -> None:
-    old = await services.create_service("calendar")
-    new = await services.rotate_key("calendar", overlap_seconds=3600)
+    old = await services.create_service(TESTER, "calendar")
+    new = await services.rotate_key(TESTER, "calendar", overlap_seconds=3600)
     during = [await _works(doors, old), await _works(doors, new)]
     end = await journey.owner.fetchval(
         "SELECT extract(epoch FROM expires_at - now()) FROM service_keys WHERE id = $1", _id(old)
@@ -215,10 +216,10 @@ async def test_former_key_goes_on_until_its_end_and_the_new_one_works_at_once(
 async def test_rotation_without_an_overlap_ends_every_other_key_at_once(
     doors: httpx.AsyncClient, services: ServiceClientService
 ) -> None:
-    first = await services.create_service("calendar")
-    second = await services.rotate_key("calendar")
+    first = await services.create_service(TESTER, "calendar")
+    second = await services.rotate_key(TESTER, "calendar")
 
-    third = await services.rotate_key("calendar", overlap_seconds=0)
+    third = await services.rotate_key(TESTER, "calendar", overlap_seconds=0)
 
     assert [await _works(doors, key) for key in (first, second, third)] == [False, False, True]
 
@@ -226,9 +227,9 @@ async def test_rotation_without_an_overlap_ends_every_other_key_at_once(
 async def test_rotation_never_lets_a_key_live_longer_than_it_would_have(
     services: ServiceClientService, journey: Journey
 ) -> None:
-    first = await services.create_service("calendar")
-    await services.rotate_key("calendar", overlap_seconds=60)
-    await services.rotate_key("calendar", overlap_seconds=7200)
+    first = await services.create_service(TESTER, "calendar")
+    await services.rotate_key(TESTER, "calendar", overlap_seconds=60)
+    await services.rotate_key(TESTER, "calendar", overlap_seconds=7200)
 
     rows = await journey.owner.fetch(
         "SELECT id, extract(epoch FROM expires_at - now()) AS left FROM service_keys WHERE expires_at IS NOT NULL"
@@ -243,12 +244,12 @@ async def test_rotation_never_lets_a_key_live_longer_than_it_would_have(
 async def test_rotation_leaves_keys_alone_that_are_dead_or_another_services(
     doors: httpx.AsyncClient, services: ServiceClientService, journey: Journey
 ) -> None:
-    other = await services.create_service("mailer")
-    expired = await services.create_service("calendar")
+    other = await services.create_service(TESTER, "mailer")
+    expired = await services.create_service(TESTER, "calendar")
     past = datetime.now(UTC).replace(microsecond=0) - timedelta(days=2)
     await journey.owner.execute("UPDATE service_keys SET expires_at = $1 WHERE id = $2", past, _id(expired))
 
-    await services.rotate_key("calendar", overlap_seconds=3600)
+    await services.rotate_key(TESTER, "calendar", overlap_seconds=3600)
 
     rows = await journey.owner.fetch("SELECT id, expires_at FROM service_keys")
     ends = {row["id"]: row["expires_at"] for row in rows}
@@ -257,8 +258,8 @@ async def test_rotation_leaves_keys_alone_that_are_dead_or_another_services(
 
 
 async def test_rotation_records_the_ends_that_it_moved(services: ServiceClientService, journey: Journey) -> None:
-    old = await services.create_service("calendar")
-    new = await services.rotate_key("calendar", overlap_seconds=3600)
+    old = await services.create_service(TESTER, "calendar")
+    new = await services.rotate_key(TESTER, "calendar", overlap_seconds=3600)
 
     changes = await journey.owner.fetchval(
         "SELECT d.changes FROM audit_details d JOIN audit_logs l USING (id) WHERE l.action = 'service.key_rotated'"
@@ -269,9 +270,9 @@ async def test_rotation_records_the_ends_that_it_moved(services: ServiceClientSe
 
 
 async def test_rotations_at_once_leave_one_live_key(services: ServiceClientService) -> None:
-    await services.create_service("calendar")
+    await services.create_service(TESTER, "calendar")
 
-    keys = await asyncio.gather(*(services.rotate_key("calendar", overlap_seconds=0) for _ in range(8)))
+    keys = await asyncio.gather(*(services.rotate_key(TESTER, "calendar", overlap_seconds=0) for _ in range(8)))
 
     described = await services.get_service("calendar")
     live = [key.id for key in described.keys if key.live]
@@ -283,9 +284,9 @@ async def test_rotations_at_once_leave_one_live_key(services: ServiceClientServi
 async def test_revocation_and_rotation_at_once_leave_no_old_key_live(
     doors: httpx.AsyncClient, services: ServiceClientService
 ) -> None:
-    old = await services.create_service("calendar")
+    old = await services.create_service(TESTER, "calendar")
 
-    new, _ = await asyncio.gather(services.rotate_key("calendar"), services.revoke_service("calendar"))
+    new, _ = await asyncio.gather(services.rotate_key(TESTER, "calendar"), services.revoke_service(TESTER, "calendar"))
 
     assert not await _works(doors, old)
     live = [key.id for key in (await services.get_service("calendar")).keys if key.live]
@@ -316,7 +317,7 @@ class Use:
 
 @pytest.fixture
 async def use(services: ServiceClientService, journey: Journey) -> Use:
-    return Use(journey, [_id(await services.create_service(name)) for name in ("calendar", "mailer")])
+    return Use(journey, [_id(await services.create_service(TESTER, name)) for name in ("calendar", "mailer")])
 
 
 async def test_use_is_written_once_a_minute_for_each_key(use: Use) -> None:
@@ -361,10 +362,10 @@ async def test_uses_at_the_same_moment_write_once(use: Use, journey: Journey) ->
     units = 0
     unit_of_work = journey.container.resources.unit_of_work
 
-    def counted() -> AbstractAsyncContextManager[UnitOfWork]:
+    def counted(actor: Principal) -> AbstractAsyncContextManager[UnitOfWork]:
         nonlocal units
         units += 1
-        return unit_of_work()
+        return unit_of_work(actor)
 
     usage = key_usage(counted, use.clock)
 
@@ -389,7 +390,7 @@ async def test_use_that_cannot_be_written_is_logged_and_the_answer_stays_good(
 ) -> None:
     monkeypatch.setattr(use_recorder, "TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr(use_recorder, "PAUSE_SECONDS", 0.0)
-    ordinary = await connected.journey.container.service_clients.create_service("ordinary")
+    ordinary = await connected.journey.container.service_clients.create_service(TESTER, "ordinary")
 
     async with connected.journey.owner.transaction():
         await connected.journey.owner.execute("LOCK TABLE service_keys IN SHARE MODE")
@@ -451,8 +452,8 @@ async def test_use_is_written_by_ordinary_routes_and_token_reads_and_not_by_refu
     doors: httpx.AsyncClient, connected: Connected
 ) -> None:
     services, owner = connected.journey.container.service_clients, connected.journey.owner
-    ordinary = await services.create_service("ordinary")
-    idle = await services.create_service("idle")
+    ordinary = await services.create_service(TESTER, "ordinary")
+    idle = await services.create_service(TESTER, "idle")
     used = "SELECT name FROM service_keys k JOIN service_clients c ON c.id = k.client_id WHERE last_used_at IS NOT NULL"
 
     await connected.journey.get_token({"X-API-Key": idle}, connected.user_id)

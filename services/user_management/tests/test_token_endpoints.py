@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from services.user_management.enums import TokenOutcome
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.scenes import Connected, assert_problem, audit_actions, only_row, read_outcomes
 
 RECONNECT = "http://localhost:3000/connect/sandbox-static?scopes="
@@ -183,7 +184,7 @@ async def test_two_credentials_are_refused(connected: Connected) -> None:
 
 async def test_key_that_is_revoked_is_refused_by_the_very_next_call(connected: Connected) -> None:
     before = await connected.get()
-    await connected.journey.container.service_clients.revoke_service("calendar-sync")
+    await connected.journey.container.service_clients.revoke_service(TESTER, "calendar-sync")
 
     after = await connected.get()
 
@@ -209,7 +210,7 @@ async def test_key_that_ran_out_or_whose_service_is_disabled_is_refused(connecte
 
 async def test_grant_that_is_replaced_counts_from_the_next_call(connected: Connected) -> None:
     clients = connected.journey.container.service_clients
-    await clients.grant("calendar-sync", "sandbox-static", scopes=["email"], reason_required=False)
+    await clients.grant(TESTER, "calendar-sync", "sandbox-static", scopes=["email"], reason_required=False)
 
     within = await connected.get(scopes=["email"])
     beyond = await connected.get(scopes=["email", "calendar.read"])

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.connection_scenes import (
     PROVIDER,
     no_longer_offering,
@@ -67,7 +68,7 @@ async def test_activity_of_a_connection_that_nobody_has_read_is_empty(gone: Conn
 
 async def test_disconnect_is_noted_and_waits_for_the_provider(gone: Connected) -> None:
     response = await _ask(gone, "DELETE", PATH)
-    await gone.journey.container.integrations.revocations.revoke_due()
+    await gone.journey.container.integrations.revocations.revoke_due(TESTER)
 
     row = await revocation_of(gone.journey)
     assert response.status_code == 200, response.text
@@ -79,10 +80,10 @@ async def test_disconnect_is_carried_out_when_the_provider_is_back(connected: Co
     journey = connected.journey
     with no_longer_offering(journey.container, PROVIDER):
         await _ask(connected, "DELETE", PATH)
-        await journey.container.integrations.revocations.revoke_due()
+        await journey.container.integrations.revocations.revoke_due(TESTER)
     await journey.owner.execute("UPDATE token_revocations SET next_attempt_at = now()")
 
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert await revocation_states(journey) == ["done"]
     assert connected.calls("revoke") == 1
@@ -95,7 +96,7 @@ async def test_revocation_is_given_up_after_a_week_without_the_provider(gone: Co
     await journey.owner.execute("UPDATE token_revocations SET requested_at = now() - $1::text::interval", age)
 
     with capture_logs() as logs:
-        await journey.container.integrations.revocations.revoke_due()
+        await journey.container.integrations.revocations.revoke_due(TESTER)
 
     row = await revocation_of(journey)
     assert (row["state"], row["last_failure"]) == (state, "unknown_provider")

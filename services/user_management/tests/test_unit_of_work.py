@@ -9,6 +9,7 @@ from services.user_management.core.ids import uuid7
 from services.user_management.enums import EventType
 from services.user_management.exceptions import ConflictError
 from services.user_management.models import ServiceClient
+from services.user_management.tests.actors import TESTER
 
 Owner = asyncpg.Connection
 pytestmark = pytest.mark.usefixtures("clean_database")
@@ -25,7 +26,7 @@ async def counts(owner: "Owner[asyncpg.Record]") -> tuple[int, int, int]:
 
 
 async def change(container: Container, *, error: Exception | None = None, keep: bool = False) -> None:
-    async with container.resources.unit_of_work() as uow:
+    async with container.resources.unit_of_work(TESTER) as uow:
         await ServiceClient.objects.create(id=uuid7(), name="x", permissions=[], created_at=uow.clock.now())
         uow.audit("thing.changed", target=("thing", "1"), user_id=None, changes={"name": ["a", "b"]})
         uow.publish(EventType.USER_UPDATED, subject="user_x", payload={"user_id": "user_x"})
@@ -58,7 +59,7 @@ async def test_kept_error_is_raised_after_the_commit(container: Container, owner
 
 async def test_unit_inside_a_unit_is_refused(container: Container, owner: "Owner[asyncpg.Record]") -> None:
     with pytest.raises(RuntimeError, match="unit of work inside a unit of work"):
-        async with container.resources.unit_of_work():
+        async with container.resources.unit_of_work(TESTER):
             await change(container)
 
     assert await counts(owner) == (0, 0, 0)

@@ -9,6 +9,7 @@ import pytest
 
 from services.sandbox.faults import Fault, FaultAction
 from services.user_management.container import Container
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.connection_scenes import (
     PROVIDER,
     returned_flow,
@@ -47,7 +48,7 @@ async def test_grant_whose_account_cannot_be_told_is_given_back(journey: Journey
     response = await journey.confirm(ada, provider, flow=ticket)
     issued = _alive(journey, provider)
     pending = await revocation_of(journey)
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert_problem(response, 503, "provider_unavailable")
     assert issued == 2
@@ -92,7 +93,7 @@ async def test_grant_of_a_user_who_was_deleted_meanwhile_is_given_back(
     journey.sandbox.faults.clear()
     response = await confirming
     issued = _alive(journey, provider)
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert deleted.is_success, deleted.text
     assert_problem(response, 404, "user_not_found")
@@ -116,7 +117,7 @@ async def test_grant_of_a_deleted_user_is_left_where_somebody_else_uses_the_acco
     await journey.client.delete(f"/admin/users/{ada.id}", headers=admin)
     journey.sandbox.faults.clear()
     response = await confirming
-    await journey.container.integrations.revocations.revoke_due()
+    await journey.container.integrations.revocations.revoke_due(TESTER)
 
     assert_problem(response, 404, "user_not_found")
     assert await revocation_states(journey) == ["superseded"]

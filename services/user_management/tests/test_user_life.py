@@ -14,6 +14,7 @@ from services.user_management.security.signing import Signer
 from services.user_management.services.preferences_service import PreferencesManager
 from services.user_management.services.user_service import UpstreamUsers
 from services.user_management.services.webhook_service import WebhookService
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.clerk_history import (
     changes_of,
     count,
@@ -49,7 +50,7 @@ async def _erased(container: Container, owner: "Owner[asyncpg.Record]") -> None:
     await deliver(container, updated(ADA, at=1, first_name="Ada"))
     await deliver(container, deleted(ADA, at=2))
     await _pass(owner, AFTER_HOLD_BACK)
-    assert await container.users.erasure.erase_due() is None
+    assert await container.users.erasure.erase_due(TESTER) is None
     assert await count(owner, "users") == 0
 
 
@@ -181,8 +182,8 @@ async def test_who_deleted_an_account_is_known_and_the_first_one_counts(
     for person in ("user_own", "user_admin", "user_upstream"):
         await deliver(container, updated(person, at=1))
 
-    await container.users.profiles.delete_user("user_own", expected=None)
-    await container.users.administration.delete_user("user_admin")
+    await container.users.profiles.delete_user(TESTER, "user_own", expected=None)
+    await container.users.administration.delete_user(TESTER, "user_admin")
     for person in ("user_own", "user_admin", "user_upstream"):
         await deliver(container, deleted(person, at=2))
 
@@ -198,19 +199,19 @@ async def test_who_deleted_an_account_is_known_and_the_first_one_counts(
         ]
         assert (await published(owner, person))[1:] == [("user.deleted", {"user_id": person})]
     with pytest.raises(UserNotFoundError):
-        await container.users.administration.delete_user("user_own")
+        await container.users.administration.delete_user(TESTER, "user_own")
 
 
 async def test_restored_user_has_upstreams_freshest_profile(
     container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
     await deliver(container, updated(ADA, at=1, first_name="Ada", last_name="Lovelace"))
-    await container.users.profiles.update_user(ADA, UserUpdate(last_name="Local"), expected=None)
-    await container.users.administration.delete_user(ADA)
+    await container.users.profiles.update_user(TESTER, ADA, UserUpdate(last_name="Local"), expected=None)
+    await container.users.administration.delete_user(TESTER, ADA)
     await deliver(container, updated(ADA, at=2, first_name="Augusta", last_name="King", email="countess@example.com"))
     await _pass(owner, BEFORE_HOLD_BACK)
 
-    restored = await container.users.administration.restore_user(ADA)
+    restored = await container.users.administration.restore_user(TESTER, ADA)
 
     assert (restored.first_name, restored.last_name, restored.email) == ("Augusta", "Local", "countess@example.com")
     assert (restored.status, restored.deleted_at, restored.deleted_by) == ("active", None, None)
@@ -226,13 +227,13 @@ async def test_restored_user_stays_under_everything_that_was_said_before(
 ) -> None:
     await deliver(container, updated(ADA, at=1))
     await deliver(container, deleted(ADA, at=2), "msg_deleted")
-    await container.users.administration.restore_user(ADA)
+    await container.users.administration.restore_user(TESTER, ADA)
 
     await deliver(container, deleted(ADA, at=2), "msg_deleted")
     await deliver(container, deleted(ADA, at=2), "msg_sent_anew")
     await deliver(container, updated(ADA, at=3, first_name="Augusta"))
     for row in await owner.fetch("SELECT id FROM webhook_events"):
-        assert await container.clerk.webhooks.replay(row["id"])
+        assert await container.clerk.webhooks.replay(TESTER, row["id"])
 
     state = await state_of(owner, ADA)
     assert (state["is_deleted"], state["status"], state["first_name"]) == (False, "active", "Augusta")
@@ -244,8 +245,8 @@ async def test_restored_user_whom_upstream_deletes_afterwards_is_deleted(
     container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
     await deliver(container, updated(ADA, at=1))
-    await container.users.administration.delete_user(ADA)
-    await container.users.administration.restore_user(ADA)
+    await container.users.administration.delete_user(TESTER, ADA)
+    await container.users.administration.restore_user(TESTER, ADA)
 
     await deliver(container, deleted(ADA, at=2 * DAY))
 
@@ -254,10 +255,10 @@ async def test_restored_user_whom_upstream_deletes_afterwards_is_deleted(
 
 async def test_suspended_user_who_is_deleted_and_restored_is_suspended(container: Container) -> None:
     await deliver(container, updated(ADA, at=1))
-    await container.users.administration.suspend_user(ADA, reason="fraud")
-    await container.users.administration.delete_user(ADA)
+    await container.users.administration.suspend_user(TESTER, ADA, reason="fraud")
+    await container.users.administration.delete_user(TESTER, ADA)
 
-    restored = await container.users.administration.restore_user(ADA)
+    restored = await container.users.administration.restore_user(TESTER, ADA)
 
     assert (restored.status, restored.suspended_reason) == ("suspended", "fraud")
 
@@ -268,7 +269,7 @@ async def test_restore_is_refused_once_the_hold_back_is_over_and_where_nothing_w
     admin = journey.headers_of(ADMIN_USER_ID)
     await deliver(container, updated(ADA, at=1))
     not_deleted = await journey.client.post(f"/admin/users/{ADA}/restore", headers=admin)
-    await container.users.administration.delete_user(ADA)
+    await container.users.administration.delete_user(TESTER, ADA)
     await _pass(owner, AFTER_HOLD_BACK)
 
     too_late = await journey.client.post(f"/admin/users/{ADA}/restore", headers=admin)
@@ -287,7 +288,7 @@ async def test_erasure_leaves_users_alone_until_the_hold_back_is_over(
     await deliver(container, deleted(ADA, at=1))
     await _pass(owner, BEFORE_HOLD_BACK)
 
-    assert await container.users.erasure.erase_due() is None
+    assert await container.users.erasure.erase_due(TESTER) is None
 
     assert await count(owner, "users") == 2
     assert await count(owner, "erased_subjects") == 0
@@ -304,12 +305,12 @@ async def test_erasure_takes_all_that_is_personal_and_leaves_who_did_what(
     mail = {"id": "ema_1", "object": "email", "user_id": ada, "to_email_address": "ada@example.com"}
     await journey.webhook("email.created", mail)
     await connected.get()
-    await container.users.profiles.update_user(ada, UserUpdate(last_name="King"), expected=None)
-    await container.users.profiles.delete_user(ada, expected=None)
+    await container.users.profiles.update_user(TESTER, ada, UserUpdate(last_name="King"), expected=None)
+    await container.users.profiles.delete_user(TESTER, ada, expected=None)
     audited = await audit_actions(journey, ada)
     await _pass(owner, AFTER_HOLD_BACK)
 
-    assert await container.users.erasure.erase_due() is None
+    assert await container.users.erasure.erase_due(TESTER) is None
 
     tables = ("users", "user_identities", "user_preferences", "integrations", "encrypted_tokens", "sign_ins")
     assert [await count(owner, table) for table in (*tables, "oauth_flows")] == [0] * 7
@@ -329,26 +330,26 @@ async def test_restore_and_erasure_of_one_user_exclude_each_other(
     container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
     await deliver(container, deleted(ADA, at=1))
-    await container.users.administration.restore_user(ADA)
+    await container.users.administration.restore_user(TESTER, ADA)
 
-    await container.users.erasure.erase_due()
-    await container.users.administration.delete_user(ADA)
+    await container.users.erasure.erase_due(TESTER)
+    await container.users.administration.delete_user(TESTER, ADA)
     await _pass(owner, AFTER_HOLD_BACK)
-    await container.users.erasure.erase_due()
+    await container.users.erasure.erase_due(TESTER)
 
     with pytest.raises(UserNotFoundError):
-        await container.users.administration.restore_user(ADA)
+        await container.users.administration.restore_user(TESTER, ADA)
 
 
 async def test_suspension_by_an_admin_survives_what_upstream_says(
     journey: Journey, container: Container, owner: "Owner[asyncpg.Record]"
 ) -> None:
     await deliver(container, updated(ADA, at=1))
-    await container.users.administration.suspend_user(ADA, reason="fraud")
+    await container.users.administration.suspend_user(TESTER, ADA, reason="fraud")
 
     for at, banned in ((2, True), (3, False), (4, False)):
         await deliver(container, updated(ADA, at=at, first_name=f"Name {at}", banned=banned))
-    await container.users.administration.suspend_user(ADA, reason="again")
+    await container.users.administration.suspend_user(TESTER, ADA, reason="again")
 
     state = await state_of(owner, ADA)
     assert (state["status"], state["upstream_status"], state["suspended_reason"]) == ("suspended", "active", "fraud")
@@ -358,13 +359,13 @@ async def test_suspension_by_an_admin_survives_what_upstream_says(
 
 async def test_unsuspend_is_refused_while_upstream_bans_and_then_lifts_ours(container: Container) -> None:
     await deliver(container, updated(ADA, at=1, banned=True))
-    await container.users.administration.suspend_user(ADA, reason=None)
+    await container.users.administration.suspend_user(TESTER, ADA, reason=None)
 
     with pytest.raises(ConflictError):
-        await container.users.administration.unsuspend_user(ADA)
+        await container.users.administration.unsuspend_user(TESTER, ADA)
     await deliver(container, updated(ADA, at=2, banned=False))
     still = await container.users.administration.get_user(ADA)
-    lifted = await container.users.administration.unsuspend_user(ADA)
+    lifted = await container.users.administration.unsuspend_user(TESTER, ADA)
 
     assert (still.status, lifted.status, lifted.suspended_at) == ("suspended", "active", None)
 
@@ -379,8 +380,8 @@ async def test_every_change_of_status_is_audited_and_told_without_personal_value
     await deliver(container, updated(ADA, at=4, **personal, deprovisioned=True))
     await deliver(container, updated(ADA, at=5, **{**personal, "first_name": "Augusta"}, locked=True))
     await deliver(container, updated(ADA, at=6, **{**personal, "first_name": "Augusta"}))
-    await container.users.administration.suspend_user(ADA, reason="because of Ada")
-    await container.users.administration.unsuspend_user(ADA)
+    await container.users.administration.suspend_user(TESTER, ADA, reason="because of Ada")
+    await container.users.administration.unsuspend_user(TESTER, ADA)
 
     audited = [
         (row["action"], row["status"])

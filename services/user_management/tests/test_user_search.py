@@ -11,6 +11,7 @@ import pytest
 
 from services.user_management.enums import UpstreamStatus
 from services.user_management.services.user_service import UpstreamUser
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.conftest import ADMIN_USER_ID
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Headers, assert_problem
@@ -110,7 +111,7 @@ def _invent(chance: random.Random, number: int) -> Known:
 
 async def populate(journey: Journey, people: list[Known]) -> None:
     """Store the model's users, through the service's own step where it computes something."""
-    async with journey.container.resources.unit_of_work() as uow:
+    async with journey.container.resources.unit_of_work(TESTER) as uow:
         for person in people:
             await journey.container.users.upstream.apply(
                 uow,
@@ -137,7 +138,7 @@ async def populate(journey: Journey, people: list[Known]) -> None:
 @pytest.fixture
 async def searcher(journey: Journey) -> Headers:
     """Headers of a service that may search; its calls make no user."""
-    return {"X-API-Key": await journey.container.service_clients.create_service("crm", ["users:search"])}
+    return {"X-API-Key": await journey.container.service_clients.create_service(TESTER, "crm", ["users:search"])}
 
 
 async def search(journey: Journey, headers: Headers, **parameters: Any) -> httpx.Response:
@@ -331,8 +332,8 @@ async def test_question_that_makes_no_sense_is_refused(
 async def test_search_is_for_admins_and_permitted_services(journey: Journey, searcher: Headers, admin: Headers) -> None:
     ada = await journey.sign_up()
     services = journey.container.service_clients
-    other = {"X-API-Key": await services.create_service("other", ["users:read"])}
-    operations = {"X-API-Key": await services.create_service("operations", ["admin"])}
+    other = {"X-API-Key": await services.create_service(TESTER, "other", ["users:read"])}
+    operations = {"X-API-Key": await services.create_service(TESTER, "operations", ["admin"])}
 
     for allowed in (searcher, admin, operations):
         assert (await search(journey, allowed, q="ada")).status_code == 200

@@ -15,6 +15,7 @@ from services.user_management.observability import UNRECORDED_USES
 from services.user_management.services.use_recorder import TIMEOUT_SECONDS
 from services.user_management.services.user_service import SignIn, UserStates
 from services.user_management.services.user_service.states import CACHE_SECONDS
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.clocks import SetClock
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.rate_limits.allowances import value_of
@@ -63,7 +64,7 @@ async def test_suspended_user_is_refused_within_two_seconds_by_another_process(
     ada = await journey.sign_up()
     assert await status_of(journey, ada.headers) == 200
 
-    await journey.container.users.administration.suspend_user(ada.id, reason=None)
+    await journey.container.users.administration.suspend_user(TESTER, ada.id, reason=None)
     clock.seconds += CACHE_SECONDS - 0.01
     before = await status_of(journey, ada.headers)
     clock.seconds += 0.01
@@ -77,10 +78,10 @@ async def test_lifted_suspension_is_seen_within_two_seconds_by_another_process(
     journey: Journey, clock: SetClock, other_process: UserStates
 ) -> None:
     ada = await journey.sign_up()
-    await journey.container.users.administration.suspend_user(ada.id, reason=None)
+    await journey.container.users.administration.suspend_user(TESTER, ada.id, reason=None)
     assert await status_of(journey, ada.headers) == 403
 
-    await journey.container.users.administration.unsuspend_user(ada.id)
+    await journey.container.users.administration.unsuspend_user(TESTER, ada.id)
     clock.seconds += CACHE_SECONDS
 
     assert await status_of(journey, ada.headers) == 200
@@ -125,7 +126,7 @@ async def test_answer_of_before_a_suspension_that_arrives_after_it_is_not_rememb
     async with asyncio.timeout(5):
         await line.sent.wait()
 
-    await journey.container.users.administration.suspend_user(ada.id, reason=None)
+    await journey.container.users.administration.suspend_user(TESTER, ada.id, reason=None)
     states.forget()
     line.arrive.set()
     await early

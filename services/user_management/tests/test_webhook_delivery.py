@@ -18,6 +18,7 @@ from services.user_management.integrations.webhook_sender import WebhookAnswer, 
 from services.user_management.queries import webhook_delivery
 from services.user_management.schemas.webhook_subscription import CreateSubscriptionRequest, SubscriptionUpdate
 from services.user_management.services.webhook_delivery_service import DELAYS_SECONDS, retry_delay
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import audit_actions, only_row
 from services.user_management.tests.webhook_receiver import Receiver, answer, receiving
@@ -42,13 +43,13 @@ class Scene:
 
     async def happen(self, *event_types: EventType, **payload: Any) -> None:
         """Events, relayed."""
-        async with self.container.resources.unit_of_work() as uow:
+        async with self.container.resources.unit_of_work(TESTER) as uow:
             for event_type in event_types or (EventType.USER_UPDATED,):
                 uow.publish(event_type, subject="user_1", payload={"user_id": "user_1", **payload})
-        await self.container.events.outbox.relay()
+        await self.container.events.outbox.relay(TESTER)
 
     async def deliver(self) -> None:
-        await self.container.events.deliveries.deliver_due()
+        await self.container.events.deliveries.deliver_due(TESTER)
 
     async def pass_time(self, **interval: int) -> None:
         """Let everything that waits be due; with an interval, failures began so much earlier."""

@@ -14,6 +14,7 @@ from services.sandbox.clerk.webhooks import encode_event, new_webhook_secret, si
 from services.user_management.container import Container
 from services.user_management.security.webhook_signature import TOLERANCE_SECONDS, WebhookVerifier
 from services.user_management.services.webhook_service import WebhookService
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.replacing import replace_in_group
 from services.user_management.tests.scenes import assert_problem, audit_actions, only_row
@@ -352,7 +353,7 @@ async def test_effect_that_fails_leaves_nothing_but_the_event_which_is_tried_aga
         await journey.owner.execute("ALTER TABLE user_preferences DROP CONSTRAINT fails")
     await journey.owner.execute("UPDATE webhook_events SET next_attempt_at = now()")
 
-    await journey.container.clerk.webhooks.retry_due()
+    await journey.container.clerk.webhooks.retry_due(TESTER)
 
     assert failed.json() == {"duplicate": False, "applied": False}
     assert left == {"users": 0, "audit_logs": 0, "outbox_events": 0}

@@ -14,6 +14,7 @@ from services.conftest import Servers
 from services.user_management.container import Container
 from services.user_management.exceptions import NotFoundError
 from services.user_management.services.webhook_service import BACKOFF
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.clerk_history import (
     count,
     deleted,
@@ -132,7 +133,7 @@ async def test_failing_event_is_tried_by_the_backoff_and_then_parked(
             due = (await _event(owner))["next_attempt_at"]
             waits.append(due and due - now)
             await _make_due(owner)
-            await container.clerk.webhooks.retry_due()
+            await container.clerk.webhooks.retry_due(TESTER)
         attempts = (await _event(owner))["attempts"]
 
     assert attempts == len(BACKOFF) + 1
@@ -140,17 +141,17 @@ async def test_failing_event_is_tried_by_the_backoff_and_then_parked(
         assert wait is not None
         assert expected - timedelta(seconds=4) < wait <= expected
     assert waits[-1] is None
-    await container.clerk.webhooks.retry_due()
+    await container.clerk.webhooks.retry_due(TESTER)
     assert await count(owner, "users") == 0
 
 
 async def test_event_is_not_tried_again_before_it_is_due(container: Container, owner: "Owner[asyncpg.Record]") -> None:
     await _failed(container, owner)
 
-    await container.clerk.webhooks.retry_due()
+    await container.clerk.webhooks.retry_due(TESTER)
     too_early = await count(owner, "users")
     await _make_due(owner)
-    await container.clerk.webhooks.retry_due()
+    await container.clerk.webhooks.retry_due(TESTER)
 
     assert (too_early, await count(owner, "users")) == (0, 1)
     row = await _event(owner)
@@ -168,7 +169,7 @@ async def test_event_that_another_process_tries_is_left_to_it(
     try:
         async with other.transaction():
             await other.execute("SELECT FROM webhook_events WHERE id = $1 FOR UPDATE", held)
-            await asyncio.wait_for(container.clerk.webhooks.retry_due(), timeout=10)
+            await asyncio.wait_for(container.clerk.webhooks.retry_due(TESTER), timeout=10)
             free, waiting = await _event(owner, "msg_free"), await _event(owner, "msg_held")
     finally:
         await other.close()
@@ -183,7 +184,7 @@ async def test_event_tried_by_two_workers_at_once_has_one_effect(
     await _failed(container, owner)
     await _make_due(owner)
 
-    await asyncio.gather(*(container.clerk.webhooks.retry_due() for _ in range(4)))
+    await asyncio.gather(*(container.clerk.webhooks.retry_due(TESTER) for _ in range(4)))
 
     assert (await _event(owner))["attempts"] == 2
     assert await published(owner, ADA) == [("user.created", {"user_id": ADA})]
@@ -199,7 +200,7 @@ async def test_event_that_fails_again_does_not_hold_up_the_others(
     )
     await _make_due(owner)
 
-    await container.clerk.webhooks.retry_due()
+    await container.clerk.webhooks.retry_due(TESTER)
 
     assert (await _event(owner))["applied_at"] is not None
     assert (await _event(owner, "msg_broken"))["attempts"] == 2
@@ -217,7 +218,7 @@ async def test_stored_event_that_is_no_event_any_more_does_not_hold_up_the_other
         """ payload = '{"type": "user.updated"}' WHERE message_id = 'msg_old'"""
     )
 
-    await container.clerk.webhooks.retry_due()
+    await container.clerk.webhooks.retry_due(TESTER)
 
     assert (await _event(owner))["applied_at"] is not None
     old = await _event(owner, "msg_old")
@@ -229,7 +230,7 @@ async def test_replay_of_an_applied_event_changes_nothing(container: Container, 
     await deliver(container, updated(ADA, at=2, first_name="Augusta"))
     before, audited = await state_of(owner, ADA), await count(owner, "audit_logs")
 
-    applied = await container.clerk.webhooks.replay((await _event(owner))["id"])
+    applied = await container.clerk.webhooks.replay(TESTER, (await _event(owner))["id"])
 
     assert applied
     assert await state_of(owner, ADA) == before
@@ -241,7 +242,7 @@ async def test_replay_of_a_failed_event_does_not_wait_until_it_is_due(
 ) -> None:
     failed = await _failed(container, owner)
 
-    assert await container.clerk.webhooks.replay(failed)
+    assert await container.clerk.webhooks.replay(TESTER, failed)
 
     assert (await state_of(owner, ADA))["first_name"] == "Ada"
     assert (await _event(owner))["next_attempt_at"] is None
@@ -252,9 +253,9 @@ async def test_replay_of_a_parked_event_is_its_way_out(container: Container, own
     await owner.execute("UPDATE webhook_events SET next_attempt_at = NULL, attempts = 8")
 
     async with _failing(owner):
-        still_failing = await container.clerk.webhooks.replay(parked)
+        still_failing = await container.clerk.webhooks.replay(TESTER, parked)
         row = await _event(owner)
-    applied = await container.clerk.webhooks.replay(parked)
+    applied = await container.clerk.webhooks.replay(TESTER, parked)
 
     assert (still_failing, row["attempts"], row["next_attempt_at"]) == (False, 9, None)
     assert applied
@@ -267,11 +268,11 @@ async def test_replay_of_what_was_erased_or_never_came_is_not_found(
     await deliver(container, updated(ADA, at=1, **PERSONAL), "msg_1")
     await deliver(container, deleted(ADA, at=2))
     await owner.execute("UPDATE users SET deleted_at = now() - interval '31 days'")
-    await container.users.erasure.erase_due()
+    await container.users.erasure.erase_due(TESTER)
 
     for event_id in ((await _event(owner))["id"], uuid4()):
         with pytest.raises(NotFoundError):
-            await container.clerk.webhooks.replay(event_id)
+            await container.clerk.webhooks.replay(TESTER, event_id)
 
     assert (await _event(owner))["attempts"] == 1
     assert await count(owner, "users") == 0
@@ -285,7 +286,7 @@ async def test_replay_is_seen_at_once_by_the_process_that_did_it(
         await deliver(container, updated(ADA, at=2, banned=True), "msg_1")
     visit = await journey.client.get("/users/me", headers=journey.headers_of(ADA))
 
-    await container.clerk.webhooks.replay((await _event(owner))["id"])
+    await container.clerk.webhooks.replay(TESTER, (await _event(owner))["id"])
     refused = await journey.client.get("/users/me", headers=journey.headers_of(ADA))
 
     assert visit.status_code == 200

@@ -16,6 +16,7 @@ from services.conftest import Servers
 from services.user_management.enums import EventType
 from services.user_management.services.webhook_subscription_service import MAX_REPLAYED
 from services.user_management.settings import Settings
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.command_line import CommandLine
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Headers, assert_problem, audit_actions
@@ -53,12 +54,12 @@ class Door:
 
 @pytest.fixture
 async def as_admin(journey: Journey) -> Door:
-    key = await journey.container.service_clients.create_service("operations", ["admin"])
+    key = await journey.container.service_clients.create_service(TESTER, "operations", ["admin"])
     return Door(journey.client, {"X-API-Key": key})
 
 
 async def as_service(journey: Journey, name: str) -> Door:
-    key = await journey.container.service_clients.create_service(name, ["webhooks:manage"])
+    key = await journey.container.service_clients.create_service(TESTER, name, ["webhooks:manage"])
     return Door(journey.client, {"X-API-Key": key})
 
 
@@ -70,10 +71,10 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 async def happen(journey: Journey, *event_types: EventType) -> None:
     """Events, relayed."""
-    async with journey.container.resources.unit_of_work() as uow:
+    async with journey.container.resources.unit_of_work(TESTER) as uow:
         for event_type in event_types:
             uow.publish(event_type, subject="user_1", payload={"user_id": "user_1"})
-    await journey.container.events.outbox.relay()
+    await journey.container.events.outbox.relay(TESTER)
 
 
 async def test_subscription_is_created_with_a_secret_that_is_shown_once(journey: Journey, as_admin: Door) -> None:
@@ -223,7 +224,7 @@ async def test_test_event_is_delivered_as_any_other(journey: Journey, as_admin: 
     created = await as_admin.create(receiver.url, event_types=["user.deleted"])
 
     queued = (await as_admin("POST", f"/{created['id']}/test", status=202)).json()
-    await journey.container.events.deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due(TESTER)
 
     (received,) = receiver.received
     received.verify(created["secret"])
@@ -249,11 +250,11 @@ async def test_what_waits_while_disabled_is_sent_when_enabled(
     created = await as_admin.create(receiver.url)
     await happen(journey, EventType.USER_CREATED)
     await as_admin("PATCH", f"/{created['id']}", {"status": "disabled"}, 200)
-    await journey.container.events.deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due(TESTER)
     while_disabled = len(receiver.received)
 
     await as_admin("PATCH", f"/{created['id']}", {"status": "active"}, 200)
-    await journey.container.events.deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due(TESTER)
 
     assert (while_disabled, len(receiver.received)) == (0, 1)
 
@@ -264,13 +265,13 @@ async def test_what_waits_for_a_disabled_service_is_parked_until_that_is_enabled
     services = journey.container.service_clients
     await (await as_service(journey, "billing")).create(receiver.url)
     await happen(journey, EventType.USER_CREATED)
-    await services.disable_service("billing")
+    await services.disable_service(TESTER, "billing")
     await happen(journey, EventType.USER_UPDATED)
-    await journey.container.events.deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due(TESTER)
     while_disabled = (len(receiver.received), await _states(journey.owner))
 
-    await services.enable_service("billing")
-    await journey.container.events.deliveries.deliver_due()
+    await services.enable_service(TESTER, "billing")
+    await journey.container.events.deliveries.deliver_due(TESTER)
 
     assert while_disabled == (0, [("pending", False)])
     assert [json.loads(one.body)["type"] for one in receiver.received] == ["user.created"]
@@ -283,10 +284,10 @@ async def test_delivery_that_fails_while_its_service_is_disabled_is_parked(
     await happen(journey, EventType.USER_CREATED)
     receiver.otherwise = answer(500)
     receiver.may_answer.clear()
-    sending = asyncio.create_task(journey.container.events.deliveries.deliver_due())
+    sending = asyncio.create_task(journey.container.events.deliveries.deliver_due(TESTER))
     await receiver.arrived.wait()
 
-    await journey.container.service_clients.disable_service("billing")
+    await journey.container.service_clients.disable_service(TESTER, "billing")
     receiver.may_answer.set()
     await sending
 
@@ -300,12 +301,12 @@ async def test_subscription_of_a_disabled_service_is_sent_nothing_whoever_asks(
     services = journey.container.service_clients
     path = f"/{(await (await as_service(journey, 'billing')).create(receiver.url))['id']}"
     await happen(journey, EventType.USER_CREATED)
-    await services.disable_service("billing")
+    await services.disable_service(TESTER, "billing")
 
     refused = [await as_admin("POST", f"{path}/test"), await as_admin("POST", f"{path}/replay", {})]
     await as_admin("PATCH", path, {"status": "disabled"}, 200)
     await as_admin("PATCH", path, {"status": "active"}, 200)
-    await journey.container.events.deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due(TESTER)
 
     for response in refused:
         assert_problem(response, 409, "conflict")
@@ -321,8 +322,8 @@ async def test_enabled_service_does_not_enable_what_its_subscription_disabled(
     await happen(journey, EventType.USER_CREATED)
     await as_admin("PATCH", f"/{created['id']}", {"status": "disabled"}, 200)
 
-    await services.disable_service("billing")
-    await services.enable_service("billing")
+    await services.disable_service(TESTER, "billing")
+    await services.enable_service(TESTER, "billing")
 
     assert await _states(journey.owner) == [("pending", False)]
 
@@ -333,14 +334,14 @@ async def test_service_that_may_no_longer_have_webhooks_is_told_nothing_until_it
     services = journey.container.service_clients
     path = f"/{(await (await as_service(journey, 'billing')).create(receiver.url))['id']}"
     await happen(journey, EventType.USER_CREATED)
-    await services.set_permissions("billing", ["users:read"])
+    await services.set_permissions(TESTER, "billing", ["users:read"])
     await happen(journey, EventType.USER_UPDATED)
     refused = [await as_admin("POST", f"{path}/test"), await as_admin("POST", f"{path}/replay", {})]
-    await journey.container.events.deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due(TESTER)
     without = (len(receiver.received), await _states(journey.owner))
 
-    await services.set_permissions("billing", ["webhooks:manage"])
-    await journey.container.events.deliveries.deliver_due()
+    await services.set_permissions(TESTER, "billing", ["webhooks:manage"])
+    await journey.container.events.deliveries.deliver_due(TESTER)
 
     for response in refused:
         assert_problem(response, 409, "conflict")
@@ -351,10 +352,10 @@ async def test_service_that_may_no_longer_have_webhooks_is_told_nothing_until_it
 async def test_delivery_queued_while_the_permission_goes_is_not_sent(journey: Journey, receiver: Receiver) -> None:
     await (await as_service(journey, "billing")).create(receiver.url)
     await happen(journey, EventType.USER_CREATED)
-    await journey.container.service_clients.set_permissions("billing", [])
+    await journey.container.service_clients.set_permissions(TESTER, "billing", [])
     await journey.owner.execute("UPDATE webhook_deliveries SET next_attempt_at = now()")
 
-    await journey.container.events.deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due(TESTER)
 
     assert receiver.received == []
 
@@ -366,23 +367,23 @@ async def test_what_waits_for_a_service_needs_both_its_permission_and_its_being_
     services = journey.container.service_clients
     await (await as_service(journey, "billing")).create(receiver.url)
     await happen(journey, EventType.USER_CREATED)
-    await services.disable_service("billing")
-    await services.set_permissions("billing", [])
+    await services.disable_service(TESTER, "billing")
+    await services.set_permissions(TESTER, "billing", [])
 
     if forbidden == "disabled":
-        await services.set_permissions("billing", ["webhooks:manage"])
+        await services.set_permissions(TESTER, "billing", ["webhooks:manage"])
     else:
-        await services.enable_service("billing")
+        await services.enable_service(TESTER, "billing")
 
     assert await _states(journey.owner) == [("pending", False)]
 
 
 async def test_service_that_becomes_an_admin_goes_on_hearing(journey: Journey, receiver: Receiver) -> None:
     await (await as_service(journey, "billing")).create(receiver.url)
-    await journey.container.service_clients.set_permissions("billing", ["admin"])
+    await journey.container.service_clients.set_permissions(TESTER, "billing", ["admin"])
     await happen(journey, EventType.USER_CREATED)
 
-    await journey.container.events.deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due(TESTER)
 
     assert len(receiver.received) == 1
 
@@ -391,9 +392,9 @@ async def test_deliveries_are_listed_by_state_in_pages(journey: Journey, as_admi
     created = await as_admin.create(receiver.url)
     receiver.answers = [answer(500)]
     await happen(journey, EventType.USER_CREATED)
-    await journey.container.events.deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due(TESTER)
     await happen(journey, EventType.USER_UPDATED, EventType.USER_DELETED)
-    await journey.container.events.deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due(TESTER)
 
     first = await as_admin.deliveries(created["id"], "?limit=2")
     second = await as_admin.deliveries(created["id"], f"?limit=2&cursor={first['next_cursor']}")
@@ -418,7 +419,7 @@ async def test_replay_sends_again_under_the_old_ids(
 ) -> None:
     created = await as_admin.create(receiver.url)
     await happen(journey, EventType.USER_CREATED, EventType.USER_UPDATED, EventType.USER_DELETED)
-    await journey.container.events.deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due(TESTER)
     await journey.owner.execute("UPDATE webhook_deliveries SET state = 'failed', attempts = 8 WHERE sequence = 1")
     before = {json.loads(one.body)["type"]: one for one in receiver.received}
     receiver.received.clear()
@@ -426,7 +427,7 @@ async def test_replay_sends_again_under_the_old_ids(
         wanted = {"event_ids": [json.loads(before["user.updated"].body)["id"]]}
 
     replayed = await as_admin("POST", f"/{created['id']}/replay", wanted, 202)
-    await journey.container.events.deliveries.deliver_due()
+    await journey.container.events.deliveries.deliver_due(TESTER)
 
     assert replayed.json() == {"queued": len(queued), "has_more": False, "next_since": None}
     again = {json.loads(one.body)["type"]: one for one in receiver.received}

@@ -13,6 +13,7 @@ from uuid import UUID
 import structlog
 
 from services.user_management.core.connection_counts import misconfigured
+from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.enums import ProviderState
 from services.user_management.integrations.oauth_config import ProviderRegistry
@@ -74,12 +75,12 @@ class IntegrationHealthService:
     scopes: ScopeEnforcement
     start_slice: StartSlice
 
-    async def check(self, cursor: Any) -> dict[str, Any] | None:
+    async def check(self, actor: Principal, cursor: Any) -> dict[str, Any] | None:
         """Slice: first the required scopes, then the connections, then what is known of the providers."""
         time = self.start_slice()
         cursor = cursor or {"scopes": None}
         if "scopes" in cursor:
-            position = await self.scopes.enforce(cursor["scopes"], time)
+            position = await self.scopes.enforce(actor, cursor["scopes"], time)
             if position is not None:
                 return {"scopes": position}
         run = await self._begin() if "scopes" in cursor else _run(cursor)
@@ -87,8 +88,8 @@ class IntegrationHealthService:
         while not run.is_over:
             if not time.may_begin():
                 return run.to_json()
-            await self._walk_on(run, states, time)
-        await self._conclude(run, states)
+            await self._walk_on(actor, run, states, time)
+        await self._conclude(actor, run, states)
         return None
 
     async def _begin(self) -> _Run:
@@ -99,7 +100,7 @@ class IntegrationHealthService:
         async with self.database.reading() as connection:
             return await queries.read_states(connection, [provider.name for provider in self.providers])
 
-    async def _walk_on(self, run: _Run, states: dict[str, ProviderState], time: SliceTime) -> None:
+    async def _walk_on(self, actor: Principal, run: _Run, states: dict[str, ProviderState], time: SliceTime) -> None:
         """Check what is due on the next page. A page that is not finished is walked again in the next slice."""
         if run.after is None:
             return
@@ -119,7 +120,7 @@ class IntegrationHealthService:
                 idle_seconds=IDLE_SECONDS,
                 page=PAGE,
             )
-        last = await self._check_all(page.due, run, time)
+        last = await self._check_all(actor, page.due, run, time)
         if last is not None:
             # In the order of the page the next one begins after the last that was begun.
             run.after = last
@@ -128,7 +129,7 @@ class IntegrationHealthService:
         else:
             run.after = _FIRST_PROBED if run.after.probed_at is None else None
 
-    async def _check_all(self, due: list[Candidate], run: _Run, time: SliceTime) -> Place | None:
+    async def _check_all(self, actor: Principal, due: list[Candidate], run: _Run, time: SliceTime) -> Place | None:
         """Sixteen at once. Returns where it was broken off; None when all were looked at."""
         waiting = iter(due)
         broken_off: list[Place] = []
@@ -143,17 +144,17 @@ class IntegrationHealthService:
                 begun = Place(held.last_probed_at, held.id)
                 if not run.tallies.is_left_alone(held.provider) and held.provider in self.providers:
                     run.probes += 1
-                    await self.examination.examine(held, run.tallies, time)
+                    await self.examination.examine(actor, held, run.tallies, time)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(CONCURRENCY, len(due))):
                 group.create_task(work())
         return broken_off[0] if broken_off else None
 
-    async def _conclude(self, run: _Run, states: dict[str, ProviderState]) -> None:
+    async def _conclude(self, actor: Principal, run: _Run, states: dict[str, ProviderState]) -> None:
         """Write what was seen of each provider; one of which nothing was seen keeps what is known of it."""
         verdicts = {name: verdict for name in run.tallies if (verdict := run.tallies.verdict(name)) is not None}
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             for name, (state, reason) in verdicts.items():
                 await queries.set_state(uow.connection, name, state, reason=reason)
                 if state is ProviderState.MISCONFIGURED:

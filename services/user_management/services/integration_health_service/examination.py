@@ -5,6 +5,7 @@ from typing import Final
 
 import structlog
 
+from services.user_management.core.principal import Principal
 from services.user_management.enums import IntegrationStatus, ProviderErrorKind, ReauthReason
 from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
 from services.user_management.integrations.oauth_config import ProviderRegistry
@@ -51,12 +52,12 @@ class Examination:
     vault: VaultService
     status: IntegrationStatusTracker
 
-    async def examine(self, held: Candidate, tallies: Tallies, time: SliceTime) -> None:
+    async def examine(self, actor: Principal, held: Candidate, tallies: Tallies, time: SliceTime) -> None:
         """Under a key that is missing here nothing is found out.
 
         That it was tried is noted first: else those that fail would stand first in every run, before all others.
         """
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             await queries.note_probed(uow.connection, held.id)
         # What cannot be refreshed although it should be is not well, whatever user info says about the present token.
         ailing = held.status == IntegrationStatus.DEGRADED and held.has_refresh_token
@@ -66,15 +67,17 @@ class Examination:
             elif not held.expired:
                 await self.probe.probe(held)
                 tallies.note_answer(held.provider)
-                await self._accept(held)
+                await self._accept(actor, held)
         except KeyUnavailableError:
             log.warning("check.skipped", integration_id=str(held.id), reason=KeyUnavailableError.code)
         except PoisonedCiphertextError:
-            await self._mark_unreadable(held)
+            await self._mark_unreadable(actor, held)
         except ProviderCallError as error:
-            await self._judge(held, error, tallies, time)
+            await self._judge(actor, held, error, tallies=tallies, time=time)
 
-    async def _judge(self, held: Candidate, error: ProviderCallError, tallies: Tallies, time: SliceTime) -> None:
+    async def _judge(
+        self, actor: Principal, held: Candidate, error: ProviderCallError, *, tallies: Tallies, time: SliceTime
+    ) -> None:
         log.info(
             "check.failed",
             integration_id=str(held.id),
@@ -85,16 +88,18 @@ class Examination:
         )
         _weigh(held.provider, error, tallies)
         if error.kind in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED}:
-            await self._refused(held, Failure(error.code, error.detail), tallies, time)
+            await self._refused(actor, held, Failure(error.code, error.detail), tallies=tallies, time=time)
 
-    async def _refused(self, held: Candidate, failure: Failure, tallies: Tallies, time: SliceTime) -> None:
+    async def _refused(
+        self, actor: Principal, held: Candidate, failure: Failure, *, tallies: Tallies, time: SliceTime
+    ) -> None:
         """The access token is dead. A refresh shows whether the grant is too; without one, time does."""
         if held.has_refresh_token:
             if not held.cooling and time.elapsed_seconds < LAST_REFRESH_SECONDS:
                 await self._refresh(held, tallies)
             return
         connection = ConnectionVersion(held.id, held.token_version)
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             seconds = await queries.note_refused(uow.connection, held, failure=failure.code, detail=failure.detail)
             if seconds < REFUSED_SECONDS:
                 return
@@ -114,21 +119,21 @@ class Examination:
         elif result.failure is not None:
             _weigh(held.provider, result.failure, tallies)
 
-    async def _accept(self, held: Candidate) -> None:
+    async def _accept(self, actor: Principal, held: Candidate) -> None:
         """Note it. Where there is a refresh token its failures stay counted: user info says nothing about them."""
         alone = not held.has_refresh_token
         recovers = alone and held.status == IntegrationStatus.DEGRADED
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             await queries.note_accepted(uow.connection, held, whole=alone)
             if not recovers or held.status_reason == ReauthReason.NO_REFRESH_TOKEN:
                 return
             connection = ConnectionVersion(held.id, held.token_version)
             await self.status.mark_recovered(uow, connection, was=IntegrationStatus.DEGRADED)
 
-    async def _mark_unreadable(self, held: Candidate) -> None:
+    async def _mark_unreadable(self, actor: Principal, held: Candidate) -> None:
         if not self.vault.poison_guard.may_mark(held.id):
             return
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             connection = ConnectionVersion(held.id, held.token_version)
             await self.status.mark_needs_reauth(uow, connection, ReauthReason.TOKEN_UNREADABLE)
 

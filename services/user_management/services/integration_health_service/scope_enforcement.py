@@ -11,6 +11,7 @@ from uuid import UUID
 
 import structlog
 
+from services.user_management.core.principal import Principal
 from services.user_management.enums import IntegrationStatus, ReauthReason
 from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
 from services.user_management.queries import integration_health as queries
@@ -52,11 +53,11 @@ class ScopeEnforcement:
     providers: ProviderRegistry
     status: IntegrationStatusTracker
 
-    async def enforce(self, position: list[Any] | None, time: SliceTime) -> list[Any] | None:
+    async def enforce(self, actor: Principal, position: list[Any] | None, time: SliceTime) -> list[Any] | None:
         """Go on from `position` for as long as there is time; where to go on from, None when nothing is left."""
         began = None if position is None else _position(position)
         for provider in self.providers:
-            async with self.unit_of_work() as uow:
+            async with self.unit_of_work(actor) as uow:
                 requirement = await queries.require(
                     uow.connection, provider.name, _enforceable(provider), hold_seconds=WITHDRAWN_AFTER_SECONDS
                 )
@@ -65,23 +66,25 @@ class ScopeEnforcement:
             start = _Position(provider.name, requirement.in_force)
             if began is not None and (began.provider, began.required) == (start.provider, start.required):
                 start = began
-            if (stopped := await self._enforce(provider, start, time)) is not None:
+            if (stopped := await self._enforce(actor, provider, start, time)) is not None:
                 return stopped.to_json()
         return None
 
-    async def _enforce(self, provider: Provider, position: _Position, time: SliceTime) -> _Position | None:
-        while (after := await self._mark_batch(provider, position)) is not None:
+    async def _enforce(
+        self, actor: Principal, provider: Provider, position: _Position, time: SliceTime
+    ) -> _Position | None:
+        while (after := await self._mark_batch(actor, provider, position)) is not None:
             position = after
             if not time.may_begin():
                 return position
-        await self._bring_back(provider, position.required)
-        async with self.unit_of_work() as uow:
+        await self._bring_back(actor, provider, position.required)
+        async with self.unit_of_work(actor) as uow:
             await queries.set_enforced(uow.connection, provider.name, position.required)
         log.info("required_scopes.enforced", provider=provider.name, scopes=position.required)
         return None
 
-    async def _mark_batch(self, provider: Provider, position: _Position) -> _Position | None:
-        async with self.unit_of_work() as uow:
+    async def _mark_batch(self, actor: Principal, provider: Provider, position: _Position) -> _Position | None:
+        async with self.unit_of_work(actor) as uow:
             batch = await queries.holders(
                 uow.connection, provider.name, after=(position.account_id, position.id), limit=BATCH
             )
@@ -94,10 +97,10 @@ class ScopeEnforcement:
             return None
         return _Position(provider.name, position.required, batch[-1].account_id, batch[-1].id)
 
-    async def _bring_back(self, provider: Provider, required: Iterable[str]) -> None:
+    async def _bring_back(self, actor: Principal, provider: Provider, required: Iterable[str]) -> None:
         after: UUID | None = FIRST
         while after is not None:
-            async with self.unit_of_work() as uow:
+            async with self.unit_of_work(actor) as uow:
                 batch = await queries.lacking(uow.connection, provider.name, after=after, limit=BATCH)
                 for holder in batch:
                     if _covers(provider, holder, required):

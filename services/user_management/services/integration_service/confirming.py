@@ -5,6 +5,7 @@ from typing import Final
 
 import structlog
 
+from services.user_management.core.principal import Principal
 from services.user_management.enums import EventType, IntegrationStatus, ReauthReason
 from services.user_management.exceptions import (
     FlowNotFoundError,
@@ -52,7 +53,7 @@ class Confirmations:
     signer: Signer
 
     async def confirm_connection(
-        self, user_id: str, provider_name: str, request: ConfirmRequest
+        self, actor: Principal, user_id: str, provider_name: str, request: ConfirmRequest
     ) -> IntegrationResponse:
         """Finish what this very user started: use up the flow, exchange the code, store the tokens.
 
@@ -61,7 +62,7 @@ class Confirmations:
         """
         provider = self.providers.get(provider_name)
         key_version = await self.vault.active_version()
-        flow = await self._consume(user_id, provider, request)
+        flow = await self._consume(actor, user_id, provider, request)
         if flow.error is not None:
             raise FlowRefusedError(extra={"reason": flow.error})
         if request.code is not None and (mix_up := await issuer_error(self.oauth, provider, request.iss)) is not None:
@@ -69,7 +70,7 @@ class Confirmations:
         code = request.code or self._open_code(user_id, flow)
         grant = await self._exchange(provider, flow, code)
         origin = Origin(flow.id, user_id, provider.name, account_id="")
-        account = await self._identify(provider, flow, grant, origin)
+        account = await self._identify(actor, provider, flow, grant=grant, origin=origin)
         consent = Consent(
             account_id=account.id,
             account_email=account.email,
@@ -78,7 +79,7 @@ class Confirmations:
             clock_skew_seconds=account.clock_skew_seconds,
         )
 
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             if not await integration_queries.lock_active_user(uow.connection, user_id):
                 # Deleted or suspended since they began; nobody will use what they have granted.
                 origin = replace(origin, account_id=account.id)
@@ -109,11 +110,13 @@ class Confirmations:
         )
         return connected
 
-    async def _consume(self, user_id: str, provider: Provider, request: ConfirmRequest) -> ConsumedFlow:
+    async def _consume(
+        self, actor: Principal, user_id: str, provider: Provider, request: ConfirmRequest
+    ) -> ConsumedFlow:
         """In a transaction of its own: once used up, a flow stays used up, whatever the provider says next."""
         flow_id = self.signer.read_flow_ticket(request.flow) if request.flow else None
         state_hash = sha256(request.state) if request.state else None
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             if revokes_whole_grant(provider) and await revocation_queries.hold_back(
                 uow.connection, user_id=user_id, provider=provider.name, seconds=CONFIRM_SECONDS
             ):
@@ -150,7 +153,9 @@ class Confirmations:
             log.warning("connect.exchange_failed", provider=provider.name, reason=error.code, detail=error.detail)
             raise exchange_problem(error) from None
 
-    async def _identify(self, provider: Provider, flow: ConsumedFlow, grant: TokenGrant, origin: Origin) -> Account:
+    async def _identify(
+        self, actor: Principal, provider: Provider, flow: ConsumedFlow, *, grant: TokenGrant, origin: Origin
+    ) -> Account:
         """Whose grant it is. One of which that cannot be told is given back, unless it could take another along."""
         nonce = self.signer.nonce(flow.state_hash) if provider.config.nonce else None
         try:
@@ -159,7 +164,7 @@ class Confirmations:
             log.warning("connect.account_unknown", provider=provider.name, reason=error.code, detail=error.detail)
             if not revokes_whole_grant(provider):
                 version = await self.vault.active_version()
-                async with self.unit_of_work() as uow:
+                async with self.unit_of_work(actor) as uow:
                     await revoke_unkept(uow, self.vault, provider, origin, grant=grant, key_version=version)
             raise exchange_problem(error) from None
 

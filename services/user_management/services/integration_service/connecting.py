@@ -10,6 +10,7 @@ import structlog
 
 from services.user_management.core.clock import Clock
 from services.user_management.core.ids import uuid7
+from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.enums import FlowStatus
 from services.user_management.exceptions import (
@@ -80,7 +81,9 @@ class ConnectFlows:
     policy: ConnectPolicy
     clock: Clock
 
-    async def start_connection(self, user_id: str, provider_name: str, request: AuthorizeRequest) -> AuthorizeResponse:
+    async def start_connection(
+        self, actor: Principal, user_id: str, provider_name: str, request: AuthorizeRequest
+    ) -> AuthorizeResponse:
         """Begin a connect attempt that only `user_id` can finish.
 
         Raises UnknownProviderError, NotConnectedError (account), UserNotFoundError, ValidationFailedError (scopes,
@@ -110,7 +113,7 @@ class ConnectFlows:
         flow_id = uuid7()
         now = self.clock.now()
 
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             if not await integration_queries.lock_active_user(uow.connection, user_id):
                 raise UserNotFoundError
             await OAuthFlow.objects.create(
@@ -157,7 +160,7 @@ class ConnectFlows:
     def _nonce(self, provider: Provider, state_hash: bytes) -> str | None:
         return self.signer.nonce(state_hash) if provider.config.nonce else None
 
-    async def record_provider_return(self, provider_name: str, returned: ProviderReturn) -> str:
+    async def record_provider_return(self, actor: Principal, provider_name: str, returned: ProviderReturn) -> str:
         """Keep the code on the flow and say where the browser goes. Exchanges nothing: nobody is signed in here.
 
         The browser takes the flow's ticket along. Without it the flow cannot be confirmed, so whoever started a flow
@@ -177,7 +180,7 @@ class ConnectFlows:
             version = await self.vault.active_version()
             sealed = (self.vault.seal(returned.code, code_binding(flow.user_id, flow.id), version), version)
 
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             if not await flow_queries.record_return(uow.connection, flow.id, code=sealed, error=error):
                 raise FlowNotFoundError
             target = ("oauth_flow", str(flow.id))

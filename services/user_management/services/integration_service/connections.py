@@ -6,6 +6,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from services.user_management.core.pagination import Page
+from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.enums import IntegrationStatus, ReauthReason
 from services.user_management.exceptions import (
@@ -94,11 +95,12 @@ class IntegrationService:
 
     async def update_integration(
         self,
+        actor: Principal,
         user_id: str,
         provider: str,
         account: str | None,
-        update: IntegrationUpdate,
         *,
+        update: IntegrationUpdate,
         expected: ExpectedVersions = None,
     ) -> IntegrationResponse:
         """Apply a merge patch (RFC 7396) to the product's notes, and choose the primary account.
@@ -106,7 +108,7 @@ class IntegrationService:
         Raises UnknownProviderError, UserNotFoundError, NotConnectedError, PreconditionFailedError,
         ValidationFailedError for too many notes.
         """
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             held, row = await self._lock(uow, user_id, provider, account)
             _expect(row, expected)
             if "metadata" in update.model_fields_set:
@@ -141,13 +143,13 @@ class IntegrationService:
         return self._response(after)
 
     async def disconnect_integration(
-        self, user_id: str, provider: str, account: str | None, *, expected: ExpectedVersions = None
+        self, actor: Principal, user_id: str, provider: str, account: str | None, *, expected: ExpectedVersions = None
     ) -> DisconnectResponse:
         """End the connection here at once, and have it revoked at the provider.
 
         Raises UnknownProviderError, UserNotFoundError, NotConnectedError, PreconditionFailedError.
         """
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             held, row = await self._lock(uow, user_id, provider, account)
             _expect(row, expected)
             state = await disconnect(uow, self.providers, held, by="user")

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import structlog
 
+from services.user_management.core.principal import Principal
 from services.user_management.enums import ProviderErrorKind, RevocationState, TokenKind
 from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
 from services.user_management.integrations.oauth_client import OAuthClient
@@ -42,7 +43,7 @@ class RevocationService:
     vault: VaultService
     start_slice: StartSlice
 
-    async def revoke_due(self, _cursor: Any = None) -> None:
+    async def revoke_due(self, actor: Principal, _cursor: Any = None) -> None:
         """Slice: what is due now, batch by batch.
 
         The last batch comes to its end: a renewal is stored within ten seconds. What the job's own limit may still cut
@@ -51,58 +52,62 @@ class RevocationService:
         """
         time = self.start_slice()
         while time.may_begin():
-            async with self.unit_of_work() as uow:
+            async with self.unit_of_work(actor) as uow:
                 due = await queries.claim_due(uow.connection, limit=BATCH, lease_seconds=LEASE_SECONDS)
             if not due:
                 return
-            ended = await asyncio.gather(*(self._revoke(revocation) for revocation in due), return_exceptions=True)
+            ended = await asyncio.gather(
+                *(self._revoke(actor, revocation) for revocation in due), return_exceptions=True
+            )
             # Each comes to its end first: what breaks one must not cut another off between answer and storing.
             for failure in filter(None, ended):
                 raise failure
 
-    async def _revoke(self, revocation: DueRevocation) -> None:
+    async def _revoke(self, actor: Principal, revocation: DueRevocation) -> None:
         if revocation.provider not in self.providers:
-            await self._postpone(revocation, "unknown_provider")
+            await self._postpone(actor, revocation, "unknown_provider")
             return
         provider = self.providers.get(revocation.provider)
         if revocation.account_is_connected and revokes_whole_grant(provider):
-            await self._finish(revocation, RevocationState.SUPERSEDED)
+            await self._finish(actor, revocation, RevocationState.SUPERSEDED)
             return
         try:
-            token = await self._token_to_show(provider, revocation)
+            token = await self._token_to_show(actor, provider, revocation)
             if token is None:
                 return  # finished, or somebody else has taken it over
             await self.oauth.revoke(provider, token=token)
         except KeyUnavailableError:
-            await self._postpone(revocation, "key_unavailable")
+            await self._postpone(actor, revocation, "key_unavailable")
         except PoisonedCiphertextError:
-            await self._finish(revocation, RevocationState.IMPOSSIBLE, failure="token_unreadable")
+            await self._finish(actor, revocation, RevocationState.IMPOSSIBLE, failure="token_unreadable")
         except ProviderCallError as error:
-            await self._judge(revocation, error)
+            await self._judge(actor, revocation, error)
         else:
-            await self._finish(revocation, RevocationState.DONE)
+            await self._finish(actor, revocation, RevocationState.DONE)
 
-    async def _token_to_show(self, provider: Provider, revocation: DueRevocation) -> str | None:
+    async def _token_to_show(self, actor: Principal, provider: Provider, revocation: DueRevocation) -> str | None:
         """What the provider is to end; None: there is nothing left to show it."""
         if not revocation.has_run_out and not _is_refused_kind(provider, revocation.token.kind):
             return self._open(revocation, revocation.token)
         # A provider that knows no such token, or knows it no more, would be taken to have revoked it.
         held = revocation.token if revocation.token.kind is TokenKind.REFRESH else revocation.renewal
         if held is None:
-            await self._finish(revocation, RevocationState.IMPOSSIBLE, failure=ACCESS_TOKEN_RAN_OUT)
+            await self._finish(actor, revocation, RevocationState.IMPOSSIBLE, failure=ACCESS_TOKEN_RAN_OUT)
             return None
         try:
-            return await self._renewed(provider, revocation, held)
+            return await self._renewed(actor, provider, revocation, held)
         except ProviderCallError as error:
             if error.kind not in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED}:
                 raise
             # The grant is dead already, which is all that was wanted; unless it was our own refresh, cut off before,
             # that has used the token up: then its successor may live, and nobody has it.
             state = RevocationState.IMPOSSIBLE if revocation.attempts > 1 else RevocationState.DONE
-            await self._finish(revocation, state, failure=error.code)
+            await self._finish(actor, revocation, state, failure=error.code)
             return None
 
-    async def _renewed(self, provider: Provider, revocation: DueRevocation, held: SealedToken) -> str | None:
+    async def _renewed(
+        self, actor: Principal, provider: Provider, revocation: DueRevocation, held: SealedToken
+    ) -> str | None:
         """A new access token, kept before it is used; None: somebody else has taken the revocation over."""
         refresh_token = self._open(revocation, held)
         version = await self.vault.active_version()
@@ -111,7 +116,7 @@ class RevocationService:
         successor = grant.refresh_token
         refresh = self._seal(revocation, TokenKind.REFRESH, successor, version) if successor is not None else held
         renewed = SealedGrant(access, renewal=refresh, lifetime_seconds=grant.lifetime_seconds)
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             kept = await queries.renew(uow.connection, revocation, renewed)
         return grant.access_token if kept else None
 
@@ -123,30 +128,34 @@ class RevocationService:
         binding = token_binding(revocation.user_id, revocation.integration_id, kind)
         return SealedToken(kind, self.vault.seal(plaintext, binding, version), version)
 
-    async def _judge(self, revocation: DueRevocation, error: ProviderCallError) -> None:
+    async def _judge(self, actor: Principal, revocation: DueRevocation, error: ProviderCallError) -> None:
         """A refusal proves nothing, whatever it means elsewhere: what says that the grant is gone is in the provider's
         file (`gone_codes`, `gone_statuses`), and was no error."""
         if error.code == REVOCATION_IMPOSSIBLE:
-            await self._finish(revocation, RevocationState.IMPOSSIBLE)
+            await self._finish(actor, revocation, RevocationState.IMPOSSIBLE)
             return
         if error.kind is ProviderErrorKind.OPERATOR:
             log.error("provider.misconfigured", provider=revocation.provider, reason=error.code)
-        await self._postpone(revocation, error.code, at_least=error.retry_after or 0.0)
+        await self._postpone(actor, revocation, error.code, at_least=error.retry_after or 0.0)
 
-    async def _postpone(self, revocation: DueRevocation, failure: str, *, at_least: float = 0.0) -> None:
+    async def _postpone(
+        self, actor: Principal, revocation: DueRevocation, failure: str, *, at_least: float = 0.0
+    ) -> None:
         """Later again; after a week, whatever the cause, nobody expects it any more."""
         if revocation.age_seconds > GIVEN_UP_AFTER_SECONDS:
             log.error("revocation.given_up", provider=revocation.provider, reason=failure, id=str(revocation.id))
-            await self._finish(revocation, RevocationState.GIVEN_UP, failure=failure)
+            await self._finish(actor, revocation, RevocationState.GIVEN_UP, failure=failure)
             return
         step = min(revocation.attempts, len(BACK_OFF_SECONDS)) - 1
         seconds = max(BACK_OFF_SECONDS[step], min(at_least, BACK_OFF_SECONDS[-1]))
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             await queries.postpone(uow.connection, revocation.id, seconds=seconds, failure=failure)
         log.warning("revocation.postponed", provider=revocation.provider, reason=failure, seconds=seconds)
 
-    async def _finish(self, revocation: DueRevocation, state: RevocationState, *, failure: str | None = None) -> None:
-        async with self.unit_of_work() as uow:
+    async def _finish(
+        self, actor: Principal, revocation: DueRevocation, state: RevocationState, *, failure: str | None = None
+    ) -> None:
+        async with self.unit_of_work(actor) as uow:
             if await queries.finish(uow.connection, revocation.id, state, failure=failure):
                 uow.audit(
                     "integration.revocation_finished",

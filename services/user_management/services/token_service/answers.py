@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeVar
 
 from services.user_management.core.clock import Clock
-from services.user_management.core.context import act_as, current_context
+from services.user_management.core.context import current_context
 from services.user_management.core.ids import uuid7
 from services.user_management.core.principal import Principal, PrincipalKind
 from services.user_management.enums import ReauthReason, TokenKind, TokenOutcome
@@ -144,8 +144,7 @@ class TokenAnswers:
         reason = ReauthReason.TOKEN_UNREADABLE
         url = self.links.url(request.provider, request.scopes)
         actor = Principal(PrincipalKind.SERVICE, str(reading.client_id))
-        act_as(actor)
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             integration_id, version = present(reading.integration_id), present(reading.token_version)
             connection = ConnectionVersion(integration_id, version)
             marked = await self.status.mark_needs_reauth(uow, connection, reason)

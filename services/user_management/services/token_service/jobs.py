@@ -8,6 +8,7 @@ from uuid import UUID
 
 import structlog
 
+from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.exceptions import ApplicationError
 from services.user_management.queries import token_refresh as queries
@@ -46,7 +47,7 @@ class RefreshJobs:
         self._spread_seconds = spread_seconds
         self._horizon_seconds = REFRESH_PERIOD_SECONDS + spread_seconds + DEFAULT_TTL_SECONDS
 
-    async def sweep(self, _cursor: Any = None) -> None:
+    async def sweep(self, _actor: Principal, _cursor: Any = None) -> None:
         """Slice: try again every refresh whose outcome nobody knows, such as one whose process was killed.
 
         Each once: those that cannot be tried now, as their provider is held back, stay among them.
@@ -61,7 +62,7 @@ class RefreshJobs:
             await self._refresh_batch(found, time)
             after = found[-1].integration_id
 
-    async def refresh_due(self, cursor: Any = None) -> dict[str, Any] | None:
+    async def refresh_due(self, _actor: Principal, cursor: Any = None) -> dict[str, Any] | None:
         """Slice: renew access tokens that a reader would find too short-lived before the next run has come to them, the
         next one first.
 

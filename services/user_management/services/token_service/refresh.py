@@ -18,7 +18,6 @@ import structlog
 from services.user_management.core.clock import Clock
 from services.user_management.core.context import RequestContext, current_context, use_context
 from services.user_management.core.failpoints import Failpoint, failpoint
-from services.user_management.core.principal import system
 from services.user_management.database import Database
 from services.user_management.enums import ProviderErrorKind, ReauthReason
 from services.user_management.exceptions import KeyUnavailableError
@@ -30,6 +29,7 @@ from services.user_management.queries.token_refresh import LEASE_SECONDS, Claim,
 from services.user_management.services.token_service.refresh_attempt import (
     KEY_UNAVAILABLE,
     REFRESHED,
+    REFRESHER,
     REFUSED,
     RefreshAttempts,
     RefreshOutcome,
@@ -77,7 +77,7 @@ class TokenRefresher:
         wanted = DueRefresh(integration_id, token_version)
         flight = self._flights.get(wanted)
         if flight is None:
-            context = RequestContext(request_id=current_context().request_id, actor=system("token_refresh"))
+            context = RequestContext(request_id=current_context().request_id, actor=REFRESHER)
             # A context of its own: it must neither inherit the caller's transaction nor die with the caller.
             flight = asyncio.get_running_loop().create_task(self._fly(wanted, context), context=Context())
             self._flights[wanted] = flight
@@ -132,7 +132,7 @@ class TokenRefresher:
         return state is None or self._gate.state(state.provider).retry_after_seconds <= 0
 
     async def _claim(self, wanted: DueRefresh) -> Claim | None:
-        async with self._unit_of_work() as uow:
+        async with self._unit_of_work(REFRESHER) as uow:
             return await queries.claim(
                 uow.connection, integration_id=wanted.integration_id, token_version=wanted.token_version
             )

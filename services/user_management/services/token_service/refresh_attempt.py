@@ -12,6 +12,7 @@ import structlog
 from services.user_management.core import connection_counts
 from services.user_management.core.clock import Clock
 from services.user_management.core.failpoints import Failpoint, failpoint, watched_call
+from services.user_management.core.principal import system
 from services.user_management.database import DatabaseError, is_unavailable
 from services.user_management.enums import (
     EventType,
@@ -87,6 +88,8 @@ class RefreshResult:
     """Of the call that was made for it, if one was."""
 
 
+REFRESHER: Final = system("token_refresh")
+"""Refreshes are done in its name, whoever waits for them."""
 REFRESHED: Final = RefreshResult(RefreshOutcome.REFRESHED)
 REFUSED: Final = RefreshResult(RefreshOutcome.REFUSED)
 
@@ -163,7 +166,7 @@ class RefreshAttempts:
                 return REFRESHED
 
     async def _store_once(self, claim: Claim, provider: Provider, grant: TokenGrant) -> bool:
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(REFRESHER) as uow:
             advanced = await queries.advance(
                 uow.connection,
                 integration_id=claim.integration_id,
@@ -263,7 +266,7 @@ class RefreshAttempts:
 
     async def _needs_reauth(self, claim: Claim, reason: ReauthReason, failure: Failure | None = None) -> RefreshResult:
         """After a refusal the version is looked at again: if it moved, the winner's token is what counts."""
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(REFRESHER) as uow:
             connection = ConnectionVersion(claim.integration_id, claim.token_version)
             marked = await self.status.mark_needs_reauth(uow, connection, reason, failure)
             if marked and (end := _END_WITH.get(reason)) is not None:
@@ -271,7 +274,7 @@ class RefreshAttempts:
         return REFUSED if marked else REFRESHED
 
     async def _revoked(self, claim: Claim, failure: Failure) -> RefreshResult:
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(REFRESHER) as uow:
             connection = ConnectionVersion(claim.integration_id, claim.token_version)
             marked = await self.status.mark_revoked(uow, connection, failure)
             if marked:
@@ -324,7 +327,7 @@ class RefreshAttempts:
         Only failures of the provider degrade a connection: an operator's mistake is no reason to mark anybody.
         """
         attempts = claim.attempts if outcome_unknown or claim.earlier_outcome_unknown else 0
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(REFRESHER) as uow:
             run = await queries.release(
                 uow.connection,
                 claim,

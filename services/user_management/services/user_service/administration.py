@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from services.user_management.core.pagination import Page
+from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.enums import EventType, UpstreamStatus
 from services.user_management.exceptions import ConflictError, UserNotFoundError
@@ -83,18 +84,18 @@ class UserAdministration:
         found = [UserResponse.model_validate(rows[user_id]) for user_id in wanted if user_id in rows]
         return UserBatch(users=found, missing=[user_id for user_id in wanted if user_id not in rows])
 
-    async def suspend_user(self, user_id: str, *, reason: str | None) -> AdminUserResponse:
+    async def suspend_user(self, actor: Principal, user_id: str, *, reason: str | None) -> AdminUserResponse:
         """Refuse the user from now on; suspending twice is suspending once. Raises UserNotFoundError."""
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             row = await lock_live_user(uow, user_id)
             if row["suspended_at"] is None:
                 row = await write_changes(uow, row, {"suspended_at": uow.clock.now(), "suspended_reason": reason})
         self.states.forget()
         return AdminUserResponse.model_validate(row)
 
-    async def unsuspend_user(self, user_id: str) -> AdminUserResponse:
+    async def unsuspend_user(self, actor: Principal, user_id: str) -> AdminUserResponse:
         """Lift our suspension. Raises UserNotFoundError, ConflictError where upstream's own ban would remain."""
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             row = await lock_live_user(uow, user_id)
             if row["upstream_status"] == UpstreamStatus.SUSPENDED:
                 raise ConflictError("The identity provider has banned or locked this user; lift it there.")
@@ -102,12 +103,12 @@ class UserAdministration:
         self.states.forget()
         return AdminUserResponse.model_validate(row)
 
-    async def delete_user(self, user_id: str) -> DeletionResponse:
+    async def delete_user(self, actor: Principal, user_id: str) -> DeletionResponse:
         """Delete somebody's account; it can be restored until the hold-back ends.
 
         Deleting twice, or whom somebody else has deleted, changes nothing. Raises UserNotFoundError.
         """
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             row = await lock_user(uow, user_id)
             deleted_at = row["deleted_at"] or await mark_deleted(uow, row, by="admin")
         self.states.forget()
@@ -117,9 +118,9 @@ class UserAdministration:
             ended=EndedAccess(connections=[]),
         )
 
-    async def restore_user(self, user_id: str) -> AdminUserResponse:
+    async def restore_user(self, actor: Principal, user_id: str) -> AdminUserResponse:
         """Undo a deletion inside the hold-back. Raises UserNotFoundError, ConflictError when there is none to undo."""
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             row = await lock_user(uow, user_id)
             if row["deleted_at"] is None:
                 raise ConflictError("The user is not deleted.")

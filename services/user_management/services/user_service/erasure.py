@@ -6,6 +6,7 @@ from typing import Any
 
 import structlog
 
+from services.user_management.core.principal import Principal
 from services.user_management.enums import EventType
 from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.queries import user as user_queries
@@ -30,11 +31,11 @@ class UserErasure:
     hold_back: timedelta
     start_slice: StartSlice
 
-    async def erase_due(self, _cursor: Any = None) -> str | None:
+    async def erase_due(self, actor: Principal, _cursor: Any = None) -> str | None:
         """Slice: erase whoever was deleted longer ago than the hold-back; "more" when time ran out first."""
         time = self.start_slice()
         while time.may_begin():
-            async with self.unit_of_work() as uow:
+            async with self.unit_of_work(actor) as uow:
                 user_id = await user_queries.lock_due_for_erasure(uow.connection, hold_back=self.hold_back)
                 if user_id is None:
                     return None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
+from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.exceptions import FieldOwnedUpstreamError, PreconditionFailedError, UserNotFoundError
 from services.user_management.integrations.oauth_config import ProviderRegistry
@@ -45,7 +46,9 @@ class ProfileService:
             raise UserNotFoundError
         return UserResponse.model_validate(row)
 
-    async def update_user(self, user_id: str, update: UserUpdate, *, expected: ExpectedVersions) -> UserResponse:
+    async def update_user(
+        self, actor: Principal, user_id: str, update: UserUpdate, *, expected: ExpectedVersions
+    ) -> UserResponse:
         """Apply a merge patch (RFC 7396). An edited name or image is the user's from then on; null hands it back.
 
         Raises UserNotFoundError, PreconditionFailedError, FieldOwnedUpstreamError for e-mail and phone.
@@ -55,19 +58,19 @@ class ProfileService:
         if owned:
             raise FieldOwnedUpstreamError.of_fields(owned)
 
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             row = await lock_live_user(uow, user_id)
             _expect(row, expected)
             row = await write_changes(uow, row, _edited(row, given))
         return UserResponse.model_validate(row)
 
-    async def delete_user(self, user_id: str, *, expected: ExpectedVersions) -> DeletionResponse:
+    async def delete_user(self, actor: Principal, user_id: str, *, expected: ExpectedVersions) -> DeletionResponse:
         """Delete one's own account: sign-in and tokens end at once, at the providers too; the rest after the hold-back.
 
         Deleting twice is deleting once. Raises UserNotFoundError, PreconditionFailedError.
         """
         ended: list[DisconnectResponse] = []
-        async with self.unit_of_work() as uow:
+        async with self.unit_of_work(actor) as uow:
             row = await lock_user(uow, user_id)
             deleted_at = row["deleted_at"]
             if deleted_at is None:

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Final
 
 from services.user_management.core.clock import Clock
-from services.user_management.core.context import act_as
 from services.user_management.core.principal import Principal, PrincipalKind
 from services.user_management.enums import UserStatus
 from services.user_management.exceptions import UnauthenticatedError, UserInactiveError
@@ -77,8 +76,8 @@ class SignIn:
 
     async def _create(self, session: SessionClaims) -> ResolvedUser:
         # Their own doing, and so it is recorded, although they are nobody's principal before it is done.
-        act_as(Principal(PrincipalKind.USER, session.subject, impersonator=session.impersonator))
-        async with self._unit_of_work() as uow:
+        actor = Principal(PrincipalKind.USER, session.subject, impersonator=session.impersonator)
+        async with self._unit_of_work(actor) as uow:
             await self._upstream.create(uow, issuer=session.issuer, subject=session.subject)
         user = await self._states.find(session.issuer, session.subject)
         if user is None:
@@ -91,8 +90,8 @@ class SignIn:
         key = (session.session_id, session.impersonator)
         if key in self._impersonations:
             return
-        act_as(Principal(PrincipalKind.USER, user.id, impersonator=session.impersonator))
-        async with self._unit_of_work() as uow:
+        actor = Principal(PrincipalKind.USER, user.id, impersonator=session.impersonator)
+        async with self._unit_of_work(actor) as uow:
             uow.audit("user.impersonated", target=("user", user.id), user_id=user.id)
         self._impersonations[key] = None
         if len(self._impersonations) > MAX_IMPERSONATIONS:

@@ -31,6 +31,7 @@ from services.user_management.queries.token_refresh import NewToken, put_token
 from services.user_management.security.encryption import TokenEncryption
 from services.user_management.services.vault_service import VaultService, token_binding
 from services.user_management.settings import DEVELOPMENT_SECRET
+from services.user_management.tests.actors import TESTER
 from services.user_management.tests.races.conftest import until
 
 pytestmark = pytest.mark.serial
@@ -94,7 +95,7 @@ class Tokens:
         integration_id, user_id = self.people.pop(chance.randrange(len(self.people)))
         version = await self.vault.active_version()
         texts = {kind: secrets.token_urlsafe(40) for kind in TokenKind}
-        async with self.container.resources.unit_of_work() as uow:
+        async with self.container.resources.unit_of_work(TESTER) as uow:
             for kind, text in texts.items():
                 sealed = self.vault.seal(text, token_binding(user_id, integration_id, kind), version)
                 await put_token(uow.connection, integration_id, NewToken(kind, sealed, version, None))
@@ -197,7 +198,7 @@ async def tokens(container: Container, owner: "asyncpg.Connection[asyncpg.Record
     await vault.load()
     tokens = Tokens(container, owner, vault)
     await tokens.seed()
-    await vault.activate(2)
+    await vault.activate(TESTER, 2)
     return tokens
 
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 
+from services.user_management.auth.principals import remember_principal
 from services.user_management.auth.rate_limits import anonymous_limit, sign_in_limit, user_limit, webhook_limit
 from services.user_management.core.clock import SystemClock
-from services.user_management.core.context import act_as
 from services.user_management.core.principal import Principal, PrincipalKind
 from services.user_management.middleware.problems import HANDLERS
 from services.user_management.middleware.request_context import RequestContextMiddleware
@@ -21,9 +21,9 @@ from services.user_management.redis_client import RedisClient
 from services.user_management.tests.rate_limits.allowances import POLICIES
 
 
-async def sign_in_as(user: str) -> None:
+async def sign_in_as(request: Request, user: str) -> None:
     """As a guard does."""
-    act_as(Principal(PrincipalKind.USER, user))
+    remember_principal(request, Principal(PrincipalKind.USER, user))
 
 
 @pytest.fixture

@@ -1,0 +1,22 @@
+"""The principal of a request: set by the guard that verified a credential, read by what comes after it."""
+
+from typing import Final
+
+from fastapi import Request
+
+from services.user_management.core.context import name_actor
+from services.user_management.core.principal import Principal
+
+_KEY: Final = "user_management.principal"
+
+
+def remember_principal(request: Request, principal: Principal) -> None:
+    """Keep who was verified with the request; log lines of this request name them from now on."""
+    request.scope[_KEY] = principal
+    name_actor(principal)
+
+
+def verified_principal(request: Request) -> Principal:
+    """Return whom a guard of this request has verified. A route without such a guard raises KeyError: our own bug."""
+    principal: Principal = request.scope[_KEY]
+    return principal
