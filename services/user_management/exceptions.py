@@ -155,6 +155,20 @@ class BodyTooLargeError(ApplicationError):
     default_detail = "The body is larger than 1 MiB."
 
 
+class UriTooLongError(ApplicationError):
+    code = "uri_too_long"
+    status = 414
+    title = "URL too long"
+    default_detail = "The URL is longer than 8 KiB."
+
+
+class HeadTooLargeError(ApplicationError):
+    code = "head_too_large"
+    status = 431
+    title = "Request head too large"
+    default_detail = "The request line and headers take more than 64 KiB, or there are more than 100 headers."
+
+
 class UnsupportedMediaTypeError(ApplicationError):
     code = "unsupported_media_type"
     status = 415

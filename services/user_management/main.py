@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 
 from services.user_management.container import DRAIN_SECONDS, Container
 from services.user_management.exceptions import StartupError
+from services.user_management.http_protocol import LimitedHttpProtocol
 from services.user_management.logging_config import configure_logging
 from services.user_management.middleware.body_limit import BodyLimitMiddleware
 from services.user_management.middleware.prefix import PrefixMiddleware
@@ -177,7 +178,7 @@ async def serve(settings: Settings) -> None:
         create_app(settings, container),
         host=settings.host,
         port=settings.port,
-        http="httptools",
+        http=LimitedHttpProtocol,
         lifespan="on",
         access_log=False,
         log_config=None,

@@ -1,0 +1,147 @@
+"""uvicorn's HTTP/1.1 protocol with limits on what comes before a request is one: its head.
+
+uvicorn has none of its own: it collects URL and headers for as long as a client sends them. Bytes are counted as they
+arrive, before the parser keeps any of them, so this holds below every guard and every middleware.
+"""
+
+import asyncio
+import secrets
+from asyncio.events import TimerHandle
+from typing import Any, Final
+
+import structlog
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from services.user_management.core.context import RequestContext, use_context
+from services.user_management.exceptions import ApplicationError, HeadTooLargeError, UriTooLongError
+from services.user_management.middleware.problems import problem_response
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Request line and headers together; also the framing of a body at one stretch: chunk extensions and trailers."""
+MAX_URL_BYTES: Final = 8 * 1024
+"""RFC 9110 section 4.1 asks for 8,000."""
+MAX_HEADERS: Final = 100
+MAX_PIPELINED: Final = 16
+"""Requests that wait for the answer to an earlier one; 250 KB of small ones took 27 MB, and clients do not do it."""
+HEAD_SECONDS: Final = 10.0
+"""From a head's first byte to its last; for the first one of a connection, from the connecting."""
+LINGER_SECONDS: Final = 2.0
+"""How long a refused client is listened to (RFC 9112 section 9.6): who closes on unread bytes sends a reset, which may
+take away the answer before the client has read it."""
+
+log = structlog.get_logger(__name__)
+
+
+class LimitedHttpProtocol(HttpToolsProtocol):
+    """One connection. A head over a limit is answered 414 or 431 and is the last thing that is read."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.url = b""
+        self.headers = []
+        self._unfinished = 0
+        """Bytes since the parser last finished a head, a piece of a body, or a message."""
+        self._finished_something = False
+        self._in_head = True
+        self._refused = False
+        self._timer: TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(HEAD_SECONDS, self.shutdown)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser no more at a time than may be unfinished."""
+        start = 0
+        while start < len(data) and not self._refused:
+            part = data[start : start + MAX_HEAD_BYTES - self._unfinished]
+            start += len(part)
+            self._finished_something = False
+            super().data_received(part)
+            if self.transport.is_closing():
+                return
+            self._judge(part)
+
+    def _judge(self, part: bytes) -> None:
+        if self._finished_something:
+            self._unfinished = 0
+            return
+        self._unfinished += len(part)
+        if self._unfinished >= MAX_HEAD_BYTES or self._is_too_large():
+            self._refuse()
+        elif self._in_head and self._timer is None:
+            # A head that comes in one piece, as nearly all do, needs no timer.
+            self._timer = self.loop.call_later(HEAD_SECONDS, self.shutdown)
+
+    def _is_too_large(self) -> bool:
+        return len(self.url) > MAX_URL_BYTES or len(self.headers) > MAX_HEADERS
+
+    def on_headers_complete(self) -> None:
+        if self._refused:
+            return
+        if self._is_too_large() or len(self.pipeline) >= MAX_PIPELINED:
+            self._refuse()
+            return
+        self._finished_something = True
+        self._in_head = False
+        self._stop_timer()
+        super().on_headers_complete()
+        # The request has its list; trailers go to another one. As headers, they would be credentials and addresses that
+        # no proxy has seen (RFC 9110 section 6.5.1).
+        self.headers = []
+
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            self._finished_something = True
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._refused:
+            self._finished_something = self._in_head = True
+            super().on_message_complete()
+
+    def _refuse(self) -> None:
+        """Answer and read no further; where that would mix two answers, close."""
+        self._refused = True
+        self._stop_timer()
+        is_answering = self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]  # uvicorn sets None
+        if is_answering or not self._in_head:
+            self.transport.close()
+            return
+        self.transport.write(_answer(UriTooLongError() if len(self.url) > MAX_URL_BYTES else HeadTooLargeError()))
+        self.transport.write_eof()
+        self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _answer(error: ApplicationError) -> bytes:
+    """The whole answer, since no application sees the request."""
+    request_id = secrets.token_hex(16)
+    with use_context(RequestContext(request_id=request_id)):
+        response = problem_response(error)
+        log.info("request.head_refused", reason=error.code)
+    headers = [
+        *response.raw_headers,
+        (b"connection", b"close"),
+        # 414 may be kept by caches unless they are told (RFC 9110 section 15.1).
+        (b"cache-control", b"no-store"),
+        (b"x-request-id", request_id.encode()),
+    ]
+    lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+    return STATUS_LINE[error.status] + lines + b"\r\n" + bytes(response.body)

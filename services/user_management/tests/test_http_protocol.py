@@ -1,0 +1,370 @@
+"""Request heads over real sockets: what is too large or too slow is refused before any guard, and costs no memory."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.server import ServerState
+
+from services.user_management import http_protocol
+from services.user_management.http_protocol import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_PIPELINED,
+    MAX_URL_BYTES,
+    LimitedHttpProtocol,
+)
+from services.user_management.tests.races.conftest import until
+
+GET = b"GET /health HTTP/1.1\r\nhost: x\r\n"
+CHUNKED = b"POST /seen HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer, and what stood on the connection after it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Connection:
+    """A client that decides about every byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def send(self, content: bytes) -> None:
+        self._writer.write(content)
+
+    async def send_all(self, pieces: list[bytes]) -> None:
+        """Each by itself, for as long as the other side takes them."""
+        with contextlib.suppress(ConnectionError):
+            for piece in pieces:
+                self._writer.write(piece)
+                await self._writer.drain()
+
+    async def answer(self) -> Answer:
+        """The next one. Raises IncompleteReadError when there is none."""
+        async with asyncio.timeout(10):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+            status, *lines = head.strip().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            body = await self._reader.readexactly(int(headers["content-length"]))
+        return Answer(int(status.split()[1]), headers, body)
+
+    async def is_at_its_end(self) -> bool:
+        """Whether the other side has said its last."""
+        async with asyncio.timeout(10):
+            return await self._reader.read() == b""
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+
+Connect = Callable[[], Any]
+
+
+class Seen:
+    """An application that reads bodies and keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[list[tuple[bytes, bytes]], bytes]] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body, more = body + message["body"], message["more_body"]
+        self.requests.append((list(scope["headers"]), body))
+        await self.may_answer.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+@contextlib.asynccontextmanager
+async def serving(application: Any) -> AsyncIterator[tuple[Connect, ServerState]]:
+    """`application` on a port of this machine, and how to connect to it."""
+    config = uvicorn.Config(application, lifespan="off", log_config=None, access_log=False)
+    state = ServerState()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: LimitedHttpProtocol(config, state, {}), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    opened: list[Connection] = []
+
+    async def connect() -> Connection:
+        opened.append(Connection(*await asyncio.open_connection("127.0.0.1", port)))
+        return opened[-1]
+
+    try:
+        yield connect, state
+    finally:
+        for connection in opened:
+            await connection.close()
+        server.close()
+
+
+@pytest.fixture
+async def connect(app: FastAPI) -> AsyncIterator[Connect]:
+    """To the service."""
+    async with serving(app) as (connect, _):
+        yield connect
+
+
+@pytest.fixture
+async def seen() -> Seen:
+    return Seen()
+
+
+@pytest.fixture
+async def connect_to_seen(seen: Seen) -> AsyncIterator[Connect]:
+    async with serving(seen) as (connect, _):
+        yield connect
+
+
+def head_of(size: int, *, lines: int = 10) -> bytes:
+    """A whole head of exactly `size` bytes."""
+    filler = [b"x-%d: " % number for number in range(lines)]
+    missing = size - len(GET) - 2 - sum(len(name) + 2 for name in filler)
+    parts = [missing // lines] * (lines - 1)
+    parts.append(missing - sum(parts))
+    return GET + b"".join(b"%s%s\r\n" % (name, b"a" * part) for name, part in zip(filler, parts, strict=True)) + b"\r\n"
+
+
+def assert_refused(answer: Answer, status: int, code: str) -> None:
+    problem = json.loads(answer.body)
+    assert (answer.status, problem["status"], problem["type"]) == (status, status, code)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["connection"] == "close"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-request-id"] == problem["request_id"]
+
+
+async def test_head_of_exactly_the_limit_is_served_again_and_again(connect: Connect) -> None:
+    connection = await connect()
+
+    for _ in range(3):
+        connection.send(head_of(MAX_HEAD_BYTES))
+        assert (await connection.answer()).status == 200
+
+
+async def test_head_of_one_byte_more_is_refused_and_the_connection_ends(connect: Connect) -> None:
+    connection = await connect()
+
+    connection.send(head_of(MAX_HEAD_BYTES + 1))
+
+    assert_refused(await connection.answer(), 431, "head_too_large")
+    assert await connection.is_at_its_end()
+
+
+async def test_each_head_of_a_connection_is_counted_anew(connect: Connect) -> None:
+    connection = await connect()
+    connection.send(head_of(40_000))
+    first = await connection.answer()
+
+    connection.send(head_of(MAX_HEAD_BYTES + 1))
+
+    assert first.status == 200
+    assert_refused(await connection.answer(), 431, "head_too_large")
+
+
+@pytest.mark.parametrize(
+    ("start", "piece", "status", "code"),
+    [
+        (GET, b"x-a: " + b"a" * 1000 + b"\r\n", 431, "head_too_large"),
+        (GET + b"x-a: ", b"a" * 10_000, 431, "head_too_large"),
+        (GET, b"a" * 10_000, 431, "head_too_large"),
+        (b"GET /health?", b"a" * 10_000, 414, "uri_too_long"),
+        (b"", b"\r\n" * 5000, 431, "head_too_large"),
+    ],
+    ids=["lines", "one value", "one name", "url", "empty lines"],
+)
+async def test_head_without_an_end_is_refused_while_it_arrives(
+    connect: Connect, start: bytes, piece: bytes, status: int, code: str
+) -> None:
+    connection = await connect()
+
+    await connection.send_all([start, *[piece] * 200])
+
+    assert_refused(await connection.answer(), status, code)
+
+
+@pytest.mark.parametrize("count", [MAX_HEADERS, MAX_HEADERS + 1])
+async def test_headers_are_counted(connect: Connect, count: int) -> None:
+    connection = await connect()
+    lines = b"".join(b"x-%d: a\r\n" % number for number in range(count - 1))
+
+    connection.send(GET + lines + b"\r\n")
+
+    answer = await connection.answer()
+    if count > MAX_HEADERS:
+        assert_refused(answer, 431, "head_too_large")
+    else:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("size", [MAX_URL_BYTES, MAX_URL_BYTES + 1])
+async def test_url_is_measured(connect: Connect, size: int) -> None:
+    connection = await connect()
+    url = b"/" + b"a" * (size - 1)
+
+    connection.send(b"GET " + url + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+
+    answer = await connection.answer()
+    if size > MAX_URL_BYTES:
+        assert_refused(answer, 414, "uri_too_long")
+    else:
+        assert answer.status == 404
+
+
+async def test_refusal_is_one_line_of_the_log(connect: Connect) -> None:
+    connection = await connect()
+
+    with structlog.testing.capture_logs() as events:
+        connection.send(head_of(MAX_HEAD_BYTES + 1))
+        await connection.answer()
+
+    assert [(event["event"], event["reason"]) for event in events] == [("request.head_refused", "head_too_large")]
+
+
+async def test_body_is_not_part_of_the_head(connect_to_seen: Connect, seen: Seen) -> None:
+    connection = await connect_to_seen()
+    body = b"b" * 10 * MAX_HEAD_BYTES
+    length = b"content-length: %d\r\n\r\n" % len(body)
+
+    await connection.send_all([b"POST / HTTP/1.1\r\nhost: x\r\n", length + body])
+
+    assert (await connection.answer()).status == 200
+    assert seen.requests[0][1] == body
+
+
+async def test_body_of_many_small_chunks_is_read(connect_to_seen: Connect, seen: Seen) -> None:
+    connection = await connect_to_seen()
+
+    await connection.send_all([CHUNKED, b"1\r\na\r\n" * 2 * MAX_HEAD_BYTES, b"0\r\n\r\n"])
+
+    assert (await connection.answer()).status == 200
+    assert len(seen.requests[0][1]) == 2 * MAX_HEAD_BYTES
+
+
+async def test_trailers_never_become_headers(connect_to_seen: Connect, seen: Seen) -> None:
+    connection = await connect_to_seen()
+
+    connection.send(CHUNKED + b"1\r\na\r\n0\r\nauthorization: Bearer x\r\n\r\n")
+    await connection.answer()
+
+    assert [name for name, _ in seen.requests[0][0]] == [b"host", b"transfer-encoding"]
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"x-a: " + b"a" * 1000 + b"\r\n", b"a" * 10_000],
+    ids=["lines", "one name"],
+)
+async def test_trailers_without_an_end_end_the_connection(connect_to_seen: Connect, seen: Seen, piece: bytes) -> None:
+    connection = await connect_to_seen()
+
+    await connection.send_all([CHUNKED + b"1\r\na\r\n0\r\n", *[piece] * 200])
+
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        await connection.answer()
+    assert seen.requests == []
+
+
+async def test_chunk_extension_without_an_end_ends_the_connection(connect_to_seen: Connect, seen: Seen) -> None:
+    connection = await connect_to_seen()
+
+    await connection.send_all([CHUNKED + b"1;x=", *[b"a" * 10_000] * 200])
+
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        await connection.answer()
+    assert seen.requests == []
+
+
+async def test_requests_that_queue_up_on_one_connection_are_few(connect_to_seen: Connect, seen: Seen) -> None:
+    connection = await connect_to_seen()
+    connection.send((GET + b"\r\n") * (1 + MAX_PIPELINED))
+    served = [(await connection.answer()).status for _ in range(1 + MAX_PIPELINED)]
+
+    seen.may_answer.clear()
+    connection.send((GET + b"\r\n") * (2 + MAX_PIPELINED))
+
+    assert served == [200] * (1 + MAX_PIPELINED)
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        await connection.answer()
+
+
+@pytest.mark.parametrize(
+    "first", [b"", b"G", GET, b"GET /health HTTP/1.1\r\n\r\nG"], ids=["nothing", "a byte", "a line", "the next head"]
+)
+async def test_head_that_takes_too_long_ends_the_connection(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch, first: bytes
+) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.2)
+    async with serving(app) as (connect, state):
+        connection = await connect()
+        connection.send(first)
+        if b"\r\n\r\n" in first:
+            assert (await connection.answer()).status == 200
+
+        async def drip() -> None:
+            while True:
+                connection.send(b"G" if not first else b"x")
+                await asyncio.sleep(0.02)
+
+        dripping = asyncio.create_task(drip())
+
+        async def is_closed() -> bool:
+            return not state.connections
+
+        await until(is_closed, seconds=2)
+        dripping.cancel()
+
+
+async def test_answer_under_way_is_finished_before_a_slow_head_ends_the_connection(
+    connect_to_seen: Connect, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.05)
+    seen.may_answer.clear()
+    connection = await connect_to_seen()
+    connection.send(GET + b"\r\n")
+
+    async def is_read() -> bool:
+        return bool(seen.requests)
+
+    await until(is_read)
+    connection.send(b"GET /sl")
+    await asyncio.sleep(0.2)  # four times the limit
+    seen.may_answer.set()
+
+    assert (await connection.answer()).headers["connection"] == "close"
+    assert await connection.is_at_its_end()
+
+
+async def test_refused_client_that_goes_on_sending_is_let_go(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "LINGER_SECONDS", 0.1)
+    async with serving(app) as (connect, state):
+        connection = await connect()
+        connection.send(head_of(MAX_HEAD_BYTES + 1))
+        await connection.answer()
+
+        async def is_closed() -> bool:
+            connection.send(b"more")
+            return not state.connections
+
+        await until(is_closed, seconds=2)
