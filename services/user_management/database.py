@@ -11,16 +11,33 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
 
 import asyncpg
+import structlog
+from asyncpg.connect_utils import SessionAttribute
 from ormar import DatabaseConnection
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import event
+from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.util import await_only
 
 from services.user_management.exceptions import DatabaseUnavailableError
 from services.user_management.settings import DatabaseGroup
 
-UNAVAILABLE: Final = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)
-"""What the driver raises when Postgres is away; each means "nothing happened or nothing is known", so 503."""
+UNAVAILABLE: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.exceptions.TargetServerAttributeNotMatched,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+"""What the driver raises when Postgres is away or a standby; each means "nothing happened or nothing is known", so 503.
+
+Only statements of the door meet the last one, and they never ask for a read-only transaction: the server takes no writes.
+Through SQLAlchemy, where every transaction but a unit of work's begins as READ ONLY, the same error is a stray write and
+our own fault; it then comes in SQLAlchemy's class, which is not listed here.
+"""
 DatabaseError: Final = (SQLAlchemyError, *UNAVAILABLE)
 """Whatever can go wrong with a unit of work, from a Postgres that is away to a statement that it refuses."""
 _UNAVAILABLE_SQLSTATES: Final = ("08", "53", "57P", "40P01", "40001")
@@ -29,39 +46,112 @@ given up for the sake of another one (deadlock, serialization failure), of which
 
 UNDEFINED_TABLE: Final = "42P01"
 """SQLSTATE of a missing table."""
+FEATURE_NOT_SUPPORTED: Final = "0A000"
+"""SQLSTATE of what a server cannot do, of which writing during recovery is one case among many."""
+
+_OPEN_FOR_WRITING: Final = "SET TRANSACTION READ WRITE"
+_PRIMARY: Final = SessionAttribute.primary
+_TAKES_WRITES: Final = "SELECT current_setting('transaction_read_only') = 'off'"
+"""Whether a session can write: not in recovery (`pg_is_in_recovery()`), and not where an operator, or a hoster whose disk is
+full, has set `default_transaction_read_only`."""
+
+DriverPool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+log = structlog.get_logger(__name__)
 
 
 class BoundLater(DatabaseConnection):
-    """ormar's connection, given its URL after the models exist."""
+    """ormar's connection, given its URL after the models exist.
+
+    Every transaction begins as READ ONLY, that of a plain statement too, and `open_for_writing` alone changes one. Each
+    BEGIN says so, because nothing else holds everywhere: pgbouncer refuses the setting as a startup parameter, and in
+    transaction mode it forgets what was SET in a session.
+    """
 
     def __init__(self) -> None:
         super().__init__("postgresql+asyncpg://")
+        self.door: DriverPool | None = None
+        self._generation = 0
 
     def bind(self, url: str, **options: Any) -> None:
         """Set where `connect()` will connect to."""
         self._url = url
-        self._options = options
+        self._options = {**options, "execution_options": {"postgresql_readonly": True}}
+
+    async def connect(self) -> None:
+        """Create the engine. It connects to nothing."""
+        if self.is_connected:
+            return
+        await super().connect()
+        # ormar's own view for plain statements is in autocommit, where no BEGIN could say READ ONLY.
+        self._autocommit_engine = self._engine
+        event.listen(self.engine.sync_engine, "connect", self._note_generation)
+        event.listen(self.engine.sync_engine, "checkout", self._refuse_dropped)
+        event.listen(self.engine.sync_engine, "handle_error", self._notice_standby)
+
+    async def open_for_writing(self, connection: AsyncConnection) -> None:
+        """Let the transaction that `connection` has just begun write. A standby refuses this very statement."""
+        await connection.exec_driver_sql(_OPEN_FOR_WRITING)
+
+    async def drop_connections(self) -> None:
+        """Replace every pooled connection, the door's too, before its next use: all lead to a server that was seen to
+        take no writes."""
+        self._generation += 1
+        if self.door is not None:
+            await self.door.expire_connections()
+        log.warning("database.connections_dropped", reason="the server takes no writes")
+
+    def _note_generation(self, _connection: object, entry: ConnectionPoolEntry) -> None:
+        entry.info["generation"] = self._generation
+
+    def _refuse_dropped(self, _connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
+        """Make the pool connect anew (see sqlalchemy.exc.DisconnectionError)."""
+        if entry.info["generation"] != self._generation:
+            raise DisconnectionError
+
+    def _notice_standby(self, context: ExceptionContext) -> None:
+        """Treat a standby as a server that is away. Only recovery makes Postgres refuse this one statement as a feature
+        that is not supported; a cached plan that no longer fits has the same SQLSTATE and stays an error of ours."""
+        sqlstate = getattr(context.original_exception, "sqlstate", None)
+        if context.statement == _OPEN_FOR_WRITING and sqlstate == FEATURE_NOT_SUPPORTED:
+            context.is_disconnect = True
+            await_only(self.drop_connections())
 
 
 ormar_database = BoundLater()
 
 
+def _parsed(url: str) -> URL:
+    """Any usual spelling of a Postgres URL. Several hosts, as libpq has them or as SQLAlchemy has them, become the one
+    form that SQLAlchemy and asyncpg both understand: `?host=a,b&port=5432,5433`."""
+    scheme, _, rest = url.partition("://")
+    authority, slash, tail = rest.partition("/")
+    account, at, hosts = authority.rpartition("@")
+    several = hosts.split(",") if "," in hosts else []
+    parsed = make_url(f"{scheme}://{account}{at}{slash}{tail}" if several else url)
+    in_query = parsed.query.get("host", ())
+    if isinstance(in_query, tuple):
+        several = [*several, *in_query]
+    if len(several) < 2:
+        return parsed
+    split = [host.partition(":") for host in several]
+    hosts, ports = ",".join(name for name, _, _ in split), ",".join(port or "5432" for _, _, port in split)
+    return parsed.update_query_dict({"host": hosts, "port": ports})
+
+
 def sqlalchemy_url(url: str) -> str:
-    """Any usual spelling of a Postgres URL, for SQLAlchemy's asyncpg dialect."""
-    return make_url(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+    """`url` for SQLAlchemy's asyncpg dialect."""
+    return _parsed(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
 
 
 def driver_url(url: str) -> str:
-    """The same for asyncpg itself."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    """`url` for asyncpg itself."""
+    return _parsed(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def role_of(url: str) -> str:
     """The role that `url` logs in as."""
-    return make_url(url).username or ""
-
-
-DriverPool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+    return _parsed(url).username or ""
 
 
 async def fetch_row(
@@ -69,8 +159,9 @@ async def fetch_row(
 ) -> "asyncpg.Record | None":
     """The first row of `statement`, on a connection that is waited for `timeout_seconds` at most.
 
-    Raises TimeoutError. The pool's own timeout makes a task for each acquisition, and any timer costs more than to see
-    that none is needed: together a tenth of the CPU of a request.
+    Raises TimeoutError, and ReadOnlySQLTransactionError where the server takes no writes (any more). The pool's own
+    timeout makes a task for each acquisition, and any timer costs more than to see that none is needed: together a
+    tenth of the CPU of a request.
     """
     if pool.get_idle_size():
         connection = await pool.acquire()
@@ -79,8 +170,23 @@ async def fetch_row(
             connection = await pool.acquire()
     try:
         return await connection.fetchrow(statement, *arguments)
+    except asyncpg.ReadOnlySQLTransactionError:
+        await ormar_database.drop_connections()
+        raise
     finally:
         await pool.release(connection)
+
+
+async def fetch_rows(
+    pool: DriverPool, statement: str, *arguments: Any, timeout_seconds: float
+) -> "list[asyncpg.Record]":
+    """All rows of `statement`, which has `timeout_seconds` for everything. Raises what `fetch_row` raises."""
+    try:
+        async with asyncio.timeout(timeout_seconds), pool.acquire() as connection:
+            return await connection.fetch(statement, *arguments)
+    except asyncpg.ReadOnlySQLTransactionError:
+        await ormar_database.drop_connections()
+        raise
 
 
 async def _keep_session(_connection: object) -> None:
@@ -92,7 +198,6 @@ class Database:
 
     def __init__(self, settings: DatabaseGroup) -> None:
         self._settings = settings
-        self._door: asyncpg.Pool[asyncpg.Record] | None = None
         self._probe: asyncpg.Connection[asyncpg.Record] | None = None
         self._probing = asyncio.Lock()
 
@@ -112,12 +217,14 @@ class Database:
                 "timeout": settings.timeout_seconds,
                 "command_timeout": settings.timeout_seconds,
                 "statement_cache_size": settings.statement_cache_size,
-                # A stray write outside a unit of work fails here, in tests and in production alike.
-                "server_settings": {"default_transaction_read_only": "on", "application_name": "user-management"},
+                # SQLAlchemy's own cache on top of the driver's.
+                "prepared_statement_cache_size": settings.statement_cache_size,
+                "target_session_attrs": _PRIMARY,
+                "server_settings": {"application_name": "user-management"},
             },
         )
         await ormar_database.connect()
-        self._door = await asyncpg.create_pool(
+        ormar_database.door = await asyncpg.create_pool(
             driver_url(url),
             min_size=0,
             max_size=settings.door_pool_size,
@@ -125,6 +232,7 @@ class Database:
             command_timeout=settings.timeout_seconds,
             statement_cache_size=settings.statement_cache_size,
             reset=_keep_session,
+            target_session_attrs=_PRIMARY,
             server_settings={"application_name": "user-management-door"},
         )
 
@@ -133,17 +241,17 @@ class Database:
         if self._probe is not None:
             self._probe.terminate()
             self._probe = None
-        if self._door is not None:
-            await self._door.close()
-            self._door = None
+        if ormar_database.door is not None:
+            await ormar_database.door.close()
+            ormar_database.door = None
         await ormar_database.disconnect()
 
     @property
     def door(self) -> "asyncpg.Pool[asyncpg.Record]":
         """Driver connections, for the statements in the path of every request; that of `queries.token_read` writes."""
-        if self._door is None:
+        if ormar_database.door is None:
             raise DatabaseUnavailableError
-        return self._door
+        return ormar_database.door
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -152,21 +260,27 @@ class Database:
             yield connection
 
     async def ping(self, *, timeout_seconds: float) -> bool:
-        """Whether Postgres answers within `timeout_seconds`.
+        """Whether Postgres answers within `timeout_seconds` and takes writes.
 
         On a connection of its own: a process whose pools are busy is busy, not unready.
         """
         try:
             async with asyncio.timeout(timeout_seconds), self._probing:
                 if self._probe is None or self._probe.is_closed():
-                    self._probe = await asyncpg.connect(driver_url(self._settings.url.get_secret_value()))
-                await self._probe.execute("SELECT 1")
+                    self._probe = await asyncpg.connect(
+                        driver_url(self._settings.url.get_secret_value()),
+                        statement_cache_size=self._settings.statement_cache_size,
+                        target_session_attrs=_PRIMARY,
+                    )
+                if await self._probe.fetchval(_TAKES_WRITES):
+                    return True
+                await ormar_database.drop_connections()
         except (*UNAVAILABLE, asyncpg.PostgresError):
-            if self._probe is not None:
-                self._probe.terminate()
-                self._probe = None
-            return False
-        return True
+            pass  # the answer is the same as a standby's
+        if self._probe is not None:
+            self._probe.terminate()
+            self._probe = None
+        return False
 
 
 def is_unavailable(error: BaseException) -> bool:

@@ -131,8 +131,8 @@ def unit_of_work_factory(clock: Clock) -> UnitOfWorkFactory:
         async with ormar_database.transaction():
             connection = ormar_database.get_transaction_connection()
             assert connection is not None  # noqa: S101 - set by the line above
-            # Sessions are read-only by default; this is the one place that opens a writing transaction.
-            await connection.exec_driver_sql("SET TRANSACTION READ WRITE")
+            # Transactions begin as READ ONLY; this is the one place that opens one for writing.
+            await ormar_database.open_for_writing(connection)
             uow = UnitOfWork(connection, clock, actor)
             try:
                 yield uow

@@ -47,7 +47,8 @@ async def run_online() -> None:
     runtime_url = context.config.attributes.get("runtime_url") or settings.url.get_secret_value()
     owner = settings.migration_url or settings.url
     url = context.config.attributes.get("url") or owner.get_secret_value()
-    engine = create_async_engine(sqlalchemy_url(url), poolclass=pool.NullPool)
+    primary = {"target_session_attrs": "primary"}
+    engine = create_async_engine(sqlalchemy_url(url), poolclass=pool.NullPool, connect_args=primary)
     async with engine.connect() as connection:
         await connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
         await connection.execute(text("SET default_transaction_read_only = off"))

@@ -5,12 +5,10 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from services.user_management.container import SCHEMA_MISSING, Container
 from services.user_management.core.context import RequestContext, use_context
 from services.user_management.core.principal import system
-from services.user_management.database import is_schema_missing, is_unavailable
+from services.user_management.database import DatabaseError, is_schema_missing, is_unavailable
 from services.user_management.exceptions import StartupError
 from services.user_management.logging_config import configure_logging
 from services.user_management.settings import get_settings
@@ -32,7 +30,7 @@ def run(use_case: Callable[[Container], Awaitable[Result]], *, prove_keys: bool 
             try:
                 await (container.start() if prove_keys else container.resources.database.connect())
                 return await use_case(container)
-            except (SQLAlchemyError, OSError) as error:
+            except DatabaseError as error:
                 if is_schema_missing(error):
                     raise StartupError(SCHEMA_MISSING) from None
                 if is_unavailable(error):

@@ -1,12 +1,11 @@
 """The door for many requests of one service at once: the same checks, the same record, one statement."""
 
-import asyncio
 import json
 from collections.abc import Sequence
 from typing import Final
 
 from services.user_management.core.ids import uuid7
-from services.user_management.database import DriverPool
+from services.user_management.database import DriverPool, fetch_rows
 from services.user_management.queries.token_read import (
     NEW_FOR_SECONDS,
     TokenQuery,
@@ -73,14 +72,15 @@ async def read_tokens(pool: DriverPool, queries: Sequence[TokenQuery], *, timeou
         }
         for position, query in enumerate(queries)
     ]
-    async with asyncio.timeout(timeout_seconds), pool.acquire() as connection:
-        rows = await connection.fetch(
-            STATEMENT,
-            first.key_id,
-            first.secret_hash,
-            first.default_issuer,
-            first.default_seconds,
-            json.dumps(requests),
-            first.request_id,
-        )
+    rows = await fetch_rows(
+        pool,
+        STATEMENT,
+        first.key_id,
+        first.secret_hash,
+        first.default_issuer,
+        first.default_seconds,
+        json.dumps(requests),
+        first.request_id,
+        timeout_seconds=timeout_seconds,
+    )
     return [reading(row) for row in rows]
