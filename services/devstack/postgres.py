@@ -130,8 +130,8 @@ class PostgresServer:
         """
         account = account_for(data_dir)
         folders.make_data_folder(data_dir, account)
-        source = ["-h", self.socket_dir, "-U", SUPERUSER, "--checkpoint=fast", "--no-sync"]
-        command = [self.bin_dir / "pg_basebackup", *source, "--write-recovery-conf", "-D", data_dir]
+        source = ["-h", str(self.socket_dir), "-U", SUPERUSER, "--checkpoint=fast", "--no-sync"]
+        command = [str(self.bin_dir / "pg_basebackup"), *source, "--write-recovery-conf", "-D", str(data_dir)]
         finished = process.run(command, env=SERVER_ENVIRONMENT, account=account)
         if finished.returncode != 0:
             raise DevstackError(f"{data_dir} could not become a copy: {finished.last_line}")
@@ -143,7 +143,7 @@ class PostgresServer:
 
     def kill(self) -> None:
         """SIGKILL, as a power cut does; `start()` brings it back."""
-        self.child.send_signal(signal.SIGKILL)
+        self.child.kill()
         self.child.wait()
 
     def stop(self, *, timeout: float = 8.0) -> None:

@@ -29,14 +29,15 @@ UNAVAILABLE: Final = (
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
-    asyncpg.exceptions.TargetServerAttributeNotMatched,
+    asyncpg.InternalClientError,
     asyncpg.ReadOnlySQLTransactionError,
 )
 """What the driver raises when Postgres is away or a standby; each means "nothing happened or nothing is known", so 503.
 
-Only statements of the door meet the last one, and they never ask for a read-only transaction: the server takes no writes.
-Through SQLAlchemy, where every transaction but a unit of work's begins as READ ONLY, the same error is a stray write and
-our own fault; it then comes in SQLAlchemy's class, which is not listed here.
+`InternalClientError` is a connection that hears of its end just as a statement is sent, or that no host is a primary.
+Only statements of the door meet `ReadOnlySQLTransactionError`, and they never ask for a read-only transaction: the server
+takes no writes. Through SQLAlchemy, where every transaction but a unit of work's begins as READ ONLY, the same SQLSTATE
+is a stray write and our own fault; it then comes in SQLAlchemy's class, which is not listed here.
 """
 DatabaseError: Final = (SQLAlchemyError, *UNAVAILABLE)
 """Whatever can go wrong with a unit of work, from a Postgres that is away to a statement that it refuses."""
@@ -52,8 +53,8 @@ FEATURE_NOT_SUPPORTED: Final = "0A000"
 _OPEN_FOR_WRITING: Final = "SET TRANSACTION READ WRITE"
 _PRIMARY: Final = SessionAttribute.primary
 _TAKES_WRITES: Final = "SELECT current_setting('transaction_read_only') = 'off'"
-"""Whether a session can write: not in recovery (`pg_is_in_recovery()`), and not where an operator, or a hoster whose disk is
-full, has set `default_transaction_read_only`."""
+"""Whether a session can write: not in recovery (`pg_is_in_recovery()`), and not where an operator, or a hoster whose
+disk is full, has set `default_transaction_read_only`."""
 
 DriverPool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
@@ -288,6 +289,8 @@ def is_unavailable(error: BaseException) -> bool:
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     cause = getattr(error, "orig", None) or error
+    if isinstance(getattr(cause, "__cause__", None), asyncpg.InternalClientError):
+        return True
     sqlstate = str(getattr(cause, "sqlstate", None) or "")
     if isinstance(error, SQLAlchemyError) and type(error).__name__ == "TimeoutError":
         return True

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
+from services.user_management.database import driver_url, role_of, sqlalchemy_url
 from services.user_management.tests.scenes import Connected, assert_problem
 
 GIVES_WAY = """
@@ -42,3 +43,21 @@ async def test_statement_that_is_wrong_is_our_fault(victim: Connected) -> None:
     response = await victim.journey.client.patch(path, headers=victim.headers, json={"metadata": {"label": "work"}})
 
     assert_problem(response, 500, "internal_error")
+
+
+ONE_FORM = "app:pw@/users?host=a%2Cb&port=5432%2C5433"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://app:pw@a,b:5433/users",
+        "postgresql://app:pw@a:5432,b:5433/users",
+        "postgresql://app:pw@/users?host=a:5432&host=b:5433",
+        "postgresql://app:pw@/users?host=a,b&port=5432,5433",
+    ],
+)
+def test_several_hosts_have_one_form_that_both_drivers_know(url: str) -> None:
+    assert driver_url(url) == f"postgresql://{ONE_FORM}"
+    assert sqlalchemy_url(url) == f"postgresql+asyncpg://{ONE_FORM}"
+    assert role_of(url) == "app"
