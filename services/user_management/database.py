@@ -35,9 +35,9 @@ UNAVAILABLE: Final = (
 """What the driver raises when Postgres is away or a standby; each means "nothing happened or nothing is known", so 503.
 
 `InternalClientError` is a connection that hears of its end just as a statement is sent, or that no host is a primary.
-Only statements of the door meet `ReadOnlySQLTransactionError`, and they never ask for a read-only transaction: the server
-takes no writes. Through SQLAlchemy, where every transaction but a unit of work's begins as READ ONLY, the same SQLSTATE
-is a stray write and our own fault; it then comes in SQLAlchemy's class, which is not listed here.
+Only statements of the door meet `ReadOnlySQLTransactionError`, and as they never ask for a read-only transaction, the
+server takes no writes. Through SQLAlchemy, where every transaction but a unit of work's begins as READ ONLY, the same
+SQLSTATE is a stray write and our own fault; it then comes in SQLAlchemy's class, which is not listed here.
 """
 DatabaseError: Final = (SQLAlchemyError, *UNAVAILABLE)
 """Whatever can go wrong with a unit of work, from a Postgres that is away to a statement that it refuses."""

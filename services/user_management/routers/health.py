@@ -21,7 +21,7 @@ async def get_health(container: ContainerDependency) -> HealthResponse:
 
 @router.get("/ready", responses={503: {"model": ReadyResponse}})
 async def get_readiness(container: ContainerDependency, response: Response) -> ReadyResponse:
-    """200 when traffic may come; 503 while starting, draining, or without a database."""
+    """200 when traffic may come; 503 while starting, draining, or without a database that takes writes."""
     readiness = await container.operations.health.ready()
     response.status_code = 200 if readiness.status == "ready" else 503
     return readiness

@@ -1,4 +1,4 @@
-"""The service behind Debian's pgbouncer in transaction mode, where a session is another server's with each transaction."""
+"""The service behind Debian's pgbouncer in transaction mode, which gives each transaction another session."""
 
 import asyncio
 import shutil
