@@ -5,7 +5,11 @@ Services raise these; the HTTP layer renders them as RFC 9457 problem details. T
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any, ClassVar, Final, TypeVar
+
+MAX_LISTED_ERRORS: Final = 100
+"""A body of 64 KiB can have ten thousand, which nobody reads: 700 kB of answer."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -152,7 +156,11 @@ class BodyTooLargeError(ApplicationError):
     code = "body_too_large"
     status = 413
     title = "Body too large"
-    default_detail = "The body is larger than 1 MiB."
+    default_detail = "The body is larger than this route reads."
+
+    def __init__(self, limit: int | None = None) -> None:
+        """`limit`: in bytes."""
+        super().__init__(f"The body is larger than {limit >> 10} KiB." if limit else None)
 
 
 class UriTooLongError(ApplicationError):
@@ -344,10 +352,10 @@ class ValidationFailedError(ApplicationError):
 
     @classmethod
     def of_fields(cls, errors: Iterable[Mapping[str, Any]]) -> "ValidationFailedError":
-        """From pydantic's errors: where and what, never the value."""
+        """From pydantic's errors: where and what, never the value; of more than MAX_LISTED_ERRORS the first."""
         listed = [
             {"loc": [str(part) for part in item["loc"]], "msg": str(item["msg"]), "type": str(item["type"])}
-            for item in errors
+            for item in islice(errors, MAX_LISTED_ERRORS)
         ]
         return cls(extra={"details": {"errors": listed}})
 

@@ -2,6 +2,7 @@
 
 from fastapi import Request
 
+from services.user_management.auth.dependencies import get_container
 from services.user_management.auth.rate_limits import spend_internal
 from services.user_management.auth.service_auth import DocumentedBearer, DocumentedHeader, service_credential
 from services.user_management.exceptions import DatabaseUnavailableError, RateLimitedError, UnauthenticatedError, raises
@@ -12,6 +13,12 @@ from services.user_management.services.service_credentials import ServiceCredent
 async def token_caller(request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None) -> None:
     """Raises UnauthenticatedError or RateLimitedError."""
     count_read(request, service_credential(request))
+
+
+async def known_caller(request: Request) -> None:
+    """For bodies larger than usual, of which nothing is read for a key that nobody holds. Raises
+    UnauthenticatedError."""
+    await get_container(request).credentials.authentication.authenticate(service_credential(request))
 
 
 def count_read(request: Request, credential: ServiceCredential, *, reads: int = 1) -> None:

@@ -1,13 +1,15 @@
 """Clerk's webhook signatures."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
 from pydantic import ValidationError
 
 from services.user_management.auth.dependencies import get_container
 from services.user_management.auth.rate_limits import webhook_limit
+from services.user_management.core.context import allow_body
+from services.user_management.core.parsing import parse_aside
 from services.user_management.exceptions import (
     DatabaseUnavailableError,
     InvalidJSONError,
@@ -18,7 +20,11 @@ from services.user_management.exceptions import (
     raises,
 )
 from services.user_management.schemas.webhook import ClerkEvent
+from services.user_management.security.webhook_signature import check_headers
 from services.user_management.utils import strict_json
+
+MAX_EVENT_BYTES: Final = 1 << 20
+"""Clerk writes how large its events are. One that is refused for its size comes again, and is lost in the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,8 @@ class VerifiedEvent:
 
 @raises(InvalidWebhookHeadersError, InvalidSignatureError, InvalidJSONError, RateLimitedError, DatabaseUnavailableError)
 async def verify_clerk_webhook(request: Request) -> VerifiedEvent:
-    """Check the signature over the raw body, then read it.
+    """Check the signature over the raw body, then parse it. Headers that no body could match are refused before it is
+    read.
 
     What Clerk signed is never refused for being much: it would come again, later. What is not counts for its sender.
     Raises InvalidWebhookHeadersError (400), InvalidSignatureError (401), InvalidJSONError, ValidationFailedError,
@@ -43,9 +50,14 @@ async def verify_clerk_webhook(request: Request) -> VerifiedEvent:
     except (InvalidWebhookHeadersError, InvalidSignatureError):
         await webhook_limit(request)
         raise
+    event, payload = await parse_aside(_parse, body)
+    return VerifiedEvent(message_id, event, payload)
+
+
+def _parse(body: bytes) -> tuple[ClerkEvent, dict[str, Any]]:
     try:
         payload = strict_json.storable(strict_json.loads(body))
-        return VerifiedEvent(message_id, ClerkEvent.model_validate(payload), payload)
+        return ClerkEvent.model_validate(payload), payload
     except strict_json.StrictJSONError as error:
         raise InvalidJSONError(f"The body is {error}.") from None
     except ValidationError:
@@ -59,13 +71,12 @@ async def _verified(request: Request) -> tuple[str, bytes]:
     if any(len(values) != 1 for values in headers):
         raise InvalidWebhookHeadersError
     (message_id,), (timestamp,), (signatures,) = headers
+    now = container.resources.clock.now().timestamp()
+    check_headers(message_id=message_id, timestamp=timestamp, signatures=signatures, now=now)
+    allow_body(MAX_EVENT_BYTES)
     body = await request.body()
     container.clerk.verifier.verify(
-        message_id=message_id,
-        timestamp=timestamp,
-        signatures=signatures,
-        body=body,
-        now=container.resources.clock.now().timestamp(),
+        message_id=message_id, timestamp=timestamp, signatures=signatures, body=body, now=now
     )
     return message_id, body
 

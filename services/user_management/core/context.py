@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import Final
 
 from services.user_management.core.principal import ANONYMOUS, Principal
+
+DEFAULT_BODY_BYTES: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,8 @@ class RequestContext:
     services are given as a parameter."""
     response_headers: tuple[tuple[bytes, bytes], ...] = ()
     """What the answer says beyond the route's own headers; names in lower case, as ASGI demands."""
+    body_limit: int = DEFAULT_BODY_BYTES
+    """Bytes of body that are read."""
 
 
 _current: ContextVar[RequestContext] = ContextVar("request_context")
@@ -45,6 +50,11 @@ def use_context(context: RequestContext) -> Iterator[None]:
 def name_actor(actor: Principal) -> None:
     """Let the log lines of this request name `actor` from now on."""
     _current.set(replace(current_context(), actor=actor))
+
+
+def allow_body(limit: int) -> None:
+    """Read up to `limit` bytes of this request's body."""
+    _current.set(replace(current_context(), body_limit=limit))
 
 
 def add_response_headers(headers: tuple[tuple[bytes, bytes], ...]) -> None:

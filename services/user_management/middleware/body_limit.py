@@ -1,16 +1,18 @@
-"""Bodies over 1 MiB are refused, by their announced length or while they arrive."""
+"""How much of a body is read: 64 KiB, or what the route allows once its guards have spoken; never over 1 MiB."""
 
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.user_management.core.context import current_context
 from services.user_management.exceptions import BadRequestError, BodyTooLargeError
 
 MAX_BODY_BYTES: Final = 1 << 20
+"""For any route. Announced to be larger, it is refused before anybody asks whose it is."""
 
 
 class BodyLimitMiddleware:
-    """Raises BodyTooLargeError into the reading of the body."""
+    """Raises BodyTooLargeError into the reading of the body: by its announced length, or while it arrives."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -19,25 +21,30 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        announced = 0
         for name, value in scope["headers"]:
             if name == b"content-length":
-                _judge_length(value)
+                announced = _judge_length(value)
         received = 0
 
         async def limited() -> Message:
             nonlocal received
+            limit = current_context().body_limit
+            if announced > limit:
+                raise BodyTooLargeError(limit)
             message = await receive()
             received += len(message.get("body", b""))
-            if received > MAX_BODY_BYTES:
-                raise BodyTooLargeError
+            if received > limit:
+                raise BodyTooLargeError(limit)
             return message
 
         await self._app(scope, limited, send)
 
 
-def _judge_length(value: bytes) -> None:
+def _judge_length(value: bytes) -> int:
     if not value.isdigit():
         raise BadRequestError("Content-Length is not a number.")
     # One of many digits is not worth a conversion.
     if len(value) > 10 or int(value) > MAX_BODY_BYTES:
-        raise BodyTooLargeError
+        raise BodyTooLargeError(MAX_BODY_BYTES)
+    return int(value)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.user_management.core.context import RequestContext, current_context, use_context
@@ -26,6 +27,8 @@ _STRICT_TRANSPORT: Final = (b"strict-transport-security", b"max-age=63072000; in
 _CONTENT_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _UNLOGGED: Final = frozenset({"/health", "/ready"})
 """Probes would drown everything else."""
+_HUNG_UP: Final = 499
+"""In the log, as nginx has it: the client hung up in the middle of its body, and nobody is there to be answered."""
 _RECORDED: Final = frozenset({"/internal/tokens/get", "/internal/oauth/token"})
 """Each read that succeeds is a row of token_reads, with this request's id: a log line would cost more than the read."""
 
@@ -58,6 +61,8 @@ class RequestContextMiddleware:
         with use_context(context):
             try:
                 await self._app(scope, receive, send_with_headers)
+            except ClientDisconnect:
+                status = _HUNG_UP
             except Exception as error:
                 problem = as_application_error(error)
                 if status:

@@ -1,76 +1,85 @@
-"""Routes that read strict JSON: the ordinary one, and a direct one for the hot paths."""
+"""Routes that read strict JSON: the ordinary one, and a direct one for the hot paths. Both after their guards."""
 
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, get_type_hints
+from functools import partial, wraps
+from typing import Annotated, Any, get_type_hints
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, WrapValidator
 from starlette.routing import Match
 from starlette.types import Scope
 
-from services.user_management.exceptions import (
-    ApplicationError,
-    InvalidJSONError,
-    UnsupportedMediaTypeError,
-    ValidationFailedError,
-)
+from services.user_management.core.context import allow_body
+from services.user_management.core.parsing import parse_aside
+from services.user_management.exceptions import InvalidJSONError, UnsupportedMediaTypeError, ValidationFailedError
 from services.user_management.routers.conditional import answer_conditionally
 from services.user_management.routers.strict_route import StrictRoute, refuse_unknown_query
 from services.user_management.utils import strict_json
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+Endpoint = Callable[..., Coroutine[Any, Any, Any]]
 
 
-async def read_json(request: Request) -> Any:
-    """The body as strict JSON. Raises UnsupportedMediaTypeError or InvalidJSONError."""
+def body_up_to(limit: int) -> Callable[[Request], Awaitable[None]]:
+    """A dependency, behind the guards, of routes that need more than 64 KiB; `limit` is in bytes."""
+
+    async def allow_larger_body(_request: Request) -> None:
+        allow_body(limit)
+
+    return allow_larger_body
+
+
+async def read_json(model: type[BaseModel], request: Request) -> BaseModel:
+    """The body as strict JSON of the model. Raises UnsupportedMediaTypeError, InvalidJSONError or
+    ValidationFailedError."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not (
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
         raise UnsupportedMediaTypeError
+    return await parse_aside(partial(_parse, model), await request.body())
+
+
+def _parse(model: type[BaseModel], raw: bytes) -> BaseModel:
     try:
-        return strict_json.loads(await request.body())
+        return model.model_validate(strict_json.loads(raw))
     except strict_json.StrictJSONError as error:
         raise InvalidJSONError(f"The body is not strict JSON: {error}.") from None
+    except ValidationError as error:
+        listed = error.errors(include_url=False, include_context=False, include_input=False)
+        raise ValidationFailedError.of_fields({**item, "loc": ("body", *item["loc"])} for item in listed) from None
 
 
-class _ParsedRequest(Request):
-    """A request whose JSON was read already, so that FastAPI does not read it its own way."""
+class _UnreadRequest(Request):
+    """A request that stands for its own body while FastAPI, which reads bodies first, runs the guards."""
 
-    def __init__(self, request: Request, document: Any) -> None:
-        super().__init__(request.scope, request.receive)
-        self._document = document
-
-    async def body(self) -> bytes:
-        return b"{}"
+    async def body(self) -> Any:
+        return self
 
     async def json(self) -> Any:
-        return self._document
-
-
-_UNREADABLE: Final = object()
-"""Stands for a body that is not JSON; no schema accepts it."""
+        return self
 
 
 class JSONRoute(StrictRoute):
-    """The ordinary route: FastAPI's, over strict JSON. Guards speak before a broken body does."""
+    """The ordinary route: FastAPI's, over strict JSON. The endpoint's `body` is read when guards and other parameters
+    have passed."""
+
+    def __init__(self, path: str, endpoint: Endpoint, **options: Any) -> None:
+        model = get_type_hints(endpoint).get("body")
+        super().__init__(path, endpoint if model is None else _reading_last(endpoint, model), **options)
 
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
         if self.body_field is None:
             return handle
 
-        async def handle_json(request: Request) -> Response:
-            try:
-                document = await read_json(request)
-            except (InvalidJSONError, UnsupportedMediaTypeError) as broken:
-                return await _refuse_broken(handle, request, broken)
-            return await handle(_ParsedRequest(request, document))
+        async def handle_unread(request: Request) -> Response:
+            return await handle(_UnreadRequest(request.scope, request.receive))
 
-        return handle_json
+        return handle_unread
 
 
 class OwnPathRoute(JSONRoute):
@@ -82,12 +91,24 @@ class OwnPathRoute(JSONRoute):
         return (Match.FULL if match is Match.PARTIAL else match), child_scope
 
 
-async def _refuse_broken(handle: Handler, request: Request, broken: ApplicationError) -> Response:
-    """FastAPI runs the guards, then finds that the body fits no schema: who may not call hears of that instead."""
-    try:
-        return await handle(_ParsedRequest(request, _UNREADABLE))
-    except RequestValidationError:
-        raise broken from None
+def _unread(body: Any, _validate: Callable[[Any], Any]) -> Any:
+    """In place of the model's own validation, and without an effect on its schema."""
+    return body
+
+
+def _reading_last(endpoint: Endpoint, model: type[BaseModel]) -> Endpoint:
+    """`endpoint`, which FastAPI gives the unread request for its `body`, and describes as before."""
+
+    @wraps(endpoint)
+    async def read_and_call(*, body: _UnreadRequest, **others: Any) -> Any:
+        return await endpoint(body=await read_json(model, Request(body.scope, body.receive)), **others)
+
+    signature = inspect.signature(endpoint)
+    parameters = signature.parameters | {
+        "body": signature.parameters["body"].replace(annotation=Annotated[model, WrapValidator(_unread)])
+    }
+    read_and_call.__signature__ = signature.replace(parameters=list(parameters.values()))  # type: ignore[attr-defined]  # what inspect.signature looks for
+    return read_and_call
 
 
 class DirectRoute(APIRoute):
@@ -114,16 +135,8 @@ class DirectRoute(APIRoute):
                 refuse_unknown_query(request, frozenset())
             arguments = {name: request.path_params[name] for name in path_parameters}
             if model is not None:
-                arguments["body"] = _parse(model, await read_json(request))
+                arguments["body"] = await read_json(model, request)
             answer: BaseModel = await endpoint(request, **arguments)
             return answer_conditionally(request, answer)
 
         return handle
-
-
-def _parse(model: type[BaseModel], document: Any) -> BaseModel:
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        errors = [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
-        raise ValidationFailedError.of_fields(errors) from None

@@ -73,11 +73,12 @@ async def read_form(request: Request) -> dict[str, str]:
 async def exchange_caller(
     request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
 ) -> ServiceCredential:
-    """The key, from where OAuth clients put it; its allowance is spent.
+    """The key, from where OAuth clients put it; its allowance is spent. The form is read only for what no header has.
 
     Raises UnauthenticatedError, RateLimitedError.
     """
-    form = await read_form(request) if _is_form(request) else {}
+    in_header = "authorization" in request.headers or "x-api-key" in request.headers
+    form = await read_form(request) if not in_header and _is_form(request) else {}
     credential = client_credential(request, form)
     count_read(request, credential)
     return credential
@@ -104,4 +105,7 @@ async def exchange_token(
     """A provider's access token for the user of `subject_token` (RFC 8693). Refusals are those of RFC 6749 section 5.2;
     `cause` is our own code."""
     response.headers["Pragma"] = "no-cache"  # beside the Cache-Control of every answer (RFC 6749 section 5.1)
-    return await container.tokens.exchange.exchange(credential, await read_form(request))
+    form = await read_form(request)
+    # The guard has not seen the form if a header had the key: one in each is refused.
+    client_credential(request, form)
+    return await container.tokens.exchange.exchange(credential, form)

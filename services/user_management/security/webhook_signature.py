@@ -48,16 +48,26 @@ class WebhookVerifier:
 
         `now` is Unix seconds. Raises InvalidWebhookHeadersError (malformed) or InvalidSignatureError.
         """
-        candidates = _parse_signatures(signatures)
-        if not _MESSAGE_ID.fullmatch(message_id) or not _TIMESTAMP.fullmatch(timestamp):
-            raise InvalidWebhookHeadersError
-        if abs(now - int(timestamp)) > TOLERANCE_SECONDS:
-            raise InvalidSignatureError("The webhook's timestamp is more than 5 minutes away from now.")
+        candidates = check_headers(message_id=message_id, timestamp=timestamp, signatures=signatures, now=now)
         signed = f"{message_id}.{timestamp}.".encode() + body
         expected = [hmac.digest(key, signed, "sha256") for key in self._keys]
         matches = [hmac.compare_digest(given, wanted) for given in candidates for wanted in expected]
         if not any(matches):
             raise InvalidSignatureError
+
+
+def check_headers(*, message_id: str, timestamp: str, signatures: str, now: float) -> list[bytes]:
+    """The `v1` signatures of a message, as far as they can be judged without its body.
+
+    `now` is Unix seconds. Raises InvalidWebhookHeadersError (malformed) or InvalidSignatureError (sent more than 5
+    minutes away from `now`).
+    """
+    candidates = _parse_signatures(signatures)
+    if not _MESSAGE_ID.fullmatch(message_id) or not _TIMESTAMP.fullmatch(timestamp):
+        raise InvalidWebhookHeadersError
+    if abs(now - int(timestamp)) > TOLERANCE_SECONDS:
+        raise InvalidSignatureError("The webhook's timestamp is more than 5 minutes away from now.")
+    return candidates
 
 
 def _parse_signatures(header: str) -> list[bytes]:
