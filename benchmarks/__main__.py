@@ -10,6 +10,7 @@ from types import FrameType
 
 from benchmarks import (
     connection_scale,
+    hostile_bodies,
     key_rotation,
     profile_read,
     rate_limit_memory,
@@ -57,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_rate_limit_memory(memory)
     backlog = commands.add_parser("refresh_backlog", help="ten thousand connections whose tokens run out at once")
     _add_refresh_backlog(backlog)
+    hostile = commands.add_parser("hostile_bodies", help="others, while strangers send the worst bodies and heads")
+    _add_hostile_bodies(hostile)
     harm = commands.add_parser(
         "chaos", help="kills, races, restarts, outages and bad answers while tokens are refreshed"
     )
@@ -204,6 +207,28 @@ def _add_refresh_backlog(command: argparse.ArgumentParser) -> None:
             refresh_backlog.Options(
                 connections=arguments.connections,
                 spread_seconds=arguments.spread,
+                seed=arguments.seed,
+                json_path=arguments.json,
+            )
+        )
+
+    command.set_defaults(run=start)
+
+
+def _add_hostile_bodies(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--seconds", type=_positive, default=10, help="of each attack (default 10)")
+    command.add_argument("--strangers", type=_positive, default=32, help="who post at once (default 32)")
+    command.add_argument("--hang-ups", type=_positive, default=200, help="in the middle of a body (default 200)")
+    command.add_argument("--megabytes", type=_positive, default=32, help="of one head (default 32)")
+    _add_result(command)
+
+    def start(arguments: argparse.Namespace) -> bool:
+        return hostile_bodies.run(
+            hostile_bodies.Options(
+                seconds=arguments.seconds,
+                strangers=arguments.strangers,
+                hang_ups=arguments.hang_ups,
+                megabytes=arguments.megabytes,
                 seed=arguments.seed,
                 json_path=arguments.json,
             )

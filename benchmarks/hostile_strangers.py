@@ -1,0 +1,124 @@
+"""`python -m benchmarks.hostile_strangers URL ATTACK COUNT SECONDS`: strangers who mean harm; prints the statuses that
+they were answered, as a JSON array, with 0 for no answer.
+
+`bodies`: COUNT connections post the worst 1 MiB bodies for SECONDS. `hang_ups`: COUNT requests end in the middle of
+their body. `headers`, `url`: one request with a head of COUNT megabytes. All of them are over after SECONDS.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+from typing import Final
+from urllib.parse import urlsplit
+
+import uvloop
+
+DEPTH: Final = 29
+BODY_BYTES: Final = 1 << 20
+_NESTED: Final = b"[" * DEPTH + b"]" * DEPTH
+WORST_BODY: Final = b"[" + b",".join([_NESTED] * (BODY_BYTES // (len(_NESTED) + 1) - 1)) + b"]"
+UNKNOWN_KEY: Final = f"Bearer ums_{'0' * 12}_{'0' * 64}"
+_CHUNK: Final = 65_536
+_TARGETS: Final = (
+    ("PATCH /users/me", ""),
+    ("POST /internal/tokens/get", f"Authorization: {UNKNOWN_KEY}\r\n"),
+    ("POST /internal/tokens/batch-get", f"Authorization: {UNKNOWN_KEY}\r\n"),
+    ("POST /admin/services", ""),
+)
+
+
+def head_of(number: int, length: int) -> bytes:
+    """Of the request that the stranger of this number makes."""
+    target, credential = _TARGETS[number % len(_TARGETS)]
+    lines = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{credential}\r\n"
+    return f"{target} HTTP/1.1\r\n{lines}".encode()
+
+
+async def _send(address: tuple[str, int], parts: list[bytes], *, answered: bool = True) -> int:
+    """Send the parts on a connection of their own; the status of the answer, which may come before they are sent."""
+    reader, writer = await asyncio.open_connection(*address)
+
+    async def write() -> None:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+
+    writing = asyncio.create_task(write())
+    try:
+        if not answered:
+            await writing
+            return 0
+        return int((await reader.readuntil(b"\r\n")).split(b" ")[1])
+    except (OSError, asyncio.IncompleteReadError):
+        return 0
+    finally:
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        writer.transport.abort()
+
+
+async def bodies(address: tuple[str, int], count: int, ends: float) -> list[int]:
+    """Post until the end, whatever is answered."""
+    statuses: list[int] = []
+
+    async def stranger(number: int) -> None:
+        while time.monotonic() < ends:
+            statuses.append(await _send(address, [head_of(number, len(WORST_BODY)), WORST_BODY]))
+
+    await asyncio.gather(*(stranger(number) for number in range(count)))
+    return statuses
+
+
+async def hang_ups(address: tuple[str, int], count: int, ends: float) -> list[int]:
+    """One after the other, evenly until the end."""
+    pause = (ends - time.monotonic()) / count
+    statuses = []
+    for _ in range(count):
+        # An unknown key is good enough for its body to be read.
+        statuses.append(await _send(address, [head_of(1, 1000), b"{"], answered=False))
+        await asyncio.sleep(pause)
+    return statuses
+
+
+async def headers(address: tuple[str, int], megabytes: int, _ends: float) -> list[int]:
+    """Lines of 64 KiB."""
+    line = b"X-Filler: " + b"x" * (_CHUNK - 12) + b"\r\n"
+    lines = [line] * (megabytes * 1_000_000 // _CHUNK)
+    return [await _send(address, [b"GET /health HTTP/1.1\r\nHost: x\r\n", *lines, b"\r\n"])]
+
+
+async def url(address: tuple[str, int], megabytes: int, _ends: float) -> list[int]:
+    """A path that long."""
+    pieces = [b"x" * _CHUNK] * (megabytes * 1_000_000 // _CHUNK)
+    return [await _send(address, [b"GET /", *pieces, b" HTTP/1.1\r\nHost: x\r\n\r\n"])]
+
+
+ATTACKS: Final = {attack.__name__: attack for attack in (bodies, hang_ups, headers, url)}
+
+
+async def attack(name: str, service: str, count: int, seconds: float) -> list[int]:
+    """Statuses of the answers."""
+    parts = urlsplit(service)
+    address = parts.hostname or "", parts.port or 80
+    try:
+        async with asyncio.timeout(seconds + 10):
+            return await ATTACKS[name](address, count, time.monotonic() + seconds)
+    except TimeoutError:
+        return [0]
+
+
+def main() -> None:
+    """Do what the arguments say."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.hostile_strangers")
+    parser.add_argument("url")
+    parser.add_argument("attack", choices=ATTACKS)
+    parser.add_argument("count", type=int)
+    parser.add_argument("seconds", type=float)
+    chosen = parser.parse_args()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        print(json.dumps(runner.run(attack(chosen.attack, chosen.url, chosen.count, chosen.seconds))))
+
+
+if __name__ == "__main__":
+    main()
