@@ -151,8 +151,8 @@ async def test_body_of_more_than_64_kib_is_refused_on_routes_that_do_not_ask_for
     await exchange.run()
 
     assert exchange.status == 413
-    problem = json.loads(exchange.body)
-    assert (problem["type"], problem["detail"]) == ("body_too_large", "The body is larger than 64 KiB.")
+    # The token exchange has its errors in OAuth's form.
+    assert "The body is larger than 64 KiB." in json.loads(exchange.body).values()
     assert exchange.reads == (0 if announced else 3)
 
 
