@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from services.user_management.container import Container
 from services.user_management.core.context import RequestContext, use_context
@@ -21,6 +21,7 @@ from services.user_management.core.principal import system
 from services.user_management.integrations.oauth_client import TokenGrant
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries.integration import Consent
+from services.user_management.queries.user_rows import UserColumns
 from services.user_management.services.token_service import store_tokens
 from services.user_management.settings import Settings, get_settings
 from services.user_management.tests.actors import TESTER
@@ -49,7 +50,7 @@ class SeededUser:
         return cls(f"user_{number:027d}", f"person{number}@example.com")
 
     @property
-    def profile(self) -> dict[str, Any]:
+    def profile(self) -> UserColumns:
         """Columns, as long as they usually are."""
         return {
             "email": self.email,

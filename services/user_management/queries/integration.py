@@ -1,7 +1,7 @@
 """Connecting an account, and guarded changes of a connection's status."""
 
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.ids import uuid7
 from services.user_management.enums import IntegrationStatus
+from services.user_management.queries.rows import all_rows, one_row
 
 _LOCK_USER = sa.text("""
 SELECT id FROM users WHERE id = :user_id AND deleted_at IS NULL AND status = 'active' FOR NO KEY UPDATE
@@ -138,6 +139,35 @@ WHERE user_id = :user_id AND status <> 'disconnected' ORDER BY id FOR UPDATE
 
 
 @dataclass(frozen=True, slots=True)
+class ShownIntegration:
+    """Everything that is shown of an integration; never a token."""
+
+    id: UUID
+    user_id: str
+    provider: str
+    provider_account_id: str
+    account_email: str | None
+    is_primary: bool
+    status: str
+    status_reason: str | None
+    status_changed_at: datetime
+    granted_scopes: list[str]
+    requested_scopes: list[str] | None
+    metadata: dict[str, str] | None
+    last_refresh_at: datetime | None
+    last_checked_at: datetime | None
+    last_failure_at: datetime | None
+    connected_at: datetime
+    token_version: int
+    version: int
+    expires_at: datetime | None
+    """Of the access token; None: it does not run out."""
+    refreshed_seconds_ago: float | None
+    has_refresh_token: bool
+    last_used_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Connected:
     """The connection that an account now has."""
 
@@ -190,18 +220,17 @@ async def connect(connection: AsyncConnection, *, user_id: str, provider: str, c
     return Connected(row.id, row.token_version, former_status)
 
 
-async def list_shown(connection: AsyncConnection, user_id: str) -> list[dict[str, Any]]:
-    """Everything that is shown of the user's connections, the disconnected ones left out."""
-    return [dict(row) for row in (await connection.execute(_LIST, {"user_id": user_id})).mappings()]
+async def list_shown(connection: AsyncConnection, user_id: str) -> list[ShownIntegration]:
+    """Everything that is shown of the user's integrations, the disconnected ones left out."""
+    return all_rows(ShownIntegration, await connection.execute(_LIST, {"user_id": user_id}))
 
 
 async def find_shown(
     connection: AsyncConnection, *, user_id: str, provider: str, account: str | None
-) -> dict[str, Any] | None:
-    """The same of one connection: of `account` (id at the provider or e-mail), else of the primary one."""
+) -> ShownIntegration | None:
+    """The same of one integration: of `account` (id at the provider or e-mail), else of the primary one."""
     parameters = {"user_id": user_id, "provider": provider, "account": account}
-    row = (await connection.execute(_FIND, parameters)).mappings().one_or_none()
-    return None if row is None else dict(row)
+    return one_row(ShownIntegration, await connection.execute(_FIND, parameters))
 
 
 async def live_of_user(connection: AsyncConnection, user_id: str) -> list[LiveConnection]:

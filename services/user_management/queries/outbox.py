@@ -1,14 +1,17 @@
 """Events to tell others, in order."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.ids import uuid7_floor
+from services.user_management.core.json_types import JSONObject
 from services.user_management.models import OutboxEvent
+from services.user_management.queries.rows import all_rows
 
 _events = OutboxEvent.ormar_config.table
 
@@ -22,11 +25,28 @@ RETURNING seq
 """).bindparams(sa.bindparam("seqs", type_=sa.ARRAY(sa.BigInteger())))
 
 
-async def unpublished(connection: AsyncConnection, *, limit: int) -> Sequence[sa.RowMapping]:
+@dataclass(frozen=True, slots=True)
+class WaitingEvent:
+    """An event that nobody was told of."""
+
+    id: UUID
+    seq: int
+    event_type: str
+    subject: str
+    payload: JSONObject
+    occurred_at: datetime
+
+
+async def unpublished(connection: AsyncConnection, *, limit: int) -> list[WaitingEvent]:
     """The oldest events that nobody was told of. By `published_at`, never by position: a transaction that commits
     late has a lower `seq` than ones already relayed."""
-    select = sa.select(_events).where(_events.c.published_at.is_(None)).order_by(_events.c.seq).limit(limit)
-    return (await connection.execute(select)).mappings().all()
+    select = (
+        sa.select(*(_events.c[field.name] for field in fields(WaitingEvent)))
+        .where(_events.c.published_at.is_(None))
+        .order_by(_events.c.seq)
+        .limit(limit)
+    )
+    return all_rows(WaitingEvent, await connection.execute(select))
 
 
 async def mark_published(connection: AsyncConnection, sequence_numbers: list[int]) -> set[int]:

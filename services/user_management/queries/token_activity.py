@@ -1,20 +1,35 @@
 """Who read a user's tokens."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.models import ServiceClient, TokenRead
+from services.user_management.queries.rows import all_rows
 
 _reads = TokenRead.ormar_config.table
 _clients = ServiceClient.ormar_config.table
 
 
+@dataclass(frozen=True, slots=True)
+class ShownTokenRead:
+    """A token read as its user sees it."""
+
+    id: UUID
+    read_at: datetime
+    service: str
+    outcome: str
+    scopes: list[str]
+    reason: str | None
+    integration_id: UUID | None
+
+
 async def token_reads(
     connection: AsyncConnection, *, user_id: str, provider: str, before: UUID | None, limit: int
-) -> Sequence[sa.RowMapping]:
+) -> list[ShownTokenRead]:
     """Reads of the user's tokens at `provider`, the newest first; ids are ordered by time."""
     select = (
         sa.select(
@@ -33,4 +48,4 @@ async def token_reads(
     )
     if before is not None:
         select = select.where(_reads.c.id < before)
-    return (await connection.execute(select)).mappings().all()
+    return all_rows(ShownTokenRead, await connection.execute(select))

@@ -1,9 +1,8 @@
 """Users and identities: resolved, locked, written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -11,6 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.database import DriverPool, fetch_row
 from services.user_management.models import User, erased_subjects, sign_ins, user_identities
+from services.user_management.queries.rows import all_rows, one_row
+from services.user_management.queries.user_rows import Profile, ResolvedUser, UpstreamState, UserColumns, UserRow
 
 _users = User.ormar_config.table
 _DRIVER_TIMEOUT_SECONDS: Final = 2.0
@@ -29,43 +30,32 @@ FROM users WHERE id = $1 AND deleted_at IS NULL
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedUser:
-    """The user behind an identity."""
-
-    id: str
-    status: str
-    deleted_at: datetime | None
-    last_active_at: datetime | None
-
-
 async def read_identity(pool: DriverPool, *, issuer: str, subject: str) -> ResolvedUser | None:
     """The user who signs in as (issuer, subject); None when nobody does."""
     row = await fetch_row(pool, IDENTITY, issuer, subject, timeout_seconds=_DRIVER_TIMEOUT_SECONDS)
     return None if row is None else ResolvedUser(*row)
 
 
-async def read_profile(pool: DriverPool, user_id: str) -> dict[str, Any] | None:
+async def read_profile(pool: DriverPool, user_id: str) -> Profile | None:
     """The profile of a live user."""
     row = await fetch_row(pool, PROFILE, user_id, timeout_seconds=_DRIVER_TIMEOUT_SECONDS)
-    return None if row is None else dict(row)
+    return None if row is None else Profile(*row)
 
 
-async def read_user(connection: AsyncConnection, user_id: str) -> dict[str, Any] | None:
+async def read_user(connection: AsyncConnection, user_id: str) -> UserRow | None:
     """A user's row, deleted or not."""
-    row = (await connection.execute(sa.select(_users).where(_users.c.id == user_id))).mappings().one_or_none()
-    return None if row is None else dict(row)
+    return one_row(UserRow, await connection.execute(sa.select(_users).where(_users.c.id == user_id)))
 
 
-async def read_users(connection: AsyncConnection, user_ids: Sequence[str]) -> Sequence[sa.RowMapping]:
+async def read_users(connection: AsyncConnection, user_ids: Sequence[str]) -> list[UserRow]:
     """The rows of the live users among `user_ids`."""
     select = sa.select(_users).where(_users.c.id.in_(user_ids), _users.c.deleted_at.is_(None))
-    return (await connection.execute(select)).mappings().all()
+    return all_rows(UserRow, await connection.execute(select))
 
 
 async def read_upstream_state(
     connection: AsyncConnection, *, issuer: str, subjects: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, UpstreamState]:
     """By subject, which upstream news its user's row holds."""
     select = (
         sa.select(
@@ -78,7 +68,7 @@ async def read_upstream_state(
         .join(_users, _users.c.id == user_identities.c.user_id)
         .where(user_identities.c.issuer == issuer, user_identities.c.subject.in_(subjects))
     )
-    return {row["subject"]: dict(row) for row in (await connection.execute(select)).mappings()}
+    return {state.subject: state for state in all_rows(UpstreamState, await connection.execute(select))}
 
 
 async def live_subjects(connection: AsyncConnection, *, issuer: str, after: str, limit: int) -> Sequence[str]:
@@ -99,7 +89,7 @@ async def live_subjects(connection: AsyncConnection, *, issuer: str, after: str,
     return (await connection.execute(select)).scalars().all()
 
 
-async def insert_user(connection: AsyncConnection, values: dict[str, Any], *, issuer: str, subject: str) -> bool:
+async def insert_user(connection: AsyncConnection, values: UserColumns, *, issuer: str, subject: str) -> bool:
     """Insert a user with their first identity; False when the id is already taken (by anybody)."""
     insert = postgresql.insert(_users).values(values).on_conflict_do_nothing().returning(_users.c.id)
     if (await connection.execute(insert)).one_or_none() is None:
@@ -112,14 +102,13 @@ async def insert_user(connection: AsyncConnection, values: dict[str, Any], *, is
     return True
 
 
-async def lock_user(connection: AsyncConnection, user_id: str) -> dict[str, Any] | None:
+async def lock_user(connection: AsyncConnection, user_id: str) -> UserRow | None:
     """The user's row, locked until the transaction ends."""
-    row = await connection.execute(sa.select(_users).where(_users.c.id == user_id).with_for_update())
-    found = row.mappings().one_or_none()
-    return None if found is None else dict(found)
+    select = sa.select(_users).where(_users.c.id == user_id).with_for_update()
+    return one_row(UserRow, await connection.execute(select))
 
 
-async def lock_identity(connection: AsyncConnection, *, issuer: str, subject: str) -> dict[str, Any] | None:
+async def lock_identity(connection: AsyncConnection, *, issuer: str, subject: str) -> UserRow | None:
     """The row of the user who signs in as (issuer, subject), locked until the transaction ends."""
     select = (
         sa.select(_users)
@@ -127,11 +116,10 @@ async def lock_identity(connection: AsyncConnection, *, issuer: str, subject: st
         .where(user_identities.c.issuer == issuer, user_identities.c.subject == subject)
         .with_for_update(of=_users)
     )
-    found = (await connection.execute(select)).mappings().one_or_none()
-    return None if found is None else dict(found)
+    return one_row(UserRow, await connection.execute(select))
 
 
-async def update_user(connection: AsyncConnection, user_id: str, values: dict[str, Any]) -> None:
+async def update_user(connection: AsyncConnection, user_id: str, values: UserColumns) -> None:
     """Write `values` to a locked row."""
     await connection.execute(sa.update(_users).where(_users.c.id == user_id).values(**values))
 

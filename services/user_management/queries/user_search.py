@@ -1,6 +1,5 @@
 """Finding users: each way of asking walks one index, so that a page costs the same among a thousand and a million."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -10,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.models import User
 from services.user_management.models.user import FIRST_NAME_ALONE, LAST_NAME_ALONE
+from services.user_management.queries.user_rows import UserRow
 
 _users = User.ormar_config.table
 _HIGHEST: Final = "\U0010ffff"
@@ -34,6 +34,14 @@ class UserFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class FoundUser:
+    """A user who was found, and the search key by which, if a prefix was given."""
+
+    matched: str | None
+    user: UserRow
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
     """Where a page ended: the sort key and the id of its last row."""
 
@@ -41,11 +49,13 @@ class Position:
     id: str
 
     @classmethod
-    def of(cls, wanted: UserFilter, row: Any) -> "Position":
-        """The position of `row` in the list of `wanted`."""
-        if wanted.is_prefix:
-            return cls(row["matched"], row["id"])
-        return cls(row["deleted_at"] if wanted.deleted else row["created_at"], row["id"])
+    def of(cls, wanted: UserFilter, found: FoundUser) -> "Position":
+        """The position of `found` in the list of `wanted`."""
+        user = found.user
+        key = found.matched if wanted.is_prefix else user.deleted_at if wanted.deleted else user.created_at
+        if key is None:
+            raise RuntimeError("the search left out the column that it is ordered by")
+        return cls(key, user.id)
 
     def encode(self) -> list[str]:
         """As JSON."""
@@ -62,10 +72,10 @@ class Position:
 
 async def find_users(
     connection: AsyncConnection, wanted: UserFilter, *, after: Position | None, limit: int
-) -> Sequence[sa.RowMapping]:
+) -> list[FoundUser]:
     """The next `limit` users: by what matched when a prefix is given, otherwise the newest first."""
-    rows: Sequence[sa.RowMapping] = (await connection.execute(_select(wanted, after, limit))).mappings().all()
-    return rows
+    found = await connection.execute(_select(wanted, after, limit))
+    return [FoundUser(row.pop("matched", None), UserRow(**row)) for row in map(dict, found.mappings())]
 
 
 def _select(wanted: UserFilter, after: Position | None, limit: int) -> sa.Select[Any]:

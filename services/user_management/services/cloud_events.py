@@ -1,10 +1,12 @@
 """Outbox events as CloudEvents 1.0: the one form in which anybody is told."""
 
 import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final, TypeAlias
 from uuid import UUID
+
+from services.user_management.core.json_types import JSONObject
+from services.user_management.queries.outbox import WaitingEvent
 
 SPEC_VERSION: Final = "1.0"
 STRUCTURED: Final = "application/cloudevents+json"
@@ -12,7 +14,7 @@ STRUCTURED: Final = "application/cloudevents+json"
 _SEQUENCE_DIGITS: Final = 20
 """All of a bigint, so that texts sort as numbers do."""
 
-CloudEvent = dict[str, Any]
+CloudEvent: TypeAlias = JSONObject
 
 
 def ordered(number: int) -> str:
@@ -27,7 +29,7 @@ def cloud_event(
     source: str,
     subject: str,
     moment: datetime,
-    data: Mapping[str, Any],
+    data: JSONObject,
     sequence: int | None = None,
 ) -> CloudEvent:
     """The attributes by name, and `data`. `source` with `id` is unique (CloudEvents 1.0 section 3.1)."""
@@ -44,16 +46,16 @@ def cloud_event(
     return {**attributes, **extensions, "data": dict(data)}
 
 
-def of_outbox(row: Mapping[Any, Any], source: str) -> CloudEvent:
-    """The event of an `outbox_events` row."""
+def of_outbox(event: WaitingEvent, source: str) -> CloudEvent:
+    """The CloudEvent of an event in the outbox."""
     return cloud_event(
-        event_id=row["id"],
-        event_type=row["event_type"],
+        event_id=event.id,
+        event_type=event.event_type,
         source=source,
-        subject=row["subject"],
-        moment=row["occurred_at"],
-        data=row["payload"],
-        sequence=row["seq"],
+        subject=event.subject,
+        moment=event.occurred_at,
+        data=event.payload,
+        sequence=event.seq,
     )
 
 

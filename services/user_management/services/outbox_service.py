@@ -52,7 +52,7 @@ class OutboxService:
                 rows = await outbox_queries.unpublished(connection, limit=BATCH)
             if not rows:
                 return
-            events = {row["seq"]: of_outbox(row, self.policy.source) for row in rows}
+            events = {row.seq: of_outbox(row, self.policy.source) for row in rows}
             # First, since it is what may be doubled: a crash from here on tells Redis again, and the webhooks once.
             await self._tell_redis(list(events.values()), list(events))
             async with self.unit_of_work(actor) as uow:

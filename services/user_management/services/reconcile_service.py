@@ -17,6 +17,7 @@ from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.exceptions import RetryLaterError, UnreadableEventError
 from services.user_management.queries import user as user_queries
+from services.user_management.queries.user_rows import UpstreamState
 from services.user_management.services.clerk_events import read_user
 from services.user_management.services.slice_time import StartSlice
 from services.user_management.services.user_service import UpstreamUser, UpstreamUsers, UserStates
@@ -182,7 +183,7 @@ class ReconcileService:
         sweep.offset = (sweep.offset or 0) + len(page) if len(page) == PAGE else None
 
     async def _compare(
-        self, actor: Principal, sweep: Sweep, user: UpstreamUser, known: Mapping[str, Any] | None, *, repair: bool
+        self, actor: Principal, sweep: Sweep, user: UpstreamUser, known: UpstreamState | None, *, repair: bool
     ) -> None:
         if known is not None and _holds(known, user):
             return
@@ -197,7 +198,7 @@ class ReconcileService:
             return
         if known is None:
             sweep.drift.created += 1
-        elif known["upstream_digest"] != user.digest():
+        elif known.upstream_digest != user.digest():
             sweep.drift.updated += 1
 
     async def _look_for_deleted(self, sweep: Sweep) -> None:
@@ -234,13 +235,13 @@ def _moment(text: str | None) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _holds(known: Mapping[str, Any], user: UpstreamUser) -> bool:
+def _holds(known: UpstreamState, user: UpstreamUser) -> bool:
     """Whether our row says the same, as of the same moment, or is newer. The same content as of a later moment is worth
     writing: an event from in between, still on its way, must find that it is old."""
-    restored_at, told_at = known["restored_at"], known["upstream_event_at"]
+    restored_at, told_at = known.restored_at, known.upstream_event_at
     if restored_at is not None and (told_at is None or told_at <= restored_at < user.told_at):
         # They are there again: from now on their absence would be news.
         return False
-    if (known["upstream_updated_at"], known["upstream_digest"]) == (user.updated_at, user.digest()):
+    if (known.upstream_updated_at, known.upstream_digest) == (user.updated_at, user.digest()):
         return True
     return not user.is_newer_than(known)

@@ -7,7 +7,8 @@ import asyncpg
 import pytest
 
 from services.user_management.core.ids import uuid7
-from services.user_management.models import metadata
+from services.user_management.models import User, metadata
+from services.user_management.queries.user_rows import UserColumns, UserRow
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected
 
@@ -144,3 +145,8 @@ async def test_record_lies_in_the_partition_of_its_month(connected: Connected, t
     rows = await connected.journey.owner.fetch(f"SELECT DISTINCT tableoid::regclass::text AS partition FROM {table}")  # noqa: S608 - from the list above
 
     assert [row["partition"] for row in rows] == [f"{table}_p{month}"]
+
+
+@pytest.mark.parametrize("typed", [set(UserRow.__dataclass_fields__), set(UserColumns.__annotations__)])
+def test_typed_row_of_a_user_has_every_column_of_the_table(typed: set[str]) -> None:
+    assert typed == set(User.ormar_config.table.columns.keys())

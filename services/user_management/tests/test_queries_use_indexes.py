@@ -40,6 +40,7 @@ from services.user_management.queries import (
     webhook_delivery,
     webhook_subscription,
 )
+from services.user_management.queries.user_rows import UserColumns
 from services.user_management.queries.user_search import Position, UserFilter
 from services.user_management.queries.webhook_delivery import ClaimedDelivery, FailedAttempt, ReplayFilter
 from services.user_management.tests.filled_tables import ROWS, USERS, filled
@@ -86,7 +87,7 @@ TOKEN_QUERY: Final = token_read.TokenQuery(
 RENEWED: Final = encryption_key.Renewed(ID, b"x", b"y")
 SECRET: Final = encryption_key.StoredSecret(ID, b"x", NOBODY, "x", "access", None, None, None)
 NEW_TOKEN: Final = token_refresh.NewToken(TokenKind.ACCESS, b"x", 1, 60)
-NEW_USER: Final[dict[str, Any]] = {
+NEW_USER: Final[UserColumns] = {
     "id": NOBODY,
     "email_verified": False,
     "status": "active",

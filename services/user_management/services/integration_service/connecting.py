@@ -143,8 +143,8 @@ class ConnectFlows:
             raise NotConnectedError("There is no connection to that account; leave it out to connect one more.")
         if row is None:
             return None
-        serving = row["status"] in SERVING and row["has_refresh_token"]
-        return _Addressed(row["account_email"], frozenset(row["granted_scopes"]), has_usable_refresh_token=serving)
+        serving = row.status in SERVING and row.has_refresh_token
+        return _Addressed(row.account_email, frozenset(row.granted_scopes), has_usable_refresh_token=serving)
 
     def _ways_back(self, provider: Provider, request: AuthorizeRequest) -> tuple[str, str]:
         """(return URL, redirect URI): both exactly as they were allowed."""

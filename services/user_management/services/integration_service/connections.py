@@ -1,7 +1,7 @@
 """Looking at connections, changing what is the product's in them, renewing their tokens, ending them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -24,7 +24,7 @@ from services.user_management.exceptions import (
 from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries import token_activity as activity_queries
-from services.user_management.queries.integration import LiveConnection
+from services.user_management.queries.integration import LiveConnection, ShownIntegration
 from services.user_management.queries.token_read import NEW_FOR_SECONDS
 from services.user_management.schemas.integration import (
     MAX_METADATA_ENTRIES,
@@ -44,7 +44,6 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 _NEEDS_USER: Final = {IntegrationStatus.NEEDS_REAUTH, IntegrationStatus.REVOKED}
 
-Shown = dict[str, Any]
 ExpectedVersions = frozenset[int] | None
 """Versions of which the row must have one (`If-Match`); None: any."""
 
@@ -89,7 +88,7 @@ class IntegrationService:
             )
         if not rows and provider not in self.providers:
             await self._find(user_id, provider, None)
-        items = [TokenReadEntry.model_validate(dict(row)) for row in rows[:limit]]
+        items = [TokenReadEntry.model_validate(row, from_attributes=True) for row in rows[:limit]]
         more = len(rows) > limit
         return Page(items=items, next_cursor=self.signer.encode_cursor(scope, [str(items[-1].id)]) if more else None)
 
@@ -128,11 +127,11 @@ class IntegrationService:
         """
         row = await self._find(user_id, provider, account)
         self._refuse_dead(row)
-        age = row["refreshed_seconds_ago"]
+        age = row.refreshed_seconds_ago
         if age is not None and age < NEW_FOR_SECONDS:
             return self._response(row)
-        result = await self.refresher.refresh(row["id"], row["token_version"])
-        after = await self._find(user_id, provider, row["provider_account_id"])
+        result = await self.refresher.refresh(row.id, row.token_version)
+        after = await self._find(user_id, provider, row.provider_account_id)
         self._refuse_dead(after)
         if result.outcome is RefreshOutcome.MISCONFIGURED:
             raise ProviderMisconfiguredError
@@ -155,7 +154,7 @@ class IntegrationService:
             state = await disconnect(uow, self.providers, held, by="user")
         return disconnect_response(self.providers, held, state)
 
-    async def _find(self, user_id: str, provider: str, account: str | None) -> Shown:
+    async def _find(self, user_id: str, provider: str, account: str | None) -> ShownIntegration:
         async with self.database.reading() as connection:
             row = await integration_queries.find_shown(connection, user_id=user_id, provider=provider, account=account)
         if row is None:
@@ -170,7 +169,7 @@ class IntegrationService:
 
     async def _lock(
         self, uow: UnitOfWork, user_id: str, provider: str, account: str | None
-    ) -> tuple[LiveConnection, Shown]:
+    ) -> tuple[LiveConnection, ShownIntegration]:
         """Step: the user and all their connections are locked, so that primaries change one after the other.
 
         The user as well, for a connect of one more account sees the primary of before, and is not seen by us.
@@ -179,12 +178,14 @@ class IntegrationService:
             raise UserNotFoundError
         live = {held.id: held for held in await integration_queries.live_of_user(uow.connection, user_id)}
         row = await integration_queries.find_shown(uow.connection, user_id=user_id, provider=provider, account=account)
-        if row is None or row["id"] not in live:
+        if row is None or row.id not in live:
             raise self._not_connected(provider)
-        return live[row["id"]], row
+        return live[row.id], row
 
-    async def _merge_metadata(self, uow: UnitOfWork, row: Shown, changes: dict[str, str | None] | None) -> None:
-        before: dict[str, str] = row["metadata"] or {}
+    async def _merge_metadata(
+        self, uow: UnitOfWork, row: ShownIntegration, changes: dict[str, str | None] | None
+    ) -> None:
+        before: dict[str, str] = row.metadata or {}
         # Null in place of the notes removes them all (RFC 7396 section 2).
         patched = {} if changes is None else {**before, **changes}
         merged = {name: value for name, value in patched.items() if value is not None}
@@ -192,12 +193,12 @@ class IntegrationService:
             raise ValidationFailedError(f"At most {MAX_METADATA_ENTRIES} metadata entries.")
         if merged == before:
             return
-        await integration_queries.set_metadata(uow.connection, row["id"], merged or None)
-        target = ("integration", str(row["id"]))
+        await integration_queries.set_metadata(uow.connection, row.id, merged or None)
+        target = ("integration", str(row.id))
         uow.audit(
             "integration.metadata_changed",
             target=target,
-            user_id=row["user_id"],
+            user_id=row.user_id,
             changes={"metadata": [before, merged]},
         )
 
@@ -209,33 +210,33 @@ class IntegrationService:
             target = ("integration", str(held.id))
             uow.audit("integration.made_primary", target=target, user_id=held.user_id)
 
-    def _refuse_dead(self, row: Shown) -> None:
-        if row["status"] == IntegrationStatus.NEEDS_REAUTH:
+    def _refuse_dead(self, row: ShownIntegration) -> None:
+        if row.status == IntegrationStatus.NEEDS_REAUTH:
             raise NeedsReauthError(extra=self._refusal(row))
-        if row["status"] == IntegrationStatus.REVOKED:
+        if row.status == IntegrationStatus.REVOKED:
             raise RevokedError(extra=self._refusal(row))
 
-    def _refusal(self, row: Shown) -> dict[str, Any]:
+    def _refusal(self, row: ShownIntegration) -> dict[str, Any]:
         shown = self._response(row)
         # Also for a connection that shows none, as it works: whoever is refused here is told the way on.
-        link = shown.reconnect_url or self.links.url(row["provider"], shown.granted_scopes)
+        link = shown.reconnect_url or self.links.url(row.provider, shown.granted_scopes)
         return {"reason": shown.status_reason, "reconnect_url": link}
 
-    def _response(self, row: Shown) -> IntegrationResponse:
-        wanted, unreported = set(row["requested_scopes"] or ()), set[str]()
-        if row["provider"] in self.providers:
-            config = self.providers.get(row["provider"]).config
+    def _response(self, row: ShownIntegration) -> IntegrationResponse:
+        wanted, unreported = set(row.requested_scopes or ()), set[str]()
+        if row.provider in self.providers:
+            config = self.providers.get(row.provider).config
             wanted |= set(config.required_scopes)
             unreported |= set(config.unreported_scopes)
-        missing = sorted(wanted - set(row["granted_scopes"]) - unreported)
-        needs_user = row["status"] in _NEEDS_USER or row["status_reason"] == ReauthReason.NO_REFRESH_TOKEN
-        link = self.links.url(row["provider"], sorted(wanted)) if missing or needs_user else None
-        shown = {**row, "metadata": row["metadata"] or {}, "missing_scopes": missing, "reconnect_url": link}
+        missing = sorted(wanted - set(row.granted_scopes) - unreported)
+        needs_user = row.status in _NEEDS_USER or row.status_reason == ReauthReason.NO_REFRESH_TOKEN
+        link = self.links.url(row.provider, sorted(wanted)) if missing or needs_user else None
+        shown = asdict(row) | {"metadata": row.metadata or {}, "missing_scopes": missing, "reconnect_url": link}
         return IntegrationResponse.model_validate(shown)
 
 
-def _expect(row: Shown, expected: ExpectedVersions) -> None:
-    if expected is not None and row["version"] not in expected:
+def _expect(row: ShownIntegration, expected: ExpectedVersions) -> None:
+    if expected is not None and row.version not in expected:
         raise PreconditionFailedError
 
 

@@ -1,10 +1,9 @@
 """What admins, and services they permit, do with other people's profiles."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from services.user_management.core.pagination import Page
 from services.user_management.core.principal import Principal
@@ -13,7 +12,7 @@ from services.user_management.enums import EventType, UpstreamStatus
 from services.user_management.exceptions import ConflictError, UserNotFoundError
 from services.user_management.queries import user as user_queries
 from services.user_management.queries import user_search
-from services.user_management.queries.user_search import Position, UserFilter
+from services.user_management.queries.user_search import FoundUser, Position, UserFilter
 from services.user_management.schemas.user import (
     AdminUserDetail,
     AdminUserResponse,
@@ -29,6 +28,7 @@ from services.user_management.services.user_service.changes import (
     lock_user,
     mark_deleted,
     write_changes,
+    write_differences,
 )
 from services.user_management.services.user_service.states import UserStates
 from services.user_management.unit_of_work import UnitOfWorkFactory
@@ -48,24 +48,24 @@ class UserAdministration:
 
     async def list_users(self, wanted: UserFilter, *, limit: int, cursor: str | None) -> Page[AdminUserResponse]:
         """Users that match, with what admins see of them. Raises ValidationFailedError for a cursor of another list."""
-        rows, next_cursor = await self._page(wanted, limit, cursor)
-        return Page(items=[AdminUserResponse.model_validate(row) for row in rows], next_cursor=next_cursor)
+        page, next_cursor = await self._page(wanted, limit, cursor)
+        return Page(items=[AdminUserResponse.model_validate(found.user) for found in page], next_cursor=next_cursor)
 
     async def search_users(self, wanted: UserFilter, *, limit: int, cursor: str | None) -> Page[UserResponse]:
         """The same, as profiles."""
-        rows, next_cursor = await self._page(wanted, limit, cursor)
-        return Page(items=[UserResponse.model_validate(row) for row in rows], next_cursor=next_cursor)
+        page, next_cursor = await self._page(wanted, limit, cursor)
+        return Page(items=[UserResponse.model_validate(found.user) for found in page], next_cursor=next_cursor)
 
-    async def _page(self, wanted: UserFilter, limit: int, cursor: str | None) -> tuple[Sequence[Any], str | None]:
+    async def _page(self, wanted: UserFilter, limit: int, cursor: str | None) -> tuple[list[FoundUser], str | None]:
         # A cursor is good for the list that it came from, and for no other.
         scope = f"users:{hashlib.sha256(repr(wanted).encode()).hexdigest()}"
         after = Position.decode(self.signer.decode_cursor(scope, cursor)) if cursor else None
         async with self.database.reading() as connection:
-            rows = await user_search.find_users(connection, wanted, after=after, limit=limit + 1)
-        if len(rows) <= limit:
-            return rows, None
-        last = Position.of(wanted, rows[limit - 1])
-        return rows[:limit], self.signer.encode_cursor(scope, last.encode())
+            found = await user_search.find_users(connection, wanted, after=after, limit=limit + 1)
+        if len(found) <= limit:
+            return found, None
+        last = Position.of(wanted, found[limit - 1])
+        return found[:limit], self.signer.encode_cursor(scope, last.encode())
 
     async def get_user(self, user_id: str) -> AdminUserDetail:
         """One user, deleted or not, with how often they signed in lately. Raises UserNotFoundError."""
@@ -74,13 +74,13 @@ class UserAdministration:
             if row is None:
                 raise UserNotFoundError
             sign_ins = await user_queries.count_sign_ins(connection, user_id, window=SIGN_IN_WINDOW)
-        return AdminUserDetail.model_validate({**row, "sign_ins_last_30_days": sign_ins})
+        return AdminUserDetail.model_validate(asdict(row) | {"sign_ins_last_30_days": sign_ins})
 
     async def batch_get(self, user_ids: list[str]) -> UserBatch:
         """The live users of those ids, each once, in the order asked for; and the ids of the others."""
         wanted = list(dict.fromkeys(user_ids))
         async with self.database.reading() as connection:
-            rows = {row["id"]: row for row in await user_queries.read_users(connection, wanted)}
+            rows = {row.id: row for row in await user_queries.read_users(connection, wanted)}
         found = [UserResponse.model_validate(rows[user_id]) for user_id in wanted if user_id in rows]
         return UserBatch(users=found, missing=[user_id for user_id in wanted if user_id not in rows])
 
@@ -88,7 +88,7 @@ class UserAdministration:
         """Refuse the user from now on; suspending twice is suspending once. Raises UserNotFoundError."""
         async with self.unit_of_work(actor) as uow:
             row = await lock_live_user(uow, user_id)
-            if row["suspended_at"] is None:
+            if row.suspended_at is None:
                 row = await write_changes(uow, row, {"suspended_at": uow.clock.now(), "suspended_reason": reason})
         self.states.forget()
         return AdminUserResponse.model_validate(row)
@@ -97,7 +97,7 @@ class UserAdministration:
         """Lift our suspension. Raises UserNotFoundError, ConflictError where upstream's own ban would remain."""
         async with self.unit_of_work(actor) as uow:
             row = await lock_live_user(uow, user_id)
-            if row["upstream_status"] == UpstreamStatus.SUSPENDED:
+            if row.upstream_status == UpstreamStatus.SUSPENDED:
                 raise ConflictError("The identity provider has banned or locked this user; lift it there.")
             row = await write_changes(uow, row, {"suspended_at": None, "suspended_reason": None})
         self.states.forget()
@@ -110,7 +110,7 @@ class UserAdministration:
         """
         async with self.unit_of_work(actor) as uow:
             row = await lock_user(uow, user_id)
-            deleted_at = row["deleted_at"] or await mark_deleted(uow, row, by="admin")
+            deleted_at = row.deleted_at or await mark_deleted(uow, row, by="admin")
         self.states.forget()
         return DeletionResponse(
             deleted_at=deleted_at,
@@ -122,17 +122,17 @@ class UserAdministration:
         """Undo a deletion inside the hold-back. Raises UserNotFoundError, ConflictError when there is none to undo."""
         async with self.unit_of_work(actor) as uow:
             row = await lock_user(uow, user_id)
-            if row["deleted_at"] is None:
+            if row.deleted_at is None:
                 raise ConflictError("The user is not deleted.")
             now = uow.clock.now()
-            if row["deleted_at"] + self.hold_back <= now:
+            if row.deleted_at + self.hold_back <= now:
                 raise ConflictError("The hold-back is over; the account is being erased.")
-            values = {"deleted_at": None, "deleted_by": None, "restored_at": now, "updated_at": now}
-            after = {**row, **values, "version": row["version"] + 1}
-            after["status"] = effective_status(after).value
-            new = {name: after[name] for name in (*values, "version", "status")}
-            await user_queries.update_user(uow.connection, user_id, new)
-            changes = {"status": [row["status"], after["status"]], "deleted_by": [row["deleted_by"], None]}
+            after = replace(
+                row, deleted_at=None, deleted_by=None, restored_at=now, updated_at=now, version=row.version + 1
+            )
+            after = replace(after, status=effective_status(after).value)
+            await write_differences(uow, row, after)
+            changes = {"status": [row.status, after.status], "deleted_by": [row.deleted_by, None]}
             uow.audit(EventType.USER_RESTORED.value, target=("user", user_id), user_id=user_id, changes=changes)
             uow.publish(EventType.USER_RESTORED, subject=user_id, payload={"user_id": user_id})
         self.states.forget()

@@ -1,16 +1,15 @@
 """Steps that write a user's row: what changed is audited with old and new values, and published by name."""
 
-from collections.abc import Mapping
+from dataclasses import fields, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from services.user_management.enums import EventType, UpstreamStatus, UserStatus
 from services.user_management.exceptions import UserNotFoundError
 from services.user_management.queries import user as user_queries
+from services.user_management.queries.user_rows import UserColumns, UserRow
 from services.user_management.unit_of_work import UnitOfWork
 from services.user_management.utils.validators import search_key
-
-Row = dict[str, Any]
 
 MAX_KEY_CHARACTERS: Final = 200
 
@@ -35,7 +34,7 @@ _ENTERED: Final[dict[str, EventType]] = {
 }
 
 
-async def lock_user(uow: UnitOfWork, user_id: str) -> Row:
+async def lock_user(uow: UnitOfWork, user_id: str) -> UserRow:
     """Step: the row of a user, deleted or not, locked. Raises UserNotFoundError."""
     row = await user_queries.lock_user(uow.connection, user_id)
     if row is None:
@@ -43,53 +42,64 @@ async def lock_user(uow: UnitOfWork, user_id: str) -> Row:
     return row
 
 
-async def lock_live_user(uow: UnitOfWork, user_id: str) -> Row:
+async def lock_live_user(uow: UnitOfWork, user_id: str) -> UserRow:
     """Step: the row of a user who is not deleted, locked. Raises UserNotFoundError."""
     row = await lock_user(uow, user_id)
-    if row["deleted_at"] is not None:
+    if row.deleted_at is not None:
         raise UserNotFoundError
     return row
 
 
-def effective_status(row: Mapping[str, Any]) -> UserStatus:
+def effective_status(row: UserRow) -> UserStatus:
     """What a user may do, from what was decided here and what upstream says; whichever is stricter."""
-    if row["deleted_at"] is not None or row["upstream_status"] == UpstreamStatus.DEACTIVATED:
+    if row.deleted_at is not None or row.upstream_status == UpstreamStatus.DEACTIVATED:
         return UserStatus.DEACTIVATED
-    if row["suspended_at"] is not None or row["upstream_status"] == UpstreamStatus.SUSPENDED:
+    if row.suspended_at is not None or row.upstream_status == UpstreamStatus.SUSPENDED:
         return UserStatus.SUSPENDED
-    pending = row["status"] == UserStatus.PENDING_VERIFICATION
+    pending = row.status == UserStatus.PENDING_VERIFICATION
     return UserStatus.PENDING_VERIFICATION if pending else UserStatus.ACTIVE
 
 
-async def write_changes(uow: UnitOfWork, row: Row, values: Mapping[str, Any]) -> Row:
+async def write_changes(uow: UnitOfWork, row: UserRow, values: UserColumns) -> UserRow:
     """Step: write those of `values` that differ from the locked `row`, and the status that follows; the new row.
 
     Raises the version only when something that is shown has changed. A deleted user's changes are audited, and
     told to nobody.
     """
-    after = _with_search_keys({**row, **values})
-    after["status"] = effective_status(after).value
-    changed = {name: [row[name], value] for name, value in after.items() if row[name] != value}
-    if not changed:
+    after = replace(row, **with_search_keys(values))
+    after = replace(after, status=effective_status(after).value)
+    changes = differences(row, after)
+    if not changes:
         return row
-    shown = sorted(changed.keys() - _BOOKKEEPING)
-    new = {name: value for name, (_, value) in changed.items()}
+    shown = {name: changes[name] for name in sorted(changes.keys() - _BOOKKEEPING)}
     if shown:
-        new |= {"version": row["version"] + 1, "updated_at": uow.clock.now()}
-    await user_queries.update_user(uow.connection, row["id"], new)
+        after = replace(after, version=row.version + 1, updated_at=uow.clock.now())
+    await write_differences(uow, row, after)
     if shown:
-        _tell(uow, row, {name: changed[name] for name in shown})
-    return after | new
+        _tell(uow, row, shown)
+    return after
 
 
-def _tell(uow: UnitOfWork, row: Row, changes: dict[str, list[Any]]) -> None:
+def differences(row: UserRow, after: UserRow) -> dict[str, list[Any]]:
+    """[old, new] of each column in which the two differ."""
+    pairs = {field.name: [getattr(row, field.name), getattr(after, field.name)] for field in fields(UserRow)}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+async def write_differences(uow: UnitOfWork, row: UserRow, after: UserRow) -> None:
+    """Step: write to the locked `row` the columns in which `after` differs."""
+    new = {name: value for name, (_, value) in differences(row, after).items()}
+    await user_queries.update_user(uow.connection, row.id, cast("UserColumns", new))
+
+
+def _tell(uow: UnitOfWork, row: UserRow, changes: dict[str, list[Any]]) -> None:
     """Audit the change; publish it unless the user is deleted."""
-    user_id = row["id"]
+    user_id = row.id
     entered = _ENTERED.get(changes["status"][1]) if "status" in changes else None
     visible = {name: [_json(old), _json(new)] for name, (old, new) in changes.items()}
     action = (entered or EventType.USER_UPDATED).value
     uow.audit(action, target=("user", user_id), user_id=user_id, changes=visible)
-    if row["deleted_at"] is not None:
+    if row.deleted_at is not None:
         return
     if entered is not None:
         uow.publish(entered, subject=user_id, payload={"user_id": user_id})
@@ -98,19 +108,19 @@ def _tell(uow: UnitOfWork, row: Row, changes: dict[str, list[Any]]) -> None:
         uow.publish(EventType.USER_UPDATED, subject=user_id, payload={"user_id": user_id, "changed": told})
 
 
-async def mark_deleted(uow: UnitOfWork, row: Row, *, by: str) -> datetime:
+async def mark_deleted(uow: UnitOfWork, row: UserRow, *, by: str) -> datetime:
     """Step: soft delete of a locked, live user; the time of it. Their tokens are unreadable from the commit on."""
     now = uow.clock.now()
-    values = {
+    values: UserColumns = {
         "deleted_at": now,
         "deleted_by": by,
         "status": UserStatus.DEACTIVATED.value,
-        "version": row["version"] + 1,
+        "version": row.version + 1,
         "updated_at": now,
     }
-    await user_queries.update_user(uow.connection, row["id"], values)
-    user_id = row["id"]
-    changes = {"status": [row["status"], UserStatus.DEACTIVATED.value], "deleted_by": [None, by]}
+    await user_queries.update_user(uow.connection, row.id, values)
+    user_id = row.id
+    changes = {"status": [row.status, UserStatus.DEACTIVATED.value], "deleted_by": [None, by]}
     uow.audit(EventType.USER_DELETED.value, target=("user", user_id), user_id=user_id, changes=changes)
     uow.publish(EventType.USER_DELETED, subject=user_id, payload={"user_id": user_id})
     return now
@@ -124,20 +134,20 @@ def announce_status(uow: UnitOfWork, user_id: str, change: list[str | None]) -> 
         uow.publish(entered, subject=user_id, payload={"user_id": user_id})
 
 
-def with_search_keys(values: Mapping[str, Any]) -> Row:
+def with_search_keys(values: UserColumns) -> UserColumns:
     """`values` with the search keys of the names in it."""
-    return _with_search_keys(dict(values))
+    keyed = values.copy()
+    if "first_name" in values:
+        keyed["first_name_normalized"] = _name_key(values["first_name"])
+    if "last_name" in values:
+        keyed["last_name_normalized"] = _name_key(values["last_name"])
+    return keyed
 
 
-def _with_search_keys(values: Row) -> Row:
-    for name in ("first_name", "last_name"):
-        if name in values:
-            values[f"{name}_normalized"] = _name_key(values[name]) if values[name] else None
-    return values
-
-
-def _name_key(name: str) -> str:
+def _name_key(name: str | None) -> str | None:
     """Upstream's names have no limit, and fold to up to 18 times their length; an index entry ends at 2704 bytes."""
+    if not name:
+        return None
     return search_key(name[:MAX_KEY_CHARACTERS])[:MAX_KEY_CHARACTERS]
 
 

@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.exceptions import FieldOwnedUpstreamError, PreconditionFailedError, UserNotFoundError
 from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.queries import user as user_queries
+from services.user_management.queries.user_rows import UserColumns, UserRow
 from services.user_management.schemas.integration import DisconnectResponse
 from services.user_management.schemas.user import DeletionResponse, EndedAccess, UserResponse, UserUpdate
 from services.user_management.services.integration_service import disconnect_all
 from services.user_management.services.user_service.changes import (
-    Row,
     lock_live_user,
     lock_user,
     mark_deleted,
@@ -53,15 +53,14 @@ class ProfileService:
 
         Raises UserNotFoundError, PreconditionFailedError, FieldOwnedUpstreamError for e-mail and phone.
         """
-        given = {name: getattr(update, name) for name in update.model_fields_set}
-        owned = [name for name in UPSTREAM_ONLY if name in given]
+        owned = [name for name in UPSTREAM_ONLY if name in update.model_fields_set]
         if owned:
             raise FieldOwnedUpstreamError.of_fields(owned)
 
         async with self.unit_of_work(actor) as uow:
             row = await lock_live_user(uow, user_id)
             _expect(row, expected)
-            row = await write_changes(uow, row, _edited(row, given))
+            row = await write_changes(uow, row, _edited(row, update))
         return UserResponse.model_validate(row)
 
     async def delete_user(self, actor: Principal, user_id: str, *, expected: ExpectedVersions) -> DeletionResponse:
@@ -72,7 +71,7 @@ class ProfileService:
         ended: list[DisconnectResponse] = []
         async with self.unit_of_work(actor) as uow:
             row = await lock_user(uow, user_id)
-            deleted_at = row["deleted_at"]
+            deleted_at = row.deleted_at
             if deleted_at is None:
                 _expect(row, expected)
                 ended = await disconnect_all(uow, self.providers, user_id, by="user_deleted")
@@ -85,25 +84,25 @@ class ProfileService:
         )
 
 
-def _expect(row: Row, expected: ExpectedVersions) -> None:
-    if expected is not None and row["version"] not in expected:
+def _expect(row: UserRow, expected: ExpectedVersions) -> None:
+    if expected is not None and row.version not in expected:
         raise PreconditionFailedError
 
 
-def _edited(row: Row, given: dict[str, Any]) -> dict[str, Any]:
+def _edited(row: UserRow, update: UserUpdate) -> UserColumns:
     """Columns after the edit, with who owns each of the fields from now on."""
-    values: dict[str, Any] = {}
-    local = set(row["local_fields"])
-    upstream = row["upstream_profile"] or {}
+    values: UserColumns = {}
+    local = set(row.local_fields)
+    upstream = row.upstream_profile or {}
     for name in EDITABLE_HERE:
-        if name in given and given[name] is None:
-            values[name] = upstream.get(name)
-            local.discard(name)
-        elif name in given:
-            values[name] = given[name]
-            local.add(name)
-    if "onboarding_completed" in given:
-        values["onboarding_completed"] = bool(given["onboarding_completed"])
-    if "onboarding_step" in given:
-        values["onboarding_step"] = given["onboarding_step"]
-    return values | {"local_fields": sorted(local)}
+        if name not in update.model_fields_set:
+            continue
+        given = getattr(update, name)
+        values[name] = upstream.get(name) if given is None else given
+        local = local - {name} if given is None else local | {name}
+    if "onboarding_completed" in update.model_fields_set:
+        values["onboarding_completed"] = bool(update.onboarding_completed)
+    if "onboarding_step" in update.model_fields_set:
+        values["onboarding_step"] = update.onboarding_step
+    values["local_fields"] = sorted(local)
+    return values

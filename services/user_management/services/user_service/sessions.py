@@ -9,7 +9,7 @@ from services.user_management.core.principal import Principal, PrincipalKind
 from services.user_management.enums import UserStatus
 from services.user_management.exceptions import UnauthenticatedError, UserInactiveError
 from services.user_management.queries import user as user_queries
-from services.user_management.queries.user import ResolvedUser
+from services.user_management.queries.user_rows import ResolvedUser
 from services.user_management.security.jwt import SessionClaims
 from services.user_management.services.use_recorder import UseRecorder
 from services.user_management.services.user_service.states import UserStates

@@ -6,7 +6,7 @@ from typing import Final
 from services.user_management.core.clock import Clock
 from services.user_management.database import Database
 from services.user_management.queries import user as user_queries
-from services.user_management.queries.user import ResolvedUser
+from services.user_management.queries.user_rows import ResolvedUser
 
 CACHE_SECONDS: Final = 2.0
 CACHE_SIZE: Final = 10_000

@@ -8,19 +8,18 @@ to date like all others, so that an order in which the deletion comes first ends
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final, Literal, cast
 
 from services.user_management.enums import EventType, UpstreamStatus, UserStatus
 from services.user_management.queries import user as user_queries
+from services.user_management.queries.user_rows import UpstreamState, UserColumns, UserRow
 from services.user_management.security.signing import Signer
 from services.user_management.services.preferences_service import PreferencesManager
 from services.user_management.services.table_upkeep import Pruning
 from services.user_management.services.user_service.changes import (
     announce_status,
-    effective_status,
     mark_deleted,
     with_search_keys,
     write_changes,
@@ -31,7 +30,15 @@ from services.user_management.utils.validators import normalize_email
 SIGN_IN_PRUNING: Final = Pruning(timedelta(days=90), user_queries.prune_sign_ins)
 _UPSTREAM_ID: Final = re.compile(r"(?!usr_)[a-z]+_[A-Za-z0-9_-]{1,58}")
 """Ids that may come from upstream; `usr_` is kept for users of our own."""
-EDITABLE_HERE: Final = ("first_name", "last_name", "profile_image_url")
+_INITIAL_STATUS: Final[dict[str | None, UserStatus]] = {
+    UpstreamStatus.SUSPENDED: UserStatus.SUSPENDED,
+    UpstreamStatus.DEACTIVATED: UserStatus.DEACTIVATED,
+}
+EDITABLE_HERE: Final[tuple[Literal["first_name", "last_name", "profile_image_url"], ...]] = (
+    "first_name",
+    "last_name",
+    "profile_image_url",
+)
 """Upstream's fields of which an edit here takes possession."""
 
 
@@ -53,12 +60,15 @@ class UpstreamUser:
     told_at: datetime
     """When upstream said so."""
 
-    def columns(self) -> dict[str, Any]:
+    def columns(self) -> UserColumns:
         """What is stored of it."""
         return {
             "email": self.email,
             "email_normalized": normalize_email(self.email) if self.email else None,
             "email_verified": self.email_verified,
+            "first_name": self.first_name,
+            "last_name": self.last_name,
+            "profile_image_url": self.profile_image_url,
             "phone": self.phone,
             "upstream_profile": {name: getattr(self, name) for name in EDITABLE_HERE},
             "upstream_status": self.status.value,
@@ -73,14 +83,14 @@ class UpstreamUser:
         content += [getattr(self, name) for name in EDITABLE_HERE]
         return hashlib.sha256(json.dumps(content).encode()).digest()
 
-    def is_newer_than(self, row: Mapping[str, Any]) -> bool:
+    def is_newer_than(self, row: UserRow | UpstreamState) -> bool:
         """Whether this is later news than what the row holds."""
-        if row["upstream_updated_at"] is None:
+        if row.upstream_updated_at is None:
             return True
-        if row["upstream_event_at"] is None:
+        if row.upstream_event_at is None:
             # Told before the two other parts of the order were kept: of the same moment, what is told now is newer.
-            return bool(self.updated_at >= row["upstream_updated_at"])
-        known = (row["upstream_updated_at"], row["upstream_event_at"], row["upstream_digest"])
+            return bool(self.updated_at >= row.upstream_updated_at)
+        known = (row.upstream_updated_at, row.upstream_event_at, row.upstream_digest)
         return (self.updated_at, self.told_at, self.digest()) > known
 
 
@@ -91,34 +101,30 @@ class UpstreamUsers:
     preferences: PreferencesManager
     signer: Signer
 
-    async def create(
-        self, uow: UnitOfWork, *, issuer: str, subject: str, profile: Mapping[str, Any] | None = None
-    ) -> bool:
+    async def create(self, uow: UnitOfWork, *, issuer: str, subject: str, profile: UserColumns | None = None) -> bool:
         """Step: a new user with their identity and default preferences. False if the subject may not be created."""
         if not _UPSTREAM_ID.fullmatch(subject) or await self.is_erased(uow, issuer, subject):
             return False
         now = uow.clock.now()
-        values = {
+        described: UserColumns = profile or {}
+        status = _INITIAL_STATUS.get(described.get("upstream_status"), UserStatus.ACTIVE).value
+        values: UserColumns = {
             "id": subject,
             "email_verified": False,
-            "upstream_status": None,
-            "suspended_at": None,
-            "deleted_at": None,
-            "status": UserStatus.ACTIVE.value,
             "onboarding_completed": False,
             "local_fields": [],
             "version": 1,
             "created_at": now,
             "updated_at": now,
-            **with_search_keys(profile or {}),
+            **with_search_keys(described),
+            "status": status,
         }
-        values["status"] = effective_status(values).value
         if not await user_queries.insert_user(uow.connection, values, issuer=issuer, subject=subject):
             return False
         await self.preferences.create_defaults(uow, subject)
         uow.audit(EventType.USER_CREATED.value, target=("user", subject), user_id=subject)
         uow.publish(EventType.USER_CREATED, subject=subject, payload={"user_id": subject})
-        announce_status(uow, subject, [None, values["status"]])
+        announce_status(uow, subject, [None, status])
         return True
 
     async def is_erased(self, uow: UnitOfWork, issuer: str, subject: str) -> bool:
@@ -127,7 +133,7 @@ class UpstreamUsers:
 
     async def apply(self, uow: UnitOfWork, upstream: UpstreamUser) -> bool:
         """Step: create or update a user; whether anything was news."""
-        profile = upstream.columns() | {name: getattr(upstream, name) for name in EDITABLE_HERE}
+        profile = upstream.columns()
         row = await user_queries.lock_identity(uow.connection, issuer=upstream.issuer, subject=upstream.subject)
         if row is None:
             if await self.create(uow, issuer=upstream.issuer, subject=upstream.subject, profile=profile):
@@ -136,16 +142,18 @@ class UpstreamUsers:
             row = await user_queries.lock_identity(uow.connection, issuer=upstream.issuer, subject=upstream.subject)
         if row is None or not upstream.is_newer_than(row):
             return False
-        await write_changes(uow, row, {name: profile[name] for name in profile.keys() - set(row["local_fields"])})
+        ours = set(row.local_fields)
+        news = {name: value for name, value in profile.items() if name not in ours}
+        await write_changes(uow, row, cast("UserColumns", news))
         return True
 
     async def delete(self, uow: UnitOfWork, *, issuer: str, subject: str, told_at: datetime) -> bool:
         """Step: upstream deleted the subject. Wins over whatever comes later, and over what came before, but for an
         admin's restoration after `told_at`: what was known then does not delete again when it is repeated."""
         row = await self._locked(uow, issuer, subject)
-        if row is None or row["deleted_at"] is not None:
+        if row is None or row.deleted_at is not None:
             return False
-        if row["restored_at"] is not None and told_at <= row["restored_at"]:
+        if row.restored_at is not None and told_at <= row.restored_at:
             return False
         await mark_deleted(uow, row, by="upstream")
         return True
@@ -159,11 +167,11 @@ class UpstreamUsers:
         if row is None:
             return False
         await user_queries.record_sign_in(
-            uow.connection, user_id=row["id"], issuer=issuer, session_id=session_id, started_at=started_at
+            uow.connection, user_id=row.id, issuer=issuer, session_id=session_id, started_at=started_at
         )
         return True
 
-    async def _locked(self, uow: UnitOfWork, issuer: str, subject: str) -> dict[str, Any] | None:
+    async def _locked(self, uow: UnitOfWork, issuer: str, subject: str) -> UserRow | None:
         """The subject's row, made if need be, and locked; None for a subject that must not exist here."""
         row = await user_queries.lock_identity(uow.connection, issuer=issuer, subject=subject)
         if row is not None:
