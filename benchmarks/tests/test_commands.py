@@ -1,4 +1,7 @@
-"""The commands in small, whole: real servers, real load, the result file. What they measure here is judged nowhere."""
+"""The commands in small, whole: real servers, real load, the result file. What they measure here is judged nowhere.
+
+Those that need wrk, which nothing of ours installs, run at night.
+"""
 
 import json
 from pathlib import Path
@@ -35,6 +38,7 @@ def test_profile_read_in_small_answers_everything(tmp_path: Path) -> None:
     assert verdicts(result) == {"profile_read.memory": "pass", "profile_read.failures": "pass"}
 
 
+@pytest.mark.nightly
 def test_token_read_in_small_records_every_answer(tmp_path: Path) -> None:
     chosen = options(tmp_path / "unused.json")
 

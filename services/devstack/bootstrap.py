@@ -30,6 +30,7 @@ COMMANDS: dict[tuple[str, ...], list[tuple[str, ...]]] = {
     ("run",): [("python", "-m", "services.devstack")],
     ("run", "demo"): [("python", "-m", "services.devstack", "demo")],
     ("test",): [("tox", "-p", "auto")],
+    ("test", "quick"): [("tox", "-e", "quick")],
     ("test", "nightly"): [("tox", "-e", "coverage,nightly")],
     ("fix",): [("ruff", "format", "."), ("ruff", "check", "--fix", ".")],
     ("fix", "requirements"): [

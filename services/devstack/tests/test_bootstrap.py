@@ -96,7 +96,7 @@ def test_foreign_environment_does_not_leak_in(monkeypatch: pytest.MonkeyPatch) -
     ("script", "arguments", "usage"),
     [
         ("run", ["--help"], "usage: ./run [demo]"),
-        ("test", ["weekly"], "usage: ./test [nightly]"),
+        ("test", ["weekly"], "usage: ./test [quick|nightly]"),
         ("fix", ["requirements", "now"], "usage: ./fix [requirements]"),
     ],
 )
