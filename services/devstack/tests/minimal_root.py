@@ -48,8 +48,8 @@ class MinimalRoot:
     def run(self, *command: str, log: Path, seconds: float) -> int:
         """Exit status of a command in the clone, by the ordinary user; `log` gets what it writes."""
         variables = installer_variables(os.environ)
-        mounted = (path for path in _paths(variables) if path.is_dir())
-        enter = ("sh", "-euc", _ENTER, "sh", self.folder, str(_USER), self.clone, *mounted, "--")
+        mounted = (str(path) for path in _paths(variables) if path.is_dir())
+        enter = ("sh", "-euc", _ENTER, "sh", str(self.folder), str(_USER), str(self.clone), *mounted, "--")
         with log.open("wb") as output:
             finished = subprocess.run(
                 [*_NAMESPACES, *enter, *command],
@@ -80,7 +80,8 @@ def minimal_root() -> Iterator[MinimalRoot]:
     with folders.scratch_folder() as scratch:
         root = MinimalRoot(scratch / "root")
         root.folder.mkdir()
-        _checked("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(root.folder))
+        packages = f"--include={','.join(PACKAGES)}"
+        _checked(*_NAMESPACES, "debootstrap", "--variant=minbase", packages, SUITE, str(root.folder))
         home = root.folder / _HOME.relative_to("/")
         _checked("git", "clone", "--quiet", "--no-hardlinks", str(REPOSITORY), str(home / root.clone.name))
         with (root.folder / "etc/passwd").open("a") as accounts:

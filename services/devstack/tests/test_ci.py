@@ -21,7 +21,7 @@ def repository(tmp_path: Path) -> Path:
 def _ci(repository: Path, script: str, *, path: str) -> "subprocess.CompletedProcess[str]":
     (repository / "test").write_text(f"#!/bin/sh\n{script}\n")
     (repository / "test").chmod(0o755)
-    command = [shutil.which("bash") or "bash", repository / ".ci/run"]
+    command = [shutil.which("bash") or "bash", str(repository / ".ci/run")]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", env={"PATH": path})
 
 
