@@ -150,7 +150,7 @@ async def test_walk_in_small_pages_and_slices_asks_everybody_once(
     # A slice looks at the clock when it begins, before a page, and before a probe: there is time for one of them.
     monkeypatch.setattr(slice_time, "SLICE_SECONDS", 2.5)
     monkeypatch.setattr(
-        journey.container.integrations.health, "_start_slice", partial(SliceTime, _Ticking(), lambda: False)
+        journey.container.integrations.health, "start_slice", partial(SliceTime, _Ticking(), lambda: False)
     )
     before = scenes[0].calls("userinfo")
 
