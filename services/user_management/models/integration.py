@@ -101,6 +101,7 @@ class OAuthFlow(ormar.Model):
         one_of("status", FlowStatus),
         sa.UniqueConstraint("state_hash"),
         index("ix_oauth_flows_expires_at", "expires_at"),
+        index("ix_oauth_flows_user_id", "user_id", "provider"),
     )
 
     id: UUID = PgUUID(primary_key=True)

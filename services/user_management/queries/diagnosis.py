@@ -13,7 +13,6 @@ from services.user_management.core.ids import uuid7_floor
 READS_LOOKED_AT: Final = 50
 ACCOUNTS_LOOKED_AT: Final = 50
 """Connections of the same account by other users; what matters is whether there are few or many."""
-FLOWS_LOOKED_AT: Final = 50
 
 _SUBJECT = (
     sa.text("""
@@ -87,15 +86,9 @@ FROM token_revocations WHERE integration_id = :integration_id ORDER BY requested
 """)
 
 _FLOWS = sa.text("""
-SELECT f.status, f.error, f.created_at, f.expires_at, f.consumed_at
-FROM (
-    SELECT CAST(target_id AS uuid) AS flow_id FROM audit_logs
-    WHERE user_id = :user_id AND id >= :since_id AND action = 'integration.connect_started'
-    ORDER BY id DESC LIMIT :limit
-) AS started
-JOIN oauth_flows f ON f.id = started.flow_id
-WHERE f.provider = :provider
-ORDER BY f.created_at DESC
+SELECT status, error, created_at, expires_at, consumed_at FROM oauth_flows
+WHERE user_id = :user_id AND provider = :provider AND created_at >= :since
+ORDER BY created_at DESC
 """)
 
 
@@ -145,11 +138,6 @@ async def last_revocation(connection: AsyncConnection, integration_id: UUID) -> 
 async def recent_flows(
     connection: AsyncConnection, *, user_id: str, provider: str, since: datetime
 ) -> Sequence[sa.RowMapping]:
-    """Attempts to connect, the latest first."""
-    parameters = {
-        "user_id": user_id,
-        "provider": provider,
-        "since_id": uuid7_floor(since),
-        "limit": FLOWS_LOOKED_AT,
-    }
+    """Attempts to connect, the latest first; those that a user made many of are not all kept."""
+    parameters = {"user_id": user_id, "provider": provider, "since": since}
     return (await connection.execute(_FLOWS, parameters)).mappings().all()

@@ -1,11 +1,16 @@
-"""Single use of a connect attempt, by one UPDATE … RETURNING each."""
+"""Connect attempts: each is used once, by one UPDATE … RETURNING, and a user has a handful of them."""
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+KEPT_PER_PROVIDER: Final = 10
+KEPT_PER_USER: Final = 50
+"""Attempts of one user, open or ended, with the one that just begins."""
 
 _RETURN = sa.text("""
 UPDATE oauth_flows
@@ -25,6 +30,21 @@ RETURNING f.id, before.status, before.error, before.code_ciphertext, before.code
           f.state_hash, f.redirect_uri, f.requested_scopes
 """).columns(requested_scopes=sa.JSON)
 
+# Never waits for a row, so it needs no order among whoever locks several: one that is just used can go the next time.
+_GIVE_UP = sa.text("""
+DELETE FROM oauth_flows WHERE id = ANY(ARRAY(
+    SELECT f.id
+    FROM (
+        SELECT id, provider, row_number() OVER (ORDER BY id DESC) AS of_user,
+               row_number() OVER (PARTITION BY provider ORDER BY id DESC) AS of_provider
+        FROM oauth_flows WHERE user_id = :user_id
+    ) AS newest
+    JOIN oauth_flows f ON f.id = newest.id
+    WHERE newest.of_user >= :per_user OR newest.provider = :provider AND newest.of_provider >= :per_provider
+    FOR UPDATE OF f SKIP LOCKED
+))
+""")
+
 _PRUNE = sa.text("DELETE FROM oauth_flows WHERE expires_at < :before")
 
 
@@ -39,6 +59,12 @@ class ConsumedFlow:
     state_hash: bytes
     redirect_uri: str
     requested_scopes: tuple[str, ...]
+
+
+async def make_room(connection: AsyncConnection, *, user_id: str, provider: str) -> None:
+    """Give up the user's oldest attempts, whatever became of them, so that one more can begin. Lock the user first."""
+    limits = {"per_provider": KEPT_PER_PROVIDER, "per_user": KEPT_PER_USER}
+    await connection.execute(_GIVE_UP, {"user_id": user_id, "provider": provider, **limits})
 
 
 async def record_return(

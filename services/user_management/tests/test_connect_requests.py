@@ -1,5 +1,6 @@
 """What a provider is asked for, and what is believed of its return: what this user started, and nothing else."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -421,3 +422,67 @@ async def test_first_tokens_with_a_member_missing_or_wrong_are_kept_for_what_the
     assert (connection["status"], connection["has_refresh_token"]) == (status, lasting)
     token = await journey.get_token(await journey.service_key(), ada.id)
     assert (await journey.userinfo(token.json()["access_token"])).status_code == 200
+
+
+async def test_attempts_of_a_user_who_starts_again_and_again_are_bounded(journey: Journey) -> None:
+    ada, bob = await journey.sign_up(), await journey.sign_up("bob@example.com")
+    others = [await journey.authorize(bob, PROVIDER), await journey.authorize(ada, "sandbox-strict")]
+    gate = asyncio.Semaphore(20)
+
+    async def start() -> None:
+        async with gate:
+            await journey.authorize(ada, PROVIDER)
+
+    await asyncio.gather(*(start() for _ in range(130)))
+    ticket = await returned_flow(journey, ada)
+
+    kept = await journey.owner.fetch("SELECT id::text, user_id, provider FROM oauth_flows")
+    assert [(row["user_id"], row["provider"]) for row in kept].count((ada.id, PROVIDER)) == 10
+    assert {started["flow_id"] for started in others} <= {row["id"] for row in kept}
+    assert (await journey.confirm(ada, PROVIDER, flow=ticket)).status_code == 201
+
+
+async def test_oldest_attempt_is_the_one_that_is_given_up(journey: Journey) -> None:
+    ada = await journey.sign_up()
+    started = [await journey.authorize(ada, PROVIDER) for _ in range(11)]
+
+    returned = [
+        await journey.callback(await journey.consent(one["authorization_url"], account=ada.email)) for one in started
+    ]
+
+    assert_problem(returned[0], 404, "flow_not_found")
+    assert [response.status_code for response in returned[1:]] == [303] * 10
+
+
+async def test_attempts_of_a_user_over_all_providers_are_bounded(journey: Journey) -> None:
+    ada = await journey.sign_up()
+    await journey.authorize(ada, PROVIDER)
+    await journey.owner.execute(
+        """
+        INSERT INTO oauth_flows (id, user_id, provider, state_hash, status, requested_scopes, redirect_uri, return_url,
+                                 created_at, expires_at)
+        SELECT overlay(id::text placing lpad(n::text, 12, '0') from 25)::uuid, user_id, 'provider-' || n,
+               sha256(n::text::bytea), status, requested_scopes, redirect_uri, return_url, created_at, expires_at
+        FROM oauth_flows, generate_series(1, 60) AS n
+        """
+    )
+
+    newest = await journey.authorize(ada, PROVIDER)
+
+    kept = {row["id"] for row in await journey.owner.fetch("SELECT id::text FROM oauth_flows")}
+    assert len(kept) == 50
+    assert newest["flow_id"] in kept
+
+
+async def test_attempt_that_is_just_used_holds_up_no_new_one(journey: Journey) -> None:
+    ada = await journey.sign_up()
+    started = [await journey.authorize(ada, PROVIDER) for _ in range(10)]
+
+    async with journey.owner.transaction():
+        await journey.owner.execute("SELECT FROM oauth_flows WHERE id = $1 FOR UPDATE", started[0]["flow_id"])
+        async with asyncio.timeout(10):
+            await journey.authorize(ada, PROVIDER)
+
+    assert await journey.owner.fetchval("SELECT count(*) FROM oauth_flows") == 11
+    await journey.authorize(ada, PROVIDER)
+    assert await journey.owner.fetchval("SELECT count(*) FROM oauth_flows") == 10

@@ -305,16 +305,16 @@ async def test_reconnect_of_the_first_account_keeps_its_row_beside_the_second(co
     assert [item["id"] for item in listed] == [connected.integration_id, second["id"]]
 
 
-async def test_fifty_flows_of_one_account_at_once_make_one_connection_that_works(journey: Journey) -> None:
+async def test_ten_flows_of_one_account_at_once_make_one_connection_that_works(journey: Journey) -> None:
     ada = await journey.sign_up()
-    tickets = [await returned_flow(journey, ada) for _ in range(50)]
+    tickets = [await returned_flow(journey, ada) for _ in range(10)]
 
     responses = await asyncio.gather(*(journey.confirm(ada, PROVIDER, flow=ticket) for ticket in tickets))
 
     assert {response.status_code for response in responses} == {201}
     assert len({response.json()["id"] for response in responses}) == 1
     row = await only_row(journey, "SELECT token_version, is_primary FROM integrations")
-    assert (row["token_version"], row["is_primary"]) == (50, True)
+    assert (row["token_version"], row["is_primary"]) == (10, True)
     assert await journey.owner.fetchval("SELECT count(*) FROM encrypted_tokens") == 2
     token = await journey.get_token(await journey.service_key(), ada.id)
     assert (await journey.userinfo(token.json()["access_token"])).status_code == 200

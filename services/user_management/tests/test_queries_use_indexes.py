@@ -288,6 +288,7 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "job.database_now": [lambda c, _: job.database_now(c)],
     "job.prune": [lambda c, _: job.prune(c, before=NOW)],
     "job.ensure_log_partitions": [lambda c, _: job.ensure_log_partitions(c, months_ahead=1)],
+    "oauth_flow.make_room": [lambda c, _: oauth_flow.make_room(c, user_id=NOBODY, provider="x")],
     "oauth_flow.record_return": [lambda c, _: oauth_flow.record_return(c, ID, code=(b"x", 1), error=None)],
     "oauth_flow.consume": [
         lambda c, _: oauth_flow.consume(c, user_id=NOBODY, provider="x", flow_id=ID, state_hash=HASH)

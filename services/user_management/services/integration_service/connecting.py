@@ -116,6 +116,7 @@ class ConnectFlows:
         async with self.unit_of_work(actor) as uow:
             if not await integration_queries.lock_active_user(uow.connection, user_id):
                 raise UserNotFoundError
+            await flow_queries.make_room(uow.connection, user_id=user_id, provider=provider.name)
             await OAuthFlow.objects.create(
                 id=flow_id,
                 user_id=user_id,

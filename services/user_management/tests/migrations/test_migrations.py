@@ -74,7 +74,7 @@ def test_upgrade_downgrade_upgrade_gives_the_same_schema(servers: Servers, datab
 def test_each_revision_can_be_taken_back_alone(servers: Servers, database: str) -> None:
     config = configuration(servers, database)
 
-    for revision in ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008"):
+    for revision in ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009"):
         command.upgrade(config, revision)
         command.downgrade(config, "-1")
         command.upgrade(config, revision)
