@@ -36,6 +36,7 @@ from services.user_management.routers import (
     webhook_subscriptions,
     webhooks,
 )
+from services.user_management.routers.events import with_events
 from services.user_management.routers.examples import with_examples
 from services.user_management.routers.refusals import with_refusals
 from services.user_management.settings import Settings, get_settings
@@ -129,12 +130,12 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _complete_schema(app: FastAPI) -> None:
-    """Describe what no route's signature tells: its refusals, and an example."""
+    """Describe what no route's signature tells: its refusals, an example, and the webhooks."""
     build: Callable[[], dict[str, Any]] = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = with_examples(with_refusals(build(), app))
+            app.openapi_schema = with_examples(with_events(with_refusals(build(), app)))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema

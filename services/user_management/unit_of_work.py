@@ -15,9 +15,9 @@ from services.user_management.core.context import current_context
 from services.user_management.core.ids import uuid7
 from services.user_management.core.principal import Principal
 from services.user_management.database import ormar_database
-from services.user_management.enums import EventType
 from services.user_management.models import AuditDetail, AuditLog, OutboxEvent
 from services.user_management.queries import connection_counter
+from services.user_management.schemas.events import UserEvent
 
 Kept = TypeVar("Kept", bound=Exception)
 Rows = list[dict[str, Any]]
@@ -62,14 +62,14 @@ class UnitOfWork:
         if changes:
             self._detail_rows.append({"id": row_id, "user_id": user_id, "changes": dict(changes)})
 
-    def publish(self, event_type: EventType, *, subject: str, payload: Mapping[str, Any]) -> None:
-        """Tell others, once this transaction is committed. `payload` holds ids and changed paths only."""
+    def publish(self, event: UserEvent) -> None:
+        """Tell others, once this transaction is committed."""
         self._outbox_rows.append(
             {
                 "id": uuid7(),
-                "event_type": event_type.value,
-                "subject": subject,
-                "payload": dict(payload),
+                "event_type": event.event_type.value,
+                "subject": event.user_id,
+                "payload": event.model_dump(mode="json"),
                 "occurred_at": self.clock.now(),
             }
         )

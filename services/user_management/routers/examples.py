@@ -114,6 +114,27 @@ _SUBSCRIPTION: Final[dict[str, Any]] = {
     "updated_at": _NOW,
 }
 
+
+def _sent(event_type: str, **members: Any) -> dict[str, Any]:
+    """An event of the outbox, as a webhook brings it."""
+    return {
+        "specversion": "1.0",
+        "id": _OTHER_ID,
+        "source": "https://users.example.com",
+        "type": event_type,
+        "subject": _USER,
+        "time": _NOW,
+        "datacontenttype": "application/json",
+        "sequence": "00000000000000004711",
+        "data": {"user_id": _USER, **members},
+        "deliverysequence": "00000000000000000042",
+    }
+
+
+def _sent_of_connection(event_type: str, **members: Any) -> dict[str, Any]:
+    return _sent(event_type, integration_id=_ID, provider="google", **members)
+
+
 EXAMPLES: Final[dict[str, Any]] = {
     "AdminUserDetail": _ADMINISTERED | {"sign_ins_last_30_days": 12},
     "AdminUserResponse": _ADMINISTERED,
@@ -153,8 +174,14 @@ EXAMPLES: Final[dict[str, Any]] = {
     "DisconnectResponse": _DISCONNECTED,
     "GrantRequest": {"scopes": [_SCOPE], "reason_required": True},
     "HealthResponse": {"status": "ok", "database": "ok", "redis": "ok", "rate_limiter": "shared"},
+    "IntegrationConnectedEvent": _sent_of_connection("integration.connected", reason=None),
+    "IntegrationDegradedEvent": _sent_of_connection("integration.degraded", reason="timeout"),
+    "IntegrationDisconnectedEvent": _sent_of_connection("integration.disconnected", by="user"),
     "IntegrationList": {"items": [_INTEGRATION]},
+    "IntegrationNeedsReauthEvent": _sent_of_connection("integration.needs_reauth", reason="grant_refused"),
+    "IntegrationRecoveredEvent": _sent_of_connection("integration.recovered", reason=None),
     "IntegrationResponse": _INTEGRATION,
+    "IntegrationRevokedEvent": _sent_of_connection("integration.revoked", reason="revoked_at_provider"),
     "IntegrationUpdate": {"metadata": {"label": "Work"}},
     "NewSecret": {"secret": "whsec_example", "former_secret_until": "2026-12-01T09:00:00Z"},
     "NewServiceKey": {
@@ -238,9 +265,27 @@ EXAMPLES: Final[dict[str, Any]] = {
     "TokenResponse": _TOKEN,
     "UserBatch": {"users": [_PROFILE], "missing": ["user_gone"]},
     "UserBatchRequest": {"user_ids": [_USER, "user_gone"]},
+    "UserCreatedEvent": _sent("user.created"),
+    "UserDeactivatedEvent": _sent("user.deactivated"),
+    "UserDeletedEvent": _sent("user.deleted"),
+    "UserErasedEvent": _sent("user.erased"),
     "UserResponse": _PROFILE,
+    "UserRestoredEvent": _sent("user.restored"),
+    "UserSuspendedEvent": _sent("user.suspended"),
     "UserUpdate": {"first_name": "Augusta", "profile_image_url": None},
+    "UserUpdatedEvent": _sent("user.updated", changed=["first_name", "last_name"]),
     "WebhookAccepted": {"duplicate": False, "applied": True},
+    "WebhookTestEvent": {
+        "specversion": "1.0",
+        "id": _OTHER_ID,
+        "source": "https://users.example.com",
+        "type": "webhook.test",
+        "subject": _ID,
+        "time": _NOW,
+        "datacontenttype": "application/json",
+        "data": {"subscription_id": _ID},
+        "deliverysequence": "00000000000000000042",
+    },
 }
 """By name in `components.schemas`."""
 FORM_EXAMPLE: Final[dict[str, Any]] = {
@@ -258,13 +303,16 @@ PARAMETERS: Final[dict[str, str]] = {
     "key_id": "c9f1d7f5375e",
     "subscription_id": _ID,
     "state": "example-state",
+    "webhook-id": f"msg_{_OTHER_ID}",
+    "webhook-timestamp": "1796029200",
+    "webhook-signature": f"v1,{'A' * 43}=",
 }
-"""By name: those in paths, and those that a query must have."""
+"""By name: those in paths, and those that a query or a head must have."""
 
 
 def with_examples(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with an example in each request and each successful answer."""
-    for item in document["paths"].values():
+    """The document with an example in each request and each successful answer, and in each webhook."""
+    for item in (*document["paths"].values(), *document["webhooks"].values()):
         for operation in item.values():
             for parameter in operation.get("parameters", []):
                 if parameter["required"]:

@@ -8,6 +8,13 @@ from services.user_management.core.connection_counts import transition
 from services.user_management.enums import EventType, IntegrationStatus, ReauthReason
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries.token_refresh import Failure
+from services.user_management.schemas.events import (
+    IntegrationDegraded,
+    IntegrationNeedsReauth,
+    IntegrationRecovered,
+    IntegrationRevoked,
+    StatusChanged,
+)
 from services.user_management.unit_of_work import UnitOfWork
 
 SERVING: Final = [IntegrationStatus.ACTIVE, IntegrationStatus.DEGRADED]
@@ -41,7 +48,7 @@ class IntegrationStatusTracker:
             connection,
             status=IntegrationStatus.NEEDS_REAUTH,
             reason=reason.value,
-            event=EventType.INTEGRATION_NEEDS_REAUTH,
+            event=IntegrationNeedsReauth,
             failure=failure,
         )
 
@@ -52,7 +59,7 @@ class IntegrationStatusTracker:
             connection,
             status=IntegrationStatus.REVOKED,
             reason=ReauthReason.REVOKED_AT_PROVIDER.value,
-            event=EventType.INTEGRATION_REVOKED,
+            event=IntegrationRevoked,
             failure=failure,
         )
 
@@ -63,7 +70,7 @@ class IntegrationStatusTracker:
             connection,
             status=IntegrationStatus.DEGRADED,
             reason=reason,
-            event=EventType.INTEGRATION_DEGRADED,
+            event=IntegrationDegraded,
             from_statuses=[IntegrationStatus.ACTIVE],
         )
 
@@ -74,26 +81,17 @@ class IntegrationStatusTracker:
             connection,
             status=IntegrationStatus.ACTIVE,
             reason=None,
-            event=EventType.INTEGRATION_RECOVERED,
+            event=IntegrationRecovered,
             from_statuses=[was],
         )
 
-    def record(
-        self,
-        uow: UnitOfWork,
-        event: EventType,
-        *,
-        integration_id: UUID,
-        user_id: str,
-        provider: str,
-        reason: str | None = None,
-    ) -> None:
+    def record(self, uow: UnitOfWork, event: StatusChanged) -> None:
         """The audit row, the event and the counter of a change that another statement has made."""
-        changes = {"status": [None, event.value.removeprefix("integration.")], "reason": [None, reason]}
-        uow.audit(event.value, target=("integration", str(integration_id)), user_id=user_id, changes=changes)
-        payload = {"integration_id": str(integration_id), "user_id": user_id, "provider": provider, "reason": reason}
-        uow.publish(event, subject=user_id, payload=payload)
-        uow.count(transition(provider, _STATUS_AFTER[event], reason))
+        action = event.event_type.value
+        changes = {"status": [None, action.removeprefix("integration.")], "reason": [None, event.reason]}
+        uow.audit(action, target=("integration", str(event.integration_id)), user_id=event.user_id, changes=changes)
+        uow.publish(event)
+        uow.count(transition(event.provider, _STATUS_AFTER[event.event_type], event.reason))
 
     async def _change(
         self,
@@ -102,7 +100,7 @@ class IntegrationStatusTracker:
         *,
         status: IntegrationStatus,
         reason: str | None,
-        event: EventType,
+        event: type[StatusChanged],
         from_statuses: list[IntegrationStatus] = SERVING,
         failure: Failure | None = None,
     ) -> bool:
@@ -119,12 +117,6 @@ class IntegrationStatusTracker:
         if changed is None:
             return False
         user_id, provider = changed
-        self.record(
-            uow,
-            event,
-            integration_id=connection.integration_id,
-            user_id=user_id,
-            provider=provider,
-            reason=reason,
-        )
+        integration_id = connection.integration_id
+        self.record(uow, event(integration_id=integration_id, user_id=user_id, provider=provider, reason=reason))
         return True

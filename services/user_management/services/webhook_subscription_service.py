@@ -23,6 +23,7 @@ from services.user_management.integrations.webhook_target import TargetRefusedEr
 from services.user_management.queries import service_client as client_queries
 from services.user_management.queries import webhook_delivery as delivery_queries
 from services.user_management.queries import webhook_subscription as queries
+from services.user_management.schemas.events import WebhookTest
 from services.user_management.schemas.webhook_subscription import (
     DEFAULT_OVERLAP_SECONDS,
     MESSAGE_PREFIX,
@@ -45,8 +46,6 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 MAX_PER_OWNER: Final = 20
 MAX_REPLAYED: Final = 10_000
-TEST_EVENT_TYPE: Final = "webhook.test"
-"""Sent on request alone; nobody subscribes to it."""
 DISABLED_BY_OWNER: Final = "owner"
 NO_SUBSCRIPTION: Final = "There is no such subscription."
 _URL_REFUSED: Final = (
@@ -192,11 +191,11 @@ class WebhookSubscriptionService:
             row = await _lock_active(uow, actor, subscription_id)
             event = cloud_event(
                 event_id=uuid7(),
-                event_type=TEST_EVENT_TYPE,
+                event_type=WebhookTest.event_type,
                 source=self.source,
                 subject=str(subscription_id),
                 moment=uow.clock.now(),
-                data={"subscription_id": str(subscription_id)},
+                data=WebhookTest(subscription_id=subscription_id).model_dump(mode="json"),
             )
             delivery_id = await deliver_alone(uow, row, event)
             _audit(uow, "tested", subscription_id, {"event_id": [None, event["id"]]})

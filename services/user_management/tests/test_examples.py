@@ -10,8 +10,12 @@ from fastapi import FastAPI
 from services.user_management.routers.examples import EXAMPLES
 
 
+def _items(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [*document["paths"].items(), *document["webhooks"].items()]
+
+
 def _contents(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for path, item in document["paths"].items():
+    for path, item in _items(document):
         for operation in item.values():
             answers = [answer for status, answer in operation["responses"].items() if status.startswith("2")]
             for described in (operation.get("requestBody", {}), *answers):
@@ -36,9 +40,9 @@ def test_every_request_and_answer_has_an_example_that_fits_its_schema(app: FastA
     assert wrong == []
 
 
-def test_every_path_parameter_has_an_example_that_fits_its_schema(app: FastAPI) -> None:
+def test_every_required_parameter_has_an_example_that_fits_its_schema(app: FastAPI) -> None:
     document = app.openapi()
-    operations = [operation for item in document["paths"].values() for operation in item.values()]
+    operations = [operation for _, item in _items(document) for operation in item.values()]
     required = [one for operation in operations for one in operation.get("parameters", []) if one["required"]]
 
     assert required

@@ -21,6 +21,7 @@ from services.user_management.schemas.webhook_subscription import CreateSubscrip
 from services.user_management.services.outbox_service import OutboxPolicy, OutboxService
 from services.user_management.tests.actors import TESTER
 from services.user_management.tests.conftest import API_URL
+from services.user_management.tests.events import happened
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected
 
@@ -60,7 +61,7 @@ async def publish(clean_database: None, container: Container) -> Publish:
     async def write(*event_types: EventType, **payload: Any) -> None:
         async with container.resources.unit_of_work(TESTER) as uow:
             for event_type in event_types:
-                uow.publish(event_type, subject="user_1", payload={"user_id": "user_1", **payload})
+                uow.publish(happened(event_type, **payload))
 
     return write
 

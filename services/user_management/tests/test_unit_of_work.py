@@ -6,9 +6,9 @@ from sqlalchemy.exc import DBAPIError
 
 from services.user_management.container import Container
 from services.user_management.core.ids import uuid7
-from services.user_management.enums import EventType
 from services.user_management.exceptions import ConflictError
 from services.user_management.models import ServiceClient
+from services.user_management.schemas.events import UserUpdated
 from services.user_management.tests.actors import TESTER
 
 Owner = asyncpg.Connection
@@ -29,7 +29,7 @@ async def change(container: Container, *, error: Exception | None = None, keep: 
     async with container.resources.unit_of_work(TESTER) as uow:
         await ServiceClient.objects.create(id=uuid7(), name="x", permissions=[], created_at=uow.clock.now())
         uow.audit("thing.changed", target=("thing", "1"), user_id=None, changes={"name": ["a", "b"]})
-        uow.publish(EventType.USER_UPDATED, subject="user_x", payload={"user_id": "user_x"})
+        uow.publish(UserUpdated(user_id="user_x", changed=["email"]))
         if error is not None:
             raise uow.keep(error) if keep else error
 

@@ -19,6 +19,7 @@ from services.user_management.queries import webhook_delivery
 from services.user_management.schemas.webhook_subscription import CreateSubscriptionRequest, SubscriptionUpdate
 from services.user_management.services.webhook_delivery_service import DELAYS_SECONDS, retry_delay
 from services.user_management.tests.actors import TESTER
+from services.user_management.tests.events import happened
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import audit_actions, only_row
 from services.user_management.tests.webhook_receiver import Receiver, answer, receiving
@@ -45,7 +46,7 @@ class Scene:
         """Events, relayed."""
         async with self.container.resources.unit_of_work(TESTER) as uow:
             for event_type in event_types or (EventType.USER_UPDATED,):
-                uow.publish(event_type, subject="user_1", payload={"user_id": "user_1", **payload})
+                uow.publish(happened(event_type, **payload))
         await self.container.events.outbox.relay(TESTER)
 
     async def deliver(self) -> None:

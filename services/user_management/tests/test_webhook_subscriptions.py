@@ -18,6 +18,7 @@ from services.user_management.services.webhook_subscription_service import MAX_R
 from services.user_management.settings import Settings
 from services.user_management.tests.actors import TESTER
 from services.user_management.tests.command_line import CommandLine
+from services.user_management.tests.events import happened
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Headers, assert_problem, audit_actions
 from services.user_management.tests.webhook_receiver import Receiver, answer, receiving
@@ -73,7 +74,7 @@ async def happen(journey: Journey, *event_types: EventType) -> None:
     """Events, relayed."""
     async with journey.container.resources.unit_of_work(TESTER) as uow:
         for event_type in event_types:
-            uow.publish(event_type, subject="user_1", payload={"user_id": "user_1"})
+            uow.publish(happened(event_type))
     await journey.container.events.outbox.relay(TESTER)
 
 

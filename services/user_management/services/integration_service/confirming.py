@@ -6,7 +6,7 @@ from typing import Final
 import structlog
 
 from services.user_management.core.principal import Principal
-from services.user_management.enums import EventType, IntegrationStatus, ReauthReason
+from services.user_management.enums import IntegrationStatus, ReauthReason
 from services.user_management.exceptions import (
     FlowNotFoundError,
     FlowRefusedError,
@@ -23,6 +23,7 @@ from services.user_management.queries import token_revocation as revocation_quer
 from services.user_management.queries.integration import Connected, Consent
 from services.user_management.queries.oauth_flow import ConsumedFlow
 from services.user_management.queries.token_revocation import Origin
+from services.user_management.schemas.events import IntegrationConnected
 from services.user_management.schemas.integration import ConfirmRequest, IntegrationResponse
 from services.user_management.security.signing import Signer, sha256
 from services.user_management.services.integration_service.connections import IntegrationService
@@ -106,7 +107,7 @@ class Confirmations:
             # was refused or given up.
             await integration_queries.forget_refresh_token(uow.connection, connected.id)
         self.status.record(
-            uow, EventType.INTEGRATION_CONNECTED, integration_id=connected.id, user_id=user_id, provider=provider.name
+            uow, IntegrationConnected(integration_id=connected.id, user_id=user_id, provider=provider.name)
         )
         return connected
 

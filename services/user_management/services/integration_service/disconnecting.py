@@ -8,13 +8,14 @@ from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries import token_revocation as revocation_queries
 from services.user_management.queries.integration import LiveConnection
+from services.user_management.schemas.events import DisconnectedBy, IntegrationDisconnected
 from services.user_management.schemas.integration import DisconnectResponse
 from services.user_management.services.unkept_grants import preferred_kind
 from services.user_management.unit_of_work import UnitOfWork
 
 
 async def disconnect(
-    uow: UnitOfWork, providers: ProviderRegistry, held: LiveConnection, *, by: str
+    uow: UnitOfWork, providers: ProviderRegistry, held: LiveConnection, *, by: DisconnectedBy
 ) -> RevocationState | None:
     """Step: end a connection whose row is locked. No token of it is readable from the commit on.
 
@@ -29,14 +30,13 @@ async def disconnect(
         user_id=held.user_id,
         changes=changes,
     )
-    payload = {"integration_id": str(held.id), "user_id": held.user_id, "provider": held.provider, "by": by}
-    uow.publish(EventType.INTEGRATION_DISCONNECTED, subject=held.user_id, payload=payload)
+    uow.publish(IntegrationDisconnected(integration_id=held.id, user_id=held.user_id, provider=held.provider, by=by))
     uow.count(transition(held.provider, IntegrationStatus.DISCONNECTED))
     return state
 
 
 async def disconnect_all(
-    uow: UnitOfWork, providers: ProviderRegistry, user_id: str, *, by: str
+    uow: UnitOfWork, providers: ProviderRegistry, user_id: str, *, by: DisconnectedBy
 ) -> list[DisconnectResponse]:
     """Step: end all connections of a user; what became of each."""
     ended = []

@@ -15,7 +15,6 @@ from services.user_management.core.failpoints import Failpoint, failpoint, watch
 from services.user_management.core.principal import system
 from services.user_management.database import DatabaseError, is_unavailable
 from services.user_management.enums import (
-    EventType,
     IntegrationStatus,
     ProviderErrorKind,
     ReauthReason,
@@ -36,6 +35,7 @@ from services.user_management.queries import integration as integration_queries
 from services.user_management.queries import token_refresh as queries
 from services.user_management.queries.token_refresh import Advanced, Claim, Failure, FailureRun
 from services.user_management.queries.token_revocation import Origin
+from services.user_management.schemas.events import IntegrationRecovered
 from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
 from services.user_management.services.token_service.storage import store_tokens
 from services.user_management.services.unkept_grants import revoke_unkept
@@ -208,10 +208,9 @@ class RefreshAttempts:
         elif advanced.former_status != IntegrationStatus.ACTIVE:
             self.status.record(
                 uow,
-                EventType.INTEGRATION_RECOVERED,
-                integration_id=claim.integration_id,
-                user_id=claim.user_id,
-                provider=claim.provider,
+                IntegrationRecovered(
+                    integration_id=claim.integration_id, user_id=claim.user_id, provider=claim.provider
+                ),
             )
 
     async def _failed(self, claim: Claim, provider: Provider, error: ProviderCallError) -> RefreshResult:

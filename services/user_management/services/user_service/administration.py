@@ -13,6 +13,7 @@ from services.user_management.exceptions import ConflictError, UserNotFoundError
 from services.user_management.queries import user as user_queries
 from services.user_management.queries import user_search
 from services.user_management.queries.user_search import FoundUser, Position, UserFilter
+from services.user_management.schemas.events import UserRestored
 from services.user_management.schemas.user import (
     AdminUserDetail,
     AdminUserResponse,
@@ -134,6 +135,6 @@ class UserAdministration:
             await write_differences(uow, row, after)
             changes = {"status": [row.status, after.status], "deleted_by": [row.deleted_by, None]}
             uow.audit(EventType.USER_RESTORED.value, target=("user", user_id), user_id=user_id, changes=changes)
-            uow.publish(EventType.USER_RESTORED, subject=user_id, payload={"user_id": user_id})
+            uow.publish(UserRestored(user_id=user_id))
         self.states.forget()
         return AdminUserResponse.model_validate(after)

@@ -8,6 +8,7 @@ from services.user_management.enums import EventType, UpstreamStatus, UserStatus
 from services.user_management.exceptions import UserNotFoundError
 from services.user_management.queries import user as user_queries
 from services.user_management.queries.user_rows import UserColumns, UserRow
+from services.user_management.schemas.events import UserDeactivated, UserDeleted, UserEvent, UserSuspended, UserUpdated
 from services.user_management.unit_of_work import UnitOfWork
 from services.user_management.utils.validators import search_key
 
@@ -28,9 +29,9 @@ _BOOKKEEPING: Final = frozenset(
 )
 """Columns that nobody is shown; a change of these alone is no news."""
 _SUSPENSION: Final = {"status", "suspended_at", "suspended_reason"}
-_ENTERED: Final[dict[str, EventType]] = {
-    UserStatus.SUSPENDED: EventType.USER_SUSPENDED,
-    UserStatus.DEACTIVATED: EventType.USER_DEACTIVATED,
+_ENTERED: Final[dict[str, type[UserEvent]]] = {
+    UserStatus.SUSPENDED: UserSuspended,
+    UserStatus.DEACTIVATED: UserDeactivated,
 }
 
 
@@ -97,15 +98,15 @@ def _tell(uow: UnitOfWork, row: UserRow, changes: dict[str, list[Any]]) -> None:
     user_id = row.id
     entered = _ENTERED.get(changes["status"][1]) if "status" in changes else None
     visible = {name: [_json(old), _json(new)] for name, (old, new) in changes.items()}
-    action = (entered or EventType.USER_UPDATED).value
+    action = (entered or UserUpdated).event_type.value
     uow.audit(action, target=("user", user_id), user_id=user_id, changes=visible)
     if row.deleted_at is not None:
         return
     if entered is not None:
-        uow.publish(entered, subject=user_id, payload={"user_id": user_id})
+        uow.publish(entered(user_id=user_id))
     told = sorted(changes.keys() - {"local_fields"} - (_SUSPENSION if entered else set()))
     if told:
-        uow.publish(EventType.USER_UPDATED, subject=user_id, payload={"user_id": user_id, "changed": told})
+        uow.publish(UserUpdated(user_id=user_id, changed=told))
 
 
 async def mark_deleted(uow: UnitOfWork, row: UserRow, *, by: str) -> datetime:
@@ -122,7 +123,7 @@ async def mark_deleted(uow: UnitOfWork, row: UserRow, *, by: str) -> datetime:
     user_id = row.id
     changes = {"status": [row.status, UserStatus.DEACTIVATED.value], "deleted_by": [None, by]}
     uow.audit(EventType.USER_DELETED.value, target=("user", user_id), user_id=user_id, changes=changes)
-    uow.publish(EventType.USER_DELETED, subject=user_id, payload={"user_id": user_id})
+    uow.publish(UserDeleted(user_id=user_id))
     return now
 
 
@@ -130,8 +131,8 @@ def announce_status(uow: UnitOfWork, user_id: str, change: list[str | None]) -> 
     """Step: audit and publish that a new user is suspended or deactivated from the start, if they are."""
     entered = _ENTERED.get(change[1] or "")
     if entered is not None:
-        uow.audit(entered.value, target=("user", user_id), user_id=user_id, changes={"status": change})
-        uow.publish(entered, subject=user_id, payload={"user_id": user_id})
+        uow.audit(entered.event_type.value, target=("user", user_id), user_id=user_id, changes={"status": change})
+        uow.publish(entered(user_id=user_id))
 
 
 def with_search_keys(values: UserColumns) -> UserColumns:

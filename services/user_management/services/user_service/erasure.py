@@ -11,6 +11,7 @@ from services.user_management.enums import EventType
 from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.queries import user as user_queries
 from services.user_management.queries import webhook as webhook_queries
+from services.user_management.schemas.events import UserErased
 from services.user_management.security.signing import Signer
 from services.user_management.services.integration_service import release_grants
 from services.user_management.services.slice_time import StartSlice
@@ -54,4 +55,4 @@ class UserErasure:
         await user_queries.delete_user(uow.connection, user_id)
         await user_queries.erase_audit_details(uow.connection, user_id)
         uow.audit(EventType.USER_ERASED.value, target=("user", user_id), user_id=user_id)
-        uow.publish(EventType.USER_ERASED, subject=user_id, payload={"user_id": user_id})
+        uow.publish(UserErased(user_id=user_id))

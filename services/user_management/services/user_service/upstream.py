@@ -15,6 +15,7 @@ from typing import Final, Literal, cast
 from services.user_management.enums import EventType, UpstreamStatus, UserStatus
 from services.user_management.queries import user as user_queries
 from services.user_management.queries.user_rows import UpstreamState, UserColumns, UserRow
+from services.user_management.schemas.events import UserCreated
 from services.user_management.security.signing import Signer
 from services.user_management.services.preferences_service import PreferencesManager
 from services.user_management.services.table_upkeep import Pruning
@@ -123,7 +124,7 @@ class UpstreamUsers:
             return False
         await self.preferences.create_defaults(uow, subject)
         uow.audit(EventType.USER_CREATED.value, target=("user", subject), user_id=subject)
-        uow.publish(EventType.USER_CREATED, subject=subject, payload={"user_id": subject})
+        uow.publish(UserCreated(user_id=subject))
         announce_status(uow, subject, [None, status])
         return True
 

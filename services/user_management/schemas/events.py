@@ -1,0 +1,160 @@
+"""What each type of event tells: one model per type, which is written, sent and published as its JSON Schema."""
+
+from typing import Annotated, ClassVar, Final, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, create_model
+
+from services.user_management.enums import EventType, ReauthReason
+
+Sequence = Annotated[str, Field(pattern=r"^[0-9]{20}$")]
+"""A number as text that sorts in order."""
+DisconnectedBy = Literal["user", "user_deleted"]
+
+
+class EventData(BaseModel):
+    """The `data` of an event: ids and names, no personal values and no tokens."""
+
+    # What has a default is sent all the same, and the schema says so.
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_serialization_defaults_required=True)
+
+    event_type: ClassVar[str]
+
+
+class UserEvent(EventData):
+    """It happened to a user, who is its subject."""
+
+    event_type: ClassVar[EventType]
+    user_id: str
+
+
+class UserCreated(UserEvent):
+    event_type = EventType.USER_CREATED
+
+
+class UserUpdated(UserEvent):
+    event_type = EventType.USER_UPDATED
+    changed: Annotated[list[str], Field(min_length=1)]
+    """Names of fields of the profile."""
+
+
+class UserSuspended(UserEvent):
+    event_type = EventType.USER_SUSPENDED
+
+
+class UserDeactivated(UserEvent):
+    event_type = EventType.USER_DEACTIVATED
+
+
+class UserDeleted(UserEvent):
+    event_type = EventType.USER_DELETED
+
+
+class UserRestored(UserEvent):
+    event_type = EventType.USER_RESTORED
+
+
+class UserErased(UserEvent):
+    event_type = EventType.USER_ERASED
+
+
+class ConnectionEvent(UserEvent):
+    """It happened to a user's connection to a provider."""
+
+    integration_id: UUID
+    provider: str
+
+
+class StatusChanged(ConnectionEvent):
+    """The connection works, or no longer does; `reason` says why not."""
+
+    reason: str | None
+
+
+class IntegrationConnected(StatusChanged):
+    event_type = EventType.INTEGRATION_CONNECTED
+    reason: None = None
+
+
+class IntegrationRecovered(StatusChanged):
+    event_type = EventType.INTEGRATION_RECOVERED
+    reason: None = None
+
+
+class IntegrationDegraded(StatusChanged):
+    event_type = EventType.INTEGRATION_DEGRADED
+    reason: str
+    """A code of ours or of the provider's."""
+
+
+class IntegrationNeedsReauth(StatusChanged):
+    event_type = EventType.INTEGRATION_NEEDS_REAUTH
+    reason: ReauthReason
+
+
+class IntegrationRevoked(StatusChanged):
+    event_type = EventType.INTEGRATION_REVOKED
+    reason: Literal[ReauthReason.REVOKED_AT_PROVIDER]
+
+
+class IntegrationDisconnected(ConnectionEvent):
+    event_type = EventType.INTEGRATION_DISCONNECTED
+    by: DisconnectedBy
+
+
+class WebhookTest(EventData):
+    """Sent on request alone, to one subscription; nobody subscribes to it."""
+
+    event_type = "webhook.test"
+    subscription_id: UUID
+
+
+OUTBOX_EVENTS: Final[dict[EventType, type[UserEvent]]] = {
+    event.event_type: event
+    for event in (
+        UserCreated,
+        UserUpdated,
+        UserSuspended,
+        UserDeactivated,
+        UserDeleted,
+        UserRestored,
+        UserErased,
+        IntegrationConnected,
+        IntegrationRecovered,
+        IntegrationDegraded,
+        IntegrationNeedsReauth,
+        IntegrationRevoked,
+        IntegrationDisconnected,
+    )
+}
+WEBHOOK_EVENTS: Final[tuple[type[EventData], ...]] = (*OUTBOX_EVENTS.values(), WebhookTest)
+
+
+class SentEvent(BaseModel):
+    """The event as a webhook brings it: a CloudEvent 1.0 in JSON, which may have further attributes."""
+
+    specversion: Literal["1.0"]
+    id: UUID
+    source: str
+    type: str
+    subject: str
+    time: AwareDatetime
+    datacontenttype: Literal["application/json"]
+    deliverysequence: Sequence
+
+
+class OrderedEvent(SentEvent):
+    """The same for what the outbox holds: `sequence` says which of two came first."""
+
+    sequence: Sequence
+
+
+def sent_event(data: type[EventData]) -> type[SentEvent]:
+    """The model of the document that is sent with this `data`, named `…Event`."""
+    is_ordered = issubclass(data, UserEvent)
+    return create_model(
+        f"{data.__name__}Event",
+        __base__=OrderedEvent if is_ordered else SentEvent,
+        type=(Annotated[str, Field(json_schema_extra={"const": str(data.event_type)})], ...),
+        data=(data, ...),
+    )

@@ -1,0 +1,13 @@
+"""Events of every type, for tests of how they are told."""
+
+from typing import Any
+
+from services.user_management.enums import EventType
+from services.user_management.routers.examples import EXAMPLES
+from services.user_management.schemas.events import OUTBOX_EVENTS, UserEvent
+
+
+def happened(event_type: EventType, **members: Any) -> UserEvent:
+    """The published example of the type, of `user_1`, with other `members`."""
+    event = OUTBOX_EVENTS[event_type]
+    return event.model_validate(EXAMPLES[f"{event.__name__}Event"]["data"] | {"user_id": "user_1"} | members)
