@@ -1,14 +1,15 @@
 """What is known about one user's connection to one provider, for whoever has to explain it."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.ids import uuid7_floor
+from services.user_management.queries.rows import all_rows, one_row
 
 READS_LOOKED_AT: Final = 50
 ACCOUNTS_LOOKED_AT: Final = 50
@@ -92,20 +93,150 @@ ORDER BY created_at DESC
 """)
 
 
+@dataclass(frozen=True, slots=True)
+class DiagnosedProvider:
+    """How a provider is, as the last check saw it."""
+
+    state: str
+    reason: str | None
+    since: datetime
+    checked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredToken:
+    """A token of the diagnosed integration, sealed."""
+
+    ciphertext: bytes
+    key_version: int
+    issued_at: datetime
+    expires_at: datetime | None
+    """None for one that does not run out, and for every refresh token."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiagnosedIntegration:
+    """The integration that is to be explained, without its tokens."""
+
+    id: UUID
+    provider_account_id: str
+    account_email: str | None
+    status: str
+    status_reason: str | None
+    status_changed_at: datetime
+    granted_scopes: list[str]
+    requested_scopes: list[str] | None
+    connected_at: datetime
+    disconnected_at: datetime | None
+    last_refresh_at: datetime | None
+    last_checked_at: datetime | None
+    last_failure: str | None
+    last_failure_detail: str | None
+    last_failure_at: datetime | None
+    failing_since: datetime | None
+    refresh_failures: int
+    refresh_not_before: datetime | None
+    clock_skew_seconds: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whom and what a diagnosis is about."""
+
+    read_at: datetime
+    """By the database's clock."""
+    user_status: str
+    user_deleted_at: datetime | None
+    provider: DiagnosedProvider | None
+    """None: it was never checked."""
+    integration: DiagnosedIntegration | None
+    access: StoredToken | None
+    refresh: StoredToken | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeCount:
+    """How many of the latest reads had an outcome, and when the last of them was."""
+
+    outcome: str
+    reads: int
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OtherConnects:
+    """Other users' integrations of the same account at the provider."""
+
+    connections: int
+    serving: int
+    newer_connects: int
+    """How often they were connected after ours."""
+    grant_ended_at: datetime | None
+    """When the last of their consents was revoked after ours was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastRevocation:
+    """What becomes of what the last disconnect gave up."""
+
+    state: str
+    attempts: int
+    last_failure: str | None
+    requested_at: datetime
+    finished_at: datetime | None
+    next_attempt_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectAttempt:
+    """One attempt to connect."""
+
+    status: str
+    error: str | None
+    created_at: datetime
+    expires_at: datetime
+    consumed_at: datetime | None
+
+
 async def read_subject(
     connection: AsyncConnection, *, user_id: str, provider: str, account: str | None
-) -> dict[str, Any] | None:
-    """The user, how the provider is, the connection (of `account`, else the primary one, else the one that ended last)
-    and its tokens. Without a connection its columns are null; None: there is no such user."""
+) -> Subject | None:
+    """Read the user, how the provider is, the integration (of `account`, else the primary one, else the one that ended
+    last) and its tokens. None: there is no such user."""
     parameters = {"user_id": user_id, "provider": provider, "account": account}
     row = (await connection.execute(_SUBJECT, parameters)).mappings().one_or_none()
-    return None if row is None else dict(row)
+    if row is None:
+        return None
+    columns = {field.name: row[field.name] for field in fields(DiagnosedIntegration)}
+    return Subject(
+        read_at=row["read_at"],
+        user_status=row["user_status"],
+        user_deleted_at=row["user_deleted_at"],
+        provider=_provider(row),
+        integration=None if row["id"] is None else DiagnosedIntegration(**columns),
+        access=_token(row, "access", row["access_expires_at"]),
+        refresh=_token(row, "refresh", None),
+    )
 
 
-async def latest_reads(connection: AsyncConnection, *, user_id: str, provider: str) -> Sequence[sa.RowMapping]:
-    """Outcomes of the latest token reads: how many of each (`reads`), and when the last was (`last_at`)."""
+def _provider(row: sa.RowMapping) -> DiagnosedProvider | None:
+    if row["provider_state"] is None:
+        return None
+    return DiagnosedProvider(
+        row["provider_state"], row["provider_reason"], row["provider_since"], row["provider_checked_at"]
+    )
+
+
+def _token(row: sa.RowMapping, kind: str, expires_at: datetime | None) -> StoredToken | None:
+    if row[f"{kind}_ciphertext"] is None:
+        return None
+    return StoredToken(row[f"{kind}_ciphertext"], row[f"{kind}_key_version"], row[f"{kind}_issued_at"], expires_at)
+
+
+async def latest_reads(connection: AsyncConnection, *, user_id: str, provider: str) -> list[OutcomeCount]:
+    """Count the latest token reads by their outcome."""
     parameters = {"user_id": user_id, "provider": provider, "limit": READS_LOOKED_AT}
-    return (await connection.execute(_READS, parameters)).mappings().all()
+    return all_rows(OutcomeCount, await connection.execute(_READS, parameters))
 
 
 async def count_connects(connection: AsyncConnection, *, user_id: str, integration_id: UUID) -> int:
@@ -116,9 +247,8 @@ async def count_connects(connection: AsyncConnection, *, user_id: str, integrati
 
 async def same_account(
     connection: AsyncConnection, *, provider: str, account_id: str, integration_id: UUID, since: datetime
-) -> sa.RowMapping:
-    """Counts of other users' connections of the same account: `connections`, `serving`, how often they were connected
-    after `since` (`newer_connects`), and when the last of their grants was revoked after it (`grant_ended_at`)."""
+) -> OtherConnects:
+    """Count other users' integrations of the same account, and what became of them after `since`."""
     parameters = {
         "provider": provider,
         "account_id": account_id,
@@ -127,17 +257,18 @@ async def same_account(
         "since_id": uuid7_floor(since),
         "limit": ACCOUNTS_LOOKED_AT,
     }
-    return (await connection.execute(_SAME_ACCOUNT, parameters)).mappings().one()
+    row = (await connection.execute(_SAME_ACCOUNT, parameters)).one()
+    return OtherConnects(row.connections, row.serving, int(row.newer_connects), row.grant_ended_at)
 
 
-async def last_revocation(connection: AsyncConnection, integration_id: UUID) -> sa.RowMapping | None:
-    """What becomes of the grant that the last disconnect gave up."""
-    return (await connection.execute(_REVOCATIONS, {"integration_id": integration_id})).mappings().one_or_none()
+async def last_revocation(connection: AsyncConnection, integration_id: UUID) -> LastRevocation | None:
+    """Read what becomes of what the last disconnect gave up."""
+    return one_row(LastRevocation, await connection.execute(_REVOCATIONS, {"integration_id": integration_id}))
 
 
 async def recent_flows(
     connection: AsyncConnection, *, user_id: str, provider: str, since: datetime
-) -> Sequence[sa.RowMapping]:
+) -> list[ConnectAttempt]:
     """Attempts to connect, the latest first; those that a user made many of are not all kept."""
     parameters = {"user_id": user_id, "provider": provider, "since": since}
-    return (await connection.execute(_FLOWS, parameters)).mappings().all()
+    return all_rows(ConnectAttempt, await connection.execute(_FLOWS, parameters))

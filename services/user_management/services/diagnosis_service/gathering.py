@@ -1,8 +1,8 @@
 """Gathers the evidence about one connection in a handful of statements."""
 
-from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,6 +17,8 @@ from services.user_management.enums import (
 from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError, UserNotFoundError
 from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.queries import diagnosis as queries
+from services.user_management.queries.diagnosis import DiagnosedIntegration, DiagnosedProvider, StoredToken, Subject
+from services.user_management.security.encryption import Binding
 from services.user_management.services.diagnosis_service.evidence import (
     ConnectionEvidence,
     Evidence,
@@ -33,8 +35,6 @@ from services.user_management.services.vault_service import VaultService, token_
 FLOWS_OF: Final = timedelta(hours=25)
 """Attempts to connect are forgotten a day after they ended."""
 
-Row = Mapping[str, Any]
-
 
 class EvidenceGatherer:
     """Reads rows; calls nobody."""
@@ -47,76 +47,75 @@ class EvidenceGatherer:
         self, connection: AsyncConnection, *, user_id: str, provider: str, account: str | None
     ) -> Evidence:
         """Raises UserNotFoundError."""
-        row = await queries.read_subject(connection, user_id=user_id, provider=provider, account=account)
-        if row is None:
+        subject = await queries.read_subject(connection, user_id=user_id, provider=provider, account=account)
+        if subject is None:
             raise UserNotFoundError
-        held = self._connection(row, user_id) if row["id"] is not None else None
-        since = row["read_at"] - FLOWS_OF
+        held = self._connection(subject, subject.integration, user_id) if subject.integration is not None else None
+        since = subject.read_at - FLOWS_OF
         flows = await queries.recent_flows(connection, user_id=user_id, provider=provider, since=since)
         reads = await queries.latest_reads(connection, user_id=user_id, provider=provider)
         return Evidence(
-            now=row["read_at"],
+            now=subject.read_at,
             provider_name=provider,
             provider=self._providers.get(provider).config if provider in self._providers else None,
-            user_status=row["user_status"],
-            user_deleted_at=row["user_deleted_at"],
-            health=_health(row),
+            user_status=subject.user_status,
+            user_deleted_at=subject.user_deleted_at,
+            health=_health(subject.provider),
             connection=held,
             same_account=await _same_account(connection, user_id, provider, held) if held else None,
-            reads={TokenOutcome(read["outcome"]): ReadEvidence(read["reads"], read["last_at"]) for read in reads},
-            flows=tuple(FlowEvidence(**{**dict(flow), "status": FlowStatus(flow["status"])}) for flow in flows),
+            reads={TokenOutcome(read.outcome): ReadEvidence(read.reads, read.last_at) for read in reads},
+            flows=tuple(FlowEvidence(**{**asdict(flow), "status": FlowStatus(flow.status)}) for flow in flows),
             revocation=await _revocation(connection, held) if held else None,
         )
 
-    def _connection(self, row: Row, user_id: str) -> ConnectionEvidence:
-        requested = row["requested_scopes"]
+    def _connection(self, subject: Subject, row: DiagnosedIntegration, user_id: str) -> ConnectionEvidence:
+        requested = row.requested_scopes
         return ConnectionEvidence(
-            id=row["id"],
-            provider_account_id=row["provider_account_id"],
-            account_email=row["account_email"],
-            status=IntegrationStatus(row["status"]),
-            status_reason=row["status_reason"],
-            status_changed_at=row["status_changed_at"],
-            granted_scopes=tuple(row["granted_scopes"]),
+            id=row.id,
+            provider_account_id=row.provider_account_id,
+            account_email=row.account_email,
+            status=IntegrationStatus(row.status),
+            status_reason=row.status_reason,
+            status_changed_at=row.status_changed_at,
+            granted_scopes=tuple(row.granted_scopes),
             requested_scopes=None if requested is None else tuple(requested),
-            connected_at=row["connected_at"],
-            disconnected_at=row["disconnected_at"],
-            last_refresh_at=row["last_refresh_at"],
-            last_checked_at=row["last_checked_at"],
-            last_failure=row["last_failure"],
-            last_failure_detail=row["last_failure_detail"],
-            last_failure_at=row["last_failure_at"],
-            failing_since=row["failing_since"],
-            refresh_failures=row["refresh_failures"],
-            refresh_not_before=row["refresh_not_before"],
-            clock_skew_seconds=row["clock_skew_seconds"],
-            access=self._token(row, user_id, TokenKind.ACCESS, expires_at=row["access_expires_at"]),
-            refresh=self._token(row, user_id, TokenKind.REFRESH, expires_at=None),
+            connected_at=row.connected_at,
+            disconnected_at=row.disconnected_at,
+            last_refresh_at=row.last_refresh_at,
+            last_checked_at=row.last_checked_at,
+            last_failure=row.last_failure,
+            last_failure_detail=row.last_failure_detail,
+            last_failure_at=row.last_failure_at,
+            failing_since=row.failing_since,
+            refresh_failures=row.refresh_failures,
+            refresh_not_before=row.refresh_not_before,
+            clock_skew_seconds=row.clock_skew_seconds,
+            access=self._token(subject.access, token_binding(user_id, row.id, TokenKind.ACCESS)),
+            refresh=self._token(subject.refresh, token_binding(user_id, row.id, TokenKind.REFRESH)),
         )
 
-    def _token(self, row: Row, user_id: str, kind: TokenKind, *, expires_at: Any) -> TokenEvidence | None:
-        ciphertext, key_version = row[f"{kind.value}_ciphertext"], row[f"{kind.value}_key_version"]
-        if ciphertext is None:
+    def _token(self, token: StoredToken | None, binding: Binding) -> TokenEvidence | None:
+        if token is None:
             return None
         try:
-            self._vault.open(ciphertext, token_binding(user_id, row["id"], kind), key_version)
+            self._vault.open(token.ciphertext, binding, token.key_version)
         except KeyUnavailableError:
             readability = Readability.KEY_MISSING
         except PoisonedCiphertextError:
             readability = Readability.UNREADABLE
         else:
             readability = Readability.READABLE
-        return TokenEvidence(row[f"{kind.value}_issued_at"], expires_at, key_version, readability)
+        return TokenEvidence(token.issued_at, token.expires_at, token.key_version, readability)
 
 
-def _health(row: Row) -> HealthEvidence | None:
-    if row["provider_state"] is None:
+def _health(provider: DiagnosedProvider | None) -> HealthEvidence | None:
+    if provider is None:
         return None
     return HealthEvidence(
-        state=ProviderState(row["provider_state"]),
-        reason=row["provider_reason"],
-        since=row["provider_since"],
-        checked_at=row["provider_checked_at"],
+        state=ProviderState(provider.state),
+        reason=provider.reason,
+        since=provider.since,
+        checked_at=provider.checked_at,
     )
 
 
@@ -132,13 +131,13 @@ async def _same_account(
     )
     return SameAccountEvidence(
         own_connects=await queries.count_connects(connection, user_id=user_id, integration_id=held.id),
-        other_connections=others["connections"],
-        other_serving=others["serving"],
-        newer_connects=int(others["newer_connects"]),
-        grant_ended_at=others["grant_ended_at"],
+        other_connections=others.connections,
+        other_serving=others.serving,
+        newer_connects=others.newer_connects,
+        grant_ended_at=others.grant_ended_at,
     )
 
 
 async def _revocation(connection: AsyncConnection, held: ConnectionEvidence) -> RevocationEvidence | None:
     row = await queries.last_revocation(connection, held.id)
-    return None if row is None else RevocationEvidence(**{**dict(row), "state": RevocationState(row["state"])})
+    return None if row is None else RevocationEvidence(**{**asdict(row), "state": RevocationState(row.state)})
