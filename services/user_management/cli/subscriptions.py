@@ -30,9 +30,11 @@ def list_subscriptions() -> None:
     """All subscriptions, the newest first: id, owner, status, events, URL."""
     for one in run(_all):
         status = one.status if one.disabled_reason is None else f"{one.status} ({one.disabled_reason})"
+        if not one.owner_may_hear:
+            status += " (owner may not hear)"
         failing = "-" if one.failing_since is None else f"failing since {one.failing_since.isoformat()}"
         events = " ".join(one.event_types) or "all events"
-        print(one.id, one.owner or "administrators", status, failing, events, one.url, sep="\t")
+        print(one.id, one.owner, status, failing, events, one.url, sep="\t")
 
 
 @app.command()

@@ -21,6 +21,7 @@ class EventServices:
 def build_events(resources: Resources, *, keys: KeyServices) -> EventServices:
     """Build the group."""
     settings = resources.settings
+    admins = frozenset(settings.admin.user_ids)
     return EventServices(
         outbox=OutboxService(
             database=resources.database,
@@ -31,6 +32,7 @@ def build_events(resources: Resources, *, keys: KeyServices) -> EventServices:
                 stream=settings.redis.stream,
                 stream_length=settings.redis.stream_length,
                 channel=settings.redis.channel,
+                admins=admins,
             ),
             start_slice=resources.start_slice,
         ),
@@ -41,6 +43,7 @@ def build_events(resources: Resources, *, keys: KeyServices) -> EventServices:
             vault=keys.vault,
             signer=resources.signer,
             source=settings.public_url,
+            admins=admins,
         ),
         deliveries=WebhookDeliveryService(
             unit_of_work=resources.unit_of_work,
@@ -48,5 +51,6 @@ def build_events(resources: Resources, *, keys: KeyServices) -> EventServices:
             vault=keys.vault,
             clock=resources.clock,
             start_slice=resources.start_slice,
+            admins=admins,
         ),
     )

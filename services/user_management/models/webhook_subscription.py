@@ -12,7 +12,8 @@ from services.user_management.models.base import JSONB, Bytes, PgUUID, foreign_k
 
 
 class WebhookSubscription(ormar.Model):
-    """An address that is told of events. `client_id` is the service it belongs to; null: the admins."""
+    """An address that is told of events. `client_id` is the service it belongs to; null: the user who
+    made it (`created_by`)."""
 
     ormar_config = table(
         "webhook_subscriptions",

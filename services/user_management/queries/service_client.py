@@ -13,12 +13,6 @@ from services.user_management.models import ServiceClient, ServiceGrant
 _clients = ServiceClient.ormar_config.table
 _grants = ServiceGrant.ormar_config.table
 
-MAY_HEAR: Final = """
-    ({client}.id IS NULL OR {client}.disabled_at IS NULL
-     AND {client}.permissions ?| ARRAY['webhooks:manage', 'admin'])
-"""
-"""Whether whoever owns a subscription, outer joined as `client`, is told anything by webhook: administrators always."""
-
 LIVE_KEY: Final = "(k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()))"
 """Whether the key `k` still opens anything, by the database's clock."""
 

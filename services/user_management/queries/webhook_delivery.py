@@ -11,29 +11,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.ids import uuid7_floor
 from services.user_management.enums import DeliveryState, SubscriptionStatus
-from services.user_management.models import ServiceClient, WebhookDelivery, WebhookSubscription
-from services.user_management.queries.service_client import MAY_HEAR
+from services.user_management.models import WebhookDelivery, WebhookSubscription
+from services.user_management.queries.webhook_subscription import ADMINS, OWNER_MAY_HEAR
 
 _deliveries = WebhookDelivery.ormar_config.table
 _subscriptions = WebhookSubscription.ormar_config.table
-_clients = ServiceClient.ormar_config.table
 _listed = [column for column in _deliveries.c if column.name not in {"body", "subscription_id"}]
 _pending = _deliveries.c.state == DeliveryState.PENDING.value
 
-# A pending delivery of a subscription that is disabled, or of a service that may not hear, is parked: it has no
-# `next_attempt_at` until that changes. Whoever sets a time or parks has locked the subscription in an earlier
-# statement, so that this one sees what the other has done. An event that is queued while a service is being disabled
-# may slip through: `_CLAIM` looks too.
-_is_served = (
-    sa.select(sa.literal(1))
-    .select_from(_subscriptions.outerjoin(_clients, _clients.c.id == _subscriptions.c.client_id))
-    .where(
-        _subscriptions.c.id == _deliveries.c.subscription_id,
-        _subscriptions.c.status == SubscriptionStatus.ACTIVE.value,
-        sa.text(MAY_HEAR.format(client=_clients.name)),
-    )
+# A pending delivery of a subscription that is disabled is parked: it has no `next_attempt_at` until that changes.
+# Whoever sets a time or parks has locked the subscription in an earlier statement, so that this one sees what the other
+# has done. Deliveries of an owner who may not hear keep their time: `_CLAIM` passes them over, as time and settings
+# change that too.
+_is_active = (
+    sa.select(_subscriptions.c.status == SubscriptionStatus.ACTIVE.value)
+    .where(_subscriptions.c.id == _deliveries.c.subscription_id)
     .correlate(_deliveries)
-    .exists()
+    .scalar_subquery()
 )
 
 # Subscriptions first, in the order of what each has been owed longest, then a delivery of the first that has one to
@@ -48,7 +42,6 @@ WHERE s.id = d.subscription_id AND d.id = (
     FROM (
         SELECT o.id, oldest.next_attempt_at
         FROM webhook_subscriptions o
-        LEFT JOIN service_clients c ON c.id = o.client_id
         CROSS JOIN LATERAL (
             SELECT p.next_attempt_at
             FROM webhook_deliveries p
@@ -56,7 +49,7 @@ WHERE s.id = d.subscription_id AND d.id = (
             ORDER BY p.next_attempt_at, p.id
             LIMIT 1
         ) oldest
-        WHERE o.status = 'active' AND {MAY_HEAR.format(client="c")} AND o.id <> ALL(:busy)
+        WHERE o.status = 'active' AND {OWNER_MAY_HEAR.format(subscription="o")} AND o.id <> ALL(:busy)
           AND (o.failing_since IS NULL OR NOT :healthy_only)
         ORDER BY oldest.next_attempt_at, o.id
     ) waiting
@@ -75,6 +68,7 @@ RETURNING d.id, d.subscription_id, d.event_id, d.event_type, d.sequence, d.body,
     CASE WHEN s.former_secret_until > now() THEN s.former_secret_ciphertext END AS former_secret_ciphertext,
     s.former_secret_key_version, s.failing_since IS NOT NULL AS is_failing
 """).bindparams(  # nosec B608  # noqa: S608 - constants alone
+    ADMINS,
     sa.bindparam("busy", type_=sa.ARRAY(sa.Uuid())),
     sa.bindparam("healthy_only", type_=sa.Boolean()),
     sa.bindparam("lease_seconds", type_=sa.Double()),
@@ -157,11 +151,46 @@ async def insert(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]])
     await connection.execute(sa.insert(_deliveries).values(**values), list(rows))
 
 
+async def hasten_pending(
+    connection: AsyncConnection, subscription_id: UUID, *, event_type: str, lease_seconds: float
+) -> tuple[UUID, UUID] | None:
+    """Make a pending delivery of a type due, the first of several, unless it is about to be or is being sent; its id
+    and the event's, or None. Lock the subscription first."""
+    due = _deliveries.c.next_attempt_at
+    later = due > sa.func.now() + timedelta(seconds=lease_seconds)
+    first = (
+        sa.select(_deliveries.c.id)
+        .where(_deliveries.c.subscription_id == subscription_id, _pending, _deliveries.c.event_type == event_type)
+        .order_by(due, _deliveries.c.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    hasten = (
+        _pending_of([subscription_id])
+        .where(_deliveries.c.id == first)
+        .values(next_attempt_at=sa.case((later, sa.func.now()), else_=due))
+        .returning(_deliveries.c.id, _deliveries.c.event_id)
+    )
+    row = (await connection.execute(hasten)).one_or_none()
+    return None if row is None else (row.id, row.event_id)
+
+
 async def claim_due(
-    connection: AsyncConnection, *, busy: Collection[UUID], healthy_only: bool, lease_seconds: float
+    connection: AsyncConnection,
+    *,
+    admins: Collection[str],
+    busy: Collection[UUID],
+    healthy_only: bool,
+    lease_seconds: float,
 ) -> ClaimedDelivery | None:
-    """The delivery that is due longest, of a subscription that is not `busy`; others find it when the lease ends."""
-    parameters = {"busy": list(busy), "healthy_only": healthy_only, "lease_seconds": lease_seconds}
+    """The delivery that is due longest, of a subscription that is not `busy` and whose owner may hear; others find it
+    when the lease ends."""
+    parameters = {
+        "admins": list(admins),
+        "busy": list(busy),
+        "healthy_only": healthy_only,
+        "lease_seconds": lease_seconds,
+    }
     row = (await connection.execute(_CLAIM, parameters)).mappings().one_or_none()
     return None if row is None else ClaimedDelivery(**row)
 
@@ -195,22 +224,22 @@ async def postpone(connection: AsyncConnection, delivery: ClaimedDelivery, *, er
 
 
 async def park(connection: AsyncConnection, subscription_ids: Collection[UUID]) -> None:
-    """Let what is pending wait until subscription and service are enabled. Lock the subscriptions first."""
+    """Let what is pending wait until the subscription is enabled. Lock the subscriptions first."""
     due = _deliveries.c.next_attempt_at.is_not(None)
     await connection.execute(_pending_of(subscription_ids).where(due).values(next_attempt_at=None))
 
 
 async def unpark(connection: AsyncConnection, subscription_ids: Collection[UUID]) -> None:
-    """What was parked is due now, unless something is still disabled. Lock the subscriptions first."""
+    """What was parked is due now, unless the subscription is still disabled. Lock the subscriptions first."""
     parked = _deliveries.c.next_attempt_at.is_(None)
     await connection.execute(
-        _pending_of(subscription_ids).where(parked, _is_served).values(next_attempt_at=sa.func.now())
+        _pending_of(subscription_ids).where(parked, _is_active).values(next_attempt_at=sa.func.now())
     )
 
 
 def _in(seconds: float) -> sa.Case[datetime]:
     """So many seconds from now; null for what is to be parked."""
-    return sa.case((_is_served, sa.func.now() + timedelta(seconds=seconds)))
+    return sa.case((_is_active, sa.func.now() + timedelta(seconds=seconds)))
 
 
 def _still_ours(delivery: ClaimedDelivery) -> sa.Update:

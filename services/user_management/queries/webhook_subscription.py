@@ -1,6 +1,6 @@
 """Subscriptions to events, each seen by its owner alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -9,23 +9,44 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.user_management.enums import SubscriptionStatus
+from services.user_management.enums import ServicePermission, SubscriptionStatus
 from services.user_management.models import ServiceClient, ServiceGrant, WebhookSubscription
-from services.user_management.queries.service_client import MAY_HEAR
+from services.user_management.queries.service_client import LIVE_KEY
 
 _subscriptions = WebhookSubscription.ormar_config.table
 _clients = ServiceClient.ormar_config.table
 _grants = ServiceGrant.ormar_config.table
-_may_hear: Final = sa.text(MAY_HEAR.format(client=_clients.name))
+
+# Each question is one row by its key. As EXISTS it could be answered by a hash of all users, or of all services.
+OWNER_MAY_HEAR: Final = f"""
+(CASE WHEN {{subscription}}.client_id IS NULL THEN (
+    SELECT u.status = 'active' AND u.deleted_at IS NULL AND u.id = ANY(:admins)
+    FROM users u
+    WHERE u.id = {{subscription}}.created_by COLLATE "C"
+) ELSE (
+    SELECT c.disabled_at IS NULL AND c.permissions ?| ARRAY['webhooks:manage', 'admin']
+    FROM service_clients c
+    WHERE c.id = {{subscription}}.client_id
+      AND (SELECT true FROM service_keys k WHERE k.client_id = c.id AND {LIVE_KEY} LIMIT 1)
+) END IS TRUE)
+"""  # nosec B608  # noqa: S608 - our own constant
+"""Whether the owner of a subscription could make it today; `admins` are the ids of the users who administer."""
+
+ADMINS: Final = sa.bindparam("admins", type_=sa.ARRAY(sa.Text()))
+
+_may_hear: Final = sa.text(OWNER_MAY_HEAR.format(subscription=_subscriptions.name)).bindparams(ADMINS)
 _owned = _subscriptions.outerjoin(_clients, _clients.c.id == _subscriptions.c.client_id)
 _shown = sa.select(
     *_subscriptions.c,
-    _clients.c.name.label("owner"),
-    sa.literal_column(MAY_HEAR.format(client=_clients.name), sa.Boolean()).label("owner_may_hear"),
+    sa.func.coalesce(_clients.c.name, _subscriptions.c.created_by).label("owner"),
+    sa.type_coerce(_may_hear, sa.Boolean()).label("owner_may_hear"),
 ).select_from(_owned)
 
 _LOCK_CREATION: Final = sa.text("SELECT pg_advisory_xact_lock(hashtext('webhook_subscriptions'))")
 
+_IS_UNLIMITED: Final = sa.or_(
+    _subscriptions.c.client_id.is_(None), _clients.c.permissions.has_key(ServicePermission.ADMIN.value)
+).label("is_unlimited")
 _PROVIDERS: Final = (
     sa.select(sa.func.array_agg(_grants.c.provider))
     .where(_grants.c.client_id == _subscriptions.c.client_id)
@@ -42,7 +63,7 @@ RETURNING status, failing_since <= now() - make_interval(secs => :patience_secon
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """An active subscription. `providers`: those that its service has a grant for; None: it is the admins'."""
+    """An active subscription. `providers`: those that its service has a grant for; None: its owner administers."""
 
     id: UUID
     event_types: list[str]
@@ -63,10 +84,10 @@ async def lock_creation(connection: AsyncConnection) -> None:
     await connection.execute(_LOCK_CREATION)
 
 
-async def count_owned(connection: AsyncConnection, client_id: UUID | None) -> int:
-    """How many a service has, or the admins (None)."""
+async def count_owned(connection: AsyncConnection, *, client_id: UUID | None, created_by: str) -> int:
+    """How many a service has, or an admin (`client_id` None)."""
     owned = _subscriptions.c.client_id
-    mine = owned.is_(None) if client_id is None else owned == client_id
+    mine = owned == client_id if client_id else owned.is_(None) & (_subscriptions.c.created_by == created_by)
     return int(
         (await connection.execute(sa.select(sa.func.count()).select_from(_subscriptions).where(mine))).scalar_one()
     )
@@ -77,32 +98,33 @@ async def insert(connection: AsyncConnection, row: Mapping[str, Any]) -> None:
     await connection.execute(sa.insert(_subscriptions).values(**row))
 
 
-async def find(connection: AsyncConnection, subscription_id: UUID, *, owner: str | None) -> dict[str, Any] | None:
-    """One, with the name of its `owner`; None when it is another service's (`owner` None: whoever's it is)."""
-    return await _one(connection, _shown.where(_subscriptions.c.id == subscription_id), owner)
-
-
-async def lock(connection: AsyncConnection, subscription_id: UUID, *, owner: str | None) -> dict[str, Any] | None:
-    """The same, locked until the transaction ends."""
+async def find(
+    connection: AsyncConnection, subscription_id: UUID, *, owner: str | None, admins: Collection[str]
+) -> dict[str, Any] | None:
+    """One, with its `owner`; None when it is another service's (`owner` None: whoever's it is)."""
     select = _shown.where(_subscriptions.c.id == subscription_id)
-    return await _one(connection, select.with_for_update(of=_subscriptions, key_share=True), owner)
+    return await _one(connection, select, owner=owner, admins=admins)
 
 
-async def lock_of_service(connection: AsyncConnection, client_id: UUID) -> list[UUID]:
-    """Ids of a service's subscriptions, locked by id."""
-    select = sa.select(_subscriptions.c.id).where(_subscriptions.c.client_id == client_id).order_by(_subscriptions.c.id)
-    return list((await connection.execute(select.with_for_update(key_share=True))).scalars())
+async def lock(
+    connection: AsyncConnection, subscription_id: UUID, *, owner: str | None, admins: Collection[str]
+) -> dict[str, Any] | None:
+    """The same, locked until the transaction ends."""
+    select = _shown.where(_subscriptions.c.id == subscription_id).with_for_update(of=_subscriptions, key_share=True)
+    return await _one(connection, select, owner=owner, admins=admins)
 
 
-async def _one(connection: AsyncConnection, select: sa.Select[Any], owner: str | None) -> dict[str, Any] | None:
+async def _one(
+    connection: AsyncConnection, select: sa.Select[Any], *, owner: str | None, admins: Collection[str]
+) -> dict[str, Any] | None:
     if owner is not None:
         select = select.where(_clients.c.name == owner)
-    row = (await connection.execute(select)).mappings().one_or_none()
+    row = (await connection.execute(select, {"admins": list(admins)})).mappings().one_or_none()
     return None if row is None else dict(row)
 
 
 async def list_owned(
-    connection: AsyncConnection, *, owner: str | None, before: UUID | None, limit: int
+    connection: AsyncConnection, *, owner: str | None, admins: Collection[str], before: UUID | None, limit: int
 ) -> Sequence[sa.RowMapping]:
     """A service's, or all (`owner` None), the newest first; ids are ordered by time."""
     select = _shown.order_by(_subscriptions.c.id.desc()).limit(limit)
@@ -110,7 +132,7 @@ async def list_owned(
         select = select.where(_clients.c.name == owner)
     if before is not None:
         select = select.where(_subscriptions.c.id < before)
-    return (await connection.execute(select)).mappings().all()
+    return (await connection.execute(select, {"admins": list(admins)})).mappings().all()
 
 
 async def update(connection: AsyncConnection, subscription_id: UUID, values: Mapping[str, Any]) -> None:
@@ -123,15 +145,15 @@ async def delete(connection: AsyncConnection, subscription_id: UUID) -> None:
     await connection.execute(sa.delete(_subscriptions).where(_subscriptions.c.id == subscription_id))
 
 
-async def lock_listeners(connection: AsyncConnection) -> list[Listener]:
-    """Active subscriptions, but those of services that may not hear, locked by id: whoever numbers deliveries does it
+async def lock_listeners(connection: AsyncConnection, *, admins: Collection[str]) -> list[Listener]:
+    """Active subscriptions whose owners may hear at this moment, locked by id: whoever numbers deliveries does it
     alone."""
     select = (
         sa.select(
             _subscriptions.c.id,
-            _subscriptions.c.client_id,
             _subscriptions.c.event_types,
             _subscriptions.c.last_sequence,
+            _IS_UNLIMITED,
             _PROVIDERS,
         )
         .select_from(_owned)
@@ -144,9 +166,9 @@ async def lock_listeners(connection: AsyncConnection) -> list[Listener]:
             row.id,
             row.event_types,
             row.last_sequence,
-            None if row.client_id is None else frozenset(row.providers or ()),
+            None if row.is_unlimited else frozenset(row.providers or ()),
         )
-        for row in await connection.execute(select)
+        for row in await connection.execute(select, {"admins": list(admins)})
     ]
 
 

@@ -101,6 +101,7 @@ _SERVICE: Final[dict[str, Any]] = {
 _SUBSCRIPTION: Final[dict[str, Any]] = {
     "id": _ID,
     "owner": "calendar-sync",
+    "owner_may_hear": True,
     "created_by": "calendar-sync",
     "url": _TARGET,
     "description": "Calendar sync",

@@ -119,7 +119,8 @@ async def rotate_webhook_secret(
 async def send_test_webhook(
     manager: Manager, subscription_id: SubscriptionId, container: ContainerDependency
 ) -> QueuedDelivery:
-    """Send an event of the type `webhook.test`, as any other is sent."""
+    """Send an event of the type `webhook.test`, as any other is sent. While one is pending, that one is sent next, and
+    the answer is about it: there is one at a time."""
     return await container.events.subscriptions.send_test(manager, subscription_id)
 
 

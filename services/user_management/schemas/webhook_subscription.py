@@ -103,8 +103,11 @@ class SubscriptionResponse(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: UUID
-    owner: str | None
-    """Name of the service it belongs to; null: the administrators."""
+    owner: str
+    """Who made it, and what it may be told depends on: name of the service, or id of the user."""
+    owner_may_hear: bool
+    """False: nothing is sent or queued, as the owner is disabled, has no live key, lacks the permission, or is no
+    administrator any more."""
     created_by: str
     url: str
     description: str | None
@@ -125,7 +128,7 @@ class SubscriptionResponse(BaseModel):
         """Entity tag (RFC 9110 section 8.8.3): the version, which `If-Match` is compared with, and what passes without
         one."""
         failing = 0 if self.failing_since is None else int(self.failing_since.timestamp() * 1000)
-        return f'"{self.version}-{self.last_sequence:x}-{failing:x}"'
+        return f'"{self.version}-{self.last_sequence:x}-{failing:x}-{self.owner_may_hear:d}"'
 
 
 class NewSubscription(SubscriptionResponse):

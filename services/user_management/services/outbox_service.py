@@ -26,12 +26,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class OutboxPolicy:
-    """Where events go, and about how many the stream keeps. `source` is ours, as every event names it."""
+    """Where events go, and about how many the stream keeps. `source` is ours, as every event names it; `admins` are
+    the users whose subscriptions hear everything."""
 
     source: str
     stream: str
     stream_length: int
     channel: str
+    admins: frozenset[str]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -57,7 +59,8 @@ class OutboxService:
             await self._tell_redis(list(events.values()), list(events))
             async with self.unit_of_work(actor) as uow:
                 mine = await outbox_queries.mark_published(uow.connection, list(events))
-                deliveries = await fan_out(uow, [event for seq, event in events.items() if seq in mine])
+                news = [event for seq, event in events.items() if seq in mine]
+                deliveries = await fan_out(uow, news, admins=self.policy.admins)
             log.info("outbox.relayed", count=len(mine), deliveries=deliveries)
 
     async def _tell_redis(self, events: Sequence[CloudEvent], sequence_numbers: Sequence[int]) -> None:

@@ -31,7 +31,6 @@ from services.user_management.schemas.service import (
     ServiceResponse,
 )
 from services.user_management.services.service_credentials import issue_key
-from services.user_management.services.webhook_subscription_service import follow_service
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 
@@ -67,8 +66,8 @@ class ServiceClientService:
         return key.text
 
     async def set_permissions(self, actor: Principal, name: str, permissions: Collection[str]) -> ServiceResponse:
-        """Replace what a service may do beyond reading tokens. Without `webhooks:manage` its subscriptions are told
-        nothing; with it again, they are sent what has waited.
+        """Replace what a service may do beyond reading tokens. Without `webhooks:manage` (or `admin`) its
+        subscriptions are told nothing; with it again, they are sent what has waited.
 
         Raises NotFoundError, ValidationFailedError.
         """
@@ -78,8 +77,6 @@ class ServiceClientService:
             client = await _lock(uow, name)
             if client.permissions != wanted:
                 await queries.set_permissions(uow.connection, client.id, wanted)
-                if _may_hear(client.permissions) != _may_hear(wanted):
-                    await follow_service(uow, client.id, may_hear=_may_hear(wanted))
                 _audit(uow, "service.permitted", name, {"permissions": [client.permissions, wanted]})
             return await _describe(uow.connection, name)
 
@@ -183,7 +180,6 @@ class ServiceClientService:
             client = await _lock(uow, name)
             if (client.disabled_at is not None) != disabled:
                 await queries.set_disabled(uow.connection, client.id, disabled=disabled)
-                await follow_service(uow, client.id, may_hear=not disabled)
                 action = "service.disabled" if disabled else "service.enabled"
                 _audit(uow, action, name, {"disabled": [not disabled, disabled]})
             return await _describe(uow.connection, name)
@@ -196,11 +192,6 @@ def _permissions(values: Collection[str]) -> list[str]:
     if wanted - known:
         raise ValidationFailedError(f"The permissions are {', '.join(sorted(known))}.")
     return sorted(wanted)
-
-
-def _may_hear(permissions: Collection[str]) -> bool:
-    """Whether a service with these is told of events by webhook; admins may whatever there is a permission for."""
-    return not {ServicePermission.WEBHOOKS_MANAGE, ServicePermission.ADMIN}.isdisjoint(permissions)
 
 
 async def _lock(uow: UnitOfWork, name: str) -> ClientRow:

@@ -24,7 +24,7 @@ from services.user_management.services.cloud_events import STRUCTURED
 from services.user_management.services.slice_time import SliceTime, StartSlice
 from services.user_management.services.table_upkeep import Pruning
 from services.user_management.services.vault_service import VaultService, webhook_secret_binding
-from services.user_management.services.webhook_subscription_service import disable
+from services.user_management.services.webhook_subscription_service import LEASE_SECONDS, disable
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 DELAYS_SECONDS: Final = (5, 300, 1800, 7200, 18_000, 36_000, 36_000)
@@ -33,8 +33,6 @@ JITTER: Final = 0.1
 MAX_RETRY_AFTER_SECONDS: Final = 6 * 3600.0
 PATIENCE_SECONDS: Final = 5 * 86_400.0
 """Without a single success; then the subscription is disabled."""
-LEASE_SECONDS: Final = 30.0
-"""How long a delivery is one worker's: longer than a slice may take, so that only a dead worker's is tried again."""
 KEY_WAIT_SECONDS: Final = 60.0
 DELIVERY_PRUNING: Final = Pruning(timedelta(days=35), queries.prune)
 """As long as the events themselves."""
@@ -108,6 +106,8 @@ class WebhookDeliveryService:
     vault: VaultService
     clock: Clock
     start_slice: StartSlice
+    admins: frozenset[str]
+    """Users who administer: what they subscribed is told."""
 
     async def deliver_due(self, actor: Principal, _cursor: Any = None) -> None:
         """Slice: send what is due, eight at once, until nothing is or the time is over."""
@@ -132,6 +132,7 @@ class WebhookDeliveryService:
         async with self.unit_of_work(actor) as uow:
             return await queries.claim_due(
                 uow.connection,
+                admins=self.admins,
                 busy=current.busy,
                 healthy_only=too_late or current.failing >= FAILING_SLOTS,
                 lease_seconds=LEASE_SECONDS,
@@ -196,7 +197,7 @@ class WebhookDeliveryService:
 
     async def _postpone(self, actor: Principal, delivery: ClaimedDelivery) -> None:
         async with self.unit_of_work(actor) as uow:
-            await subscription_queries.lock(uow.connection, delivery.subscription_id, owner=None)
+            await subscription_queries.lock(uow.connection, delivery.subscription_id, owner=None, admins=self.admins)
             await queries.postpone(uow.connection, delivery, error=KEY_UNAVAILABLE, seconds=KEY_WAIT_SECONDS)
 
     async def _record_success(self, actor: Principal, delivery: ClaimedDelivery, answer: WebhookAnswer) -> None:

@@ -1,6 +1,6 @@
 """From one event to a delivery for each subscription that wants it: steps of whoever has an event to tell."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,8 +15,8 @@ _ABOUT_CONNECTIONS: Final = "integration."
 
 
 def is_wanted(listener: Listener, event: CloudEvent) -> bool:
-    """Whether a subscription names the event's type and may hear of it: a service hears of users, and of connections
-    to the providers that it has a grant for."""
+    """Whether a subscription names the event's type and may hear of it: a service that does not administer hears of
+    users, and of connections to the providers that it has a grant for."""
     event_type = event["type"]
     named = not listener.event_types or not {event_type, f"{event_type.partition('.')[0]}.*"}.isdisjoint(
         listener.event_types
@@ -26,15 +26,16 @@ def is_wanted(listener: Listener, event: CloudEvent) -> bool:
     return event["data"].get("provider") in listener.providers
 
 
-async def fan_out(uow: UnitOfWork, events: Iterable[CloudEvent]) -> int:
+async def fan_out(uow: UnitOfWork, events: Iterable[CloudEvent], *, admins: Collection[str]) -> int:
     """Step: number and store what each subscription is to be told, in the order given; how many deliveries.
 
+    Its owner's present standing decides; `admins` are the users who administer.
     The transaction that marks an event as told must be this one, or a crash between the two loses or doubles it.
     """
     told = list(events)
     rows: list[dict[str, Any]] = []
     numbers: dict[UUID, int] = {}
-    for listener in await subscription_queries.lock_listeners(uow.connection):
+    for listener in await subscription_queries.lock_listeners(uow.connection, admins=admins):
         wanted = [event for event in told if is_wanted(listener, event)]
         rows += [
             _delivery(listener.id, event, number)

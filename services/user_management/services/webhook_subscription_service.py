@@ -1,4 +1,7 @@
-"""Who is told of events by webhook: what administrators and services do with subscriptions of theirs."""
+"""Who is told of events by webhook: what administrators and services do with subscriptions.
+
+A subscription belongs to whoever made it. Whether it is told anything depends on what its owner may do at that moment.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,8 +49,14 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 MAX_PER_OWNER: Final = 20
 MAX_REPLAYED: Final = 10_000
+LEASE_SECONDS: Final = 30.0
+"""How long a delivery is one worker's: longer than a slice may take, so that only a dead worker's is tried again."""
 DISABLED_BY_OWNER: Final = "owner"
 NO_SUBSCRIPTION: Final = "There is no such subscription."
+_OWNER_MAY_NOT_HEAR: Final = (
+    "The subscription's owner is told nothing at present: a service needs to be enabled, a live key and the permission"
+    " webhooks:manage or admin; a user must be active and an administrator."
+)
 _URL_REFUSED: Final = (
     "must lead to public addresses alone; in production by https, without user or fragment, on port 443 or above 1023"
 )
@@ -64,6 +73,8 @@ class WebhookSubscriptionService:
     signer: Signer
     source: str
     """`source`: what our events name as theirs."""
+    admins: frozenset[str]
+    """Users who administer: what they subscribed is told."""
 
     async def create_subscription(self, actor: Principal, request: CreateSubscriptionRequest) -> NewSubscription:
         """A new subscription with its secret, which is shown nowhere afterwards.
@@ -78,7 +89,8 @@ class WebhookSubscriptionService:
         async with self.unit_of_work(actor) as uow:
             client_id = await _client_of(uow, actor)
             await queries.lock_creation(uow.connection)
-            if await queries.count_owned(uow.connection, client_id) >= MAX_PER_OWNER:
+            owned = await queries.count_owned(uow.connection, client_id=client_id, created_by=actor.id)
+            if owned >= MAX_PER_OWNER:
                 raise ConflictError(f"There are {MAX_PER_OWNER} subscriptions already; remove one first.")
             now = uow.clock.now()
             values = {
@@ -103,7 +115,7 @@ class WebhookSubscriptionService:
                 },
             )
             _audit(uow, "created", subscription_id, {name: [None, value] for name, value in _told(values).items()})
-            row = await _lock(uow, actor, subscription_id)
+            row = await self._lock(uow, actor, subscription_id)
         return NewSubscription.model_validate({**row, "secret": secret})
 
     async def list_subscriptions(
@@ -114,7 +126,7 @@ class WebhookSubscriptionService:
         scope = f"webhook_subscriptions:{owner or '*'}"
         before = UUID(self.signer.decode_cursor(scope, cursor)[0]) if cursor else None
         async with self.database.reading() as connection:
-            rows = await queries.list_owned(connection, owner=owner, before=before, limit=limit + 1)
+            rows = await queries.list_owned(connection, owner=owner, admins=self.admins, before=before, limit=limit + 1)
         items = [SubscriptionResponse.model_validate(row) for row in rows[:limit]]
         more = len(rows) > limit
         return Page(items=items, next_cursor=self.signer.encode_cursor(scope, [str(items[-1].id)]) if more else None)
@@ -122,7 +134,7 @@ class WebhookSubscriptionService:
     async def get_subscription(self, actor: Principal, subscription_id: UUID) -> SubscriptionResponse:
         """One of the caller's. Raises NotFoundError."""
         async with self.database.reading() as connection:
-            row = await queries.find(connection, subscription_id, owner=_owner(actor))
+            row = await queries.find(connection, subscription_id, owner=_owner(actor), admins=self.admins)
         if row is None:
             raise NotFoundError(NO_SUBSCRIPTION)
         return SubscriptionResponse.model_validate(row)
@@ -146,11 +158,11 @@ class WebhookSubscriptionService:
             wanted["event_types"] = _unique(wanted["event_types"] or [])
 
         async with self.unit_of_work(actor) as uow:
-            row = await _lock(uow, actor, subscription_id, expected=expected)
+            row = await self._lock(uow, actor, subscription_id, expected=expected)
             changed = {name: value for name, value in wanted.items() if row[name] != value}
             if changed:
                 await _change(uow, row, changed)
-                row = await _lock(uow, actor, subscription_id)
+                row = await self._lock(uow, actor, subscription_id)
         return SubscriptionResponse.model_validate(row)
 
     async def delete_subscription(
@@ -158,7 +170,7 @@ class WebhookSubscriptionService:
     ) -> None:
         """Remove it with all its deliveries. Raises NotFoundError, PreconditionFailedError."""
         async with self.unit_of_work(actor) as uow:
-            row = await _lock(uow, actor, subscription_id, expected=expected)
+            row = await self._lock(uow, actor, subscription_id, expected=expected)
             await queries.delete(uow.connection, subscription_id)
             _audit(uow, "deleted", subscription_id, {"url": [_origin(row["url"]), None]})
 
@@ -174,21 +186,26 @@ class WebhookSubscriptionService:
         sealed = self.vault.seal(secret, webhook_secret_binding(subscription_id), key_version)
 
         async with self.unit_of_work(actor) as uow:
-            await _lock(uow, actor, subscription_id)
+            await self._lock(uow, actor, subscription_id)
             await queries.replace_secret(
                 uow.connection, subscription_id, (sealed, key_version), overlap=timedelta(seconds=overlap_seconds)
             )
             _audit(uow, "secret_rotated", subscription_id, {"overlap_seconds": [None, overlap_seconds]})
-            row = await _lock(uow, actor, subscription_id)
+            row = await self._lock(uow, actor, subscription_id)
         return NewSecret(secret=secret, former_secret_until=row["former_secret_until"])
 
     async def send_test(self, actor: Principal, subscription_id: UUID) -> QueuedDelivery:
-        """Queue an event of the type `webhook.test`.
+        """Queue an event of the type `webhook.test`, or hasten the one that is pending: there is one at a time.
 
-        Raises NotFoundError, ConflictError while it is disabled, or its service may not hear.
+        Raises NotFoundError, ConflictError while it is disabled, or its owner may not hear.
         """
         async with self.unit_of_work(actor) as uow:
-            row = await _lock_active(uow, actor, subscription_id)
+            row = await self._lock_active(uow, actor, subscription_id)
+            pending = await delivery_queries.hasten_pending(
+                uow.connection, subscription_id, event_type=WebhookTest.event_type, lease_seconds=LEASE_SECONDS
+            )
+            if pending is not None:
+                return QueuedDelivery(delivery_id=pending[0], webhook_id=f"{MESSAGE_PREFIX}{pending[1]}")
             event = cloud_event(
                 event_id=uuid7(),
                 event_type=WebhookTest.event_type,
@@ -208,7 +225,8 @@ class WebhookSubscriptionService:
         scope = f"webhook_deliveries:{subscription_id}:{state or '*'}"
         before = int(self.signer.decode_cursor(scope, cursor)[0]) if cursor else None
         async with self.database.reading() as connection:
-            if await queries.find(connection, subscription_id, owner=_owner(actor)) is None:
+            found = await queries.find(connection, subscription_id, owner=_owner(actor), admins=self.admins)
+            if found is None:
                 raise NotFoundError(NO_SUBSCRIPTION)
             rows = await delivery_queries.list_deliveries(
                 connection, subscription_id, state=state, before=before, limit=limit + 1
@@ -220,12 +238,12 @@ class WebhookSubscriptionService:
     async def replay(self, actor: Principal, subscription_id: UUID, request: ReplayRequest) -> Replayed:
         """Send deliveries again under their old ids, at most 10,000 at a time, the oldest first.
 
-        Raises NotFoundError, ConflictError while it is disabled, or its service may not hear.
+        Raises NotFoundError, ConflictError while it is disabled, or its owner may not hear.
         """
         wanted = delivery_queries.ReplayFilter(since=request.since, until=request.until, event_ids=request.event_ids)
 
         async with self.unit_of_work(actor) as uow:
-            await _lock_active(uow, actor, subscription_id)
+            await self._lock_active(uow, actor, subscription_id)
             made = await delivery_queries.requeue(uow.connection, subscription_id, wanted, limit=MAX_REPLAYED)
             _audit(uow, "replayed", subscription_id, {"deliveries": [None, len(made)]})
         has_more = len(made) == MAX_REPLAYED
@@ -241,6 +259,24 @@ class WebhookSubscriptionService:
             failure = {"loc": ("body", "url"), "msg": _URL_REFUSED, "type": "webhook_target"}
             raise ValidationFailedError.of_fields([failure]) from error
 
+    async def _lock(
+        self, uow: UnitOfWork, actor: Principal, subscription_id: UUID, *, expected: frozenset[int] | None = None
+    ) -> dict[str, Any]:
+        row = await queries.lock(uow.connection, subscription_id, owner=_owner(actor), admins=self.admins)
+        if row is None:
+            raise NotFoundError(NO_SUBSCRIPTION)
+        if expected is not None and row["version"] not in expected:
+            raise PreconditionFailedError
+        return row
+
+    async def _lock_active(self, uow: UnitOfWork, actor: Principal, subscription_id: UUID) -> dict[str, Any]:
+        row = await self._lock(uow, actor, subscription_id)
+        if row["status"] != SubscriptionStatus.ACTIVE:
+            raise ConflictError("The subscription is disabled; enable it first.")
+        if not row["owner_may_hear"]:
+            raise ConflictError(_OWNER_MAY_NOT_HEAR)
+        return row
+
 
 async def disable(uow: UnitOfWork, subscription_id: UUID, *, reason: str) -> None:
     """Step: stop telling a subscription, which is locked and active; what is pending waits until it is enabled."""
@@ -248,16 +284,6 @@ async def disable(uow: UnitOfWork, subscription_id: UUID, *, reason: str) -> Non
     await delivery_queries.park(uow.connection, [subscription_id])
     changes = {"status": [SubscriptionStatus.ACTIVE.value, SubscriptionStatus.DISABLED.value]}
     _audit(uow, "disabled", subscription_id, {**changes, "disabled_reason": [None, reason]})
-
-
-async def follow_service(uow: UnitOfWork, client_id: UUID, *, may_hear: bool) -> None:
-    """Step: a service, which is locked, was disabled or enabled, or its permissions changed; what is pending for it
-    waits, or is due unless something else forbids it."""
-    subscription_ids = await queries.lock_of_service(uow.connection, client_id)
-    if may_hear:
-        await delivery_queries.unpark(uow.connection, subscription_ids)
-    else:
-        await delivery_queries.park(uow.connection, subscription_ids)
 
 
 async def _change(uow: UnitOfWork, row: dict[str, Any], changed: dict[str, Any]) -> None:
@@ -285,36 +311,13 @@ def _owner(actor: Principal) -> str | None:
 
 
 async def _client_of(uow: UnitOfWork, actor: Principal) -> UUID | None:
-    """The service that a new subscription belongs to; None: the admins."""
-    owner = _owner(actor)
-    if owner is None:
+    """The service that a new subscription belongs to; None: the user who makes it."""
+    if actor.kind is PrincipalKind.USER:
         return None
-    client = await client_queries.lock_client(uow.connection, owner)
+    client = await client_queries.lock_client(uow.connection, actor.id)
     if client is None:
         raise UnauthenticatedError
     return client.id
-
-
-async def _lock(
-    uow: UnitOfWork, actor: Principal, subscription_id: UUID, *, expected: frozenset[int] | None = None
-) -> dict[str, Any]:
-    row = await queries.lock(uow.connection, subscription_id, owner=_owner(actor))
-    if row is None:
-        raise NotFoundError(NO_SUBSCRIPTION)
-    if expected is not None and row["version"] not in expected:
-        raise PreconditionFailedError
-    return row
-
-
-async def _lock_active(uow: UnitOfWork, actor: Principal, subscription_id: UUID) -> dict[str, Any]:
-    row = await _lock(uow, actor, subscription_id)
-    if row["status"] != SubscriptionStatus.ACTIVE:
-        raise ConflictError("The subscription is disabled; enable it first.")
-    if not row["owner_may_hear"]:
-        raise ConflictError(
-            "The subscription's service is disabled, or lacks the permission webhooks:manage; mend that first."
-        )
-    return row
 
 
 def _unique(names: list[str]) -> list[str]:

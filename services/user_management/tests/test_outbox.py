@@ -44,7 +44,7 @@ PUBLISHED_SCHEMA: Final[dict[str, Any]] = {
     },
     "required": ["id", "source", "specversion", "type"],
 }
-ADMIN: Final = Principal(PrincipalKind.USER, "user_administrator", is_admin=True)
+ADMIN: Final = Principal(PrincipalKind.SERVICE, "operations", is_admin=True)
 
 Publish = Callable[..., Any]
 
@@ -53,9 +53,14 @@ def of_service(name: str) -> Principal:
     return Principal(PrincipalKind.SERVICE, name)
 
 
+async def create_admin(container: Container) -> None:
+    await container.service_clients.create_service(TESTER, ADMIN.id, ["admin"])
+
+
 @pytest.fixture
 async def publish(clean_database: None, container: Container) -> Publish:
-    """Writes events as any use case does."""
+    """Writes events as any use case does; `ADMIN` can subscribe to them."""
+    await create_admin(container)
     await container.resources.redis.delete(container.resources.settings.redis.stream)
 
     async def write(*event_types: EventType, **payload: Any) -> None:
@@ -132,6 +137,7 @@ async def test_stream_has_a_field_for_each_attribute_and_data_as_json(container:
 
 async def test_events_of_a_whole_journey_hold_no_personal_value(container: Container, connected: Connected) -> None:
     await container.resources.redis.delete(container.resources.settings.redis.stream)
+    await create_admin(container)
     subscription = await subscribe(container)
 
     await container.events.outbox.relay(TESTER)
@@ -227,7 +233,7 @@ async def test_redis_that_is_away_loses_and_doubles_no_delivery(
 ) -> None:
     subscription = await subscribe(container)
     redis = create_redis_client("redis://127.0.0.1:1/0")
-    policy = OutboxPolicy(source=API_URL, stream="s", stream_length=100, channel="c")
+    policy = OutboxPolicy(source=API_URL, stream="s", stream_length=100, channel="c", admins=frozenset())
     cut_off = OutboxService(
         database=container.resources.database,
         unit_of_work=container.resources.unit_of_work,
@@ -253,7 +259,7 @@ async def test_relay_that_dies_after_redis_was_told_queues_each_delivery_once(
     subscription = await subscribe(container)
     await publish(EventType.USER_CREATED, EventType.USER_UPDATED)
 
-    async def die(*_: Any) -> None:
+    async def die(*_: Any, **_options: Any) -> None:
         raise asyncio.CancelledError
 
     with monkeypatch.context() as patched:

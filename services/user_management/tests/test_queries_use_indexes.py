@@ -387,7 +387,10 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "webhook.prune": [lambda c, _: webhook.prune(c, before=NOW)],
     "webhook_delivery.insert": [lambda c, _: webhook_delivery.insert(c, [NEW_DELIVERY])],
     "webhook_delivery.claim_due": [
-        lambda c, _: webhook_delivery.claim_due(c, busy=[ID], healthy_only=True, lease_seconds=1)
+        lambda c, _: webhook_delivery.claim_due(c, admins=["x"], busy=[ID], healthy_only=True, lease_seconds=1)
+    ],
+    "webhook_delivery.hasten_pending": [
+        lambda c, _: webhook_delivery.hasten_pending(c, ID, event_type="x", lease_seconds=30)
     ],
     "webhook_delivery.mark_delivered": [lambda c, _: webhook_delivery.mark_delivered(c, ID, status=200)],
     "webhook_delivery.mark_failed": [
@@ -404,20 +407,19 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "webhook_delivery.prune": [lambda c, _: webhook_delivery.prune(c, before=NOW)],
     "webhook_subscription.lock_creation": [lambda c, _: webhook_subscription.lock_creation(c)],
     "webhook_subscription.count_owned": [
-        lambda c, _: webhook_subscription.count_owned(c, None),
-        lambda c, _: webhook_subscription.count_owned(c, ID),
+        lambda c, _: webhook_subscription.count_owned(c, client_id=None, created_by="x"),
+        lambda c, _: webhook_subscription.count_owned(c, client_id=ID, created_by="x"),
     ],
     "webhook_subscription.insert": [lambda c, _: webhook_subscription.insert(c, NEW_SUBSCRIPTION)],
-    "webhook_subscription.find": [lambda c, _: webhook_subscription.find(c, ID, owner="x")],
-    "webhook_subscription.lock": [lambda c, _: webhook_subscription.lock(c, ID, owner=None)],
-    "webhook_subscription.lock_of_service": [lambda c, _: webhook_subscription.lock_of_service(c, ID)],
+    "webhook_subscription.find": [lambda c, _: webhook_subscription.find(c, ID, owner="x", admins=["x"])],
+    "webhook_subscription.lock": [lambda c, _: webhook_subscription.lock(c, ID, owner=None, admins=["x"])],
     "webhook_subscription.list_owned": [
-        lambda c, _: webhook_subscription.list_owned(c, owner=None, before=None, limit=1),
-        lambda c, _: webhook_subscription.list_owned(c, owner="x", before=ID, limit=1),
+        lambda c, _: webhook_subscription.list_owned(c, owner=None, admins=["x"], before=None, limit=1),
+        lambda c, _: webhook_subscription.list_owned(c, owner="x", admins=["x"], before=ID, limit=1),
     ],
     "webhook_subscription.update": [lambda c, _: webhook_subscription.update(c, ID, {"version": 2})],
     "webhook_subscription.delete": [lambda c, _: webhook_subscription.delete(c, ID)],
-    "webhook_subscription.lock_listeners": [lambda c, _: webhook_subscription.lock_listeners(c)],
+    "webhook_subscription.lock_listeners": [lambda c, _: webhook_subscription.lock_listeners(c, admins=["x"])],
     "webhook_subscription.set_last_sequence": [lambda c, _: webhook_subscription.set_last_sequence(c, {ID: 1})],
     "webhook_subscription.note_failure": [lambda c, _: webhook_subscription.note_failure(c, ID, patience_seconds=1)],
     "webhook_subscription.note_success": [lambda c, _: webhook_subscription.note_success(c, ID)],
@@ -511,6 +513,8 @@ async def test_no_statement_reads_a_whole_table(
     }
     assert {name: tables for name, tables in read_whole.items() if name not in READ_WHOLE} == {}
     assert read_whole.keys() == READ_WHOLE.keys(), "an exception that is no longer needed"
+    for name in ("webhook_delivery.claim_due", "webhook_subscription.lock_listeners"):
+        assert read_whole[name] == {"webhook_subscriptions"}, "owners are looked up one by one"
 
 
 # The planner left to itself

@@ -16,11 +16,13 @@ OTHER: Final = UUID(int=2)
 SHUT_OUT: Final = UUID(int=3)
 """Of a disabled service, with as much again."""
 ROWS: Final = f"""
+INSERT INTO users (id, email_verified, status, onboarding_completed, local_fields, version, created_at, updated_at)
+VALUES ('user_x', false, 'active', false, '[]', 1, now(), now());
 INSERT INTO service_clients (id, name, permissions, created_at, disabled_at)
 VALUES ('{UUID(int=9)}', 'shut-out', '[]', now(), now());
 INSERT INTO webhook_subscriptions (id, client_id, created_by, url, event_types, secret_ciphertext, secret_key_version,
                                    status, last_sequence, version, created_at, updated_at)
-SELECT id, client, 'x', 'x', '[]', 'x', 1, 'active', 1, 1, now(), now()
+SELECT id, client, 'user_x', 'x', '[]', 'x', 1, 'active', 1, 1, now(), now()
 FROM (VALUES (uuid '{MANY}', NULL), ('{OTHER}', NULL), ('{SHUT_OUT}', uuid '{UUID(int=9)}')) AS s (id, client);
 INSERT INTO webhook_deliveries (id, subscription_id, event_id, event_type, sequence, body, state, attempts, created_at,
                                 next_attempt_at)
@@ -28,7 +30,7 @@ SELECT gen_random_uuid(), s, gen_random_uuid(), 'x', n, '', 'pending', 0, now(),
 FROM unnest(ARRAY[uuid '{MANY}', '{SHUT_OUT}']) AS s, generate_series(1, {BACKLOG}) AS n
 UNION ALL
 SELECT gen_random_uuid(), '{OTHER}', gen_random_uuid(), 'x', 1, '', 'pending', 0, now(), now();
-ANALYZE webhook_subscriptions, webhook_deliveries, service_clients
+ANALYZE users, webhook_subscriptions, webhook_deliveries, service_clients
 """  # noqa: S608 - constants alone
 
 
@@ -47,7 +49,9 @@ async def test_claim_among_many_that_are_due_looks_at_a_few_of_them(
         for statement in ROWS.split(";"):
             await connection.exec_driver_sql(statement)
         for name, busy in cases.items():
-            delivery = await webhook_delivery.claim_due(connection, busy=busy, healthy_only=False, lease_seconds=30)
+            delivery = await webhook_delivery.claim_due(
+                connection, admins=["user_x"], busy=busy, healthy_only=False, lease_seconds=30
+            )
             claimed[name] = None if delivery is None else delivery.subscription_id
             statement, parameters = sent[-1]
             await connection.exec_driver_sql("UPDATE webhook_deliveries SET next_attempt_at = now() WHERE sequence = 1")

@@ -24,7 +24,7 @@ from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import audit_actions, only_row
 from services.user_management.tests.webhook_receiver import Receiver, answer, receiving
 
-ADMIN: Final = Principal(PrincipalKind.USER, "user_administrator", is_admin=True)
+ADMIN: Final = Principal(PrincipalKind.SERVICE, "operations", is_admin=True)
 STATE: Final = "SELECT state, attempts, last_status, last_error, next_attempt_at FROM webhook_deliveries"
 
 
@@ -85,6 +85,7 @@ class Scene:
 
 @pytest.fixture
 async def scene(journey: Journey) -> AsyncIterator[Scene]:
+    await journey.container.service_clients.create_service(TESTER, ADMIN.id, ["admin"])
     async with receiving() as receiver:
         yield Scene(journey, receiver)
 

@@ -84,7 +84,7 @@ async def test_subscription_is_created_with_a_secret_that_is_shown_once(journey:
     prefix, _, encoded = created.pop("secret").partition("_")
     assert (prefix, len(base64.b64decode(encoded, validate=True))) == ("whsec", 32)
     assert created["event_types"] == ["integration.connected", "user.*"]
-    assert (created["status"], created["owner"], created["last_sequence"]) == ("active", None, 0)
+    assert (created["status"], created["owner"], created["last_sequence"]) == ("active", "operations", 0)
     shown = await as_admin("GET", f"/{created['id']}", status=200)
     assert shown.json() == created
     assert encoded not in shown.text
@@ -260,8 +260,8 @@ async def test_what_waits_while_disabled_is_sent_when_enabled(
     assert (while_disabled, len(receiver.received)) == (0, 1)
 
 
-async def test_what_waits_for_a_disabled_service_is_parked_until_that_is_enabled(
-    journey: Journey, as_admin: Door, receiver: Receiver
+async def test_what_waits_for_a_disabled_service_is_sent_when_that_is_enabled(
+    journey: Journey, receiver: Receiver
 ) -> None:
     services = journey.container.service_clients
     await (await as_service(journey, "billing")).create(receiver.url)
@@ -269,26 +269,26 @@ async def test_what_waits_for_a_disabled_service_is_parked_until_that_is_enabled
     await services.disable_service(TESTER, "billing")
     await happen(journey, EventType.USER_UPDATED)
     await journey.container.events.deliveries.deliver_due(TESTER)
-    while_disabled = (len(receiver.received), await _states(journey.owner))
+    while_disabled = (len(receiver.received), len(await _states(journey.owner)))
 
     await services.enable_service(TESTER, "billing")
     await journey.container.events.deliveries.deliver_due(TESTER)
 
-    assert while_disabled == (0, [("pending", False)])
+    assert while_disabled == (0, 1)
     assert [json.loads(one.body)["type"] for one in receiver.received] == ["user.created"]
 
 
-async def test_delivery_that_fails_while_its_service_is_disabled_is_parked(
-    journey: Journey, receiver: Receiver
+async def test_delivery_that_fails_while_its_subscription_is_disabled_is_parked(
+    journey: Journey, as_admin: Door, receiver: Receiver
 ) -> None:
-    await (await as_service(journey, "billing")).create(receiver.url)
+    created = await as_admin.create(receiver.url)
     await happen(journey, EventType.USER_CREATED)
     receiver.otherwise = answer(500)
     receiver.may_answer.clear()
     sending = asyncio.create_task(journey.container.events.deliveries.deliver_due(TESTER))
     await receiver.arrived.wait()
 
-    await journey.container.service_clients.disable_service(TESTER, "billing")
+    await as_admin("PATCH", f"/{created['id']}", {"status": "disabled"}, 200)
     receiver.may_answer.set()
     await sending
 
@@ -312,7 +312,7 @@ async def test_subscription_of_a_disabled_service_is_sent_nothing_whoever_asks(
     for response in refused:
         assert_problem(response, 409, "conflict")
     assert receiver.received == []
-    assert await _states(journey.owner) == [("pending", False)]
+    assert len(await _states(journey.owner)) == 1
 
 
 async def test_enabled_service_does_not_enable_what_its_subscription_disabled(
@@ -325,56 +325,6 @@ async def test_enabled_service_does_not_enable_what_its_subscription_disabled(
 
     await services.disable_service(TESTER, "billing")
     await services.enable_service(TESTER, "billing")
-
-    assert await _states(journey.owner) == [("pending", False)]
-
-
-async def test_service_that_may_no_longer_have_webhooks_is_told_nothing_until_it_may(
-    journey: Journey, as_admin: Door, receiver: Receiver
-) -> None:
-    services = journey.container.service_clients
-    path = f"/{(await (await as_service(journey, 'billing')).create(receiver.url))['id']}"
-    await happen(journey, EventType.USER_CREATED)
-    await services.set_permissions(TESTER, "billing", ["users:read"])
-    await happen(journey, EventType.USER_UPDATED)
-    refused = [await as_admin("POST", f"{path}/test"), await as_admin("POST", f"{path}/replay", {})]
-    await journey.container.events.deliveries.deliver_due(TESTER)
-    without = (len(receiver.received), await _states(journey.owner))
-
-    await services.set_permissions(TESTER, "billing", ["webhooks:manage"])
-    await journey.container.events.deliveries.deliver_due(TESTER)
-
-    for response in refused:
-        assert_problem(response, 409, "conflict")
-    assert without == (0, [("pending", False)])
-    assert [json.loads(one.body)["type"] for one in receiver.received] == ["user.created"]
-
-
-async def test_delivery_queued_while_the_permission_goes_is_not_sent(journey: Journey, receiver: Receiver) -> None:
-    await (await as_service(journey, "billing")).create(receiver.url)
-    await happen(journey, EventType.USER_CREATED)
-    await journey.container.service_clients.set_permissions(TESTER, "billing", [])
-    await journey.owner.execute("UPDATE webhook_deliveries SET next_attempt_at = now()")
-
-    await journey.container.events.deliveries.deliver_due(TESTER)
-
-    assert receiver.received == []
-
-
-@pytest.mark.parametrize("forbidden", ["disabled", "not permitted"])
-async def test_what_waits_for_a_service_needs_both_its_permission_and_its_being_enabled(
-    journey: Journey, receiver: Receiver, forbidden: str
-) -> None:
-    services = journey.container.service_clients
-    await (await as_service(journey, "billing")).create(receiver.url)
-    await happen(journey, EventType.USER_CREATED)
-    await services.disable_service(TESTER, "billing")
-    await services.set_permissions(TESTER, "billing", [])
-
-    if forbidden == "disabled":
-        await services.set_permissions(TESTER, "billing", ["webhooks:manage"])
-    else:
-        await services.enable_service(TESTER, "billing")
 
     assert await _states(journey.owner) == [("pending", False)]
 
@@ -515,7 +465,7 @@ async def test_operator_lists_shows_disables_enables_and_replays(
     enabled = cli("subscriptions", "enable", created["id"])
     replayed = cli("subscriptions", "replay", created["id"], "--failed")
 
-    assert listed.stdout == f"{created['id']}\tadministrators\tactive\t-\tuser.*\t{ADDRESS}\n"
+    assert listed.stdout == f"{created['id']}\toperations\tactive\t-\tuser.*\t{ADDRESS}\n"
     assert [one["sequence"] for one in shown["deliveries"]] == [2, 1]
     assert "secret" not in shown
     assert [one.returncode for one in (disabled, refused, enabled, replayed)] == [0, 1, 0, 0], replayed.stderr

@@ -74,7 +74,7 @@ def test_upgrade_downgrade_upgrade_gives_the_same_schema(servers: Servers, datab
 def test_each_revision_can_be_taken_back_alone(servers: Servers, database: str) -> None:
     config = configuration(servers, database)
 
-    for revision in ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009"):
+    for revision in ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010"):
         command.upgrade(config, revision)
         command.downgrade(config, "-1")
         command.upgrade(config, revision)
@@ -162,3 +162,38 @@ def test_rows_of_before_are_filled_and_stay_filled_when_it_is_run_again(servers:
         command.downgrade(configuration(servers, database), "0004")
 
         assert (filled, subjects) == (expected, 2)
+
+
+SUBSCRIPTIONS = """
+INSERT INTO encryption_keys (version, state, kdf, canary, created_at)
+VALUES (1, 'active', '{}', '', now());
+INSERT INTO service_clients (id, name, permissions, created_at)
+VALUES (gen_random_uuid(), 'operations', '["admin"]', now());
+INSERT INTO webhook_subscriptions (id, created_by, url, event_types, secret_ciphertext, secret_key_version, status,
+                                   last_sequence, version, created_at, updated_at)
+SELECT gen_random_uuid(), maker, 'x', '[]', 'x', 1, 'active', 1, 1, now(), now()
+FROM unnest(ARRAY['operations', 'user_ada', 'long-gone']) AS maker;
+UPDATE webhook_subscriptions SET status = 'disabled' WHERE created_by = 'long-gone';
+INSERT INTO webhook_deliveries (id, subscription_id, event_id, event_type, sequence, body, state, attempts, created_at)
+SELECT gen_random_uuid(), id, gen_random_uuid(), 'x', 1, '', 'pending', 0, now() FROM webhook_subscriptions
+"""
+OWNERS = """
+SELECT json_object_agg(s.created_by, c.name)::text
+FROM webhook_subscriptions s LEFT JOIN service_clients c ON c.id = s.client_id
+"""
+PARKED = """
+SELECT string_agg(s.created_by, ' ')
+FROM webhook_deliveries d JOIN webhook_subscriptions s ON s.id = d.subscription_id WHERE d.next_attempt_at IS NULL
+"""
+
+
+def test_subscription_that_a_service_made_becomes_that_service_s(servers: Servers, database: str) -> None:
+    migrate(servers, database, "head")
+    migrate(servers, database, "0009")
+    query(servers.owner_url(database), SUBSCRIPTIONS, "SELECT 1")
+
+    migrate(servers, database, "head")
+
+    owners = json.loads(str(query(servers.owner_url(database), OWNERS)))
+    assert owners == {"operations": "operations", "user_ada": None, "long-gone": None}
+    assert query(servers.owner_url(database), PARKED) == "long-gone"
