@@ -55,15 +55,27 @@ class Call:
 
     def __init__(self, breaker: "_Breaker", *, is_trial: bool) -> None:
         self._breaker = breaker
+        self._openings = breaker.openings
         self.is_trial = is_trial
 
     def answered(self) -> None:
-        """The provider works: 2xx, or a refusal of its own."""
-        self._breaker.close()
+        """Note that the provider works: it answered 2xx, or with a refusal of its own."""
+        if self._still_counts:
+            self._breaker.close()
 
     def failed(self, retry_after: float | None = None) -> None:
-        """5xx, 429, another rate limit, a time-out, no connection."""
-        self._breaker.note_failure(is_trial=self.is_trial, retry_after=retry_after)
+        """Note a 5xx, a 429, another rate limit, a time-out, or that there was no connection."""
+        if self._still_counts:
+            self._breaker.note_failure(is_trial=self.is_trial, retry_after=retry_after)
+
+    @property
+    def _still_counts(self) -> bool:
+        """False once the breaker has opened since this call was sent.
+
+        A late failure is known already, and a late success is older than what opened the breaker: it says nothing about
+        now, and must not undo a `Retry-After`.
+        """
+        return self._openings == self._breaker.openings
 
 
 class _Breaker:
@@ -71,7 +83,9 @@ class _Breaker:
         self._provider = provider
         self._clock = clock
         self._failed_at: deque[float] = deque(maxlen=FAILURES)
-        self._openings = 0
+        self.openings = 0
+        """How often it has opened in all."""
+        self._openings_in_a_row = 0
         self._open_until: float | None = None
         self._trial_is_out = False
 
@@ -103,7 +117,7 @@ class _Breaker:
 
     def close(self) -> None:
         self._failed_at.clear()
-        self._openings = 0
+        self._openings_in_a_row = 0
         if self._open_until is not None:
             self._open_until = None
             PROVIDER_BREAKER_OPEN.labels(self._provider).set(0)
@@ -113,19 +127,18 @@ class _Breaker:
         if is_trial:
             self._open(retry_after)
             return
-        if self._open_until is not None:
-            return  # Sent before it opened: known already.
         now = self._clock.monotonic()
         self._failed_at.append(now)
         if len(self._failed_at) == FAILURES and now - self._failed_at[0] <= WINDOW_SECONDS:
             self._open(retry_after)
 
     def _open(self, retry_after: float | None) -> None:
-        seconds = min(MAX_OPEN_SECONDS, FIRST_OPEN_SECONDS * 2.0 ** min(self._openings, 8))
+        seconds = min(MAX_OPEN_SECONDS, FIRST_OPEN_SECONDS * 2.0 ** min(self._openings_in_a_row, 8))
         seconds *= random.uniform(0.8, 1.2)  # noqa: S311 - spreads the trial calls of processes
         if retry_after is not None:
             seconds = max(seconds, min(MAX_RETRY_AFTER_SECONDS, retry_after))
-        self._openings += 1
+        self.openings += 1
+        self._openings_in_a_row += 1
         self._failed_at.clear()
         self._open_until = self._clock.monotonic() + seconds
         PROVIDER_BREAKER_OPEN.labels(self._provider).set(1)

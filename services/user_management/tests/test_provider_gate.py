@@ -172,13 +172,22 @@ async def test_provider_that_always_says_soon_does_not_keep_the_pauses_from_grow
     assert 24 <= gate.state(PROVIDER).retry_after_seconds <= 36
 
 
-async def test_answer_to_a_call_from_before_closes_it(gate: ProviderGate) -> None:
+async def test_answer_to_a_call_from_before_leaves_it_open_for_as_long_as_the_provider_said(gate: ProviderGate) -> None:
     async with gate.call(PROVIDER, max_concurrency=9) as early:
-        await asyncio.gather(*(fail(gate) for _ in range(5)))
-        opened = gate.state(PROVIDER).phase
+        await asyncio.gather(*(fail(gate, retry_after=600.0) for _ in range(5)))
         early.answered()
 
-    assert (opened, gate.state(PROVIDER).phase) == (BreakerPhase.OPEN, BreakerPhase.CLOSED)
+    assert gate.state(PROVIDER).phase is BreakerPhase.OPEN
+    assert gate.state(PROVIDER).retry_after_seconds == 600.0
+
+
+async def test_answer_to_a_call_from_before_does_not_stand_in_for_the_trial(gate: ProviderGate, clock: SetClock) -> None:
+    async with gate.call(PROVIDER, max_concurrency=9) as early:
+        await asyncio.gather(*(fail(gate) for _ in range(5)))
+        clock.seconds += 18.1
+        early.answered()
+
+    assert gate.state(PROVIDER).phase is BreakerPhase.HALF_OPEN
 
 
 async def test_failure_of_a_call_from_before_does_not_prolong_it(gate: ProviderGate, clock: SetClock) -> None:
