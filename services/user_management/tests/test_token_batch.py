@@ -10,6 +10,7 @@ from services.user_management.container import Container
 from services.user_management.enums import RateClass
 from services.user_management.rate_limiter import RateLimits
 from services.user_management.services.token_service import read as read_module
+from services.user_management.services.token_service.answers import TokenAnswers
 from services.user_management.services.token_service.read import BATCH_CONCURRENCY
 from services.user_management.settings import QuotaPolicy
 from services.user_management.tests.connection_scenes import PROVIDER, WORK, connect_account
@@ -222,6 +223,27 @@ async def test_batch_member_that_cannot_be_read_spoils_no_other(connected: Conne
     assert members[2]["token"] is not None
     assert (await connected.row())["status"] == "needs_reauth"
     assert (await bob.row())["status"] == "active"
+
+
+async def test_batch_that_fails_in_a_way_nobody_foresaw_leaves_no_member_running(
+    connected: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await connected.journey.age_tokens()
+    warm = await Connected.at(connected.journey, email="warm@example.com", key=connected.key)
+    connected.fail("delay", delay_seconds=0.5)
+    answer = TokenAnswers.answer
+
+    async def fail_for_the_warm(self: TokenAnswers, request: Any, reading: Any, result: Any) -> Any:
+        if reading.user_id == warm.user_id:
+            raise RuntimeError("nobody foresaw it")
+        return await answer(self, request, reading, result)
+
+    monkeypatch.setattr(TokenAnswers, "answer", fail_for_the_warm)
+
+    response = await _batch(connected, _item(connected), _item(warm))
+    refreshed = (await connected.row())["token_version"]
+
+    assert (response.status_code, refreshed) == (500, 2)
 
 
 async def test_batch_demands_of_life_are_each_members_own(connected: Connected) -> None:

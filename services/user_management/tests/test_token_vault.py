@@ -48,6 +48,18 @@ async def test_damaged_token_costs_that_connection_alone(connected: Connected, d
     assert (await other.get()).status_code == 200
 
 
+async def test_read_of_a_damaged_token_records_the_scopes_as_any_other_read_does(connected: Connected) -> None:
+    assert (await connected.get(scopes=["openid", "email"])).status_code == 200
+    await connected.store("access", DAMAGES["tag"](await connected.ciphertext("access")))
+
+    assert_problem(await connected.get(scopes=["openid", "email"]), 409, "needs_reauth")
+
+    rows = await connected.journey.owner.fetch("SELECT outcome, scopes FROM token_reads ORDER BY id")
+    granted = [json.loads(row["scopes"]) for row in rows if row["outcome"] == "granted"]
+    refused = [json.loads(row["scopes"]) for row in rows if row["outcome"] == "needs_reauth"]
+    assert refused == granted[:1] == [["email", "openid"]]
+
+
 async def test_token_moved_from_another_user_is_refused(connected: Connected) -> None:
     other = await Connected.at(connected.journey, email="bob@example.com", key=connected.key)
     await connected.store("access", await other.ciphertext("access"))

@@ -160,7 +160,8 @@ class TokenAnswers:
                 provider=request.provider,
                 integration_id=reading.integration_id,
                 outcome=TokenOutcome.NEEDS_REAUTH.value,
-                scopes=request.scopes,
+                # Under our names, as the door records them.
+                scopes=list(self.providers.get(request.provider).config.normalise(request.scopes)),
                 reason=request.reason,
                 request_id=current_context().request_id,
             )

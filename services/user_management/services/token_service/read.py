@@ -96,7 +96,9 @@ class TokenService:
                     raise
                 return TokenBatchItem(problem=TokenProblem.of(unavailable(None)))
 
-        return await asyncio.gather(*(member(*pair) for pair in zip(requests, readings, strict=True)))
+        pairs = zip(requests, readings, strict=True)
+        # All are waited for, also when one fails in a way that nobody foresaw: none may go on unobserved.
+        return _all_or_the_first_error(await asyncio.gather(*(member(*pair) for pair in pairs), return_exceptions=True))
 
     async def _read(self, query: TokenQuery) -> TokenReading:
         return await read_token(self.database.door, query, timeout_seconds=DOOR_TIMEOUT_SECONDS)
@@ -129,3 +131,12 @@ class TokenService:
             raise self.answers.refusal(request, reading, result)
         await self.key_usage.record(credential.key_id)
         return await self.answers.answer(request, reading, result)
+
+
+def _all_or_the_first_error(outcomes: Sequence[TokenBatchItem | BaseException]) -> list[TokenBatchItem]:
+    items = []
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        items.append(outcome)
+    return items
