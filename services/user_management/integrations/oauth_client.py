@@ -86,7 +86,7 @@ class OAuthClient:
             **config.authorization_parameters,
         }
         if ask_consent:
-            parameters |= config.consent_parameters
+            parameters |= config.consent_for(scopes)
         if code_challenge is not None:
             parameters |= {"code_challenge": code_challenge, "code_challenge_method": "S256"}
         if nonce is not None:

@@ -35,6 +35,9 @@ _STANDARD_ERRORS: Final[Mapping[str, ProviderErrorKind]] = {
 }
 """RFC 6749 sections 4.1.2.1 and 5.2, OpenID Connect Core section 3.1.2.6."""
 
+OFFLINE_ACCESS: Final = "offline_access"
+"""The scope that asks for a refresh token (OpenID Connect Core section 11)."""
+
 ParameterName = Annotated[str, StringConstraints(pattern=r"^[a-z_]{0,32}$")]
 
 
@@ -116,6 +119,16 @@ class ProviderConfig(Section):
         short = self.userinfo or UserInfoMapping()
         return AccountMapping(id=(short.account_id,), email=(short.email,) if short.email else ())
 
+    def consent_for(self, scopes: Collection[str]) -> dict[str, str]:
+        """Parameters that make the provider show its consent page for `scopes`.
+
+        An OpenID provider ignores `offline_access` unless the consent is shown (OpenID Connect Core section 11), so
+        what is discovered is asked to show it, where the file has no `prompt` of its own.
+        """
+        has_prompt = "prompt" in self.authorization_parameters or "prompt" in self.consent_parameters
+        needs_prompt = self.discovery and OFFLINE_ACCESS in scopes and not has_prompt
+        return {**({"prompt": "consent"} if needs_prompt else {}), **self.consent_parameters}
+
     @property
     def needs_id_token(self) -> bool:
         return self.nonce or self.account_mapping.source == "id_token"
@@ -153,12 +166,18 @@ class ProviderConfig(Section):
         """Scopes as we name them, sorted, each once."""
         return tuple(sorted({self._name(scope) for scope in scopes}))
 
-    def granted(self, reported: Iterable[str] | None, requested: Collection[str]) -> tuple[str, ...]:
+    def granted(
+        self, reported: Iterable[str] | None, requested: Collection[str], *, has_refresh_token: bool = True
+    ) -> tuple[str, ...]:
         """What the user granted: the answer's scopes, or all of the request (RFC 6749 section 5.1), and those that an
-        answer never names."""
-        if reported is None:
-            return self.normalise(requested)
-        return self.normalise([*reported, *(set(requested) & set(self.unreported_scopes))])
+        answer never names.
+
+        Without a refresh token, `offline_access` is granted only where the answer names it: silence is no proof of it.
+        """
+        assumed = set(requested) if reported is None else set(requested) & set(self.unreported_scopes)
+        if not has_refresh_token:
+            assumed.discard(OFFLINE_ACCESS)
+        return self.normalise([*(reported or ()), *assumed])
 
     def missing_required(self, granted: Iterable[str]) -> list[str]:
         """Required scopes that are not among `granted`."""

@@ -266,6 +266,29 @@ def test_granted_is_what_was_reported_and_what_is_never_reported(
     assert github.granted(reported, requested) == granted
 
 
+@pytest.mark.parametrize("reported", [None, ["gist"]])
+def test_silent_answer_without_a_refresh_token_does_not_grant_offline_access(reported: list[str] | None) -> None:
+    github = read_provider(BUILT_IN / "github.toml")
+
+    assert github.granted(reported, ["gist", "offline_access"], has_refresh_token=False) == ("gist",)
+
+
+def test_answer_that_names_offline_access_is_believed_without_a_refresh_token() -> None:
+    github = read_provider(BUILT_IN / "github.toml")
+
+    assert "offline_access" in github.granted(["offline_access"], ["offline_access"], has_refresh_token=False)
+
+
+def test_discovered_provider_is_asked_for_consent_where_offline_access_is_wanted() -> None:
+    github = read_provider(BUILT_IN / "github.toml")
+    found = github.model_copy(update={"discovery": True})
+    own = found.model_copy(update={"authorization_parameters": {"prompt": "login"}})
+
+    assert found.consent_for(["openid", "offline_access"]) == {"prompt": "consent"}
+    assert found.consent_for(["openid"]) == github.consent_for(["openid", "offline_access"]) == {}
+    assert own.consent_for(["openid", "offline_access"]) == {}
+
+
 def test_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     path = tmp_path / "acme.toml"
     path.write_bytes(b"\xff\xfe")

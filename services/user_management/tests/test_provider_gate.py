@@ -181,7 +181,9 @@ async def test_answer_to_a_call_from_before_leaves_it_open_for_as_long_as_the_pr
     assert gate.state(PROVIDER).retry_after_seconds == 600.0
 
 
-async def test_answer_to_a_call_from_before_does_not_stand_in_for_the_trial(gate: ProviderGate, clock: SetClock) -> None:
+async def test_answer_to_a_call_from_before_does_not_stand_in_for_the_trial(
+    gate: ProviderGate, clock: SetClock
+) -> None:
     async with gate.call(PROVIDER, max_concurrency=9) as early:
         await asyncio.gather(*(fail(gate) for _ in range(5)))
         clock.seconds += 18.1

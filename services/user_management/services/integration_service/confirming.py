@@ -72,13 +72,6 @@ class Confirmations:
         grant = await self._exchange(provider, flow, code)
         origin = Origin(flow.id, user_id, provider.name, account_id="")
         account = await self._identify(actor, provider, flow, grant=grant, origin=origin)
-        consent = Consent(
-            account_id=account.id,
-            account_email=account.email,
-            granted=provider.config.granted(grant.scopes, flow.requested_scopes),
-            requested=flow.requested_scopes,
-            clock_skew_seconds=account.clock_skew_seconds,
-        )
 
         async with self.unit_of_work(actor) as uow:
             if not await integration_queries.lock_active_user(uow.connection, user_id):
@@ -86,6 +79,7 @@ class Confirmations:
                 origin = replace(origin, account_id=account.id)
                 await revoke_unkept(uow, self.vault, provider, origin, grant=grant, key_version=key_version)
                 raise uow.keep(UserNotFoundError())
+            consent = await self._consent(uow, user_id, provider, flow=flow, grant=grant, account=account)
             connected = await self._connect(uow, user_id, provider, consent)
             await store_tokens(
                 uow, self.vault, grant, user_id=user_id, integration_id=connected.id, key_version=key_version
@@ -93,6 +87,34 @@ class Confirmations:
             missing = provider.config.missing_required(consent.granted)
             await self._qualify(uow, connected, missing=missing, grant=grant)
         return await self.integrations.get_integration(user_id, provider.name, account.id)
+
+    async def _consent(
+        self,
+        uow: UnitOfWork,
+        user_id: str,
+        provider: Provider,
+        *,
+        flow: ConsumedFlow,
+        grant: TokenGrant,
+        account: Account,
+    ) -> Consent:
+        """Step: what the account's owner granted, seen beside the refresh token that an earlier grant may have left."""
+        held = await integration_queries.find_shown(
+            uow.connection, user_id=user_id, provider=provider.name, account=account.id
+        )
+        is_renewable = held is not None and held.has_refresh_token and held.status not in _DEAD
+        granted = provider.config.granted(
+            grant.scopes,
+            flow.requested_scopes,
+            has_refresh_token=grant.refresh_token is not None or is_renewable,
+        )
+        return Consent(
+            account_id=account.id,
+            account_email=account.email,
+            granted=granted,
+            requested=flow.requested_scopes,
+            clock_skew_seconds=account.clock_skew_seconds,
+        )
 
     async def _connect(self, uow: UnitOfWork, user_id: str, provider: Provider, consent: Consent) -> Connected:
         """Step: the account's connection, new or come back, without what its former grant has left."""
