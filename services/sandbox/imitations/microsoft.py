@@ -72,6 +72,7 @@ class Microsoft(Persona):
 
     settings: MicrosoftSettings
     sends_issuer = False
+    offline_access_needs_consent = False
 
     def __init__(self, base_url: str) -> None:
         self.host = f"{base_url}/as/login.microsoftonline.com"

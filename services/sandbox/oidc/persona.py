@@ -26,12 +26,18 @@ class Persona:
     """Authorization request parameters of its own."""
     login_hint_parameter = "login_hint"
     """Names the account that is meant; `login_hint` does everywhere."""
-    seeding_parameters: Mapping[str, str] = {}
+    seeding_parameters: Mapping[str, str] = {"prompt": "consent"}
     """Those that a grant made without the dance is taken to have had."""
     sends_issuer = True
     """Whether its redirects carry `iss` (RFC 9207)."""
     revokes_account = False
     """Whether revoking one token ends every grant that the account gave the client."""
+    offline_access_needs_consent = True
+    """Whether `offline_access` is ignored where the consent page was not asked for (OpenID Connect Core section 11)."""
+    takes_basic_authentication = True
+    """Whether clients may authenticate in the Authorization header."""
+    userinfo_scope = "openid"
+    """The scope that user info needs."""
     bearer_schemes = frozenset({"bearer"})
     """Schemes of the Authorization header, in lower case."""
     one_access_token = False
@@ -74,12 +80,14 @@ class Persona:
     def consented_scopes(
         self,
         ticked: tuple[str, ...],
-        parameters: Mapping[str, str],  # noqa: ARG002  what an imitation decides by
+        parameters: Mapping[str, str],
         *,
-        earlier: tuple[str, ...],  # noqa: ARG002  likewise
+        earlier: tuple[str, ...],  # noqa: ARG002  what an imitation decides by
     ) -> tuple[str, ...]:
         """What a consent covers; `earlier` are the scopes of the account's live grants."""
-        return ticked
+        if not self.offline_access_needs_consent or "consent" in parameters.get("prompt", "").split():
+            return ticked
+        return tuple(scope for scope in ticked if scope != "offline_access")
 
     def gives_refresh_token(
         self,

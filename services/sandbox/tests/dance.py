@@ -25,6 +25,7 @@ def request_parameters(**changes: str) -> dict[str, str]:
         "scope": "openid email offline_access calendar.read",
         "state": "state-1",
         "nonce": "nonce-1",
+        "prompt": "consent",
         "code_challenge": CHALLENGE,
         "code_challenge_method": "S256",
     } | changes

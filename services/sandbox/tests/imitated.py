@@ -70,7 +70,7 @@ class Imitated:
 
 def google(client: httpx.AsyncClient) -> Imitated:
     """A request that gets a refresh token at the first consent."""
-    request = {"scope": "openid email", "access_type": "offline"}
+    request = {"scope": "openid email", "access_type": "offline", "prompt": ""}
     authorization, token = "/as/accounts.google.com/o/oauth2/v2/auth", "/as/oauth2.googleapis.com/token"
     return Imitated(client, "google", authorization, token, request)
 
@@ -78,7 +78,7 @@ def google(client: httpx.AsyncClient) -> Imitated:
 def microsoft(client: httpx.AsyncClient, tenant: str = "common") -> Imitated:
     """A request that gets a refresh token."""
     path = f"/as/login.microsoftonline.com/{tenant}/oauth2/v2.0"
-    request = {"scope": "openid profile email offline_access Mail.Read"}
+    request = {"scope": "openid profile email offline_access Mail.Read", "prompt": ""}
     return Imitated(client, "microsoft", f"{path}/authorize", f"{path}/token", request)
 
 

@@ -222,3 +222,10 @@ async def test_userinfo_without_openid_is_403(sandbox: Sandbox, client: httpx.As
 
     assert (await userinfo(client, tokens.access_token)).status_code == 403
     assert (await client.get("/oidc/strict/userinfo")).status_code == 401
+
+
+async def test_offline_access_without_the_consent_page_is_ignored(client: httpx.AsyncClient) -> None:
+    tokens = await connect(client, prompt="")
+
+    assert "offline_access" not in tokens["scope"].split()
+    assert "refresh_token" not in tokens

@@ -25,7 +25,7 @@ from services.user_management.tests.scenes import Connected, assert_problem, onl
 
 REQUIRED = {"openid", "email", "offline_access"}
 FRONT_END = "http://localhost:3000/oauth/callback"
-CONSENT = '[consent_parameters]\nprompt = "select_account"'
+CONSENT = '[consent_parameters]\nprompt = "select_account consent"'
 JWKS = "http://sandbox.test/oidc/static/jwks.json"
 
 
@@ -486,3 +486,16 @@ async def test_attempt_that_is_just_used_holds_up_no_new_one(journey: Journey) -
     assert await journey.owner.fetchval("SELECT count(*) FROM oauth_flows") == 11
     await journey.authorize(ada, PROVIDER)
     assert await journey.owner.fetchval("SELECT count(*) FROM oauth_flows") == 10
+
+
+async def test_silent_answer_without_a_refresh_token_lacks_the_required_offline_access(journey: Journey) -> None:
+    ada = await journey.sign_up()
+    tokens = journey.sandbox.providers["static"].issue(ada.email, ("openid", "email", "offline_access"))
+    silent = {"access_token": tokens.access_token, "token_type": "Bearer"}
+    fault = Fault(party="oidc:static", operation="token.exchange", action="status", status=200, body=silent)
+    journey.sandbox.faults.add(fault)
+
+    connection = await journey.connect(ada, PROVIDER, scopes=())
+
+    assert (connection["status"], connection["status_reason"]) == ("needs_reauth", "scope_missing")
+    assert (connection["granted_scopes"], connection["missing_scopes"]) == (["email", "openid"], ["offline_access"])
