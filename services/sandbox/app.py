@@ -10,6 +10,7 @@ from services.sandbox.routers import (
     clerk,
     control,
     github,
+    globex,
     google,
     microsoft,
     oidc,
@@ -32,7 +33,7 @@ def create_app(sandbox: Sandbox) -> FastAPI:
     app = FastAPI(title="Sandbox", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.sandbox = sandbox
     app.add_exception_handler(SandboxError, sandbox_error_response)
-    for module in (control, pages, clerk, sign_in, oidc, google, microsoft, github, slack):
+    for module in (control, pages, clerk, sign_in, oidc, google, microsoft, github, slack, globex):
         app.include_router(module.router)
     app.include_router(oidc_control.router, prefix="/oidc/{kind}/_control")
     app.include_router(oidc_control.router, prefix="/as/_control/{kind}", include_in_schema=False)

@@ -7,6 +7,7 @@ import httpx
 from services.sandbox.clerk.party import Clerk
 from services.sandbox.faults import Faults
 from services.sandbox.imitations.github import GitHub
+from services.sandbox.imitations.globex import Globex
 from services.sandbox.imitations.google import Google
 from services.sandbox.imitations.microsoft import Microsoft
 from services.sandbox.imitations.slack import Slack
@@ -24,7 +25,7 @@ def _plain(kind: Kind, base_url: str) -> Persona:
 
 
 def _imitated(base_url: str) -> tuple[Persona, ...]:
-    return Google(base_url), Microsoft(base_url), GitHub(base_url), Slack(base_url)
+    return Google(base_url), Microsoft(base_url), GitHub(base_url), Slack(base_url), Globex(base_url)
 
 
 class Sandbox:
@@ -59,7 +60,7 @@ class Sandbox:
         self.providers: dict[str, Provider] = {kind: Provider(_plain(kind, self.base_url)) for kind in KINDS}
         """The plain ones by refresh kind."""
         self.imitations = {persona.name: Provider(persona) for persona in _imitated(self.base_url)}
-        """Google, Microsoft, GitHub and Slack by party name."""
+        """Google, Microsoft, GitHub, Slack and the documentation's Globex by party name."""
 
     @property
     def api_url(self) -> str:

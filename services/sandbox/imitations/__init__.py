@@ -1,1 +1,1 @@
-"""Google, Microsoft, GitHub and Slack as far as their OAuth is concerned, each a persona over the one provider."""
+"""Google, Microsoft, GitHub, Slack and an invented one, as far as their OAuth goes: personas over the one provider."""

@@ -49,7 +49,7 @@ def token_answer(
     persona = provider.persona
     if form.repeated:
         raise OAuthError("invalid_request", f"repeated: {', '.join(form.repeated)}")
-    client_id = authenticate_client(authorization, form)
+    client_id = authenticate_client(authorization if persona.takes_basic_authentication else None, form)
     grant_type = persona.grant_type(form) or _required(form, "grant_type")
     redeem = _GRANT_TYPES.get(grant_type)
     if redeem is None:
@@ -64,7 +64,8 @@ def token_answer(
 
 def revocation_answer(provider: Provider, form: Form, *, authorization: str | None, entry: Entry) -> Response:
     """RFC 7009: 200 also for a token that is unknown or dead already. Raises `OAuthError`."""
-    client_id = authenticate_client(authorization, form)
+    takes_basic = provider.persona.takes_basic_authentication
+    client_id = authenticate_client(authorization if takes_basic else None, form)
     grant = provider.revoke(_required(form, "token"), client_id=client_id)
     entry.committed = grant is not None
     entry.account = grant.account.id if grant else None
@@ -86,7 +87,8 @@ def bearer_token(provider: Provider, authorization: str | None, *, entry: Entry)
 def userinfo_answer(provider: Provider, *, authorization: str | None, entry: Entry) -> Response:
     """OpenID Connect Core section 5.3. Raises `OAuthError`."""
     token = bearer_token(provider, authorization, entry=entry)
-    if "openid" not in token.scopes:
-        challenge = {"WWW-Authenticate": 'Bearer error="insufficient_scope", scope="openid"'}
-        raise OAuthError("insufficient_scope", "openid was not granted", status=403, headers=challenge)
+    needed = provider.persona.userinfo_scope
+    if needed not in token.scopes:
+        challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{needed}"'}
+        raise OAuthError("insufficient_scope", f"{needed} was not granted", status=403, headers=challenge)
     return provider.persona.encoded(provider.persona.claims(token.grant.account, token.scopes))
