@@ -31,7 +31,7 @@ async def test_scope_that_was_unticked_is_named_with_what_it_is_for(journey: Jou
     assert (found["severity"], found["confidence"]) == ("warning", "certain")
     assert found["evidence"]["not_granted"] == ["mail.read"]
     assert "mail.read (Read your mail)" in found["explanation"]
-    assert "works" in findings
+    assert findings.keys() == {"unticked_scopes"}
 
 
 async def test_required_scope_that_was_unticked_is_why_the_user_is_needed(journey: Journey) -> None:
@@ -84,14 +84,55 @@ async def test_interrupted_refresh_is_explained(journey: Journey) -> None:
 
 async def test_missing_refresh_token_is_a_warning_until_the_token_ends(connected: Connected) -> None:
     await connected.journey.owner.execute("DELETE FROM encrypted_tokens WHERE kind = 'refresh'")
+    await connected.set("requested_scopes", '["calendar.read", "email", "openid"]')
 
     early = await _findings(connected)
     await connected.journey.age_tokens()
     await connected.get()
     late = await _findings(connected)
 
-    assert (early["no_refresh_token"]["severity"], "works" in early) == ("warning", True)
-    assert (late["no_refresh_token"]["severity"], "works" in late) == ("error", False)
+    assert {code: finding["severity"] for code, finding in early.items()} == {"no_refresh_token": "warning"}
+    assert {code: finding["severity"] for code, finding in late.items()} == {"no_refresh_token": "error"}
+
+
+@pytest.mark.parametrize(("required", "severity"), [(("openid",), "warning"), (("openid", "offline_access"), "error")])
+async def test_offline_access_that_a_strict_provider_ignored_is_the_operators(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch, required: tuple[str, ...], severity: str
+) -> None:
+    configure(journey, monkeypatch, STATIC, authorization_parameters={}, required_scopes=required)
+    patient = await Patient.at(journey, STATIC, scopes=["email", "offline_access"])
+
+    findings = await patient.findings()
+
+    assert findings.keys() == {"offline_access_ignored"}
+    found = findings["offline_access_ignored"]
+    assert (found["severity"], found["who"], found["evidence"]["prompt"]) == (severity, "operator", None)
+    assert "prompt=consent" in found["explanation"]
+    assert found["fix"].startswith('Put `prompt = "consent"` under [consent_parameters]')
+
+
+async def test_refresh_token_that_is_withheld_despite_the_consent_page_is_the_operators(journey: Journey) -> None:
+    journey.sandbox.faults.add(Fault(party="oidc:static", operation="token.exchange", action="no_refresh_token"))
+    patient = await Patient.at(journey, STATIC)
+
+    findings = await patient.findings()
+
+    assert findings.keys() == {"offline_access_ignored"}
+    found = findings["offline_access_ignored"]
+    assert (found["who"], found["evidence"]["prompt"]) == ("operator", "consent")
+    assert "registration" in found["explanation"]
+
+
+async def test_offline_access_that_is_granted_and_not_named_is_the_operators(journey: Journey) -> None:
+    journey.sandbox.faults.add(_narrowed("openid email calendar.read"))
+    patient = await Patient.at(journey, STATIC, scopes=["calendar.read"])
+
+    findings = await patient.findings()
+
+    assert findings.keys() == {"offline_access_unnamed"}
+    found = findings["offline_access_unnamed"]
+    assert (found["severity"], found["who"]) == ("error", "operator")
+    assert "unreported_scopes" in found["fix"]
 
 
 async def test_token_that_never_ends_needs_no_refresh_token(connected: Connected) -> None:
@@ -167,7 +208,7 @@ async def test_transient_failure_is_a_warning_with_a_pause(connected: Connected)
 
     findings = await _findings(connected)
 
-    assert findings.keys() == {"refresh_failing", "cool_down", "works"}
+    assert findings.keys() == {"refresh_failing", "cool_down"}
     assert findings["refresh_failing"]["evidence"]["error"] == "http_503"
     assert 290 <= findings["cool_down"]["evidence"]["seconds_left"] <= 330
 
@@ -178,7 +219,7 @@ async def test_pause_that_is_over_is_no_finding(connected: Connected) -> None:
     await connected.get()
     await connected.set("refresh_not_before", None)
 
-    assert (await _findings(connected)).keys() == {"refresh_failing", "works"}
+    assert (await _findings(connected)).keys() == {"refresh_failing"}
 
 
 @pytest.mark.parametrize(("skew", "told"), [(-90, True), (90, True), (60, False), (None, False)])
@@ -191,7 +232,7 @@ async def test_clock_that_is_wrong_is_told(connected: Connected, skew: int | Non
     if told:
         side = "behind" if (skew or 0) > 0 else "ahead of"
         assert f"90 seconds {side}" in findings["clock_skew"]["title"]
-        assert "works" in findings
+        assert findings.keys() == {"clock_skew"}
 
 
 async def test_clock_of_the_provider_is_measured_at_connect(
@@ -214,7 +255,7 @@ async def test_provider_that_ends_all_tokens_each_day_is_normal(
 
     findings = await _findings(connected)
 
-    assert findings.keys() == {"daily_expiry", "works"}
+    assert findings.keys() == {"daily_expiry"}
     found = findings["daily_expiry"]
     assert (found["severity"], found["evidence"]["daily_expiry"]) == ("notice", "06:00 Asia/Kolkata")
     assert 0 < found["evidence"]["seconds_until_the_next"] <= 86_400

@@ -15,8 +15,11 @@ from services.user_management.enums import (
     TokenOutcome,
 )
 from services.user_management.integrations.oauth_config import ProviderConfig
+from services.user_management.integrations.provider_config import OFFLINE_ACCESS
 
 _REFUSED = frozenset({ReauthReason.GRANT_REFUSED, ReauthReason.REVOKED_AT_PROVIDER, ReauthReason.REFRESH_EXHAUSTED})
+_UNREFUSED = frozenset({ReauthReason.NO_REFRESH_TOKEN, ReauthReason.SCOPE_MISSING, ReauthReason.SCOPE_UPGRADE})
+"""Reasons under which the tokens are stored as the provider gave them."""
 _SERVING = frozenset({IntegrationStatus.ACTIVE, IntegrationStatus.DEGRADED})
 
 
@@ -81,6 +84,12 @@ class ConnectionEvidence:
         """The provider has ended the grant and named nothing beneath its code."""
         refused = not self.is_serving and self.status_reason == ReauthReason.GRANT_REFUSED
         return refused and self.last_failure_detail is None
+
+    @property
+    def lacks_offline_access(self) -> bool:
+        """The provider was asked for lasting access, and answered without a refresh token."""
+        answered = self.is_serving or self.status_reason in _UNREFUSED
+        return answered and self.refresh is None and OFFLINE_ACCESS in (self.requested_scopes or ())
 
     @property
     def last_worked_at(self) -> datetime:

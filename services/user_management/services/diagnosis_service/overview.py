@@ -1,6 +1,6 @@
 """The two findings that depend on all others: it works, or it does not and nobody knows why."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from services.user_management.enums import TokenOutcome
 from services.user_management.schemas.diagnosis import Confidence, Finding, Responsible, Severity
@@ -19,11 +19,14 @@ def judge(evidence: Evidence) -> list[Finding]:
     return sorted(findings, key=lambda finding: (_SURENESS[finding.confidence], _GRAVITY[finding.severity]))
 
 
-def _overall(evidence: Evidence, findings: Iterable[Finding]) -> Finding | None:
-    explained = any(finding.severity is Severity.ERROR for finding in findings)
-    if explained or evidence.connection is None:
+def _overall(evidence: Evidence, findings: Sequence[Finding]) -> Finding | None:
+    """What is left to say: "works" stands alone, as beside a finding it would be read and the finding would not."""
+    if evidence.connection is None:
         return None
-    return _works(evidence) if evidence.connection.is_serving else _unexplained(evidence)
+    if evidence.connection.is_serving:
+        return None if findings else _works(evidence)
+    explained = any(finding.severity is Severity.ERROR for finding in findings)
+    return None if explained else _unexplained(evidence)
 
 
 def _works(evidence: Evidence) -> Finding:

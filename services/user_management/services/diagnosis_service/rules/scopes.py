@@ -1,6 +1,7 @@
 """What was asked for, what was granted, and what is required by now."""
 
 from services.user_management.enums import ReauthReason
+from services.user_management.integrations.provider_config import OFFLINE_ACCESS
 from services.user_management.schemas.diagnosis import Confidence, Finding, Responsible, Severity
 from services.user_management.services.diagnosis_service.evidence import Evidence
 
@@ -11,7 +12,8 @@ def unticked_scopes(evidence: Evidence) -> Finding | None:
     if held is None or provider is None or held.requested_scopes is None or held.disconnected_at is not None:
         return None
     granted = {*provider.normalise(held.granted_scopes), *provider.unreported_scopes}
-    unticked = sorted(set(provider.normalise(held.requested_scopes)) - granted)
+    # Nobody has to tick `offline_access`: whether it is granted is between the provider and our operator.
+    unticked = sorted(set(provider.normalise(held.requested_scopes)) - granted - {OFFLINE_ACCESS})
     if not unticked:
         return None
     required = sorted(set(unticked) & set(provider.required_scopes))
@@ -32,6 +34,67 @@ def unticked_scopes(evidence: Evidence) -> Finding | None:
         },
         fix="The user connects again and leaves every box ticked. Say beforehand what each is for.",
         who=Responsible.USER,
+    )
+
+
+def offline_access_ignored(evidence: Evidence) -> Finding | None:
+    """Find the provider that was asked for lasting access and answered without a refresh token."""
+    held, provider = evidence.connection, evidence.provider
+    if held is None or provider is None or not held.lacks_offline_access:
+        return None
+    ends_at = held.access.expires_at if held.access is not None else None
+    if held.is_serving and (ends_at is None or provider.daily_expiry is not None):
+        return None
+    prompt = {**provider.authorization_parameters, **provider.consent_for([OFFLINE_ACCESS])}.get("prompt", "")
+    is_shown = "consent" in prompt.split()
+    return Finding(
+        code="offline_access_ignored",
+        severity=Severity.WARNING if held.is_serving else Severity.ERROR,
+        confidence=Confidence.LIKELY,
+        title=f"{evidence.display_name} ignored `offline_access` and gave no refresh token",
+        explanation=(
+            "The provider's file has the consent page shown, so the cause is most likely our client's registration:"
+            " it may not be allowed refresh tokens."
+            if is_shown
+            else "An OpenID provider ignores `offline_access` unless the request has `prompt=consent`, and the"
+            " provider's file does not send it."
+        )
+        + " Until that is mended, another connection by the user changes nothing.",
+        evidence={
+            "requested": sorted(held.requested_scopes or ()),
+            "granted": sorted(held.granted_scopes),
+            "connected_at": held.connected_at,
+            "access_token_ends_at": ends_at,
+            "prompt": prompt or None,
+        },
+        fix=(
+            "Allow our client refresh tokens in the provider's console (grant type `refresh_token`)."
+            if is_shown
+            else 'Put `prompt = "consent"` under [consent_parameters] of the provider file and restart.'
+        )
+        + " Connections from before are then made again.",
+        who=Responsible.OPERATOR,
+    )
+
+
+def offline_access_unnamed(evidence: Evidence) -> Finding | None:
+    """Find the provider that gives a refresh token and does not name the scope that asked for it."""
+    held, provider = evidence.connection, evidence.provider
+    if held is None or provider is None or held.refresh is None or OFFLINE_ACCESS not in (held.requested_scopes or ()):
+        return None
+    if OFFLINE_ACCESS in {*provider.normalise(held.granted_scopes), *provider.unreported_scopes}:
+        return None
+    is_missing = not held.is_serving and held.status_reason == ReauthReason.SCOPE_MISSING
+    return Finding(
+        code="offline_access_unnamed",
+        severity=Severity.ERROR if is_missing else Severity.WARNING,
+        confidence=Confidence.CERTAIN,
+        title=f"{evidence.display_name} grants `offline_access` and does not say so",
+        explanation="The provider gave a refresh token and left `offline_access` out of the granted scopes. Whoever"
+        " demands that scope is refused.",
+        evidence={"granted": sorted(held.granted_scopes), "connected_at": held.connected_at},
+        fix='Put "offline_access" into unreported_scopes of the provider file and restart.',
+        who=Responsible.OPERATOR,
     )
 
 
@@ -64,4 +127,4 @@ def scope_upgrade(evidence: Evidence) -> Finding | None:
     )
 
 
-RULES = (scope_upgrade, unticked_scopes)
+RULES = (scope_upgrade, unticked_scopes, offline_access_ignored, offline_access_unnamed)

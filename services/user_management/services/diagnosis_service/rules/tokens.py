@@ -1,9 +1,6 @@
 """The stored tokens: what is missing, what cannot be read, and what a lost answer did."""
 
-from datetime import datetime
-
 from services.user_management.enums import IntegrationStatus, ReauthReason
-from services.user_management.integrations.provider_config import OFFLINE_ACCESS
 from services.user_management.schemas.diagnosis import Confidence, Finding, Responsible, Severity
 from services.user_management.services.diagnosis_service.evidence import (
     ConnectionEvidence,
@@ -48,12 +45,10 @@ def no_refresh_token(evidence: Evidence) -> Finding | None:
     if held is None or not (held.is_serving or ended) or held.refresh is not None:
         return None
     ends_at = held.access.expires_at if held.access is not None else None
-    if ends_at is None:
+    if ends_at is None or held.lacks_offline_access:
         return None
     if evidence.provider is not None and evidence.provider.daily_expiry is not None:
         return None
-    if (not_asked := _consent_not_asked_for(evidence, held, ends_at)) is not None:
-        return not_asked
     return Finding(
         code="no_refresh_token",
         severity=Severity.WARNING if held.is_serving else Severity.ERROR,
@@ -65,28 +60,6 @@ def no_refresh_token(evidence: Evidence) -> Finding | None:
         fix="The user connects again; the consent is then asked for anew. If that does not help, the user first removes"
         " the product's access in their account at the provider.",
         who=Responsible.USER,
-    )
-
-
-def _consent_not_asked_for(evidence: Evidence, held: ConnectionEvidence, ends_at: datetime) -> Finding | None:
-    """Find the provider file that asks for `offline_access` without showing the consent page."""
-    provider = evidence.provider
-    if provider is None or OFFLINE_ACCESS not in (held.requested_scopes or ()):
-        return None
-    prompt = {**provider.authorization_parameters, **provider.consent_for([OFFLINE_ACCESS])}.get("prompt", "")
-    if "consent" in prompt.split():
-        return None
-    return Finding(
-        code="offline_access_ignored",
-        severity=Severity.WARNING if held.is_serving else Severity.ERROR,
-        confidence=Confidence.LIKELY,
-        title=f"{evidence.display_name} is asked for lasting access without a consent page",
-        explanation="An OpenID provider ignores `offline_access` unless the request has `prompt=consent`, and the"
-        " provider's file does not send it. Connecting again changes nothing until it does.",
-        evidence={"connected_at": held.connected_at, "access_token_ends_at": ends_at, "prompt": prompt or None},
-        fix='Put `prompt = "consent"` under [consent_parameters] of the provider file and restart; then the user'
-        " connects again.",
-        who=Responsible.OPERATOR,
     )
 
 
