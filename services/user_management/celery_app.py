@@ -9,6 +9,7 @@ from celery import Celery, signals
 
 from services.user_management.celery_config import celery_options
 from services.user_management.container import Container
+from services.user_management.core.core_dumps import forbid_core_dumps
 from services.user_management.exceptions import StartupError
 from services.user_management.logging_config import configure_logging
 from services.user_management.settings import get_settings
@@ -19,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 def create_celery_app() -> Celery:
     """The Celery application; exits with 2 when the configuration cannot be used."""
+    # Here, before any secret is read: the worker's children inherit it.
+    forbid_core_dumps()
     try:
         options = celery_options(get_settings())
     except StartupError as error:

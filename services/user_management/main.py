@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 
 from services.user_management.container import DRAIN_SECONDS, Container
+from services.user_management.core.core_dumps import forbid_core_dumps
 from services.user_management.exceptions import StartupError
 from services.user_management.http_protocol import LimitedHttpProtocol
 from services.user_management.logging_config import configure_logging
@@ -89,6 +90,7 @@ def create_app(settings: Settings, container: Container | None = None) -> FastAP
         contact={"name": "Operators of the user management service"},
         lifespan=lifespan,
         generate_unique_id_function=_operation_id,
+        openapi_url="/openapi.json" if settings.serves_docs else None,  # None: no /docs either
         redoc_url=None,
         redirect_slashes=False,
         exception_handlers=HANDLERS,
@@ -194,6 +196,7 @@ async def serve(settings: Settings) -> None:
 
 def main() -> None:
     """Entry point of the `web` process."""
+    forbid_core_dumps()
     try:
         settings = get_settings()
         configure_logging(level=settings.log.level, json_lines=settings.log_json_lines)

@@ -230,11 +230,11 @@ def test_base_url_may_have_a_path() -> None:
 
     with (
         httpx.Client(transport=httpx.MockTransport(answer)) as http,
-        TokenClient("https://users.example.com/api/v1/", KEY, http=http) as client,
+        TokenClient("https://gateway.example.com/users-service/", KEY, http=http) as client,
     ):
         client.get("user_ada", "google")
 
-    assert paths == ["https://users.example.com/api/v1/internal/tokens/get"]
+    assert paths == ["https://gateway.example.com/users-service/internal/tokens/get"]
 
 
 def _pauses(conversation: Conversation, answer: Answer | Problem) -> list[float]:

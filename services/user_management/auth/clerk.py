@@ -33,16 +33,25 @@ UserIdPath = Annotated[str, Path(max_length=64, description="A user id, or `me`"
 
 
 async def verify_jwt_token(request: Request) -> SessionClaims:
-    """The claims of the request's session token. Raises UnauthenticatedError or SessionPendingError."""
+    """The claims of the request's session token. Raises UnauthenticatedError or SessionPendingError.
+
+    Of several session cookies those that do not verify are passed over: another Clerk instance on the same host writes
+    the plain one too. If two verify, one may have been planted, and nobody can tell which: they must be of one user.
+    """
     sessions = get_container(request).identity.sessions
-    *others, last = session_tokens(request)
-    for token in others:
-        # Several session cookies: those of other Clerk instances on the same host are not ours to judge.
+    verified: list[SessionClaims] = []
+    refusal = UnauthenticatedError()
+    for token in session_tokens(request):
         try:
-            return await sessions.verify(token)
-        except UnauthenticatedError:
-            continue
-    return await sessions.verify(last)
+            verified.append(await sessions.verify(token))
+        except UnauthenticatedError as error:
+            refusal = error
+    if not verified:
+        raise refusal
+    if len({(session.issuer, session.subject) for session in verified}) > 1:
+        # Each is good, so nobody has guessed.
+        raise UnauthenticatedError("The session cookies belong to different users.", counts=False)
+    return verified[0]
 
 
 async def authenticate_user(request: Request, *, fresh: bool) -> Principal:

@@ -4,6 +4,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from fastapi import Request
+from starlette.requests import cookie_parser
 
 from services.user_management.auth.dependencies import get_container
 from services.user_management.exceptions import CrossSiteRequestError, UnauthenticatedError
@@ -31,7 +32,7 @@ def bearer_token(request: Request) -> str:
 
 
 def session_tokens(request: Request) -> list[str]:
-    """The session token: of the Authorization header, or else of Clerk's cookie, of which there may be several.
+    """The session token: of the Authorization header, or else of Clerk's cookie, of which a browser may send several.
 
     Raises UnauthenticatedError for none, CrossSiteRequestError for a cookie that a foreign page made the browser send.
     """
@@ -39,17 +40,28 @@ def session_tokens(request: Request) -> list[str]:
         raise UnauthenticatedError("Send one credential.")
     if "authorization" in request.headers:
         return [bearer_token(request)]
-    # Suffixed by the instance (`__session_xxxxxxxx`) where several share a host; the plain one is the fallback.
-    named = sorted(
-        (name for name in request.cookies if name == SESSION_COOKIE or name.startswith(f"{SESSION_COOKIE}_")),
-        key=len,
-        reverse=True,
-    )
-    tokens = [request.cookies[name] for name in named if request.cookies[name]]
+    tokens = _session_cookies(request)
     if not tokens or len(tokens) > _MAX_SESSION_COOKIES:
         raise UnauthenticatedError
     _refuse_other_sites(request)
     return tokens
+
+
+def _session_cookies(request: Request) -> list[str]:
+    """The different values of our instance's suffixed cookie and then of the plain one.
+
+    Cookies of any other suffix belong to other instances. A sibling subdomain can add to ours (cookies know a domain
+    and a path, but a request does not tell them), so that no value is dropped here for one that comes after it.
+    """
+    suffix = get_container(request).resources.settings.clerk.cookie_suffix
+    found: dict[str, dict[str, None]] = {f"{SESSION_COOKIE}_{suffix}": {}} if suffix else {}
+    found[SESSION_COOKIE] = {}
+    for header in request.headers.getlist("cookie"):
+        for pair in header.split(";"):
+            for name, value in cookie_parser(pair).items():
+                if value and name in found:
+                    found[name][value] = None
+    return list(dict.fromkeys(value for values in found.values() for value in values))
 
 
 def _refuse_other_sites(request: Request) -> None:

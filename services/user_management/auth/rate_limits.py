@@ -45,6 +45,11 @@ class RequestLimit(RateLimiter):
         allowance = await limits.spend(self.rate_class, await self.identifier(request))
         add_response_headers(allowance.headers())
 
+    async def known_wait(self, request: Request) -> int:
+        """Microseconds for which requests like this one are refused, as far as this process knows. Counts nothing."""
+        limits = get_container(request).resources.rate_limits
+        return limits.known_wait(self.rate_class, await self.identifier(request))
+
 
 user_limit: Final = RequestLimit(RateClass.USER, principal)
 anonymous_limit: Final = RequestLimit(RateClass.ANONYMOUS, client_address)

@@ -15,7 +15,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from services.user_management.auth.credentials import bearer_token
 from services.user_management.auth.dependencies import get_container
 from services.user_management.auth.principals import remember_principal
-from services.user_management.auth.rate_limits import spend_internal
+from services.user_management.auth.rate_limits import refusal_limit, spend_internal
 from services.user_management.core.principal import Principal
 from services.user_management.enums import ServicePermission
 from services.user_management.exceptions import (
@@ -87,11 +87,27 @@ def _basic_pair(request: Request) -> tuple[str, str] | None:
     return unquote_plus(client_id), unquote_plus(secret)
 
 
+async def refuse_guesses(request: Request, credential: ServiceCredential) -> None:
+    """Refuse, before it costs a statement, what an address tries that has no refusals left.
+
+    A good key is not refused for its neighbours: while its address has to wait, keys are looked up in a list of the
+    live ones, which all addresses share and which is read once a second at most. A key that is younger waits that long.
+    What is on the list is judged by its statement like any other. A process learns of an empty allowance by a refusal
+    of its own, so that one or two statements pass whenever the allowance gives one back. Raises RateLimitedError.
+    """
+    wait = await refusal_limit.known_wait(request)
+    container = get_container(request)
+    if wait and not await container.credentials.authentication.is_listed(credential):
+        raise container.resources.rate_limits.refusal(refusal_limit.rate_class, wait)
+
+
 async def get_current_service(
     request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
 ) -> Principal:
     """The service that calls; whatever the request does is done in its name. Raises UnauthenticatedError."""
-    principal = await get_container(request).credentials.authentication.authenticate(service_credential(request))
+    credential = service_credential(request)
+    await refuse_guesses(request, credential)
+    principal = await get_container(request).credentials.authentication.authenticate(credential)
     remember_principal(request, principal)
     spend_internal(request, principal.id)
     return principal

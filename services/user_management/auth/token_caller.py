@@ -4,7 +4,12 @@ from fastapi import Request
 
 from services.user_management.auth.dependencies import get_container
 from services.user_management.auth.rate_limits import spend_internal
-from services.user_management.auth.service_auth import DocumentedBearer, DocumentedHeader, service_credential
+from services.user_management.auth.service_auth import (
+    DocumentedBearer,
+    DocumentedHeader,
+    refuse_guesses,
+    service_credential,
+)
 from services.user_management.exceptions import DatabaseUnavailableError, RateLimitedError, UnauthenticatedError, raises
 from services.user_management.services.service_credentials import ServiceCredential
 
@@ -12,7 +17,9 @@ from services.user_management.services.service_credentials import ServiceCredent
 @raises(UnauthenticatedError, RateLimitedError, DatabaseUnavailableError)
 async def token_caller(request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None) -> None:
     """Raises UnauthenticatedError or RateLimitedError."""
-    count_read(request, service_credential(request))
+    credential = service_credential(request)
+    await refuse_guesses(request, credential)
+    count_read(request, credential)
 
 
 async def known_caller(request: Request) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 
 import typer
 
+from services.user_management.core.core_dumps import forbid_core_dumps
 from services.user_management.exceptions import ApplicationError, StartupError
 
 _HERE: Final = "services.user_management.cli"
@@ -40,6 +41,7 @@ def command_line(names: Collection[str]) -> typer.Typer:
 
 def main() -> None:
     """Run a command; a problem is one line on stderr: exit 1 for a refusal, 2 for the configuration."""
+    forbid_core_dumps()
     everything = {*COMMANDS, *GROUPS}
     try:
         command_line(everything.intersection(sys.argv[1:2]) or everything)()

@@ -18,4 +18,6 @@ class CredentialServices:
 def build_credentials(resources: Resources) -> CredentialServices:
     """Build the group."""
     usage = key_usage(resources.unit_of_work, resources.clock)
-    return CredentialServices(authentication=ServiceAuthentication(resources.database, usage), usage=usage)
+    return CredentialServices(
+        authentication=ServiceAuthentication(resources.database, usage, resources.clock), usage=usage
+    )

@@ -26,6 +26,13 @@ _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _NOT_PUBLIC: Final = tuple(
     ipaddress.ip_network(network)
     for network in (
+        # What clouds offer to their own machines at addresses that look public. Their other addresses of this kind are
+        # link-local (169.254.0.0/16), shared (100.64.0.0/10), unique local (fc00::/7) or in 192.0.0.0/24.
+        "168.63.129.16/32",  # Azure: host agent, DNS and health probes of the machine
+        "161.26.0.0/16",  # IBM Cloud: its services on the private network
+        "166.8.0.0/14",  # the same
+        "199.36.153.4/30",  # Google Cloud: restricted.googleapis.com
+        "199.36.153.8/30",  # Google Cloud: private.googleapis.com
         "192.0.0.0/24",  # IETF protocol assignments (RFC 6890)
         "192.88.99.0/24",  # 6to4 relays (RFC 7526)
         "2001::/23",  # IETF protocol assignments: Teredo (RFC 4380), ORCHID, benchmarking

@@ -23,6 +23,13 @@ JOIN service_clients c ON c.id = k.client_id
 WHERE k.id = :key_id AND k.secret_hash = :secret_hash AND {LIVE_KEY} AND c.disabled_at IS NULL
 """).columns(permissions=sa.JSON)  # noqa: S608 - our own constant
 
+_LIVE_KEYS: Final = sa.text(f"""
+SELECT k.id, k.secret_hash
+FROM service_keys k
+JOIN service_clients c ON c.id = k.client_id
+WHERE {LIVE_KEY} AND c.disabled_at IS NULL
+""")  # noqa: S608 - our own constant
+
 _KEYS: Final = sa.text(f"""
 SELECT id, client_id, created_at, expires_at, last_used_at, revoked_at, {LIVE_KEY} AS live
 FROM service_keys k
@@ -115,6 +122,11 @@ async def authenticate(connection: AsyncConnection, *, key_id: str, secret_hash:
     parameters = {"key_id": key_id, "secret_hash": secret_hash}
     row = (await connection.execute(_AUTHENTICATE, parameters)).one_or_none()
     return None if row is None else Caller(row.id, row.name, frozenset(row.permissions))
+
+
+async def live_keys(connection: AsyncConnection) -> frozenset[tuple[str, bytes]]:
+    """(id, secret hash) of every key that opens anything."""
+    return frozenset((row.id, row.secret_hash) for row in await connection.execute(_LIVE_KEYS))
 
 
 async def lock_client(connection: AsyncConnection, name: str) -> ClientRow | None:

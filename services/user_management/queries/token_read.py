@@ -76,7 +76,9 @@ OUTCOME: Final = """
 RECORD: Final = """
     INSERT INTO token_reads
         (id, read_at, client_id, key_id, user_id, provider, integration_id, outcome, scopes, reason, request_id)
-    SELECT record_id, now(), client_id, key_id, user_id, provider, integration_id, outcome, scopes, reason, {request_id}
+    SELECT record_id, now(), client_id, key_id, user_id, provider, integration_id, outcome, scopes,
+           -- Users see it, so nobody writes it without a grant for what they asked.
+           CASE WHEN outcome NOT IN ('unknown_provider', 'grant_denied') THEN reason END, {request_id}
     FROM decision
     WHERE outcome NOT IN ('unauthenticated', 'stale')
 """

@@ -1,5 +1,6 @@
 """The rate limits of this process."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +14,7 @@ from services.user_management.exceptions import RateLimitedError
 from services.user_management.observability import RATE_LIMITED, RATE_LIMITER_DEGRADED
 from services.user_management.rate_limiter.allowance import MICROSECONDS, Allowance, Quota, Verdict
 from services.user_management.rate_limiter.keys import bucket_name
-from services.user_management.rate_limiter.local_buckets import LocalBuckets
+from services.user_management.rate_limiter.local_buckets import MAX_KEYS, LocalBuckets
 from services.user_management.rate_limiter.shared_buckets import SharedBuckets
 from services.user_management.redis_client import RedisClient, RedisError
 from services.user_management.settings import QuotaPolicy
@@ -37,12 +38,16 @@ class _Class:
     def allowance(self, verdict: Verdict) -> Allowance:
         """What `verdict` leaves. Raises RateLimitedError when it is a refusal."""
         if verdict.wait:
-            self.refusals.inc()
-            refused = Allowance(self.rate_class, self.policy, 0, _whole_seconds(verdict.wait))
-            headers = {name.decode(): value.decode() for name, value in refused.headers()}
-            raise RateLimitedError(retry_after=refused.reset_seconds, headers=headers)
+            raise self.refusal(verdict.wait)
         remaining = self.policy.limit - -(-verdict.until_full // self.quota.emission)
         return Allowance(self.rate_class, self.policy, remaining, _whole_seconds(verdict.until_full))
+
+    def refusal(self, wait: int) -> RateLimitedError:
+        """What a request is told that would pass in `wait` microseconds; counted."""
+        self.refusals.inc()
+        refused = Allowance(self.rate_class, self.policy, 0, _whole_seconds(wait))
+        headers = {name.decode(): value.decode() for name, value in refused.headers()}
+        return RateLimitedError(retry_after=refused.reset_seconds, headers=headers)
 
 
 class RateLimits:
@@ -56,6 +61,8 @@ class RateLimits:
             quota = Quota.of(policy)
             local = LocalBuckets(quota, clock)
             self._classes[rate_class] = _Class(rate_class, policy, quota, local, RATE_LIMITED.labels(rate_class))
+        self._empty_until: OrderedDict[str, int] = OrderedDict()
+        """The microsecond until which a bucket that refused gives nothing, whoever asks."""
         self._degraded = False
         self._ask_again_at = 0.0
 
@@ -67,7 +74,25 @@ class RateLimits:
     async def spend(self, rate_class: RateClass, key: str) -> Allowance:
         """Count one request of `key`; what is left to it. Raises RateLimitedError when nothing was."""
         of_class, name = self._classes[rate_class], bucket_name(rate_class, key)
-        return of_class.allowance(await self._ask_redis(of_class, name) or of_class.local.spend(name))
+        verdict = await self._ask_redis(of_class, name) or of_class.local.spend(name)
+        if verdict.wait:
+            self._empty_until[name] = self._now() + verdict.wait
+            if len(self._empty_until) > MAX_KEYS:
+                self._empty_until.popitem(last=False)
+        return of_class.allowance(verdict)
+
+    def known_wait(self, rate_class: RateClass, key: str) -> int:
+        """For how many microseconds `key` is refused as far as this process was told, 0 if it was not. Spends nothing
+        and asks nobody."""
+        name = bucket_name(rate_class, key)
+        wait = self._empty_until.get(name, 0) - self._now()
+        if wait <= 0:
+            self._empty_until.pop(name, None)
+        return max(wait, 0)
+
+    def refusal(self, rate_class: RateClass, wait: int) -> RateLimitedError:
+        """The refusal of a request that has `known_wait` ahead of it."""
+        return self._classes[rate_class].refusal(wait)
 
     def spend_here(self, rate_class: RateClass, key: str) -> Allowance:
         """The same, counted by this process alone, in a few microseconds. Raises RateLimitedError."""
@@ -92,6 +117,9 @@ class RateLimits:
             # Only a request that was sent after the failure proves anything.
             self._recover()
         return verdict
+
+    def _now(self) -> int:
+        return int(self._clock.monotonic() * MICROSECONDS)
 
     def _degrade(self, error: Exception) -> None:
         self._ask_again_at = self._clock.monotonic() + RETRY_SECONDS

@@ -6,7 +6,12 @@ from urllib.parse import parse_qsl
 from fastapi import APIRouter, Depends, Request, Response
 
 from services.user_management.auth.dependencies import ContainerDependency
-from services.user_management.auth.service_auth import DocumentedBearer, DocumentedHeader, client_credential
+from services.user_management.auth.service_auth import (
+    DocumentedBearer,
+    DocumentedHeader,
+    client_credential,
+    refuse_guesses,
+)
 from services.user_management.auth.token_caller import count_read
 from services.user_management.exceptions import (
     DatabaseUnavailableError,
@@ -80,6 +85,7 @@ async def exchange_caller(
     in_header = "authorization" in request.headers or "x-api-key" in request.headers
     form = await read_form(request) if not in_header and _is_form(request) else {}
     credential = client_credential(request, form)
+    await refuse_guesses(request, credential)
     count_read(request, credential)
     return credential
 

@@ -90,6 +90,9 @@ class ClerkGroup(BaseModel):
     allow_missing_azp: bool = False
     instance_id: str | None = None
     """When set, webhooks of any other Clerk instance are refused."""
+    cookie_suffix: Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z0-9_-]{8}$")] = None
+    """Of the instance's own session cookie, `__session_<suffix>`: the first 8 characters of the base64url of the SHA-1
+    of its publishable key."""
 
     @property
     def keys_url(self) -> str:
@@ -240,6 +243,11 @@ class LimitsGroup(BaseModel):
 class ProxyGroup(BaseModel):
     trusted_networks: NetworkList = ()
     """Networks of our own reverse proxies; what they append to X-Forwarded-For is believed."""
+
+
+class DocsGroup(BaseModel):
+    enabled: bool | None = None
+    """Whether `/docs` and `/openapi.json` are served; default: everywhere but in production."""
 
 
 class LogGroup(BaseModel):

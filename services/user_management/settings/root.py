@@ -9,6 +9,7 @@ from services.user_management.settings.groups import (
     AdminGroup,
     ClerkGroup,
     DatabaseGroup,
+    DocsGroup,
     DrainGroup,
     EncryptionGroup,
     Environment,
@@ -61,6 +62,7 @@ class Settings(BaseSettings):
     refresh: RefreshGroup = RefreshGroup()
     limits: LimitsGroup = LimitsGroup()
     proxy: ProxyGroup = ProxyGroup()
+    docs: DocsGroup = DocsGroup()
     log: LogGroup = LogGroup()
     drain: DrainGroup = DrainGroup()
     sandbox: SandboxGroup = SandboxGroup()
@@ -68,6 +70,10 @@ class Settings(BaseSettings):
     @property
     def is_production(self) -> bool:
         return self.environment is Environment.PRODUCTION
+
+    @property
+    def serves_docs(self) -> bool:
+        return not self.is_production if self.docs.enabled is None else self.docs.enabled
 
     @property
     def log_json_lines(self) -> bool:

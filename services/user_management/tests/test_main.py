@@ -51,14 +51,11 @@ async def test_unknown_method_is_a_problem_that_names_the_known(client: httpx.As
 
 async def test_path_under_the_version_prefix_is_the_same(connected: Connected) -> None:
     client = connected.journey.client
-    body = {"user_id": connected.user_id, "provider": connected.provider}
 
     profile = await client.get("/api/v1/users/me", headers=connected.headers)
-    token = await client.post(f"/api/v1{TOKENS}", headers=connected.key, json=body)
     stranger = await client.get("/api/v1/users/me")
 
     assert profile.json() == (await client.get("/users/me", headers=connected.headers)).json()
-    assert token.status_code == 200, token.text
     assert_problem(stranger, 401, "unauthenticated")
 
 
@@ -91,6 +88,29 @@ async def test_answer_carries_the_security_headers(client: httpx.AsyncClient, pa
     assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
     assert "server" not in headers
     assert "strict-transport-security" not in headers
+
+
+@pytest.mark.parametrize(
+    ("environment", "enabled", "status"),
+    [
+        (Environment.PRODUCTION, None, 404),
+        (Environment.PRODUCTION, True, 200),
+        (Environment.DEVELOPMENT, None, 200),
+        (Environment.DEVELOPMENT, False, 404),
+    ],
+)
+async def test_documentation_is_served_in_production_on_demand_alone(
+    settings: Settings, container: Container, *, environment: Environment, enabled: bool | None, status: int
+) -> None:
+    chosen = settings.model_copy(
+        update={"environment": environment, "docs": settings.docs.model_copy(update={"enabled": enabled})}
+    )
+    application = create_app(chosen, container)
+    application.state.container = container
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=application), base_url=API_URL) as client:
+        for path in ("/docs", "/openapi.json"):
+            assert (await client.get(path)).status_code == status
 
 
 async def test_answer_in_production_demands_https(settings: Settings, container: Container) -> None:

@@ -62,6 +62,7 @@ READ_WHOLE: Final = {
     "token_refresh.count_due": "once per run of the refresh job: what of all that runs out soon is to be renewed",
     "webhook_subscription.lock_listeners": "whoever is subscribed is told; there are a handful per service",
     "webhook_delivery.claim_due": "of the subscriptions, which are few; of the deliveries two for each of them",
+    "service_client.live_keys": "keys are few; once a second at most, while an address guesses",
     "service_client.list_clients": "services are few, and an administrator wants to see all",
 }
 """Functions that may read a table from end to end, and why."""
@@ -298,6 +299,7 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "outbox.mark_published": [lambda c, _: outbox.mark_published(c, [1, 2])],
     "outbox.prune": [lambda c, _: outbox.prune(c, before=NOW)],
     "service_client.authenticate": [lambda c, _: service_client.authenticate(c, key_id="x", secret_hash=HASH)],
+    "service_client.live_keys": [lambda c, _: service_client.live_keys(c)],
     "service_client.lock_client": [lambda c, _: service_client.lock_client(c, "x")],
     "service_client.list_clients": [
         lambda c, _: service_client.list_clients(c, None),

@@ -16,7 +16,8 @@ CHANGE = {"first_name": "Augusta"}
 
 @pytest.fixture(autouse=True)
 def frontend(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One front end that may call us from another origin."""
+    """One front end that may call us from another origin, and the suffix of our own Clerk instance."""
+    monkeypatch.setattr(journey.container.resources.settings.clerk, "cookie_suffix", "a1B2c3D4")
     monkeypatch.setattr(journey.container.resources.settings.frontend, "origins", [FRONTEND])
 
 
@@ -98,20 +99,60 @@ async def test_guards_of_admins_take_the_cookie_as_strictly(journey: Journey, ad
     assert_problem(await journey.client.get("/admin/users", headers=cookie(ada) | OWN_PAGE), 403, "forbidden")
 
 
-async def test_suffixed_cookie_of_ours_wins_over_the_plain_one(journey: Journey, ada: Person) -> None:
+@pytest.mark.parametrize(
+    "cookies",
+    [
+        "__session={bob}; __session_a1B2c3D4={ada}",
+        "__session_a1B2c3D4={bob}; __session={ada}",
+        # The same name twice: of another domain, or of another path.
+        "__session={bob}; __session={ada}",
+        "__session_a1B2c3D4={ada}; theme=dark; __session_a1B2c3D4={bob}",
+    ],
+)
+async def test_cookies_of_two_users_are_refused(journey: Journey, ada: Person, cookies: str) -> None:
     bob = await journey.sign_up("bob@example.com")
-    headers = {"cookie": f"__session={token(bob)}; __session_a1B2c3D4={token(ada)}"} | OWN_PAGE
+    headers = {"cookie": cookies.format(ada=token(ada), bob=token(bob))} | OWN_PAGE
 
-    assert (await journey.client.get("/users/me", headers=headers)).json()["id"] == ada.id
+    assert_problem(await journey.client.get("/users/me", headers=headers), 401, "unauthenticated")
+
+
+async def test_cookies_of_two_users_in_two_headers_are_refused(journey: Journey, ada: Person) -> None:
+    bob = await journey.sign_up("bob@example.com")
+    headers = [*cookie(ada).items(), *cookie(bob).items(), *OWN_PAGE.items()]
+
+    assert_problem(await journey.client.get("/users/me", headers=headers), 401, "unauthenticated")
+
+
+async def test_cookie_planted_under_another_suffix_is_nobody(journey: Journey, ada: Person) -> None:
+    mallory = await journey.sign_up("mallory@example.com")
+    planted = f"__session_a1B2c3D4_longer={token(mallory)}"
+
+    alone = await journey.client.get("/users/me", headers={"cookie": planted} | OWN_PAGE)
+    beside = await journey.client.get("/users/me", headers={"cookie": f"{planted}; __session={token(ada)}"} | OWN_PAGE)
+
+    assert_problem(alone, 401, "unauthenticated")
+    assert beside.json()["id"] == ada.id
+
+
+async def test_suffixed_cookie_is_nobody_while_no_suffix_is_set(
+    journey: Journey, ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journey.container.resources.settings.clerk, "cookie_suffix", None)
+
+    response = await journey.client.get("/users/me", headers=cookie(ada, "__session_a1B2c3D4") | OWN_PAGE)
+
+    assert_problem(response, 401, "unauthenticated")
 
 
 @pytest.mark.parametrize(
     "cookies",
     [
-        "__session_other=garbage; __session={}",
-        "__session={}; __session_other=a.b.c; theme=dark",
+        "__session_a1B2c3D4=garbage; __session={}",
+        "__session={}; __session_a1B2c3D4=a.b.c; theme=dark",
+        "__session_a1B2c3D4={}; __session=a.b.c",
+        "__session_a1B2c3D4={}; __session={}",
         "__session_other=; __session={}",
-        "a=1; __session_x=x; __session_yy=y; __session_zzz=z; __session={}",
+        "__session={}; " + "; ".join(f"__session_{number}=garbage" for number in range(50)),
     ],
 )
 async def test_cookies_of_other_instances_are_passed_over(journey: Journey, ada: Person, cookies: str) -> None:
@@ -120,8 +161,8 @@ async def test_cookies_of_other_instances_are_passed_over(journey: Journey, ada:
     assert (await journey.client.get("/users/me", headers=headers)).json()["id"] == ada.id
 
 
-async def test_too_many_cookies_are_not_tried_one_by_one(journey: Journey, ada: Person) -> None:
-    cookies = [f"__session_{number}=garbage" for number in range(4)] + [f"__session={token(ada)}"]
+async def test_too_many_values_of_our_cookie_are_not_tried_one_by_one(journey: Journey, ada: Person) -> None:
+    cookies = [f"__session=garbage{number}" for number in range(4)] + [f"__session={token(ada)}"]
 
     response = await journey.client.get("/users/me", headers={"cookie": "; ".join(cookies)} | OWN_PAGE)
 
@@ -134,7 +175,7 @@ async def test_too_many_cookies_are_not_tried_one_by_one(journey: Journey, ada: 
         "__session=garbage",
         "__session=",
         "__session",
-        "__session=a.b.c; __session_x=d.e.f",
+        "__session=a.b.c; __session_a1B2c3D4=d.e.f",
         "session={}",
         "__Session={}",
         "__sessions={}",

@@ -117,6 +117,15 @@ async def test_batch_member_without_a_demanded_reason_is_refused_alone(connected
     assert members[1]["token"] is not None
 
 
+async def test_batch_member_without_a_grant_leaves_no_reason(connected: Connected) -> None:
+    items = [_item(connected, reason="nightly"), {**_item(connected, reason="hello"), "provider": "sandbox-strict"}]
+
+    await _members(connected, *items)
+
+    rows = await connected.journey.owner.fetch("SELECT outcome, reason FROM token_reads ORDER BY outcome")
+    assert [tuple(row) for row in rows] == [("grant_denied", None), ("granted", "nightly")]
+
+
 async def test_batch_of_warm_tokens_is_one_statement(connected: Connected) -> None:
     await _members(connected, *[_item(connected, reason=f"read {number}") for number in range(100)])
 

@@ -121,6 +121,26 @@ async def test_record_of_a_read_says_who_what_when_and_why(connected: Connected)
     assert row["recent"]
 
 
+@pytest.mark.parametrize("provider", ["sandbox-static", "myspace"])
+async def test_reason_of_a_service_without_a_grant_is_not_kept(connected: Connected, provider: str) -> None:
+    key = await connected.journey.service_key("sandbox-strict", name="other")
+
+    await connected.journey.get_token(key, connected.user_id, provider, reason="call +1 555 0100 to keep your account")
+
+    row = await only_row(connected.journey, "SELECT user_id, reason FROM token_reads")
+    assert (row["user_id"], row["reason"]) == (connected.user_id, None)
+
+
+async def test_reason_of_a_refusal_behind_the_grant_is_kept(connected: Connected) -> None:
+    await connected.set("status", "needs_reauth")
+    await connected.set("status_reason", "grant_refused")
+
+    await connected.get(reason="nightly sync")
+
+    row = await only_row(connected.journey, "SELECT outcome, reason FROM token_reads")
+    assert (row["outcome"], row["reason"]) == ("needs_reauth", "nightly sync")
+
+
 @pytest.mark.parametrize(
     "headers",
     [

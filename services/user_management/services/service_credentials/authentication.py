@@ -1,5 +1,9 @@
 """Whom a service key belongs to."""
 
+import asyncio
+from typing import Final
+
+from services.user_management.core.clock import Clock
 from services.user_management.core.principal import Principal, PrincipalKind
 from services.user_management.database import Database
 from services.user_management.enums import ServicePermission
@@ -8,13 +12,20 @@ from services.user_management.queries import service_client as queries
 from services.user_management.services.service_credentials.keys import ServiceCredential
 from services.user_management.services.use_recorder import UseRecorder
 
+LIST_SECONDS: Final = 1.0
+"""How old the list of live keys may be."""
+
 
 class ServiceAuthentication:
     """Resolves service keys to principals. Nothing is cached: a revoked key is refused by the very next call."""
 
-    def __init__(self, database: Database, key_usage: UseRecorder) -> None:
+    def __init__(self, database: Database, key_usage: UseRecorder, clock: Clock) -> None:
         self._database = database
         self._key_usage = key_usage
+        self._clock = clock
+        self._listing = asyncio.Lock()
+        self._listed: frozenset[tuple[str, bytes]] = frozenset()
+        self._list_again_at = 0.0
 
     async def authenticate(self, credential: ServiceCredential) -> Principal:
         """Find the service that calls, by its name. Raises UnauthenticatedError."""
@@ -31,3 +42,14 @@ class ServiceAuthentication:
             is_admin=ServicePermission.ADMIN in caller.permissions,
             permissions=caller.permissions,
         )
+
+    async def is_listed(self, credential: ServiceCredential) -> bool:
+        """Whether the key was live within the last second: worth a statement, which alone says whether it still is."""
+        async with self._listing:
+            now = self._clock.monotonic()
+            if now >= self._list_again_at:
+                # Before asking, so that those who wait for their turn do not ask again where this fails.
+                self._list_again_at = now + LIST_SECONDS
+                async with self._database.reading() as connection:
+                    self._listed = await queries.live_keys(connection)
+        return (credential.key_id, credential.secret_hash) in self._listed

@@ -1,20 +1,39 @@
 """Who pays for a refusal: the address that guessed, and nobody who only came late or came by."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from services.user_management.core.clock import SystemClock
 from services.user_management.enums import RateClass
 from services.user_management.rate_limiter import RateLimits
 from services.user_management.redis_client import create_redis_client
+from services.user_management.services.service_credentials import ServiceAuthentication
+from services.user_management.services.token_service import USER_ID
 from services.user_management.settings import QuotaPolicy
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.replacing import replace_in_group
 from services.user_management.tests.scenes import assert_problem
 
 OTHER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+GUESS = {"X-API-Key": f"ums_{'0' * 12}_{'0' * 64}"}
+QUESTION = {"user_id": "user_x", "provider": "sandbox-static"}
+FORM = {
+    "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+    "subject_token": "user_x",
+    "subject_token_type": USER_ID,
+    "audience": "sandbox-static",
+}
+ROUTES: dict[str, dict[str, Any]] = {
+    "/internal/tokens/get": {"json": QUESTION},
+    "/internal/tokens/refresh": {"json": QUESTION},
+    "/internal/tokens/batch-get": {"json": {"items": [QUESTION]}},
+    "/internal/users/batch-get": {"json": {"user_ids": ["user_x"]}},
+    "/internal/oauth/token": {"data": FORM},
+}
 CALLBACK = "/oauth/callback/sandbox-static?state=unknown&code=c"
 
 
@@ -59,3 +78,63 @@ async def test_guesses_of_a_neighbour_do_not_close_the_way_back_from_a_provider(
     returned = await narrow.client.get(CALLBACK)
 
     assert_problem(returned, 404, "flow_not_found")
+
+
+@pytest.fixture
+async def judged(narrow: Journey) -> AsyncIterator[list[str]]:
+    """Every statement that compares a service key, of both pools; requests one by one take the same connections."""
+    sent: list[str] = []
+
+    def note(statement: str) -> None:
+        if "secret_hash =" in statement:
+            sent.append(statement)
+
+    def note_execution(_c: object, _cursor: object, statement: str, _p: object, _context: object, _m: object) -> None:
+        note(statement)
+
+    async with narrow.container.resources.database.door.acquire() as connection:
+        connection.add_query_logger(lambda logged: note(logged.query))
+    sa.event.listen(sa.Engine, "before_cursor_execute", note_execution)
+    yield sent
+    sa.event.remove(sa.Engine, "before_cursor_execute", note_execution)
+    await narrow.container.resources.database.door.expire_connections()
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_guesses_over_the_limit_cost_no_statement(narrow: Journey, judged: list[str], path: str) -> None:
+    answered = [(await narrow.client.post(path, headers=GUESS, **ROUTES[path])).status_code for _ in range(8)]
+
+    assert answered == [401, 401, *[429] * 6]
+    # The third one finds out that nothing is left.
+    assert len(judged) == 3
+
+
+async def test_other_secret_of_a_live_key_is_a_guess(narrow: Journey, judged: list[str]) -> None:
+    key = (await narrow.service_key())["Authorization"].removeprefix("Bearer ")
+    guess = {"X-API-Key": key[:-64] + "0" * 64}
+
+    answered = [
+        (await narrow.client.post("/internal/tokens/get", headers=guess, json=QUESTION)).status_code for _ in range(8)
+    ]
+
+    assert (answered, len(judged)) == ([401, 401, *[429] * 6], 3)
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_good_key_is_judged_beside_a_neighbour_who_guesses(
+    narrow: Journey, judged: list[str], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await narrow.service_key()
+    for _ in range(4):
+        await narrow.client.post("/internal/tokens/get", headers=GUESS, json=QUESTION)
+    # As in a process that has just begun, which has seen no key and no list.
+    fresh = ServiceAuthentication(
+        narrow.container.resources.database, narrow.container.credentials.usage, narrow.container.resources.clock
+    )
+    replace_in_group(monkeypatch, narrow.container, "credentials", authentication=fresh)
+    judged.clear()
+
+    answered = await narrow.client.post(path, headers=key, **ROUTES[path])
+
+    assert answered.status_code not in {401, 429}, answered.text
+    assert judged
