@@ -16,7 +16,7 @@ from asyncpg.connect_utils import SessionAttribute
 from ormar import DatabaseConnection
 from sqlalchemy import event
 from sqlalchemy.engine import URL, ExceptionContext, make_url
-from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
@@ -304,7 +304,23 @@ def is_schema_missing(error: BaseException) -> bool:
 
 def constraint_name(error: BaseException) -> str | None:
     """Name of the constraint an IntegrityError is about."""
-    cause = getattr(error, "orig", None)
-    driver_error = getattr(cause, "__cause__", None) or cause
-    name = getattr(driver_error, "constraint_name", None)
+    name = getattr(_driver_error(error), "constraint_name", None)
     return str(name) if name else None
+
+
+def describe_database_error(error: BaseException) -> str | None:
+    """What kind of database error `error` is: the driver's name for it, SQLSTATE and constraint. None for any other.
+
+    Never its text: Postgres and the driver quote rows and arguments, in the first line as well.
+    """
+    driver_error = _driver_error(error)
+    if not isinstance(error, StatementError | asyncpg.InterfaceError) and not hasattr(driver_error, "sqlstate"):
+        return None
+    sqlstate = getattr(driver_error, "sqlstate", None)
+    return " ".join(filter(None, (type(driver_error).__name__, sqlstate, constraint_name(error))))
+
+
+def _driver_error(error: BaseException) -> BaseException:
+    """The driver's own error behind the two that SQLAlchemy wraps around it."""
+    adapted = getattr(error, "orig", None)
+    return error if adapted is None else adapted.__cause__ or adapted

@@ -4,6 +4,9 @@ import json
 import logging
 import re
 import sys
+import textwrap
+import traceback
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
@@ -11,6 +14,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from services.user_management.core.context import current_context
+from services.user_management.database import describe_database_error
 
 REDACTED: Final = "[redacted]"
 _SECRET_NAMES: Final = re.compile(
@@ -23,9 +27,15 @@ _SECRET_VALUES: Final = re.compile(
     r"|(?i:bearer|basic)\s+[\w.~+/=-]{8,}"
     r"|(?i:access_token|refresh_token|client_secret|code|state|code_verifier|id_token)[\"']?\s*[=:]\s*[\"']?[^\s&\"',}]+"
     r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # user:password in a URL
-    r"|(?<=DETAIL:)[^\n]+"  # Postgres quotes the row that violates a constraint
+    # Postgres quotes rows and arguments in these, over as many lines as they have.
+    r"|(?<=DETAIL:)(?s:.+)|(?<=CONTEXT:)(?s:.+)|(?<=HINT:)(?s:.+)"
     r"|[\w.%+-]+@[\w-]+(?:\.[\w-]+)+"  # e-mail addresses
 )
+
+
+_CAUSE: Final = "The above exception was the direct cause of the following exception:"
+_CONTEXT: Final = "During handling of the above exception, another exception occurred:"
+MAX_SUMMARY_CHARACTERS: Final = 500
 
 
 def redact(value: Any, name: str = "") -> Any:
@@ -40,7 +50,55 @@ def redact(value: Any, name: str = "") -> Any:
         return [redact(item) for item in value]
     if value is None or isinstance(value, bool | int | float):
         return value
-    return redact(str(value))
+    return summarize_error(value) if isinstance(value, BaseException) else redact(str(value))
+
+
+def summarize_error(error: BaseException) -> str:
+    """One line about `error` that may be stored and logged: its type, and the first line of its text without secrets.
+    Of a database's error it tells the kind, SQLSTATE and constraint instead, since its text quotes rows."""
+    text = describe_database_error(error) or redact(next(iter(str(error).splitlines()), ""))
+    return f"{type(error).__name__}: {text}".removesuffix(": ")[:MAX_SUMMARY_CHARACTERS]
+
+
+def _origins(error: BaseException) -> Iterator[BaseException]:
+    """`error`, then each error that the one before came from, as far as Python would tell."""
+    seen: set[int] = set()
+    origin: BaseException | None = error
+    while origin is not None and id(origin) not in seen:
+        seen.add(id(origin))
+        yield origin
+        origin = origin.__cause__ if origin.__suppress_context__ else origin.__context__
+
+
+def _traceback(error: BaseException) -> str:
+    """Python's own rendering, the oldest error first, without the text of database errors."""
+    told: list[str] = []
+    for one in _origins(error):
+        frames = "".join(["Traceback (most recent call last):\n", *traceback.format_tb(one.__traceback__)])
+        name = f"{type(one).__module__}.{type(one).__qualname__}".removeprefix("builtins.")
+        members = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        grouped = "".join("\n" + textwrap.indent(_traceback(member), "  | ") for member in members)
+        text = describe_database_error(one) or str(one)
+        told.append(f"{frames if one.__traceback__ else ''}{name}: {text}{grouped}")
+        told.append(_CONTEXT if one.__cause__ is None else _CAUSE)
+    return "\n\n".join(reversed(told[:-1]))
+
+
+def _render_error(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Put the traceback of `exc_info` into the event. Celery and asyncio repeat an error's text in their message; there
+    too a database's error is told by its kind."""
+    exc_info = event.pop("exc_info", None)
+    if exc_info is True:
+        exc_info = sys.exc_info()
+    error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
+    if not isinstance(error, BaseException):
+        return event
+    event["exception"] = _traceback(error)
+    for one in _origins(error):
+        if describe_database_error(one) is not None:
+            for text in (repr(one), str(one)):
+                event["event"] = str(event["event"]).replace(text, summarize_error(one))
+    return event
 
 
 def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -96,7 +154,7 @@ def configure_logging(*, level: str, json_lines: bool, stream: TextIO = sys.stdo
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _add_context,
         structlog.processors.StackInfoRenderer(),
-        structlog.processors.format_exc_info,
+        _render_error,
     ]
     renderer: Processor = (
         structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer(colors=False)

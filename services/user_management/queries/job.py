@@ -85,7 +85,7 @@ async def hand_on(connection: AsyncConnection, slot: Slot, cursor: Any) -> None:
 
 async def fail(connection: AsyncConnection, slot: Slot, error: str) -> None:
     """The run failed; the next tick tries again, until the attempts are used up."""
-    parameters = {"id": slot.id, "owner": slot.owner, "error": error[:500], "max_attempts": MAX_ATTEMPTS}
+    parameters = {"id": slot.id, "owner": slot.owner, "error": error, "max_attempts": MAX_ATTEMPTS}
     await connection.execute(_FAIL, parameters)
 
 

@@ -9,6 +9,7 @@ from services.user_management.core.context import RequestContext, use_context
 from services.user_management.core.ids import uuid7
 from services.user_management.core.principal import Principal, system
 from services.user_management.enums import JobName
+from services.user_management.logging_config import summarize_error
 from services.user_management.queries import job as job_queries
 from services.user_management.queries.job import Slot
 from services.user_management.services.table_upkeep import Pruning
@@ -55,4 +56,4 @@ class JobService:
 
     async def _record_failure(self, actor: Principal, slot: Slot, error: Exception) -> None:
         async with self._unit_of_work(actor) as uow:
-            await job_queries.fail(uow.connection, slot, f"{type(error).__name__}: {error}")
+            await job_queries.fail(uow.connection, slot, summarize_error(error))

@@ -19,7 +19,7 @@ from services.user_management.core.ids import uuid7
 from services.user_management.core.principal import Principal, system
 from services.user_management.database import Database, is_unavailable
 from services.user_management.exceptions import NotFoundError, ValidationFailedError
-from services.user_management.logging_config import redact
+from services.user_management.logging_config import summarize_error
 from services.user_management.queries import webhook as webhook_queries
 from services.user_management.schemas.webhook import ClerkEvent, WebhookAccepted
 from services.user_management.services.clerk_events import read_session, read_user, subject_of
@@ -165,9 +165,7 @@ class WebhookService:
         uow: UnitOfWork, event_id: UUID, event_type: str, error: Exception, *, attempts: int
     ) -> None:
         retry_in = BACKOFF[attempts - 1] if attempts <= len(BACKOFF) else None
-        # Postgres quotes the whole row, names and addresses included, from the second line on.
-        summary = str(error).partition("\n")[0]
-        reason = str(redact(f"{type(error).__name__}: {summary}"))[:500]
+        reason = summarize_error(error)
         await webhook_queries.mark_failed(uow.connection, event_id, error=reason, retry_in=retry_in)
         log.error("webhook.failed", event_type=event_type, event_id=str(event_id), attempts=attempts, reason=reason)
 

@@ -6,11 +6,14 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from services.user_management.container import Container
 from services.user_management.core.context import current_context
+from services.user_management.core.ids import uuid7
 from services.user_management.core.principal import Principal
 from services.user_management.enums import JobName
+from services.user_management.models import ServiceClient
 from services.user_management.tests.actors import TESTER
 from services.user_management.tests.journey import Journey
 
@@ -63,6 +66,23 @@ async def test_failing_slot_is_tried_three_times_and_keeps_its_error(
     assert row is not None
     assert (row["attempts"], row["error"]) == (3, "ValueError: broken on purpose")
     assert row["finished_at"] is not None
+
+
+async def test_failing_slot_keeps_nothing_of_the_row_that_postgres_quotes(
+    container: Container, owner: "Owner[asyncpg.Record]"
+) -> None:
+    async def work(actor: Principal, _cursor: Any) -> None:
+        async with container.resources.unit_of_work(actor) as uow:
+            for _ in range(2):
+                await ServiceClient.objects.create(
+                    id=uuid7(), name="line one\nline two", permissions=[], created_at=uow.clock.now()
+                )
+
+    with pytest.raises(IntegrityError):
+        await container.jobs.runner.run(JobName.SWEEP_LEASES, period_seconds=DAY, work=work)
+
+    error = await owner.fetchval("SELECT error FROM job_runs")
+    assert error == "IntegrityError: UniqueViolationError 23505 uc_service_clients_name"
 
 
 async def test_slot_of_a_dead_worker_is_taken_over_when_its_lease_ends(

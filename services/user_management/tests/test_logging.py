@@ -3,13 +3,20 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import structlog
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from services.user_management.container import Container
 from services.user_management.core.context import RequestContext, use_context
-from services.user_management.logging_config import configure_logging, redact
+from services.user_management.core.ids import uuid7
+from services.user_management.logging_config import configure_logging, redact, summarize_error
+from services.user_management.models import ServiceClient
+from services.user_management.tests.actors import TESTER
 
 CANARIES = {
     "service key": "ums_0123456789ab_" + "c" * 64,
@@ -22,6 +29,7 @@ CANARIES = {
     "database url": "postgresql://user:canary-password@db.example/users",
     "e-mail": "canary@example.com",
 }
+QUOTED = "canary one\ncanary two"
 MARKS = ("canary", "c" * 64, "Y2FuYXJ5", "eyJzdWIi")
 
 
@@ -77,3 +85,109 @@ def test_newline_in_a_value_cannot_forge_a_line(output: io.StringIO) -> None:
     lines = output.getvalue().splitlines()
 
     assert [json.loads(line)["event"] for line in lines] == ["thing.happened"]
+
+
+def _driver_error(error: DBAPIError) -> BaseException:
+    cause = error.orig and error.orig.__cause__
+    assert cause is not None
+    return cause
+
+
+@pytest.fixture
+async def quoting(container: Container, clean_database: None) -> DBAPIError:
+    """An error whose cause, the driver's, quotes a value of two lines."""
+
+    async def insert() -> None:
+        async with container.resources.unit_of_work(TESTER) as uow:
+            await ServiceClient.objects.create(id=uuid7(), name=QUOTED, permissions=[], created_at=uow.clock.now())
+
+    await insert()
+    with pytest.raises(IntegrityError) as caught:
+        await insert()
+    assert "canary two" in str(_driver_error(caught.value))
+    return caught.value
+
+
+@pytest.fixture
+async def unreadable(container: Container) -> DBAPIError:
+    """An error whose first line quotes a value, of two lines."""
+    async with container.resources.database.reading() as connection:
+        with pytest.raises(DBAPIError, match="canary two") as caught:
+            await connection.exec_driver_sql("SELECT CAST($1 AS text)::uuid", (QUOTED,))
+    return caught.value
+
+
+def _as_cause(error: Exception) -> Exception:
+    try:
+        raise RuntimeError("wrapped") from error  # noqa: TRY301 - to be logged
+    except RuntimeError as wrapped:
+        return wrapped
+
+
+def _as_context(error: Exception) -> Exception:
+    try:
+        try:
+            raise error
+        except DBAPIError:
+            raise RuntimeError("while handling")  # noqa: B904 - the chain that nobody asked for
+    except RuntimeError as wrapped:
+        return wrapped
+
+
+WAYS: dict[str, Callable[[Any], BaseException]] = {
+    "itself": lambda error: error,
+    "the driver's": _driver_error,
+    "cause": _as_cause,
+    "context": _as_context,
+    "group": lambda error: ExceptionGroup("several", [_as_cause(error)]),
+    "quoted": lambda error: RuntimeError(f"it said {error}: {_driver_error(error)}"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_traceback_of_a_database_error_names_the_constraint_and_quotes_no_row(
+    output: io.StringIO, quoting: DBAPIError, way: str
+) -> None:
+    error = WAYS[way](quoting)
+
+    structlog.get_logger("test").error("thing.failed", exc_info=error)
+    logging.getLogger("library").error("a library fails", exc_info=error)
+
+    assert "canary" not in output.getvalue()
+    for line in output.getvalue().splitlines():
+        assert "uc_service_clients_name" in json.loads(line)["exception"]
+
+
+@pytest.mark.parametrize("kind", ["quoting", "unreadable"])
+def test_database_error_that_is_logged_as_text_quotes_no_row(
+    output: io.StringIO, kind: str, request: pytest.FixtureRequest
+) -> None:
+    error: DBAPIError = request.getfixturevalue(kind)
+
+    # As Celery and asyncio do.
+    logging.getLogger("library").error("task failed: %r", error, exc_info=error)
+    structlog.get_logger("test").warning("thing.failed", error=error, summary=summarize_error(error))
+
+    assert "canary" not in output.getvalue()
+    message, fields = (json.loads(line) for line in output.getvalue().splitlines())
+    assert message["event"] == f"task failed: {summarize_error(error)}"
+    assert fields["error"] == fields["summary"] == summarize_error(error)
+
+
+def test_traceback_reads_like_pythons_own(output: io.StringIO) -> None:
+    try:
+        raise _as_cause(ValueError("two\nlines"))
+    except RuntimeError as error:
+        expected = "".join(traceback.format_exception(error)).rstrip()
+        structlog.get_logger("test").exception("thing.failed")
+
+    assert json.loads(output.getvalue())["exception"] == expected
+
+
+def test_errors_that_lead_to_each_other_are_told_once(output: io.StringIO) -> None:
+    first, second = ValueError("first"), ValueError("second")
+    first.__context__, second.__context__ = second, first
+
+    structlog.get_logger("test").error("thing.failed", exc_info=first)
+
+    assert json.loads(output.getvalue())["exception"].count("ValueError: first") == 1

@@ -24,6 +24,7 @@ from services.user_management.exceptions import KeyUnavailableError
 from services.user_management.integrations.oauth_client import CALL_TIMEOUT_SECONDS
 from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.integrations.provider_gate import ProviderGate
+from services.user_management.logging_config import summarize_error
 from services.user_management.queries import token_refresh as queries
 from services.user_management.queries.token_refresh import LEASE_SECONDS, Claim, DueRefresh, RefreshState
 from services.user_management.services.token_service.refresh_attempt import (
@@ -101,7 +102,7 @@ class TokenRefresher:
     def _land(self, wanted: DueRefresh, flight: "asyncio.Task[RefreshResult]") -> None:
         del self._flights[wanted]
         if not flight.cancelled() and (error := flight.exception()) is not None:
-            log.warning("refresh.failed", integration_id=str(wanted.integration_id), error=repr(error))
+            log.warning("refresh.failed", integration_id=str(wanted.integration_id), error=summarize_error(error))
 
     async def _fly(self, wanted: DueRefresh, context: RequestContext) -> RefreshResult:
         with use_context(context):
