@@ -4,14 +4,14 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.ids import uuid7
 from services.user_management.core.principal import Principal
-from services.user_management.database import Database
+from services.user_management.database import Database, constraint_name
 from services.user_management.enums import ServicePermission
 from services.user_management.exceptions import (
     ConflictError,
@@ -32,6 +32,8 @@ from services.user_management.schemas.service import (
 )
 from services.user_management.services.service_credentials import issue_key
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
+
+_NAME_TAKEN: Final = "uc_service_clients_name"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -59,7 +61,9 @@ class ServiceClientService:
                 await ServiceClient.objects.create(
                     id=client_id, name=name, permissions=allowed, created_at=uow.clock.now()
                 )
-            except IntegrityError:
+            except IntegrityError as error:
+                if constraint_name(error) != _NAME_TAKEN:
+                    raise
                 raise ConflictError(f"There is a service named {name} already.") from None
             key = await issue_key(uow, client_id)
             _audit(uow, "service.created", name, {"permissions": [None, allowed], "key_id": [None, key.id]})

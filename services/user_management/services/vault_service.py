@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from services.user_management.core.clock import Clock
 from services.user_management.core.principal import Principal
+from services.user_management.database import constraint_name
 from services.user_management.enums import EncryptionKeyState, TokenKind
 from services.user_management.exceptions import (
     ConflictError,
@@ -26,6 +27,8 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 KDF: Final = f"pbkdf2-sha256-{PBKDF2_ITERATIONS}"
 _CANARY: Final = "canary"
 _CANARY_BINDING: Final = Binding(purpose="canary", user_id="")
+_OVERTAKEN_BY: Final = ("pk_encryption_keys", "uq_encryption_keys_active")
+"""Constraints that refuse the slower of two who activate a version at the same moment."""
 _OVERTAKEN: Final = "Somebody else is activating or retiring a key version right now; look at the status."
 POISON_LIMIT_PER_MINUTE: Final = 10
 
@@ -178,7 +181,9 @@ class VaultService:
         """
         try:
             await self._activate(actor, self.require_held(version))
-        except IntegrityError:
+        except IntegrityError as error:
+            if constraint_name(error) not in _OVERTAKEN_BY:
+                raise
             raise ConflictError(_OVERTAKEN) from None
 
     async def _activate(self, actor: Principal, version: int) -> None:

@@ -378,3 +378,15 @@ async def test_grants_made_at_once_for_one_provider_are_one(admin: Administrator
 
     assert [answer.status_code for answer in answers] == [200] * 8
     assert len((await admin.show())["grants"]) == 1
+
+
+async def test_service_that_cannot_be_stored_for_another_reason_than_its_name_is_our_fault(
+    admin: Administrator,
+) -> None:
+    await admin.journey.owner.execute("ALTER TABLE service_clients ADD CONSTRAINT fails CHECK (false) NOT VALID")
+    try:
+        response = await admin("POST", "", {"name": "calendar"})
+    finally:
+        await admin.journey.owner.execute("ALTER TABLE service_clients DROP CONSTRAINT fails")
+
+    assert_problem(response, 500, "internal_error")

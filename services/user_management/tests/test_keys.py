@@ -4,6 +4,7 @@ import asyncio
 
 import asyncpg
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from services.user_management.container import Container
 from services.user_management.core.clock import OffsetClock
@@ -120,6 +121,30 @@ async def test_version_that_is_retired_while_it_is_activated_stays_retired(
 
     states = await owner.fetch("SELECT version, state FROM encryption_keys ORDER BY version")
     assert [tuple(row) for row in states] == [(1, "retired"), (2, "active")]
+
+
+async def test_activation_that_fails_for_another_reason_is_no_conflict(
+    container: Container, owner: "Owner[asyncpg.Record]"
+) -> None:
+    both = await vault_of_both(container)
+    await owner.execute("ALTER TABLE encryption_keys ADD CONSTRAINT fails CHECK (version < 2) NOT VALID")
+    try:
+        with pytest.raises(IntegrityError, match="fails"):
+            await both.activate(TESTER, 2)
+    finally:
+        await owner.execute("ALTER TABLE encryption_keys DROP CONSTRAINT fails")
+
+
+async def test_two_processes_that_register_the_first_key_agree(
+    container: Container, owner: "Owner[asyncpg.Record]"
+) -> None:
+    await owner.execute("DELETE FROM encryption_keys")
+    vaults = [await vault_of_both(container) for _ in range(4)]
+
+    refused = await asyncio.gather(*(vault.activate(TESTER, 1) for vault in vaults), return_exceptions=True)
+
+    assert {type(one) for one in refused} <= {type(None), ConflictError}
+    assert await owner.fetchval("SELECT count(*) FROM encryption_keys WHERE state = 'active'") == 1
 
 
 async def test_activation_is_dated_by_the_clock_of_the_database(
