@@ -24,7 +24,10 @@ def clerk(
         int | None, typer.Option(help="Allow so many deletions; by default 50, and no more than a tenth.", min=0)
     ] = None,
 ) -> None:
-    """Sweep all users of Clerk's Backend API; create, update and delete what differs here."""
+    """Sweep all users of Clerk's Backend API; create, update and delete what differs here.
+
+    Exit 1 if the database refused any of these writes.
+    """
     drift = run(
         lambda container: build_reconciliation(container).sweep(
             OPERATOR, repair=not dry_run, max_deletions=max_deletions
@@ -32,5 +35,5 @@ def clerk(
     )
     for kind, count in asdict(drift).items():
         print(f"{kind.replace('_', ' ')}\t{count}")
-    if dry_run and drift.found:
+    if drift.failed or (dry_run and drift.found):
         sys.exit(1)

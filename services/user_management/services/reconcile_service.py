@@ -5,7 +5,8 @@ Then ours against Clerk's: whoever is gone there is deleted here, after a second
 steps as a webhook, so a sweep and the events that arrive meanwhile end in one state.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -14,8 +15,9 @@ import structlog
 
 from services.user_management.core.clock import Clock
 from services.user_management.core.principal import Principal
-from services.user_management.database import Database
+from services.user_management.database import Database, DatabaseError, is_unavailable
 from services.user_management.exceptions import RetryLaterError, UnreadableEventError
+from services.user_management.logging_config import summarize_error
 from services.user_management.queries import user as user_queries
 from services.user_management.queries.user_rows import UpstreamState
 from services.user_management.services.clerk_events import read_user
@@ -57,11 +59,13 @@ class Drift:
     deletions_held_back: int = 0
     """Gone at Clerk, and more of them than one sweep deletes: at least so many."""
     unreadable: int = 0
+    failed: int = 0
+    """Users whose write the database refused: they stay as they were."""
 
     @property
     def found(self) -> int:
         """Differences of any kind."""
-        return self.created + self.updated + self.deleted + self.deletions_held_back + self.unreadable
+        return self.created + self.updated + self.deleted + self.deletions_held_back + self.unreadable + self.failed
 
 
 @dataclass(slots=True)
@@ -157,10 +161,23 @@ class ReconcileService:
             await self._look_for_deleted(sweep)
         elif sweep.gone:
             sweep.deleting = True
-            await self._delete(actor, sweep, sweep.gone.pop(), told_at=_moment(sweep.looked_at), repair=repair)
+            subject = sweep.gone.pop()
+            with self._surviving(sweep, subject):
+                await self._delete(actor, sweep, subject, told_at=_moment(sweep.looked_at), repair=repair)
         else:
             return False
         return True
+
+    @contextmanager
+    def _surviving(self, sweep: Sweep, subject: str) -> Iterator[None]:
+        """Count a user whose write fails, so that the sweep goes on to the others. Raises when Postgres is away."""
+        try:
+            yield
+        except DatabaseError as error:
+            if is_unavailable(error):
+                raise
+            sweep.drift.failed += 1
+            log.error("reconcile.user_failed", subject=subject, reason=summarize_error(error))  # noqa: TRY400 - quotes rows
 
     async def _compare_page(self, actor: Principal, sweep: Sweep, *, repair: bool) -> None:
         told_at = self.clock.now()
@@ -177,7 +194,8 @@ class ReconcileService:
                 connection, issuer=self.issuer, subjects=[user.subject for user in users]
             )
         for user in users:
-            await self._compare(actor, sweep, user, known.get(user.subject), repair=repair)
+            with self._surviving(sweep, user.subject):
+                await self._compare(actor, sweep, user, known.get(user.subject), repair=repair)
         sweep.drift.checked += len(page)
         # Users who are deleted meanwhile move the pages: whoever slips through is found by the next sweep.
         sweep.offset = (sweep.offset or 0) + len(page) if len(page) == PAGE else None

@@ -184,7 +184,7 @@ def test_reconcile_looks_repairs_and_finds_nothing_more(operator: Operator) -> N
     repaired = operator("reconcile", "clerk")
     looked_again = operator("reconcile", "clerk", "--dry-run")
 
-    drift = "checked\t1\ncreated\t1\nupdated\t0\ndeleted\t0\ndeletions held back\t0\nunreadable\t0\n"
+    drift = "checked\t1\ncreated\t1\nupdated\t0\ndeleted\t0\ndeletions held back\t0\nunreadable\t0\nfailed\t0\n"
     assert (looked.returncode, looked.stdout) == (1, drift), looked.stderr
     assert nobody == [(0,)]
     assert (repaired.returncode, repaired.stdout) == (0, drift), repaired.stderr
@@ -206,6 +206,22 @@ def test_reconcile_deletes_no_more_than_it_is_allowed_to(operator: Operator) -> 
     assert "deleted\t0\ndeletions held back\t2\n" in held.stdout
     assert "deleted\t3\ndeletions held back\t0\n" in rest.stdout
     assert operator.sql("SELECT count(*) FROM users WHERE deleted_at IS NULL") == [(0,)]
+
+
+def test_reconcile_that_could_not_write_a_user_says_so(operator: Operator) -> None:
+    operator.clerk.clerk.create_user(first_name="refused")
+    operator.clerk.clerk.create_user(first_name="Ada")
+    operator.sql("ALTER TABLE users ADD CONSTRAINT fails CHECK (first_name <> 'refused') NOT VALID")
+
+    failing = operator("reconcile", "clerk")
+    operator.sql("ALTER TABLE users DROP CONSTRAINT fails")
+    repaired = operator("reconcile", "clerk")
+
+    assert (failing.returncode, repaired.returncode) == (1, 0)
+    assert "created\t1\n" in failing.stdout
+    assert failing.stdout.endswith("failed\t1\n")
+    assert repaired.stdout.endswith("failed\t0\n")
+    assert operator.sql("SELECT count(*) FROM users") == [(2,)]
 
 
 def test_reconcile_without_a_key_or_without_clerk_is_one_line(operator: Operator) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from sqlalchemy.exc import DBAPIError
+from structlog.testing import capture_logs
 
 from services.sandbox.app import create_app
 from services.sandbox.faults import Fault
@@ -328,6 +330,48 @@ async def test_user_who_cannot_be_read_is_counted_and_the_others_go_on(
 
     assert drift == Drift(checked=2, created=1, unreadable=1)
     assert (await states(owner)).keys() == {good["id"]}
+
+
+async def test_user_who_cannot_be_written_is_counted_and_the_others_go_on(
+    container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    gone, changed = [await _known(container, clerk_sandbox, first_name="Ada") for _ in range(2)]
+    clerk_sandbox.clerk.delete_user(gone)
+    clerk_sandbox.clerk.update_user(changed, first_name="refused")
+    clerk_sandbox.clerk.create_user(first_name="refused", last_name="Lovelace")
+    good = clerk_sandbox.clerk.create_user(first_name="Ada")["id"]
+    await owner.execute(
+        "ALTER TABLE users ADD CONSTRAINT fails CHECK (first_name <> 'refused' AND deleted_at IS NULL) NOT VALID"
+    )
+    try:
+        with capture_logs() as lines:
+            failed = await reconciler.sweep(TESTER, repair=True)
+    finally:
+        await owner.execute("ALTER TABLE users DROP CONSTRAINT fails")
+    repaired = await reconciler.sweep(TESTER, repair=True)
+
+    assert (failed, failed.found) == (Drift(checked=3, created=1, failed=3), 4)
+    told = [line for line in lines if line["event"] == "reconcile.user_failed"]
+    assert {changed, gone} < {line["subject"] for line in told}
+    assert {line["reason"] for line in told} == {"IntegrityError: CheckViolationError 23514 fails"}
+    assert good in await states(owner)
+    assert repaired == Drift(checked=3, created=1, updated=1, deleted=1)
+
+
+async def test_sweep_ends_when_postgres_gives_up(
+    reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
+) -> None:
+    clerk_sandbox.clerk.create_user()
+    await owner.execute(
+        "CREATE FUNCTION gives_up() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'disk full' USING ERRCODE = '53100'; END $$;"
+        "CREATE TRIGGER gives_up BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION gives_up()"
+    )
+    try:
+        with pytest.raises(DBAPIError):
+            await reconciler.sweep(TESTER, repair=True)
+    finally:
+        await owner.execute("DROP TRIGGER gives_up ON users; DROP FUNCTION gives_up")
 
 
 async def test_looking_only_writes_nothing(
