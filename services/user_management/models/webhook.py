@@ -27,6 +27,7 @@ class WebhookEvent(ormar.Model):
     subject: str | None = Identifier(nullable=True)
     """Upstream's id of the user it is about."""
     payload: Any = JSONB(nullable=False)
+    """The event as it was signed, whatever it holds; no larger than a request's body may be, which is 1 MiB."""
     received_at: datetime = ormar.DateTime(timezone=True, nullable=False)
     applied_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     attempts: int = ormar.Integer(nullable=False)

@@ -6,7 +6,7 @@ Source: Clerk's webhook schemas, version 2025-04-15.
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 
 def _from_epoch(value: Any) -> Any:
@@ -20,14 +20,20 @@ def _from_epoch(value: Any) -> Any:
         raise ValueError("not a time") from None
 
 
-EpochTime = Annotated[AwareDatetime, BeforeValidator(_from_epoch)]
-
-
-MAX_UPSTREAM_EMAIL_CHARACTERS = 320
+EpochTime = Annotated[
+    AwareDatetime,
+    BeforeValidator(_from_epoch),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}],
+            "description": "Unix time in milliseconds or in seconds, or RFC 3339",
+        }
+    ),
+]
 
 
 class ClerkEvent(BaseModel):
-    """The envelope."""
+    """An event of Clerk: what happened, when, and the object that it happened to."""
 
     type: str = Field(min_length=1, max_length=100)
     timestamp: EpochTime
@@ -55,7 +61,7 @@ class ClerkUser(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    id: str
+    id: str = Field(min_length=1, max_length=128)
     first_name: str | None = None
     last_name: str | None = None
     image_url: str | None = None
@@ -70,11 +76,10 @@ class ClerkUser(BaseModel):
 
     @property
     def primary_email(self) -> ClerkEmailAddress | None:
-        """The address whose id is the primary one; Clerk's own example names an id that is not in the list. One that
-        no mail server would take (RFC 5321 section 4.5.3.1) counts as none."""
+        """The address whose id is the primary one; Clerk's own example names an id that is not in the
+        list."""
         matches = (item for item in self.email_addresses if item.id == self.primary_email_address_id)
-        address = next(matches, None)
-        return address if address is not None and len(address.email_address) <= MAX_UPSTREAM_EMAIL_CHARACTERS else None
+        return next(matches, None)
 
     @property
     def primary_phone(self) -> str | None:

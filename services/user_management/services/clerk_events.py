@@ -1,31 +1,47 @@
 """What Clerk's events and its Backend API say, in our terms. Both describe a user with the same members."""
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 
+import structlog
 from pydantic import BaseModel, ValidationError
 
 from services.user_management.enums import UpstreamStatus
 from services.user_management.exceptions import UnreadableEventError
 from services.user_management.schemas.webhook import ClerkSession, ClerkUser
 from services.user_management.services.user_service import UpstreamUser
+from services.user_management.utils.validators import MAX_EMAIL_CHARACTERS, http_url
+
+MAX_NAME_CHARACTERS: Final = 256
+"""More than a name that is edited here may have: what upstream took for a name is a name."""
+MAX_PHONE_CHARACTERS: Final = 32
+"""E.164 has 15 digits; the rest is for however upstream writes them."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
+log = structlog.get_logger(__name__)
+
 
 def read_user(described: dict[str, Any], *, issuer: str, told_at: datetime) -> UpstreamUser:
-    """The user of `user.created`, `user.updated` or the Backend API. Raises UnreadableEventError."""
+    """The user of `user.created`, `user.updated` or the Backend API. A field that is out of bounds is left out.
+
+    Raises UnreadableEventError.
+    """
     user = _read(ClerkUser, described)
     email = user.primary_email
+    address = _kept(user, "email", email.email_address if email else None, partial(_at_most, MAX_EMAIL_CHARACTERS))
+    name = partial(_at_most, MAX_NAME_CHARACTERS)
     return UpstreamUser(
         issuer=issuer,
         subject=user.id,
-        email=email.email_address if email else None,
-        email_verified=bool(email and email.verification and email.verification.status == "verified"),
-        first_name=user.first_name,
-        last_name=user.last_name,
-        profile_image_url=user.image_url,
-        phone=user.primary_phone,
+        email=address,
+        email_verified=bool(address and email and email.verification and email.verification.status == "verified"),
+        first_name=_kept(user, "first_name", user.first_name, name),
+        last_name=_kept(user, "last_name", user.last_name, name),
+        profile_image_url=_kept(user, "profile_image_url", user.image_url, http_url),
+        phone=_kept(user, "phone", user.primary_phone, partial(_at_most, MAX_PHONE_CHARACTERS)),
         status=_status(user),
         updated_at=user.updated_at,
         told_at=told_at,
@@ -48,6 +64,23 @@ def subject_of(event_type: str, described: dict[str, Any]) -> str | None:
         member = described.get("public_user_data")
         subject = described.get("user_id") or (member.get("user_id") if isinstance(member, dict) else None)
     return subject if isinstance(subject, str) and len(subject) <= 128 else None
+
+
+def _kept(user: ClerkUser, field: str, text: str | None, keep: Callable[[str], str]) -> str | None:
+    """`text` in the form that `keep` gives it; None where that refuses it, for one field must not cost the others."""
+    if text is None:
+        return None
+    try:
+        return keep(text)
+    except ValueError:
+        log.warning("upstream_field.dropped", field=field, subject=user.id)
+        return None
+
+
+def _at_most(limit: int, text: str) -> str:
+    if len(text) > limit:
+        raise ValueError(f"longer than {limit} characters")
+    return text
 
 
 def _status(user: ClerkUser) -> UpstreamStatus:
