@@ -25,6 +25,8 @@ from services.user_management.utils import strict_json
 
 MAX_EVENT_BYTES: Final = 1 << 20
 """Clerk writes how large its events are. One that is refused for its size comes again, and is lost in the end."""
+HEADER_FAMILIES: Final = ("svix", "webhook")
+"""Prefixes of the headers: Svix's own, which Clerk sends, and that of Standard Webhooks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,7 @@ def _parse(body: bytes) -> tuple[ClerkEvent, dict[str, Any]]:
 async def _verified(request: Request) -> tuple[str, bytes]:
     """Message id and body, once the signature over both is good."""
     container = get_container(request)
-    headers = [request.headers.getlist(name) for name in ("svix-id", "svix-timestamp", "svix-signature")]
-    if any(len(values) != 1 for values in headers):
-        raise InvalidWebhookHeadersError
-    (message_id,), (timestamp,), (signatures,) = headers
+    message_id, timestamp, signatures = _signature_headers(request)
     now = container.resources.clock.now().timestamp()
     check_headers(message_id=message_id, timestamp=timestamp, signatures=signatures, now=now)
     allow_body(MAX_EVENT_BYTES)
@@ -79,6 +78,22 @@ async def _verified(request: Request) -> tuple[str, bytes]:
         message_id=message_id, timestamp=timestamp, signatures=signatures, body=body, now=now
     )
     return message_id, body
+
+
+def _signature_headers(request: Request) -> tuple[str, str, str]:
+    """Message id, timestamp and signatures, from one complete family of headers.
+
+    Two families would leave open which of them was verified: whoever reads the other one is told something else.
+    """
+    families = [
+        [request.headers.getlist(f"{family}-{part}") for part in ("id", "timestamp", "signature")]
+        for family in HEADER_FAMILIES
+    ]
+    given = [family for family in families if any(family)]
+    if len(given) != 1 or any(len(values) != 1 for values in given[0]):
+        raise InvalidWebhookHeadersError
+    (message_id,), (timestamp,), (signatures,) = given[0]
+    return message_id, timestamp, signatures
 
 
 ClerkWebhook = Annotated[VerifiedEvent, Depends(verify_clerk_webhook)]

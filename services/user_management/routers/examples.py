@@ -145,6 +145,26 @@ EXAMPLES: Final[dict[str, Any]] = {
         "flow_id": _ID,
         "expires_at": "2026-11-30T09:10:00Z",
     },
+    "ClerkEvent": {
+        "object": "event",
+        "type": "user.created",
+        "timestamp": 1_796_029_200_000,
+        "instance_id": "ins_2abcDEFghiJKLmnoPQRstuVWXyz",
+        "data": {
+            "object": "user",
+            "id": _USER,
+            "first_name": "Ada",
+            "last_name": "Lovelace",
+            "image_url": "https://images.example.com/ada.png",
+            "primary_email_address_id": "idn_1",
+            "email_addresses": [
+                {"id": "idn_1", "email_address": "ada@example.com", "verification": {"status": "verified"}}
+            ],
+            "banned": False,
+            "locked": False,
+            "updated_at": 1_793_521_800_000,
+        },
+    },
     "ConfirmRequest": {"flow": f"{_ID}.{'A' * 43}"},
     "CreateServiceRequest": {"name": "calendar-sync", "permissions": ["users:read"]},
     "CreateSubscriptionRequest": {"url": _TARGET, "event_types": ["integration.*"], "description": "Calendar sync"},
@@ -288,7 +308,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         "deliverysequence": "00000000000000000042",
     },
 }
-"""By name in `components.schemas`."""
+"""By the name of the schema."""
 FORM_EXAMPLE: Final[dict[str, Any]] = {
     "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
     "subject_token": _USER,
@@ -330,4 +350,9 @@ def _example(media_type: str, schema: dict[str, Any]) -> Any:
         return FORM_EXAMPLE
     if media_type == "text/plain":
         return 'user_management_rate_limited_total{class="user"} 1.0\n'
-    return EXAMPLES[schema["$ref"].rpartition("/")[2]]
+    return EXAMPLES[schema_name(schema)]
+
+
+def schema_name(schema: dict[str, Any]) -> str:
+    """Name of a schema, which is referred to, or stands here by itself."""
+    return str(schema.get("$ref", schema.get("title", ""))).rpartition("/")[2]

@@ -42,7 +42,7 @@ def with_refusals(document: dict[str, Any], app: FastAPI) -> dict[str, Any]:
         for method in route.methods or ():
             operation = document["paths"].get(route.path_format, {}).get(method.lower())
             if operation is not None:
-                _list_refusals(operation, _errors_of(route, operation), shared)
+                _list_refusals(operation, _errors_of(route), shared)
     return document
 
 
@@ -60,8 +60,8 @@ def _list_refusals(operation: dict[str, Any], errors: Errors, shared: dict[str, 
             responses[str(status)] = {"$ref": f"#/components/responses/{name}"}
 
 
-def _errors_of(route: RouteContext, operation: dict[str, Any]) -> Errors:
-    of_bodies = _OF_BODIES if "requestBody" in operation else ()
+def _errors_of(route: RouteContext) -> Errors:
+    of_bodies = _OF_BODIES if route.body_field is not None else ()
     return {*_ANYWHERE, *of_bodies, *_declared(route.dependant)}
 
 

@@ -97,6 +97,7 @@ def _is_form(request: Request) -> bool:
 @router.post("/token", openapi_extra=FORM, response_model_exclude_none=True)
 @raises(
     TokenExchangeError,
+    UnsupportedMediaTypeError,
     KeySetUnavailableError,
     ProviderUnavailableError,
     ProviderMisconfiguredError,

@@ -1,17 +1,43 @@
 """Events from upstream."""
 
+from typing import Any, Final
+
 from fastapi import APIRouter
 
 from services.user_management.auth.dependencies import ContainerDependency
-from services.user_management.auth.webhook_auth import ClerkWebhook
+from services.user_management.auth.webhook_auth import HEADER_FAMILIES, ClerkWebhook
 from services.user_management.routers.strict_route import StrictRoute
-from services.user_management.schemas.webhook import WebhookAccepted
+from services.user_management.schemas.webhook import ClerkEvent, WebhookAccepted
+
+SIGNED_EVENT: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": f"{family}-{part}",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": f"{meaning}. One family of headers must be complete, and the other one absent.",
+        }
+        for family in HEADER_FAMILIES
+        for part, meaning in {
+            "id": "Id of the message, the same in each attempt",
+            "timestamp": "When this attempt was signed, Unix time in seconds",
+            "signature": "`v1,` and the base64 of an HMAC-SHA256; several are separated by spaces",
+        }.items()
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": ClerkEvent.model_json_schema()}},
+    },
+}
+"""What FastAPI cannot tell: the guard reads headers and body itself, since the signature is over the raw bytes."""
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"], route_class=StrictRoute)
 
 
-@router.post("/clerk")
+@router.post("/clerk", openapi_extra=SIGNED_EVENT)
 async def receive_clerk_webhook(webhook: ClerkWebhook, container: ContainerDependency) -> WebhookAccepted:
-    """Clerk's events, signed as Standard Webhooks. 2xx means stored; `applied` says whether the effect is there
+    """Clerk's events, signed as Standard Webhooks, under headers named `svix-*` or
+    `webhook-*`. 2xx means stored; `applied` says whether the effect is there
     already, or will be tried again by us."""
     return await container.clerk.webhooks.receive_clerk_event(webhook.message_id, webhook.event, webhook.payload)

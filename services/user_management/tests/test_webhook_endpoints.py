@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from standardwebhooks import Webhook
 
 from services.sandbox.clerk.webhooks import encode_event, new_webhook_secret, signature_headers
@@ -78,9 +79,70 @@ async def test_malformed_headers_are_refused_and_store_nothing(journey: Journey,
     assert await _nothing_happened(journey)
 
 
-@pytest.mark.parametrize("name", ["svix-id", "svix-timestamp", "svix-signature"])
-async def test_header_that_comes_twice_is_refused(journey: Journey, name: str) -> None:
+def _renamed(headers: dict[str, str]) -> dict[str, str]:
+    """The headers as the Standard Webhooks specification names them."""
+    return {name.replace("svix-", "webhook-"): value for name, value in headers.items()}
+
+
+async def test_headers_named_by_the_standard_are_accepted(journey: Journey) -> None:
     headers, body = _created(journey)
+
+    first = await _send(journey, _renamed(headers), body)
+    again = await _send(journey, headers, body)
+
+    assert first.json() == {"duplicate": False, "applied": True}
+    assert again.json() == {"duplicate": True, "applied": True}
+
+
+@pytest.mark.parametrize("added", [["id", "timestamp", "signature"], ["id"], ["timestamp"], ["signature"]])
+@pytest.mark.parametrize("value", [None, "", "other"])
+async def test_second_family_of_headers_is_refused_even_if_it_agrees(
+    journey: Journey, added: list[str], value: str | None
+) -> None:
+    headers, body = _created(journey)
+    both = {f"webhook-{part}": headers[f"svix-{part}"] if value is None else value for part in added}
+
+    response = await _send(journey, headers | both, body)
+
+    assert_problem(response, 400, "invalid_webhook_headers")
+    assert await _nothing_happened(journey)
+
+
+@pytest.mark.parametrize("moved", [["id"], ["timestamp"], ["signature"], ["id", "timestamp"]])
+async def test_headers_of_two_families_do_not_complete_each_other(journey: Journey, moved: list[str]) -> None:
+    headers, body = _created(journey)
+    mixed = {
+        name.replace("svix-", "webhook-") if name.removeprefix("svix-") in moved else name: value
+        for name, value in headers.items()
+    }
+
+    response = await _send(journey, mixed, body)
+
+    assert_problem(response, 400, "invalid_webhook_headers")
+    assert await _nothing_happened(journey)
+
+
+async def test_documented_event_is_accepted_under_the_documented_headers(journey: Journey, app: FastAPI) -> None:
+    operation = app.openapi()["paths"]["/webhooks/clerk"]["post"]
+    documented = operation["requestBody"]["content"]["application/json"]["example"]
+
+    response = await _tell(journey, documented)
+
+    assert response.json() == {"duplicate": False, "applied": True}
+    assert (await only_row(journey, "SELECT email FROM users"))["email"] == documented["data"]["email_addresses"][0][
+        "email_address"
+    ]
+    parameters = {parameter["name"]: parameter["in"] for parameter in operation["parameters"]}
+    names = [f"{family}-{part}" for family in ("svix", "webhook") for part in ("id", "timestamp", "signature")]
+    assert parameters == dict.fromkeys(names, "header")
+    assert "415" not in operation["responses"]
+
+
+@pytest.mark.parametrize("family", ["svix", "webhook"])
+@pytest.mark.parametrize("part", ["id", "timestamp", "signature"])
+async def test_header_that_comes_twice_is_refused(journey: Journey, family: str, part: str) -> None:
+    headers, body = _created(journey)
+    headers, name = _renamed(headers) if family == "webhook" else headers, f"{family}-{part}"
 
     response = await _send(journey, [*headers.items(), (name, headers[name])], body)
 
