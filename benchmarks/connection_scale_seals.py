@@ -18,7 +18,7 @@ from benchmarks.seeding import PROVIDER
 from services.user_management.container import Container
 from services.user_management.core.context import RequestContext, use_context
 from services.user_management.core.principal import system
-from services.user_management.integrations.oauth_client import TokenGrant
+from services.user_management.integrations.oauth_client import TokenAnswer
 from services.user_management.services.token_service import store_tokens
 from services.user_management.settings import get_settings
 from services.user_management.tests.actors import TESTER
@@ -48,7 +48,7 @@ async def _seal(container: Container, user_ids: Sequence[str]) -> None:
     async with container.resources.unit_of_work(TESTER) as uow:
         held = await uow.connection.execute(_HELD, {"user_ids": user_ids, "provider": PROVIDER})
         for row in held.all():
-            grant = TokenGrant(
+            grant = TokenAnswer(
                 access_token=secrets.token_hex(_ACCESS_BYTES),
                 refresh_token=secrets.token_hex(_REFRESH_BYTES),
                 lifetime_seconds=_LIFETIME_SECONDS,

@@ -18,7 +18,7 @@ from typing import Final
 from services.user_management.container import Container
 from services.user_management.core.context import RequestContext, use_context
 from services.user_management.core.principal import system
-from services.user_management.integrations.oauth_client import TokenGrant
+from services.user_management.integrations.oauth_client import TokenAnswer
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries.integration import Consent
 from services.user_management.queries.user_rows import UserColumns
@@ -158,7 +158,7 @@ async def _store_granted(container: Container, uow: UnitOfWork, user: SeededUser
     connected = await integration_queries.connect(
         uow.connection, user_id=user.id, provider=granted.provider, consent=_consent(granted.account, user, scopes)
     )
-    grant = TokenGrant(
+    grant = TokenAnswer(
         access_token=granted.access_token,
         refresh_token=granted.refresh_token,
         lifetime_seconds=granted.expires_in,
@@ -176,8 +176,8 @@ def _consent(account: str, user: SeededUser, scopes: tuple[str, ...]) -> Consent
     )
 
 
-def _grant(uow: UnitOfWork, tokens: random.Random) -> TokenGrant:
-    return TokenGrant(
+def _grant(uow: UnitOfWork, tokens: random.Random) -> TokenAnswer:
+    return TokenAnswer(
         access_token=tokens.randbytes(_ACCESS_BYTES).hex(),
         refresh_token=tokens.randbytes(_REFRESH_BYTES).hex(),
         lifetime_seconds=_LIFETIME_SECONDS,

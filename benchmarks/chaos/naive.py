@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.context import RequestContext, current_context
 from services.user_management.core.principal import system
-from services.user_management.integrations.oauth_client import TokenGrant
+from services.user_management.integrations.oauth_client import TokenAnswer
 from services.user_management.main import main as run_web
 from services.user_management.queries import integration, token_refresh
 from services.user_management.queries.token_refresh import Advanced, Claim, DueRefresh
@@ -69,7 +69,7 @@ async def set_status_without_fence(
 
 
 async def store_by_the_wall(
-    uow: UnitOfWork, vault: VaultService, grant: TokenGrant, *, integration_id: UUID, **owner: Any
+    uow: UnitOfWork, vault: VaultService, grant: TokenAnswer, *, integration_id: UUID, **owner: Any
 ) -> None:
     """`now() + expires_in`, as this machine's clock has it."""
     await store_tokens(uow, vault, grant, integration_id=integration_id, **owner)

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from services.user_management.core.connection_counts import ConnectionCount, ConnectionCounter
+from services.user_management.core.integration_counts import IntegrationCount, IntegrationCounter
 
 REGISTRY: Final = CollectorRegistry()
 
@@ -33,17 +33,17 @@ PROVIDER_BREAKER_OPEN: Final = Gauge(
 )
 
 _CONNECTION_FAMILIES: Final = {
-    ConnectionCounter.TRANSITION: (
+    IntegrationCounter.TRANSITION: (
         "connection_transitions",
         "Changes of a connection's status, by all processes",
         ("provider", "status", "reason"),
     ),
-    ConnectionCounter.REFRESH: (
+    IntegrationCounter.REFRESH: (
         "refreshes",
         "Refreshes that ended, by all processes; an outcome is counted when it is kept",
         ("provider", "outcome"),
     ),
-    ConnectionCounter.MISCONFIGURED: (
+    IntegrationCounter.MISCONFIGURED: (
         "provider_misconfigured",
         "How often a provider refused our client, seen by any process",
         ("provider",),
@@ -52,14 +52,14 @@ _CONNECTION_FAMILIES: Final = {
 """Name, help and labels, which are those of `ConnectionCount` in its order."""
 
 
-class ConnectionCounters(Collector):
+class IntegrationCounters(Collector):
     """The counters of connections that lie in Postgres, as they were last read."""
 
     def __init__(self) -> None:
         self.is_current = False
-        self._totals: Mapping[ConnectionCount, int] | None = None
+        self._totals: Mapping[IntegrationCount, int] | None = None
 
-    def show(self, totals: Mapping[ConnectionCount, int]) -> None:
+    def show(self, totals: Mapping[IntegrationCount, int]) -> None:
         """They have just been read."""
         self._totals = totals
         self.is_current = True

@@ -10,13 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.clock import Clock
-from services.user_management.core.connection_counts import ConnectionCount
 from services.user_management.core.context import current_context
 from services.user_management.core.ids import uuid7
+from services.user_management.core.integration_counts import IntegrationCount
 from services.user_management.core.principal import Principal
 from services.user_management.database import ormar_database
 from services.user_management.models import AuditDetail, AuditLog, OutboxEvent
-from services.user_management.queries import connection_counter
+from services.user_management.queries import integration_counter
 from services.user_management.schemas.events import UserEvent
 
 Kept = TypeVar("Kept", bound=Exception)
@@ -35,7 +35,7 @@ class UnitOfWork:
     _audit_rows: Rows = field(default_factory=list)
     _detail_rows: Rows = field(default_factory=list)
     _outbox_rows: Rows = field(default_factory=list)
-    _counts: list[ConnectionCount] = field(default_factory=list)
+    _counts: list[IntegrationCount] = field(default_factory=list)
 
     def audit(
         self, action: str, *, target: tuple[str, str], user_id: str | None, changes: Mapping[str, Any] | None = None
@@ -74,7 +74,7 @@ class UnitOfWork:
             }
         )
 
-    def count(self, counted: ConnectionCount) -> None:
+    def count(self, counted: IntegrationCount) -> None:
         """Raise a counter that `/metrics` shows, if this transaction is committed."""
         self._counts.append(counted)
 
@@ -110,7 +110,7 @@ class UnitOfWork:
             if rows:
                 await self.connection.execute(sa.insert(model.ormar_config.table), rows)
         if self._counts:
-            await connection_counter.add(self.connection, Counter(self._counts))
+            await integration_counter.add(self.connection, Counter(self._counts))
 
 
 class UnitOfWorkFactory(Protocol):

@@ -9,11 +9,11 @@ import typer
 from services.user_management.cli.runtime import OPERATOR, run
 from services.user_management.container import Container
 from services.user_management.exceptions import StartupError
-from services.user_management.schemas.diagnosis import ConnectionSummary, DiagnosisResponse, Finding
+from services.user_management.schemas.diagnosis import DiagnosisResponse, Finding, IntegrationSummary
 
 
 def diagnose(  # noqa: PLR0917 - typer calls it by name
-    user_id: Annotated[str, typer.Argument(help="Whose connection.")],
+    user_id: Annotated[str, typer.Argument(help="Whose integration.")],
     provider: Annotated[str, typer.Argument(help="To which provider.")],
     account: Annotated[str | None, typer.Option(help="Account id there, or e-mail; by default the primary.")] = None,
     live: Annotated[bool, typer.Option(help="Also ask the provider now, once.")] = False,
@@ -36,7 +36,7 @@ def diagnose(  # noqa: PLR0917 - typer calls it by name
 
 def _lines(diagnosis: DiagnosisResponse) -> Iterator[str]:
     yield f"{diagnosis.user_id} · {diagnosis.provider} · {diagnosis.checked_at:%Y-%m-%d %H:%M:%S} UTC"
-    yield "No connection." if diagnosis.connection is None else _described(diagnosis.connection)
+    yield "No integration." if diagnosis.connection is None else _described(diagnosis.connection)
     if diagnosis.probe is not None:
         beneath = [part for part in (diagnosis.probe.code, diagnosis.probe.detail) if part is not None]
         yield f"Asked now: {' · '.join([diagnosis.probe.outcome, *beneath])}"
@@ -45,10 +45,12 @@ def _lines(diagnosis: DiagnosisResponse) -> Iterator[str]:
         yield from _finding_lines(finding)
 
 
-def _described(connection: ConnectionSummary) -> str:
-    reason = f" ({connection.status_reason})" if connection.status_reason else ""
-    since = f"since {connection.status_changed_at:%Y-%m-%d %H:%M} UTC"
-    return f"Connection {connection.id}, account {connection.provider_account_id}: {connection.status}{reason} {since}"
+def _described(integration: IntegrationSummary) -> str:
+    reason = f" ({integration.status_reason})" if integration.status_reason else ""
+    since = f"since {integration.status_changed_at:%Y-%m-%d %H:%M} UTC"
+    return (
+        f"Integration {integration.id}, account {integration.provider_account_id}: {integration.status}{reason} {since}"
+    )
 
 
 def _finding_lines(finding: Finding) -> Iterator[str]:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from services.user_management.container.keys import KeyServices
 from services.user_management.container.resources import Resources
 from services.user_management.container.tokens import TokenServices
-from services.user_management.services.connection_probe import ConnectionProbe
 from services.user_management.services.diagnosis_service import DiagnosisService, EvidenceGatherer
 from services.user_management.services.integration_health_service import (
     Examination,
     IntegrationHealthService,
     ScopeEnforcement,
 )
+from services.user_management.services.integration_probe import IntegrationProbe
 from services.user_management.services.integration_service import (
     Confirmations,
     ConnectFlows,
@@ -61,7 +61,7 @@ def build_integrations(resources: Resources, *, keys: KeyServices, tokens: Token
         vault=keys.vault,
         start_slice=resources.start_slice,
     )
-    probe = ConnectionProbe(
+    probe = IntegrationProbe(
         database=resources.database, providers=resources.providers, oauth=resources.oauth, vault=keys.vault
     )
     return IntegrationServices(
@@ -93,7 +93,7 @@ def _build_connect_flows(resources: Resources, keys: KeyServices) -> ConnectFlow
 
 
 def _build_health(
-    resources: Resources, *, keys: KeyServices, tokens: TokenServices, probe: ConnectionProbe
+    resources: Resources, *, keys: KeyServices, tokens: TokenServices, probe: IntegrationProbe
 ) -> IntegrationHealthService:
     status = IntegrationStatusTracker()
     examination = Examination(

@@ -28,7 +28,7 @@ from services.user_management.integrations.provider_errors import (
 )
 from services.user_management.integrations.provider_gate import ProviderGate
 from services.user_management.integrations.provider_sections import Revocation
-from services.user_management.integrations.token_grant import TokenGrant, read_grant
+from services.user_management.integrations.token_answer import TokenAnswer, read_token_answer
 from services.user_management.security.id_token import IdTokenVerifier
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
     "OAuthClient",
     "ProviderCallError",
     "RevocationOutcome",
-    "TokenGrant",
+    "TokenAnswer",
 ]
 
 
@@ -101,7 +101,7 @@ class OAuthClient:
 
     async def exchange_code(
         self, provider: Provider, *, code: str, redirect_uri: str, code_verifier: str | None
-    ) -> TokenGrant:
+    ) -> TokenAnswer:
         """Authorization code → tokens (RFC 6749 section 4.1.3). Raises ProviderCallError."""
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
         if code_verifier is not None:
@@ -110,7 +110,7 @@ class OAuthClient:
 
     async def refresh(
         self, provider: Provider, *, refresh_token: str, may_send: Callable[[], bool] = always
-    ) -> TokenGrant:
+    ) -> TokenAnswer:
         """Refresh token → access token, maybe a new refresh token (RFC 6749 section 6). Raises ProviderCallError.
 
         `may_send` is asked when it is our turn, just before sending: False ends the call with nothing sent.
@@ -118,10 +118,10 @@ class OAuthClient:
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         return await self._token_request(provider, form, may_send, is_refresh=True)
 
-    async def fetch_account(self, provider: Provider, grant: TokenGrant, *, nonce: str | None = None) -> Account:
+    async def fetch_account(self, provider: Provider, answer: TokenAnswer, *, nonce: str | None = None) -> Account:
         """Who has granted; `nonce` is the one of the authorization request. Raises ProviderCallError."""
         endpoints = await self._discovery.endpoints(provider.config)
-        return await self._accounts.read(provider, endpoints, grant, nonce)
+        return await self._accounts.read(provider, endpoints, answer, nonce)
 
     async def probe(self, provider: Provider, access_token: str) -> None:
         """Show that the access token works. Raises ProviderCallError; it does not: REAUTH and ACCESS_TOKEN_REFUSED."""
@@ -147,7 +147,7 @@ class OAuthClient:
 
     async def _token_request(
         self, provider: Provider, form: dict[str, str], may_send: Callable[[], bool], *, is_refresh: bool
-    ) -> TokenGrant:
+    ) -> TokenAnswer:
         endpoint = (await self._discovery.endpoints(provider.config)).token
         headers: dict[str, str] = {}
         if provider.config.client_authentication == "client_secret_basic":
@@ -156,10 +156,10 @@ class OAuthClient:
             form |= _client_parameters(provider)
         request = Request("POST", endpoint, headers, form=form)
         answered = await self._calls.send(provider, request, may_send=may_send)
-        grant = read_grant(provider.config, answered.answer, sent_at=answered.sent_at, is_refresh=is_refresh)
-        if grant is None:
+        answer = read_token_answer(provider.config, answered.answer, sent_at=answered.sent_at, is_refresh=is_refresh)
+        if answer is None:
             raise refusal(provider.config, answered.answer)
-        return grant
+        return answer
 
 
 def _revocation_request(provider: Provider, revocation: Revocation, token: str) -> Request:

@@ -15,7 +15,7 @@ from services.user_management.integrations.oauth_config import Provider
 from services.user_management.integrations.provider_answer import Answer, first_member, is_refusal, refusal
 from services.user_management.integrations.provider_calls import CALL_TIMEOUT_SECONDS, ProviderCalls, Request
 from services.user_management.integrations.provider_errors import NO_USERINFO_ENDPOINT, ProviderCallError
-from services.user_management.integrations.token_grant import TokenGrant
+from services.user_management.integrations.token_answer import TokenAnswer
 from services.user_management.security.id_token import IdToken, IdTokenError, IdTokenExpectation, IdTokenVerifier
 
 ACCESS_TOKEN_REFUSED: Final = "access_token_refused"  # noqa: S105 - an error code
@@ -47,13 +47,13 @@ class AccountReader:
         self._calls = calls
         self._id_tokens = id_tokens
 
-    async def read(self, provider: Provider, endpoints: Endpoints, grant: TokenGrant, nonce: str | None) -> Account:
+    async def read(self, provider: Provider, endpoints: Endpoints, answer: TokenAnswer, nonce: str | None) -> Account:
         """Raises ProviderCallError."""
         mapping = provider.config.account_mapping
-        id_token = await self._verified(provider, endpoints, grant, nonce)
+        id_token = await self._verified(provider, endpoints, answer, nonce)
         claims: Mapping[str, Any] = id_token.claims if id_token else {}
         if mapping.source == "userinfo":
-            claims = await self._user_info(provider, endpoints, grant.access_token)
+            claims = await self._user_info(provider, endpoints, answer.access_token)
             # OpenID Connect Core section 5.3.2: else the answer is somebody else's.
             if id_token is not None and claims.get("sub", id_token.subject) != id_token.subject:
                 raise unusable("subject_mismatch")
@@ -62,7 +62,7 @@ class AccountReader:
             raise unusable("no_account_id")
         email = next(filter(None, (_email(_claim(claims, name)) for name in mapping.email)), None)
         if email is None and mapping.emails_endpoint is not None:
-            email = await self._listed_email(provider, mapping.emails_endpoint, grant.access_token)
+            email = await self._listed_email(provider, mapping.emails_endpoint, answer.access_token)
         return Account(account_id, email, id_token.clock_skew_seconds if id_token else None)
 
     async def ask(self, provider: Provider, url: str, access_token: str) -> Answer:
@@ -80,12 +80,12 @@ class AccountReader:
         raise error
 
     async def _verified(
-        self, provider: Provider, endpoints: Endpoints, grant: TokenGrant, nonce: str | None
+        self, provider: Provider, endpoints: Endpoints, answer: TokenAnswer, nonce: str | None
     ) -> IdToken | None:
         """The ID token, where there is one and its keys are known; it is demanded where the file or a nonce says so."""
         config = provider.config
         demanded = config.needs_id_token or nonce is not None
-        if grant.id_token is None or endpoints.jwks is None or grant.received_at is None:
+        if answer.id_token is None or endpoints.jwks is None or answer.received_at is None:
             if demanded:
                 raise unusable("id_token_missing")
             return None
@@ -94,11 +94,11 @@ class AccountReader:
             issuers=config.id_token_issuers or (config.issuer,),
             client_id=provider.client_id,
             nonce=nonce,
-            access_token=grant.access_token,
-            received_at=grant.received_at,
+            access_token=answer.access_token,
+            received_at=answer.received_at,
         )
         try:
-            return await self._id_tokens.verify(grant.id_token, expected)
+            return await self._id_tokens.verify(answer.id_token, expected)
         except IdTokenError as error:
             log.warning("id_token.refused", provider=provider.name, reason=error.problem.value)
             raise unusable("id_token_refused", detail=error.problem.value) from None

@@ -95,7 +95,7 @@ class Revocation(Section):
     token: TokenKind = TokenKind.REFRESH
     """Which of our tokens it wants, if we hold that kind."""
     authentication: Literal["client_secret_basic", "client_secret_post", "bearer", "none"] = "client_secret_basic"
-    whole_grant: bool = False
+    whole_consent: bool = False
     """It ends everything that the user has granted to our client, other connections of the same account included."""
     gone_codes: tuple[str, ...] = ("invalid_token", "invalid_grant")
     """Error codes that mean: there is no such token any more. After all others it is asked again."""

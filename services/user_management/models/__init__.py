@@ -2,8 +2,8 @@
 
 from services.user_management.models.audit import AuditDetail, AuditLog
 from services.user_management.models.base import metadata
-from services.user_management.models.connection_counter import connection_counters
 from services.user_management.models.integration import Integration, OAuthFlow, ProviderHealth, TokenRevocation
+from services.user_management.models.integration_counter import connection_counters
 from services.user_management.models.job import JobRun
 from services.user_management.models.outbox import OutboxEvent
 from services.user_management.models.preferences import PreferenceRevision, UserPreferences

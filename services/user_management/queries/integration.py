@@ -189,7 +189,7 @@ class Consent:
 
 
 @dataclass(frozen=True, slots=True)
-class LiveConnection:
+class LiveIntegration:
     """A connection that is not disconnected, locked."""
 
     id: UUID
@@ -233,10 +233,10 @@ async def find_shown(
     return one_row(ShownIntegration, await connection.execute(_FIND, parameters))
 
 
-async def live_of_user(connection: AsyncConnection, user_id: str) -> list[LiveConnection]:
+async def live_of_user(connection: AsyncConnection, user_id: str) -> list[LiveIntegration]:
     """The user's connections that are not disconnected, locked."""
     rows = await connection.execute(_LIVE_OF_USER, {"user_id": user_id})
-    return [LiveConnection(row.id, row.user_id, row.provider, row.provider_account_id, row.status) for row in rows]
+    return [LiveIntegration(row.id, row.user_id, row.provider, row.provider_account_id, row.status) for row in rows]
 
 
 async def set_metadata(connection: AsyncConnection, integration_id: UUID, metadata: dict[str, str] | None) -> None:
@@ -251,7 +251,7 @@ async def make_primary(connection: AsyncConnection, *, user_id: str, provider: s
     return (await connection.execute(_MAKE_PRIMARY, {"id": integration_id})).rowcount == 1
 
 
-async def disconnect(connection: AsyncConnection, held: LiveConnection, *, reason: str) -> None:
+async def disconnect(connection: AsyncConnection, held: LiveIntegration, *, reason: str) -> None:
     """End a connection whose row is locked: no token of it is readable from the commit on, and no answer of a refresh
     that is under way is stored. Another account of the user becomes the primary one."""
     await connection.execute(_DISCONNECT, {"id": held.id, "reason": reason})

@@ -108,7 +108,7 @@ class SealedToken:
 
 
 @dataclass(frozen=True, slots=True)
-class SealedGrant:
+class SealedTokens:
     """What is to be revoked, and what brings it anew."""
 
     token: SealedToken
@@ -162,7 +162,7 @@ async def request(
     return RevocationState.PENDING if possible else RevocationState.IMPOSSIBLE
 
 
-async def add(connection: AsyncConnection, origin: Origin, grant: SealedGrant) -> None:
+async def add(connection: AsyncConnection, origin: Origin, grant: SealedTokens) -> None:
     """Note that a token is to be revoked that no connection has, or has any more."""
     parameters = _columns(grant) | {
         "id": uuid7(),
@@ -210,7 +210,7 @@ async def claim_due(connection: AsyncConnection, *, limit: int, lease_seconds: f
     ]
 
 
-async def renew(connection: AsyncConnection, held: DueRevocation, grant: SealedGrant) -> bool:
+async def renew(connection: AsyncConnection, held: DueRevocation, grant: SealedTokens) -> bool:
     """Keep the tokens that a refresh brought, before the one of them is revoked that is wanted. False: it is no longer
     ours."""
     parameters = _columns(grant) | {"id": held.id, "attempts": held.attempts}
@@ -230,7 +230,7 @@ async def postpone(connection: AsyncConnection, revocation_id: UUID, *, seconds:
     await connection.execute(_POSTPONE, {"id": revocation_id, "seconds": seconds, "failure": failure})
 
 
-def _columns(grant: SealedGrant) -> dict[str, Any]:
+def _columns(grant: SealedTokens) -> dict[str, Any]:
     return {
         "kind": grant.token.kind.value,
         "ciphertext": grant.token.ciphertext,

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path
 from services.user_management.auth.admin import CurrentAdmin, get_current_admin
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.exceptions import ConflictError, NotFoundError, UnknownProviderError, raises
-from services.user_management.routers.connection_parameters import ProviderPath
+from services.user_management.routers.integration_parameters import ProviderPath
 from services.user_management.routers.json_route import JSONRoute
 from services.user_management.schemas.service import (
     KEY_ID_PATTERN,

@@ -132,7 +132,7 @@ def _sent(event_type: str, **members: Any) -> dict[str, Any]:
     }
 
 
-def _sent_of_connection(event_type: str, **members: Any) -> dict[str, Any]:
+def _sent_of_integration(event_type: str, **members: Any) -> dict[str, Any]:
     return _sent(event_type, integration_id=_ID, provider="google", **members)
 
 
@@ -195,14 +195,14 @@ EXAMPLES: Final[dict[str, Any]] = {
     "DisconnectResponse": _DISCONNECTED,
     "GrantRequest": {"scopes": [_SCOPE], "reason_required": True},
     "HealthResponse": {"status": "ok", "database": "ok", "redis": "ok", "rate_limiter": "shared"},
-    "IntegrationConnectedEvent": _sent_of_connection("integration.connected", reason=None),
-    "IntegrationDegradedEvent": _sent_of_connection("integration.degraded", reason="timeout"),
-    "IntegrationDisconnectedEvent": _sent_of_connection("integration.disconnected", by="user"),
+    "IntegrationConnectedEvent": _sent_of_integration("integration.connected", reason=None),
+    "IntegrationDegradedEvent": _sent_of_integration("integration.degraded", reason="timeout"),
+    "IntegrationDisconnectedEvent": _sent_of_integration("integration.disconnected", by="user"),
     "IntegrationList": {"items": [_INTEGRATION]},
-    "IntegrationNeedsReauthEvent": _sent_of_connection("integration.needs_reauth", reason="grant_refused"),
-    "IntegrationRecoveredEvent": _sent_of_connection("integration.recovered", reason=None),
+    "IntegrationNeedsReauthEvent": _sent_of_integration("integration.needs_reauth", reason="grant_refused"),
+    "IntegrationRecoveredEvent": _sent_of_integration("integration.recovered", reason=None),
     "IntegrationResponse": _INTEGRATION,
-    "IntegrationRevokedEvent": _sent_of_connection("integration.revoked", reason="revoked_at_provider"),
+    "IntegrationRevokedEvent": _sent_of_integration("integration.revoked", reason="revoked_at_provider"),
     "IntegrationUpdate": {"metadata": {"label": "Work"}},
     "NewSecret": {"secret": "whsec_example", "former_secret_until": "2026-12-01T09:00:00Z"},
     "NewServiceKey": {

@@ -8,7 +8,7 @@ from services.user_management.auth.admin import get_current_admin
 from services.user_management.auth.clerk import OwnUserId
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.exceptions import UserNotFoundError, raises
-from services.user_management.routers.connection_parameters import AccountQuery, ProviderPath
+from services.user_management.routers.integration_parameters import AccountQuery, ProviderPath
 from services.user_management.routers.json_route import JSONRoute
 from services.user_management.schemas.diagnosis import DiagnosisResponse
 from services.user_management.schemas.user import USER_ID_PATTERN

@@ -35,7 +35,7 @@ from services.user_management.routers.conditional import (
     IfMatch,
     answer_conditionally,
 )
-from services.user_management.routers.connection_parameters import AccountQuery, ProviderPath
+from services.user_management.routers.integration_parameters import AccountQuery, ProviderPath
 from services.user_management.routers.json_route import JSONRoute
 from services.user_management.routers.strict_route import ANY_QUERY
 from services.user_management.schemas.integration import (
@@ -192,7 +192,7 @@ async def authorize_integration(
     container: ContainerDependency,
 ) -> AuthorizeResponse:
     """Start a connection: send the browser to `authorization_url`."""
-    return await container.integrations.connect_flows.start_connection(actor, user_id, provider, body)
+    return await container.integrations.connect_flows.start_integration(actor, user_id, provider, body)
 
 
 @router.post(
@@ -221,7 +221,7 @@ async def confirm_integration(
     response: Response,
 ) -> IntegrationResponse:
     """Finish a connection that this user started; the code is exchanged only here."""
-    connected = await container.integrations.confirmations.confirm_connection(actor, user_id, provider, body)
+    connected = await container.integrations.confirmations.confirm_integration(actor, user_id, provider, body)
     response.headers["ETag"] = connected.etag
     return connected
 

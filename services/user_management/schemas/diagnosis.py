@@ -56,7 +56,7 @@ class Finding(BaseModel):
     who: Responsible
 
 
-class ConnectionSummary(BaseModel):
+class IntegrationSummary(BaseModel):
     """The connection as it stands; never a token."""
 
     id: UUID
@@ -104,7 +104,7 @@ class DiagnosisResponse(BaseModel):
 
     user_id: str
     provider: str
-    connection: ConnectionSummary | None
+    connection: IntegrationSummary | None
     """None: this user has never connected it."""
     findings: list[Finding]
     probe: ProbeResponse | None = None

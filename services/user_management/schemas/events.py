@@ -58,14 +58,14 @@ class UserErased(UserEvent):
     event_type = EventType.USER_ERASED
 
 
-class ConnectionEvent(UserEvent):
+class IntegrationEvent(UserEvent):
     """It happened to a user's connection to a provider."""
 
     integration_id: UUID
     provider: str
 
 
-class StatusChanged(ConnectionEvent):
+class StatusChanged(IntegrationEvent):
     """The connection works, or no longer does; `reason` says why not."""
 
     reason: str | None
@@ -97,7 +97,7 @@ class IntegrationRevoked(StatusChanged):
     reason: Literal[ReauthReason.REVOKED_AT_PROVIDER]
 
 
-class IntegrationDisconnected(ConnectionEvent):
+class IntegrationDisconnected(IntegrationEvent):
     event_type = EventType.INTEGRATION_DISCONNECTED
     by: DisconnectedBy
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from services.user_management.core.connection_counts import transition
+from services.user_management.core.integration_counts import transition
 from services.user_management.enums import EventType, IntegrationStatus, ReauthReason
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries.token_refresh import Failure
@@ -29,7 +29,7 @@ _STATUS_AFTER: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectionVersion:
+class IntegrationVersion:
     """A connection and the fence that a change of its status is guarded by."""
 
     integration_id: UUID
@@ -40,45 +40,45 @@ class IntegrationStatusTracker:
     """Steps that change a status, each with audit row, event and counter. None applies if the fence has moved."""
 
     async def mark_needs_reauth(
-        self, uow: UnitOfWork, connection: ConnectionVersion, reason: ReauthReason, failure: Failure | None = None
+        self, uow: UnitOfWork, integration: IntegrationVersion, reason: ReauthReason, failure: Failure | None = None
     ) -> bool:
         """The user is needed again. `failure` is what the provider said, if that is the cause."""
         return await self._change(
             uow,
-            connection,
+            integration,
             status=IntegrationStatus.NEEDS_REAUTH,
             reason=reason.value,
             event=IntegrationNeedsReauth,
             failure=failure,
         )
 
-    async def mark_revoked(self, uow: UnitOfWork, connection: ConnectionVersion, failure: Failure) -> bool:
+    async def mark_revoked(self, uow: UnitOfWork, integration: IntegrationVersion, failure: Failure) -> bool:
         """The consent was taken back at the provider."""
         return await self._change(
             uow,
-            connection,
+            integration,
             status=IntegrationStatus.REVOKED,
             reason=ReauthReason.REVOKED_AT_PROVIDER.value,
             event=IntegrationRevoked,
             failure=failure,
         )
 
-    async def mark_degraded(self, uow: UnitOfWork, connection: ConnectionVersion, reason: str) -> bool:
+    async def mark_degraded(self, uow: UnitOfWork, integration: IntegrationVersion, reason: str) -> bool:
         """It still works, but something is wrong."""
         return await self._change(
             uow,
-            connection,
+            integration,
             status=IntegrationStatus.DEGRADED,
             reason=reason,
             event=IntegrationDegraded,
             from_statuses=[IntegrationStatus.ACTIVE],
         )
 
-    async def mark_recovered(self, uow: UnitOfWork, connection: ConnectionVersion, *, was: IntegrationStatus) -> bool:
+    async def mark_recovered(self, uow: UnitOfWork, integration: IntegrationVersion, *, was: IntegrationStatus) -> bool:
         """What stood in its way is gone, without a refresh."""
         return await self._change(
             uow,
-            connection,
+            integration,
             status=IntegrationStatus.ACTIVE,
             reason=None,
             event=IntegrationRecovered,
@@ -96,7 +96,7 @@ class IntegrationStatusTracker:
     async def _change(
         self,
         uow: UnitOfWork,
-        connection: ConnectionVersion,
+        integration: IntegrationVersion,
         *,
         status: IntegrationStatus,
         reason: str | None,
@@ -106,8 +106,8 @@ class IntegrationStatusTracker:
     ) -> bool:
         changed = await integration_queries.set_status(
             uow.connection,
-            integration_id=connection.integration_id,
-            token_version=connection.token_version,
+            integration_id=integration.integration_id,
+            token_version=integration.token_version,
             status=status,
             reason=reason,
             from_statuses=from_statuses,
@@ -117,6 +117,6 @@ class IntegrationStatusTracker:
         if changed is None:
             return False
         user_id, provider = changed
-        integration_id = connection.integration_id
+        integration_id = integration.integration_id
         self.record(uow, event(integration_id=integration_id, user_id=user_id, provider=provider, reason=reason))
         return True

@@ -28,8 +28,8 @@ from services.user_management.queries.encryption_key import CODES, PLACES, KeyRo
 from services.user_management.security.encryption import Binding, Sealed
 from services.user_management.services.integration_status_service import (
     SERVING,
-    ConnectionVersion,
     IntegrationStatusTracker,
+    IntegrationVersion,
 )
 from services.user_management.services.slice_time import StartSlice
 from services.user_management.services.vault_service import VaultService
@@ -305,7 +305,7 @@ class KeyRotationService:
         }
         # In the order in which everybody locks several connections.
         for fence in sorted(fences):
-            await self._status.mark_needs_reauth(uow, ConnectionVersion(*fence), ReauthReason.TOKEN_UNREADABLE)
+            await self._status.mark_needs_reauth(uow, IntegrationVersion(*fence), ReauthReason.TOKEN_UNREADABLE)
 
     async def _status_of(self, row: KeyRow) -> KeyStatus:
         good = self._vault.prove(row.version, row.kdf, row.canary)

@@ -9,11 +9,11 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from services.user_management.core.connection_counts import ConnectionCount, expected_of
+from services.user_management.core.integration_counts import IntegrationCount, expected_of
 from services.user_management.database import Database, is_unavailable
 from services.user_management.integrations.oauth_config import ProviderRegistry
-from services.user_management.observability import REGISTRY, ConnectionCounters
-from services.user_management.queries import connection_counter as queries
+from services.user_management.observability import REGISTRY, IntegrationCounters
+from services.user_management.queries import integration_counter as queries
 
 READ_SECONDS: Final = 1.0
 """How long a scrape waits for Postgres; Prometheus gives up after ten by default."""
@@ -24,10 +24,10 @@ class MetricsService:
 
     def __init__(self, database: Database, providers: ProviderRegistry) -> None:
         self._database = database
-        self._counters = ConnectionCounters()
+        self._counters = IntegrationCounters()
         self._registry = CollectorRegistry()
         self._registry.register(self._counters)
-        self._expected: dict[ConnectionCount, int] = {
+        self._expected: dict[IntegrationCount, int] = {
             count: 0 for provider in providers for count in expected_of(provider.name)
         }
         # Scrapes take turns: whoever floods this route holds one connection.

@@ -21,8 +21,8 @@ from services.user_management.main import create_app
 from services.user_management.models import metadata
 from services.user_management.services.vault_service import PoisonGuard
 from services.user_management.settings import Settings, load_settings
-from services.user_management.tests.connection_scenes import forget_failures
 from services.user_management.tests.documented_answers import documented_answers
+from services.user_management.tests.integration_scenes import forget_failures
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, Headers
 

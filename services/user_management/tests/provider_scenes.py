@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from services.sandbox.signing import base64url
 from services.user_management.http_client import create_http_client
-from services.user_management.integrations.oauth_client import OAuthClient, TokenGrant
+from services.user_management.integrations.oauth_client import OAuthClient, TokenAnswer
 from services.user_management.integrations.oauth_config import BUILT_IN, Provider, Registration, load_providers
 from services.user_management.tests.clocks import NOW, SetClock
 from services.user_management.tests.session_tokens import KEY_ID, PRIVATE_KEY, encoded, signed
@@ -95,9 +95,9 @@ def id_token(header: Mapping[str, Any] | None = None, /, **claims: Any) -> str:
     return signed(encoded(jose), encoded(members | claims))
 
 
-def grant(clock: SetClock | None = None, *, token: str | None = None, access_token: str = ACCESS_TOKEN) -> TokenGrant:
+def grant(clock: SetClock | None = None, *, token: str | None = None, access_token: str = ACCESS_TOKEN) -> TokenAnswer:
     """What a code was exchanged for."""
-    return TokenGrant(
+    return TokenAnswer(
         access_token=access_token,
         refresh_token="refresh-1",
         lifetime_seconds=3600,

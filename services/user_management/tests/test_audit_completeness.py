@@ -66,7 +66,7 @@ async def _get_token_after_expiry(journey: Journey) -> Call:
     return scene.get
 
 
-def _own_connection(method: str, path: str = "", body: dict[str, object] | None = None) -> Prepare:
+def _own_integration(method: str, path: str = "", body: dict[str, object] | None = None) -> Prepare:
     """A user's call on their own connection."""
 
     async def prepare(journey: Journey) -> Call:
@@ -193,17 +193,19 @@ RECORDS: dict[str, tuple[Recorded, ...]] = {
     ),
     "PATCH /users/{user_id}/integrations/{provider}": (
         Recorded(
-            _own_connection("PATCH", body={"metadata": {"label": "Work"}}), audit=("integration.metadata_changed",)
+            _own_integration("PATCH", body={"metadata": {"label": "Work"}}), audit=("integration.metadata_changed",)
         ),
     ),
     "PUT /users/{user_id}/integrations/{provider}": (
-        Recorded(_own_connection("PUT", body={"metadata": {"label": "Work"}}), audit=("integration.metadata_changed",)),
+        Recorded(
+            _own_integration("PUT", body={"metadata": {"label": "Work"}}), audit=("integration.metadata_changed",)
+        ),
     ),
     "DELETE /users/{user_id}/integrations/{provider}": (
-        Recorded(_own_connection("DELETE"), audit=("integration.disconnected",)),
+        Recorded(_own_integration("DELETE"), audit=("integration.disconnected",)),
     ),
     "PUT /users/{user_id}/integrations/{provider}/refresh": (
-        Recorded(_own_connection("PUT", "/refresh"), audit=("integration.token_refreshed",)),
+        Recorded(_own_integration("PUT", "/refresh"), audit=("integration.token_refreshed",)),
     ),
     "PATCH /users/{user_id}": (Recorded(_edit("PATCH"), audit=("user.updated",)),),
     "PUT /users/{user_id}": (Recorded(_edit("PUT"), audit=("user.updated",)),),

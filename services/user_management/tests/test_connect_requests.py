@@ -12,7 +12,7 @@ import pytest
 from services.devstack.main_job import Person
 from services.sandbox.faults import Fault, FaultAction
 from services.user_management.container import Container
-from services.user_management.tests.connection_scenes import (
+from services.user_management.tests.integration_scenes import (
     PROVIDER,
     WORK,
     connect_account,

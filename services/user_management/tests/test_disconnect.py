@@ -18,7 +18,8 @@ from services.user_management.queries import token_revocation as queries
 from services.user_management.services.integration_service.revocations import LEASE_SECONDS
 from services.user_management.services.vault_service import token_binding
 from services.user_management.tests.actors import TESTER
-from services.user_management.tests.connection_scenes import (
+from services.user_management.tests.fleets import SECOND_ROOT, holding, vault_with
+from services.user_management.tests.integration_scenes import (
     PROVIDER,
     WORK,
     connect_account,
@@ -29,18 +30,17 @@ from services.user_management.tests.connection_scenes import (
     revocation_of,
     revocation_states,
 )
-from services.user_management.tests.fleets import SECOND_ROOT, holding, vault_with
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, Headers, assert_problem, audit_actions, only_row
 
 PATH = f"/users/me/integrations/{PROVIDER}"
 WAIT = "SELECT extract(epoch FROM next_attempt_at - now())::float8 FROM token_revocations"
-WHOLE_GRANT = '[revocation]\nendpoint = "http://sandbox.test/oidc/static/revoke"\nwhole_grant = true'
+WHOLE_GRANT = '[revocation]\nendpoint = "http://sandbox.test/oidc/static/revoke"\nwhole_consent = true'
 NO_REVOCATION = 'revocation_note = "Remove the access at https://accounts.example.com/connections."'
 
 
 @pytest.fixture
-def whole_grant(container: Container, tmp_path: Path) -> Iterator[None]:
+def whole_consent(container: Container, tmp_path: Path) -> Iterator[None]:
     """A provider at which revoking one token ends all that the account has granted."""
     with offering(container, tmp_path, tables=WHOLE_GRANT, without=["revocation_endpoint"]):
         yield
@@ -324,8 +324,8 @@ async def test_reconnect_before_the_revocation_leaves_the_old_grant_to_it(connec
     assert (await connected.get()).json()["refreshed"] is True
 
 
-@pytest.mark.usefixtures("whole_grant")
-async def test_reconnect_before_the_revocation_of_a_whole_grant_supersedes_it(connected: Connected) -> None:
+@pytest.mark.usefixtures("whole_consent")
+async def test_reconnect_before_the_revocation_of_a_whole_consent_supersedes_it(connected: Connected) -> None:
     await _disconnect(connected)
 
     again = await connect_account(connected.journey, connected.person, connected.person.email)
@@ -360,7 +360,7 @@ async def test_finished_revocation_keeps_neither_account_nor_tokens(
     assert not [name for name, value in row.items() if "ciphertext" in name and value is not None]
 
 
-@pytest.mark.usefixtures("whole_grant")
+@pytest.mark.usefixtures("whole_consent")
 @pytest.mark.parametrize("reason", [None, "scope_upgrade", "scope_missing"])
 async def test_grant_that_somebody_else_still_uses_is_not_ended(connected: Connected, reason: str | None) -> None:
     journey = connected.journey
@@ -379,7 +379,7 @@ async def test_grant_that_somebody_else_still_uses_is_not_ended(connected: Conne
     assert (await journey.get_token(connected.key, bob.id)).status_code == (200 if reason is None else 409)
 
 
-@pytest.mark.usefixtures("whole_grant")
+@pytest.mark.usefixtures("whole_consent")
 async def test_grant_that_nobody_else_uses_is_ended_although_it_is_a_whole_one(connected: Connected) -> None:
     await connect_account(connected.journey, connected.person, WORK, new_account=True)
     await _disconnect(connected)

@@ -6,7 +6,7 @@ import pytest
 
 from services.sandbox.faults import Fault
 from services.sandbox.providers import KINDS, SCOPES
-from services.user_management.tests.connection_scenes import PROVIDER, returned_flow
+from services.user_management.tests.integration_scenes import PROVIDER, returned_flow
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, assert_problem, audit_actions
 

@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from services.user_management.core.connection_counts import misconfigured, refresh, transition
+from services.user_management.core.integration_counts import misconfigured, refresh, transition
 from services.user_management.enums import IntegrationStatus, ReauthReason, RefreshEnd
-from services.user_management.queries import connection_counter
+from services.user_management.queries import integration_counter
 from services.user_management.services.metrics_service import MetricsService
 from services.user_management.tests.actors import TESTER
-from services.user_management.tests.connection_scenes import refresher_elsewhere
+from services.user_management.tests.integration_scenes import refresher_elsewhere
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected
 from services.user_management.unit_of_work import UnitOfWork
@@ -164,7 +164,7 @@ async def test_metrics_counted_by_many_transactions_at_once_lose_none(
     journey: Journey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One row for all, so that each of them has to wait for the others.
-    monkeypatch.setattr(connection_counter, "SHARDS", 1)
+    monkeypatch.setattr(integration_counter, "SHARDS", 1)
     counts = [refresh(STATIC, RefreshEnd.REFRESHED), refresh(STATIC, RefreshEnd.TRANSIENT), misconfigured(STATIC)]
 
     async def count(order: int) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.user_management.enums import ProviderErrorKind
-from services.user_management.integrations.oauth_client import RevocationOutcome, TokenGrant
+from services.user_management.integrations.oauth_client import RevocationOutcome, TokenAnswer
 from services.user_management.integrations.provider_errors import ProviderCallError
 from services.user_management.integrations.provider_sections import DailyExpiry
 from services.user_management.tests.clocks import SetClock
@@ -517,7 +517,7 @@ async def test_whatever_a_provider_answers_is_a_grant_or_a_typed_error(
     )
 
     match outcome:
-        case [TokenGrant() as grant]:
+        case [TokenAnswer() as grant]:
             assert grant.access_token
             assert grant.lifetime_seconds is None or 0 <= grant.lifetime_seconds < 10**9
         case [ProviderCallError() as error]:

@@ -16,7 +16,7 @@ from services.sandbox.state import Sandbox
 from services.user_management.core.clock import SystemClock
 from services.user_management.enums import ProviderErrorKind
 from services.user_management.http_client import create_http_client
-from services.user_management.integrations.oauth_client import OAuthClient, RevocationOutcome, TokenGrant
+from services.user_management.integrations.oauth_client import OAuthClient, RevocationOutcome, TokenAnswer
 from services.user_management.integrations.oauth_config import Provider, Registration, load_providers
 from services.user_management.integrations.provider_errors import ProviderCallError
 from services.user_management.security.signing import pkce_challenge
@@ -41,7 +41,7 @@ class World:
         copy_provider_files(self.folder, SANDBOX_URL)
         return load_providers([self.folder], {name: Registration(CLIENT_ID, SecretStr(CLIENT_SECRET))}).get(name)
 
-    async def connect(self, provider: Provider, *, nonce: str | None = NONCE) -> TokenGrant:
+    async def connect(self, provider: Provider, *, nonce: str | None = NONCE) -> TokenAnswer:
         """From the authorization URL to tokens; the person agrees."""
         config = provider.config
         url = await self.oauth.authorization_url(

@@ -16,14 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from services.conftest import Servers
 from services.user_management import queries
-from services.user_management.core.connection_counts import misconfigured
+from services.user_management.core.integration_counts import misconfigured
 from services.user_management.database import driver_url, sqlalchemy_url
 from services.user_management.enums import DeliveryState, IntegrationStatus, ProviderState, RevocationState, TokenKind
 from services.user_management.queries import (
-    connection_counter,
     diagnosis,
     encryption_key,
     integration,
+    integration_counter,
     integration_health,
     job,
     oauth_flow,
@@ -138,7 +138,7 @@ NEW_EVENT: Final[dict[str, Any]] = {
     "attempts": 0,
 }
 CONSENT: Final = integration.Consent("1", None, granted=(), requested=(), clock_skew_seconds=None)
-SEALED_GRANT: Final = token_revocation.SealedGrant(
+SEALED_GRANT: Final = token_revocation.SealedTokens(
     token_revocation.SealedToken(TokenKind.ACCESS, b"x", 1), renewal=None, lifetime_seconds=None
 )
 DUE_REVOCATION: Final = token_revocation.DueRevocation(
@@ -153,7 +153,7 @@ DUE_REVOCATION: Final = token_revocation.DueRevocation(
     age_seconds=0,
     account_is_connected=False,
 )
-LIVE: Final = integration.LiveConnection(ID, NOBODY, "x", "1", "active")
+LIVE: Final = integration.LiveIntegration(ID, NOBODY, "x", "1", "active")
 CANDIDATE: Final = integration_health.Candidate(
     id=ID,
     token_version=1,
@@ -210,8 +210,8 @@ SEARCHES: Final[dict[str, Run]] = {
 }
 
 RUNS: Final[dict[str, Sequence[Run]]] = {
-    "connection_counter.add": [lambda c, _: connection_counter.add(c, {misconfigured("x"): 1})],
-    "connection_counter.read_totals": [lambda c, _: connection_counter.read_totals(c)],
+    "connection_counter.add": [lambda c, _: integration_counter.add(c, {misconfigured("x"): 1})],
+    "connection_counter.read_totals": [lambda c, _: integration_counter.read_totals(c)],
     "diagnosis.read_subject": [
         lambda c, _: diagnosis.read_subject(c, user_id=NOBODY, provider="x", account=None),
         lambda c, _: diagnosis.read_subject(c, user_id=NOBODY, provider="x", account="y"),

@@ -22,11 +22,11 @@ from services.user_management.enums import ReauthReason
 from services.user_management.integrations.oauth_client import CALL_TIMEOUT_SECONDS, OAuthClient
 from services.user_management.queries import token_refresh as queries
 from services.user_management.queries.token_refresh import LEASE_SECONDS
-from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
+from services.user_management.services.integration_status_service import IntegrationStatusTracker, IntegrationVersion
 from services.user_management.services.token_service import RefreshAttempts, RefreshOutcome, TokenRefresher
 from services.user_management.tests.actors import TESTER
 from services.user_management.tests.clocks import SetClock
-from services.user_management.tests.connection_scenes import refresher_elsewhere
+from services.user_management.tests.integration_scenes import refresher_elsewhere
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory, unit_of_work_factory
@@ -193,9 +193,9 @@ async def test_answer_of_a_strict_provider_after_another_took_over_brings_nothin
     async with strict.journey.container.resources.unit_of_work(TESTER) as uow:
         await queries.claim(uow.connection, integration_id=UUID(strict.integration_id), token_version=1)
         if taken == "to_have_died":
-            connection = ConnectionVersion(UUID(strict.integration_id), 1)
+            integration = IntegrationVersion(UUID(strict.integration_id), 1)
             reason = ReauthReason.REFRESH_INTERRUPTED
-            await IntegrationStatusTracker().mark_needs_reauth(uow, connection, reason)
+            await IntegrationStatusTracker().mark_needs_reauth(uow, integration, reason)
     before, stored = await strict.row(), await _ciphertexts(strict)
 
     strict.journey.sandbox.faults.clear()
@@ -209,8 +209,8 @@ async def test_answer_of_a_strict_provider_after_another_took_over_brings_nothin
 async def test_answer_of_a_strict_provider_is_kept_although_the_status_changed_meanwhile(strict: Connected) -> None:
     reader = await _hold_refresh(strict, when="after")
     async with strict.journey.container.resources.unit_of_work(TESTER) as uow:
-        connection = ConnectionVersion(UUID(strict.integration_id), 1)
-        await IntegrationStatusTracker().mark_needs_reauth(uow, connection, ReauthReason.SCOPE_UPGRADE)
+        integration = IntegrationVersion(UUID(strict.integration_id), 1)
+        await IntegrationStatusTracker().mark_needs_reauth(uow, integration, ReauthReason.SCOPE_UPGRADE)
 
     strict.journey.sandbox.faults.clear()
     response = await reader

@@ -17,7 +17,7 @@ from services.user_management.services.token_service import REFRESH_PERIOD_SECON
 from services.user_management.services.token_service import jobs as jobs_module
 from services.user_management.services.token_service.answers import DEFAULT_TTL_SECONDS
 from services.user_management.tests.actors import TESTER
-from services.user_management.tests.connection_scenes import (
+from services.user_management.tests.integration_scenes import (
     connect_account,
     due_connections,
     refresh_jobs,

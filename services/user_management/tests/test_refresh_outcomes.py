@@ -9,7 +9,7 @@ import pytest
 
 from services.user_management.integrations.provider_gate import FAILURES
 from services.user_management.services.token_service import RefreshOutcome
-from services.user_management.tests.connection_scenes import (
+from services.user_management.tests.integration_scenes import (
     connect_account,
     offering,
     refresher_elsewhere,

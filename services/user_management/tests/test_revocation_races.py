@@ -9,7 +9,7 @@ import pytest
 
 from services.user_management.container import Container
 from services.user_management.tests.actors import TESTER
-from services.user_management.tests.connection_scenes import (
+from services.user_management.tests.integration_scenes import (
     PROVIDER,
     connect_account,
     connected_to,

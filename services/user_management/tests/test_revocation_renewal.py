@@ -13,7 +13,7 @@ from services.user_management.container import Container
 from services.user_management.enums import TokenKind
 from services.user_management.services.vault_service import token_binding
 from services.user_management.tests.actors import TESTER
-from services.user_management.tests.connection_scenes import (
+from services.user_management.tests.integration_scenes import (
     connected_to,
     make_revocations_due,
     no_longer_offering,

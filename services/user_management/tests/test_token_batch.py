@@ -13,7 +13,7 @@ from services.user_management.services.token_service import read as read_module
 from services.user_management.services.token_service.answers import TokenAnswers
 from services.user_management.services.token_service.read import BATCH_CONCURRENCY
 from services.user_management.settings import QuotaPolicy
-from services.user_management.tests.connection_scenes import PROVIDER, WORK, connect_account
+from services.user_management.tests.integration_scenes import PROVIDER, WORK, connect_account
 from services.user_management.tests.replacing import replace_in_group
 from services.user_management.tests.scenes import Connected, assert_problem, read_outcomes
 

@@ -13,7 +13,7 @@ from services.user_management.container import Container
 from services.user_management.enums import RateClass
 from services.user_management.rate_limiter import RateLimits
 from services.user_management.settings import QuotaPolicy
-from services.user_management.tests.connection_scenes import PROVIDER, WORK, connect_account
+from services.user_management.tests.integration_scenes import PROVIDER, WORK, connect_account
 from services.user_management.tests.replacing import replace_in_group
 from services.user_management.tests.scenes import Connected, Headers, read_outcomes
 

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.user_management.tests.connection_scenes import PROVIDER
+from services.user_management.tests.integration_scenes import PROVIDER
 from services.user_management.tests.scenes import Connected, assert_problem, read_outcomes
 
 

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.user_management.tests.actors import TESTER
-from services.user_management.tests.connection_scenes import (
+from services.user_management.tests.integration_scenes import (
     PROVIDER,
     no_longer_offering,
     revocation_of,

@@ -45,7 +45,7 @@ class TokenEvidence:
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectionEvidence:
+class IntegrationEvidence:
     """One row of the connections; the names are those of its columns."""
 
     id: UUID
@@ -170,7 +170,7 @@ class Evidence:
     user_status: str
     user_deleted_at: datetime | None
     health: HealthEvidence | None
-    connection: ConnectionEvidence | None
+    connection: IntegrationEvidence | None
     same_account: SameAccountEvidence | None
     reads: Mapping[TokenOutcome, ReadEvidence]
     flows: tuple[FlowEvidence, ...]

@@ -20,10 +20,10 @@ from services.user_management.queries import diagnosis as queries
 from services.user_management.queries.diagnosis import DiagnosedIntegration, DiagnosedProvider, StoredToken, Subject
 from services.user_management.security.encryption import Binding
 from services.user_management.services.diagnosis_service.evidence import (
-    ConnectionEvidence,
     Evidence,
     FlowEvidence,
     HealthEvidence,
+    IntegrationEvidence,
     Readability,
     ReadEvidence,
     RevocationEvidence,
@@ -68,9 +68,9 @@ class EvidenceGatherer:
             revocation=await _revocation(connection, held) if held else None,
         )
 
-    def _connection(self, subject: Subject, row: DiagnosedIntegration, user_id: str) -> ConnectionEvidence:
+    def _connection(self, subject: Subject, row: DiagnosedIntegration, user_id: str) -> IntegrationEvidence:
         requested = row.requested_scopes
-        return ConnectionEvidence(
+        return IntegrationEvidence(
             id=row.id,
             provider_account_id=row.provider_account_id,
             account_email=row.account_email,
@@ -120,7 +120,7 @@ def _health(provider: DiagnosedProvider | None) -> HealthEvidence | None:
 
 
 async def _same_account(
-    connection: AsyncConnection, user_id: str, provider: str, held: ConnectionEvidence
+    connection: AsyncConnection, user_id: str, provider: str, held: IntegrationEvidence
 ) -> SameAccountEvidence:
     others = await queries.same_account(
         connection,
@@ -138,6 +138,6 @@ async def _same_account(
     )
 
 
-async def _revocation(connection: AsyncConnection, held: ConnectionEvidence) -> RevocationEvidence | None:
+async def _revocation(connection: AsyncConnection, held: IntegrationEvidence) -> RevocationEvidence | None:
     row = await queries.last_revocation(connection, held.id)
     return None if row is None else RevocationEvidence(**{**asdict(row), "state": RevocationState(row.state)})

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 from services.user_management.database import Database
 from services.user_management.schemas.diagnosis import (
-    ConnectionSummary,
     DiagnosisResponse,
+    IntegrationSummary,
     ProbeOutcome,
     ProbeResponse,
 )
-from services.user_management.services.connection_probe import ConnectionProbe
-from services.user_management.services.diagnosis_service.evidence import ConnectionEvidence
+from services.user_management.services.diagnosis_service.evidence import IntegrationEvidence
 from services.user_management.services.diagnosis_service.gathering import EvidenceGatherer
 from services.user_management.services.diagnosis_service.overview import judge
+from services.user_management.services.integration_probe import IntegrationProbe
 
 
 @dataclass(kw_only=True, eq=False)
@@ -21,7 +21,7 @@ class DiagnosisService:
 
     database: Database
     gatherer: EvidenceGatherer
-    probe: ConnectionProbe
+    probe: IntegrationProbe
 
     async def diagnose(
         self, user_id: str, provider: str, account: str | None = None, *, live: bool = False
@@ -42,14 +42,14 @@ class DiagnosisService:
             checked_at=evidence.now,
         )
 
-    async def _ask(self, held: ConnectionEvidence | None) -> ProbeResponse:
+    async def _ask(self, held: IntegrationEvidence | None) -> ProbeResponse:
         if held is None:
             return ProbeResponse(outcome=ProbeOutcome.NOT_TRIED)
         return await self.probe.ask_about(held.id)
 
 
-def _summary(held: ConnectionEvidence) -> ConnectionSummary:
-    return ConnectionSummary(
+def _summary(held: IntegrationEvidence) -> IntegrationSummary:
+    return IntegrationSummary(
         id=held.id,
         provider_account_id=held.provider_account_id,
         account_email=held.account_email,

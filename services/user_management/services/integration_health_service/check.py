@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 
-from services.user_management.core.connection_counts import misconfigured
+from services.user_management.core.integration_counts import misconfigured
 from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.enums import ProviderState

@@ -19,9 +19,9 @@ from services.user_management.integrations.provider_errors import (
 from services.user_management.queries import integration_health as queries
 from services.user_management.queries.integration_health import Candidate
 from services.user_management.queries.token_refresh import Failure
-from services.user_management.services.connection_probe import ConnectionProbe
 from services.user_management.services.integration_health_service.tally import Tallies
-from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
+from services.user_management.services.integration_probe import IntegrationProbe
+from services.user_management.services.integration_status_service import IntegrationStatusTracker, IntegrationVersion
 from services.user_management.services.slice_time import SliceTime
 from services.user_management.services.token_service import TokenRefresher
 from services.user_management.services.token_service.refresh_attempt import RefreshOutcome
@@ -47,7 +47,7 @@ class Examination:
 
     unit_of_work: UnitOfWorkFactory
     providers: ProviderRegistry
-    probe: ConnectionProbe
+    probe: IntegrationProbe
     refresher: TokenRefresher
     vault: VaultService
     status: IntegrationStatusTracker
@@ -98,16 +98,16 @@ class Examination:
             if not held.cooling and time.elapsed_seconds < LAST_REFRESH_SECONDS:
                 await self._refresh(held, tallies)
             return
-        connection = ConnectionVersion(held.id, held.token_version)
+        integration = IntegrationVersion(held.id, held.token_version)
         async with self.unit_of_work(actor) as uow:
             seconds = await queries.note_refused(uow.connection, held, failure=failure.code, detail=failure.detail)
             if seconds < REFUSED_SECONDS:
                 return
             kind = self.providers.get(held.provider).config.error_kind(failure.detail or "")
             if kind is ProviderErrorKind.REVOKED:
-                await self.status.mark_revoked(uow, connection, failure)
+                await self.status.mark_revoked(uow, integration, failure)
             else:
-                await self.status.mark_needs_reauth(uow, connection, ReauthReason.GRANT_REFUSED, failure)
+                await self.status.mark_needs_reauth(uow, integration, ReauthReason.GRANT_REFUSED, failure)
 
     async def _refresh(self, held: Candidate, tallies: Tallies) -> None:
         """It judges by itself: recovers, marks, or backs off. Raises KeyUnavailableError."""
@@ -127,15 +127,15 @@ class Examination:
             await queries.note_accepted(uow.connection, held, whole=alone)
             if not recovers or held.status_reason == ReauthReason.NO_REFRESH_TOKEN:
                 return
-            connection = ConnectionVersion(held.id, held.token_version)
-            await self.status.mark_recovered(uow, connection, was=IntegrationStatus.DEGRADED)
+            integration = IntegrationVersion(held.id, held.token_version)
+            await self.status.mark_recovered(uow, integration, was=IntegrationStatus.DEGRADED)
 
     async def _mark_unreadable(self, actor: Principal, held: Candidate) -> None:
         if not self.vault.poison_guard.may_mark(held.id):
             return
         async with self.unit_of_work(actor) as uow:
-            connection = ConnectionVersion(held.id, held.token_version)
-            await self.status.mark_needs_reauth(uow, connection, ReauthReason.TOKEN_UNREADABLE)
+            integration = IntegrationVersion(held.id, held.token_version)
+            await self.status.mark_needs_reauth(uow, integration, ReauthReason.TOKEN_UNREADABLE)
 
 
 def _weigh(provider: str, error: ProviderCallError, tallies: Tallies) -> None:

@@ -16,7 +16,7 @@ from services.user_management.enums import IntegrationStatus, ReauthReason
 from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
 from services.user_management.queries import integration_health as queries
 from services.user_management.queries.integration_health import FIRST, Holder
-from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
+from services.user_management.services.integration_status_service import IntegrationStatusTracker, IntegrationVersion
 from services.user_management.services.slice_time import SliceTime
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
@@ -91,8 +91,8 @@ class ScopeEnforcement:
             # Whoever locks several connections does so in the order of their ids; else two would wait for each other.
             for holder in sorted(batch, key=lambda holder: holder.id):
                 if holder.is_serving and not _covers(provider, holder, position.required):
-                    connection = ConnectionVersion(holder.id, holder.token_version)
-                    await self.status.mark_needs_reauth(uow, connection, ReauthReason.SCOPE_UPGRADE)
+                    integration = IntegrationVersion(holder.id, holder.token_version)
+                    await self.status.mark_needs_reauth(uow, integration, ReauthReason.SCOPE_UPGRADE)
         if not batch:
             return None
         return _Position(provider.name, position.required, batch[-1].account_id, batch[-1].id)
@@ -109,10 +109,10 @@ class ScopeEnforcement:
 
     async def _recover(self, uow: UnitOfWork, holder: Holder) -> None:
         """Step: the requirement was withdrawn. What serves only until its access token runs out says so again."""
-        connection = ConnectionVersion(holder.id, holder.token_version)
-        recovered = await self.status.mark_recovered(uow, connection, was=IntegrationStatus.NEEDS_REAUTH)
+        integration = IntegrationVersion(holder.id, holder.token_version)
+        recovered = await self.status.mark_recovered(uow, integration, was=IntegrationStatus.NEEDS_REAUTH)
         if recovered and holder.for_a_time:
-            await self.status.mark_degraded(uow, connection, ReauthReason.NO_REFRESH_TOKEN)
+            await self.status.mark_degraded(uow, integration, ReauthReason.NO_REFRESH_TOKEN)
 
 
 def _enforceable(provider: Provider) -> tuple[str, ...]:

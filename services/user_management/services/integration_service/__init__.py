@@ -2,8 +2,8 @@
 
 from services.user_management.services.integration_service.confirming import Confirmations
 from services.user_management.services.integration_service.connecting import FLOW_PRUNING, ConnectFlows, ConnectPolicy
-from services.user_management.services.integration_service.connections import IntegrationService
-from services.user_management.services.integration_service.disconnecting import disconnect_all, release_grants
+from services.user_management.services.integration_service.disconnecting import disconnect_all, release_tokens
+from services.user_management.services.integration_service.integrations import IntegrationService
 from services.user_management.services.integration_service.provider_returns import ProviderReturn
 from services.user_management.services.integration_service.revocations import REVOCATION_PRUNING, RevocationService
 
@@ -17,5 +17,5 @@ __all__ = [
     "ProviderReturn",
     "RevocationService",
     "disconnect_all",
-    "release_grants",
+    "release_tokens",
 ]

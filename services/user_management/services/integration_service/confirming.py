@@ -14,7 +14,7 @@ from services.user_management.exceptions import (
     ProviderUnavailableError,
     UserNotFoundError,
 )
-from services.user_management.integrations.oauth_client import Account, OAuthClient, TokenGrant
+from services.user_management.integrations.oauth_client import Account, OAuthClient, TokenAnswer
 from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
 from services.user_management.integrations.provider_errors import ProviderCallError
 from services.user_management.queries import integration as integration_queries
@@ -26,11 +26,11 @@ from services.user_management.queries.token_revocation import Origin
 from services.user_management.schemas.events import IntegrationConnected
 from services.user_management.schemas.integration import ConfirmRequest, IntegrationResponse
 from services.user_management.security.signing import Signer, sha256
-from services.user_management.services.integration_service.connections import IntegrationService
+from services.user_management.services.integration_service.integrations import IntegrationService
 from services.user_management.services.integration_service.provider_returns import exchange_problem, issuer_error
-from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
+from services.user_management.services.integration_status_service import IntegrationStatusTracker, IntegrationVersion
 from services.user_management.services.token_service.storage import store_tokens
-from services.user_management.services.unkept_grants import revoke_unkept, revokes_whole_grant
+from services.user_management.services.unkept_tokens import revoke_unkept, revokes_whole_consent
 from services.user_management.services.vault_service import VaultService, code_binding
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
@@ -53,7 +53,7 @@ class Confirmations:
     integrations: IntegrationService
     signer: Signer
 
-    async def confirm_connection(
+    async def confirm_integration(
         self, actor: Principal, user_id: str, provider_name: str, request: ConfirmRequest
     ) -> IntegrationResponse:
         """Finish what this very user started: use up the flow, exchange the code, store the tokens.
@@ -69,23 +69,23 @@ class Confirmations:
         if request.code is not None and (mix_up := await issuer_error(self.oauth, provider, request.iss)) is not None:
             raise FlowRefusedError(extra={"reason": mix_up})
         code = request.code or self._open_code(user_id, flow)
-        grant = await self._exchange(provider, flow, code)
+        answer = await self._exchange(provider, flow, code)
         origin = Origin(flow.id, user_id, provider.name, account_id="")
-        account = await self._identify(actor, provider, flow, grant=grant, origin=origin)
+        account = await self._identify(actor, provider, flow, answer=answer, origin=origin)
 
         async with self.unit_of_work(actor) as uow:
             if not await integration_queries.lock_active_user(uow.connection, user_id):
                 # Deleted or suspended since they began; nobody will use what they have granted.
                 origin = replace(origin, account_id=account.id)
-                await revoke_unkept(uow, self.vault, provider, origin, grant=grant, key_version=key_version)
+                await revoke_unkept(uow, self.vault, provider, origin, answer=answer, key_version=key_version)
                 raise uow.keep(UserNotFoundError())
-            consent = await self._consent(uow, user_id, provider, flow=flow, grant=grant, account=account)
+            consent = await self._consent(uow, user_id, provider, flow=flow, answer=answer, account=account)
             connected = await self._connect(uow, user_id, provider, consent)
             await store_tokens(
-                uow, self.vault, grant, user_id=user_id, integration_id=connected.id, key_version=key_version
+                uow, self.vault, answer, user_id=user_id, integration_id=connected.id, key_version=key_version
             )
             missing = provider.config.missing_required(consent.granted)
-            await self._qualify(uow, connected, missing=missing, grant=grant)
+            await self._qualify(uow, connected, missing=missing, answer=answer)
         return await self.integrations.get_integration(user_id, provider.name, account.id)
 
     async def _consent(
@@ -95,7 +95,7 @@ class Confirmations:
         provider: Provider,
         *,
         flow: ConsumedFlow,
-        grant: TokenGrant,
+        answer: TokenAnswer,
         account: Account,
     ) -> Consent:
         """Step: what the account's owner granted, seen beside the refresh token that an earlier grant may have left."""
@@ -104,9 +104,9 @@ class Confirmations:
         )
         is_renewable = held is not None and held.has_refresh_token and held.status not in _DEAD
         granted = provider.config.granted(
-            grant.scopes,
+            answer.scopes,
             flow.requested_scopes,
-            has_refresh_token=grant.refresh_token is not None or is_renewable,
+            has_refresh_token=answer.refresh_token is not None or is_renewable,
         )
         return Consent(
             account_id=account.id,
@@ -121,7 +121,7 @@ class Confirmations:
         connected = await integration_queries.connect(
             uow.connection, user_id=user_id, provider=provider.name, consent=consent
         )
-        if revokes_whole_grant(provider):
+        if revokes_whole_consent(provider):
             # It would end the new grant with the old one.
             await revocation_queries.supersede(uow.connection, connected.id)
         if connected.former_status in _DEAD:
@@ -140,7 +140,7 @@ class Confirmations:
         flow_id = self.signer.read_flow_ticket(request.flow) if request.flow else None
         state_hash = sha256(request.state) if request.state else None
         async with self.unit_of_work(actor) as uow:
-            if revokes_whole_grant(provider) and await revocation_queries.hold_back(
+            if revokes_whole_consent(provider) and await revocation_queries.hold_back(
                 uow.connection, user_id=user_id, provider=provider.name, seconds=CONFIRM_SECONDS
             ):
                 # What is being revoked right now would take the new grant along.
@@ -166,7 +166,7 @@ class Confirmations:
             log.error("connect.code_unreadable", flow_id=str(flow.id))  # noqa: TRY400 - the cause is in the event
             raise FlowNotFoundError from None
 
-    async def _exchange(self, provider: Provider, flow: ConsumedFlow, code: str) -> TokenGrant:
+    async def _exchange(self, provider: Provider, flow: ConsumedFlow, code: str) -> TokenAnswer:
         verifier = self.signer.pkce_verifier(flow.state_hash) if provider.config.pkce else None
         try:
             return await self.oauth.exchange_code(
@@ -177,26 +177,26 @@ class Confirmations:
             raise exchange_problem(error) from None
 
     async def _identify(
-        self, actor: Principal, provider: Provider, flow: ConsumedFlow, *, grant: TokenGrant, origin: Origin
+        self, actor: Principal, provider: Provider, flow: ConsumedFlow, *, answer: TokenAnswer, origin: Origin
     ) -> Account:
         """Whose grant it is. One of which that cannot be told is given back, unless it could take another along."""
         nonce = self.signer.nonce(flow.state_hash) if provider.config.nonce else None
         try:
-            return await self.oauth.fetch_account(provider, grant, nonce=nonce)
+            return await self.oauth.fetch_account(provider, answer, nonce=nonce)
         except ProviderCallError as error:
             log.warning("connect.account_unknown", provider=provider.name, reason=error.code, detail=error.detail)
-            if not revokes_whole_grant(provider):
+            if not revokes_whole_consent(provider):
                 version = await self.vault.active_version()
                 async with self.unit_of_work(actor) as uow:
-                    await revoke_unkept(uow, self.vault, provider, origin, grant=grant, key_version=version)
+                    await revoke_unkept(uow, self.vault, provider, origin, answer=answer, key_version=version)
             raise exchange_problem(error) from None
 
-    async def _qualify(self, uow: UnitOfWork, connected: Connected, *, missing: list[str], grant: TokenGrant) -> None:
+    async def _qualify(self, uow: UnitOfWork, connected: Connected, *, missing: list[str], answer: TokenAnswer) -> None:
         """Step: mark at once what lacks required scopes, or works only until its access token runs out."""
-        connection = ConnectionVersion(connected.id, connected.token_version)
+        integration = IntegrationVersion(connected.id, connected.token_version)
         if missing:
-            await self.status.mark_needs_reauth(uow, connection, ReauthReason.SCOPE_MISSING)
-        elif grant.lifetime_seconds is not None and not await integration_queries.has_refresh_token(
+            await self.status.mark_needs_reauth(uow, integration, ReauthReason.SCOPE_MISSING)
+        elif answer.lifetime_seconds is not None and not await integration_queries.has_refresh_token(
             uow.connection, connected.id
         ):
-            await self.status.mark_degraded(uow, connection, ReauthReason.NO_REFRESH_TOKEN)
+            await self.status.mark_degraded(uow, integration, ReauthReason.NO_REFRESH_TOKEN)

@@ -81,7 +81,7 @@ class ConnectFlows:
     policy: ConnectPolicy
     clock: Clock
 
-    async def start_connection(
+    async def start_integration(
         self, actor: Principal, user_id: str, provider_name: str, request: AuthorizeRequest
     ) -> AuthorizeResponse:
         """Begin a connect attempt that only `user_id` can finish.

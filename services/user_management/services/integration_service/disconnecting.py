@@ -2,20 +2,20 @@
 
 from typing import Literal
 
-from services.user_management.core.connection_counts import transition
+from services.user_management.core.integration_counts import transition
 from services.user_management.enums import EventType, IntegrationStatus, RevocationState, TokenKind
 from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries import token_revocation as revocation_queries
-from services.user_management.queries.integration import LiveConnection
+from services.user_management.queries.integration import LiveIntegration
 from services.user_management.schemas.events import DisconnectedBy, IntegrationDisconnected
 from services.user_management.schemas.integration import DisconnectResponse
-from services.user_management.services.unkept_grants import preferred_kind
+from services.user_management.services.unkept_tokens import preferred_kind
 from services.user_management.unit_of_work import UnitOfWork
 
 
 async def disconnect(
-    uow: UnitOfWork, providers: ProviderRegistry, held: LiveConnection, *, by: DisconnectedBy
+    uow: UnitOfWork, providers: ProviderRegistry, held: LiveIntegration, *, by: DisconnectedBy
 ) -> RevocationState | None:
     """Step: end a connection whose row is locked. No token of it is readable from the commit on.
 
@@ -47,7 +47,7 @@ async def disconnect_all(
 
 
 def disconnect_response(
-    providers: ProviderRegistry, held: LiveConnection, state: RevocationState | None
+    providers: ProviderRegistry, held: LiveIntegration, state: RevocationState | None
 ) -> DisconnectResponse:
     """What the user is told of a connection that `disconnect` has ended."""
     revocation: Literal["pending", "impossible", "none"] = "none"
@@ -63,14 +63,14 @@ def disconnect_response(
     )
 
 
-async def release_grants(uow: UnitOfWork, providers: ProviderRegistry, user_id: str) -> None:
+async def release_tokens(uow: UnitOfWork, providers: ProviderRegistry, user_id: str) -> None:
     """Step: note the revocation of every grant of a user who is about to be erased."""
     for held in await integration_queries.live_of_user(uow.connection, user_id):
         await _request_revocation(uow, providers, held)
 
 
 async def _request_revocation(
-    uow: UnitOfWork, providers: ProviderRegistry, held: LiveConnection
+    uow: UnitOfWork, providers: ProviderRegistry, held: LiveIntegration
 ) -> RevocationState | None:
     # A provider that is not configured at the moment may be again tomorrow; then its way of revoking is known.
     provider = providers.get(held.provider) if held.provider in providers else None

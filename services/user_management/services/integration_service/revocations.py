@@ -14,10 +14,10 @@ from services.user_management.integrations.oauth_client import OAuthClient
 from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
 from services.user_management.integrations.provider_errors import REVOCATION_IMPOSSIBLE, ProviderCallError
 from services.user_management.queries import token_revocation as queries
-from services.user_management.queries.token_revocation import DueRevocation, SealedGrant, SealedToken
+from services.user_management.queries.token_revocation import DueRevocation, SealedToken, SealedTokens
 from services.user_management.services.slice_time import StartSlice
 from services.user_management.services.table_upkeep import Pruning
-from services.user_management.services.unkept_grants import preferred_kind, revokes_whole_grant
+from services.user_management.services.unkept_tokens import preferred_kind, revokes_whole_consent
 from services.user_management.services.vault_service import VaultService, token_binding
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
@@ -68,7 +68,7 @@ class RevocationService:
             await self._postpone(actor, revocation, "unknown_provider")
             return
         provider = self.providers.get(revocation.provider)
-        if revocation.account_is_connected and revokes_whole_grant(provider):
+        if revocation.account_is_connected and revokes_whole_consent(provider):
             await self._finish(actor, revocation, RevocationState.SUPERSEDED)
             return
         try:
@@ -111,14 +111,14 @@ class RevocationService:
         """A new access token, kept before it is used; None: somebody else has taken the revocation over."""
         refresh_token = self._open(revocation, held)
         version = await self.vault.active_version()
-        grant = await self.oauth.refresh(provider, refresh_token=refresh_token)
-        access = self._seal(revocation, TokenKind.ACCESS, grant.access_token, version)
-        successor = grant.refresh_token
+        answer = await self.oauth.refresh(provider, refresh_token=refresh_token)
+        access = self._seal(revocation, TokenKind.ACCESS, answer.access_token, version)
+        successor = answer.refresh_token
         refresh = self._seal(revocation, TokenKind.REFRESH, successor, version) if successor is not None else held
-        renewed = SealedGrant(access, renewal=refresh, lifetime_seconds=grant.lifetime_seconds)
+        renewed = SealedTokens(access, renewal=refresh, lifetime_seconds=answer.lifetime_seconds)
         async with self.unit_of_work(actor) as uow:
             kept = await queries.renew(uow.connection, revocation, renewed)
-        return grant.access_token if kept else None
+        return answer.access_token if kept else None
 
     def _open(self, revocation: DueRevocation, token: SealedToken) -> str:
         binding = token_binding(revocation.user_id, revocation.integration_id, token.kind)

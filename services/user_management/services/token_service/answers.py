@@ -31,7 +31,7 @@ from services.user_management.models import TokenRead
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries.token_read import TokenQuery, TokenReading
 from services.user_management.schemas.token import TokenRequest, TokenResponse
-from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
+from services.user_management.services.integration_status_service import IntegrationStatusTracker, IntegrationVersion
 from services.user_management.services.reconnect_links import ReconnectLinks
 from services.user_management.services.service_credentials import ServiceCredential
 from services.user_management.services.token_service.refresh_attempt import RefreshOutcome, RefreshResult
@@ -146,8 +146,8 @@ class TokenAnswers:
         actor = Principal(PrincipalKind.SERVICE, str(reading.client_id))
         async with self.unit_of_work(actor) as uow:
             integration_id, version = present(reading.integration_id), present(reading.token_version)
-            connection = ConnectionVersion(integration_id, version)
-            marked = await self.status.mark_needs_reauth(uow, connection, reason)
+            integration = IntegrationVersion(integration_id, version)
+            marked = await self.status.mark_needs_reauth(uow, integration, reason)
             if not marked and await integration_queries.has_moved(uow.connection, integration_id, version):
                 # A reconnect or a refresh came between: what was unreadable is no longer there.
                 raise ProviderUnavailableError("The connection has just changed; ask again.")

@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from services.user_management.core import connection_counts
+from services.user_management.core import integration_counts
 from services.user_management.core.clock import Clock
 from services.user_management.core.failpoints import Failpoint, failpoint, watched_call
 from services.user_management.core.principal import system
@@ -23,7 +23,7 @@ from services.user_management.enums import (
     TokenKind,
 )
 from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
-from services.user_management.integrations.oauth_client import OAuthClient, TokenGrant
+from services.user_management.integrations.oauth_client import OAuthClient, TokenAnswer
 from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
 from services.user_management.integrations.provider_errors import (
     BREAKER_OPEN,
@@ -36,9 +36,9 @@ from services.user_management.queries import token_refresh as queries
 from services.user_management.queries.token_refresh import Advanced, Claim, Failure, FailureRun
 from services.user_management.queries.token_revocation import Origin
 from services.user_management.schemas.events import IntegrationRecovered
-from services.user_management.services.integration_status_service import ConnectionVersion, IntegrationStatusTracker
+from services.user_management.services.integration_status_service import IntegrationStatusTracker, IntegrationVersion
 from services.user_management.services.token_service.storage import store_tokens
-from services.user_management.services.unkept_grants import revoke_unkept
+from services.user_management.services.unkept_tokens import revoke_unkept
 from services.user_management.services.vault_service import VaultService, token_binding
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
@@ -118,11 +118,11 @@ class RefreshAttempts:
         provider = self.providers.get(claim.provider)
         try:
             with watched_call():
-                grant = await self.oauth.refresh(provider, refresh_token=refresh_token, may_send=may_call)
+                answer = await self.oauth.refresh(provider, refresh_token=refresh_token, may_send=may_call)
         except ProviderCallError as error:
             return await self._failed(claim, provider, error)
         failpoint(Failpoint.ANSWER_PARSED)
-        result = await self._store(claim, provider, grant, lease_ends)
+        result = await self._store(claim, provider, answer, lease_ends)
         failpoint(Failpoint.STORED)
         return result
 
@@ -145,13 +145,13 @@ class RefreshAttempts:
             return await self._unreadable(claim)
         return refresh_token
 
-    async def _store(self, claim: Claim, provider: Provider, grant: TokenGrant, lease_ends: float) -> RefreshResult:
+    async def _store(self, claim: Claim, provider: Provider, answer: TokenAnswer, lease_ends: float) -> RefreshResult:
         """Keep the answer. Whatever Postgres says, try again for as long as the lease protects it: the refresh token in
         our hands may be the only one that still works."""
         pause = 0.05
         while True:
             try:
-                stored = await self._store_once(claim, provider, grant)
+                stored = await self._store_once(claim, provider, answer)
             except DatabaseError as error:
                 if self.clock.monotonic() + pause > lease_ends:
                     log.exception("refresh.answer_lost", integration_id=str(claim.integration_id))
@@ -165,7 +165,7 @@ class RefreshAttempts:
                     log.warning("refresh.answer_discarded", integration_id=str(claim.integration_id))
                 return REFRESHED
 
-    async def _store_once(self, claim: Claim, provider: Provider, grant: TokenGrant) -> bool:
+    async def _store_once(self, claim: Claim, provider: Provider, answer: TokenAnswer) -> bool:
         async with self.unit_of_work(REFRESHER) as uow:
             advanced = await queries.advance(
                 uow.connection,
@@ -173,16 +173,16 @@ class RefreshAttempts:
                 token_version=claim.token_version,
                 # Who has taken over may have used the token again, for which a strict provider ends what we were given.
                 attempts=claim.attempts if provider.config.refresh is RefreshKind.STRICT else None,
-                scopes=_granted(provider, grant, claim),
-                cool_down_seconds=_OPERATOR_COOL_DOWN_SECONDS if grant.is_expired else 0.0,
+                scopes=_granted(provider, answer, claim),
+                cool_down_seconds=_OPERATOR_COOL_DOWN_SECONDS if answer.is_expired else 0.0,
             )
             if advanced is None:
-                await self._revoke_if_ended(uow, claim, provider, grant)
+                await self._revoke_if_ended(uow, claim, provider, answer)
                 return False
             await store_tokens(
                 uow,
                 self.vault,
-                grant,
+                answer,
                 user_id=claim.user_id,
                 integration_id=claim.integration_id,
                 key_version=claim.active_key_version,
@@ -191,20 +191,20 @@ class RefreshAttempts:
             await self._tell(uow, claim, provider, advanced)
         return True
 
-    async def _revoke_if_ended(self, uow: UnitOfWork, claim: Claim, provider: Provider, grant: TokenGrant) -> None:
+    async def _revoke_if_ended(self, uow: UnitOfWork, claim: Claim, provider: Provider, answer: TokenAnswer) -> None:
         """Step: the user disconnected while the provider was asked; what it issued is not what is being revoked."""
         if await integration_queries.has_ended(uow.connection, claim.integration_id):
             origin = Origin(claim.integration_id, claim.user_id, claim.provider, account_id="")
-            await revoke_unkept(uow, self.vault, provider, origin, grant=grant, key_version=claim.active_key_version)
+            await revoke_unkept(uow, self.vault, provider, origin, answer=answer, key_version=claim.active_key_version)
 
     async def _tell(self, uow: UnitOfWork, claim: Claim, provider: Provider, advanced: Advanced) -> None:
         """Step: audit the refresh; say so if the connection works again, or if it now lacks what is required."""
         target = ("integration", str(claim.integration_id))
         uow.audit("integration.token_refreshed", target=target, user_id=claim.user_id)
-        uow.count(connection_counts.refresh(claim.provider, RefreshEnd.REFRESHED))
+        uow.count(integration_counts.refresh(claim.provider, RefreshEnd.REFRESHED))
         if provider.config.missing_required(advanced.granted_scopes):
-            connection = ConnectionVersion(claim.integration_id, advanced.token_version)
-            await self.status.mark_needs_reauth(uow, connection, ReauthReason.SCOPE_UPGRADE)
+            integration = IntegrationVersion(claim.integration_id, advanced.token_version)
+            await self.status.mark_needs_reauth(uow, integration, ReauthReason.SCOPE_UPGRADE)
         elif advanced.former_status != IntegrationStatus.ACTIVE:
             self.status.record(
                 uow,
@@ -266,18 +266,18 @@ class RefreshAttempts:
     async def _needs_reauth(self, claim: Claim, reason: ReauthReason, failure: Failure | None = None) -> RefreshResult:
         """After a refusal the version is looked at again: if it moved, the winner's token is what counts."""
         async with self.unit_of_work(REFRESHER) as uow:
-            connection = ConnectionVersion(claim.integration_id, claim.token_version)
-            marked = await self.status.mark_needs_reauth(uow, connection, reason, failure)
+            integration = IntegrationVersion(claim.integration_id, claim.token_version)
+            marked = await self.status.mark_needs_reauth(uow, integration, reason, failure)
             if marked and (end := _END_WITH.get(reason)) is not None:
-                uow.count(connection_counts.refresh(claim.provider, end))
+                uow.count(integration_counts.refresh(claim.provider, end))
         return REFUSED if marked else REFRESHED
 
     async def _revoked(self, claim: Claim, failure: Failure) -> RefreshResult:
         async with self.unit_of_work(REFRESHER) as uow:
-            connection = ConnectionVersion(claim.integration_id, claim.token_version)
-            marked = await self.status.mark_revoked(uow, connection, failure)
+            integration = IntegrationVersion(claim.integration_id, claim.token_version)
+            marked = await self.status.mark_revoked(uow, integration, failure)
             if marked:
-                uow.count(connection_counts.refresh(claim.provider, RefreshEnd.REVOKED))
+                uow.count(integration_counts.refresh(claim.provider, RefreshEnd.REVOKED))
         return REFUSED if marked else REFRESHED
 
     async def _unreadable(self, claim: Claim) -> RefreshResult:
@@ -336,18 +336,18 @@ class RefreshAttempts:
                 cool_down_seconds=cool_down_seconds,
             )
             if end is not None:
-                uow.count(connection_counts.refresh(claim.provider, end))
+                uow.count(integration_counts.refresh(claim.provider, end))
             if is_misconfigured:
-                uow.count(connection_counts.misconfigured(claim.provider))
+                uow.count(integration_counts.misconfigured(claim.provider))
             if failure is not None and run.count >= DEGRADED_AFTER_FAILURES:
-                connection = ConnectionVersion(claim.integration_id, claim.token_version)
-                await self.status.mark_degraded(uow, connection, failure.code)
+                integration = IntegrationVersion(claim.integration_id, claim.token_version)
+                await self.status.mark_degraded(uow, integration, failure.code)
         return run
 
 
-def _granted(provider: Provider, grant: TokenGrant, claim: Claim) -> tuple[str, ...] | None:
+def _granted(provider: Provider, answer: TokenAnswer, claim: Claim) -> tuple[str, ...] | None:
     """What the answer grants, with what this provider never names; None: it names nothing, so nothing has changed."""
-    return None if grant.scopes is None else provider.config.granted(grant.scopes, claim.granted_scopes)
+    return None if answer.scopes is None else provider.config.granted(answer.scopes, claim.granted_scopes)
 
 
 def _is_exhausted(run: FailureRun) -> bool:

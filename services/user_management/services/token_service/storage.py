@@ -3,21 +3,21 @@
 from uuid import UUID
 
 from services.user_management.enums import TokenKind
-from services.user_management.integrations.oauth_client import TokenGrant
+from services.user_management.integrations.oauth_client import TokenAnswer
 from services.user_management.queries.token_refresh import NewToken, put_token
 from services.user_management.services.vault_service import VaultService, token_binding
 from services.user_management.unit_of_work import UnitOfWork
 
 
 async def store_tokens(
-    uow: UnitOfWork, vault: VaultService, grant: TokenGrant, *, user_id: str, integration_id: UUID, key_version: int
+    uow: UnitOfWork, vault: VaultService, answer: TokenAnswer, *, user_id: str, integration_id: UUID, key_version: int
 ) -> None:
     """Step: keep what the provider issued. Without a new refresh token an old one stays."""
-    elapsed = uow.clock.monotonic() - grant.sent_at
-    lifetime = None if grant.lifetime_seconds is None else grant.lifetime_seconds - elapsed
-    plaintexts: list[tuple[TokenKind, str, float | None]] = [(TokenKind.ACCESS, grant.access_token, lifetime)]
-    if grant.refresh_token is not None:
-        plaintexts.append((TokenKind.REFRESH, grant.refresh_token, None))
+    elapsed = uow.clock.monotonic() - answer.sent_at
+    lifetime = None if answer.lifetime_seconds is None else answer.lifetime_seconds - elapsed
+    plaintexts: list[tuple[TokenKind, str, float | None]] = [(TokenKind.ACCESS, answer.access_token, lifetime)]
+    if answer.refresh_token is not None:
+        plaintexts.append((TokenKind.REFRESH, answer.refresh_token, None))
     for kind, plaintext, seconds in plaintexts:
         # Sealing takes microseconds and no I/O, so it may stand inside the transaction.
         ciphertext = vault.seal(plaintext, token_binding(user_id, integration_id, kind), key_version)

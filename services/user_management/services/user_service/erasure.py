@@ -13,7 +13,7 @@ from services.user_management.queries import user as user_queries
 from services.user_management.queries import webhook as webhook_queries
 from services.user_management.schemas.events import UserErased
 from services.user_management.security.signing import Signer
-from services.user_management.services.integration_service import release_grants
+from services.user_management.services.integration_service import release_tokens
 from services.user_management.services.slice_time import StartSlice
 from services.user_management.services.user_service.states import UserStates
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
@@ -51,7 +51,7 @@ class UserErasure:
         for issuer, subject in identities:
             await user_queries.insert_tombstone(uow.connection, self.signer.subject_tombstones(issuer, subject)[0])
             await webhook_queries.forget_payloads(uow.connection, subject)
-        await release_grants(uow, self.providers, user_id)
+        await release_tokens(uow, self.providers, user_id)
         await user_queries.delete_user(uow.connection, user_id)
         await user_queries.erase_audit_details(uow.connection, user_id)
         uow.audit(EventType.USER_ERASED.value, target=("user", user_id), user_id=user_id)

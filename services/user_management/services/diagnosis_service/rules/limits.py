@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Final
 
 from services.user_management.schemas.diagnosis import Confidence, Finding, Responsible, Severity
-from services.user_management.services.diagnosis_service.evidence import ConnectionEvidence, Evidence, in_days
+from services.user_management.services.diagnosis_service.evidence import Evidence, IntegrationEvidence, in_days
 
 _SLACK: Final = timedelta(hours=1)
 """Between the provider's idea of a moment and ours."""
@@ -14,7 +14,7 @@ _IDLE_CODES: Final = frozenset({"AADSTS700082", "AADSTS70008"})
 _SINGLE_PAGE_CODES: Final = frozenset({"AADSTS700084"})
 
 
-def _died_at(held: ConnectionEvidence, limit: timedelta) -> Confidence | None:
+def _died_at(held: IntegrationEvidence, limit: timedelta) -> Confidence | None:
     """Whether the grant may have died `limit` after the consent: somewhere between the last time it worked and the
     refusal. The closer these are, the surer it is."""
     deadline = held.connected_at + limit
@@ -24,7 +24,7 @@ def _died_at(held: ConnectionEvidence, limit: timedelta) -> Confidence | None:
     return Confidence.LIKELY if narrow else Confidence.POSSIBLE
 
 
-def _life(held: ConnectionEvidence) -> dict[str, object]:
+def _life(held: IntegrationEvidence) -> dict[str, object]:
     return {
         "connected_at": held.connected_at,
         "last_worked_at": held.last_worked_at,

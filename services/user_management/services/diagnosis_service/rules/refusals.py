@@ -154,7 +154,7 @@ def grant_ended_by_another_disconnect(evidence: Evidence) -> Finding | None:
     held, same = evidence.connection, evidence.same_account
     if held is None or same is None or not held.is_refused or same.grant_ended_at is None:
         return None
-    if not _ends_whole_grants(evidence) or same.grant_ended_at > held.status_changed_at:
+    if not _ends_whole_consents(evidence) or same.grant_ended_at > held.status_changed_at:
         return None
     return Finding(
         code="grant_ended_by_another_disconnect",
@@ -181,7 +181,7 @@ def client_shared(evidence: Evidence) -> Finding | None:
     expires = held.access is not None and held.access.expires_at is not None
     not_given = held.refresh is None and expires and bool(provider.consent_parameters)
     given_elsewhere = not_given and (held.is_serving or held.status_reason == ReauthReason.NO_REFRESH_TOKEN)
-    if not given_elsewhere and not (held.is_refused_without_a_cause and _ends_whole_grants(evidence)):
+    if not given_elsewhere and not (held.is_refused_without_a_cause and _ends_whole_consents(evidence)):
         return None
     return Finding(
         code="client_shared",
@@ -220,9 +220,9 @@ def refused_for_days(evidence: Evidence) -> Finding | None:
     )
 
 
-def _ends_whole_grants(evidence: Evidence) -> bool:
+def _ends_whole_consents(evidence: Evidence) -> bool:
     revocation = evidence.provider.revocation if evidence.provider is not None else None
-    return revocation is not None and revocation.whole_grant
+    return revocation is not None and revocation.whole_consent
 
 
 RULES = (

@@ -3,14 +3,14 @@
 from services.user_management.enums import IntegrationStatus, ReauthReason
 from services.user_management.schemas.diagnosis import Confidence, Finding, Responsible, Severity
 from services.user_management.services.diagnosis_service.evidence import (
-    ConnectionEvidence,
     Evidence,
+    IntegrationEvidence,
     Readability,
     TokenEvidence,
 )
 
 
-def _tokens(held: ConnectionEvidence) -> dict[str, TokenEvidence]:
+def _tokens(held: IntegrationEvidence) -> dict[str, TokenEvidence]:
     found = {"access": held.access, "refresh": held.refresh}
     return {kind: token for kind, token in found.items() if token is not None}
 

@@ -23,7 +23,7 @@ _OUTCOMES = {
 
 
 @dataclass(kw_only=True, eq=False)
-class ConnectionProbe:
+class IntegrationProbe:
     """One call with the stored access token. Nothing is written."""
 
     database: Database

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from services.user_management.core.connection_counts import ConnectionCounter
+from services.user_management.core.integration_counts import IntegrationCounter
 from services.user_management.models.base import metadata, one_of
 
 connection_counters = sa.Table(
@@ -14,6 +14,6 @@ connection_counters = sa.Table(
     sa.Column("reason", sa.Text(collation="C"), primary_key=True),
     sa.Column("shard", sa.SmallInteger(), primary_key=True, autoincrement=False),
     sa.Column("total", sa.BigInteger(), nullable=False),
-    one_of("counter", ConnectionCounter),
+    one_of("counter", IntegrationCounter),
 )
 """Written in the transaction of what is counted. Their number is bounded: closed sets times providers times shards."""

@@ -1,10 +1,10 @@
 """Tokens that a provider issued and that no connection will have: they are revoked, not forgotten."""
 
 from services.user_management.enums import TokenKind
-from services.user_management.integrations.oauth_client import TokenGrant
+from services.user_management.integrations.oauth_client import TokenAnswer
 from services.user_management.integrations.oauth_config import Provider
 from services.user_management.queries import token_revocation as revocation_queries
-from services.user_management.queries.token_revocation import Origin, SealedGrant, SealedToken
+from services.user_management.queries.token_revocation import Origin, SealedToken, SealedTokens
 from services.user_management.services.vault_service import VaultService, token_binding
 from services.user_management.unit_of_work import UnitOfWork
 
@@ -15,14 +15,14 @@ def preferred_kind(provider: Provider) -> TokenKind:
     return TokenKind.REFRESH if revocation is None else revocation.token
 
 
-def revokes_whole_grant(provider: Provider) -> bool:
+def revokes_whole_consent(provider: Provider) -> bool:
     """Whether revoking one token ends all that the account has granted us, for other connections too."""
     revocation = provider.config.revocation
-    return revocation is not None and revocation.whole_grant
+    return revocation is not None and revocation.whole_consent
 
 
 async def revoke_unkept(
-    uow: UnitOfWork, vault: VaultService, provider: Provider, origin: Origin, *, grant: TokenGrant, key_version: int
+    uow: UnitOfWork, vault: VaultService, provider: Provider, origin: Origin, *, answer: TokenAnswer, key_version: int
 ) -> None:
     """Step: have a grant revoked that came too late, or that was refused after it had been issued."""
     if not provider.config.can_revoke:
@@ -32,10 +32,10 @@ async def revoke_unkept(
         binding = token_binding(origin.user_id, origin.integration_id, kind)
         return SealedToken(kind, vault.seal(plaintext, binding, key_version), key_version)
 
-    refresh = sealed(TokenKind.REFRESH, grant.refresh_token) if grant.refresh_token is not None else None
+    refresh = sealed(TokenKind.REFRESH, answer.refresh_token) if answer.refresh_token is not None else None
     if refresh is not None and preferred_kind(provider) is TokenKind.REFRESH:
-        unkept = SealedGrant(refresh, renewal=None, lifetime_seconds=None)
+        unkept = SealedTokens(refresh, renewal=None, lifetime_seconds=None)
     else:
-        access = sealed(TokenKind.ACCESS, grant.access_token)
-        unkept = SealedGrant(access, renewal=refresh, lifetime_seconds=grant.lifetime_seconds)
+        access = sealed(TokenKind.ACCESS, answer.access_token)
+        unkept = SealedTokens(access, renewal=refresh, lifetime_seconds=answer.lifetime_seconds)
     await revocation_queries.add(uow.connection, origin, unkept)

@@ -24,7 +24,7 @@ from services.user_management.exceptions import (
 from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries import token_activity as activity_queries
-from services.user_management.queries.integration import LiveConnection, ShownIntegration
+from services.user_management.queries.integration import LiveIntegration, ShownIntegration
 from services.user_management.queries.token_read import NEW_FOR_SECONDS
 from services.user_management.schemas.integration import (
     MAX_METADATA_ENTRIES,
@@ -169,7 +169,7 @@ class IntegrationService:
 
     async def _lock(
         self, uow: UnitOfWork, user_id: str, provider: str, account: str | None
-    ) -> tuple[LiveConnection, ShownIntegration]:
+    ) -> tuple[LiveIntegration, ShownIntegration]:
         """Step: the user and all their connections are locked, so that primaries change one after the other.
 
         The user as well, for a connect of one more account sees the primary of before, and is not seen by us.
@@ -202,7 +202,7 @@ class IntegrationService:
             changes={"metadata": [before, merged]},
         )
 
-    async def _make_primary(self, uow: UnitOfWork, held: LiveConnection) -> None:
+    async def _make_primary(self, uow: UnitOfWork, held: LiveIntegration) -> None:
         changed = await integration_queries.make_primary(
             uow.connection, user_id=held.user_id, provider=held.provider, integration_id=held.id
         )

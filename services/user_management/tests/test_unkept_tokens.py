@@ -10,7 +10,7 @@ import pytest
 from services.sandbox.faults import Fault, FaultAction
 from services.user_management.container import Container
 from services.user_management.tests.actors import TESTER
-from services.user_management.tests.connection_scenes import (
+from services.user_management.tests.integration_scenes import (
     PROVIDER,
     returned_flow,
     revocation_of,

@@ -11,7 +11,7 @@ OTHER_REASON: Final = "other"
 """For what a provider says: its codes are nobody's closed set."""
 
 
-class ConnectionCounter(StrEnum):
+class IntegrationCounter(StrEnum):
     """What is counted."""
 
     TRANSITION = "transition"
@@ -23,35 +23,35 @@ class ConnectionCounter(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class ConnectionCount:
+class IntegrationCount:
     """One series of one counter."""
 
-    counter: ConnectionCounter
+    counter: IntegrationCounter
     provider: str
     outcome: str = ""
     """The new status, or how the refresh ended."""
     reason: str = ""
 
 
-def transition(provider: str, status: IntegrationStatus, reason: str | None = None) -> ConnectionCount:
+def transition(provider: str, status: IntegrationStatus, reason: str | None = None) -> IntegrationCount:
     """A connection is `status` from now on. Any `reason` but ours counts as `other`."""
     label = NO_REASON if reason is None else OTHER_REASON
     if reason in set(ReauthReason):
         label = str(reason)
-    return ConnectionCount(ConnectionCounter.TRANSITION, provider, status.value, label)
+    return IntegrationCount(IntegrationCounter.TRANSITION, provider, status.value, label)
 
 
-def refresh(provider: str, end: RefreshEnd) -> ConnectionCount:
+def refresh(provider: str, end: RefreshEnd) -> IntegrationCount:
     """A refresh ended, and what came of it is kept."""
-    return ConnectionCount(ConnectionCounter.REFRESH, provider, end.value)
+    return IntegrationCount(IntegrationCounter.REFRESH, provider, end.value)
 
 
-def misconfigured(provider: str) -> ConnectionCount:
+def misconfigured(provider: str) -> IntegrationCount:
     """The provider refuses our client, or is not configured: an operator has to act."""
-    return ConnectionCount(ConnectionCounter.MISCONFIGURED, provider)
+    return IntegrationCount(IntegrationCounter.MISCONFIGURED, provider)
 
 
-def expected_of(provider: str) -> list[ConnectionCount]:
+def expected_of(provider: str) -> list[IntegrationCount]:
     """Series that are shown as 0 before anything has happened: `increase()` does not see a first 1 that comes from
     nothing."""
     return [

@@ -11,7 +11,7 @@ _UNCLEAR_LIFETIME_SECONDS: Final = 600
 
 
 @dataclass(frozen=True, slots=True)
-class TokenGrant:
+class TokenAnswer:
     """What the provider granted. `sent_at` is in monotonic seconds."""
 
     access_token: str
@@ -33,7 +33,9 @@ class TokenGrant:
         return self.lifetime_seconds is not None and self.lifetime_seconds <= 0
 
 
-def read_grant(config: ProviderConfig, answer: Answer, *, sent_at: float, is_refresh: bool) -> TokenGrant | None:
+def read_token_answer(
+    config: ProviderConfig, answer: Answer, *, sent_at: float, is_refresh: bool
+) -> TokenAnswer | None:
     """The grant in `answer` to a code or, if `is_refresh`, to a refresh token; None when there is none."""
     document = answer.members()
     places = config.token_answer
@@ -46,7 +48,7 @@ def read_grant(config: ProviderConfig, answer: Answer, *, sent_at: float, is_ref
     if lifetime is None and (is_refresh or refresh_token is not None):
         lifetime = _UNCLEAR_LIFETIME_SECONDS  # What can be refreshed runs out, even if nobody says when.
     refresh_expires_in = first_member(document, places.refresh_expires_in)
-    return TokenGrant(
+    return TokenAnswer(
         access_token=access_token,
         refresh_token=refresh_token,
         lifetime_seconds=lifetime,

@@ -7,7 +7,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.user_management.core.connection_counts import ConnectionCount, ConnectionCounter
+from services.user_management.core.integration_counts import IntegrationCount, IntegrationCounter
 
 SHARDS: Final = 16
 """Rows per counter. Each is locked from here to the end of a commit, and a thousand refreshes may be under way."""
@@ -34,7 +34,7 @@ FROM connection_counters GROUP BY counter, provider, outcome, reason
 """)
 
 
-async def add(connection: AsyncConnection, counted: Mapping[ConnectionCount, int]) -> None:
+async def add(connection: AsyncConnection, counted: Mapping[IntegrationCount, int]) -> None:
     """Raise the counters. The last statement before a commit: whoever counts the same may have to wait for it."""
     counts = list(counted)
     parameters = {
@@ -48,10 +48,10 @@ async def add(connection: AsyncConnection, counted: Mapping[ConnectionCount, int
     await connection.execute(_ADD, parameters)
 
 
-async def read_totals(connection: AsyncConnection) -> dict[ConnectionCount, int]:
+async def read_totals(connection: AsyncConnection) -> dict[IntegrationCount, int]:
     """All counters: some hundred rows."""
     rows = await connection.execute(_TOTALS)
     return {
-        ConnectionCount(ConnectionCounter(row.counter), row.provider, row.outcome, row.reason): row.total
+        IntegrationCount(IntegrationCounter(row.counter), row.provider, row.outcome, row.reason): row.total
         for row in rows
     }

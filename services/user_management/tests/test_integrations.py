@@ -12,7 +12,7 @@ from services.user_management.core.ids import uuid7
 from services.user_management.queries import integration as integration_queries
 from services.user_management.queries.integration import Consent
 from services.user_management.tests.actors import TESTER
-from services.user_management.tests.connection_scenes import (
+from services.user_management.tests.integration_scenes import (
     CONNECT_PAGE,
     PROVIDER,
     WORK,
