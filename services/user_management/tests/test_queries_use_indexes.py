@@ -54,7 +54,7 @@ ID: Final = UUID(int=1)
 HASH: Final = b"\0" * 32
 
 READ_WHOLE: Final = {
-    "connection_counter.read_totals": "closed sets times providers times shards; their sum is what is asked for",
+    "integration_counter.read_totals": "closed sets times providers times shards; their sum is what is asked for",
     "encryption_key.usage": "encryption_keys has a row per key version, a handful; tokens are counted for an operator",
     "encryption_key.backlog": "of key versions and webhook subscriptions there are a handful",
     "encryption_key.read_keys": "the same: every one of them",
@@ -210,8 +210,8 @@ SEARCHES: Final[dict[str, Run]] = {
 }
 
 RUNS: Final[dict[str, Sequence[Run]]] = {
-    "connection_counter.add": [lambda c, _: integration_counter.add(c, {misconfigured("x"): 1})],
-    "connection_counter.read_totals": [lambda c, _: integration_counter.read_totals(c)],
+    "integration_counter.add": [lambda c, _: integration_counter.add(c, {misconfigured("x"): 1})],
+    "integration_counter.read_totals": [lambda c, _: integration_counter.read_totals(c)],
     "diagnosis.read_subject": [
         lambda c, _: diagnosis.read_subject(c, user_id=NOBODY, provider="x", account=None),
         lambda c, _: diagnosis.read_subject(c, user_id=NOBODY, provider="x", account="y"),
