@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from typing import Annotated
 from uuid import UUID
 
@@ -24,16 +25,16 @@ def list_events(
     """Received events, the newest first: id, time, type, subject, state, error."""
     rows = run(lambda container: container.clerk.webhooks.list_events(failed_only=failed, subject=subject, limit=limit))
     for row in rows:
-        state = "applied" if row["applied_at"] else ("to be retried" if row["next_attempt_at"] else "parked")
-        columns = (row["id"], row["received_at"].isoformat(), row["event_type"], row["subject"] or "-", state)
-        print(*columns, f"attempts: {row['attempts']}", row["error"] or "", sep="\t")
+        state = "applied" if row.applied_at else ("to be retried" if row.next_attempt_at else "parked")
+        columns = (row.id, row.received_at.isoformat(), row.event_type, row.subject or "-", state)
+        print(*columns, f"attempts: {row.attempts}", row.error or "", sep="\t")
 
 
 @app.command()
 def show(event_id: EventId) -> None:
     """One event with all that it says; it may hold personal data."""
     row = run(lambda container: container.clerk.webhooks.get_event(event_id))
-    print(json.dumps(dict(row), default=str, indent=2, ensure_ascii=False))
+    print(json.dumps(asdict(row), default=str, indent=2, ensure_ascii=False))
 
 
 @app.command()

@@ -1,10 +1,14 @@
 """Rows of statements as typed values: the only way in which a row leaves `queries/`."""
 
-from typing import Any, TypeVar
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 
 Row = TypeVar("Row")
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def one_row(row_type: type[Row], result: sa.CursorResult[Any]) -> Row | None:
@@ -16,3 +20,8 @@ def one_row(row_type: type[Row], result: sa.CursorResult[Any]) -> Row | None:
 def all_rows(row_type: type[Row], result: sa.CursorResult[Any]) -> list[Row]:
     """All rows, in their order, as `row_type`s whose fields are named as the columns are."""
     return [row_type(**row) for row in result.mappings()]
+
+
+def columns_of(row: "DataclassInstance") -> dict[str, Any]:
+    """The columns of a typed row by name, for an INSERT. Shallow, where `dataclasses.asdict` would copy documents."""
+    return {field.name: getattr(row, field.name) for field in fields(row)}

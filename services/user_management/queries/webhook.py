@@ -1,8 +1,9 @@
 """The inbox: each message once; what failed, until it succeeds."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -10,15 +11,58 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.ids import uuid7_floor
+from services.user_management.core.json_types import JSONObject
 from services.user_management.models import WebhookEvent
+from services.user_management.queries.rows import all_rows, columns_of, one_row
 
 _events = WebhookEvent.ormar_config.table
-_FORGOTTEN: Final[dict[str, Any]] = {}
+_FORGOTTEN: Final[JSONObject] = {}
 
 
-async def insert_event(connection: AsyncConnection, values: dict[str, Any]) -> bool:
+@dataclass(frozen=True, slots=True)
+class ListedEvent:
+    """An event that was received, without what it says."""
+
+    id: UUID
+    source: str
+    message_id: str
+    event_type: str
+    subject: str | None
+    received_at: datetime
+    applied_at: datetime | None
+    attempts: int
+    next_attempt_at: datetime | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent(ListedEvent):
+    """An event that was received, whole."""
+
+    payload: JSONObject
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event to be stored; it is being applied for the first time."""
+
+    id: UUID
+    source: str
+    message_id: str
+    event_type: str
+    subject: str | None
+    payload: JSONObject
+    received_at: datetime
+
+
+async def insert_event(connection: AsyncConnection, event: NewEvent) -> bool:
     """Store an event; False when the message id is known. A second delivery waits here for the first to commit."""
-    insert = postgresql.insert(_events).values(values).on_conflict_do_nothing().returning(_events.c.id)
+    insert = (
+        postgresql.insert(_events)
+        .values(**columns_of(event), attempts=1)
+        .on_conflict_do_nothing()
+        .returning(_events.c.id)
+    )
     return (await connection.execute(insert)).one_or_none() is not None
 
 
@@ -58,7 +102,7 @@ async def forget_payloads(connection: AsyncConnection, subject: str) -> None:
     await connection.execute(sa.update(_events).where(_events.c.subject == subject).values(**values))
 
 
-async def lock_due_event(connection: AsyncConnection) -> dict[str, Any] | None:
+async def lock_due_event(connection: AsyncConnection) -> StoredEvent | None:
     """The event that is due longest, locked; those that others work on are left to them."""
     select = (
         sa.select(_events)
@@ -67,15 +111,13 @@ async def lock_due_event(connection: AsyncConnection) -> dict[str, Any] | None:
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    row = (await connection.execute(select)).mappings().one_or_none()
-    return None if row is None else dict(row)
+    return one_row(StoredEvent, await connection.execute(select))
 
 
-async def lock_event(connection: AsyncConnection, event_id: UUID) -> dict[str, Any] | None:
+async def lock_event(connection: AsyncConnection, event_id: UUID) -> StoredEvent | None:
     """One event, locked."""
     select = sa.select(_events).where(_events.c.id == event_id).with_for_update()
-    row = (await connection.execute(select)).mappings().one_or_none()
-    return None if row is None else dict(row)
+    return one_row(StoredEvent, await connection.execute(select))
 
 
 async def count_attempt(connection: AsyncConnection, event_id: UUID) -> None:
@@ -86,15 +128,15 @@ async def count_attempt(connection: AsyncConnection, event_id: UUID) -> None:
 
 async def list_events(
     connection: AsyncConnection, *, failed_only: bool, subject: str | None, limit: int
-) -> Sequence[sa.RowMapping]:
+) -> list[ListedEvent]:
     """The newest events, without what they say."""
-    columns = [column for column in _events.c if column.name != "payload"]
+    columns = (_events.c[field.name] for field in fields(ListedEvent))
     select = sa.select(*columns).order_by(_events.c.id.desc()).limit(limit)
     if failed_only:
         select = select.where(_events.c.applied_at.is_(None))
     if subject is not None:
         select = select.where(_events.c.subject == subject)
-    return (await connection.execute(select)).mappings().all()
+    return all_rows(ListedEvent, await connection.execute(select))
 
 
 async def failed_events(connection: AsyncConnection) -> Sequence[UUID]:
@@ -103,9 +145,9 @@ async def failed_events(connection: AsyncConnection) -> Sequence[UUID]:
     return (await connection.execute(select)).scalars().all()
 
 
-async def read_event(connection: AsyncConnection, event_id: UUID) -> sa.RowMapping | None:
-    """One event, whole."""
-    return (await connection.execute(sa.select(_events).where(_events.c.id == event_id))).mappings().one_or_none()
+async def read_event(connection: AsyncConnection, event_id: UUID) -> StoredEvent | None:
+    """Read one event, whole."""
+    return one_row(StoredEvent, await connection.execute(sa.select(_events).where(_events.c.id == event_id)))
 
 
 async def prune(connection: AsyncConnection, *, before: datetime) -> None:

@@ -1,7 +1,7 @@
 """Deliveries of outgoing webhooks: what is due, and what became of it. By the database's clock."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -12,11 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.user_management.core.ids import uuid7_floor
 from services.user_management.enums import DeliveryState, SubscriptionStatus
 from services.user_management.models import WebhookDelivery, WebhookSubscription
+from services.user_management.queries.rows import all_rows, columns_of
 from services.user_management.queries.webhook_subscription import ADMINS, OWNER_MAY_HEAR
 
 _deliveries = WebhookDelivery.ormar_config.table
 _subscriptions = WebhookSubscription.ormar_config.table
-_listed = [column for column in _deliveries.c if column.name not in {"body", "subscription_id"}]
 _pending = _deliveries.c.state == DeliveryState.PENDING.value
 
 # A pending delivery of a subscription that is disabled is parked: it has no `next_attempt_at` until that changes.
@@ -128,6 +128,35 @@ class FailedAttempt:
 
 
 @dataclass(frozen=True, slots=True)
+class NewDelivery:
+    """One event that one subscription is to be told."""
+
+    id: UUID
+    subscription_id: UUID
+    event_id: UUID
+    event_type: str
+    sequence: int
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShownDelivery:
+    """A delivery as its subscription's owner sees it."""
+
+    id: UUID
+    event_id: UUID
+    event_type: str
+    sequence: int
+    state: str
+    attempts: int
+    next_attempt_at: datetime | None
+    last_status: int | None
+    last_error: str | None
+    created_at: datetime
+    delivered_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayFilter:
     """Which deliveries; nothing given: those that failed. Times are of their making, `until` excluded."""
 
@@ -140,7 +169,7 @@ class ReplayFilter:
         return self == ReplayFilter()
 
 
-async def insert(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+async def insert(connection: AsyncConnection, deliveries: Sequence[NewDelivery]) -> None:
     """New deliveries, due now."""
     values = {
         "state": DeliveryState.PENDING.value,
@@ -148,7 +177,7 @@ async def insert(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]])
         "next_attempt_at": sa.func.now(),
         "created_at": sa.func.now(),
     }
-    await connection.execute(sa.insert(_deliveries).values(**values), list(rows))
+    await connection.execute(sa.insert(_deliveries).values(**values), [columns_of(one) for one in deliveries])
 
 
 async def hasten_pending(
@@ -254,10 +283,10 @@ def _pending_of(subscription_ids: Collection[UUID]) -> sa.Update:
 
 async def list_deliveries(
     connection: AsyncConnection, subscription_id: UUID, *, state: DeliveryState | None, before: int | None, limit: int
-) -> Sequence[sa.RowMapping]:
+) -> list[ShownDelivery]:
     """Deliveries of a subscription, the newest first."""
     select = (
-        sa.select(*_listed)
+        sa.select(*(_deliveries.c[field.name] for field in fields(ShownDelivery)))
         .where(_deliveries.c.subscription_id == subscription_id)
         .order_by(_deliveries.c.sequence.desc())
         .limit(limit)
@@ -266,7 +295,7 @@ async def list_deliveries(
         select = select.where(_deliveries.c.state == state.value)
     if before is not None:
         select = select.where(_deliveries.c.sequence < before)
-    return (await connection.execute(select)).mappings().all()
+    return all_rows(ShownDelivery, await connection.execute(select))
 
 
 async def requeue(

@@ -1,9 +1,9 @@
 """Subscriptions to events, each seen by its owner alone."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Any, Final, TypedDict
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -11,7 +11,53 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.enums import ServicePermission, SubscriptionStatus
 from services.user_management.models import ServiceClient, ServiceGrant, WebhookSubscription
+from services.user_management.queries.rows import all_rows, one_row
 from services.user_management.queries.service_client import LIVE_KEY
+
+
+@dataclass(frozen=True, slots=True)
+class ShownSubscription:
+    """A subscription as its owner sees it; never its secret."""
+
+    id: UUID
+    owner: str
+    owner_may_hear: bool
+    created_by: str
+    url: str
+    description: str | None
+    event_types: list[str]
+    status: str
+    disabled_reason: str | None
+    failing_since: datetime | None
+    last_sequence: int
+    former_secret_until: datetime | None
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class SubscriptionColumns(TypedDict, total=False):
+    """Columns of a subscription to be written; those that are left out stay as they are."""
+
+    url: str
+    description: str | None
+    event_types: list[str]
+    status: str
+    disabled_reason: str | None
+    failing_since: datetime | None
+    version: int
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """An active subscription. `providers`: those that its service has a grant for; None: its owner administers."""
+
+    id: UUID
+    event_types: list[str]
+    last_sequence: int
+    providers: frozenset[str] | None
+
 
 _subscriptions = WebhookSubscription.ormar_config.table
 _clients = ServiceClient.ormar_config.table
@@ -37,7 +83,7 @@ ADMINS: Final = sa.bindparam("admins", type_=sa.ARRAY(sa.Text()))
 _may_hear: Final = sa.text(OWNER_MAY_HEAR.format(subscription=_subscriptions.name)).bindparams(ADMINS)
 _owned = _subscriptions.outerjoin(_clients, _clients.c.id == _subscriptions.c.client_id)
 _shown = sa.select(
-    *_subscriptions.c,
+    *(_subscriptions.c[name] for name in ShownSubscription.__dataclass_fields__ if name in _subscriptions.c),
     sa.func.coalesce(_clients.c.name, _subscriptions.c.created_by).label("owner"),
     sa.type_coerce(_may_hear, sa.Boolean()).label("owner_may_hear"),
 ).select_from(_owned)
@@ -62,16 +108,6 @@ RETURNING status, failing_since <= now() - make_interval(secs => :patience_secon
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
-    """An active subscription. `providers`: those that its service has a grant for; None: its owner administers."""
-
-    id: UUID
-    event_types: list[str]
-    last_sequence: int
-    providers: frozenset[str] | None
-
-
-@dataclass(frozen=True, slots=True)
 class FailureState:
     """A subscription after a failed delivery; `too_long`: nothing has got through for the time given."""
 
@@ -93,14 +129,9 @@ async def count_owned(connection: AsyncConnection, *, client_id: UUID | None, cr
     )
 
 
-async def insert(connection: AsyncConnection, row: Mapping[str, Any]) -> None:
-    """A new subscription."""
-    await connection.execute(sa.insert(_subscriptions).values(**row))
-
-
 async def find(
     connection: AsyncConnection, subscription_id: UUID, *, owner: str | None, admins: Collection[str]
-) -> dict[str, Any] | None:
+) -> ShownSubscription | None:
     """One, with its `owner`; None when it is another service's (`owner` None: whoever's it is)."""
     select = _shown.where(_subscriptions.c.id == subscription_id)
     return await _one(connection, select, owner=owner, admins=admins)
@@ -108,7 +139,7 @@ async def find(
 
 async def lock(
     connection: AsyncConnection, subscription_id: UUID, *, owner: str | None, admins: Collection[str]
-) -> dict[str, Any] | None:
+) -> ShownSubscription | None:
     """The same, locked until the transaction ends."""
     select = _shown.where(_subscriptions.c.id == subscription_id).with_for_update(of=_subscriptions, key_share=True)
     return await _one(connection, select, owner=owner, admins=admins)
@@ -116,28 +147,31 @@ async def lock(
 
 async def _one(
     connection: AsyncConnection, select: sa.Select[Any], *, owner: str | None, admins: Collection[str]
-) -> dict[str, Any] | None:
+) -> ShownSubscription | None:
     if owner is not None:
         select = select.where(_clients.c.name == owner)
-    row = (await connection.execute(select, {"admins": list(admins)})).mappings().one_or_none()
-    return None if row is None else dict(row)
+    return one_row(ShownSubscription, await connection.execute(select, {"admins": list(admins)}))
 
 
 async def list_owned(
     connection: AsyncConnection, *, owner: str | None, admins: Collection[str], before: UUID | None, limit: int
-) -> Sequence[sa.RowMapping]:
+) -> list[ShownSubscription]:
     """A service's, or all (`owner` None), the newest first; ids are ordered by time."""
     select = _shown.order_by(_subscriptions.c.id.desc()).limit(limit)
     if owner is not None:
         select = select.where(_clients.c.name == owner)
     if before is not None:
         select = select.where(_subscriptions.c.id < before)
-    return (await connection.execute(select, {"admins": list(admins)})).mappings().all()
+    return all_rows(ShownSubscription, await connection.execute(select, {"admins": list(admins)}))
 
 
-async def update(connection: AsyncConnection, subscription_id: UUID, values: Mapping[str, Any]) -> None:
+async def update(connection: AsyncConnection, subscription_id: UUID, values: SubscriptionColumns) -> None:
     """Write some columns. Lock it first."""
-    await connection.execute(sa.update(_subscriptions).where(_subscriptions.c.id == subscription_id).values(**values))
+    await connection.execute(_update_of(subscription_id).values(**values))
+
+
+def _update_of(subscription_id: UUID) -> sa.Update:
+    return sa.update(_subscriptions).where(_subscriptions.c.id == subscription_id)
 
 
 async def delete(connection: AsyncConnection, subscription_id: UUID) -> None:
@@ -219,7 +253,7 @@ async def replace_secret(
         "version": _subscriptions.c.version + 1,
         "updated_at": sa.func.now(),
     }
-    await update(connection, subscription_id, values)
+    await connection.execute(_update_of(subscription_id).values(**values))
 
 
 async def disable(connection: AsyncConnection, subscription_id: UUID, *, reason: str) -> None:
@@ -230,4 +264,4 @@ async def disable(connection: AsyncConnection, subscription_id: UUID, *, reason:
         "version": _subscriptions.c.version + 1,
         "updated_at": sa.func.now(),
     }
-    await update(connection, subscription_id, values)
+    await connection.execute(_update_of(subscription_id).values(**values))

@@ -4,7 +4,7 @@ An event whose effect cannot be had is stored all the same, with its error, and 
 that it arrived, since sending it again would not help.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -12,15 +12,16 @@ from uuid import UUID
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy import RowMapping
 
 from services.user_management.core.failpoints import Failpoint, failpoint
 from services.user_management.core.ids import uuid7
+from services.user_management.core.json_types import JSONObject
 from services.user_management.core.principal import Principal, system
 from services.user_management.database import Database, is_unavailable
 from services.user_management.exceptions import NotFoundError, ValidationFailedError
 from services.user_management.logging_config import summarize_error
 from services.user_management.queries import webhook as webhook_queries
+from services.user_management.queries.webhook import ListedEvent, NewEvent, StoredEvent
 from services.user_management.schemas.webhook import ClerkEvent, WebhookAccepted
 from services.user_management.services.clerk_events import read_session, read_user, subject_of
 from services.user_management.services.slice_time import StartSlice
@@ -50,9 +51,7 @@ class WebhookService:
     instance_id: str | None
     start_slice: StartSlice
 
-    async def receive_clerk_event(
-        self, message_id: str, event: ClerkEvent, payload: dict[str, object]
-    ) -> WebhookAccepted:
+    async def receive_clerk_event(self, message_id: str, event: ClerkEvent, payload: JSONObject) -> WebhookAccepted:
         """Store a verified event and apply it. Unknown types are stored: refusing them would only have them resent.
 
         Raises ValidationFailedError for an event of another Clerk instance.
@@ -61,24 +60,23 @@ class WebhookService:
             raise ValidationFailedError("The event is of another Clerk instance.")
         async with self.unit_of_work(system(SOURCE)) as uow:
             event_id = uuid7()
-            values = {
-                "id": event_id,
-                "source": SOURCE,
-                "message_id": message_id,
-                "event_type": event.type,
-                "subject": subject_of(event.type, event.data),
-                "payload": payload,
-                "received_at": uow.clock.now(),
-                "attempts": 1,
-            }
-            if not await webhook_queries.insert_event(uow.connection, values):
+            stored = NewEvent(
+                id=event_id,
+                source=SOURCE,
+                message_id=message_id,
+                event_type=event.type,
+                subject=subject_of(event.type, event.data),
+                payload=payload,
+                received_at=uow.clock.now(),
+            )
+            if not await webhook_queries.insert_event(uow.connection, stored):
                 applied = await webhook_queries.is_applied(uow.connection, source=SOURCE, message_id=message_id)
                 return WebhookAccepted(duplicate=True, applied=applied)
             failpoint(Failpoint.WEBHOOK_STORED)
             applied = await self._attempt(uow, event_id, event, attempts=1)
             failpoint(Failpoint.WEBHOOK_APPLIED)
         failpoint(Failpoint.WEBHOOK_COMMITTED)
-        self._forget_state(values)
+        self._forget_state(stored)
         return WebhookAccepted(duplicate=False, applied=applied)
 
     async def retry_due(self, actor: Principal, _cursor: Any = None) -> None:
@@ -105,7 +103,7 @@ class WebhookService:
         self._forget_state(row)
         return applied
 
-    async def list_events(self, *, failed_only: bool, subject: str | None, limit: int) -> Sequence[RowMapping]:
+    async def list_events(self, *, failed_only: bool, subject: str | None, limit: int) -> list[ListedEvent]:
         """The newest events, without their payloads."""
         async with self.database.reading() as connection:
             return await webhook_queries.list_events(connection, failed_only=failed_only, subject=subject, limit=limit)
@@ -115,7 +113,7 @@ class WebhookService:
         async with self.database.reading() as connection:
             return await webhook_queries.failed_events(connection)
 
-    async def get_event(self, event_id: UUID) -> RowMapping:
+    async def get_event(self, event_id: UUID) -> StoredEvent:
         """One event, whole. Raises NotFoundError."""
         async with self.database.reading() as connection:
             row = await webhook_queries.read_event(connection, event_id)
@@ -123,23 +121,23 @@ class WebhookService:
             raise NotFoundError(f"There is no event {event_id}.")
         return row
 
-    def _forget_state(self, row: Mapping[str, Any]) -> None:
+    def _forget_state(self, row: NewEvent | StoredEvent) -> None:
         """Only events about users themselves change what a user may do."""
-        if row["event_type"].startswith("user.") and row["subject"]:
-            self.states.forget_subject(self.issuer, row["subject"])
+        if row.event_type.startswith("user.") and row.subject:
+            self.states.forget_subject(self.issuer, row.subject)
 
-    async def _try_again(self, uow: UnitOfWork, row: dict[str, Any]) -> bool:
-        if not row["payload"]:
+    async def _try_again(self, uow: UnitOfWork, row: StoredEvent) -> bool:
+        if not row.payload:
             raise NotFoundError("The event's content was erased with its user.")
-        await webhook_queries.count_attempt(uow.connection, row["id"])
-        attempts = row["attempts"] + 1
+        await webhook_queries.count_attempt(uow.connection, row.id)
+        attempts = row.attempts + 1
         try:
-            event = ClerkEvent.model_validate(row["payload"])
+            event = ClerkEvent.model_validate(row.payload)
         except ValidationError as error:
             # Stored by a release that read it otherwise; raised, it would stand in the way of all that are due later.
-            await self._keep_failed(uow, row["id"], row["event_type"], error, attempts=attempts)
+            await self._keep_failed(uow, row.id, row.event_type, error, attempts=attempts)
             return False
-        return await self._attempt(uow, row["id"], event, attempts=attempts)
+        return await self._attempt(uow, row.id, event, attempts=attempts)
 
     async def _attempt(self, uow: UnitOfWork, event_id: UUID, event: ClerkEvent, *, attempts: int) -> bool:
         """Step: apply the event, or keep its error; whether it is applied. Raises when Postgres is away."""

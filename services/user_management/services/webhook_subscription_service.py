@@ -4,9 +4,9 @@ A subscription belongs to whoever made it. Whether it is told anything depends o
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final, cast
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -23,9 +23,11 @@ from services.user_management.exceptions import (
     ValidationFailedError,
 )
 from services.user_management.integrations.webhook_target import TargetRefusedError, WebhookTargets
+from services.user_management.models import WebhookSubscription
 from services.user_management.queries import service_client as client_queries
 from services.user_management.queries import webhook_delivery as delivery_queries
 from services.user_management.queries import webhook_subscription as queries
+from services.user_management.queries.webhook_subscription import ShownSubscription, SubscriptionColumns
 from services.user_management.schemas.events import WebhookTest
 from services.user_management.schemas.webhook_subscription import (
     DEFAULT_OVERLAP_SECONDS,
@@ -93,30 +95,27 @@ class WebhookSubscriptionService:
             if owned >= MAX_PER_OWNER:
                 raise ConflictError(f"There are {MAX_PER_OWNER} subscriptions already; remove one first.")
             now = uow.clock.now()
-            values = {
+            values: SubscriptionColumns = {
                 "url": request.url,
                 "description": request.description,
                 "event_types": _unique(request.event_types),
                 "status": SubscriptionStatus.ACTIVE.value,
             }
-            await queries.insert(
-                uow.connection,
-                {
-                    **values,
-                    "id": subscription_id,
-                    "client_id": client_id,
-                    "created_by": actor.id,
-                    "secret_ciphertext": sealed,
-                    "secret_key_version": key_version,
-                    "last_sequence": 0,
-                    "version": 1,
-                    "created_at": now,
-                    "updated_at": now,
-                },
+            await WebhookSubscription.objects.create(
+                **values,
+                id=subscription_id,
+                client_id=client_id,
+                created_by=actor.id,
+                secret_ciphertext=sealed,
+                secret_key_version=key_version,
+                last_sequence=0,
+                version=1,
+                created_at=now,
+                updated_at=now,
             )
             _audit(uow, "created", subscription_id, {name: [None, value] for name, value in _told(values).items()})
             row = await self._lock(uow, actor, subscription_id)
-        return NewSubscription.model_validate({**row, "secret": secret})
+        return NewSubscription.model_validate({**asdict(row), "secret": secret})
 
     async def list_subscriptions(
         self, actor: Principal, *, limit: int, cursor: str | None
@@ -153,15 +152,15 @@ class WebhookSubscriptionService:
         """
         if update.url is not None:
             await self._check_url(update.url)
-        wanted = update.model_dump(mode="json", include=update.model_fields_set)
+        wanted = cast("SubscriptionColumns", update.model_dump(mode="json", include=update.model_fields_set))
         if "event_types" in wanted:
             wanted["event_types"] = _unique(wanted["event_types"] or [])
 
         async with self.unit_of_work(actor) as uow:
             row = await self._lock(uow, actor, subscription_id, expected=expected)
-            changed = {name: value for name, value in wanted.items() if row[name] != value}
+            changed = {name: value for name, value in wanted.items() if getattr(row, name) != value}
             if changed:
-                await _change(uow, row, changed)
+                await _change(uow, row, cast("SubscriptionColumns", changed))
                 row = await self._lock(uow, actor, subscription_id)
         return SubscriptionResponse.model_validate(row)
 
@@ -172,7 +171,7 @@ class WebhookSubscriptionService:
         async with self.unit_of_work(actor) as uow:
             row = await self._lock(uow, actor, subscription_id, expected=expected)
             await queries.delete(uow.connection, subscription_id)
-            _audit(uow, "deleted", subscription_id, {"url": [_origin(row["url"]), None]})
+            _audit(uow, "deleted", subscription_id, {"url": [_origin(row.url), None]})
 
     async def rotate_secret(
         self, actor: Principal, subscription_id: UUID, *, overlap_seconds: int = DEFAULT_OVERLAP_SECONDS
@@ -192,7 +191,7 @@ class WebhookSubscriptionService:
             )
             _audit(uow, "secret_rotated", subscription_id, {"overlap_seconds": [None, overlap_seconds]})
             row = await self._lock(uow, actor, subscription_id)
-        return NewSecret(secret=secret, former_secret_until=row["former_secret_until"])
+        return NewSecret(secret=secret, former_secret_until=row.former_secret_until)
 
     async def send_test(self, actor: Principal, subscription_id: UUID) -> QueuedDelivery:
         """Queue an event of the type `webhook.test`, or hasten the one that is pending: there is one at a time.
@@ -261,19 +260,19 @@ class WebhookSubscriptionService:
 
     async def _lock(
         self, uow: UnitOfWork, actor: Principal, subscription_id: UUID, *, expected: frozenset[int] | None = None
-    ) -> dict[str, Any]:
+    ) -> ShownSubscription:
         row = await queries.lock(uow.connection, subscription_id, owner=_owner(actor), admins=self.admins)
         if row is None:
             raise NotFoundError(NO_SUBSCRIPTION)
-        if expected is not None and row["version"] not in expected:
+        if expected is not None and row.version not in expected:
             raise PreconditionFailedError
         return row
 
-    async def _lock_active(self, uow: UnitOfWork, actor: Principal, subscription_id: UUID) -> dict[str, Any]:
+    async def _lock_active(self, uow: UnitOfWork, actor: Principal, subscription_id: UUID) -> ShownSubscription:
         row = await self._lock(uow, actor, subscription_id)
-        if row["status"] != SubscriptionStatus.ACTIVE:
+        if row.status != SubscriptionStatus.ACTIVE:
             raise ConflictError("The subscription is disabled; enable it first.")
-        if not row["owner_may_hear"]:
+        if not row.owner_may_hear:
             raise ConflictError(_OWNER_MAY_NOT_HEAR)
         return row
 
@@ -286,8 +285,8 @@ async def disable(uow: UnitOfWork, subscription_id: UUID, *, reason: str) -> Non
     _audit(uow, "disabled", subscription_id, {**changes, "disabled_reason": [None, reason]})
 
 
-async def _change(uow: UnitOfWork, row: dict[str, Any], changed: dict[str, Any]) -> None:
-    values = {**changed, "version": row["version"] + 1, "updated_at": uow.clock.now()}
+async def _change(uow: UnitOfWork, row: ShownSubscription, changed: SubscriptionColumns) -> None:
+    values: SubscriptionColumns = {**changed, "version": row.version + 1, "updated_at": uow.clock.now()}
     status = changed.get("status")
     if status == SubscriptionStatus.DISABLED:
         values["disabled_reason"] = DISABLED_BY_OWNER
@@ -296,13 +295,13 @@ async def _change(uow: UnitOfWork, row: dict[str, Any], changed: dict[str, Any])
     if status == SubscriptionStatus.ACTIVE or "url" in changed:
         # Another try, or another receiver: what failed before is no reason to give up soon.
         values["failing_since"] = None
-    await queries.update(uow.connection, row["id"], values)
+    await queries.update(uow.connection, row.id, values)
     if status == SubscriptionStatus.DISABLED:
-        await delivery_queries.park(uow.connection, [row["id"]])
+        await delivery_queries.park(uow.connection, [row.id])
     if status == SubscriptionStatus.ACTIVE:
-        await delivery_queries.unpark(uow.connection, [row["id"]])
-    former, new = _told({name: row[name] for name in changed}), _told(changed)
-    _audit(uow, "updated", row["id"], {name: [former[name], new[name]] for name in changed})
+        await delivery_queries.unpark(uow.connection, [row.id])
+    former, new = _told({name: getattr(row, name) for name in changed}), _told(changed)
+    _audit(uow, "updated", row.id, {name: [former[name], new[name]] for name in changed})
 
 
 def _owner(actor: Principal) -> str | None:
@@ -330,11 +329,11 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _told(values: Mapping[str, Any]) -> dict[str, Any]:
+def _told(values: Mapping[str, object]) -> dict[str, object]:
     """What the audit is told of columns."""
-    return {name: _origin(value) if name == "url" else value for name, value in values.items()}
+    return {name: _origin(str(value)) if name == "url" else value for name, value in values.items()}
 
 
-def _audit(uow: UnitOfWork, verb: str, subscription_id: UUID, changes: Mapping[str, Any]) -> None:
+def _audit(uow: UnitOfWork, verb: str, subscription_id: UUID, changes: Mapping[str, object]) -> None:
     target = ("webhook_subscription", str(subscription_id))
     uow.audit(f"webhook_subscription.{verb}", target=target, user_id=None, changes=changes)

@@ -40,9 +40,10 @@ from services.user_management.queries import (
     webhook_delivery,
     webhook_subscription,
 )
+from services.user_management.queries.rows import columns_of
 from services.user_management.queries.user_rows import UserColumns
 from services.user_management.queries.user_search import Position, UserFilter
-from services.user_management.queries.webhook_delivery import ClaimedDelivery, FailedAttempt, ReplayFilter
+from services.user_management.queries.webhook_delivery import ClaimedDelivery, FailedAttempt, NewDelivery, ReplayFilter
 from services.user_management.tests.filled_tables import ROWS, USERS, filled
 from services.user_management.tests.query_plans import Indexes, Plan, generic_plan
 from services.user_management.tests.scenes import Connected
@@ -98,29 +99,9 @@ NEW_USER: Final[UserColumns] = {
     "created_at": NOW,
     "updated_at": NOW,
 }
-NEW_SUBSCRIPTION: Final[dict[str, Any]] = {
-    "id": ID,
-    "created_by": NOBODY,
-    "url": "https://hooks.example.com/",
-    "event_types": [],
-    "secret_ciphertext": b"x",
-    "secret_key_version": 1,
-    "status": "active",
-    "last_sequence": 0,
-    "version": 1,
-    "created_at": NOW,
-    "updated_at": NOW,
-}
-NEW_DELIVERY: Final[dict[str, Any]] = {
-    "id": ID,
-    "subscription_id": ID,
-    "event_id": ID,
-    "event_type": "user.created",
-    "sequence": 1,
-    "body": "{}",
-}
+NEW_DELIVERY: Final = NewDelivery(ID, ID, ID, "user.created", 1, "{}")
 CLAIMED: Final = ClaimedDelivery(
-    **NEW_DELIVERY,
+    **columns_of(NEW_DELIVERY),
     attempts=1,
     url="https://hooks.example.com/",
     secret_ciphertext=b"x",
@@ -129,14 +110,7 @@ CLAIMED: Final = ClaimedDelivery(
     former_secret_key_version=None,
     is_failing=False,
 )
-NEW_EVENT: Final[dict[str, Any]] = {
-    "id": ID,
-    "message_id": "msg_1",
-    "event_type": "user.created",
-    "payload": {},
-    "received_at": NOW,
-    "attempts": 0,
-}
+NEW_EVENT: Final = webhook.NewEvent(ID, "clerk", "msg_1", "user.created", "x", {}, NOW)
 CONSENT: Final = integration.Consent("1", None, granted=(), requested=(), clock_skew_seconds=None)
 SEALED_GRANT: Final = token_revocation.SealedTokens(
     token_revocation.SealedToken(TokenKind.ACCESS, b"x", 1), renewal=None, lifetime_seconds=None
@@ -412,7 +386,6 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
         lambda c, _: webhook_subscription.count_owned(c, client_id=None, created_by="x"),
         lambda c, _: webhook_subscription.count_owned(c, client_id=ID, created_by="x"),
     ],
-    "webhook_subscription.insert": [lambda c, _: webhook_subscription.insert(c, NEW_SUBSCRIPTION)],
     "webhook_subscription.find": [lambda c, _: webhook_subscription.find(c, ID, owner="x", admins=["x"])],
     "webhook_subscription.lock": [lambda c, _: webhook_subscription.lock(c, ID, owner=None, admins=["x"])],
     "webhook_subscription.list_owned": [
