@@ -58,13 +58,19 @@ _CONNECTIONS: Final = """
 SELECT setseed({seed});
 INSERT INTO integrations (
     id, user_id, provider, provider_account_id, account_email, is_primary, status, status_reason, status_changed_at,
-    granted_scopes, requested_scopes, token_version, refresh_attempts, refresh_failures, last_refresh_at,
+    granted_scopes, requested_scopes, token_version, refresh_attempts, refresh_failures, refresh_due_at,
+    refresh_issued_at, last_refresh_at,
     last_checked_at, clock_skew_seconds, connected_at, version, created_at, updated_at)
 SELECT pg_temp.uuid7(created_at, provider || account_id), user_id, provider, account_id,
        account_id || '@example.com', is_primary,
        CASE WHEN is_dead THEN 'needs_reauth' ELSE 'active' END, CASE WHEN is_dead THEN 'grant_refused' END, created_at,
-       scopes, scopes, 1, 0, 0, now() - interval '2 hours', now() - interval '15 minutes' * random(), 0, created_at, 1,
-       created_at, now()
+       scopes, scopes, 1, 0, 0,
+       CASE WHEN is_dead THEN now() - interval '300 days' * random()
+            WHEN row_number() OVER (ORDER BY created_at, provider, account_id) % 10 = 5
+            THEN now() + interval '1 hour' * random()
+            ELSE now() + interval '7 days' + interval '1 hour' * random() END,
+       now() - interval '2 hours', now() - interval '2 hours', now() - interval '15 minutes' * random(), 0, created_at,
+       1, created_at, now()
 FROM (
     SELECT users.id AS user_id, users.created_at, provider, is_primary, n % 100 = 6 AS is_dead,
            'account-' || users.id || CASE WHEN is_primary THEN '' ELSE '-2' END AS account_id,
@@ -78,18 +84,13 @@ FROM (
     ORDER BY users.id, provider, account_id
 ) AS connections;
 """
-# A connection that waits for its user keeps the tokens that it had; what is due was issued in an earlier hour.
+# A connection that waits for its user keeps the tokens that it had; what is due was issued in an earlier hour. Without
+# triggers, the copy of both times is made here.
 _TOKENS: Final = """
 INSERT INTO encrypted_tokens (id, integration_id, kind, ciphertext, key_version, issued_at, expires_at)
-SELECT pg_temp.uuid7(issued_at, kind || id), id, kind, pg_temp.sealed(kind || id, version, size), version, issued_at,
-       CASE WHEN kind = 'access' THEN expires_at END
-FROM (
-    SELECT i.id, now() - interval '2 hours' AS issued_at,
-           CASE WHEN i.status = 'needs_reauth' THEN now() - interval '300 days' * random()
-                WHEN row_number() OVER (ORDER BY i.id) % 10 = 5 THEN now() + interval '1 hour' * random()
-                ELSE now() + interval '7 days' + interval '1 hour' * random() END AS expires_at
-    FROM integrations i ORDER BY i.id
-) AS connections
+SELECT pg_temp.uuid7(refresh_issued_at, kind || id), id, kind, pg_temp.sealed(kind || id, version, size), version,
+       refresh_issued_at, CASE WHEN kind = 'access' THEN refresh_due_at END
+FROM (SELECT id, refresh_due_at, refresh_issued_at FROM integrations ORDER BY id) AS connections
 CROSS JOIN (VALUES ('access', 220), ('refresh', 104)) AS kinds (kind, size)
 CROSS JOIN (SELECT version FROM encryption_keys WHERE state = 'active') AS key;
 """

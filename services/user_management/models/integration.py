@@ -33,6 +33,12 @@ class Integration(ormar.Model):
             where="is_primary",
         ),
         index("ix_integrations_unsettled", "id", where="refresh_attempts > 0"),
+        index(
+            "ix_integrations_refresh_due",
+            "refresh_due_at",
+            "id",
+            where="refresh_due_at IS NOT NULL AND status IN ('active', 'degraded')",
+        ),
         sa.Index(
             "ix_integrations_probed",
             sa.text("last_probed_at NULLS FIRST"),
@@ -71,6 +77,10 @@ class Integration(ormar.Model):
     refresh_not_before: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     """Cool-down after a transient failure."""
     refresh_failures: int = ormar.Integer(nullable=False)
+    refresh_due_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    """When the access token runs out, kept by a trigger on `encrypted_tokens`; null without a refresh token."""
+    refresh_issued_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
+    """When that access token was issued, kept in the same way."""
     last_refresh_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     last_failure_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     last_failure: str | None = ormar.Text(nullable=True)

@@ -33,6 +33,8 @@ class User(ormar.Model):
         index("ix_users_live_created_at", "created_at", "id", where=_LIVE),
         index("ix_users_live_status", "status", "created_at", "id", where=_LIVE),
         index("ix_users_deleted_at", "deleted_at", "id", where="deleted_at IS NOT NULL"),
+        # The few whose tokens nobody renews: small enough to stay in memory when every due refresh is held against it.
+        index("ix_users_not_served", "id", where="deleted_at IS NOT NULL OR status <> 'active'"),
         # Users of our own sign in with their address; Clerk's may share one for a moment.
         index(
             "uq_users_own_email",

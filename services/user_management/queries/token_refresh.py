@@ -90,24 +90,23 @@ WHERE refresh_attempts > 0 AND id > :after AND status IN ('active', 'degraded')
 ORDER BY id LIMIT :limit
 """)
 
+# The served are many and lie anywhere; the others are few, and their index is in memory.
 _DUE = sa.text("""
-SELECT i.id, i.token_version, t.expires_at, t.id AS token_id
-FROM encrypted_tokens t
-JOIN integrations i ON i.id = t.integration_id
-WHERE t.kind = 'access' AND t.expires_at < now() + make_interval(secs => :within_seconds)
-  AND t.expires_at >= :after AND (t.expires_at, t.id) > (:after, :after_id)
-  AND t.issued_at < date_bin(make_interval(secs => :period_seconds), now(), 'epoch')
+SELECT i.id, i.token_version, i.refresh_due_at
+FROM integrations i
+WHERE i.refresh_due_at < now() + make_interval(secs => :within_seconds)
+  AND (i.refresh_due_at, i.id) > (:after, :after_id)
+  AND i.refresh_issued_at < date_bin(make_interval(secs => :period_seconds), now(), 'epoch')
   AND i.status IN ('active', 'degraded') AND i.refresh_lease_until IS NULL
   AND (i.refresh_not_before IS NULL OR i.refresh_not_before <= now())
-  AND EXISTS (SELECT FROM encrypted_tokens r WHERE r.integration_id = i.id AND r.kind = 'refresh')
-  AND EXISTS (SELECT FROM users u WHERE u.id = i.user_id AND u.deleted_at IS NULL AND u.status = 'active')
-ORDER BY t.expires_at, t.id LIMIT :limit
+  AND NOT EXISTS (
+      SELECT FROM users u WHERE u.id = i.user_id AND (u.deleted_at IS NOT NULL OR u.status <> 'active'))
+ORDER BY i.refresh_due_at, i.id LIMIT :limit
 """).bindparams(sa.bindparam("after", type_=sa.DateTime(timezone=True)), sa.bindparam("after_id", type_=sa.Uuid()))
 
 _COUNT_DUE = sa.text("""
-SELECT count(*) FROM encrypted_tokens t JOIN integrations i ON i.id = t.integration_id
-WHERE t.kind = 'access' AND t.expires_at < now() + make_interval(secs => :within_seconds)
-  AND i.status IN ('active', 'degraded')
+SELECT count(*) FROM integrations
+WHERE refresh_due_at < now() + make_interval(secs => :within_seconds) AND status IN ('active', 'degraded')
 """)
 
 
@@ -202,10 +201,10 @@ class DueRefresh:
 
 
 class DuePosition(NamedTuple):
-    """A place in the walk over tokens by their end; the default is before all of them."""
+    """A place in the walk over integrations by the end of their tokens; the default is before all of them."""
 
-    expires_at: datetime = datetime.min.replace(tzinfo=UTC)
-    token_id: UUID = UUID(int=0)
+    due_at: datetime = datetime.min.replace(tzinfo=UTC)
+    integration_id: UUID = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,18 +335,18 @@ async def due(
 ) -> list[DueStep]:
     """Connections whose access token runs out soon, the next one first, from where the walk has come to.
 
-    A token issued within the current period is left alone, however short it lives: else a run would never end. The dead
-    and the suspended, whose tokens ran out long ago, stand first; a walk passes them once.
+    A token issued within the current period is left alone, however short it lives: else a run would never end. The
+    suspended, whose tokens ran out long ago, stand first; a walk passes them once.
     """
     parameters = {
         "within_seconds": within_seconds,
         "period_seconds": period_seconds,
-        "after": after.expires_at,
-        "after_id": after.token_id,
+        "after": after.due_at,
+        "after_id": after.integration_id,
         "limit": limit,
     }
     rows = await connection.execute(_DUE, parameters)
-    return [DueStep(DueRefresh(row.id, row.token_version), DuePosition(row.expires_at, row.token_id)) for row in rows]
+    return [DueStep(DueRefresh(row.id, row.token_version), DuePosition(row.refresh_due_at, row.id)) for row in rows]
 
 
 async def count_due(connection: AsyncConnection, *, within_seconds: float) -> int:

@@ -21,10 +21,12 @@ INSERT INTO sign_ins (issuer, session_id, user_id, started_at)
 SELECT 'x', id, id, created_at FROM users;
 INSERT INTO integrations
     (id, user_id, provider, provider_account_id, is_primary, status, status_changed_at, granted_scopes, token_version,
-     refresh_attempts, refresh_failures, connected_at, version, created_at, updated_at)
-SELECT gen_random_uuid(), id, 'x', '1', true, 'active', now(), '[]', 1, 0, 0, now(), 1, now(), now() FROM users;
+     refresh_attempts, refresh_failures, refresh_due_at, refresh_issued_at, connected_at, version, created_at,
+     updated_at)
+SELECT gen_random_uuid(), id, 'x', '1', true, 'active', now(), '[]', 1, 0, 0, now() + random() * interval '1 day',
+       now(), now(), 1, now(), now() FROM users;
 INSERT INTO encrypted_tokens (id, integration_id, kind, ciphertext, key_version, issued_at, expires_at)
-SELECT gen_random_uuid(), id, kind, ''::bytea, 1, now(), now() + random() * interval '1 day'
+SELECT gen_random_uuid(), id, kind, ''::bytea, 1, refresh_issued_at, refresh_due_at
 FROM integrations, (VALUES ('access'), ('refresh')) AS kinds (kind) WHERE provider = 'x';
 INSERT INTO webhook_events (id, source, message_id, event_type, payload, received_at, applied_at, subject, attempts)
 SELECT gen_random_uuid(), 'x', id, 'user.created', '{}', now(), now(), id, 1 FROM users;

@@ -60,7 +60,6 @@ READ_WHOLE: Final = {
     "encryption_key.backlog": "of key versions and webhook subscriptions there are a handful",
     "encryption_key.read_keys": "the same: every one of them",
     "encryption_key.lock_key": "the same: the last activation of any of them",
-    "token_refresh.count_due": "once per run of the refresh job: what of all that runs out soon is to be renewed",
     "webhook_subscription.lock_listeners": "whoever is subscribed is told; there are a handful per service",
     "webhook_delivery.claim_due": "of the subscriptions, which are few; of the deliveries two for each of them",
     "service_client.live_keys": "keys are few; once a second at most, while an address guesses",

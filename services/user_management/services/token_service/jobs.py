@@ -80,7 +80,7 @@ class RefreshJobs:
             begun += taken
             if taken:
                 position = steps[taken - 1].position
-        return {"share": share, "after": [position.expires_at.isoformat(), str(position.token_id)]}
+        return {"share": share, "after": [position.due_at.isoformat(), str(position.integration_id)]}
 
     async def _share(self) -> int:
         async with self._database.reading() as connection:
@@ -125,5 +125,5 @@ class RefreshJobs:
 
 
 def _read_cursor(cursor: Any) -> tuple[int, DuePosition]:
-    expires_at, token_id = cursor["after"]
-    return int(cursor["share"]), DuePosition(datetime.fromisoformat(expires_at), UUID(token_id))
+    due_at, integration_id = cursor["after"]
+    return int(cursor["share"]), DuePosition(datetime.fromisoformat(due_at), UUID(integration_id))

@@ -74,7 +74,7 @@ def test_upgrade_downgrade_upgrade_gives_the_same_schema(servers: Servers, datab
 def test_each_revision_can_be_taken_back_alone(servers: Servers, database: str) -> None:
     config = configuration(servers, database)
 
-    for revision in ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010"):
+    for revision in ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011"):
         command.upgrade(config, revision)
         command.downgrade(config, "-1")
         command.upgrade(config, revision)
@@ -197,3 +197,40 @@ def test_subscription_that_a_service_made_becomes_that_service_s(servers: Server
     owners = json.loads(str(query(servers.owner_url(database), OWNERS)))
     assert owners == {"operations": "operations", "user_ada": None, "long-gone": None}
     assert query(servers.owner_url(database), PARKED) == "long-gone"
+
+
+OLD_TOKENS = """
+INSERT INTO users (id, email_verified, status, onboarding_completed, local_fields, version, created_at, updated_at)
+VALUES ('user_emile', false, 'active', false, '[]', 1, now(), now());
+INSERT INTO encryption_keys (version, state, kdf, canary, created_at) VALUES (1, 'active', 'x', '', now());
+INSERT INTO integrations (id, user_id, provider, provider_account_id, is_primary, status, status_changed_at,
+                          granted_scopes, token_version, refresh_attempts, refresh_failures, connected_at, version,
+                          created_at, updated_at)
+SELECT lpad(n::text, 32, '0')::uuid, 'user_emile', 'x', n, false, 'active', now(), '[]', 1, 0, 0, now(), 1, now(), now()
+FROM generate_series(1, 3) AS n;
+INSERT INTO encrypted_tokens (id, integration_id, kind, ciphertext, key_version, issued_at, expires_at)
+SELECT gen_random_uuid(), i.id, kind, '', 1, '2026-01-01', CASE kind WHEN 'access' THEN timestamptz '2026-01-02' END
+FROM integrations i, (VALUES ('access'), ('refresh')) AS kinds (kind)
+WHERE kind = 'access' OR provider_account_id <> '3'
+"""
+DUE = "SELECT json_agg(refresh_due_at::date ORDER BY provider_account_id)::text FROM integrations"
+
+
+def test_due_times_of_before_are_filled_and_follow_every_change_of_a_token(servers: Servers, database: str) -> None:
+    command.upgrade(configuration(servers, database), "0010")
+    owner = servers.owner_url(database)
+    query(owner, OLD_TOKENS, "SELECT 1")
+
+    migrate(servers, database, "head")
+    filled = json.loads(str(query(owner, DUE)))
+    # As a process of the release before would, which knows nothing of the copy.
+    query(
+        servers.url(database),
+        "SET default_transaction_read_only = off",
+        "UPDATE encrypted_tokens SET expires_at = '2026-01-03' WHERE kind = 'access'",
+        "DELETE FROM encrypted_tokens WHERE kind = 'refresh' AND integration_id = lpad('2', 32, '0')::uuid",
+        "SELECT 1",
+    )
+
+    assert filled == ["2026-01-02", "2026-01-02", None]
+    assert json.loads(str(query(owner, DUE))) == ["2026-01-03", None, None]
