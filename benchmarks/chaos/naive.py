@@ -41,10 +41,12 @@ _advance_behind_fence: Final = token_refresh.advance
 _set_status_behind_fence: Final = integration.set_status
 
 
-async def claim_without_lease(connection: AsyncConnection, *, integration_id: UUID, token_version: int) -> Claim | None:
+async def claim_without_lease(
+    connection: AsyncConnection, *, integration_id: UUID, token_version: int, **lease: Any
+) -> Claim | None:
     """The tokens, whoever else may have them and whatever has become of `token_version`."""
     current = await _forget_lease(connection, integration_id) or token_version
-    claim = await _claim_with_lease(connection, integration_id=integration_id, token_version=current)
+    claim = await _claim_with_lease(connection, integration_id=integration_id, token_version=current, **lease)
     await _forget_lease(connection, integration_id)
     return claim
 

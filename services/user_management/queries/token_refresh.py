@@ -1,5 +1,6 @@
 """The lease and the fence of a refresh. All times are the database's, so skewed hosts agree."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
@@ -12,11 +13,18 @@ from services.user_management.core.ids import uuid7
 from services.user_management.enums import TokenKind
 
 LEASE_SECONDS: Final = 30
+"""At a provider that takes each refresh token once: nobody else may call before the holder's call is surely over. At
+any provider, how long after its claim a holder may store an answer."""
+SHORT_LEASE_SECONDS: Final = 4
+"""Of the others, at which a second call costs nothing: it ends soon after a holder that was killed, and a holder that
+lives renews it."""
 
-_CLAIM = sa.text("""
+_CLAIM = (
+    sa.text("""
 UPDATE integrations i
 SET refresh_lease_owner = :owner,
-    refresh_lease_until = now() + make_interval(secs => :lease_seconds),
+    refresh_lease_until = now() + make_interval(secs =>
+        CASE WHEN i.provider = ANY(:short_at) THEN :short_lease_seconds ELSE :lease_seconds END),
     refresh_attempts = i.refresh_attempts + 1
 FROM users u
 WHERE i.id = :id AND i.token_version = :token_version AND i.status IN ('active', 'degraded')
@@ -24,8 +32,21 @@ WHERE i.id = :id AND i.token_version = :token_version AND i.status IN ('active',
   AND (i.refresh_not_before IS NULL OR i.refresh_not_before <= now())
   AND u.id = i.user_id AND u.deleted_at IS NULL AND u.status = 'active'
 RETURNING i.user_id, i.provider, i.granted_scopes, i.refresh_attempts, i.refresh_failures, i.last_failure,
+    i.provider = ANY(:short_at) AS is_short,
     (SELECT version FROM encryption_keys WHERE state = 'active') AS active_key_version
-""").columns(granted_scopes=sa.JSON)
+""")
+    .bindparams(
+        sa.bindparam("short_at", type_=sa.ARRAY(sa.Text())),
+        sa.bindparam("short_lease_seconds", type_=sa.Integer()),
+        sa.bindparam("lease_seconds", type_=sa.Integer()),
+    )
+    .columns(granted_scopes=sa.JSON)
+)
+
+_RENEW = sa.text("""
+UPDATE integrations SET refresh_lease_until = now() + make_interval(secs => :lease_seconds)
+WHERE id = :id AND refresh_lease_owner = :owner
+""")
 
 _HELD_TOKENS = sa.text("""
 SELECT kind, ciphertext, key_version, extract(epoch FROM expires_at - now())::float8 AS remaining
@@ -102,7 +123,13 @@ WHERE i.refresh_due_at < now() + make_interval(secs => :within_seconds)
   AND NOT EXISTS (
       SELECT FROM users u WHERE u.id = i.user_id AND (u.deleted_at IS NOT NULL OR u.status <> 'active'))
 ORDER BY i.refresh_due_at, i.id LIMIT :limit
-""").bindparams(sa.bindparam("after", type_=sa.DateTime(timezone=True)), sa.bindparam("after_id", type_=sa.Uuid()))
+""").bindparams(
+    sa.bindparam("after", type_=sa.DateTime(timezone=True)),
+    sa.bindparam("after_id", type_=sa.Uuid()),
+    # Not a parameter to Postgres, which would plan for a tenth of all rows, find that dear among many, and so plan anew
+    # for every page instead of keeping the plan.
+    sa.bindparam("limit", type_=sa.Integer(), literal_execute=True),
+)
 
 _COUNT_DUE = sa.text("""
 SELECT count(*) FROM integrations
@@ -123,9 +150,11 @@ class StoredToken:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to call the provider once, for LEASE_SECONDS, for one version of one connection's tokens."""
+    """The right to call the provider once, while the lease lasts, for one version of one connection's tokens."""
 
     owner: UUID
+    is_short: bool
+    """The lease lasts SHORT_LEASE_SECONDS and is to be renewed; else LEASE_SECONDS."""
     integration_id: UUID
     token_version: int
     user_id: str
@@ -215,10 +244,20 @@ class DueStep:
     position: DuePosition
 
 
-async def claim(connection: AsyncConnection, *, integration_id: UUID, token_version: int) -> Claim | None:
-    """Take the lease; None when the version moved, somebody holds it, or the connection is not to be refreshed now."""
+async def claim(
+    connection: AsyncConnection, *, integration_id: UUID, token_version: int, short_at: Sequence[str] = ()
+) -> Claim | None:
+    """Take the lease, a short one at the providers `short_at`; None when the version moved, somebody holds it, or the
+    connection is not to be refreshed now."""
     owner = uuid7()
-    parameters = {"id": integration_id, "token_version": token_version, "owner": owner, "lease_seconds": LEASE_SECONDS}
+    parameters: dict[str, Any] = {
+        "id": integration_id,
+        "token_version": token_version,
+        "owner": owner,
+        "short_at": list(short_at),
+        "short_lease_seconds": SHORT_LEASE_SECONDS,
+        "lease_seconds": LEASE_SECONDS,
+    }
     row = (await connection.execute(_CLAIM, parameters)).one_or_none()
     if row is None:
         return None
@@ -226,6 +265,7 @@ async def claim(connection: AsyncConnection, *, integration_id: UUID, token_vers
     tokens = [StoredToken(TokenKind(t.kind), t.ciphertext, t.key_version, t.remaining) for t in held]
     return Claim(
         owner=owner,
+        is_short=row.is_short,
         integration_id=integration_id,
         token_version=token_version,
         user_id=row.user_id,
@@ -237,6 +277,12 @@ async def claim(connection: AsyncConnection, *, integration_id: UUID, token_vers
         active_key_version=row.active_key_version,
         tokens={token.kind: token for token in tokens},
     )
+
+
+async def renew(connection: AsyncConnection, held: Claim) -> None:
+    """Let a short lease begin anew, unless somebody else has it by now."""
+    parameters = {"id": held.integration_id, "owner": held.owner, "lease_seconds": SHORT_LEASE_SECONDS}
+    await connection.execute(_RENEW, parameters)
 
 
 async def refresh_state(connection: AsyncConnection, integration_id: UUID) -> RefreshState | None:

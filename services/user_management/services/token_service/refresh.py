@@ -9,7 +9,6 @@ import math
 import random
 from collections.abc import Callable
 from contextvars import Context
-from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -18,15 +17,21 @@ import structlog
 from services.user_management.core.clock import Clock
 from services.user_management.core.context import RequestContext, current_context, use_context
 from services.user_management.core.failpoints import Failpoint, failpoint
-from services.user_management.database import Database
-from services.user_management.enums import ProviderErrorKind, ReauthReason
+from services.user_management.database import Database, DatabaseError
+from services.user_management.enums import ProviderErrorKind, ReauthReason, RefreshKind
 from services.user_management.exceptions import KeyUnavailableError
 from services.user_management.integrations.oauth_client import CALL_TIMEOUT_SECONDS
 from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.integrations.provider_gate import ProviderGate
 from services.user_management.logging_config import summarize_error
 from services.user_management.queries import token_refresh as queries
-from services.user_management.queries.token_refresh import LEASE_SECONDS, Claim, DueRefresh, RefreshState
+from services.user_management.queries.token_refresh import (
+    LEASE_SECONDS,
+    SHORT_LEASE_SECONDS,
+    Claim,
+    DueRefresh,
+    RefreshState,
+)
 from services.user_management.services.token_service.refresh_attempt import (
     KEY_UNAVAILABLE,
     REFRESHED,
@@ -40,6 +45,9 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 
 WAIT_SECONDS: Final = 9.0
 """How long a caller waits for somebody else's refresh: longer than one call to a provider may take."""
+RENEWAL_SECONDS: Final = 1.0
+"""How often the holder of a short lease renews it: a quick call costs no further write, and a renewal that fails is
+made up for before the lease ends."""
 STORE_SECONDS: Final = 0.5
 """What a process that stops keeps for storing an answer that came at the last moment."""
 
@@ -113,13 +121,40 @@ class TokenRefresher:
                 claim = await self._claim(wanted) if await self._may_claim(wanted) else None
                 if claim is not None:
                     failpoint(Failpoint.LEASED)
-                    lease_ends = claimed_at + LEASE_SECONDS
-                    return await self._attempts.carry_out(
-                        claim, lease_ends, may_call=partial(self._may_call, lease_ends)
-                    )
+                    return await self._carry_out(claim, claimed_at)
                 result = await self._wait_for_other(wanted, deadline)
                 if result is not None:
                     return result
+
+    async def _carry_out(self, claim: Claim, claimed_at: float) -> RefreshResult:
+        """Call the provider and keep its answer. A short lease is renewed meanwhile, so that it outlives neither this
+        process by much nor the call by anything."""
+        may_store_until = claimed_at + LEASE_SECONDS
+        leased_until = claimed_at + (SHORT_LEASE_SECONDS if claim.is_short else LEASE_SECONDS)
+
+        def may_call() -> bool:
+            return self._may_call(may_store_until) and self._clock.monotonic() < leased_until
+
+        carrying_out = self._attempts.carry_out(claim, may_store_until, may_call=may_call)
+        if not claim.is_short:
+            return await carrying_out
+        attempt = asyncio.get_running_loop().create_task(carrying_out)
+        while not (await asyncio.wait([attempt], timeout=RENEWAL_SECONDS))[0]:
+            renewed_at = self._clock.monotonic()
+            if await self._renew(claim):
+                leased_until = renewed_at + SHORT_LEASE_SECONDS
+        return attempt.result()
+
+    async def _renew(self, claim: Claim) -> bool:
+        """Whether Postgres was there to renew the lease. Where it is not, the lease runs out, and the call goes on:
+        whoever makes another disturbs nobody at such a provider."""
+        try:
+            async with self._unit_of_work(REFRESHER) as uow:
+                await queries.renew(uow.connection, claim)
+        except DatabaseError as error:
+            log.warning("refresh.lease_not_renewed", integration_id=str(claim.integration_id), error=repr(error))
+            return False
+        return True
 
     async def _may_claim(self, wanted: DueRefresh) -> bool:
         """A process that stops leaves the lease to one that goes on, and one whose breaker holds the provider back to
@@ -133,9 +168,13 @@ class TokenRefresher:
         return state is None or self._gate.state(state.provider).retry_after_seconds <= 0
 
     async def _claim(self, wanted: DueRefresh) -> Claim | None:
+        short_at = [one.name for one in self._providers if one.config.refresh is not RefreshKind.STRICT]
         async with self._unit_of_work(REFRESHER) as uow:
             return await queries.claim(
-                uow.connection, integration_id=wanted.integration_id, token_version=wanted.token_version
+                uow.connection,
+                integration_id=wanted.integration_id,
+                token_version=wanted.token_version,
+                short_at=short_at,
             )
 
     async def _wait_for_other(self, wanted: DueRefresh, deadline: float) -> RefreshResult | None:

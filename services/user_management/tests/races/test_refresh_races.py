@@ -1,11 +1,18 @@
 """Many callers, several processes, one refresh; and processes killed while the provider is being asked."""
 
 import asyncio
+import time
 from collections import Counter
+from pathlib import Path
 
+import httpx
 import pytest
 
 from services.devstack.main_job import expect
+from services.devstack.replicas import parallel_replicas
+from services.user_management.core.failpoints import Failpoint
+from services.user_management.queries.token_refresh import SHORT_LEASE_SECONDS
+from services.user_management.services.token_service.refresh import RENEWAL_SECONDS, WAIT_SECONDS
 from services.user_management.tests.races.conftest import Fleet, until
 
 pytestmark = pytest.mark.serial
@@ -128,3 +135,63 @@ async def test_sweeper_settles_a_killed_refresh_although_nobody_asks(fleet: Flee
     await until(is_settled)
 
     assert await eventually(fleet, user_id, "static", seconds=1) == 200
+
+
+async def wait_after_a_kill(fleet: Fleet, folder: Path, kind: str) -> tuple[int, float]:
+    """What a caller is told who comes just as another process was killed at K2 (its request has been sent), and after
+    how many seconds."""
+    job = fleet.jobs[1]
+    provider = f"sandbox-{kind}"
+    ada = await job.sign_up(f"ada-cut-off-{kind}@example.com")
+    await job.connect(ada, provider)
+    await fleet.run_out(ada.id)
+    armed = {"ENVIRONMENT": "test", "FAILPOINT": f"{Failpoint.SENT}:kill"}
+    async with (
+        httpx.AsyncClient(timeout=30, trust_env=False) as client,
+        parallel_replicas(fleet.stack, client, folder / "web.log", [armed]) as (replica,),
+    ):
+        with pytest.raises(httpx.TransportError):
+            await client.post(
+                f"{replica.url}/internal/tokens/get",
+                headers=fleet.key,
+                json={"user_id": ada.id, "provider": provider},
+            )
+        killed_at = time.monotonic()
+        answer = await job.get_token(fleet.key, ada.id, provider)
+        waited = time.monotonic() - killed_at
+    print(f"{kind}: {answer.status_code} after {waited:.1f} s")  # noqa: T201 - the figure of ADR 37
+    await fleet.end_leases()
+    return answer.status_code, waited
+
+
+@pytest.mark.parametrize("kind", ["static", "overlap", "grace"])
+async def test_caller_waits_out_a_killed_refresh_where_a_second_call_is_harmless(
+    fleet: Fleet, tmp_path: Path, kind: str
+) -> None:
+    status, waited = await wait_after_a_kill(fleet, tmp_path, kind)
+
+    assert status == 200
+    assert waited < WAIT_SECONDS
+
+
+async def test_caller_of_a_strict_provider_is_told_to_come_back_after_a_killed_refresh(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    status, _ = await wait_after_a_kill(fleet, tmp_path, "strict")
+
+    assert status == 503
+
+
+async def test_slow_call_of_a_process_that_lives_stays_the_only_one(fleet: Fleet) -> None:
+    first, second = fleet.jobs
+    ada = await first.sign_up("ada-slow@example.com")
+    await first.connect(ada, "sandbox-static")
+    longer = SHORT_LEASE_SECONDS + 2 * RENEWAL_SECONDS
+    slow = {"party": "oidc:static", "operation": "token.refresh", "action": "delay", "delay_seconds": longer}
+    expect(await first.browser.post("/_faults", json=slow), 201)
+    await fleet.run_out(ada.id)
+
+    answers = await asyncio.gather(*(job.get_token(fleet.key, ada.id, "sandbox-static") for job in fleet.jobs))
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert len(await second.ledger("oidc:static", "token.refresh")) == 1
