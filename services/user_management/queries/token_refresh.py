@@ -123,13 +123,7 @@ WHERE i.refresh_due_at < now() + make_interval(secs => :within_seconds)
   AND NOT EXISTS (
       SELECT FROM users u WHERE u.id = i.user_id AND (u.deleted_at IS NOT NULL OR u.status <> 'active'))
 ORDER BY i.refresh_due_at, i.id LIMIT :limit
-""").bindparams(
-    sa.bindparam("after", type_=sa.DateTime(timezone=True)),
-    sa.bindparam("after_id", type_=sa.Uuid()),
-    # Not a parameter to Postgres, which would plan for a tenth of all rows, find that dear among many, and so plan anew
-    # for every page instead of keeping the plan.
-    sa.bindparam("limit", type_=sa.Integer(), literal_execute=True),
-)
+""").bindparams(sa.bindparam("after", type_=sa.DateTime(timezone=True)), sa.bindparam("after_id", type_=sa.Uuid()))
 
 _COUNT_DUE = sa.text("""
 SELECT count(*) FROM integrations
