@@ -147,6 +147,7 @@ SLOT: Final = job.Slot(id=ID, owner=ID, slot=NOW, attempts=1, cursor=None)
 async def _claim_and_release(connection: Connection, scene: Connected) -> None:
     held = await token_refresh.claim(connection, integration_id=UUID(scene.integration_id), token_version=1)
     assert held is not None
+    await token_refresh.renew(connection, held)
     await token_refresh.release(
         connection, held, token_refresh.Failure("x"), attempts=0, provider_failed=True, cool_down_seconds=1
     )
@@ -308,6 +309,7 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "token_revocation.prune": [lambda c, _: token_revocation.prune(c, before=NOW)],
     "token_refresh.count_due": [lambda c, _: token_refresh.count_due(c, within_seconds=1)],
     "token_refresh.claim": [_claim_and_release],
+    "token_refresh.renew": [_claim_and_release],
     "token_refresh.release": [_claim_and_release],
     "token_refresh.refresh_state": [lambda c, _: token_refresh.refresh_state(c, ID)],
     "token_refresh.advance": [

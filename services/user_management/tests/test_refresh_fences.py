@@ -13,6 +13,7 @@ from uuid import UUID
 import httpx
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.sandbox.faults import FaultAction
 from services.user_management.container import Container
@@ -21,9 +22,10 @@ from services.user_management.core.principal import Principal
 from services.user_management.enums import ReauthReason
 from services.user_management.integrations.oauth_client import CALL_TIMEOUT_SECONDS, OAuthClient
 from services.user_management.queries import token_refresh as queries
-from services.user_management.queries.token_refresh import LEASE_SECONDS
+from services.user_management.queries.token_refresh import LEASE_SECONDS, SHORT_LEASE_SECONDS, Claim
 from services.user_management.services.integration_status_service import IntegrationStatusTracker, IntegrationVersion
 from services.user_management.services.token_service import RefreshAttempts, RefreshOutcome, TokenRefresher
+from services.user_management.services.token_service import refresh as refresh_module
 from services.user_management.tests.actors import TESTER
 from services.user_management.tests.clocks import SetClock
 from services.user_management.tests.integration_scenes import refresher_elsewhere
@@ -129,23 +131,82 @@ async def test_refusal_after_a_reconnect_leaves_the_connection_active(strict: Co
     assert (row["token_version"], row["status"], row["status_reason"]) == (2, "active", None)
 
 
-async def test_claim_that_took_most_of_the_lease_calls_nobody(strict: Connected) -> None:
-    container, clock = strict.journey.container, SetClock(time.time())
+@pytest.mark.parametrize(
+    ("provider", "seconds"),
+    [("sandbox-strict", LEASE_SECONDS - CALL_TIMEOUT_SECONDS + 1), ("sandbox-static", SHORT_LEASE_SECONDS + 1)],
+)
+async def test_claim_that_took_most_of_the_lease_calls_nobody(journey: Journey, provider: str, seconds: float) -> None:
+    scene = await Connected.at(journey, provider)
+    await journey.age_tokens()
+    container, clock = journey.container, SetClock(time.time())
 
     @asynccontextmanager
     async def slow_unit_of_work(actor: Principal) -> AsyncIterator[UnitOfWork]:
         async with container.resources.unit_of_work(actor) as uow:
             yield uow
-        clock.seconds += LEASE_SECONDS - CALL_TIMEOUT_SECONDS + 1
+        clock.seconds += seconds
 
     refresher = _refresher(container, clock, slow_unit_of_work)
 
-    result = await refresher.refresh(UUID(strict.integration_id), 1)
+    result = await refresher.refresh(UUID(scene.integration_id), 1)
 
     assert result.outcome is RefreshOutcome.UNAVAILABLE
-    assert strict.calls() == 0
-    row = await strict.row()
+    assert scene.calls() == 0
+    row = await scene.row()
     assert (row["refresh_lease_owner"], row["refresh_attempts"]) == (None, 0)
+
+
+async def test_holder_whose_short_lease_another_has_taken_does_not_renew_it(
+    connected: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh_module, "RENEWAL_SECONDS", 0.02)
+    renew, renewed = queries.renew, asyncio.Event()
+
+    async def counted_renew(*arguments: Any) -> None:
+        await renew(*arguments)
+        renewed.set()
+
+    monkeypatch.setattr(queries, "renew", counted_renew)
+    await connected.journey.age_tokens()
+    reader = await _hold_refresh(connected, when="after")
+    async with connected.journey.container.resources.unit_of_work(TESTER) as uow:
+        await uow.connection.execute(sa.text("UPDATE integrations SET refresh_lease_until = now() - interval '1 s'"))
+        await queries.claim(uow.connection, integration_id=UUID(connected.integration_id), token_version=1)
+    before = await connected.row()
+
+    async with asyncio.timeout(10):
+        for _ in range(2):  # the first may have begun before the other claimed
+            renewed.clear()
+            await renewed.wait()
+
+    assert await connected.row() == before
+    connected.journey.sandbox.faults.clear()
+    assert (await reader).status_code == 200
+
+
+async def test_refresh_goes_on_when_postgres_does_not_renew_its_lease(
+    connected: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh_module, "RENEWAL_SECONDS", 0.02)
+    refused = asyncio.Event()
+
+    async def refused_renew(connection: AsyncConnection, _held: Claim) -> None:
+        refused.set()
+        await connection.execute(sa.text("SET LOCAL statement_timeout = 1"))
+        await connection.execute(sa.text("SELECT pg_sleep(1)"))
+
+    monkeypatch.setattr(queries, "renew", refused_renew)
+    await connected.journey.age_tokens()
+    reader = await _hold_refresh(connected, when="after")
+
+    async with asyncio.timeout(10):
+        await refused.wait()
+    connected.journey.sandbox.faults.clear()
+    response = await reader
+
+    assert response.status_code == 200, response.text
+    assert (await connected.row())["token_version"] == 2
+    assert connected.calls() == 1
 
 
 async def test_life_of_a_token_counts_from_sending(strict: Connected) -> None:
