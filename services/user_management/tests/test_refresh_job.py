@@ -57,7 +57,7 @@ async def test_job_renews_its_share_of_a_slice_the_next_to_run_out_first(
     cursor: Any = None
 
     for _ in range(10):
-        cursor = await jobs.refresh_due(cursor)
+        cursor = await jobs.refresh_due(TESTER, cursor)
         seen.append(await _refreshed(journey))
         if cursor is None:
             break
@@ -229,7 +229,7 @@ async def test_slice_that_ends_in_the_middle_goes_on_with_exactly_the_next_one(
     cursor: Any = None
 
     for enough in (3, 4, 7):  # noqa: B007 - has_enough reads it
-        cursor = json.loads(json.dumps(await jobs.refresh_due(cursor)))
+        cursor = json.loads(json.dumps(await jobs.refresh_due(TESTER, cursor)))
         seen.append(await _refreshed(journey))
     # Whoever passed the walk's place again would find this one.
     await journey.owner.execute(
@@ -239,7 +239,7 @@ async def test_slice_that_ends_in_the_middle_goes_on_with_exactly_the_next_one(
     )
     enough = 100
 
-    assert await jobs.refresh_due(cursor) is None
+    assert await jobs.refresh_due(TESTER, cursor) is None
     assert seen == [set(ids[:3]), set(ids[:4]), set(ids)]
     assert journey.sandbox.ledger.count("oidc:static", "token.refresh") == 7
 
@@ -252,7 +252,7 @@ async def test_slice_of_a_process_that_stops_at_once_goes_on_from_the_start(jour
     cursor = json.loads(json.dumps(await stopping.refresh_due(TESTER)))
     untouched = await _refreshed(journey)
 
-    assert await jobs.refresh_due(cursor) is None
+    assert await jobs.refresh_due(TESTER, cursor) is None
     assert (untouched, await _refreshed(journey)) == (set(), set(ids))
 
 
