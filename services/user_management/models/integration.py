@@ -33,11 +33,19 @@ class Integration(ormar.Model):
             where="is_primary",
         ),
         index("ix_integrations_unsettled", "id", where="refresh_attempts > 0"),
-        index(
+        # With all that is asked of a due refresh, so that most pages of the walk need no row.
+        sa.Index(
             "ix_integrations_refresh_due",
             "refresh_due_at",
             "id",
-            where="refresh_due_at IS NOT NULL AND status IN ('active', 'degraded')",
+            postgresql_include=[
+                "user_id",
+                "token_version",
+                "refresh_issued_at",
+                "refresh_lease_until",
+                "refresh_not_before",
+            ],
+            postgresql_where=sa.text("refresh_due_at IS NOT NULL AND status IN ('active', 'degraded')"),
         ),
         sa.Index(
             "ix_integrations_probed",

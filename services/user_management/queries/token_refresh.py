@@ -111,6 +111,10 @@ WHERE refresh_attempts > 0 AND id > :after AND status IN ('active', 'degraded')
 ORDER BY id LIMIT :limit
 """)
 
+# Among many, Postgres thinks a plan for these very values the better one, finds the same one for every page, and takes
+# longer for that than for the page.
+_KEEP_PLAN = sa.text("SELECT set_config('plan_cache_mode', 'force_generic_plan', true)")
+
 # The served are many and lie anywhere; the others are few, and their index is in memory.
 _DUE = sa.text("""
 SELECT i.id, i.token_version, i.refresh_due_at
@@ -385,6 +389,7 @@ async def due(
         "after_id": after.integration_id,
         "limit": limit,
     }
+    await connection.execute(_KEEP_PLAN)
     rows = await connection.execute(_DUE, parameters)
     return [DueStep(DueRefresh(row.id, row.token_version), DuePosition(row.refresh_due_at, row.id)) for row in rows]
 

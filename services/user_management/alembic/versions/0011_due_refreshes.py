@@ -53,7 +53,9 @@ SELECT max(id::text)::uuid FROM batch
 INDEXES = (
     (
         "ix_integrations_refresh_due",
-        "integrations (refresh_due_at, id) WHERE refresh_due_at IS NOT NULL AND status IN ('active', 'degraded')",
+        "integrations (refresh_due_at, id)"
+        " INCLUDE (user_id, token_version, refresh_issued_at, refresh_lease_until, refresh_not_before)"
+        " WHERE refresh_due_at IS NOT NULL AND status IN ('active', 'degraded')",
     ),
     ("ix_users_not_served", "users (id) WHERE deleted_at IS NOT NULL OR status <> 'active'"),
 )
