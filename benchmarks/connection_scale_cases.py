@@ -124,7 +124,7 @@ class CaseMaker:
             Case("token, not connected", OTHER_RATIO, self._http(unconnected, _refused_as(NotConnectedError.code))),
             Case(f"batch-get of {BATCH_SIZE}", OTHER_RATIO, self._http(self._batches(), _tokens)),
             Case("own integrations", OTHER_RATIO, self._http(lists, _connections)),
-            Case("due refreshes", OTHER_RATIO, _job(self._jobs.find_due_refreshes, rows=DUE_AT_ONCE)),
+            Case("due refreshes", READ_RATIO, _job(self._jobs.find_due_refreshes, rows=DUE_AT_ONCE)),
             Case("due revocations, none", OTHER_RATIO, _job(self._jobs.claim_due_revocations, rows=0)),
         ]
 
