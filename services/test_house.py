@@ -86,3 +86,23 @@ def test_who_acts_is_a_parameter_and_no_ambient_context() -> None:
     ]
 
     assert not ambient
+
+
+UNTYPED = re.compile(r"\b(dict|Mapping)\[(str|Any), (Any|object)\]|RowMapping")
+
+
+def test_no_untyped_row_is_in_a_signature_of_queries_or_services() -> None:
+    layers = ROOT / "services" / "user_management"
+    untyped = {
+        f"{path.relative_to(ROOT)}:{node.name}": text
+        for path in PYTHON
+        if path.is_relative_to(layers / "queries") or path.is_relative_to(layers / "services")
+        for node in functions(path)
+        for annotation in (
+            node.returns,
+            *(argument.annotation for argument in (*node.args.args, *node.args.kwonlyargs)),
+        )
+        if annotation is not None and UNTYPED.search(text := ast.unparse(annotation))
+    }
+
+    assert not untyped

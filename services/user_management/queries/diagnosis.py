@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -204,33 +204,32 @@ async def read_subject(
     """Read the user, how the provider is, the integration (of `account`, else the primary one, else the one that ended
     last) and its tokens. None: there is no such user."""
     parameters = {"user_id": user_id, "provider": provider, "account": account}
-    row = (await connection.execute(_SUBJECT, parameters)).mappings().one_or_none()
+    row = (await connection.execute(_SUBJECT, parameters)).one_or_none()
     if row is None:
         return None
-    columns = {field.name: row[field.name] for field in fields(DiagnosedIntegration)}
+    columns = {field.name: getattr(row, field.name) for field in fields(DiagnosedIntegration)}
     return Subject(
-        read_at=row["read_at"],
-        user_status=row["user_status"],
-        user_deleted_at=row["user_deleted_at"],
+        read_at=row.read_at,
+        user_status=row.user_status,
+        user_deleted_at=row.user_deleted_at,
         provider=_provider(row),
-        integration=None if row["id"] is None else DiagnosedIntegration(**columns),
-        access=_token(row, "access", row["access_expires_at"]),
+        integration=None if row.id is None else DiagnosedIntegration(**columns),
+        access=_token(row, "access", row.access_expires_at),
         refresh=_token(row, "refresh", None),
     )
 
 
-def _provider(row: sa.RowMapping) -> DiagnosedProvider | None:
-    if row["provider_state"] is None:
+def _provider(row: sa.Row[Any]) -> DiagnosedProvider | None:
+    if row.provider_state is None:
         return None
-    return DiagnosedProvider(
-        row["provider_state"], row["provider_reason"], row["provider_since"], row["provider_checked_at"]
+    return DiagnosedProvider(row.provider_state, row.provider_reason, row.provider_since, row.provider_checked_at)
+
+
+def _token(row: sa.Row[Any], kind: str, expires_at: datetime | None) -> StoredToken | None:
+    ciphertext, key_version, issued_at = (
+        getattr(row, f"{kind}_{column}") for column in ("ciphertext", "key_version", "issued_at")
     )
-
-
-def _token(row: sa.RowMapping, kind: str, expires_at: datetime | None) -> StoredToken | None:
-    if row[f"{kind}_ciphertext"] is None:
-        return None
-    return StoredToken(row[f"{kind}_ciphertext"], row[f"{kind}_key_version"], row[f"{kind}_issued_at"], expires_at)
+    return None if ciphertext is None else StoredToken(ciphertext, key_version, issued_at, expires_at)
 
 
 async def latest_reads(connection: AsyncConnection, *, user_id: str, provider: str) -> list[OutcomeCount]:

@@ -215,24 +215,24 @@ async def due_page(
         "page": page,
     }
     if after.probed_at is None:
-        rows = (await connection.execute(_NEVER_PROBED, parameters)).mappings().all()
+        rows = (await connection.execute(_NEVER_PROBED, parameters)).all()
     else:
         parameters |= {"after_probed_at": after.probed_at, "began": began}
-        rows = (await connection.execute(_PROBED_BEFORE, parameters)).mappings().all()
+        rows = (await connection.execute(_PROBED_BEFORE, parameters)).all()
     if not rows:
         return Page([], None)
-    due = [_candidate(row) for row in rows if row["id"] is not None]
-    return Page(due, Place(rows[0]["end_probed_at"], rows[0]["end_id"]))
+    due = [_candidate(row) for row in rows if row.id is not None]
+    return Page(due, Place(rows[0].end_probed_at, rows[0].end_id))
 
 
 async def find_candidate(connection: AsyncConnection, integration_id: UUID) -> Candidate | None:
     """One serving connection of an active user."""
-    row = (await connection.execute(_ONE, {"id": integration_id})).mappings().one_or_none()
+    row = (await connection.execute(_ONE, {"id": integration_id})).one_or_none()
     return None if row is None else _candidate(row)
 
 
-def _candidate(row: sa.RowMapping) -> Candidate:
-    return Candidate(**{name: row[name] for name in Candidate.__slots__})
+def _candidate(row: sa.Row[Any]) -> Candidate:
+    return Candidate(*(getattr(row, name) for name in Candidate.__slots__))
 
 
 async def note_probed(connection: AsyncConnection, integration_id: UUID) -> None:

@@ -1,11 +1,13 @@
 """Rows of statements as typed values: the only way in which a row leaves `queries/`."""
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 
 Row = TypeVar("Row")
+Parameters: TypeAlias = dict[str, Any]
+"""Values of a statement, by the names of its columns or parameters."""
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -22,6 +24,6 @@ def all_rows(row_type: type[Row], result: sa.CursorResult[Any]) -> list[Row]:
     return [row_type(**row) for row in result.mappings()]
 
 
-def columns_of(row: "DataclassInstance") -> dict[str, Any]:
+def columns_of(row: "DataclassInstance") -> Parameters:
     """The columns of a typed row by name, for an INSERT. Shallow, where `dataclasses.asdict` would copy documents."""
     return {field.name: getattr(row, field.name) for field in fields(row)}

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -10,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.ids import uuid7, uuid7_floor
 from services.user_management.enums import RevocationState, TokenKind
+from services.user_management.queries.rows import Parameters
 
 _REQUEST = sa.text("""
 WITH wanted AS (
@@ -230,7 +230,7 @@ async def postpone(connection: AsyncConnection, revocation_id: UUID, *, seconds:
     await connection.execute(_POSTPONE, {"id": revocation_id, "seconds": seconds, "failure": failure})
 
 
-def _columns(grant: SealedTokens) -> dict[str, Any]:
+def _columns(grant: SealedTokens) -> Parameters:
     return {
         "kind": grant.token.kind.value,
         "ciphertext": grant.token.ciphertext,

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 from pydantic import BaseModel, ValidationError
 
+from services.user_management.core.json_types import JSONObject
 from services.user_management.enums import UpstreamStatus
 from services.user_management.exceptions import UnreadableEventError
 from services.user_management.schemas.webhook import ClerkSession, ClerkUser
@@ -24,7 +25,7 @@ Model = TypeVar("Model", bound=BaseModel)
 log = structlog.get_logger(__name__)
 
 
-def read_user(described: dict[str, Any], *, issuer: str, told_at: datetime) -> UpstreamUser:
+def read_user(described: JSONObject, *, issuer: str, told_at: datetime) -> UpstreamUser:
     """The user of `user.created`, `user.updated` or the Backend API. A field that is out of bounds is left out.
 
     Raises UnreadableEventError.
@@ -48,12 +49,12 @@ def read_user(described: dict[str, Any], *, issuer: str, told_at: datetime) -> U
     )
 
 
-def read_session(described: dict[str, Any]) -> ClerkSession:
+def read_session(described: JSONObject) -> ClerkSession:
     """The session of `session.created`. Raises UnreadableEventError."""
     return _read(ClerkSession, described)
 
 
-def subject_of(event_type: str, described: dict[str, Any]) -> str | None:
+def subject_of(event_type: str, described: JSONObject) -> str | None:
     """Clerk's id of the user that an event is about, if it is about one.
 
     Also for types without an effect here: mails, messages and memberships hold personal data, erased with the user.
@@ -89,7 +90,7 @@ def _status(user: ClerkUser) -> UpstreamStatus:
     return UpstreamStatus.SUSPENDED if user.banned or user.locked else UpstreamStatus.ACTIVE
 
 
-def _read(model: type[Model], described: dict[str, Any]) -> Model:
+def _read(model: type[Model], described: JSONObject) -> Model:
     try:
         return model.model_validate(described)
     except ValidationError as error:

@@ -14,6 +14,7 @@ import structlog
 
 from services.user_management.core.clock import Clock
 from services.user_management.core.failpoints import Failpoint, failpoint
+from services.user_management.core.json_types import JSONObject
 from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.enums import EncryptionKeyState, ReauthReason
@@ -91,13 +92,13 @@ class _Pass:
     steps: list[_Step]
     after: UUID = _START
 
-    def cursor(self) -> dict[str, Any] | None:
+    def cursor(self) -> JSONObject | None:
         """Where to go on; None at the end."""
         if not self.steps:
             return None
         return {"place": self.steps[0].place.name, "version": self.steps[0].version, "after": str(self.after)}
 
-    def go_to(self, cursor: dict[str, Any] | None) -> None:
+    def go_to(self, cursor: JSONObject | None) -> None:
         """Leave out what an earlier slice of this pass has seen."""
         names = [place.name for place in PLACES]
         if cursor is None or cursor.get("place") not in names:
@@ -143,7 +144,7 @@ class KeyRotationService:
         self._clock = clock
         self._start_slice = start_slice
 
-    async def rewrap(self, actor: Principal, cursor: Any = None) -> dict[str, Any] | None:
+    async def rewrap(self, actor: Principal, cursor: Any = None) -> JSONObject | None:
         """Slice: encrypt under the active version what is under others; the cursor for the next slice, None at the end.
 
         With nothing to do it is one statement.

@@ -5,15 +5,16 @@ Then ours against Clerk's: whoever is gone there is deleted here, after a second
 steps as a webhook, so a sweep and the events that arrive meanwhile end in one state.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import structlog
 
 from services.user_management.core.clock import Clock
+from services.user_management.core.json_types import JSONObject
 from services.user_management.core.principal import Principal
 from services.user_management.database import Database, DatabaseError, is_unavailable
 from services.user_management.exceptions import RetryLaterError, UnreadableEventError
@@ -38,13 +39,13 @@ log = structlog.get_logger(__name__)
 class Directory(Protocol):
     """Clerk's users, as its Backend API has them."""
 
-    async def list_users(self, *, offset: int, limit: int) -> list[dict[str, Any]]:
+    async def list_users(self, *, offset: int, limit: int) -> list[JSONObject]:
         """A page of users, oldest first."""
 
     async def existing(self, user_ids: Sequence[str]) -> set[str]:
         """Those of up to 100 ids that exist."""
 
-    async def get_user(self, user_id: str) -> dict[str, Any] | None:
+    async def get_user(self, user_id: str) -> JSONObject | None:
         """One user; None when there certainly is none."""
 
 
@@ -100,13 +101,13 @@ class Sweep:
         return len(self.gone) > MAX_DELETIONS or (everybody_seen and too_large_a_share)
 
     @classmethod
-    def resume(cls, cursor: Mapping[str, Any] | None) -> "Sweep":
+    def resume(cls, cursor: JSONObject | None) -> "Sweep":
         """From what `cursor()` gave; None: from the start."""
         if cursor is None:
             return cls(Drift())
         return cls(**{**cursor, "drift": Drift(**cursor["drift"])})
 
-    def cursor(self) -> dict[str, Any]:
+    def cursor(self) -> JSONObject:
         """As JSON."""
         return asdict(self)
 
@@ -124,7 +125,7 @@ class ReconcileService:
     clock: Clock
     start_slice: StartSlice
 
-    async def sweep_slice(self, actor: Principal, cursor: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    async def sweep_slice(self, actor: Principal, cursor: JSONObject | None = None) -> JSONObject | None:
         """Slice: go on; None when the sweep is over. While Clerk is away it stands still."""
         sweep = Sweep.resume(cursor)
         time = self.start_slice()

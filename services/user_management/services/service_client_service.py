@@ -1,15 +1,16 @@
 """What administrators and operators do with sibling services: permissions, grants and keys."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.ids import uuid7
+from services.user_management.core.json_types import JSONObject
 from services.user_management.core.principal import Principal
 from services.user_management.database import Database, constraint_name
 from services.user_management.enums import ServicePermission
@@ -205,11 +206,11 @@ async def _lock(uow: UnitOfWork, name: str) -> ClientRow:
     return client
 
 
-def _audit(uow: UnitOfWork, action: str, name: str, changes: Mapping[str, Any]) -> None:
+def _audit(uow: UnitOfWork, action: str, name: str, changes: JSONObject) -> None:
     uow.audit(action, target=("service", name), user_id=None, changes=changes)
 
 
-def _terms(grant: ServiceGrant) -> dict[str, Any]:
+def _terms(grant: ServiceGrant) -> JSONObject:
     return {"scopes": grant.scopes, "reason_required": grant.reason_required}
 
 

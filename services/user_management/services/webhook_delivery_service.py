@@ -11,6 +11,7 @@ from uuid import UUID
 import structlog
 
 from services.user_management.core.clock import Clock
+from services.user_management.core.json_types import JSONObject
 from services.user_management.core.principal import Principal
 from services.user_management.database import is_unavailable
 from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
@@ -229,7 +230,7 @@ class WebhookDeliveryService:
             log.warning("webhook_subscription.disabled", subscription_id=str(delivery.subscription_id), reason=reason)
 
 
-def _named(delivery: ClaimedDelivery) -> dict[str, Any]:
+def _named(delivery: ClaimedDelivery) -> JSONObject:
     return {
         "subscription_id": str(delivery.subscription_id),
         "event_id": str(delivery.event_id),

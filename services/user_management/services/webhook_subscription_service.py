@@ -3,7 +3,6 @@
 A subscription belongs to whoever made it. Whether it is told anything depends on what its owner may do at that moment.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Final, cast
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from services.user_management.core.ids import uuid7
+from services.user_management.core.json_types import JSONObject
 from services.user_management.core.pagination import Page
 from services.user_management.core.principal import Principal, PrincipalKind
 from services.user_management.database import Database
@@ -113,7 +113,9 @@ class WebhookSubscriptionService:
                 created_at=now,
                 updated_at=now,
             )
-            _audit(uow, "created", subscription_id, {name: [None, value] for name, value in _told(values).items()})
+            _audit(
+                uow, "created", subscription_id, {name: [None, value] for name, value in _told(dict(values)).items()}
+            )
             row = await self._lock(uow, actor, subscription_id)
         return NewSubscription.model_validate({**asdict(row), "secret": secret})
 
@@ -300,7 +302,7 @@ async def _change(uow: UnitOfWork, row: ShownSubscription, changed: Subscription
         await delivery_queries.park(uow.connection, [row.id])
     if status == SubscriptionStatus.ACTIVE:
         await delivery_queries.unpark(uow.connection, [row.id])
-    former, new = _told({name: getattr(row, name) for name in changed}), _told(changed)
+    former, new = _told({name: getattr(row, name) for name in changed}), _told(dict(changed))
     _audit(uow, "updated", row.id, {name: [former[name], new[name]] for name in changed})
 
 
@@ -329,11 +331,11 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _told(values: Mapping[str, object]) -> dict[str, object]:
+def _told(values: JSONObject) -> JSONObject:
     """What the audit is told of columns."""
     return {name: _origin(str(value)) if name == "url" else value for name, value in values.items()}
 
 
-def _audit(uow: UnitOfWork, verb: str, subscription_id: UUID, changes: Mapping[str, object]) -> None:
+def _audit(uow: UnitOfWork, verb: str, subscription_id: UUID, changes: JSONObject) -> None:
     target = ("webhook_subscription", str(subscription_id))
     uow.audit(f"webhook_subscription.{verb}", target=target, user_id=None, changes=changes)

@@ -13,6 +13,7 @@ from uuid import UUID
 import structlog
 
 from services.user_management.core.integration_counts import misconfigured
+from services.user_management.core.json_types import JSONObject
 from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.enums import ProviderState
@@ -53,7 +54,7 @@ class _Run:
     def is_over(self) -> bool:
         return self.after is None or self.probes >= MAX_PROBES
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JSONObject:
         after = self.after
         probed_at = None if after is None or after.probed_at is None else after.probed_at.isoformat()
         return {
@@ -75,7 +76,7 @@ class IntegrationHealthService:
     scopes: ScopeEnforcement
     start_slice: StartSlice
 
-    async def check(self, actor: Principal, cursor: Any) -> dict[str, Any] | None:
+    async def check(self, actor: Principal, cursor: Any) -> JSONObject | None:
         """Slice: first the required scopes, then the connections, then what is known of the providers."""
         time = self.start_slice()
         cursor = cursor or {"scopes": None}
@@ -175,7 +176,7 @@ def _tell(provider: str, former: ProviderState, state: ProviderState, reason: st
         log.info("provider.recovered", provider=provider, former=former.value)
 
 
-def _run(cursor: dict[str, Any]) -> _Run:
+def _run(cursor: JSONObject) -> _Run:
     place: Place | None = None
     if cursor["after"] is not None:
         probed_at, id_text = cursor["after"]

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Self
+from typing import Final, Self
 
+from services.user_management.core.json_types import JSONObject
 from services.user_management.enums import ProviderState
 
 DOWN_AFTER: Final = 3
@@ -30,10 +31,10 @@ class Tallies:
         self._tallies = dict(tallies)
 
     @classmethod
-    def of_json(cls, document: Mapping[str, Mapping[str, Any]]) -> Self:
+    def of_json(cls, document: JSONObject) -> Self:
         return cls({name: Tally(**fields) for name, fields in document.items()})
 
-    def to_json(self) -> dict[str, dict[str, Any]]:
+    def to_json(self) -> JSONObject:
         return {name: asdict(tally) for name, tally in self._tallies.items()}
 
     def __iter__(self) -> Iterator[str]:

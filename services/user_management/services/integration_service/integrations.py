@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
+from services.user_management.core.json_types import JSONObject
 from services.user_management.core.pagination import Page
 from services.user_management.core.principal import Principal
 from services.user_management.database import Database
@@ -216,7 +217,7 @@ class IntegrationService:
         if row.status == IntegrationStatus.REVOKED:
             raise RevokedError(extra=self._refusal(row))
 
-    def _refusal(self, row: ShownIntegration) -> dict[str, Any]:
+    def _refusal(self, row: ShownIntegration) -> JSONObject:
         shown = self._response(row)
         # Also for a connection that shows none, as it works: whoever is refused here is told the way on.
         link = shown.reconnect_url or self.links.url(row.provider, shown.granted_scopes)

@@ -7,6 +7,7 @@ from typing import Any, Final, NoReturn, TypeVar
 from services.user_management.core.clock import Clock
 from services.user_management.core.context import current_context
 from services.user_management.core.ids import uuid7
+from services.user_management.core.json_types import JSONObject
 from services.user_management.core.principal import Principal, PrincipalKind
 from services.user_management.enums import ReauthReason, TokenKind, TokenOutcome
 from services.user_management.exceptions import (
@@ -118,7 +119,7 @@ class TokenAnswers:
             return unavailable(result)
         return _REFUSALS[outcome](extra=self._refusal_members(request, reading))
 
-    def _refusal_members(self, request: TokenRequest, reading: TokenReading) -> dict[str, Any]:
+    def _refusal_members(self, request: TokenRequest, reading: TokenReading) -> JSONObject:
         members: dict[str, Any] = {}
         if reading.outcome in {TokenOutcome.NEEDS_REAUTH, TokenOutcome.REVOKED}:
             members["reason"] = reading.status_reason

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import structlog
 
+from services.user_management.core.json_types import JSONObject
 from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.exceptions import ApplicationError
@@ -62,7 +63,7 @@ class RefreshJobs:
             await self._refresh_batch(found, time)
             after = found[-1].integration_id
 
-    async def refresh_due(self, _actor: Principal, cursor: Any = None) -> dict[str, Any] | None:
+    async def refresh_due(self, _actor: Principal, cursor: Any = None) -> JSONObject | None:
         """Slice: renew access tokens that a reader would find too short-lived before the next run has come to them, the
         next one first.
 

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Final
 
+from services.user_management.core.json_types import JSONObject
 from services.user_management.schemas.diagnosis import Confidence, Finding, Responsible, Severity
 from services.user_management.services.diagnosis_service.evidence import Evidence, IntegrationEvidence, in_days
 
@@ -24,7 +25,7 @@ def _died_at(held: IntegrationEvidence, limit: timedelta) -> Confidence | None:
     return Confidence.LIKELY if narrow else Confidence.POSSIBLE
 
 
-def _life(held: IntegrationEvidence) -> dict[str, object]:
+def _life(held: IntegrationEvidence) -> JSONObject:
     return {
         "connected_at": held.connected_at,
         "last_worked_at": held.last_worked_at,

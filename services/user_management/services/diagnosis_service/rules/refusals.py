@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from services.user_management.core.json_types import JSONObject
 from services.user_management.enums import IntegrationStatus, ReauthReason
 from services.user_management.schemas.diagnosis import Confidence, Finding, Responsible, Severity
 from services.user_management.services.diagnosis_service.evidence import Evidence
@@ -54,7 +55,7 @@ def _said(evidence: Evidence, codes: dict[str, str]) -> str | None:
     return next((code for code in (held.last_failure_detail, held.last_failure) if code in codes), None)
 
 
-def _facts(evidence: Evidence) -> dict[str, object]:
+def _facts(evidence: Evidence) -> JSONObject:
     held = evidence.connection
     if held is None:
         return {}
