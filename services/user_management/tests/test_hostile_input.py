@@ -16,7 +16,7 @@ import structlog
 from fastapi import FastAPI
 
 from services.user_management.core.context import DEFAULT_BODY_BYTES
-from services.user_management.core.principal import system
+from services.user_management.core.principal import Principal, PrincipalKind
 from services.user_management.enums import ServicePermission
 from services.user_management.logging_config import configure_logging
 from services.user_management.schemas.webhook_subscription import CreateSubscriptionRequest
@@ -91,7 +91,8 @@ class Stage:
         await services.grant(TESTER, "caller", PROVIDER, scopes=None, reason_required=False)
         await services.create_service(TESTER, "target")
         subscription = await journey.container.events.subscriptions.create_subscription(
-            system("test"), CreateSubscriptionRequest(url="http://127.0.0.1:9/")
+            Principal(PrincipalKind.USER, ADMIN_USER_ID, is_admin=True),
+            CreateSubscriptionRequest(url="http://127.0.0.1:9/"),
         )
         good = {
             "user_id": person.id,
