@@ -1,4 +1,7 @@
-"""`python -m benchmarks NAME …`: exit 0 when every bar is met, 1 when one is not or the run could not be made."""
+"""Runs one benchmark: `python -m benchmarks NAME …`.
+
+Exits with 0 when every bar is met, and with 1 when one is not or when the run could not be made.
+"""
 
 import argparse
 import secrets
@@ -47,18 +50,22 @@ def _parser() -> argparse.ArgumentParser:
     scale = commands.add_parser("user_scale", help="the same requests among a thousand users and among a million")
     _add_user_scale(scale)
     connections = commands.add_parser(
-        "connection_scale", help="the same token reads among a thousand connections and among a million"
+        "connection_scale", help="the same token reads among a thousand integrations and among a million"
     )
     _add_connection_scale(connections)
     burst = commands.add_parser("webhook_burst", help="a thousand webhooks, each twice, in ten seconds")
     _add_webhook_burst(burst)
-    rotation = commands.add_parser("key_rotation", help="the vault's keys rotated, killed and gone on with under reads")
+    rotation = commands.add_parser(
+        "key_rotation", help="a rotation of the vault's keys under reads, killed half way and resumed"
+    )
     _add_key_rotation(rotation)
     memory = commands.add_parser("rate_limit_memory", help="what a million callers cost the rate limiter")
     _add_rate_limit_memory(memory)
-    backlog = commands.add_parser("refresh_backlog", help="ten thousand connections whose tokens run out at once")
+    backlog = commands.add_parser("refresh_backlog", help="ten thousand integrations whose tokens run out at once")
     _add_refresh_backlog(backlog)
-    hostile = commands.add_parser("hostile_bodies", help="others, while strangers send the worst bodies and heads")
+    hostile = commands.add_parser(
+        "hostile_bodies", help="what others notice while strangers send the worst bodies and heads"
+    )
     _add_hostile_bodies(hostile)
     harm = commands.add_parser(
         "chaos", help="kills, races, restarts, outages and bad answers while tokens are refreshed"
@@ -70,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_comparison(command: argparse.ArgumentParser, run: Callable[[Options], bool]) -> None:
     command.add_argument("--seconds", type=_positive, default=10, help="length of one run of wrk (default 10)")
     command.add_argument("--rounds", type=_positive, default=3, help="runs per server; the median counts (default 3)")
-    command.add_argument("--connections", type=_positive, default=32, help="open at once (default 32)")
+    command.add_argument("--connections", type=_positive, default=32, help="connections open at once (default 32)")
     command.add_argument("--users", type=_positive, default=1000, help="users (default 1000)")
     _add_result(command)
 
@@ -90,8 +97,10 @@ def _add_comparison(command: argparse.ArgumentParser, run: Callable[[Options], b
 
 
 def _add_user_scale(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--users", type=_positive, default=_MILLION, help="of the large one (default a million)")
-    command.add_argument("--requests", type=_positive, default=300, help="measured of each case (default 300)")
+    command.add_argument(
+        "--users", type=_positive, default=_MILLION, help="users of the large deployment (default a million)"
+    )
+    command.add_argument("--requests", type=_positive, default=300, help="measured requests of each case (default 300)")
     _add_result(command)
 
     def start(arguments: argparse.Namespace) -> bool:
@@ -106,9 +115,12 @@ def _add_user_scale(command: argparse.ArgumentParser) -> None:
 
 def _add_connection_scale(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--connections", type=_positive, default=_MILLION, help="of the large one, as its users (default a million)"
+        "--connections",
+        type=_positive,
+        default=_MILLION,
+        help="integrations, and users, of the large deployment (default a million)",
     )
-    command.add_argument("--requests", type=_positive, default=300, help="measured of each case (default 300)")
+    command.add_argument("--requests", type=_positive, default=300, help="measured requests of each case (default 300)")
     _add_result(command)
 
     def start(arguments: argparse.Namespace) -> bool:
@@ -145,9 +157,11 @@ def _add_token_load(command: argparse.ArgumentParser) -> None:
 
 
 def _add_webhook_burst(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--messages", type=_positive, default=1000, help="delivered twice each (default 1000)")
+    command.add_argument(
+        "--messages", type=_positive, default=1000, help="webhooks, each delivered twice (default 1000)"
+    )
     command.add_argument("--rate", type=_positive, default=200, help="deliveries per second (default 200)")
-    command.add_argument("--connections", type=_positive, default=16, help="open at once (default 16)")
+    command.add_argument("--connections", type=_positive, default=16, help="connections open at once (default 16)")
     _add_result(command)
 
     def start(arguments: argparse.Namespace) -> bool:
@@ -165,8 +179,10 @@ def _add_webhook_burst(command: argparse.ArgumentParser) -> None:
 
 
 def _add_key_rotation(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--tokens", type=_positive, default=100_000, help="to be encrypted anew (default 100,000)")
-    command.add_argument("--quiet-seconds", type=_positive, default=20, help="of reads before it (default 20)")
+    command.add_argument("--tokens", type=_positive, default=100_000, help="tokens to encrypt anew (default 100,000)")
+    command.add_argument(
+        "--quiet-seconds", type=_positive, default=20, help="length of the reads before the rotation (default 20)"
+    )
     _add_result(command)
 
     def start(arguments: argparse.Namespace) -> bool:
@@ -183,9 +199,13 @@ def _add_key_rotation(command: argparse.ArgumentParser) -> None:
 
 
 def _add_rate_limit_memory(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--keys", type=_positive, default=_MILLION, help="in the process (default a million)")
-    command.add_argument("--redis-keys", type=_positive, default=_MILLION, help="in Redis (default a million)")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    command.add_argument(
+        "--keys", type=_positive, default=_MILLION, help="keys counted in the process alone (default a million)"
+    )
+    command.add_argument(
+        "--redis-keys", type=_positive, default=_MILLION, help="keys counted in Redis (default a million)"
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the result to FILE")
 
     def start(arguments: argparse.Namespace) -> bool:
         return rate_limit_memory.run(
@@ -196,7 +216,9 @@ def _add_rate_limit_memory(command: argparse.ArgumentParser) -> None:
 
 
 def _add_refresh_backlog(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--connections", type=_positive, default=10_000, help="that are due (default 10,000)")
+    command.add_argument(
+        "--connections", type=_positive, default=10_000, help="integrations that are due (default 10,000)"
+    )
     command.add_argument(
         "--spread", type=int, default=600, help="seconds over which the job spreads them (default 600)"
     )
@@ -216,10 +238,12 @@ def _add_refresh_backlog(command: argparse.ArgumentParser) -> None:
 
 
 def _add_hostile_bodies(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--seconds", type=_positive, default=10, help="of each attack (default 10)")
+    command.add_argument("--seconds", type=_positive, default=10, help="length of each attack (default 10)")
     command.add_argument("--strangers", type=_positive, default=32, help="who post at once (default 32)")
-    command.add_argument("--hang-ups", type=_positive, default=200, help="in the middle of a body (default 200)")
-    command.add_argument("--megabytes", type=_positive, default=32, help="of one head (default 32)")
+    command.add_argument(
+        "--hang-ups", type=_positive, default=200, help="requests that end in the middle of their body (default 200)"
+    )
+    command.add_argument("--megabytes", type=_positive, default=32, help="size of one request head (default 32)")
     _add_result(command)
 
     def start(arguments: argparse.Namespace) -> bool:
@@ -265,9 +289,9 @@ def _add_chaos(command: argparse.ArgumentParser) -> None:
 
 def _add_result(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--seed", type=int, default=secrets.randbelow(2**31), help="of all that is left to chance (default: by lot)"
+        "--seed", type=int, default=secrets.randbelow(2**31), help="seed of every random choice (default: random)"
     )
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the result to FILE")
 
 
 def _terminate(signum: int, _frame: FrameType | None) -> None:
@@ -275,7 +299,7 @@ def _terminate(signum: int, _frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    """Run what the arguments name; the exit status."""
+    """Run the benchmark that the command line names and return the exit status."""
     arguments = _parser().parse_args()
     run: Callable[[argparse.Namespace], bool] = arguments.run
     signal.signal(signal.SIGTERM, _terminate)

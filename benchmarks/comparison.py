@@ -1,6 +1,6 @@
-"""The service against its floor: the same load on both in turn, over the same database.
+"""Compares the service with its floor: the same load on both in turn, over the same database.
 
-What a machine can do differs; how much of it the service takes for itself does not. So the bar is a ratio of rates.
+What a machine can do differs; the share that the service takes for itself does not. So the bar is a ratio of rates.
 """
 
 import statistics
@@ -25,7 +25,7 @@ WARM_UP_SECONDS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the person chose."""
+    """The options of one run, from the command line."""
 
     seconds: int
     rounds: int
@@ -35,7 +35,7 @@ class Options:
     json_path: Path | None
 
     def as_json(self) -> dict[str, Any]:
-        """For the result file."""
+        """Return the options as a JSON object for the result file."""
         return {**asdict(self), "json_path": None}
 
 
@@ -45,10 +45,10 @@ class Measurement:
 
     load: wrk.LoadResult
     cpu_seconds: float
-    """Of the server, without Postgres."""
+    """CPU time of the server, without that of Postgres."""
 
     def line(self) -> str:
-        """For a person."""
+        """Return the measurement as one line for a person."""
         return f"{self.load.rate:.0f}/s, {self.load.requests} answered, {self.load.failures} failed"
 
 
@@ -65,38 +65,38 @@ class Subject(Generic[M]):
 
     @property
     def requests(self) -> int:
-        """Answered in all rounds."""
+        """Number of requests answered in all rounds."""
         return sum(measured.load.requests for measured in self.rounds)
 
     @property
     def rate(self) -> float:
-        """Requests per second, median of the rounds."""
+        """Requests per second: the median of the rounds."""
         return statistics.median(measured.load.rate for measured in self.rounds)
 
     @property
     def p50_milliseconds(self) -> float:
-        """Median of the rounds."""
+        """Median latency in milliseconds: the median of the rounds."""
         return statistics.median(measured.load.p50_milliseconds for measured in self.rounds)
 
     @property
     def p99_milliseconds(self) -> float:
-        """Median of the rounds."""
+        """Latency of the slowest hundredth in milliseconds: the median of the rounds."""
         return statistics.median(measured.load.p99_milliseconds for measured in self.rounds)
 
     @property
     def cpu_microseconds(self) -> float:
-        """Per request, over all rounds."""
+        """CPU time per request in microseconds, over all rounds."""
         return 1e6 * sum(measured.cpu_seconds for measured in self.rounds) / self.requests
 
     @property
     def failures(self) -> int:
-        """Answers other than 200, and answers that never came."""
+        """Number of answers other than 200 and of answers that never came."""
         return sum(measured.load.failures for measured in self.rounds)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison(Generic[M]):
-    """Service and floor under one name."""
+    """Measurements of the service and of its floor under one name."""
 
     name: str
     service: Subject[M]
@@ -104,17 +104,20 @@ class Comparison(Generic[M]):
 
     @property
     def ratio_percent(self) -> float:
-        """The service's rate in percent of the floor's; median of the rounds, each against its neighbour."""
+        """The service's rate in percent of the floor's.
+
+        The median of the rounds: each round of the service is set against the floor's neighbouring one.
+        """
         pairs = zip(self.service.rounds, self.floor.rounds, strict=True)
         return 100 * statistics.median(service.load.rate / floor.load.rate for service, floor in pairs)
 
     @property
     def failures(self) -> int:
-        """Of both."""
+        """Number of failures of the service and of the floor together."""
         return self.service.failures + self.floor.failures
 
     def promises(self, circumstances: Circumstances, *, minimum_ratio_percent: float) -> list[Promise]:
-        """What every comparison is judged by: the ratio, memory, answers and the slowest hundredth of them."""
+        """Return what every comparison is judged by: the ratio, memory, failures and the p99 latency."""
         service, idle = self.service, circumstances.is_idle
         rounds = [*service.rounds, *self.floor.rounds]
         counts = {"answered": sum(measured.load.requests for measured in rounds)}
@@ -127,7 +130,7 @@ class Comparison(Generic[M]):
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """For the result file."""
+        """Return the comparison as a JSON object for the result file."""
         return asdict(self) | {
             "ratio_percent": self.ratio_percent,
             "cpu_microseconds": {SERVICE: self.service.cpu_microseconds, FLOOR: self.floor.cpu_microseconds},
@@ -135,14 +138,14 @@ class Comparison(Generic[M]):
 
 
 def web_server(deployment: Deployment, name: str = SERVICE) -> ServerUnderTest:
-    """The service as its Procfile starts it."""
+    """Return the service as a server under test, with the command of its Procfile."""
     web = read_procfile(REPOSITORY / "Procfile", deployment.environment)["web"]
     (port,) = ports.free_ports()
     return ServerUnderTest(name, web, port=port, environment=deployment.environment, folder=deployment.folder)
 
 
 def floor_server(deployment: Deployment, module: str, **variables: str) -> ServerUnderTest:
-    """`python -m MODULE` in the environment of the service and of `variables`."""
+    """Return `python -m MODULE` as a server under test, in the environment of the service plus `variables`."""
     environment = {**deployment.environment, **variables}
     (port,) = ports.free_ports()
     return ServerUnderTest(
@@ -151,7 +154,7 @@ def floor_server(deployment: Deployment, module: str, **variables: str) -> Serve
 
 
 def measure(server: ServerUnderTest, load: wrk.Load) -> Measurement:
-    """One run. Raises BenchmarkError."""
+    """Run `load` once against `server`. Raises BenchmarkError."""
     cpu_seconds = server.cpu_seconds()
     result = wrk.run(load)
     return Measurement(load=result, cpu_seconds=server.cpu_seconds() - cpu_seconds)
@@ -165,7 +168,7 @@ def compare(
     *,
     measure_with: Measure[M],
 ) -> Comparison[M]:
-    """Start service and floor, warm both up, measure them in turn. Raises BenchmarkError."""
+    """Start the service and its floor, warm both up, and measure them in turn. Raises BenchmarkError."""
     with ExitStack() as stack:
         for server in servers:
             stack.enter_context(server)
@@ -182,7 +185,7 @@ def compare(
 
 
 def table(comparisons: Sequence[Comparison[M]]) -> str:
-    """For a person."""
+    """Return the comparisons as a table for a person."""
     rows = [["", "rate/s", "p50 ms", "p99 ms", "CPU µs/request", "RSS MB", "of the floor"]]
     for found in comparisons:
         for name, subject in ((SERVICE, found.service), (FLOOR, found.floor)):
@@ -206,6 +209,6 @@ def conclude(
     options: Options,
     circumstances: Circumstances,
 ) -> bool:
-    """Print and write what was found; whether every bar is met. Raises OSError."""
+    """Print and write what was found; return whether every bar is met. Raises OSError."""
     details = {"options": options.as_json(), "modes": [found.as_json() for found in comparisons]}
     return report.conclude(table(comparisons), promises, circumstances, json_path=options.json_path, details=details)

@@ -1,10 +1,9 @@
-"""Connections of as many users as one likes, in SQL: as many connections as users, with two tokens each, and what was
-read of them.
+"""Fills a database with integrations in SQL: as many integrations as users, each with two tokens and its token reads.
 
-Of ten users the first has two accounts at Google, the second one account at each of three providers, the three after
-them none, the others one. About every tenth connection is due to be refreshed, one in a hundred waits for its user, and
-for every twentieth connection there is one that was given up, most of them long revoked. The ciphertexts are as long as
-real ones, and unreadable.
+Of ten users the first has two accounts at Google, the second has one account at each of three providers, the next three
+have none, and the others have one. About every tenth integration is due for a refresh, one in a hundred waits for its
+user, and for every twentieth there is one that was given up; most of those were revoked long ago. The ciphertexts are
+as long as real ones, and unreadable.
 """
 
 from typing import Final
@@ -14,12 +13,12 @@ from benchmarks.population import populate
 from benchmarks.seeding import PROVIDER, SCOPE
 
 USERS_IN_A_BLOCK: Final = 10
-"""Of users, after whom it begins anew; they have as many connections."""
+"""Size of the repeating block of users; a block has as many integrations as users."""
 READS_PER_CONNECTION: Final = 6
-"""At Google, in the last weeks: of a million connections 4.8 million records."""
+"""Reads of each integration at Google in the last weeks: 4.8 million records for a million integrations."""
 TABLES: Final = "integrations, encrypted_tokens, token_reads, token_revocations"
 
-# Building an index is several times faster than growing it. Those of constraints stay: their rows come in order.
+# Building an index is several times faster than growing it. The indexes of constraints stay: their rows come in order.
 _TAKE_AWAY: Final = """
 CREATE TEMPORARY TABLE put_back (statement text);
 DO $$ DECLARE part record; BEGIN
@@ -84,8 +83,8 @@ FROM (
     ORDER BY users.id, provider, account_id
 ) AS connections;
 """
-# A connection that waits for its user keeps the tokens that it had; what is due was issued in an earlier hour. Without
-# triggers, the copy of both times is made here.
+# An integration that waits for its user keeps the tokens that it had; a due token was issued in an earlier hour.
+# Without triggers, the copy of both times is made here.
 _TOKENS: Final = """
 INSERT INTO encrypted_tokens (id, integration_id, kind, ciphertext, key_version, issued_at, expires_at)
 SELECT pg_temp.uuid7(refresh_issued_at, kind || id), id, kind, pg_temp.sealed(kind || id, version, size), version,
@@ -125,9 +124,9 @@ CROSS JOIN (SELECT version FROM encryption_keys WHERE state = 'active') AS key;
 
 
 def fill(deployment: Deployment, connections: int, *, seed: int) -> None:
-    """Insert as many users and `connections`, rounded up to whole blocks, and what hangs on them, into a deployment
-    that has a key version and a service, and no users.
+    """Insert `connections` integrations, as many users, and all rows that depend on them, in whole blocks.
 
+    The numbers are rounded up. The deployment must have a key version and a service, and no users.
     Raises BenchmarkError.
     """
     users = -(-connections // USERS_IN_A_BLOCK) * USERS_IN_A_BLOCK

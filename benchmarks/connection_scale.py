@@ -1,5 +1,7 @@
-"""The same questions to a deployment of a thousand connections and to one of a million, both running, in turn: what
-grows with the number of connections is not found by an index."""
+"""Sends the same token reads to a deployment of a thousand integrations and to one of a million, in turn.
+
+Both run at once. A time that grows with the number of integrations belongs to a query that no index serves.
+"""
 
 import statistics
 from collections.abc import Sequence
@@ -19,30 +21,30 @@ from benchmarks.sessions import SessionIssuer
 
 SMALL_CONNECTIONS: Final = 1000
 _POSTGRES_SETTINGS: Final = {"max_wal_size": "16GB", "checkpoint_timeout": "1h"}
-"""No checkpoint while a million connections are inserted, nor while requests are measured."""
+"""Settings that keep Postgres from a checkpoint while a million rows are inserted and while requests are measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the person chose."""
+    """The options of one run, from the command line."""
 
     connections: int
     requests: int
-    """Measured of each case and deployment, after as many of others to warm up."""
+    """Measured requests per case and deployment; as many requests of other users warm up before them."""
     seed: int
     json_path: Path | None
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One case in one deployment."""
+    """The timing of one case in one deployment."""
 
     p50_milliseconds: float
     failures: int
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> "Timing":
-        """What the samples come to."""
+        """Summarise the samples of one case."""
         return cls(
             statistics.median(sample.milliseconds for sample in samples), sum(sample.failed for sample in samples)
         )
@@ -50,7 +52,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """One case in both deployments."""
+    """The timings of one case in both deployments."""
 
     case: str
     maximum_ratio: float
@@ -59,11 +61,11 @@ class Growth:
 
     @property
     def ratio(self) -> float:
-        """How much longer it takes among many."""
+        """How many times longer the case takes in the large deployment, by the median."""
         return self.large.p50_milliseconds / self.small.p50_milliseconds
 
     def promises(self) -> list[Promise]:
-        """The bar; and that what was timed is what was asked for."""
+        """Return the bar on the growth, and the promise that every answer was the expected one."""
         name = f"connection_scale[{self.case}]"
         failures = {"small": self.small.failures, "large": self.large.failures}
         return [
@@ -73,7 +75,10 @@ class Growth:
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write; whether every bar is met. Raises BenchmarkError or DevstackError."""
+    """Measure, print and write the result; return whether every bar is met.
+
+    Raises BenchmarkError or DevstackError.
+    """
     circumstances = Circumstances.of("connection_scale", options.seed)
     print(circumstances.line(), flush=True)
     with ExitStack() as stack:
@@ -85,13 +90,13 @@ def run(options: Options) -> bool:
 
 
 def _deployments(stack: ExitStack, options: Options) -> tuple[list[Case], list[Case]]:
-    """The cases of the small one and of the large one."""
+    """Start both deployments and return the cases of the small one and of the large one."""
     issuer = SessionIssuer.generate()
     environment = {**NOBODY_REFUSED, **issuer.environment}
     small, large = (stack.enter_context(deployed(_POSTGRES_SETTINGS, environment)) for _ in range(2))
 
     def cases(deployment: Deployment, connections: int) -> list[Case]:
-        print(f"inserting {connections} connections …", flush=True)
+        print(f"inserting {connections} integrations …", flush=True)
         respondents, key = _populate(deployment, connections, options)
         server = stack.enter_context(comparison.web_server(deployment))
         caller, jobs = stack.enter_context(Caller(server.url)), stack.enter_context(JobCaller(deployment))
@@ -101,21 +106,21 @@ def _deployments(stack: ExitStack, options: Options) -> tuple[list[Case], list[C
 
 
 def _populate(deployment: Deployment, connections: int, options: Options) -> tuple[Respondents, str]:
-    """Who is to be asked, and the key of a service that may ask."""
+    """Fill a deployment; return the users to ask about and the key of a service that may read their tokens."""
     seeded = deployment.run_python("-m", "benchmarks.seeding", "connected", "0", str(options.seed))
     fill(deployment, connections, seed=options.seed)
     respondents = Respondents(deployment, count=2 * options.requests, seed=options.seed)
     respondents.give_tokens()
-    # What autovacuum and the checkpointer would do in the middle of the run.
+    # Otherwise autovacuum and the checkpointer would do this in the middle of the run.
     deployment.query(f"VACUUM ANALYZE {TABLES}")
     deployment.query("CHECKPOINT")
     return respondents, seeded.last_line
 
 
 def _measure(small: Sequence[Case], large: Sequence[Case], options: Options) -> list[Growth]:
-    """Every question of every case, to the one and to the other: one half to warm up, then the other half.
+    """Ask every question of every case in both deployments: the first half warms up, the second half is measured.
 
-    Nobody is asked twice where there are enough to ask: whether their rows lie in memory is a part of what grows.
+    No user is asked about twice where there are enough: whether their rows are in memory is a part of what grows.
     """
     pairs = list(zip(small, large, strict=True))
     samples: list[list[tuple[Sample, Sample]]] = [[] for _ in pairs]
@@ -136,7 +141,10 @@ def _measure(small: Sequence[Case], large: Sequence[Case], options: Options) -> 
 
 
 def _ask_both(small: Case, large: Case, number: int) -> tuple[Sample, Sample]:
-    """Now the one first, now the other: whatever comes second finds the processor as the first one left it."""
+    """Ask one question in both deployments, and alternate which one comes first.
+
+    The second one asked finds the processor's caches as the first one left them; alternating evens that out.
+    """
     if number % 2 == 0:
         return small.ask(number), large.ask(number)
     second = large.ask(number)

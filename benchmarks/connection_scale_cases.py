@@ -1,4 +1,4 @@
-"""The questions that are compared between a deployment of few connections and one of many."""
+"""Defines the questions that are compared between a deployment of few integrations and one of many."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ READ: Final = "/internal/tokens/get"
 BATCH_READ: Final = "/internal/tokens/batch-get"
 BATCH_SIZE: Final = 50
 LISTED: Final = 3
-"""Connections of a user whose connections are listed."""
+"""Number of integrations of each user whose integrations are listed."""
 READ_RATIO: Final = 1.3
 OTHER_RATIO: Final = 1.5
 
-# Of everybody by lot. Those who are due or dead would be another question.
+# A random choice of all users; integrations that are due or dead would be another question.
 _READABLE: Final = """
 FROM integrations i
 JOIN users u ON u.id = i.user_id AND u.status = 'active'
@@ -47,27 +47,27 @@ WHERE u.status = 'active' AND u.id IN (SELECT user_id FROM integrations GROUP BY
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer."""
+    """The time and the outcome of one answer."""
 
     milliseconds: float
     failed: bool
-    """Not what was expected: refused, for another reason, or with another number of rows."""
+    """Whether the answer was unexpected: another outcome or reason than the case wants, or another number of rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One question, asked of one user after the other."""
+    """One kind of question, asked about one user after the other."""
 
     name: str
     maximum_ratio: float
     ask: Callable[[int], Sample]
-    """The question of that number. Raises BenchmarkError when no answer comes."""
+    """Asks the question of the given number. Raises BenchmarkError when no answer comes."""
 
 
 class Respondents:
-    """Who is asked in one deployment: users by the seed, some several times where there are fewer than `count`.
+    """The users about whom one deployment is asked, chosen by the seed.
 
-    Raises BenchmarkError.
+    Some come several times where fewer than `count` fit. Raises BenchmarkError where none fits.
     """
 
     def __init__(self, deployment: Deployment, *, count: int, seed: int) -> None:
@@ -82,7 +82,7 @@ class Respondents:
         self.with_several: list[str] = self._sample("u.id", _WITH_SEVERAL, count)
 
     def give_tokens(self) -> None:
-        """Seal tokens that can be read, of those whose tokens are asked for."""
+        """Give the users whose tokens will be read tokens that the vault can open."""
         path = Path(self._deployment.folder, "read_users.json")
         users = {*self.with_token, *(user for user, _ in self.with_second_account)}
         path.write_text(json.dumps(sorted(users)))
@@ -107,7 +107,7 @@ class CaseMaker:
         self._key = f"Bearer {key}"
 
     def cases(self, issuer: SessionIssuer) -> list[Case]:
-        """Each with as many questions as there are respondents."""
+        """Return all cases, each with as many questions as there are respondents."""
         asked = self._respondents
         reads = [self._read(_wanted(user)) for user in asked.with_token]
         second = [self._read(_wanted(user, account=email)) for user, email in asked.with_second_account]
@@ -140,7 +140,7 @@ class CaseMaker:
         return Request("POST", READ, self._key, json.dumps(wanted).encode())
 
     def _batches(self) -> list[Request]:
-        """Everybody as often as anybody."""
+        """Return one batch per user, so that every user is asked for equally often."""
         users = self._respondents.with_token
         everyone = cycle(users)
         batches = ([_wanted(user) for user in islice(everyone, BATCH_SIZE)] for _ in users)
@@ -153,7 +153,7 @@ def _wanted(user: str, *, account: str | None = None) -> dict[str, Any]:
 
 
 def _stranger(user: str) -> str:
-    """An id beside that of a user."""
+    """Return an id that sorts next to that of a user and belongs to nobody."""
     return f"{user}-"
 
 

@@ -1,4 +1,4 @@
-"""What the periodic jobs ask the database, as they ask it: timed here, so that no worker changes what is measured."""
+"""Times the queries of the periodic jobs, run here as the jobs run them, so that no worker changes what is measured."""
 
 import asyncio
 import time
@@ -18,13 +18,13 @@ from services.user_management.services.token_service import jobs
 from services.user_management.services.token_service.answers import DEFAULT_TTL_SECONDS
 
 _WITHIN_SECONDS: Final = jobs.REFRESH_PERIOD_SECONDS + 600.0 + DEFAULT_TTL_SECONDS
-"""What a run of the refresh job looks for, with the default spread."""
+"""How far ahead, in seconds, a run of the refresh job looks for ending tokens, with the default spread."""
 DUE_AT_ONCE: Final = jobs.BATCH // 2
-"""A page that the due of a thousand connections fill."""
+"""Size of a page; the due integrations among a thousand are enough to fill one."""
 
 
 class JobCaller(AbstractContextManager["JobCaller"]):
-    """A connection that is kept open, as the service's own role."""
+    """A database connection that stays open, under the service's own role."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._runner = asyncio.Runner()
@@ -41,8 +41,11 @@ class JobCaller(AbstractContextManager["JobCaller"]):
         self._runner.close()
 
     def find_due_refreshes(self) -> tuple[float, int]:
-        """Milliseconds, and how many connections the next page of the refresh job's walk has: as many as fit on one, as
-        pages of different length cannot be compared. At the end the walk begins anew, untimed."""
+        """Return the milliseconds, and how many integrations the next page of the refresh job's walk has.
+
+        Pages of different length cannot be compared, so only full ones are timed. At the end
+        the walk begins anew, untimed.
+        """
         milliseconds, found = self._timed(self._find_due_refreshes)
         if found < DUE_AT_ONCE:
             self._position = DuePosition()
@@ -50,7 +53,7 @@ class JobCaller(AbstractContextManager["JobCaller"]):
         return milliseconds, found
 
     def claim_due_revocations(self) -> tuple[float, int]:
-        """Milliseconds, and how many revocations were taken."""
+        """Claim the due revocations; return the milliseconds and how many were claimed."""
         return self._timed(self._claim_due_revocations)
 
     def _timed(self, job: Callable[[], Awaitable[int]]) -> tuple[float, int]:

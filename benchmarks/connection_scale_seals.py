@@ -1,7 +1,7 @@
-"""`python -m benchmarks.connection_scale_seals FILE`: readable tokens for the users in FILE, a JSON array of ids.
+"""Seals readable tokens for some users: `python -m benchmarks.connection_scale_seals FILE`.
 
-Runs as a process of its own, in the environment of the service, whose vault seals them. All others keep bytes of the
-same length.
+FILE is a JSON array of user ids. The module runs as a process of its own, in the environment of the service, whose
+vault seals the tokens. All other users keep unreadable bytes of the same length.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from services.user_management.services.token_service import store_tokens
 from services.user_management.settings import get_settings
 from services.user_management.tests.actors import TESTER
 
-_ACCESS_BYTES, _REFRESH_BYTES = 110, 52  # in hex as long as those that they replace
+_ACCESS_BYTES, _REFRESH_BYTES = 110, 52  # in hex they are as long as the tokens that they replace
 _LIFETIME_SECONDS: Final = 7 * 86_400.0
-"""Far beyond any run: no read is stale, so no provider is called."""
+"""Longer than any run, so that no read finds a stale token and no provider is called."""
 _BATCH: Final = 250
 _HELD = sa.text("""
 SELECT id, user_id FROM integrations WHERE user_id = ANY(:user_ids) AND provider = :provider AND status = 'active'
@@ -33,7 +33,7 @@ SELECT id, user_id FROM integrations WHERE user_id = ANY(:user_ids) AND provider
 
 
 async def seal(user_ids: Sequence[str]) -> None:
-    """New tokens for all their working connections."""
+    """Seal new tokens for all working integrations of the users."""
     container = Container(get_settings())
     await container.start()
     try:
@@ -61,7 +61,7 @@ async def _seal(container: Container, user_ids: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Seal what the file names."""
+    """Seal tokens for the users that the file names."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.connection_scale_seals")
     parser.add_argument("file", type=Path)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""A throw-away deployment: Postgres, Valkey, the schema, and the environment of production."""
+"""Starts a throw-away deployment: Postgres, Valkey, the schema, and the environment of production."""
 
 import json
 import os
@@ -23,21 +23,21 @@ REPOSITORY: Final = Path(__file__).resolve().parents[1]
 ISSUER: Final = "https://clerk.example.com"
 AUTHORIZED_PARTY: Final = "https://app.example.com"
 NOBODY_REFUSED: Final = {"LIMITS_USER": "1000000/60", "LIMITS_INTERNAL": "1000000/1"}
-"""Every request is counted, as in production, and none is one too many."""
+"""Rate limits that count every request, as in production, and refuse none."""
 _PREPARATION_SECONDS: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Running servers on empty data, migrated; everything of it is gone afterwards."""
+    """Running servers with empty, migrated databases; everything in its folder is deleted afterwards."""
 
     folder: Path
     environment: Mapping[str, str]
-    """Of every process of the service."""
+    """Environment variables of every process of the service."""
     postgres: PostgresServer
 
     def run_python(self, *arguments: str) -> Finished:
-        """Run `python ARGUMENTS…` in the environment. Raises BenchmarkError with the last line it printed."""
+        """Run `python ARGUMENTS…` in the environment. Raises BenchmarkError with the last line that it printed."""
         command = [sys.executable, *arguments]
         finished = process.run(command, env=self.environment, cwd=self.folder, timeout=_PREPARATION_SECONDS)
         if finished.returncode != 0:
@@ -45,7 +45,7 @@ class Deployment:
         return finished
 
     def query(self, sql: str, *, role: str = SUPERUSER) -> str:
-        """What psql prints for `sql`, which runs as `role`. Raises BenchmarkError."""
+        """Run `sql` as `role` and return what psql prints. Raises BenchmarkError."""
         flags = ["-XAtq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-U", role, "-d", DATABASE]
         command: list[str | Path] = [
             self.postgres.bin_dir / "psql",
@@ -63,10 +63,10 @@ class Deployment:
 
 @contextmanager
 def deployed(postgres_settings: Mapping[str, str], environment: Mapping[str, str]) -> Iterator[Deployment]:
-    """Start a deployment whose postgresql.conf is overridden by `postgres_settings`, and its variables by
-    `environment`.
+    """Start a deployment, yield it, and stop it and delete its data at the end of the block.
 
-    Raises BenchmarkError or DevstackError.
+    `postgres_settings` override its postgresql.conf, and `environment` its variables. Raises BenchmarkError or
+    DevstackError.
     """
     with (
         scratch_folder() as folder,
@@ -79,7 +79,10 @@ def deployed(postgres_settings: Mapping[str, str], environment: Mapping[str, str
 
 
 def production_environment(postgres: PostgresServer, valkey: ValkeyServer) -> dict[str, str]:
-    """What an operator sets in production, where the parties outside are never called; nothing of the person's own."""
+    """Return the variables that an operator sets in production, where no outside party is ever called.
+
+    Nothing of the caller's own environment gets in.
+    """
     secrets = DevelopmentSecrets.generate()
     return {
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.defpath)),

@@ -1,5 +1,5 @@
-"""What keeps a benchmark from measuring."""
+"""The error that ends a benchmark."""
 
 
 class BenchmarkError(Exception):
-    """The run cannot go on; its text is one line and is shown without a traceback."""
+    """Ends the run; its text is one line and is shown without a traceback."""

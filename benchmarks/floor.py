@@ -1,4 +1,4 @@
-"""How a floor is served: with the flags of the service, around a bare ASGI callable over an equal pool.
+"""Serves a floor: a bare ASGI callable over a pool of the service's size, with the service's uvicorn flags.
 
 A floor does the least that a request of its kind costs in this interpreter; the service is measured against it.
 """
@@ -22,7 +22,7 @@ _JSON: Final = (b"content-type", b"application/json")
 
 
 async def answer(send: Send, document: Any) -> None:
-    """200 with `document` as JSON."""
+    """Send status 200 with `document` as JSON."""
     payload = json.dumps(document).encode()
     headers = [_JSON, (b"content-length", str(len(payload)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -30,7 +30,7 @@ async def answer(send: Send, document: Any) -> None:
 
 
 def run(build: Build) -> None:
-    """Serve what `build` makes, in the environment of the service, until SIGTERM."""
+    """Serve the application that `build` makes, in the environment of the service, until SIGTERM."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(build, get_settings()))
 

@@ -1,4 +1,4 @@
-"""What others notice of strangers who send the worst bodies, hang up in them, or never end a head."""
+"""Measures what other callers notice while strangers send the worst bodies, hang up in them, or never end a head."""
 
 import json
 import statistics
@@ -24,33 +24,36 @@ _HEAD_REFUSED: Final = frozenset({414, 431})
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the person chose."""
+    """The options of one run, from the command line."""
 
     seconds: int
     strangers: int
     hang_ups: int
     megabytes: int
-    """Of one head."""
+    """Size of one request head."""
     seed: int
     json_path: Path | None
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """`/health`, asked again and again while something went on."""
+    """What repeated requests for `/health` saw during one attack or one quiet period."""
 
     name: str
     requests: int
     p99_milliseconds: float
     slowest_milliseconds: float
     grown_megabytes: float
-    """Of the service: the largest resident set seen, less the one before."""
+    """Growth of the service's memory: the largest resident set that was seen, less the one before."""
     statuses: Sequence[int] = ()
-    """What the strangers were answered; 0 where no answer came."""
+    """Statuses that the strangers got; 0 where no answer came."""
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write; whether every bar is met. Raises BenchmarkError or DevstackError."""
+    """Measure, print and write the result; return whether every bar is met.
+
+    Raises BenchmarkError or DevstackError.
+    """
     circumstances = Circumstances.of("hostile_bodies", options.seed)
     print(circumstances.line(), flush=True)
     with deployed({}, {}) as deployment, comparison.web_server(deployment) as server:
@@ -77,7 +80,10 @@ def run(options: Options) -> bool:
 
 
 def promises(quiet: Watched, attacks: Sequence[Watched], *, tracebacks: int) -> list[Promise]:
-    """Each figure against its bar. Bodies are held by many connections at once, so their memory has none."""
+    """Return each figure against its bar.
+
+    Memory under the attack with bodies has no bar: many connections hold bodies at once.
+    """
     kept: list[Promise] = []
     for attack in attacks:
         name = f"hostile_bodies.{attack.name}"
@@ -102,7 +108,10 @@ def promises(quiet: Watched, attacks: Sequence[Watched], *, tracebacks: int) -> 
 def _watch(
     name: str, deployment: Deployment, server: ServerUnderTest, *, seconds: int, count: int | None = None
 ) -> Watched:
-    """Ask for `seconds`, or for as long as the attack `name` lasts where there is a `count`. Raises BenchmarkError."""
+    """Ask for `/health` again and again, for `seconds`, or where `count` is given until the attack `name` ends.
+
+    Raises BenchmarkError.
+    """
     print(f"{name} …", flush=True)
     resident = before = server.resident_bytes()
     milliseconds: list[float] = []

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.hostile_strangers URL ATTACK COUNT SECONDS`: strangers who mean harm; prints the statuses that
-they were answered, as a JSON array, with 0 for no answer.
+"""Plays strangers who mean harm: `python -m benchmarks.hostile_strangers URL ATTACK COUNT SECONDS`.
 
-`bodies`: COUNT connections post the worst 1 MiB bodies for SECONDS. `hang_ups`: COUNT requests end in the middle of
-their body. `headers`, `url`: one request with a head of COUNT megabytes. All of them are over after SECONDS.
+Prints the statuses of the answers as a JSON array, with 0 where no answer came. The attacks, each over after SECONDS:
+`bodies`: COUNT connections keep posting the worst 1 MiB bodies. `hang_ups`: COUNT requests end in the middle of their
+body. `headers`, `url`: one request with a head of COUNT megabytes.
 """
 
 import argparse
@@ -29,14 +29,17 @@ _TARGETS: Final = (
 
 
 def head_of(number: int, length: int) -> bytes:
-    """Of the request that the stranger of this number makes."""
+    """Return the request head that the stranger of this number sends."""
     target, credential = _TARGETS[number % len(_TARGETS)]
     lines = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{credential}\r\n"
     return f"{target} HTTP/1.1\r\n{lines}".encode()
 
 
 async def _send(address: tuple[str, int], parts: list[bytes], *, answered: bool = True) -> int:
-    """Send the parts on a connection of their own; the status of the answer, which may come before they are sent."""
+    """Send `parts` on a new connection and return the status of the answer.
+
+    The answer may come before all parts are sent.
+    """
     reader, writer = await asyncio.open_connection(*address)
 
     async def write() -> None:
@@ -59,7 +62,7 @@ async def _send(address: tuple[str, int], parts: list[bytes], *, answered: bool 
 
 
 async def bodies(address: tuple[str, int], count: int, ends: float) -> list[int]:
-    """Post until the end, whatever is answered."""
+    """Post the worst body from `count` connections until `ends`, whatever the answers are."""
     statuses: list[int] = []
 
     async def stranger(number: int) -> None:
@@ -71,25 +74,25 @@ async def bodies(address: tuple[str, int], count: int, ends: float) -> list[int]
 
 
 async def hang_ups(address: tuple[str, int], count: int, ends: float) -> list[int]:
-    """One after the other, evenly until the end."""
+    """Send `count` requests that end within their body, one after the other, evenly spread until `ends`."""
     pause = (ends - time.monotonic()) / count
     statuses = []
     for _ in range(count):
-        # An unknown key is good enough for its body to be read.
+        # The service reads the body even of a caller with an unknown key.
         statuses.append(await _send(address, [head_of(1, 1000), b"{"], answered=False))
         await asyncio.sleep(pause)
     return statuses
 
 
 async def headers(address: tuple[str, int], megabytes: int, _ends: float) -> list[int]:
-    """Lines of 64 KiB."""
+    """Send one request with header lines of 64 KiB, `megabytes` in all."""
     line = b"X-Filler: " + b"x" * (_CHUNK - 12) + b"\r\n"
     lines = [line] * (megabytes * 1_000_000 // _CHUNK)
     return [await _send(address, [b"GET /health HTTP/1.1\r\nHost: x\r\n", *lines, b"\r\n"])]
 
 
 async def url(address: tuple[str, int], megabytes: int, _ends: float) -> list[int]:
-    """A path that long."""
+    """Send one request whose path is `megabytes` long."""
     pieces = [b"x" * _CHUNK] * (megabytes * 1_000_000 // _CHUNK)
     return [await _send(address, [b"GET /", *pieces, b" HTTP/1.1\r\nHost: x\r\n\r\n"])]
 
@@ -98,7 +101,7 @@ ATTACKS: Final = {attack.__name__: attack for attack in (bodies, hang_ups, heade
 
 
 async def attack(name: str, service: str, count: int, seconds: float) -> list[int]:
-    """Statuses of the answers."""
+    """Run the attack `name` and return the statuses of the answers; `[0]` when it does not end in time."""
     parts = urlsplit(service)
     address = parts.hostname or "", parts.port or 80
     try:
@@ -109,7 +112,7 @@ async def attack(name: str, service: str, count: int, seconds: float) -> list[in
 
 
 def main() -> None:
-    """Do what the arguments say."""
+    """Run the attack that the command line names and print its statuses."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hostile_strangers")
     parser.add_argument("url")
     parser.add_argument("attack", choices=ATTACKS)

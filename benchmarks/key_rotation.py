@@ -1,4 +1,4 @@
-"""The vault's keys are rotated under token reads: no read fails, and a rotation that is killed is gone on with."""
+"""Rotates the vault's keys under token reads: no read may fail, and a killed rotation must resume."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ MAXIMUM_P99_RATIO: Final = 2.0
 TOKENS_PER_USER: Final = 2
 READERS: Final = 4
 PAUSE_SECONDS: Final = 0.01
-"""Of a reader between two reads: together about half of what one process answers."""
+"""Pause of a reader between two reads: all readers together ask for about half of what one process can answer."""
 POLL_SECONDS: Final = 0.1
 PATIENCE_SECONDS: Final = 1200.0
 CLI: Final = ("python", "-m", "services.user_management.cli", "keys")
@@ -37,7 +37,7 @@ _LEFT: Final = "SELECT count(*) FROM encrypted_tokens WHERE key_version = 1"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the person chose."""
+    """The options of one run, from the command line."""
 
     tokens: int
     quiet_seconds: int
@@ -54,7 +54,7 @@ class Reads:
 
     @property
     def p99_milliseconds(self) -> float:
-        """Raises BenchmarkError when hardly anything was read."""
+        """Latency of the slowest hundredth. Raises BenchmarkError when too few reads were answered."""
         if len(self.milliseconds) < 100:
             raise BenchmarkError(f"only {len(self.milliseconds)} reads were answered")
         return statistics.quantiles(self.milliseconds, n=100)[98]
@@ -62,7 +62,7 @@ class Reads:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """What became of it."""
+    """The figures of one rotation."""
 
     tokens: int
     left_at_the_kill: int
@@ -74,12 +74,15 @@ class Rotation:
 
     @property
     def ratio(self) -> float:
-        """p99 during the rotation over the quiet one."""
+        """The p99 latency during the rotation, divided by the quiet one."""
         return self.during.p99_milliseconds / self.quiet.p99_milliseconds
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write; whether every bar is met. Raises BenchmarkError or DevstackError."""
+    """Measure, print and write the result; return whether every bar is met.
+
+    Raises BenchmarkError or DevstackError.
+    """
     circumstances = Circumstances.of("key_rotation", options.seed)
     print(circumstances.line(), flush=True)
     first, second = (base64.b64encode(secrets.token_bytes(32)).decode() for _ in range(2))
@@ -134,7 +137,10 @@ def _start(deployment: Deployment) -> Child:
 
 
 def _kill_half_way(deployment: Deployment, before: int) -> int:
-    """SIGKILL for a rotation of which a part is done; the tokens that it left. Raises BenchmarkError."""
+    """Start a rotation, kill it by SIGKILL when half is done, and return how many tokens it left.
+
+    Raises BenchmarkError.
+    """
     child = _start(deployment)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while (left := int(deployment.query(_LEFT))) > before / 2:
@@ -149,14 +155,17 @@ def _kill_half_way(deployment: Deployment, before: int) -> int:
 
 def _until_ended(child: Child, name: str, *, expected: int = 0) -> None:
     ended = child.wait(PATIENCE_SECONDS)
-    # A small rotation may be at its end before the signal arrives.
+    # A small rotation may end before the signal arrives.
     if ended not in {0, expected}:
         raise BenchmarkError(f"{name} ended: {process.describe_end(ended)}")
 
 
 @contextmanager
 def _reading(url: str, requests: list[Request], seed: int) -> Iterator[Reads]:
-    """Readers on connections of their own, one read after the other with a pause, for the length of the block."""
+    """Run readers for the length of the block, each on its own connection.
+
+    A reader sends one read after the other, with a pause between them.
+    """
     reads, ended = Reads(), threading.Event()
 
     def read(number: int) -> None:

@@ -1,8 +1,8 @@
-"""As many users as one likes, in SQL: names as unevenly spread as people's, one user in a hundred suspended here, one
-deleted.
+"""Fills a database with users in SQL, their names as unevenly spread as people's.
 
-Addresses are made of the names, as companies do it: whoever is found by their first name is found by their address
-too. For a search of both, which must list everybody once, nothing is harder.
+One user in a hundred is suspended here, and one is deleted. Addresses are made of the names, as companies do it:
+whoever is found by their first name is found by their address too. That is the hardest case for a search of both, which
+must list everybody once.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from benchmarks.deployment import ISSUER, Deployment
 from services.devstack.postgres import OWNER_ROLE
 from services.user_management.utils.validators import search_key
 
-# About in the order of their frequency: the lot below falls on the first ones more often.
+# Roughly by frequency: the random choice below picks the first ones more often.
 _FIRST_NAMES: Final = """
 Maria James Mary John Patricia Robert Jennifer Michael Linda David Elizabeth William Barbara Richard Susan Joseph
 Jessica Thomas Sarah Charles Karen Christopher Lisa Daniel Nancy Matthew Betty Anthony Sandra Mark Margaret Donald
@@ -27,7 +27,7 @@ Müller Schäfer Weiß Jørgensen Øvergård Ångström Kowalczyk Novák Çelik 
 """
 _DOMAINS: Final = "gmail.com yahoo.com hotmail.com outlook.com icloud.com example.com example.org example.net"
 _SUSPENDED, _DELETED = 7, 13
-"""Remainders of the number by a hundred."""
+"""Users whose number has this remainder by a hundred are suspended, or deleted."""
 
 # Building an index is several times faster than growing it, as is checking all references at once.
 _TAKE_AWAY: Final = """
@@ -98,7 +98,7 @@ SELECT '{issuer}', 'sess_' || substr(md5(id), 1, 27), id, now() - interval '60 d
 
 
 def populate(deployment: Deployment, count: int, *, seed: int) -> None:
-    """Insert `count` users with their identities and a session each, as the owner, and let Postgres learn of them.
+    """Insert `count` users, each with an identity and a session, as the owner, and update the statistics.
 
     Raises BenchmarkError.
     """
@@ -119,7 +119,7 @@ def populate(deployment: Deployment, count: int, *, seed: int) -> None:
         deleted=_DELETED,
     )
     deployment.query(_TAKE_AWAY + sql + _PUT_BACK, role=OWNER_ROLE)
-    # What autovacuum and the checkpointer would do in the middle of the run.
+    # Otherwise autovacuum and the checkpointer would do this in the middle of the run.
     deployment.query("VACUUM ANALYZE users, user_identities, sign_ins")
     deployment.query("CHECKPOINT")
 

@@ -1,4 +1,4 @@
-"""A server under test: our own child, proven to be the one that listens, and what it costs."""
+"""Runs a server under test: a child process of ours, proven to be the one that listens, with what it costs."""
 
 import os
 import signal
@@ -21,12 +21,12 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident set size of a process now. Raises OSError when it ended."""
+    """Return the current resident set size of a process. Raises OSError when it has ended."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
 
 
 class ServerUnderTest(AbstractContextManager["ServerUnderTest"]):
-    """`command` on `port`, between entering and leaving; its output goes to NAME.log in `folder`.
+    """Runs `command` on `port` between entering and leaving; its output goes to NAME.log in `folder`.
 
     It works in `folder`, so that no `.env` of the repository reaches it.
     """
@@ -44,7 +44,7 @@ class ServerUnderTest(AbstractContextManager["ServerUnderTest"]):
         self._child: Child | None = None
 
     def __enter__(self) -> Self:
-        """Start it and wait until it listens. Raises BenchmarkError."""
+        """Start the server and wait until it listens. Raises BenchmarkError."""
         with self._log_path.open("wb") as log:
             streams = process.Streams(stdout=log)
             self._child = process.spawn(self._command, env=self._environment, cwd=self._folder, streams=streams)
@@ -62,19 +62,19 @@ class ServerUnderTest(AbstractContextManager["ServerUnderTest"]):
 
     @property
     def child(self) -> Child:
-        """The process. Raises BenchmarkError before the start."""
+        """The child process. Raises BenchmarkError before the start."""
         if self._child is None:
             raise BenchmarkError(f"{self.name} was not started")
         return self._child
 
     def cpu_seconds(self) -> float:
-        """CPU time used since its start, user and system. Raises BenchmarkError when it ended."""
+        """Return its CPU time since the start, user and system. Raises BenchmarkError when it has ended."""
         fields = self._proc("stat").rpartition(")")[2].split()
         utime, stime = int(fields[11]), int(fields[12])  # proc_pid_stat(5): fields 14 and 15, the name is field 2
         return (utime + stime) / _TICKS_PER_SECOND
 
     def resident_bytes(self) -> int:
-        """Resident set size now. Raises BenchmarkError when it ended."""
+        """Return its current resident set size. Raises BenchmarkError when it has ended."""
         return int(self._proc("statm").split()[1]) * _PAGE_BYTES
 
     def _proc(self, name: str) -> str:
@@ -84,7 +84,7 @@ class ServerUnderTest(AbstractContextManager["ServerUnderTest"]):
 
     def _wait_until_it_listens(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        # Whoever else may listen on the port by now is not measured: the socket has to be our child's.
+        # Another process may listen on the port by now; only a socket of our child counts.
         while not ports.is_served_by(self._port, self.child.pid):
             if self.child.wait(_POLL_SECONDS) is not None:
                 raise self._ended("while starting")

@@ -1,4 +1,4 @@
-"""`GET /users/me` with a session token: the service, as in production, against the floor."""
+"""Measures `GET /users/me` with a session token: the service, as in production, against its floor."""
 
 from pathlib import Path
 from typing import Final
@@ -13,12 +13,17 @@ from benchmarks.sessions import SessionIssuer
 PATH: Final = "/users/me"
 MINIMUM_RATIO_PERCENT: Final = 45.0
 _ALL_ACTIVE: Final = "UPDATE users SET last_active_at = now()"
-"""As in the middle of their visits: the first request in five minutes also writes, and here all first ones would come
-at once."""
+"""Puts all users in the middle of a visit.
+
+The first request in five minutes also writes, and here all first requests would come at once.
+"""
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write; whether every bar is met. Raises BenchmarkError or DevstackError."""
+    """Measure, print and write the result; return whether every bar is met.
+
+    Raises BenchmarkError or DevstackError.
+    """
     wrk.require()
     circumstances = Circumstances.of("profile_read", options.seed)
     print(circumstances.line(), flush=True)
@@ -33,7 +38,7 @@ def _compare(options: Options) -> Comparison[Measurement]:
         print(f"seeding {options.users} users …", flush=True)
         deployment.run_python("-m", "benchmarks.seeding", "profiles", str(options.users))
         deployment.query(_ALL_ACTIVE)
-        deployment.query("ANALYZE")  # autovacuum would do it in the middle of the run, and plans would change
+        deployment.query("ANALYZE")  # else autovacuum does it in mid-run, and plans change
         script = _write_script(deployment.folder / "profile_read.lua", issuer, options)
         floor = comparison.floor_server(deployment, "benchmarks.profile_read_floor")
         servers = comparison.web_server(deployment), floor

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.profile_read_floor`: the least that a read of one's own profile costs in this interpreter.
+"""Serves the least that a read of one's own profile costs: `python -m benchmarks.profile_read_floor`.
 
 A bare ASGI callable, in the environment of the service: it verifies the session token with PyJWT, selects the profile
-of its subject with a prepared statement over an equal pool, and answers the row. No routing, validation, middleware,
-rate limit, state of the user, log or refusals: what is not in order crashes, which uvicorn answers with a 500.
+of its subject with a prepared statement over an equal pool, and answers the row. It has no routing, validation,
+middleware, rate limit, user status, log or refusals: a request that is not in order raises, which uvicorn answers with
+a 500.
 """
 
 from datetime import datetime
@@ -22,7 +23,7 @@ _AUTHORIZATION: Final = b"authorization"
 
 
 class ProfileReadFloor:
-    """The ASGI application."""
+    """The ASGI application of the floor."""
 
     def __init__(self, pool: floor.Pool, settings: Settings) -> None:
         key = load_pem_public_key((settings.clerk.jwt_key or "").encode())

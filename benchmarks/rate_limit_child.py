@@ -1,4 +1,4 @@
-"""A process that spends once from each of many keys and says what that cost it, as one line of JSON."""
+"""Spends once from each of many rate limit keys and prints what that cost this process, as one line of JSON."""
 
 import argparse
 import asyncio
@@ -17,21 +17,21 @@ from services.user_management.redis_client import create_redis_client
 from services.user_management.settings import QuotaPolicy
 
 KEY_CHARACTERS: Final = 64
-"""As long as a user id can be; addresses are shorter."""
+"""Length of a key: the greatest length of a user id; addresses are shorter."""
 _POLICY: Final = QuotaPolicy(5, 86_400)
-"""So slow that no bucket is full again, and gone, before the run is over."""
+"""A policy so slow that no bucket is full again, and so removed, before the run is over."""
 _WARM_UP_KEYS: Final = 2000
 _AT_ONCE: Final = 32
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident_bytes() -> int:
-    """Resident set size of this process."""
+    """Return the resident set size of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
 
 
 async def spend(url: str, count: int) -> dict[str, float]:
-    """Spend from `count` keys, of all classes in turn; memory in bytes, time in microseconds for one."""
+    """Spend once from each of `count` keys, of all classes in turn; return memory in bytes and microseconds per key."""
     redis = create_redis_client(url)
     limits = RateLimits(redis, dict.fromkeys(RateClass, _POLICY), SystemClock())
     await _spend_from(limits, range(_WARM_UP_KEYS))
@@ -57,7 +57,7 @@ async def _spend_from(limits: RateLimits, numbers: range) -> None:
 
 
 def main() -> None:
-    """Spend against the Redis of the arguments, which need not be there."""
+    """Spend against the Redis that the command line names, which need not be running."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rate_limit_child")
     parser.add_argument("url")
     parser.add_argument("count", type=int)

@@ -1,6 +1,7 @@
-"""What a million callers cost the rate limiter: memory of the process with Redis and without it, and of Redis itself.
+"""Measures what a million callers cost the rate limiter.
 
-Whoever owns many addresses can make a key of each; neither the process nor Redis may keep them.
+The figures are the memory of the process, with Redis and without it, and that of Redis itself. Whoever owns many
+addresses can make a key of each; neither the process nor Redis may keep them.
 """
 
 import json
@@ -29,12 +30,12 @@ _BATCH: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the person chose."""
+    """The options of one run, from the command line."""
 
     keys: int
-    """Spent from in the process alone."""
+    """Number of keys spent from in the process alone."""
     redis_keys: int
-    """Spent from in Redis; figures of Redis are per million."""
+    """Number of keys spent from in Redis; the figures of Redis are per million."""
     json_path: Path | None
 
 
@@ -45,13 +46,13 @@ class Spent:
     keys: int
     grown_megabytes: float
     microseconds: float
-    """For one, while others are under way."""
+    """Time for one key, while others are under way."""
     degraded: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What it left in Redis."""
+    """What the spending left in Redis."""
 
     keys: int
     without_expiry: int
@@ -59,12 +60,15 @@ class Stored:
 
     @property
     def megabytes_per_million(self) -> float:
-        """Of Redis's memory."""
+        """Redis's memory in megabytes per million keys."""
         return self.used_bytes / max(1, self.keys)
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write; whether every bar is met. Raises BenchmarkError or DevstackError."""
+    """Measure, print and write the result; return whether every bar is met.
+
+    Raises BenchmarkError or DevstackError.
+    """
     circumstances = Circumstances.of("rate_limit_memory", seed=0)
     print(circumstances.line(), flush=True)
     with scratch_folder() as folder:
@@ -80,7 +84,7 @@ def run(options: Options) -> bool:
 
 
 def promises(alone: Spent, shared: Spent, stored: Stored) -> list[Promise]:
-    """Each figure against its bar; Redis's memory has none, since its keys go by themselves."""
+    """Return each figure against its bar; Redis's memory has none, since its keys expire by themselves."""
     name, what, limit = "rate_limit_memory", "MB grown", MAXIMUM_GROWTH_MEGABYTES
     return [
         Promise.at_most(f"{name}.in_process", what, alone.grown_megabytes, limit, counts={"keys": alone.keys}),
@@ -111,7 +115,7 @@ def _used_bytes(redis: Redis) -> int:
 
 
 def _lifetimes(redis: Redis) -> list[int]:
-    """PTTL of every key: milliseconds, -1 for a key that never goes."""
+    """Return the PTTL of every key in milliseconds; -1 stands for a key that never expires."""
     names = redis.scan_iter(match="rl:*", count=_BATCH)
     lifetimes: list[int] = []
     while batch := list(islice(names, _BATCH)):
@@ -119,12 +123,12 @@ def _lifetimes(redis: Redis) -> list[int]:
         for name in batch:
             pipeline.pttl(name)
         lifetimes += pipeline.execute()
-    # -2: gone since, as it should.
+    # -2 stands for a key that has expired since, as it should.
     return [lifetime for lifetime in lifetimes if lifetime != -2]
 
 
 def _spend(url: str, count: int) -> Spent:
-    """In a fresh process. Raises BenchmarkError."""
+    """Spend from `count` keys in a fresh process. Raises BenchmarkError."""
     environment = {"PATH": os.defpath, "PYTHONPATH": str(REPOSITORY), "LC_ALL": "C.UTF-8"}
     command = [sys.executable, "-m", "benchmarks.rate_limit_child", url, str(count)]
     finished = process.run(command, env=environment, timeout=_RUN_SECONDS)

@@ -1,4 +1,4 @@
-"""Ten thousand connections whose tokens have run out: the real worker renews each once, and stays small."""
+"""Lets ten thousand tokens run out: the real worker must renew each of them once, and stay small."""
 
 import asyncio
 import time
@@ -19,12 +19,12 @@ from services.sandbox.providers import Kind
 from services.user_management.enums import JobName
 
 KIND: Final[Kind] = "strict"
-"""The kind that forgives nothing: a second call with the same token would cost the connection."""
+"""The refresh kind that forgives nothing: a second call with the same token would cost the integration."""
 PROVIDER_SECONDS: Final = 0.2
 MAXIMUM_SECONDS: Final = 1200.0
 MAXIMUM_GROWTH_MIB: Final = 20.0
 _WARM_SHARE: Final = 0.1
-"""Of the calls, before memory is measured for the first time."""
+"""Share of the calls after which memory is measured for the first time."""
 _PATIENCE_SECONDS: Final = 1800.0
 _MIB: Final = 1 << 20
 _LEFT: Final = """
@@ -35,29 +35,32 @@ WHERE kind = 'access' AND expires_at < now() + interval '30 minutes'
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the person chose."""
+    """The options of one run, from the command line."""
 
     connections: int
     spread_seconds: int
-    """Over how long the job spreads the calls; 0: as fast as it can."""
+    """Time over which the job spreads the calls; with 0 it makes them as fast as it can."""
     seed: int
     json_path: Path | None
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What was measured."""
+    """The figures of one run."""
 
     calls: int
     most_calls_of_one: int
     renewed: int
     seconds: float
     growth_mib: float
-    """Of the worker with its children, from a tenth of the way to the end."""
+    """Growth of the worker and its children, from a tenth of the way to the end."""
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write; whether every bar is met. Raises BenchmarkError or DevstackError."""
+    """Measure, print and write the result; return whether every bar is met.
+
+    Raises BenchmarkError or DevstackError.
+    """
     circumstances = Circumstances.of("refresh_backlog", options.seed)
     print(circumstances.line(), flush=True)
     with scratch_folder() as folder, ledger_in(folder) as ledger:
@@ -112,7 +115,7 @@ async def _measure(fleet: Fleet, options: Options) -> Backlog:
 
 
 def _worker_bytes(fleet: Fleet) -> int:
-    """Resident memory of the worker and of its children, pages that they share counted in each."""
+    """Return the resident memory of the worker and its children; pages that they share count in each."""
     parent = fleet.stack.process("worker").pid
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     return sum(resident_bytes(pid) for pid in (parent, *map(int, children)))

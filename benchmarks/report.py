@@ -1,4 +1,4 @@
-"""What a run found: promises with figure and limit, as lines for a person and as JSON."""
+"""Reports what a run found: promises with figure and limit, as lines for a person and as JSON."""
 
 import json
 import os
@@ -31,7 +31,7 @@ class Promise:
     """What is measured, with its unit."""
     figure: float
     limit: str
-    """As a person reads it, `>= 40`."""
+    """The limit as a person reads it, such as `>= 40`."""
     verdict: Verdict
     counts: Mapping[str, float] = field(default_factory=dict)
 
@@ -46,7 +46,7 @@ class Promise:
         judged: bool = True,
         counts: Mapping[str, float] | None = None,
     ) -> Self:
-        """Kept when `figure` reaches `limit`; not judged where the machine allows no judgement."""
+        """Make a promise that is kept when `figure` reaches `limit`; with `judged=False` it has no verdict."""
         verdict = _verdict(kept=figure >= limit, judged=judged)
         return cls(promise_id, what, figure, f">= {limit:g}", verdict, counts or {})
 
@@ -61,30 +61,30 @@ class Promise:
         judged: bool = True,
         counts: Mapping[str, float] | None = None,
     ) -> Self:
-        """Kept when `figure` does not exceed `limit`; not judged where the machine allows no judgement."""
+        """Make a promise that is kept when `figure` does not exceed `limit`; with `judged=False` it has no verdict."""
         verdict = _verdict(kept=figure <= limit, judged=judged)
         return cls(promise_id, what, figure, f"<= {limit:g}", verdict, counts or {})
 
     def line(self) -> str:
-        """For a person."""
+        """Return the promise as one line for a person."""
         return f"{self.verdict:<10}  {self.id:<52}  {self.figure:>8.2f} {self.what}, limit {self.limit}"
 
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """Under what a run was made."""
+    """The circumstances under which a run was made."""
 
     benchmark: str
     seed: int
     git: str
-    """Commit, with `-dirty` behind it when the files differ from it."""
+    """The commit, followed by `-dirty` when the files differ from it."""
     started_at: str
     load_average: float
-    """Of one minute, at the start."""
+    """The load average of one minute, at the start."""
 
     @classmethod
     def of(cls, benchmark: str, seed: int) -> Self:
-        """Now and here."""
+        """Record the circumstances of a run that begins now, on this machine."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(benchmark, seed, git_version(), now, round(os.getloadavg()[0], 2))
 
@@ -94,7 +94,7 @@ class Circumstances:
         return self.load_average <= IDLE_LOAD
 
     def line(self) -> str:
-        """For a person."""
+        """Return the circumstances as one line for a person."""
         judged = "" if self.is_idle else f" (above {IDLE_LOAD:g}: absolute timings are not judged)"
         return (
             f"{self.benchmark} · seed {self.seed} · {self.git} · {self.started_at} · load {self.load_average:g}{judged}"
@@ -102,7 +102,7 @@ class Circumstances:
 
 
 def git_version() -> str:
-    """`git describe` of this repository; `unknown` where git cannot tell."""
+    """Return `git describe` of this repository, or `unknown` where git cannot tell."""
     command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     finished = process.run(command, env={"PATH": os.environ.get("PATH", os.defpath)})
     return finished.last_line if finished.returncode == 0 else "unknown"
@@ -130,9 +130,9 @@ def conclude(
     json_path: Path | None,
     details: Mapping[str, Any],
 ) -> bool:
-    """Print the table `shown` and the promises, write the result file if one is wanted; whether every bar is met.
+    """Print the table `shown` and the promises, and write the result file if one is wanted.
 
-    Raises OSError.
+    Returns whether every bar is met. Raises OSError.
     """
     print(f"\n{shown}\n")
     for promise in promises:
@@ -143,12 +143,12 @@ def conclude(
 
 
 def passed(promises: Sequence[Promise]) -> bool:
-    """Whether no promise that was judged is broken."""
+    """Return whether every promise that was judged is kept."""
     return all(promise.verdict is not Verdict.FAIL for promise in promises)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns under the headings of the first row: the first column to the left, the others to the right."""
+    """Format rows as columns: the first row is the heading, the first column is aligned left, the others right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(cells))

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.seeding`: users, connected ones with a sibling service that may read their tokens, services.
+"""Seeds users, their integrations, and services: `python -m benchmarks.seeding`.
 
 Runs as a process of its own, in the environment of the service, and goes through the service's own code: what it
-writes is what the service would have written. A service key is the last line it prints.
+writes is what the service would have written. Where it makes a service, the last line it prints is the service key.
 """
 
 import argparse
@@ -34,24 +34,24 @@ _SERVICE: Final = "benchmark"
 _BATCH: Final = 250
 _ACCESS_BYTES, _REFRESH_BYTES = 110, 52  # in hex about as long as Google's: 220 and 104 characters
 _LIFETIME_SECONDS: Final = 7 * 86_400.0
-"""Far beyond any run: no read is stale, so no provider is called."""
+"""Longer than any run, so that no read finds a stale token and no provider is called."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeededUser:
-    """One connected user."""
+    """One seeded user."""
 
     id: str
     email: str
 
     @classmethod
     def numbered(cls, number: int) -> "SeededUser":
-        """The user `number`, as Clerk would name them."""
+        """Return the user `number`, with an id of the form that Clerk gives."""
         return cls(f"user_{number:027d}", f"person{number}@example.com")
 
     @property
     def profile(self) -> UserColumns:
-        """Columns, as long as they usually are."""
+        """Return the columns of the profile, with values of usual length."""
         return {
             "email": self.email,
             "email_normalized": self.email,
@@ -65,7 +65,10 @@ class SeededUser:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What a provider answered to one user's consent; lines of the same user follow one another."""
+    """What a provider answered to one user's consent, one line of the input.
+
+    Lines of the same user must follow one another.
+    """
 
     user: int
     provider: str
@@ -77,12 +80,12 @@ class Granted:
 
 
 def seeded_users(count: int) -> Iterator[SeededUser]:
-    """The users of a deployment that was seeded with `count`."""
+    """Yield the users of a deployment that was seeded with `count`."""
     return (SeededUser.numbered(number) for number in range(count))
 
 
 async def seed_profiles(settings: Settings, count: int) -> None:
-    """Users who have connected nothing, into a migrated database without any."""
+    """Seed `count` users without integrations, in a migrated database without users."""
     async with _started(settings) as container:
         for users in _batches(count):
             async with container.resources.unit_of_work(TESTER) as uow:
@@ -91,7 +94,7 @@ async def seed_profiles(settings: Settings, count: int) -> None:
 
 
 async def seed_connected(settings: Settings, count: int, tokens: random.Random) -> str:
-    """The same with a connection each, and a service that may read the tokens; the service key."""
+    """Seed `count` users with an integration each, and a service that may read the tokens; return its key."""
     async with _started(settings) as container:
         for users in _batches(count):
             await _connect_users(container, users, tokens)
@@ -101,7 +104,7 @@ async def seed_connected(settings: Settings, count: int, tokens: random.Random) 
 
 
 async def seed_service(settings: Settings, permissions: Sequence[str]) -> str:
-    """A service with `permissions`; its key."""
+    """Create a service with `permissions` and return its key."""
     async with _started(settings) as container:
         return await container.service_clients.create_service(TESTER, _SERVICE, permissions=permissions)
 
@@ -142,7 +145,7 @@ async def _connect_users(container: Container, users: Sequence[SeededUser], toke
 
 
 async def connect_granted(settings: Settings, granted: Iterable["Granted"]) -> None:
-    """Users with connections that a provider knows of."""
+    """Seed users with integrations whose tokens a provider knows."""
     async with _started(settings) as container:
         for number, of_user in groupby(granted, key=lambda grant: grant.user):
             async with container.resources.unit_of_work(TESTER) as uow:
@@ -191,7 +194,7 @@ def _granted_in(file: str) -> list[Granted]:
 
 
 async def _seed(arguments: argparse.Namespace) -> str:
-    """Do what the arguments name; a service key, or nothing."""
+    """Seed what the arguments name; return the service key, or an empty text."""
     settings = get_settings()
     if arguments.what == "service":
         return await seed_service(settings, arguments.permissions)
@@ -215,7 +218,7 @@ def main() -> None:
     connected.add_argument("users", type=int)
     connected.add_argument("seed", type=int)
     granted = whats.add_parser("granted")
-    granted.add_argument("granted", type=_granted_in, metavar="FILE", help="a line of JSON for each connection")
+    granted.add_argument("granted", type=_granted_in, metavar="FILE", help="a line of JSON for each integration")
     service = whats.add_parser("service")
     service.add_argument("permissions", nargs="*")
     with use_context(RequestContext(request_id="seeding", actor=system("benchmark"))):

@@ -1,4 +1,4 @@
-"""One request after the other on one connection, each timed: what a caller waits for when nobody else is there."""
+"""Sends one request after the other on one connection and times each: the wait of a caller when nobody else calls."""
 
 import json
 import time
@@ -16,7 +16,7 @@ _TIMEOUT_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked."""
+    """One request to send."""
 
     method: str
     path: str
@@ -24,28 +24,28 @@ class Request:
     body: bytes | None = None
 
     def headers(self) -> dict[str, str]:
-        """With the media type of the body, if there is one."""
+        """The headers, with the media type of the body if there is one."""
         media_type = {} if self.body is None else {"Content-Type": "application/json"}
         return {"Authorization": self.authorization, **media_type}
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back, and when: the body whole, not yet read as JSON."""
+    """One answer, with its latency; the body is complete, and not yet parsed as JSON."""
 
     status: int
     milliseconds: float
     body: bytes
 
     def document(self) -> Any:
-        """The body. Raises BenchmarkError for an answer other than 200."""
+        """Parse the body. Raises BenchmarkError for an answer other than 200."""
         if self.status != 200:
             raise BenchmarkError(f"answered {self.status}: {self.body[:200].decode(errors='replace')}")
         return json.loads(self.body)
 
 
 class Caller(AbstractContextManager["Caller"]):
-    """A connection that is kept open."""
+    """An HTTP connection that stays open."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -60,11 +60,11 @@ class Caller(AbstractContextManager["Caller"]):
         return self
 
     def reconnect(self) -> None:
-        """With the next request: a server closes a connection that is silent for some seconds."""
+        """Make the next request on a new connection: a server closes one that is silent for some seconds."""
         self._connection.close()
 
     def call(self, request: Request) -> Answer:
-        """Send it and wait. Raises BenchmarkError when no answer comes."""
+        """Send the request and wait for the answer. Raises BenchmarkError when none comes."""
         headers = request.headers()
         started = time.perf_counter()
         try:

@@ -1,4 +1,7 @@
-"""Session tokens in Clerk's form, signed with a key of our own whose public half the service is given: no network."""
+"""Signs session tokens in Clerk's form with a key of the benchmark's own.
+
+The service is given the public half in its settings, so nothing is fetched over the network.
+"""
 
 import time
 from collections.abc import Iterable
@@ -10,27 +13,27 @@ from services.sandbox.clerk.session_tokens import build_session_token
 from services.sandbox.signing import SigningKey, signing_key
 
 _LIFETIME_SECONDS: Final = 86_400
-"""Beyond any run. Clerk's live for a minute; how long a token lives makes no difference to verifying it."""
+"""Longer than any run. Clerk's tokens live for a minute, but verifying costs the same for any lifetime."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionIssuer:
-    """Signs for every user of a deployment."""
+    """Signs session tokens for every user of a deployment."""
 
     key: SigningKey
 
     @classmethod
     def generate(cls) -> Self:
-        """With the key of this process."""
+        """Make an issuer with a new key."""
         return cls(signing_key("benchmark", 1, kid_prefix="ins_"))
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes the service believe the tokens."""
+        """The settings that make the service accept the tokens."""
         return {"CLERK_JWT_KEY": self.key.public_key_pem}
 
     def authorizations(self, user_ids: Iterable[str]) -> list[str]:
-        """A value of the Authorization header for each user."""
+        """Return a value of the Authorization header for each user."""
         expires = {"exp": int(time.time()) + _LIFETIME_SECONDS}
         return [f"Bearer {self._token(user_id, expires)}" for user_id in user_ids]
 

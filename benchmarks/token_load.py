@@ -1,4 +1,4 @@
-"""`POST /internal/tokens/get` under a steady load: answered in time, and each read on record exactly once."""
+"""Puts a steady load on `POST /internal/tokens/get`: each read is answered in time and recorded exactly once."""
 
 import json
 import statistics
@@ -21,7 +21,7 @@ from services.devstack import process
 MINIMUM_RATE_PERCENT: Final = 99.0
 _WARM_UP_SECONDS: Final = 5
 _GRACE_SECONDS: Final = 60.0
-"""For the driver to start, to wait for the last answers and to write its ledger."""
+"""Extra time for the driver to start, to wait for the last answers and to write its ledger."""
 _RECORDED: Final = """
 SELECT coalesce(json_object_agg(user_id, reads), '{}')
 FROM (SELECT user_id, count(*) AS reads FROM token_reads WHERE outcome = 'granted' GROUP BY user_id) AS recorded
@@ -30,7 +30,7 @@ FROM (SELECT user_id, count(*) AS reads FROM token_reads WHERE outcome = 'grante
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the person chose."""
+    """The options of one run, from the command line."""
 
     seconds: int
     rate: int
@@ -42,32 +42,35 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What became of the reads."""
+    """The figures of the load."""
 
     sent: int
     refused: int
-    """Answered with a status from 300 to 499."""
+    """Number of reads answered with a status from 300 to 499."""
     failed: int
-    """Answered with 500 or more, or not at all."""
+    """Number of reads answered with 500 or more, or not at all."""
     recorded: int
     differing: int
-    """Users of whom another number of reads is on record than was sent."""
+    """Number of users with another number of records than of reads sent."""
     rate: float
     """Reads per second that were answered 200."""
     p50_milliseconds: float
-    """From when it was due, as are all of these."""
+    """Latency from when a read was due; the next two are counted from then too."""
     p99_milliseconds: float
     slowest_milliseconds: float
     late_milliseconds: float
-    """Of the driver, p99: from when a read was due to when it was sent."""
+    """How late the driver was, p99: from when a read was due to when it was sent."""
     cpu_microseconds: float
-    """Of the service, for one read."""
+    """CPU time of the service for one read."""
     resident_megabytes: tuple[float, float]
-    """Of the service, after the warm-up and at the end."""
+    """Resident memory of the service after the warm-up and at the end."""
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write; whether every bar is met. Raises BenchmarkError or DevstackError."""
+    """Measure, print and write the result; return whether every bar is met.
+
+    Raises BenchmarkError or DevstackError.
+    """
     circumstances = Circumstances.of("token_load", options.seed)
     print(circumstances.line(), flush=True)
     with deployed({}, NOBODY_REFUSED) as deployment:
@@ -108,7 +111,7 @@ def _load(deployment: Deployment, server: ServerUnderTest, options: Options, *, 
 
 
 def _drive(deployment: Deployment, server: ServerUnderTest, options: Options, *, key: str, seconds: int) -> list[Read]:
-    """Run the driver for `seconds`; how each read went. Raises BenchmarkError."""
+    """Run the driver for `seconds` and return how each read went. Raises BenchmarkError."""
     ledger = deployment.folder / "token_load.jsonl"
     numbers = (options.users, options.rate, seconds, options.seed)
     finished = process.run(
@@ -124,7 +127,10 @@ def _drive(deployment: Deployment, server: ServerUnderTest, options: Options, *,
 
 
 def differing_users(reads: list[Read], recorded: Mapping[str, int]) -> int:
-    """A record in another's name would be found too."""
+    """Count the users with another number of records than of reads sent.
+
+    So a record under another user's name shows too.
+    """
     sent = Counter(SeededUser.numbered(read.user).id for read in reads)
     return sum(sent[user] != recorded.get(user, 0) for user in sent.keys() | recorded.keys())
 

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.token_load_driver URL KEY_VARIABLE USERS RATE SECONDS SEED LEDGER`: offers token reads, an open
-loop.
+"""Offers token reads at a fixed rate, as an open loop.
 
-Each read is sent when it is due, whether or not those before it were answered, and is timed from then: what a busy
-server makes callers wait for is in the figures. Writes a ledger, a JSON array in each line: the number of the user,
-when the read was due, sent and answered (seconds since the first was due), and the status.
+Usage: `python -m benchmarks.token_load_driver URL KEY_VARIABLE USERS RATE SECONDS SEED LEDGER`. Each read is sent when
+it is due, whether or not those before it were answered, and is timed from then: what a busy server makes callers wait
+for is in the figures. Writes a ledger with a JSON array in each line: the number of the user, when the read was due,
+sent and answered (seconds since the first was due), and the status.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from benchmarks.webhook_sender import Connection
 
 PATH: Final = "/internal/tokens/get"
 MAXIMUM_IN_FLIGHT: Final = 512
-"""Reads beyond them wait for a connection, and their time runs."""
+"""Number of reads under way at once; further ones wait for a connection while their time runs."""
 _IDLE_SECONDS: Final = 2.0
-"""A connection that was silent for longer is made anew: the server closes it after five."""
+"""A connection that was silent for longer is replaced: the server closes it after five seconds."""
 _LEAD_SECONDS: Final = 0.1
 
 
@@ -38,11 +38,11 @@ class Read(NamedTuple):
     sent: float
     answered: float
     status: int
-    """0: no answer came."""
+    """The status of the answer; 0 when none came."""
 
 
 class Lines:
-    """Connections to the server; the one that was used last is used first, so that few are open."""
+    """Connections to the server. The one that was used last is used first, so that few stay open."""
 
     def __init__(self, host: str, port: int) -> None:
         self._free: asyncio.LifoQueue[tuple[Connection, float]] = asyncio.LifoQueue()
@@ -50,7 +50,7 @@ class Lines:
             self._free.put_nowait((Connection(host, port), 0.0))
 
     async def post(self, request: bytes) -> tuple[float, int]:
-        """When it was sent (time.monotonic), and the status of the answer."""
+        """Send the request; return when it was sent (time.monotonic) and the status of the answer."""
         connection, used_at = await self._free.get()
         sent = time.monotonic()
         if sent - used_at > _IDLE_SECONDS:
@@ -60,14 +60,14 @@ class Lines:
         return sent, status
 
     def close(self) -> None:
-        """All of them."""
+        """Close all connections."""
         while not self._free.empty():
             connection, _ = self._free.get_nowait()
             connection.close()
 
 
 def request_of(user: int, url: str, key: str) -> bytes:
-    """A read of the user of that number, as it goes over the wire."""
+    """Return the bytes of a token read for the user of that number."""
     wanted = {"user_id": SeededUser.numbered(user).id, "provider": PROVIDER, "scopes": [SCOPE]}
     body = json.dumps(wanted).encode()
     headers = {
@@ -81,7 +81,7 @@ def request_of(user: int, url: str, key: str) -> bytes:
 
 
 def rounds(users: int, lots: random.Random) -> Iterator[int]:
-    """Everybody in some order, then in another, and so on."""
+    """Yield all users in a random order, then in another one, without end."""
     everybody = list(range(users))
     while True:
         lots.shuffle(everybody)
@@ -89,7 +89,7 @@ def rounds(users: int, lots: random.Random) -> Iterator[int]:
 
 
 async def offer(requests: list[bytes], order: Iterator[int], url: str, *, rate: int, seconds: int) -> list[Read]:
-    """Send `rate` reads in each of `seconds`, and wait for the last answer."""
+    """Send `rate` reads a second for `seconds`, and wait for the last answer."""
     parts = urlsplit(url)
     lines, reads = Lines(parts.hostname or "", parts.port or 80), []
     began = time.monotonic() + _LEAD_SECONDS
@@ -101,7 +101,7 @@ async def offer(requests: list[bytes], order: Iterator[int], url: str, *, rate: 
     async with asyncio.TaskGroup() as under_way:
         for number in range(rate * seconds):
             due = number / rate
-            # Also when it is late: whoever answers gets a turn between two reads.
+            # Sleep even when late: the reads under way get a turn between two new ones.
             await asyncio.sleep(max(0.0, began + due - time.monotonic()))
             under_way.create_task(read(next(order), due))
     lines.close()
@@ -109,7 +109,7 @@ async def offer(requests: list[bytes], order: Iterator[int], url: str, *, rate: 
 
 
 def main() -> None:
-    """Offer what the arguments say."""
+    """Offer the reads that the command line describes and write the ledger."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.token_load_driver")
     parser.add_argument("url")
     parser.add_argument("key_variable", help="the variable of the environment that holds the service key")

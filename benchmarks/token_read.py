@@ -1,4 +1,4 @@
-"""`POST /internal/tokens/get`, warm: the service against the floor, with the disk and without waiting for it."""
+"""Measures warm `POST /internal/tokens/get`: the service against its floor, waiting for the disk and not waiting."""
 
 import json
 import time
@@ -22,30 +22,33 @@ MODES: Final[Mapping[str, Mapping[str, str]]] = {
     "fsync on": {},
     "synchronous_commit off": {"synchronous_commit": "off"},
 }
-"""What is measured, with its overrides of postgresql.conf: with the disk, and without waiting for it."""
+"""Modes with their overrides of postgresql.conf: commits wait for the disk, or do not."""
 _COUNT: Final = "SELECT count(*) FROM token_reads WHERE outcome = 'granted'"
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedMeasurement(Measurement):
-    """One run of wrk against one server, and what it left behind."""
+    """One run of wrk against one server, with the number of records that it left behind."""
 
     recorded: int
-    """Rows that appeared in token_reads."""
+    """Number of rows that appeared in token_reads."""
 
     @property
     def unaccounted(self) -> int:
-        """Recorded, but not answered before wrk left."""
+        """Number of reads that were recorded and not answered before wrk left."""
         return self.recorded - self.load.requests
 
     def line(self) -> str:
-        """For a person."""
+        """Return the measurement as one line for a person."""
         load = self.load
         return f"{load.rate:.0f}/s, {load.requests} answered, {self.recorded} recorded, {load.failures} failed"
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write; whether every bar is met. Raises BenchmarkError or DevstackError."""
+    """Measure, print and write the result; return whether every bar is met.
+
+    Raises BenchmarkError or DevstackError.
+    """
     wrk.require()
     circumstances = Circumstances.of("token_read", options.seed)
     print(circumstances.line(), flush=True)
@@ -58,7 +61,7 @@ def _compare(mode: str, options: Options) -> Comparison[RecordedMeasurement]:
     with deployed(MODES[mode], NOBODY_REFUSED) as deployment:
         print(f"{mode}: seeding {options.users} users …", flush=True)
         seeded = deployment.run_python("-m", "benchmarks.seeding", "connected", str(options.users), str(options.seed))
-        deployment.query("ANALYZE")  # autovacuum would do it in the middle of the run, and plans would change
+        deployment.query("ANALYZE")  # else autovacuum does it in mid-run, and plans change
         key = seeded.last_line
         script = _write_script(deployment.folder / "token_read.lua", key, options)
         floor = comparison.floor_server(deployment, "benchmarks.token_read_floor", **{SERVICE_KEY_VARIABLE: key})
@@ -89,7 +92,10 @@ def _measure(deployment: Deployment, server: ServerUnderTest, load: wrk.Load) ->
 
 
 def _settled_count(deployment: Deployment) -> int:
-    """Rows once no more are added: when wrk leaves, one request per connection is still under way."""
+    """Return the number of records once it stops growing.
+
+    When wrk leaves, one request per connection is still under way.
+    """
     count = -1
     while (now := int(deployment.query(_COUNT))) != count:
         count = now
@@ -98,7 +104,7 @@ def _settled_count(deployment: Deployment) -> int:
 
 
 def _promises(found: Comparison[RecordedMeasurement], options: Options, circumstances: Circumstances) -> list[Promise]:
-    """A record that is missing, or one too many, is a bug; so is any answer other than 200."""
+    """Return the promises: a missing record, an extra one and any answer other than 200 are bugs."""
     rounds = [*found.service.rounds, *found.floor.rounds]
     counts = {"answered": sum(r.load.requests for r in rounds), "recorded": sum(r.recorded for r in rounds)}
     lost = max(0, -min(measured.unaccounted for measured in rounds))

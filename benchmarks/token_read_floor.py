@@ -1,8 +1,8 @@
-"""`python -m benchmarks.token_read_floor`: the least that a read of a token costs in this interpreter.
+"""Serves the least that a token read costs: `python -m benchmarks.token_read_floor`.
 
-A bare ASGI callable, in the environment of the service: it parses the body, runs the very statement with the very
-parameters over an equal pool, decrypts, and answers the token. No routing, validation, middleware, log or refusals: a
-read that is not granted crashes, which uvicorn answers with a 500.
+A bare ASGI callable, in the environment of the service: it parses the body, runs the service's own statement with the
+same parameters over an equal pool, decrypts, and answers the token. It has no routing, validation, middleware, log or
+refusals: a read that is not granted raises, which uvicorn answers with a 500.
 """
 
 import json
@@ -25,11 +25,11 @@ SERVICE_KEY_VARIABLE: Final = "BENCHMARK_SERVICE_KEY"
 _PROVIDER_KNOWN: Final = True
 _REPLACES: Final = False
 _REQUEST_ID: Final = "f" * 32
-"""As long as the service's, so that the recorded rows are as long too."""
+"""A request id as long as those of the service, so that the recorded rows are as long too."""
 
 
 class TokenReadFloor:
-    """The ASGI application. The credential is parsed beforehand."""
+    """The ASGI application of the floor; it parses the credential once, beforehand."""
 
     def __init__(self, pool: floor.Pool, settings: Settings) -> None:
         salt = settings.encryption.salt.get_secret_value().encode()

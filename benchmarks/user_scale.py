@@ -1,5 +1,7 @@
-"""The same requests to a deployment of a thousand users and to one of a million, both running, in turn: what grows with
-the number of users is not found by an index."""
+"""Sends the same requests to a deployment of a thousand users and to one of a million, in turn.
+
+Both run at once. A time that grows with the number of users belongs to a query that no index serves.
+"""
 
 import statistics
 from collections.abc import Sequence
@@ -19,33 +21,33 @@ from benchmarks.user_scale_cases import Case, CaseMaker, wide_prefixes
 SMALL_USERS: Final = 1000
 MAXIMUM_RATIO: Final = 1.5
 _POSTGRES_SETTINGS: Final = {"max_wal_size": "8GB", "checkpoint_timeout": "1h"}
-"""No checkpoint while a million users are inserted, nor while requests are measured."""
+"""Settings that keep Postgres from a checkpoint while a million rows are inserted and while requests are measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the person chose."""
+    """The options of one run, from the command line."""
 
     users: int
     requests: int
-    """Measured of each case and deployment, after as many to warm up."""
+    """Measured requests per case and deployment; the same requests warm up before them."""
     seed: int
     json_path: Path | None
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One case in one deployment."""
+    """The timing of one case in one deployment."""
 
     p50_milliseconds: float
     rows: float
-    """Users in an answer, on average."""
+    """Average number of users in an answer."""
     failures: int
-    """Answers other than 200."""
+    """Number of answers other than 200."""
 
     @classmethod
     def of(cls, answers: Sequence["Sample"]) -> "Timing":
-        """What the samples come to."""
+        """Summarise the samples of one case."""
         return cls(
             statistics.median(sample.milliseconds for sample in answers),
             statistics.fmean(sample.rows for sample in answers),
@@ -55,7 +57,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer."""
+    """The time and the outcome of one answer."""
 
     milliseconds: float
     rows: int
@@ -64,7 +66,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """One case in both deployments."""
+    """The timings of one case in both deployments."""
 
     case: str
     small: Timing
@@ -72,11 +74,11 @@ class Growth:
 
     @property
     def ratio(self) -> float:
-        """How much longer it takes among many."""
+        """How many times longer the case takes in the large deployment, by the median."""
         return self.large.p50_milliseconds / self.small.p50_milliseconds
 
     def promises(self) -> list[Promise]:
-        """The bar; and that there were answers to time."""
+        """Return the bar on the growth, and the promise that there were answers to time."""
         name = f"user_scale[{self.case}]"
         failures = self.small.failures + self.large.failures
         rows = {"small": self.small.rows, "large": self.large.rows}
@@ -89,13 +91,13 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class Town:
-    """A deployment with its service, ready to be asked."""
+    """A deployment whose service runs and can be asked."""
 
     caller: Caller
     cases: list[Case]
 
     def ask(self, case: int, number: int) -> Sample:
-        """The request `number` of a case. Raises BenchmarkError when no answer comes."""
+        """Send the request `number` of a case. Raises BenchmarkError when no answer comes."""
         answer = self.caller.call(self.cases[case].requests[number])
         if answer.status != 200:
             return Sample(answer.milliseconds, 0, failed=True)
@@ -103,12 +105,15 @@ class Town:
 
 
 def _rows(document: dict[str, Any]) -> int:
-    """Users in a page, a batch, or an answer that is one."""
+    """Count the users in a page, in a batch, or in an answer that is one user."""
     return len(document.get("items", document.get("users", [document])))
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write; whether every bar is met. Raises BenchmarkError or DevstackError."""
+    """Measure, print and write the result; return whether every bar is met.
+
+    Raises BenchmarkError or DevstackError.
+    """
     circumstances = Circumstances.of("user_scale", options.seed)
     print(circumstances.line(), flush=True)
     with ExitStack() as stack:
@@ -139,9 +144,10 @@ def _towns(stack: ExitStack, options: Options) -> tuple[Town, Town]:
 
 
 def _measure(small: Town, large: Town, options: Options) -> list[Growth]:
-    """Every request of every case, to the one and then to the other; twice, the first time to warm up.
+    """Send every request of every case to both deployments, once to warm up and once measured.
 
-    A user is asked for again only after all others were: what the service remembers for two seconds is forgotten.
+    A user is asked for again only after all others were: by then what the service remembers for two seconds is
+    forgotten.
     """
     names = [case.name for case in small.cases]
     for town in (small, large):

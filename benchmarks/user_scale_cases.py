@@ -1,5 +1,7 @@
-"""The requests that are compared between a small and a large deployment: the same questions, asked of users and
-prefixes that each deployment has."""
+"""Defines the requests that are compared between a small and a large deployment.
+
+The questions are the same; the users and prefixes are those that each deployment has.
+"""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from benchmarks.sessions import SessionIssuer
 SEARCH: Final = "/users/search"
 BATCH_SIZE: Final = 50
 FEW: Final = (8, 12)
-"""Users with the same beginning of their address."""
+"""The least and the greatest number of users who share a beginning of their address."""
 _PAGES_TURNED: Final = 8
 _NAME_PREFIXES: Final = 3
 _EMAIL_PREFIXES: Final = 20
@@ -27,7 +29,7 @@ _SAMPLE: Final = """
 SELECT coalesce(json_agg(id), '[]') FROM (
     SELECT id FROM users WHERE status = 'active' ORDER BY md5(id || '{seed}') LIMIT {count}) AS sample
 """
-# Beginnings of addresses that a few live users have in common; with a dot, so that no name begins so.
+# Beginnings of addresses that a few live users share; each has a dot, so that no name begins with it.
 _NARROW_PREFIXES: Final = """
 SELECT coalesce(json_agg(prefix), '[]') FROM (
     SELECT DISTINCT prefix
@@ -53,14 +55,14 @@ SELECT json_agg(prefix) FROM (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One question, asked of one user or prefix after the other."""
+    """One kind of question, asked about one user or prefix after the other."""
 
     name: str
     requests: tuple[Request, ...]
 
 
 def wide_prefixes(deployment: Deployment) -> list[str]:
-    """The commonest beginnings of first names: a tenth of all users and more. Raises BenchmarkError."""
+    """Return the commonest beginnings of first names, which fit a tenth of all users or more. Raises BenchmarkError."""
     found: list[str] = json.loads(deployment.query(_WIDE_PREFIXES.format(count=_NAME_PREFIXES)))
     return found
 
@@ -76,7 +78,7 @@ class CaseMaker:
         self._seed = seed
 
     def cases(self, count: int, name_prefixes: Sequence[str]) -> list[Case]:
-        """Each with `count` requests; `name_prefixes` are the same for all deployments."""
+        """Return all cases with `count` requests each; `name_prefixes` are the same for all deployments."""
         users = self._sample(count)
         everyone = list(islice(cycle(users), count * BATCH_SIZE))
         batches = [everyone[start : start + BATCH_SIZE] for start in range(0, len(everyone), BATCH_SIZE)]
@@ -95,7 +97,7 @@ class CaseMaker:
         ]
 
     def _sample(self, count: int) -> list[str]:
-        """Of active users, by the seed; some several times where there are fewer."""
+        """Choose active users by the seed; some come several times where there are fewer than `count`."""
         found: list[str] = json.loads(self._deployment.query(_SAMPLE.format(seed=self._seed, count=count)))
         return list(islice(cycle(found), count))
 
@@ -121,7 +123,7 @@ class CaseMaker:
         return Case(f"search {name}", tuple(self._search(query) for query in islice(cycle(queries), count)))
 
     def _later(self, query: dict[str, str], *, pages: int) -> dict[str, str]:
-        """The query with the cursor that leads on from the page `pages`."""
+        """Return the query with the cursor that leads on from the page `pages`."""
         turned = dict(query)
         for _ in range(pages):
             page = self._caller.call(self._search(turned)).document()

@@ -1,4 +1,4 @@
-"""A burst of webhooks, each delivered twice and in no order, to one API process: all answered, each with one effect."""
+"""Sends one API process a burst of webhooks, each twice, in random order: each must be answered and have one effect."""
 
 import statistics
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ _FAILED: Final = "SELECT count(*) FROM webhook_events WHERE applied_at IS NULL O
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the person chose."""
+    """The options of one run, from the command line."""
 
     messages: int
-    """Each is delivered twice."""
+    """Number of webhooks; each is delivered twice."""
     rate: int
     """Deliveries per second."""
     connections: int
@@ -34,28 +34,31 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """What became of it."""
+    """The figures of the burst."""
 
     deliveries: int
     refused: int
-    """Not answered 2xx."""
+    """Number of deliveries not answered 2xx."""
     rate: float
     """Deliveries per second that went out."""
     p50_seconds: float
-    """From when it was due, as is the next: waiting for a connection counts."""
+    """Latency from when a delivery was due, as for the p99: waiting for a connection counts."""
     p99_seconds: float
     slowest_seconds: float
-    """From when it was sent, as a sender counts its patience."""
+    """Longest time from when a delivery was sent, as a sender's timeout counts."""
     cpu_milliseconds: float
-    """Of the service, for one delivery."""
+    """CPU time of the service for one delivery."""
     applied: int
     failed: int
-    """Events in the inbox without their effect, or with an error."""
+    """Number of events in the inbox without their effect, or with an error."""
     differences: Sequence[str]
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write; whether every bar is met. Raises BenchmarkError or DevstackError."""
+    """Measure, print and write the result; return whether every bar is met.
+
+    Raises BenchmarkError or DevstackError.
+    """
     circumstances = Circumstances.of("webhook_burst", options.seed)
     print(circumstances.line(), flush=True)
     with deployed({}, {}) as deployment:
@@ -92,7 +95,7 @@ def _burst(deployment: Deployment, options: Options) -> Burst:
 
 
 def _rate(deliveries: Sequence[Delivery], offered: int) -> float:
-    """The last one takes up its interval too."""
+    """Return the deliveries per second; the last one takes up its interval too."""
     return len(deliveries) / (max(delivery.sent for delivery in deliveries) + 1 / offered)
 
 

@@ -1,4 +1,4 @@
-"""The sender's ledger, what follows from it, and how the database differs from that.
+"""Reads the sender's ledger, works out what must follow from it, and compares the database with that.
 
 The service is not asked: what it should have made of the webhooks is worked out here a second time, from what was said
 and answered 2xx, and compared by SQL with what is there.
@@ -34,7 +34,7 @@ SELECT coalesce(json_object_agg(message_id, json_build_object(
     'type', event_type, 'subject', subject, 'applied', applied_at IS NOT NULL, 'error', error)), '{}')
 FROM webhook_events
 """
-# The outbox tells the rest of the house; once each there too.
+# The outbox tells the other services, and must hold each effect once too.
 _EFFECTS: Final = """
 SELECT json_object_agg(name, total) FROM (
     SELECT 'audit ' || action AS name, count(*) AS total FROM audit_logs GROUP BY action
@@ -45,14 +45,14 @@ SELECT json_object_agg(name, total) FROM (
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What was said, and how it was answered."""
+    """The webhooks that were sent, and how each delivery was answered."""
 
     messages: Mapping[str, Mapping[str, Any]]
     deliveries: Sequence[Delivery]
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Of a sender that has ended. Raises OSError."""
+        """Read the ledger of a sender that has ended. Raises OSError."""
         messages, deliveries = {}, []
         for line in path.read_text().splitlines():
             entry = json.loads(line)
@@ -64,19 +64,19 @@ class Ledger:
 
     @property
     def accepted(self) -> list[Mapping[str, Any]]:
-        """Messages of which a delivery was answered 2xx."""
+        """The messages of which at least one delivery was answered 2xx."""
         ids = {delivery.message_id for delivery in self.deliveries if delivery.accepted}
         return [message for message_id, message in self.messages.items() if message_id in ids]
 
     def events(self) -> State:
-        """What the inbox should hold."""
+        """Return what the inbox should hold."""
         return {
             message["id"]: {"type": message["type"], "subject": message["subject"], "applied": True, "error": None}
             for message in self.accepted
         }
 
     def sessions(self) -> State:
-        """The sign-ins there should be."""
+        """Return the sign-ins that there should be."""
         return {
             message["said"]["session_id"]: {
                 "subject": message["subject"],
@@ -87,7 +87,7 @@ class Ledger:
         }
 
     def users(self) -> State:
-        """The users there should be: what was said last of each, deleted if that was ever said."""
+        """Return the users that there should be: as last described, and deleted if any message said so."""
         users: State = {}
         for message in sorted(self.accepted, key=lambda message: int(message["said"].get("updated_at", 0))):
             user = users.setdefault(message["subject"], _nobody())
@@ -100,8 +100,10 @@ class Ledger:
         return users
 
     def effects(self) -> dict[str, int]:
-        """What there should be once for each user that began or ended, however often and in whatever order it was
-        said."""
+        """Return how many effects there should be: one for each user that began or ended.
+
+        How often and in what order the messages came makes no difference.
+        """
         users = self.users()
         deleted = sum(user["deleted_by"] is not None for user in users.values())
         return {
@@ -119,7 +121,7 @@ def _nobody() -> dict[str, Any]:
 
 
 def differences(ledger: Ledger, deployment: Deployment) -> list[str]:
-    """Where the database is not as it should be, in words. Raises BenchmarkError."""
+    """List in words where the database is not as it should be. Raises BenchmarkError."""
     found = []
     for what, wanted, sql in (
         ("event", ledger.events(), _EVENTS),

@@ -1,4 +1,4 @@
-"""The webhooks of a burst, by lot: new users, changes of some, sessions of some, deletions of some."""
+"""Makes the webhooks of a burst at random: new users, and changes, sessions and deletions of some of them."""
 
 import random
 import time
@@ -26,13 +26,13 @@ class Message:
     body: bytes
 
     def as_json(self) -> dict[str, Any]:
-        """For the ledger: without the body."""
+        """Return the message as a JSON object for the ledger, without the body."""
         return {name: value for name, value in asdict(self).items() if name != "body"}
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How many of each; of `user.created` there are the most, and all others are about those users."""
+    """The number of messages of each type; all messages are about the users of `user.created`, the commonest type."""
 
     created: int
     updated: int
@@ -41,13 +41,13 @@ class Mix:
 
     @classmethod
     def of(cls, messages: int) -> "Mix":
-        """60 % new users, 20 % changes, 10 % sessions, 10 % deletions."""
+        """Split `messages` into 60 % new users, 20 % changes, 10 % sessions and 10 % deletions."""
         tenth = messages // 10
         return cls(messages - 4 * tenth, 2 * tenth, tenth, tenth)
 
 
 def make_messages(count: int, lots: random.Random) -> list[Message]:
-    """`count` messages, in no particular order; the choice of users, and their ids, are by `lots`."""
+    """Make `count` messages in random order; `lots` decides the users and their ids."""
     mix = Mix.of(count)
     now = time.time_ns() // 1_000_000
     users = [_new_user(number, lots, now - 5 * _MINUTE) for number in range(mix.created)]
@@ -110,7 +110,7 @@ def _message(event_type: str, subject: str, said: dict[str, Any], *, about: dict
 
 
 def deliveries(messages: list[Message], lots: random.Random) -> Iterator[Message]:
-    """Each message twice, shuffled."""
+    """Yield each message twice, shuffled."""
     order = [*messages, *messages]
     lots.shuffle(order)
     return iter(order)

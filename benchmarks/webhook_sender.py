@@ -1,7 +1,7 @@
-"""`python -m benchmarks.webhook_sender URL MESSAGES RATE CONNECTIONS SEED LEDGER`: offers a burst of webhooks.
+"""Offers a burst of webhooks: `python -m benchmarks.webhook_sender URL MESSAGES RATE CONNECTIONS SEED LEDGER`.
 
 Each delivery is due at its place in the rate, whatever became of those before it, and is timed from then: that all
-connections were busy is the receiver's doing. Writes a ledger of what it said and what it was answered, a JSON object
+connections were busy is the receiver's doing. Writes a ledger of what it sent and how it was answered, a JSON object
 in each line: first the messages, then the deliveries as they end.
 """
 
@@ -26,7 +26,7 @@ from services.sandbox.clerk.webhooks import signature_headers
 SECRET_VARIABLE: Final = "CLERK_WEBHOOK_SIGNING_SECRET"  # noqa: S105 - the name of a variable
 PATH: Final = "/webhooks/clerk"
 PATIENCE_SECONDS: Final = 15.0
-"""Svix counts what takes longer as failed."""
+"""The timeout of a delivery; Svix, too, counts a longer one as failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +38,17 @@ class Delivery:
     sent: float
     answered: float
     status: int
-    """0: no answer came."""
+    """The status of the answer; 0 when none came."""
 
     @property
     def accepted(self) -> bool:
-        """Whether the sender is done with it."""
+        """Whether the answer was 2xx, after which a sender does not try again."""
         return 200 <= self.status < 300
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One delivery before it is sent."""
+    """One delivery that is ready to be sent."""
 
     message_id: str
     due: float
@@ -56,14 +56,14 @@ class Prepared:
 
 
 class Connection:
-    """One kept open as long as the other side does."""
+    """An HTTP connection, kept open for as long as the other side keeps it."""
 
     def __init__(self, host: str, port: int) -> None:
         self._address = host, port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, request: bytes) -> int:
-        """The status of the answer, once it is read whole; 0 when none came in time."""
+        """Send the request; return the status once the answer is complete, or 0 when none came in time."""
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 return await self._exchange(request)
@@ -82,14 +82,14 @@ class Connection:
         return int(status.split(b" ")[1])
 
     def close(self) -> None:
-        """Begin anew with the next request."""
+        """Close the connection; the next request opens a new one."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
 
 
 def prepare(messages: list[Message], url: str, rate: float, lots: random.Random) -> Iterator[Prepared]:
-    """Each message twice, in the order in which they are due."""
+    """Yield each message twice, signed, in the order in which the deliveries are due."""
     host, secret = urlsplit(url).netloc, os.environ[SECRET_VARIABLE]
     for number, message in zip(count(), deliveries(messages, lots), strict=False):
         signed = signature_headers(
@@ -101,7 +101,7 @@ def prepare(messages: list[Message], url: str, rate: float, lots: random.Random)
 
 
 async def offer(prepared: list[Prepared], url: str, connections: int) -> list[Delivery]:
-    """Send all of them, each when it is due or as soon after as a connection is free."""
+    """Send all deliveries, each when it is due or as soon after as a connection is free."""
     parts = urlsplit(url)
     began = time.monotonic() + 0.1
     waiting, ended = iter(prepared), []
@@ -126,7 +126,7 @@ def _write(ledger: IO[str], kind: str, entry: dict[str, object]) -> None:
 
 
 def main() -> None:
-    """Offer what the arguments say."""
+    """Offer the burst that the command line describes and write the ledger."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.webhook_sender")
     parser.add_argument("url")
     for name in ("messages", "rate", "connections", "seed"):

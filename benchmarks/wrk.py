@@ -1,4 +1,4 @@
-"""The load generator wrk: its script, one bounded run, and what it measured.
+"""Runs the load generator wrk: writes its script, makes one bounded run, and parses what it measured.
 
 wrk keeps every connection busy all the time (a closed loop), so its rate is what the server can do, and its latencies
 are those at that rate.
@@ -19,7 +19,7 @@ from services.devstack import process
 _GRACE_SECONDS: Final = 30.0
 _MARK: Final = "result "
 _COUNTS: Final = ("connect", "read", "write", "status", "timeout")
-# One thread: wrk needs a small part of a core, and so the random sequence is one, given by the seed.
+# One thread suffices, as wrk needs a small part of a core, and it makes one random sequence, given by the seed.
 _SCRIPT: Final = Template("""\
 local requests = {}
 
@@ -55,11 +55,11 @@ class Posts:
 
     @property
     def lines(self) -> Sequence[str]:
-        """What differs."""
+        """The bodies of the requests, one a line."""
         return self.bodies
 
     def lua(self) -> str:
-        """The request whose body is `line`. Raises ValueError."""
+        """Return the Lua code of the request whose body is `line`. Raises ValueError."""
         table = ", ".join(f"[{_literal(name)}] = {_literal(value)}" for name, value in self.headers.items())
         return f'wrk.format("POST", {_literal(self.path)}, {{{table}}}, line)'
 
@@ -74,11 +74,11 @@ class Gets:
 
     @property
     def lines(self) -> Sequence[str]:
-        """What differs."""
+        """The Authorization headers of the requests, one a line."""
         return self.authorizations
 
     def lua(self) -> str:
-        """The request whose Authorization is `line`. Raises ValueError."""
+        """Return the Lua code of the request whose Authorization is `line`. Raises ValueError."""
         return f'wrk.format("GET", {_literal(self.path)}, {{["Authorization"] = line}})'
 
 
@@ -94,7 +94,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What wrk saw."""
+    """The result of one run."""
 
     requests: int
     """Answers that arrived whole, of any status."""
@@ -111,7 +111,7 @@ class LoadResult:
 
 
 def require() -> Path:
-    """The installed wrk. Raises BenchmarkError naming the package."""
+    """Return the path of the installed wrk. Raises BenchmarkError, naming the package, when there is none."""
     found = shutil.which("wrk")
     if found is None:
         raise BenchmarkError("wrk is not installed: apt-get install wrk (Debian, Ubuntu)")
@@ -119,9 +119,9 @@ def require() -> Path:
 
 
 def write_script(path: Path, requests: Posts | Gets, *, seed: int) -> None:
-    """Write the Lua script, and what the requests differ in beside it: each request is one of `requests` by lot.
+    """Write the Lua script, and beside it the values in which the requests differ.
 
-    Raises ValueError for what would not be one line of the script.
+    Each request is a random one of `requests`. Raises ValueError for a value that is not one line of the script.
     """
     lines_path = path.with_suffix(".lines")
     lines_path.write_text("".join(f"{line}\n" for line in requests.lines))
@@ -142,7 +142,10 @@ def run(load: Load) -> LoadResult:
 
 
 def parse(output: str) -> LoadResult:
-    """The line of our script in wrk's output. Raises BenchmarkError when there is none, or nothing was answered."""
+    """Read our script's line in the output of wrk.
+
+    Raises BenchmarkError when there is none, or when nothing was answered.
+    """
     line = next((line for line in output.splitlines() if line.startswith(_MARK)), None)
     if line is None:
         raise BenchmarkError(f"wrk printed no result: {(output.strip().splitlines() or ['-'])[-1]}")
@@ -160,7 +163,7 @@ def parse(output: str) -> LoadResult:
 
 
 def _literal(text: str) -> str:
-    """A Lua string; for printable ASCII its escapes are those of JSON."""
+    """Return a Lua string literal; for printable ASCII its escapes are those of JSON."""
     if not (text.isascii() and text.isprintable()):
         raise ValueError("only printable ASCII goes into a script")
     return json.dumps(text)
