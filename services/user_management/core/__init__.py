@@ -1,1 +1,1 @@
-"""Vocabulary that every layer shares: time, ids, who is asking, and under which request."""
+"""Vocabulary that every layer shares: time, ids, principals and the context of a request."""

@@ -12,7 +12,7 @@ class Clock(Protocol):
         """The current time, aware, in UTC."""
 
     def monotonic(self) -> float:
-        """Seconds since an arbitrary point; never goes back, so it alone may measure a duration."""
+        """Seconds since an arbitrary point. They never go back, so only they may measure a duration."""
 
 
 class SystemClock:
@@ -26,7 +26,7 @@ class SystemClock:
 
 
 class OffsetClock:
-    """Another clock whose wall time is wrong, as that of a machine that has lost its time server."""
+    """A clock with a wrong wall time, like that of a machine that has lost its time server."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         self._clock = clock
@@ -40,5 +40,5 @@ class OffsetClock:
 
 
 def milliseconds(moment: datetime | None) -> int:
-    """Unix time; 0 for none. Part of entity tags."""
+    """Return `moment` as Unix time in milliseconds, for entity tags; 0 for None."""
     return 0 if moment is None else int(moment.timestamp() * 1000)

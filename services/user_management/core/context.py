@@ -1,4 +1,4 @@
-"""What is known about the request or job that is being worked on: audit rows and log lines take its ids from here."""
+"""The context of the current request or job, from which audit rows and log lines take their ids."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,19 +13,19 @@ DEFAULT_BODY_BYTES: Final = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """One request or one run of a job."""
+    """What is known of one request or of one run of a job."""
 
     request_id: str = "-"
     trace_id: str | None = None
     """W3C trace id, 32 hex digits, from `traceparent`."""
     ip_address: str | None = None
     actor: Principal = ANONYMOUS
-    """Named by log lines alone. What may be done, and in whose name it is recorded, is decided by the `actor` that
-    services are given as a parameter."""
+    """The principal that log lines name; it decides nothing. The `actor` that services receive as a parameter decides
+    what is allowed and in whose name it is recorded."""
     response_headers: tuple[tuple[bytes, bytes], ...] = ()
-    """What the answer says beyond the route's own headers; names in lower case, as ASGI demands."""
+    """Headers of the answer beside the route's own; names are in lower case, as ASGI demands."""
     body_limit: int = DEFAULT_BODY_BYTES
-    """Bytes of body that are read."""
+    """The largest body of this request that is read, in bytes."""
 
 
 _current: ContextVar[RequestContext] = ContextVar("request_context")

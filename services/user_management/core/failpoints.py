@@ -20,14 +20,14 @@ from services.user_management.exceptions import StartupError
 
 
 class Failpoint(StrEnum):
-    """The places. A test fails when one of them is never exercised."""
+    """The places at which a failpoint can be armed. A test fails when one of them is never exercised."""
 
     WEBHOOK_STORED = "webhook.stored"
     """The event is in the inbox, its effect is not there yet; nothing is committed."""
     WEBHOOK_APPLIED = "webhook.applied"
     """Event and effect are there, nothing is committed."""
     WEBHOOK_COMMITTED = "webhook.committed"
-    """Both are committed, the sender does not know."""
+    """Event and effect are committed, the sender does not know."""
     BEFORE_LEASE = "refresh.before_lease"
     """K0: a refresh is wanted, nothing is written."""
     LEASED = "refresh.leased"
@@ -35,15 +35,15 @@ class Failpoint(StrEnum):
     SENT = "refresh.sent"
     """K2: the request is sent; whether the provider has carried it out is open."""
     PROVIDER_COMMITTED = "refresh.provider_committed"
-    """K3: a moment later, for a provider that commits at once and answers late."""
+    """K3: a moment after the request is sent, for a provider that commits at once and answers late."""
     ANSWER_ARRIVED = "refresh.answer_arrived"
     """K4: the answer is in the kernel, and we have not read it."""
     ANSWER_PARSED = "refresh.answer_parsed"
     """K5: the new tokens are in our memory alone."""
     ENCRYPTED = "refresh.encrypted"
-    """K6: they are written, nothing is committed."""
+    """K6: the new tokens are written, nothing is committed."""
     STORED = "refresh.stored"
-    """K7: they are committed."""
+    """K7: the new tokens are committed."""
     BEFORE_ANSWER = "refresh.before_answer"
     """K8: the reader has not been answered yet."""
     ROTATION_SEALED = "rotation.sealed"
@@ -53,24 +53,24 @@ class Failpoint(StrEnum):
 
 
 class Action(StrEnum):
-    """What happens there."""
+    """What a failpoint does to the process."""
 
     KILL = "kill"
     RAISE = "raise"
 
 
 class FailpointReached(RuntimeError):  # noqa: N818 - an event of a test, not an error of anybody
-    """What the action `raise` raises."""
+    """The exception that the action `raise` raises."""
 
 
 @dataclass(slots=True)
 class _Armed:
-    """The one failpoint of this process."""
+    """The failpoint that is armed in this process."""
 
     point: Failpoint
     action: Action
     passes_left: int
-    """Until it fires, that one included."""
+    """Passes until the failpoint fires, that pass included."""
 
 
 PAUSE_SECONDS: Final = 0.25
@@ -79,7 +79,7 @@ Trace = Callable[[str, dict[str, Any]], Awaitable[None]]
 
 _SPECIFICATION: Final = re.compile(r"(?P<name>[^:]+):(?P<action>[^:]+)(?::(?P<number>[1-9][0-9]{0,5}))?")
 _armed: _Armed | None = None
-"""Process-wide: what it does, it does to the process."""
+"""The armed failpoint, if any. It is process-wide because its action ends the process."""
 _watching: ContextVar[bool] = ContextVar("failpoints_watching", default=False)
 
 
@@ -90,7 +90,7 @@ def arm(specification: str | None) -> None:
 
 
 def failpoint(point: Failpoint) -> None:
-    """Do what is armed for this pass of `point`; nothing otherwise."""
+    """Take the action that is armed for this pass of `point`, if there is one."""
     if _armed is None or _armed.point is not point:
         return
     _armed.passes_left -= 1
@@ -103,7 +103,7 @@ def failpoint(point: Failpoint) -> None:
 
 @contextmanager
 def watched_call() -> Iterator[None]:
-    """The calls inside are those that K2 to K4 are about."""
+    """Mark the calls in the block as those at which K2 to K4 strike."""
     token = _watching.set(True)
     try:
         yield
@@ -112,7 +112,8 @@ def watched_call() -> Iterator[None]:
 
 
 def call_trace() -> Trace | None:
-    """What the HTTP client is to tell of the steps of its call (httpx's `trace` extension); None: nothing is armed."""
+    """Return the callback that hears of each step of an HTTP call (httpx's `trace` extension); None if nothing is
+    armed."""
     return _trace if _armed is not None and _watching.get() else None
 
 

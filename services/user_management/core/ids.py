@@ -1,4 +1,4 @@
-"""Identifiers made by us."""
+"""Identifiers that this service makes."""
 
 import secrets
 import time
@@ -8,7 +8,7 @@ from uuid import UUID
 _VERSION_7 = 0x7 << 76
 _VARIANT_RFC_9562 = 0b10 << 62
 _NANOSECONDS = 1_000_000
-"""In a millisecond."""
+"""Nanoseconds in a millisecond."""
 
 
 def uuid7() -> UUID:
@@ -25,6 +25,6 @@ def uuid7() -> UUID:
 
 
 def uuid7_floor(moment: datetime) -> UUID:
-    """The smallest UUID version 7 of `moment`: ids made earlier sort below it."""
+    """Return the smallest UUID version 7 of `moment`: ids made earlier sort below it."""
     milliseconds = int(moment.timestamp() * 1000) & 0xFFFF_FFFF_FFFF
     return UUID(int=(milliseconds << 80) | _VERSION_7 | _VARIANT_RFC_9562)

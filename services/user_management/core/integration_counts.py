@@ -1,4 +1,4 @@
-"""What is counted about connections: names of counters in Postgres, with labels from closed sets."""
+"""The counters about integrations that lie in Postgres: their names, and labels from closed sets."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,23 +8,23 @@ from services.user_management.enums import IntegrationStatus, ReauthReason, Refr
 
 NO_REASON: Final = "none"
 OTHER_REASON: Final = "other"
-"""For what a provider says: its codes are nobody's closed set."""
+"""The label in place of a provider's own codes, which are no closed set."""
 
 
 class IntegrationCounter(StrEnum):
-    """What is counted."""
+    """The counters."""
 
     TRANSITION = "transition"
-    """A connection changed its status."""
+    """Changes of an integration's status."""
     REFRESH = "refresh"
-    """A refresh ended."""
+    """Refreshes that ended."""
     MISCONFIGURED = "misconfigured"
-    """A provider refused our client."""
+    """Refusals of our client by a provider."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class IntegrationCount:
-    """One series of one counter."""
+    """One series of one counter: the counter with its labels."""
 
     counter: IntegrationCounter
     provider: str
@@ -34,7 +34,8 @@ class IntegrationCount:
 
 
 def transition(provider: str, status: IntegrationStatus, reason: str | None = None) -> IntegrationCount:
-    """A connection is `status` from now on. Any `reason` but ours counts as `other`."""
+    """Name the series for an integration that changes to `status`. Any `reason` that is not one of ours counts as
+    `other`."""
     label = NO_REASON if reason is None else OTHER_REASON
     if reason in set(ReauthReason):
         label = str(reason)
@@ -42,18 +43,18 @@ def transition(provider: str, status: IntegrationStatus, reason: str | None = No
 
 
 def refresh(provider: str, end: RefreshEnd) -> IntegrationCount:
-    """A refresh ended, and what came of it is kept."""
+    """Name the series for a refresh that ended in `end` and whose outcome is stored."""
     return IntegrationCount(IntegrationCounter.REFRESH, provider, end.value)
 
 
 def misconfigured(provider: str) -> IntegrationCount:
-    """The provider refuses our client, or is not configured: an operator has to act."""
+    """Name the series for a provider that refuses our client or is not configured, so that an operator has to act."""
     return IntegrationCount(IntegrationCounter.MISCONFIGURED, provider)
 
 
 def expected_of(provider: str) -> list[IntegrationCount]:
-    """Series that are shown as 0 before anything has happened: `increase()` does not see a first 1 that comes from
-    nothing."""
+    """List the series of `provider` that are shown as 0 before anything has happened: `increase()` does not count the
+    first 1 of a series that did not exist before."""
     return [
         *(transition(provider, IntegrationStatus.NEEDS_REAUTH, reason) for reason in ReauthReason),
         transition(provider, IntegrationStatus.REVOKED, ReauthReason.REVOKED_AT_PROVIDER),

@@ -3,4 +3,5 @@
 from typing import Any, TypeAlias
 
 JSONObject: TypeAlias = dict[str, Any]
-"""A JSON object from outside, or for a `jsonb` column. Never a row: rows are typed (`queries/rows.py`)."""
+"""A JSON object that came from outside or goes into a `jsonb` column. It is never a row: rows are typed
+(`queries/rows.py`)."""

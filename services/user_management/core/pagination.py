@@ -13,7 +13,8 @@ Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT)]
 
 
 class Page(BaseModel, Generic[Item]):
-    """`next_cursor` is null on the last page; otherwise send it back as `cursor`."""
+    """One page of a list. `next_cursor` is null on the last page; otherwise send it as `cursor` to get the next
+    page."""
 
     items: list[Item]
     next_cursor: str | None = None

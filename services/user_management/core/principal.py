@@ -1,4 +1,4 @@
-"""Who is asking, as a typed value."""
+"""The authenticated party that is asking, as a typed value."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,15 +20,15 @@ class Principal:
     kind: PrincipalKind
     id: str
     impersonator: str | None = None
-    """Subject of the person behind an impersonated session (the `act` claim, RFC 8693 section 4.1)."""
+    """Subject of the person who acts as the user in an impersonated session (`act` claim, RFC 8693 section 4.1)."""
     is_admin: bool = False
     permissions: frozenset[str] = frozenset()
-    """Of a service: what it may call beyond reading tokens."""
+    """What a service may call beyond reading tokens; empty for others."""
 
 
 ANONYMOUS = Principal(PrincipalKind.ANONYMOUS, "anonymous")
 
 
 def system(name: str) -> Principal:
-    """The service itself, acting as the job or upstream `name`."""
+    """Return the principal for this program itself, acting as the job or upstream `name`."""
     return Principal(PrincipalKind.SYSTEM, name)

@@ -1,1 +1,1 @@
-"""Adapters to the world outside."""
+"""Adapters to other parties: providers, Clerk's API and the receivers of webhooks."""

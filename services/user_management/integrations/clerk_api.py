@@ -1,8 +1,8 @@
-"""Clerk's Backend API, as far as reconciling with it needs: users, read through Clerk's own SDK.
+"""Reads users from Clerk's Backend API, through Clerk's own SDK, for the reconciliation.
 
 Importing this module costs a process about 35 MB and 0.2 s, nearly all of it the SDK's generated models (measured with
-7.0.0). Only the worker and the CLI reconcile: they import it where they do, and the container, which every API process
-builds, must not.
+7.0.0). Only the worker and the CLI reconcile, and they import it when they do; the container, which every API process
+builds, must not import it.
 """
 
 import asyncio
@@ -22,17 +22,18 @@ from services.user_management.http_client import HttpClient, ResponseTooLargeErr
 from services.user_management.utils.strict_json import storable
 
 CALL_SECONDS: Final = 10.0
-"""For one call in all. The SDK's own retries, which can last for minutes, are off: a sweep comes again anyway."""
+"""The time for one whole call. The SDK's own retries, which can last for minutes, are off: the next sweep asks again
+anyway."""
 IDS_PER_CALL: Final = 100
-"""As many ids as Clerk takes in one filter."""
+"""The number of ids that Clerk takes in one filter."""
 MAX_PAGE_BYTES: Final = 32 << 20
-"""500 users, the largest page, with their 24 KB of metadata each, and as much again."""
+"""Room for the largest page, 500 users with 24 KB of metadata each, twice over."""
 RATE_WINDOW_SECONDS: Final = 10
-"""Clerk's rate limits count over this long; the wait after a 429 that names none."""
+"""The period of Clerk's rate limits, and so the wait after a 429 that names none."""
 MAX_RETRY_AFTER_SECONDS: Final = 3600
 
 ClerkUser = dict[str, Any]
-"""The object that is `data` in webhooks about users."""
+"""A user as Clerk describes them: the same object as `data` in webhooks about users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class _Answer:
 
     @property
     def document(self) -> Any:
-        """The JSON value in the body; `None` for anything else, such as a proxy's page."""
+        """Return the JSON value in the body; None for anything else, such as a proxy's page."""
         try:
             return storable(json.loads(self.body))
         except (ValueError, RecursionError):
@@ -58,7 +59,7 @@ class _Answer:
 
     @property
     def retry_after(self) -> int:
-        """Seconds to wait (RFC 9110 section 10.2.3); dates are not read, Clerk sends seconds."""
+        """Return the seconds to wait (RFC 9110 section 10.2.3). Dates are not read, since Clerk sends seconds."""
         given = self.headers.get("retry-after", "")
         default = RATE_WINDOW_SECONDS if self.status == 429 else 1
         return min(int(given), MAX_RETRY_AFTER_SECONDS) if re.fullmatch("[0-9]{1,9}", given) else default
@@ -73,17 +74,17 @@ class _AnsweredError(Exception):
 class _AnswerCatcher:
     """The SDK's HTTP client: it sends what the SDK has built and raises the answer past the SDK.
 
-    The SDK's models are no reading of the answer for us. They are stricter than Clerk: one verification status that
-    this release does not know, or a null where it wants a number, fails the page with all its users, and members that
-    it does not know are lost. What we return has to be what a webhook carries. The SDK has no other public way to the
-    body of a good answer, and its hooks are private.
+    We cannot use the SDK's models of the answer. They are stricter than Clerk: one verification status that this
+    release does not know, or a null where it wants a number, fails the page with all its users, and members that it
+    does not know are lost. What we return has to be what a webhook carries. The SDK has no other public way to the body
+    of a good answer, and its hooks are private.
     """
 
     def __init__(self, http: HttpClient) -> None:
         self._http = http
 
     def build_request(self, method: str, url: Any, **parts: Any) -> Any:
-        # Uncompressed, so that the limit below is that of what is parsed, and a broken encoding is just no JSON.
+        # Uncompressed, so that the limit below applies to what is parsed, and a broken encoding is merely no JSON.
         request = self._http.build_request(method, url, **parts)
         request.headers["Accept-Encoding"] = "identity"
         return request
@@ -105,8 +106,8 @@ class _AnswerCatcher:
 
 
 class ClerkDirectory:
-    """The users that Clerk has. Every method raises RetryLaterError for what time heals (rate limits, timeouts, 5xx,
-    connections, answers that are not Clerk's) and ClerkRefusedError for what the operator has to change."""
+    """The users that Clerk has. Every method raises RetryLaterError for failures that pass (rate limits, timeouts, 5xx,
+    failed connections, answers that are not Clerk's) and ClerkRefusedError for what the operator has to change."""
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class ClerkDirectory:
         http: HttpClient | None = None,
         call_seconds: float = CALL_SECONDS,
     ) -> None:
-        """`http` replaces the network, and then stays its owner's to close."""
+        """Prepare the client. `http` replaces the network; its owner has to close it."""
         self._http = http or create_http_client()
         self._owns_http = http is None
         self._call_seconds = call_seconds
@@ -128,25 +129,26 @@ class ClerkDirectory:
         ).users
 
     async def list_users(self, *, offset: int, limit: int) -> list[ClerkUser]:
-        """One page, oldest users first; `limit` 1 to 500. A deletion meanwhile moves later users one place ahead."""
+        """Return one page, the oldest users first; `limit` is 1 to 500. A deletion between two pages moves later users
+        one place ahead."""
         request = GetUserListRequest(offset=offset, limit=limit, order_by="+created_at")
         return _users(await self._answer(self._users.list_async(request=request)))
 
     async def existing(self, user_ids: Sequence[str]) -> set[str]:
-        """Those of `user_ids` that Clerk has: one call for every hundred, none for none."""
+        """Return those of `user_ids` that Clerk has, with one call for every hundred of them."""
         found: set[str] = set()
         for start in range(0, len(user_ids), IDS_PER_CALL):
             asked = list(user_ids[start : start + IDS_PER_CALL])
             request = GetUserListRequest(user_id=asked, limit=IDS_PER_CALL)
             page = {user["id"] for user in _users(await self._answer(self._users.list_async(request=request)))}
             if not page <= set(asked):
-                # The filter was not applied, so that an id's absence would prove nothing, and absent users get deleted.
+                # The filter was not applied, so an id's absence proves nothing, and absent users get deleted.
                 raise RetryLaterError("Clerk's Backend API answered with users that were not asked for.")
             found |= page
         return found
 
     async def get_user(self, user_id: str) -> ClerkUser | None:
-        """One user; None only where Clerk itself says that it has none, not for any other 404."""
+        """Return one user; None only if Clerk itself says that there is none, not for any other 404."""
         # The SDK puts the id into the path as it is: "x/../y" would ask for y.
         answer = await self._answer(self._users.get_async(user_id=quote(user_id, safe="")))
         if answer.status == 404 and "resource_not_found" in answer.error_codes:
@@ -154,7 +156,7 @@ class ClerkDirectory:
         return _user(_document(answer), user_id)
 
     async def aclose(self) -> None:
-        """Close the connections, unless they are another's."""
+        """Close the connections, unless the HTTP client belongs to somebody else."""
         if self._owns_http:
             await self._http.aclose()
 
@@ -166,11 +168,11 @@ class ClerkDirectory:
             return answered.answer
         except (TransportError, TimeoutError) as error:
             raise RetryLaterError(f"Clerk's Backend API does not answer: {type(error).__name__}.") from None
-        raise RuntimeError("the SDK has answered without asking")
+        raise RuntimeError("the SDK returned without sending a request")
 
 
 def _document(answer: _Answer) -> Any:
-    """The JSON of a good answer. Raises the error that any other one means."""
+    """Return the JSON of a good answer. Raises the error that any other answer means."""
     if answer.status != 200:
         raise _failure(answer)
     return answer.document
@@ -199,7 +201,7 @@ def _failure(answer: _Answer) -> ApplicationError:
 
 
 def _is_refusal(answer: _Answer, codes: list[str]) -> bool:
-    """Whether Clerk said it: a page of HTML comes from a proxy on the way, whatever its status."""
+    """Tell whether Clerk itself refused: an HTML page comes from a proxy on the way, whatever its status."""
     if answer.status in {401, 403}:
         return "html" not in answer.headers.get("content-type", "")
     return 400 <= answer.status < 500 and answer.status != 429 and bool(codes)

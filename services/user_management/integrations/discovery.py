@@ -1,4 +1,4 @@
-"""Where a provider's endpoints are: in its file, or published by itself (OpenID Connect Discovery 1.0)."""
+"""Finds a provider's endpoints: in its file, or in the document that it publishes (OpenID Connect Discovery 1.0)."""
 
 import asyncio
 from collections.abc import Mapping
@@ -19,10 +19,11 @@ from services.user_management.security.jws import ALGORITHM
 
 FRESH_SECONDS: Final = 86_400.0
 COOL_DOWN_SECONDS: Final = 30.0
-"""Between two fetches of a document that could not be had."""
+"""The pause between two attempts to fetch a document that could not be fetched."""
 DISCOVERY_FAILED: Final = "discovery_failed"
 DISCOVERY_REFUSED: Final = "discovery_document_refused"
-"""The document is another issuer's, names something that is no safe endpoint, or ID tokens that cannot be verified."""
+"""Error code: the document belongs to another issuer, names an unsafe endpoint, or announces ID tokens that we cannot
+verify."""
 _ID_TOKEN_ALGORITHMS: Final = "id_token_signing_alg_values_supported"  # noqa: S105 - the name of a member
 
 log = structlog.get_logger(__name__)
@@ -30,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where to send what."""
+    """The URLs of a provider's endpoints."""
 
     authorization: str
     token: str
@@ -38,12 +39,12 @@ class Endpoints:
     jwks: str | None
     revocation: Revocation | None
     answers_iss: bool
-    """The authorization answer always names its issuer (RFC 9207 section 3)."""
+    """Whether the authorization answer always names its issuer (RFC 9207 section 3)."""
 
 
 @dataclass(slots=True)
 class _Published:
-    """What is known of one issuer's document. Times are monotonic."""
+    """What is known of one issuer's document. Times are in monotonic seconds."""
 
     document: Mapping[str, Any] | None = None
     fetched_at: float = float("-inf")
@@ -53,8 +54,8 @@ class _Published:
 
 
 class Discovery:
-    """Endpoints of providers. Documents are fetched when first needed, once for everybody, and remembered for a day;
-    one that cannot be renewed serves on."""
+    """Knows the endpoints of providers. Documents are fetched when first needed, once for all callers, and kept for a
+    day; one that cannot be renewed stays in use."""
 
     def __init__(self, http: HttpClient, clock: Clock) -> None:
         self._http = http
@@ -62,7 +63,7 @@ class Discovery:
         self._published: dict[str, _Published] = {}
 
     async def endpoints(self, config: ProviderConfig) -> Endpoints:
-        """Raises ProviderCallError when they are not known and cannot be had."""
+        """Return the provider's endpoints. Raises ProviderCallError when they are not known and cannot be fetched."""
         document: Mapping[str, Any] = await self._document(config) if config.discovery else {}
         revocation = config.revocation
         if revocation is None and (url := config.revocation_endpoint or document.get("revocation_endpoint")):
@@ -77,8 +78,8 @@ class Discovery:
         )
 
     async def answers_iss(self, config: ProviderConfig) -> bool:
-        """Whether an authorization answer without `iss` is to be refused, by the file or by the document. One that
-        cannot be had promises nothing: who comes back from consenting is not turned away for it."""
+        """Tell whether an authorization answer without `iss` must be refused, according to the file or the document. A
+        document that cannot be fetched promises nothing: no user who has just consented is turned away for it."""
         if config.answers_iss or not config.discovery:
             return config.answers_iss
         try:
@@ -97,7 +98,7 @@ class Discovery:
             failure = known.failure
             kind = failure.kind if failure else ProviderErrorKind.TRANSIENT
             code = failure.code if failure else DISCOVERY_FAILED
-            # A new one each time: an exception that is raised twice collects both tracebacks.
+            # A new exception each time: one that is raised twice collects both tracebacks.
             raise ProviderCallError(
                 kind, code, detail=failure.detail if failure else None, retry_after=self._wait(known)
             )
@@ -107,14 +108,14 @@ class Discovery:
         return max(1.0, COOL_DOWN_SECONDS - (self._clock.monotonic() - known.tried_at))
 
     def _start_fetch(self, config: ProviderConfig, known: _Published) -> asyncio.Task[None] | None:
-        """The fetch under way, a new one, or None inside the cool-down."""
+        """Return the fetch under way or a new one; None during the cool-down."""
         if known.fetch is not None and not known.fetch.done():
             return known.fetch
         now = self._clock.monotonic()
         if now - known.tried_at < COOL_DOWN_SECONDS:
             return None
         known.tried_at = now
-        # Shared between callers: it must not inherit one caller's context, nor die with one caller.
+        # Callers share the task: it must not inherit one caller's context, nor die with one caller.
         known.fetch = asyncio.get_running_loop().create_task(self._fetch(config, known), context=Context())
         return known.fetch
 
@@ -135,7 +136,7 @@ class Discovery:
 
 
 def _problem(config: ProviderConfig, document: Mapping[str, Any]) -> str | None:
-    """What is wrong with a document (section 4.3: its `issuer` must be the one that was asked)."""
+    """Return the name of what is wrong with a document (section 4.3: its `issuer` must be the one that was asked)."""
     if document.get("issuer") != config.issuer:
         return "issuer"
     for name in ("authorization_endpoint", "token_endpoint", "userinfo_endpoint", "jwks_uri", "revocation_endpoint"):
@@ -145,8 +146,9 @@ def _problem(config: ProviderConfig, document: Mapping[str, Any]) -> str | None:
 
 
 def _has_foreign_id_tokens(config: ProviderConfig, document: Mapping[str, Any]) -> bool:
-    """Whether ID tokens would be verified and are known to be signed with something else than RS256, which the list
-    must have (section 3). Said before anybody is sent to consent: later, each connect would fail, its code used up."""
+    """Tell whether ID tokens would be verified and are known to be signed with something else than RS256, which the
+    list must contain (section 3). This is checked before a user is sent to consent: later, each connect would fail with
+    its code used up."""
     algorithms = document.get(_ID_TOKEN_ALGORITHMS)
     if algorithms is None or (config.jwks_uri is None and document.get("jwks_uri") is None):
         return False

@@ -1,6 +1,7 @@
-"""The OAuth 2.0 client side of any provider that a file describes.
+"""The client side of OAuth 2.0 for any provider that a file describes.
 
-Every failure is one `ProviderCallError`, which says who has to act and whether the provider may have done it anyway.
+Every failure is one `ProviderCallError`, which says who has to act and whether the provider may have carried out the
+request anyway.
 """
 
 from collections.abc import Callable
@@ -43,7 +44,7 @@ __all__ = [
 
 
 class RevocationOutcome(StrEnum):
-    """The token is dead either way."""
+    """How a revocation ended; the token is dead either way."""
 
     REVOKED = "revoked"
     ALREADY_GONE = "already_gone"
@@ -51,7 +52,7 @@ class RevocationOutcome(StrEnum):
 
 
 class OAuthClient:
-    """Speaks to any provider that a file describes."""
+    """Calls any provider that a file describes."""
 
     def __init__(self, http: HttpClient, clock: Clock, *, gate: ProviderGate | None = None) -> None:
         self.gate = gate or ProviderGate(clock)
@@ -71,7 +72,7 @@ class OAuthClient:
         nonce: str | None = None,
         ask_consent: bool = True,
     ) -> str:
-        """Where to send the browser (RFC 6749 section 4.1.1, PKCE per RFC 7636 section 4.3).
+        """Build the URL to send the browser to (RFC 6749 section 4.1.1, PKCE per RFC 7636 section 4.3).
 
         Raises ProviderCallError when the provider's endpoints cannot be discovered.
         """
@@ -96,13 +97,13 @@ class OAuthClient:
         return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(parameters, quote_via=quote)}"
 
     async def answers_iss(self, provider: Provider) -> bool:
-        """Whether this provider's authorization answers always name their issuer (RFC 9207)."""
+        """Tell whether this provider's authorization answers always name their issuer (RFC 9207)."""
         return await self._discovery.answers_iss(provider.config)
 
     async def exchange_code(
         self, provider: Provider, *, code: str, redirect_uri: str, code_verifier: str | None
     ) -> TokenAnswer:
-        """Authorization code → tokens (RFC 6749 section 4.1.3). Raises ProviderCallError."""
+        """Exchange an authorization code for tokens (RFC 6749 section 4.1.3). Raises ProviderCallError."""
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
         if code_verifier is not None:
             form["code_verifier"] = code_verifier
@@ -111,27 +112,31 @@ class OAuthClient:
     async def refresh(
         self, provider: Provider, *, refresh_token: str, may_send: Callable[[], bool] = always
     ) -> TokenAnswer:
-        """Refresh token → access token, maybe a new refresh token (RFC 6749 section 6). Raises ProviderCallError.
+        """Exchange a refresh token for an access token and maybe a new refresh token (RFC 6749 section 6).
 
-        `may_send` is asked when it is our turn, just before sending: False ends the call with nothing sent.
+        `may_send` is called when the provider's gate gives us our turn, just before sending: False ends the call with
+        nothing sent. Raises ProviderCallError.
         """
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         return await self._token_request(provider, form, may_send, is_refresh=True)
 
     async def fetch_account(self, provider: Provider, answer: TokenAnswer, *, nonce: str | None = None) -> Account:
-        """Who has granted; `nonce` is the one of the authorization request. Raises ProviderCallError."""
+        """Find out whose account the tokens belong to; `nonce` is that of the authorization request. Raises
+        ProviderCallError."""
         endpoints = await self._discovery.endpoints(provider.config)
         return await self._accounts.read(provider, endpoints, answer, nonce)
 
     async def probe(self, provider: Provider, access_token: str) -> None:
-        """Show that the access token works. Raises ProviderCallError; it does not: REAUTH and ACCESS_TOKEN_REFUSED."""
+        """Show that the access token works. Raises ProviderCallError: REAUTH with ACCESS_TOKEN_REFUSED if it does
+        not."""
         endpoints = await self._discovery.endpoints(provider.config)
         if endpoints.userinfo is None:
             raise ProviderCallError(ProviderErrorKind.OPERATOR, NO_USERINFO_ENDPOINT)
         await self._accounts.ask(provider, endpoints.userinfo, access_token)
 
     async def revoke(self, provider: Provider, *, token: str) -> RevocationOutcome:
-        """End `token`, of the kind that `config.revocation` asks for, or what we have. Raises ProviderCallError."""
+        """Revoke `token`: of the kind that `config.revocation` asks for, else the one that we have. Raises
+        ProviderCallError."""
         revocation = (await self._discovery.endpoints(provider.config)).revocation
         if revocation is None:
             raise ProviderCallError(ProviderErrorKind.UNKNOWN, REVOCATION_IMPOSSIBLE)

@@ -38,7 +38,7 @@ BUILT_IN = Path(__file__).parent / "providers"
 
 
 class Registration(NamedTuple):
-    """Our client at a provider."""
+    """Our OAuth client at a provider."""
 
     client_id: str
     client_secret: SecretStr
@@ -48,7 +48,7 @@ class Registration(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """A provider file, its placeholders filled, together with our registration there."""
+    """A provider file with its placeholders filled, and our registration at that provider."""
 
     config: ProviderConfig
     client_id: str
@@ -66,7 +66,7 @@ class ProviderRegistry:
         self._providers = {provider.name: provider for provider in providers}
 
     def get(self, name: str) -> Provider:
-        """Raises UnknownProviderError."""
+        """Return the provider called `name`. Raises UnknownProviderError."""
         try:
             return self._providers[name]
         except KeyError:
@@ -80,7 +80,7 @@ class ProviderRegistry:
 
 
 def configured_providers(settings: Settings) -> ProviderRegistry:
-    """The built-in providers and the operator's own, as far as there are clients for them. Raises StartupError."""
+    """Load the built-in providers and the operator's own, as far as there are clients for them. Raises StartupError."""
     folders = [BUILT_IN] + ([settings.providers.dir] if settings.providers.dir else [])
     clients = {
         name: Registration(client.client_id, client.client_secret, client.parameters)
@@ -111,7 +111,8 @@ def load_providers(folders: Iterable[Path], clients: Mapping[str, Registration])
 
 
 def _read_folder(folder: Path) -> dict[str, ProviderConfig]:
-    """Provider by name. Two files with one name are a copy that was not finished: which one was meant, nobody knows."""
+    """Read the providers of one folder, by name. Refuse two files with one name: somebody left a copy unfinished, and
+    nobody knows which file they meant."""
     configs: dict[str, ProviderConfig] = {}
     paths: dict[str, Path] = {}
     for path in sorted(folder.glob("*.toml")):
@@ -123,7 +124,8 @@ def _read_folder(folder: Path) -> dict[str, ProviderConfig]:
 
 
 def read_provider(path: Path) -> ProviderConfig:
-    """One provider file. Raises StartupError naming the file, and line and key of everything that is wrong in it."""
+    """Read one provider file. Raises StartupError naming the file, and line and key of everything that is wrong in
+    it."""
     document, text = read_toml(path)
     try:
         config = ProviderConfig.model_validate(document)

@@ -1,4 +1,4 @@
-"""Whose connection it is: from the ID token, from user info, or from both where they agree."""
+"""Finds the account that tokens belong to, in the ID token, in the user-info answer, or in both if they agree."""
 
 import asyncio
 import random
@@ -21,9 +21,10 @@ from services.user_management.security.id_token import IdToken, IdTokenError, Id
 ACCESS_TOKEN_REFUSED: Final = "access_token_refused"  # noqa: S105 - an error code
 TRIES: Final = 3
 _ALL_TRIES_SECONDS: Final = CALL_TIMEOUT_SECONDS + 0.5
-"""A little more than one call may take, so that a first one that hangs ends by itself and counts as a failure."""
+"""The time for all tries: a little more than for one call, so that a first call that hangs ends by itself and counts as
+a failure."""
 _MAX_PAUSE_SECONDS: Final = 2.0
-"""Between two tries; a provider that wants a longer one is not asked again while a user waits."""
+"""The longest pause between two tries. A provider that demands a longer one is not asked again while a user waits."""
 _MAX_ACCOUNT_ID_CHARACTERS: Final = 255
 _MAX_EMAIL_CHARACTERS: Final = 320
 
@@ -32,29 +33,29 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whose connection it is, at the provider."""
+    """The account at the provider that an integration belongs to."""
 
     id: str
     email: str | None
     clock_skew_seconds: int | None = None
-    """The provider's clock minus ours, where an ID token tells it."""
+    """The provider's clock minus ours; None without an ID token, which tells it."""
 
 
 class AccountReader:
-    """Finds out who has granted."""
+    """Finds the account of the user who consented."""
 
     def __init__(self, calls: ProviderCalls, id_tokens: IdTokenVerifier) -> None:
         self._calls = calls
         self._id_tokens = id_tokens
 
     async def read(self, provider: Provider, endpoints: Endpoints, answer: TokenAnswer, nonce: str | None) -> Account:
-        """Raises ProviderCallError."""
+        """Find the account that `answer`'s tokens belong to. Raises ProviderCallError."""
         mapping = provider.config.account_mapping
         id_token = await self._verified(provider, endpoints, answer, nonce)
         claims: Mapping[str, Any] = id_token.claims if id_token else {}
         if mapping.source == "userinfo":
             claims = await self._user_info(provider, endpoints, answer.access_token)
-            # OpenID Connect Core section 5.3.2: else the answer is somebody else's.
+            # OpenID Connect Core section 5.3.2: a different subject means that the answer is about somebody else.
             if id_token is not None and claims.get("sub", id_token.subject) != id_token.subject:
                 raise unusable("subject_mismatch")
         account_id = _account_id(claims, mapping.id)
@@ -66,14 +67,14 @@ class AccountReader:
         return Account(account_id, email, id_token.clock_skew_seconds if id_token else None)
 
     async def ask(self, provider: Provider, url: str, access_token: str) -> Answer:
-        """One GET with the access token. Raises ProviderCallError for anything but a success."""
+        """Send one GET with the access token. Raises ProviderCallError for anything but a success."""
         headers = {"Authorization": f"Bearer {access_token}"}
         answer = (await self._calls.send(provider, Request("GET", url, headers))).answer
         if answer.status == 200 and not is_refusal(answer.members()):
             return answer
         error = refusal(provider.config, answer)
         if answer.status == 401 or error.kind in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED}:
-            # Whether the grant is dead too, which the code beneath may say, is for the caller to judge.
+            # The detail code may say that the refresh token is dead too; the caller judges that.
             raise ProviderCallError(
                 ProviderErrorKind.REAUTH, ACCESS_TOKEN_REFUSED, detail=error.detail or error.code, answered=True
             )
@@ -82,7 +83,7 @@ class AccountReader:
     async def _verified(
         self, provider: Provider, endpoints: Endpoints, answer: TokenAnswer, nonce: str | None
     ) -> IdToken | None:
-        """The ID token, where there is one and its keys are known; it is demanded where the file or a nonce says so."""
+        """Verify the ID token, if there is one and its keys are known; the file or a nonce can demand one."""
         config = provider.config
         demanded = config.needs_id_token or nonce is not None
         if answer.id_token is None or endpoints.jwks is None or answer.received_at is None:
@@ -111,7 +112,8 @@ class AccountReader:
         return (await self._ask_again(provider, endpoints.userinfo, access_token)).members()
 
     async def _ask_again(self, provider: Provider, url: str, access_token: str) -> Answer:
-        """Three tries in about the time of one call: the code is used up, and giving up sends the user round again."""
+        """Ask up to three times in about the time of one call: the code is used up, and giving up would make the user
+        consent again."""
         failure = ProviderCallError(ProviderErrorKind.TRANSIENT, "timeout_error", outcome_unknown=True)
         try:
             async with asyncio.timeout(_ALL_TRIES_SECONDS):
@@ -131,7 +133,7 @@ class AccountReader:
         raise failure
 
     async def _listed_email(self, provider: Provider, url: str, access_token: str) -> str | None:
-        """The primary verified address. A connection without one is as good: the failure is told and let be."""
+        """Return the primary verified address. An integration works without one, so a failure is only logged."""
         try:
             entries = (await self._ask_again(provider, url, access_token)).json()
         except ProviderCallError as error:
@@ -144,7 +146,8 @@ class AccountReader:
 
 
 def unusable(code: str, *, detail: str | None = None) -> ProviderCallError:
-    """A complete answer that must not be used. What was asked for is done: the code is used up."""
+    """Build the error for a complete answer that must not be used. The provider did what was asked: the code is used
+    up."""
     return ProviderCallError(
         ProviderErrorKind.TRANSIENT, code, detail=detail, answered=True, unusable=True, outcome_unknown=True
     )
@@ -159,7 +162,7 @@ def _account_id(claims: Mapping[str, Any], names: tuple[str, ...]) -> str | None
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:
-    """A claim by its name, which may be a URL, or by a dotted path."""
+    """Return a claim by its name, which may be a URL, or by a dotted path."""
     return claims[name] if name in claims else first_member(claims, [name])
 
 

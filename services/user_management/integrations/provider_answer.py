@@ -1,4 +1,5 @@
-"""What a provider's HTTP answer says: read leniently where it grants, and never with an exception of Python's own."""
+"""Reads a provider's HTTP answer: leniently if it brings tokens, and without ever raising one of Python's own
+exceptions."""
 
 import json
 import re
@@ -34,43 +35,45 @@ class Answer:
     received_at: datetime
 
     def json(self) -> Any:
-        """The JSON in the body; None for anything else, such as a proxy's HTML page. A detail that strict JSON forbids
-        is no reason to lose a rotated refresh token."""
+        """Return the JSON in the body; None for anything else, such as a proxy's HTML page. Violations of strict JSON
+        are let pass: they are no reason to lose a rotated refresh token."""
         try:
             return storable(json.loads(self.body))
         except (ValueError, RecursionError):
             return None
 
     def members(self) -> dict[str, Any]:
-        """The JSON object in the body; empty for anything else."""
+        """Return the JSON object in the body; an empty one for anything else."""
         document = self.json()
         return document if isinstance(document, dict) else {}
 
     @property
     def is_rate_limit(self) -> bool:
-        """429, or GitHub's way of saying it: 403 with the time to wait, or with nothing left of the quota."""
+        """Tell whether it is a rate limit: 429, or as GitHub says it, 403 with the time to wait or with an empty
+        quota."""
         return self.status == 429 or (self.status == 403 and ("retry-after" in self.headers or self._is_used_up))
 
     @property
     def is_later(self) -> bool:
-        """The provider, as it is now, cannot serve us: too many calls, or its own trouble."""
+        """Tell whether the provider cannot serve us for now: too many calls, or a failure of its own."""
         return self.is_rate_limit or self.status >= 500
 
     @property
     def said_at(self) -> datetime:
-        """When, by the provider's own clock, by which it also reckons the moments that it names (`Date`, RFC 9110
-        section 6.6.1); by ours where it does not say, or says what no clock shows."""
+        """Return the time of the answer by the provider's clock (`Date`, RFC 9110 section 6.6.1), since the other times
+        in the answer follow that clock too; by ours if `Date` is missing or impossible."""
         said = read_http_date(self.headers.get("date", ""))
         return self.received_at if said is None or abs(said - self.received_at) > _MAX_CLOCK_ERROR else said
 
     def retry_after(self) -> float | None:
-        """Seconds, from `Retry-After`, or from when a quota that is used up begins anew (GitHub, epoch seconds)."""
+        """Return the seconds to wait, from `Retry-After` or from the start of the next quota (GitHub, epoch
+        seconds)."""
         wanted = read_retry_after(self.headers.get("retry-after", ""), self.said_at)
         if wanted is not None or not self._is_used_up:
             return wanted
         reset = self.headers.get("x-ratelimit-reset", "")
         seconds = float(reset) - self.said_at.timestamp() if re.fullmatch("[0-9]{1,10}", reset) else 0.0
-        # One that is over is a slip, or another unit: no reason to ask again at once.
+        # A time in the past is a mistake or in another unit: no reason to ask again at once.
         return seconds if seconds > 0 else None
 
     @property
@@ -79,17 +82,17 @@ class Answer:
 
 
 def first_member(document: Mapping[str, Any], paths: Iterable[str]) -> Any:
-    """The value at the first of the dotted `paths` that is there and not null."""
+    """Return the value at the first of the dotted `paths` that exists and is not null."""
     return next((value for path in paths if (value := _member(document, path)) is not None), None)
 
 
 def is_refusal(document: Mapping[str, Any]) -> bool:
-    """Whether an answer with status 200 is an error, as GitHub (`error`) and Slack (`ok: false`) send them."""
+    """Tell whether an answer with status 200 is an error, as GitHub (`error`) and Slack (`ok: false`) send them."""
     return document.get("ok") is False or isinstance(document.get("error"), str)
 
 
 def refusal(config: ProviderConfig, answer: Answer) -> ProviderCallError:
-    """What an answer without the thing that was asked for means."""
+    """Build the error for an answer that lacks what was asked for."""
     document = answer.members()
     code = document.get("error")
     if answer.is_later:
@@ -103,7 +106,7 @@ def refusal(config: ProviderConfig, answer: Answer) -> ProviderCallError:
             retry_after=answer.retry_after(),
         )
     if not isinstance(code, str):
-        # A success without a token, a page of HTML: nothing that should cost a user a connection.
+        # A success without a token, or an HTML page: neither should cost a user their integration.
         return ProviderCallError(
             ProviderErrorKind.TRANSIENT,
             f"unreadable_http_{answer.status}",
@@ -124,7 +127,7 @@ def refusal(config: ProviderConfig, answer: Answer) -> ProviderCallError:
 
 
 def _details(config: ProviderConfig, document: Mapping[str, Any]) -> Iterator[str]:
-    """The codes beneath the code, the most telling first."""
+    """Yield the detail codes beneath the error code, the most telling first."""
     rules = config.error_details
     for path, prefix in rules.members.items():
         value = _member(document, path)

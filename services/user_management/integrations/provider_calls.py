@@ -1,4 +1,4 @@
-"""One HTTP call to a provider: through its gate, within its time, with every failure as a ProviderCallError."""
+"""Makes one HTTP call to a provider: through its gate, in limited time, with every failure as a ProviderCallError."""
 
 import asyncio
 import base64
@@ -16,12 +16,12 @@ from services.user_management.integrations.provider_errors import TOO_LATE, Prov
 from services.user_management.integrations.provider_gate import Call, ProviderGate
 
 CALL_TIMEOUT_SECONDS: Final = 8.0
-"""In total, with connecting and reading; below the drain of a stopping process (8.5 s) and the lease (30 s). It begins
-when it is our turn to call."""
+"""The time for a whole call with connecting and reading, from our turn at the gate on. It is shorter than the drain of
+a stopping process (8.5 s) and the lease (30 s)."""
 
 
 def always() -> bool:
-    """No reason not to send."""
+    """Return True: the default `may_send`, which never holds a request back."""
     return True
 
 
@@ -38,7 +38,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer, and when its request was sent in monotonic seconds."""
+    """An answer, and when its request was sent, in monotonic seconds."""
 
     answer: Answer
     sent_at: float
@@ -53,7 +53,8 @@ class ProviderCalls:
         self._gate = gate
 
     async def send(self, provider: Provider, request: Request, *, may_send: Callable[[], bool] = always) -> Answered:
-        """Any complete answer, a refusal too. `may_send` is asked when it is our turn. Raises ProviderCallError."""
+        """Send a request and return any complete answer, even a refusal. `may_send` is called when the gate gives us
+        our turn. Raises ProviderCallError."""
         prepared = self._http.build_request(
             request.method, request.url, headers=dict(request.headers), data=request.form, json=request.json
         )
@@ -88,13 +89,14 @@ class ProviderCalls:
 
 
 def basic_authentication(provider: Provider) -> str:
-    """RFC 6749 section 2.3.1: both parts are form-encoded before they are joined."""
+    """Build the Authorization header of our client. RFC 6749 section 2.3.1: both parts are form-encoded before they are
+    joined."""
     client_id, client_secret = provider.client_id, provider.client_secret.get_secret_value()
     pair = f"{quote(client_id, safe='')}:{quote(client_secret, safe='')}"
     return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 
 def _snake(error: Exception) -> str:
-    """`ReadTimeout` → `read_timeout`, as the failure's name in rows and logs."""
+    """Turn `ReadTimeout` into `read_timeout`, the failure's name in rows and logs."""
     name = type(error).__name__
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

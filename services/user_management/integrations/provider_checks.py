@@ -1,4 +1,4 @@
-"""What makes no sense in a provider file although each key by itself is right."""
+"""Checks a provider file for keys that contradict each other although each by itself is right."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -21,7 +21,7 @@ _DISCOVERED: Final = ("authorization_endpoint", "token_endpoint")
 
 
 def contradictions(config: ProviderConfig) -> Iterator[tuple[Location, str]]:
-    """(where, what) of everything that is wrong between keys."""
+    """Yield (location, message) for every contradiction between keys."""
     yield from _endpoints(config)
     yield from _placeholders(config)
     for table in ("authorization_parameters", "consent_parameters"):
