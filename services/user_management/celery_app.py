@@ -47,7 +47,7 @@ app = create_celery_app()
 
 @signals.setup_logging.connect
 def set_up_logging(**_: Any) -> None:
-    """Ours instead of Celery's."""
+    """Set up the service's own logging instead of Celery's."""
     settings = get_settings()
     configure_logging(level=settings.log.level, json_lines=settings.log_json_lines)
 
@@ -90,11 +90,11 @@ def stop_runtime(**_: Any) -> None:
 
 @signals.worker_ready.connect
 def announce_worker(**_: Any) -> None:
-    """For whoever waits for it."""
+    """Log that the process is ready, for whoever waits for it."""
     log.info("worker.started")
 
 
 @signals.beat_init.connect
 def announce_beat(**_: Any) -> None:
-    """For whoever waits for it."""
+    """Log that the process is ready, for whoever waits for it."""
     log.info("beat.started")

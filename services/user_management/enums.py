@@ -94,7 +94,7 @@ class TokenOutcome(StrEnum):
 
 
 class ReauthReason(StrEnum):
-    """Why a connection needs its user again."""
+    """Why an integration needs its user again."""
 
     GRANT_REFUSED = "grant_refused"
     """The provider answered `invalid_grant` or a relative of it."""
@@ -132,13 +132,13 @@ class ProviderErrorKind(StrEnum):
     """Who has to act on a provider's refusal."""
 
     REAUTH = "reauth"
-    """The user: the grant no longer works."""
+    """The user has to act: the refresh token no longer works."""
     REVOKED = "revoked"
     """The user: they, or their administrator, took the consent back."""
     OPERATOR = "operator"
-    """Us: our client credentials or our request."""
+    """We have to act: our client credentials or our request are wrong."""
     TRANSIENT = "transient"
-    """Nobody: it goes away by itself."""
+    """Nobody has to act: the failure passes by itself."""
     UNKNOWN = "unknown"
     """A refusal with a code that nobody knows; it has to last before anybody is marked."""
 
@@ -149,7 +149,7 @@ class ProviderState(StrEnum):
     UP = "up"
     DOWN = "down"
     MISCONFIGURED = "misconfigured"
-    """It refuses our client."""
+    """The provider refuses our client."""
 
 
 class RevocationState(StrEnum):

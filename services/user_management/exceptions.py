@@ -88,7 +88,7 @@ class KeySetUnavailableError(RetryLaterError):
 class ProviderUnavailableError(RetryLaterError):
     code = "provider_unavailable"
     title = "Provider unavailable"
-    default_detail = "The provider does not answer; the connection is kept, try again shortly."
+    default_detail = "The provider does not answer; the integration is kept, try again shortly."
 
 
 class KeyUnavailableError(RetryLaterError):
@@ -128,7 +128,7 @@ class ProviderAnswerError(ApplicationError):
     code = "provider_answer_invalid"
     status = 502
     title = "Unusable answer from the provider"
-    default_detail = "The provider's answer could not be used; start the connection again."
+    default_detail = "The provider's answer could not be used; connect the account again."
 
 
 class BadRequestError(ApplicationError):
@@ -277,7 +277,7 @@ class NotConnectedError(ApplicationError):
     code = "not_connected"
     status = 404
     title = "Not connected"
-    default_detail = "The user has no such connection; send them to reconnect_url."
+    default_detail = "The user has no such integration; send them to reconnect_url."
 
 
 class FlowNotFoundError(ApplicationError):
@@ -298,14 +298,14 @@ class NeedsReauthError(ApplicationError):
     code = "needs_reauth"
     status = 409
     title = "User must reconnect"
-    default_detail = "The connection no longer works without its user; send them to reconnect_url."
+    default_detail = "The integration no longer works without its user; send them to reconnect_url."
 
 
 class RevokedError(ApplicationError):
     code = "revoked"
     status = 409
     title = "Connection revoked"
-    default_detail = "The grant was revoked; send the user to reconnect_url."
+    default_detail = "The user's consent was revoked; send them to reconnect_url."
 
 
 class FlowRefusedError(ApplicationError):

@@ -41,7 +41,7 @@ def create_http_client(transport: httpx.AsyncBaseTransport | None = None) -> htt
 
 
 def create_blocking_http_client(*, ca_file: Path | None = None) -> httpx.Client:
-    """The same for what is asked at boot, in a thread; `ca_file` (PEM) replaces the public certificates.
+    """Make a blocking client for requests at boot, in a thread; `ca_file` (PEM) replaces the public certificates.
 
     Raises OSError when that file cannot be used.
     """

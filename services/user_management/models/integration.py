@@ -1,4 +1,4 @@
-"""Connections of users to providers, and the attempts to make one."""
+"""The tables of users' integrations and of connect attempts."""
 
 from datetime import datetime
 from typing import Any
@@ -73,7 +73,7 @@ class Integration(ormar.Model):
     status_changed_at: datetime = ormar.DateTime(timezone=True, nullable=False)
     granted_scopes: Any = JSONB(nullable=False)
     requested_scopes: Any = JSONB(nullable=True)
-    """What was asked for when the user last consented; null for connections older than the column."""
+    """The scopes that were asked for when the user last consented; null for integrations older than the column."""
     metadata: Any = JSONB(nullable=True)
     """The product's own notes, such as a label; text by name. Null: none."""
     token_version: int = ormar.BigInteger(nullable=False)
@@ -139,7 +139,7 @@ class OAuthFlow(ormar.Model):
 
 
 class TokenRevocation(ormar.Model):
-    """A token that its provider is to forget. It has no foreign key to connection or user: it outlives both."""
+    """A token that is to be revoked at its provider. It has no foreign key to integration or user: it outlives both."""
 
     ormar_config = table(
         "token_revocations",
@@ -166,18 +166,18 @@ class TokenRevocation(ormar.Model):
     provider_account_id: str = Identifier(nullable=False)
     kind: str = ormar.Text(nullable=False)
     ciphertext: bytes | None = Bytes(max_length=1_000_000, nullable=True)
-    """As it stood in the connection, under the same binding; null once nothing is left to do."""
+    """The token as the integration held it, under the same binding; null once nothing is left to do."""
     key_version: int | None = ormar.Integer(nullable=True)
     expires_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
-    """Of an access token; a provider that wants one takes none that has run out."""
+    """When an access token expires; a provider that revokes access tokens accepts no expired one."""
     refresh_ciphertext: bytes | None = Bytes(max_length=1_000_000, nullable=True)
-    """Beside an access token: what brings a new one, once it has run out."""
+    """The refresh token beside an access token, to get a new one once that has expired."""
     refresh_key_version: int | None = ormar.Integer(nullable=True)
     state: str = ormar.Text(nullable=False)
     attempts: int = ormar.Integer(nullable=False)
     next_attempt_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     lease_until: datetime | None = ormar.DateTime(timezone=True, nullable=True)
-    """Whoever is trying has it so long."""
+    """The end of the lease of the process that is trying."""
     last_failure: str | None = ormar.Text(nullable=True)
     requested_at: datetime = ormar.DateTime(timezone=True, nullable=False)
     finished_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
@@ -194,6 +194,6 @@ class ProviderHealth(ormar.Model):
     since: datetime = ormar.DateTime(timezone=True, nullable=False)
     checked_at: datetime = ormar.DateTime(timezone=True, nullable=False)
     enforced_scopes: Any = JSONB(nullable=True)
-    """The required scopes that all connections were last held against."""
+    """The required scopes against which all integrations were last checked."""
     scopes_required_at: Any = JSONB(nullable=True)
     """When a process last required it, by scope; those of the last hour are in force."""

@@ -1,4 +1,4 @@
-"""How often what has happened to connections, for the metrics of every process."""
+"""Counters of what happened to integrations, which every process shows as metrics."""
 
 import sqlalchemy as sa
 

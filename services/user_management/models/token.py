@@ -12,7 +12,7 @@ from services.user_management.models.base import JSONB, Bytes, Identifier, PgUUI
 
 
 class EncryptedToken(ormar.Model):
-    """One token of one connection; `expires_at` is null for a token that does not run out."""
+    """One token of one integration; `expires_at` is null for a token that does not expire."""
 
     ormar_config = table(
         "encrypted_tokens",

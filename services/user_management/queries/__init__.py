@@ -1,1 +1,1 @@
-"""Statements that ormar cannot say: locks, upserts, compare-and-swap, and the token read."""
+"""Statements that ormar cannot express: locks, upserts, compare-and-swap, and the token read."""

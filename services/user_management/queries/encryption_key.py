@@ -246,7 +246,7 @@ async def lock_key(connection: AsyncConnection, version: int) -> tuple[str, floa
 
 
 async def retire_key(connection: AsyncConnection, version: int) -> None:
-    """Never to be used again."""
+    """Retire a key version, which is never used again."""
     values = {"state": "retired", "retired_at": sa.func.now()}
     await connection.execute(sa.update(_keys).where(_keys.c.version == version).values(**values))
 

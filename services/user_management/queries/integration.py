@@ -1,4 +1,4 @@
-"""Connecting an account, and guarded changes of a connection's status."""
+"""Statements that connect an account, and guarded changes of an integration's status."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -169,12 +169,12 @@ class ShownIntegration:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The connection that an account now has."""
+    """The integration that an account now has."""
 
     id: UUID
     token_version: int
     former_status: str | None
-    """None for a new connection."""
+    """The integration's former status; None for a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ class Consent:
 
 @dataclass(frozen=True, slots=True)
 class LiveIntegration:
-    """A connection that is not disconnected, locked."""
+    """An integration that is not disconnected, with its row locked."""
 
     id: UUID
     user_id: str
@@ -228,13 +228,14 @@ async def list_shown(connection: AsyncConnection, user_id: str) -> list[ShownInt
 async def find_shown(
     connection: AsyncConnection, *, user_id: str, provider: str, account: str | None
 ) -> ShownIntegration | None:
-    """The same of one integration: of `account` (id at the provider or e-mail), else of the primary one."""
+    """Return everything that is shown of one integration: of `account` (id at the provider or e-mail), else of the
+    primary one."""
     parameters = {"user_id": user_id, "provider": provider, "account": account}
     return one_row(ShownIntegration, await connection.execute(_FIND, parameters))
 
 
 async def live_of_user(connection: AsyncConnection, user_id: str) -> list[LiveIntegration]:
-    """The user's connections that are not disconnected, locked."""
+    """Return the user's integrations that are not disconnected, and lock their rows."""
     rows = await connection.execute(_LIVE_OF_USER, {"user_id": user_id})
     return [LiveIntegration(row.id, row.user_id, row.provider, row.provider_account_id, row.status) for row in rows]
 
@@ -245,7 +246,7 @@ async def set_metadata(connection: AsyncConnection, integration_id: UUID, metada
 
 
 async def make_primary(connection: AsyncConnection, *, user_id: str, provider: str, integration_id: UUID) -> bool:
-    """Make this connection the one that is meant when nobody names an account; False if it already was."""
+    """Make this integration the one that requests without an account mean; False if it already was."""
     parameters = {"user_id": user_id, "provider": provider, "id": integration_id}
     await connection.execute(_YIELD_PRIMARY, parameters)
     return (await connection.execute(_MAKE_PRIMARY, {"id": integration_id})).rowcount == 1
@@ -267,7 +268,7 @@ async def forget_refresh_token(connection: AsyncConnection, integration_id: UUID
 
 
 async def has_ended(connection: AsyncConnection, integration_id: UUID) -> bool:
-    """Whether the connection was disconnected, or its user erased."""
+    """Tell whether the integration was disconnected, or its user erased."""
     status = (await connection.execute(_STATUS, {"id": integration_id})).scalar_one_or_none()
     return status in (None, IntegrationStatus.DISCONNECTED)
 

@@ -74,7 +74,7 @@ async def claim(connection: AsyncConnection, *, job: str, period_seconds: float)
 
 
 async def finish(connection: AsyncConnection, slot: Slot) -> None:
-    """The slot is done."""
+    """Mark the slot as done."""
     await connection.execute(_FINISH, {"id": slot.id, "owner": slot.owner})
 
 

@@ -50,7 +50,8 @@ async def unpublished(connection: AsyncConnection, *, limit: int) -> list[Waitin
 
 
 async def mark_published(connection: AsyncConnection, sequence_numbers: list[int]) -> set[int]:
-    """They are told; the numbers of those that nobody else has marked before. Waits for a relay that is about to."""
+    """Mark events as published; return the numbers of those that nobody else had marked. Waits for a relay that is
+    marking them."""
     rows = await connection.execute(_MARK_PUBLISHED, {"seqs": sequence_numbers})
     return set(rows.scalars())
 

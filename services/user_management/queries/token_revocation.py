@@ -1,4 +1,4 @@
-"""Tokens that their providers are to forget."""
+"""Tokens that are to be revoked at their providers."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -182,7 +182,7 @@ async def hold_back(connection: AsyncConnection, *, user_id: str, provider: str,
 
 
 async def supersede(connection: AsyncConnection, integration_id: UUID) -> None:
-    """The account was connected again: what waits would end the new grant too."""
+    """Give up pending revocations of an account that was connected again: they would end the new consent too."""
     await connection.execute(_SUPERSEDE, {"integration_id": integration_id})
 
 
@@ -220,7 +220,7 @@ async def renew(connection: AsyncConnection, held: DueRevocation, grant: SealedT
 async def finish(
     connection: AsyncConnection, revocation_id: UUID, state: RevocationState, *, failure: str | None = None
 ) -> bool:
-    """Nothing is left to do; the ciphertext goes. False when it was superseded in the meantime."""
+    """End a revocation with `state` and delete its ciphertexts. False when it was superseded in the meantime."""
     parameters = {"id": revocation_id, "state": state.value, "failure": failure}
     return (await connection.execute(_FINISH, parameters)).rowcount == 1
 

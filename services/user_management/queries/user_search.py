@@ -58,14 +58,14 @@ class Position:
         return cls(key, user.id)
 
     def encode(self) -> list[str]:
-        """As JSON."""
+        """Return the position as the JSON-ready list that a cursor carries."""
         if isinstance(self.key, datetime):
             return ["time", self.key.isoformat(), self.id]
         return ["text", self.key, self.id]
 
     @classmethod
     def decode(cls, values: list[str]) -> "Position":
-        """The inverse; the signature of a cursor says that we wrote it."""
+        """Read a position that `encode` wrote; the signature of the cursor guarantees that it did."""
         kind, key, user_id = values
         return cls(datetime.fromisoformat(key) if kind == "time" else key, user_id)
 

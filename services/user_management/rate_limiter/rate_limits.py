@@ -95,7 +95,8 @@ class RateLimits:
         return self._classes[rate_class].refusal(wait)
 
     def spend_here(self, rate_class: RateClass, key: str) -> Allowance:
-        """The same, counted by this process alone, in a few microseconds. Raises RateLimitedError."""
+        """Count one request of `key` in this process alone, in a few microseconds. Raises RateLimitedError when nothing
+        was left."""
         of_class = self._classes[rate_class]
         return of_class.allowance(of_class.local.spend(bucket_name(rate_class, key)))
 

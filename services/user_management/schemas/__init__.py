@@ -1,1 +1,1 @@
-"""What goes over the wire."""
+"""The documents that requests and answers carry."""

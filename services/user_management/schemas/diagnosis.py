@@ -1,4 +1,4 @@
-"""Why a connection works or does not, in words, with evidence and a way out."""
+"""Explains in words why an integration works or does not, with evidence and a remedy."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -9,12 +9,12 @@ from pydantic import BaseModel
 
 
 class Severity(StrEnum):
-    """How bad a finding is for the connection."""
+    """How bad a finding is for the integration."""
 
     ERROR = "error"
     """No token is handed out, or soon none will be."""
     WARNING = "warning"
-    """It works, with a restriction."""
+    """The integration works, with a restriction."""
     NOTICE = "notice"
     """Worth knowing."""
     GOOD = "good"
@@ -24,21 +24,21 @@ class Confidence(StrEnum):
     """How sure a finding is of its cause."""
 
     CERTAIN = "certain"
-    """We or the provider said so."""
+    """This service or the provider recorded this cause."""
     LIKELY = "likely"
-    """The times fit, and nothing else was said."""
+    """The times fit, and no other cause is recorded."""
     POSSIBLE = "possible"
-    """Nothing speaks against it."""
+    """Nothing contradicts this cause."""
 
 
 class Responsible(StrEnum):
-    """Who can mend it."""
+    """Who can repair it."""
 
     USER = "user"
     OPERATOR = "operator"
     """Whoever runs this service and owns its clients at the providers."""
     DEVELOPER = "developer"
-    """Whoever builds the product on it."""
+    """Whoever builds the product on this service."""
     NOBODY = "nobody"
     """It passes by itself, or nothing is wrong."""
 
@@ -57,7 +57,7 @@ class Finding(BaseModel):
 
 
 class IntegrationSummary(BaseModel):
-    """The connection as it stands; never a token."""
+    """The integration as it is now; never a token."""
 
     id: UUID
     provider_account_id: str
@@ -84,11 +84,11 @@ class ProbeOutcome(StrEnum):
     """The provider does not take the access token."""
     UNAVAILABLE = "unavailable"
     MISCONFIGURED = "misconfigured"
-    """It refuses our client."""
+    """The provider refuses our client."""
     UNKNOWN = "unknown"
-    """It refused with a code that nobody knows."""
+    """The provider refused with an unknown code."""
     NOT_TRIED = "not_tried"
-    """There is no token to ask with: none, run out, unreadable here, or the connection is not to be used."""
+    """There is no token to ask with: it is missing, expired or unreadable here, or the integration must not be used."""
 
 
 class ProbeResponse(BaseModel):
@@ -100,13 +100,13 @@ class ProbeResponse(BaseModel):
 
 
 class DiagnosisResponse(BaseModel):
-    """Findings, the surest first. One of severity `good` is among them when the connection works."""
+    """Findings, the surest first. One of severity `good` is among them when the integration works."""
 
     user_id: str
     provider: str
     connection: IntegrationSummary | None
-    """None: this user has never connected it."""
+    """The integration; null if this user has never connected an account at the provider."""
     findings: list[Finding]
     probe: ProbeResponse | None = None
-    """Only when it was asked for."""
+    """The result of asking the provider now; null unless the request asked for it."""
     checked_at: datetime

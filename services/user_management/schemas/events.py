@@ -1,4 +1,4 @@
-"""What each type of event tells: one model per type, which is written, sent and published as its JSON Schema."""
+"""The data of each type of event: one model per type, whose JSON Schema is published."""
 
 from typing import Annotated, ClassVar, Final, Literal
 from uuid import UUID
@@ -22,7 +22,7 @@ class EventData(BaseModel):
 
 
 class UserEvent(EventData):
-    """It happened to a user, who is its subject."""
+    """An event that happened to a user, who is its subject."""
 
     event_type: ClassVar[EventType]
     user_id: str
@@ -59,14 +59,14 @@ class UserErased(UserEvent):
 
 
 class IntegrationEvent(UserEvent):
-    """It happened to a user's connection to a provider."""
+    """An event that happened to a user's integration."""
 
     integration_id: UUID
     provider: str
 
 
 class StatusChanged(IntegrationEvent):
-    """The connection works, or no longer does; `reason` says why not."""
+    """The integration works, or no longer does; `reason` says why not."""
 
     reason: str | None
 
@@ -84,7 +84,7 @@ class IntegrationRecovered(StatusChanged):
 class IntegrationDegraded(StatusChanged):
     event_type = EventType.INTEGRATION_DEGRADED
     reason: str
-    """A code of ours or of the provider's."""
+    """A code of this service or of the provider."""
 
 
 class IntegrationNeedsReauth(StatusChanged):
@@ -144,7 +144,7 @@ class SentEvent(BaseModel):
 
 
 class OrderedEvent(SentEvent):
-    """The same for what the outbox holds: `sequence` says which of two came first."""
+    """A sent event that came from the outbox: `sequence` says which of two events came first."""
 
     sequence: Sequence
 

@@ -18,7 +18,7 @@ class HealthResponse(BaseModel):
 
 
 class ReadyResponse(BaseModel):
-    """Whether to send traffic here. `redis: degraded` does not stop us."""
+    """Whether this process is ready for traffic. It is ready even with `redis: degraded`."""
 
     status: Literal["ready", "starting", "draining", "unavailable"]
     database: ComponentState

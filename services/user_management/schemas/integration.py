@@ -1,4 +1,4 @@
-"""Connections and the way to make one."""
+"""Integrations, and the requests that make one."""
 
 import zlib
 from datetime import datetime
@@ -14,31 +14,32 @@ from services.user_management.utils.validators import PlainLine, Scope
 ShownStatus = Literal[
     IntegrationStatus.ACTIVE, IntegrationStatus.DEGRADED, IntegrationStatus.NEEDS_REAUTH, IntegrationStatus.REVOKED
 ]
-"""A connection that is disconnected is shown nowhere."""
+"""The statuses that are shown; a disconnected integration is shown nowhere."""
 OAuthCode = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]{1,2048}$")]
 FlowTicket = Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{36}\.[A-Za-z0-9_-]{43}$")]
 OAuthState = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,256}$")]
 
 
 class AuthorizeRequest(BaseModel):
-    """Start of a connection."""
+    """The start of a connect attempt."""
 
     model_config = ConfigDict(extra="forbid")
 
     scopes: list[Scope] = Field(default=[], max_length=64)
-    """Asked for beside what the provider file requires, and beside what the addressed connection has already."""
+    """Scopes to ask for in addition to those that the provider file requires and those that the addressed integration
+    already has."""
     account: Annotated[str, PlainLine(320)] | None = None
-    """Account id at the provider, or its e-mail: which connection is to be renewed or widened; default: the primary
-    one."""
+    """The account whose integration is to be renewed or widened, by its id at the provider or its e-mail; default: the
+    primary one."""
     new_account: bool = False
-    """Connect one more account: nothing that another connection has is asked for."""
+    """Connect one more account, without asking for scopes that another integration has."""
     return_url: Annotated[str, Field(max_length=2048)] | None = None
     """One of FRONTEND_RETURN_URLS; default: the first."""
     redirect_uri: Annotated[str, Field(max_length=2048)] | None = None
     """One of FRONTEND_REDIRECT_URIS: the provider returns there, and the front end confirms with `code` and `state`.
     Default: our callback."""
     login_hint: Annotated[str, PlainLine(320)] | None = None
-    """Which account the provider proposes; default: the e-mail of the addressed connection."""
+    """The account that the provider proposes; default: the e-mail of the addressed integration."""
 
     @model_validator(mode="after")
     def one_meaning(self) -> "AuthorizeRequest":
@@ -81,24 +82,24 @@ class ConfirmRequest(BaseModel):
 
 
 class IntegrationResponse(BaseModel):
-    """One connection; never a token."""
+    """One integration; never a token."""
 
     id: UUID
     provider: str
     provider_account_id: str
     account_email: str | None
     is_primary: bool
-    """Whether this account is meant when nobody names one."""
+    """Whether requests that name no account mean this one."""
     status: ShownStatus
     status_reason: str | None
     status_changed_at: datetime
     granted_scopes: list[str]
     missing_scopes: list[str]
-    """Asked for or required, and not granted."""
+    """Scopes that were asked for or are required, and that the user did not grant."""
     reconnect_url: str | None
-    """Where to send the user, if the connection needs them or lacks scopes."""
+    """Where to send the user if the integration needs them or lacks scopes."""
     expires_at: datetime | None
-    """Of the access token; null: it does not run out."""
+    """When the access token expires; null if it does not."""
     has_refresh_token: bool
     metadata: dict[str, str]
     connected_at: datetime
@@ -124,27 +125,27 @@ MAX_METADATA_ENTRIES: Final = 20
 
 
 class IntegrationUpdate(BaseModel):
-    """JSON Merge Patch of what the product may change of a connection."""
+    """A merge patch (RFC 7396) of what the product may change of an integration."""
 
     model_config = ConfigDict(extra="forbid")
 
     is_primary: Literal[True] | None = None
-    """`true`: this account is meant from now on when nobody names one."""
+    """`true`: from now on, requests that name no account mean this one."""
     metadata: dict[MetadataName, Annotated[str, PlainLine(200)] | None] | None = None
     """The product's own notes, such as a label: given names replace, null removes, others stay; at most 20."""
 
 
 class DisconnectResponse(BaseModel):
-    """A connection that has ended here."""
+    """An integration that has ended here."""
 
     id: UUID
     provider: str
     provider_account_id: str
     revocation: Literal["pending", "impossible", "none"]
-    """At the provider: `pending` is tried until it sticks; `impossible`: it offers no way; `none`: there was no token.
-    """
+    """The revocation at the provider. `pending`: it is tried until it succeeds; `impossible`: the provider offers no
+    way; `none`: there was no token."""
     revocation_note: str | None
-    """What the user can do there themselves, where we cannot."""
+    """What users can do at the provider themselves, if this service cannot revoke there."""
 
 
 class IntegrationList(BaseModel):
@@ -157,10 +158,10 @@ class ProviderResponse(BaseModel):
     name: str
     display_name: str
     scopes: dict[str, str]
-    """Scope → what it is for."""
+    """The provider's scopes, each with what it is for."""
     required_scopes: list[str]
     revocable: bool
-    """Whether disconnecting also ends the grant at the provider."""
+    """Whether disconnecting also revokes the consent at the provider."""
     revocation_note: str | None
 
 

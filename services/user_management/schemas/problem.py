@@ -29,7 +29,7 @@ class OAuthError(BaseModel):
     error: str
     error_description: str
     cause: str
-    """Our own code, as `type` of a problem."""
+    """The code of this service for the refusal, as `type` of a problem has it."""
     request_id: str
     reason: str | None = None
     missing_scopes: list[str] | None = None

@@ -41,18 +41,18 @@ class GrantRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     scopes: list[Scope] | None = Field(min_length=1, max_length=64)
-    """Null: any scope. To be said, not left out: it is the widest grant there is."""
+    """Null allows any scope. It must be given explicitly, because it is the widest grant there is."""
     reason_required: StrictBool = False
     """Every read must give a reason."""
 
 
 class RotateKeyRequest(BaseModel):
-    """How long the former keys go on."""
+    """How long the former keys stay valid."""
 
     model_config = ConfigDict(extra="forbid")
 
     overlap_seconds: WholeNumber = Field(default=DEFAULT_OVERLAP_SECONDS, ge=0, le=MAX_OVERLAP_SECONDS)
-    """0: they end at once."""
+    """How many seconds the former keys stay valid; 0 ends them at once."""
 
 
 class NewServiceKey(BaseModel):
@@ -77,7 +77,7 @@ class ServiceKeySummary(BaseModel):
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None
-    """To the minute."""
+    """When the key was last used, to the minute."""
     revoked_at: datetime | None
     live: bool
     """Neither revoked nor expired. Refused all the same while its service is disabled."""
@@ -90,7 +90,7 @@ class ServiceGrantSummary(BaseModel):
 
     provider: str
     scopes: list[str] | None
-    """Null: any."""
+    """The scopes that the service may ask for; null allows any."""
     reason_required: bool
 
 

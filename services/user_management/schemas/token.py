@@ -21,11 +21,12 @@ class TokenRequest(BaseModel):
     """A user id, or a subject of the default issuer."""
     provider: ProviderName
     scopes: list[Scope] = Field(default=[], max_length=64)
-    """All of them must be granted. Empty (if the service's grant is not limited to some): whatever there is."""
+    """Scopes that the user must have granted, all of them. May be empty if the service's grant is not limited to
+    scopes."""
     account: Annotated[str, PlainLine(320)] | None = None
-    """Account id at the provider, or its e-mail; default: the user's primary connection."""
+    """Account id at the provider, or its e-mail; default: the user's primary integration."""
     reason: Annotated[str, PlainLine(200)] | None = None
-    """Shown to the user in the connection's activity."""
+    """Why the service reads the token. The user sees it in the activity of the integration."""
     min_ttl_seconds: WholeNumber | None = Field(default=None, ge=1, le=86_400)
     """The token must live at least this long (capped at half its issued life)."""
 
@@ -36,9 +37,9 @@ class TokenResponse(BaseModel):
     access_token: str
     token_type: str = "Bearer"  # noqa: S105 - RFC 6750
     expires_at: datetime | None
-    """Null: the token does not run out."""
+    """When the token expires; null if it does not."""
     expires_in: int | None
-    """Seconds left now."""
+    """Seconds until the token expires."""
     scopes: list[str]
     provider: str
     account: str
@@ -48,7 +49,7 @@ class TokenResponse(BaseModel):
 
 
 class TokenBatchRequest(BaseModel):
-    """Up to 100 requests, each for itself."""
+    """Up to 100 requests, each decided separately."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -70,7 +71,7 @@ class TokenProblem(BaseModel):
 
     @classmethod
     def of(cls, error: ApplicationError) -> "TokenProblem":
-        """From the catalogue's error."""
+        """Make the problem from an error of the catalogue."""
         return cls(
             type=error.code,
             title=error.title,
@@ -91,7 +92,7 @@ class TokenBatchItem(BaseModel):
 
 
 class TokenBatch(BaseModel):
-    """In the order of the requests."""
+    """The results, in the order of the requests."""
 
     items: list[TokenBatchItem]
 
@@ -103,9 +104,9 @@ class TokenExchangeResponse(BaseModel):
     issued_token_type: str
     token_type: str = "Bearer"  # noqa: S105 - RFC 6750
     expires_in: int | None = None
-    """Seconds left now; left out where the token does not run out."""
+    """Seconds until the token expires; left out if it does not."""
     scope: str | None = None
-    """Left out where the provider told of none."""
+    """The granted scopes; left out if the provider named none."""
     account: str
     """Account id at the provider."""
 

@@ -58,7 +58,7 @@ class UserUpdate(BaseModel):
 
 
 class AdminUserResponse(UserResponse):
-    """What admins see besides."""
+    """The profile with what only administrators see."""
 
     suspended_at: datetime | None
     """Suspended here; an upstream ban shows in `upstream_status`."""
@@ -73,7 +73,7 @@ class AdminUserResponse(UserResponse):
 
 
 class AdminUserDetail(AdminUserResponse):
-    """One user."""
+    """One user, as administrators see them."""
 
     sign_ins_last_30_days: int
 

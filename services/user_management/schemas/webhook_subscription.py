@@ -46,14 +46,14 @@ EventNames = Annotated[list[EventName], Field(max_length=64)]
 
 
 class CreateSubscriptionRequest(BaseModel):
-    """Who wants to be told what."""
+    """A new subscription: where to send which events."""
 
     model_config = ConfigDict(extra="forbid")
 
     url: HttpUrl
     """In production https, without user and fragment, on port 443 or above 1023, at a public address."""
     event_types: EventNames = []
-    """Types, `user.*` or `integration.*`; empty: all."""
+    """Event types, or `user.*` or `integration.*`; an empty list means all."""
     description: Annotated[str, PlainLine(200)] | None = None
 
 
@@ -82,7 +82,7 @@ class RotateSecretRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     overlap_seconds: WholeNumber = Field(default=DEFAULT_OVERLAP_SECONDS, ge=0, le=MAX_OVERLAP_SECONDS)
-    """0: it ends at once."""
+    """How many seconds the former secret goes on signing; 0 ends it at once."""
 
 
 class ReplayRequest(BaseModel):
@@ -91,9 +91,9 @@ class ReplayRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     since: Moment | None = None
-    """Queued then or later."""
+    """Send deliveries again that were queued at this time or later."""
     until: Moment | None = None
-    """Queued before."""
+    """Send deliveries again that were queued before this time."""
     event_ids: Annotated[list[UUID], Field(min_length=1, max_length=MAX_REPLAYED_IDS)] | None = None
 
 
@@ -132,7 +132,7 @@ class SubscriptionResponse(BaseModel):
 
 
 class NewSubscription(SubscriptionResponse):
-    """With its secret, shown once and never again."""
+    """A new subscription with its secret, which is shown once and never again."""
 
     secret: str = Field(repr=False)
 
@@ -178,7 +178,7 @@ class QueuedDelivery(BaseModel):
 
 
 class Replayed(BaseModel):
-    """How many are sent again."""
+    """How many deliveries are sent again."""
 
     queued: int
     has_more: bool
