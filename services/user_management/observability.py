@@ -60,7 +60,7 @@ class IntegrationCounters(Collector):
         self._totals: Mapping[IntegrationCount, int] | None = None
 
     def show(self, totals: Mapping[IntegrationCount, int]) -> None:
-        """They have just been read."""
+        """Show `totals`, which were just read, from now on."""
         self._totals = totals
         self.is_current = True
 

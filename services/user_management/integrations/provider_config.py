@@ -72,22 +72,22 @@ class ProviderConfig(Section):
     consent_parameters: dict[str, str] = {}
     """Added to the authorization request when the consent has to be shown."""
     login_hint_parameter: ParameterName = "login_hint"
-    """Empty where the provider takes no hint."""
+    """The parameter for the login hint; empty if the provider takes none."""
 
     scope_parameter: ParameterName = "scope"
     scope_separator: str = Field(default=" ", min_length=1, max_length=1)
     answer_scope_separator: str | None = Field(default=None, min_length=1, max_length=1)
     """Where it differs from the one of the request."""
     required_scopes: tuple[str, ...] = ()
-    """Asked for with every connection, whatever the caller wants."""
+    """Scopes that are asked for with every connect attempt, whatever the caller wants."""
     unreported_scopes: tuple[str, ...] = ()
-    """Never named in an answer: granted when asked for."""
+    """Scopes that an answer never names; they count as granted when asked for."""
     scopes: dict[str, str] = {}
     """Scope → what it is for, in words for the person who grants it."""
     scope_aliases: dict[str, str] = {}
     """Spelling in the provider's answers → the scope as we name it."""
     scope_prefix: str = ""
-    """Left out of the names of scopes."""
+    """A prefix that our names of scopes leave out."""
     scopes_ignore_case: bool = False
     implied_scopes: dict[str, tuple[str, ...]] = {}
     """Scope → the narrower ones that come with it, and that an answer then leaves out."""
@@ -98,12 +98,12 @@ class ProviderConfig(Section):
     daily_expiry: DailyExpiry | None = None
     """When all access tokens die, for an answer that names no life."""
     max_concurrency: int = Field(default=20, ge=1, le=1000)
-    """Calls at once, of one process."""
+    """The most calls that one process makes at once."""
 
     token_answer: TokenAnswer = TokenAnswer()
     error_details: ErrorDetails = ErrorDetails()
     errors: dict[str, ProviderErrorKind] = {}
-    """`code` or `code/detail` → who has to act."""
+    """Maps `code` or `code/detail` to who has to act."""
     userinfo: UserInfoMapping | None = None
     account: AccountMapping | None = None
     revocation: Revocation | None = None
@@ -135,7 +135,8 @@ class ProviderConfig(Section):
 
     @property
     def rotates(self) -> bool:
-        """A refresh token is used once: after it, or a little later, it is dead, and its use may end the grant."""
+        """Tell whether a refresh token works once: after its use, or a little later, it is dead, and another use may
+        end the consent."""
         return self.refresh in {RefreshKind.STRICT, RefreshKind.GRACE}
 
     @property
@@ -184,7 +185,7 @@ class ProviderConfig(Section):
         return sorted(set(self.required_scopes) - set(self.normalise(granted)) - set(self.unreported_scopes))
 
     def filled(self, parameters: Mapping[str, str]) -> Self:
-        """With the placeholders of all URLs filled."""
+        """Return the configuration with the placeholders of all URLs filled."""
         update: dict[str, object] = {
             name: fill(url, parameters) for name in _URL_FIELDS if isinstance(url := getattr(self, name), str)
         }
@@ -198,7 +199,7 @@ class ProviderConfig(Section):
         return self.model_copy(update=update)
 
     def urls(self) -> Iterator[str]:
-        """Everything we will send somebody to."""
+        """Yield every URL that we call or send a browser to."""
         for name in _URL_FIELDS:
             if isinstance(url := getattr(self, name), str):
                 yield url

@@ -18,7 +18,7 @@ REVOCATION_IMPOSSIBLE: Final = "revocation_impossible"
 RATE_LIMITED: Final = "rate_limited"
 """The provider had enough of our calls for now, and said so by 403 without a code."""
 RATE_LIMIT_CODES: Final = frozenset({RATE_LIMITED, "http_429", "ratelimited", "rate_limit_exceeded", "slow_down"})
-"""What providers call it, and we."""
+"""The codes for a rate limit: the providers' and our own."""
 HALF_DONE_CODES: Final = frozenset({"server_error", "internal_error", "internal_failure", "fatal_error"})
 """The provider broke in the middle, and may have carried the request out; with whatever HTTP status."""
 _ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")

@@ -23,14 +23,14 @@ from services.user_management.observability import PROVIDER_BREAKER_OPEN
 WAIT_SECONDS: Final = 2.0
 """How long a call waits for its turn."""
 FAILURES: Final = 5
-"""In a row and within WINDOW_SECONDS: then the breaker opens."""
+"""As many failures in a row and within WINDOW_SECONDS open the breaker."""
 WINDOW_SECONDS: Final = 30.0
 FIRST_OPEN_SECONDS: Final = 15.0
 MAX_OPEN_SECONDS: Final = 120.0
 MAX_RETRY_AFTER_SECONDS: Final = 3600.0
-"""What we believe of a `Retry-After`: a slip of theirs must not silence us for days."""
+"""The longest `Retry-After` that we obey: a provider's mistake must not silence us for days."""
 TRIAL_RETRY_SECONDS: Final = 1.0
-"""Told to those who come while the trial call is out."""
+"""The wait that callers are told while the trial call is under way."""
 
 log = structlog.get_logger(__name__)
 
@@ -104,7 +104,7 @@ class _Breaker:
             raise ProviderCallError(ProviderErrorKind.TRANSIENT, BREAKER_OPEN, retry_after=state.retry_after_seconds)
 
     def admit(self) -> Call:
-        """Raises ProviderCallError."""
+        """Let a call through. Raises ProviderCallError when the breaker is open."""
         self.check()
         is_trial = self._open_until is not None
         self._trial_is_out = self._trial_is_out or is_trial
@@ -180,7 +180,7 @@ class ProviderGate:
             entrance.slots.release()
 
     def state(self, provider: str) -> BreakerState:
-        """For the refresher, which claims nothing for a provider that is held back."""
+        """Return the breaker's state, for the refresher, which claims nothing for a provider that is held back."""
         entrance = self._entrances.get(provider)
         return entrance.breaker.state() if entrance else BreakerState(BreakerPhase.CLOSED)
 

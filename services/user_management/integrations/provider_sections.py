@@ -53,7 +53,7 @@ class UserInfoMapping(Section):
 
 
 class AccountMapping(Section):
-    """Whose connection it is."""
+    """Where to find the account that an integration belongs to."""
 
     source: Literal["id_token", "userinfo"] = "userinfo"
     id: Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1)] = ("sub",)
@@ -96,7 +96,8 @@ class Revocation(Section):
     """Which of our tokens it wants, if we hold that kind."""
     authentication: Literal["client_secret_basic", "client_secret_post", "bearer", "none"] = "client_secret_basic"
     whole_consent: bool = False
-    """It ends everything that the user has granted to our client, other connections of the same account included."""
+    """Whether a revocation ends the user's whole consent to our client, other integrations of the same account
+    included."""
     gone_codes: tuple[str, ...] = ("invalid_token", "invalid_grant")
     """Error codes that mean: there is no such token any more. After all others it is asked again."""
     gone_statuses: tuple[int, ...] = ()
@@ -110,7 +111,7 @@ class GrantLimits(Section):
     idle_days: int | None = Field(default=None, ge=1)
     """A refresh token that is unused for so long is dead."""
     live_tokens_per_account: int | None = Field(default=None, ge=1)
-    """With one more, the oldest dies silently."""
+    """How many refresh tokens an account can have; one more silently ends the oldest."""
     spa_hours: int | None = Field(default=None, ge=1)
     """Life of a refresh token whose redirect URI is registered as a single-page application's."""
 

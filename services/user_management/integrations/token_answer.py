@@ -12,7 +12,7 @@ _UNCLEAR_LIFETIME_SECONDS: Final = 600
 
 @dataclass(frozen=True, slots=True)
 class TokenAnswer:
-    """What the provider granted. `sent_at` is in monotonic seconds."""
+    """The tokens that the provider's token endpoint returned. `sent_at` is in monotonic seconds."""
 
     access_token: str
     refresh_token: str | None
@@ -36,7 +36,7 @@ class TokenAnswer:
 def read_token_answer(
     config: ProviderConfig, answer: Answer, *, sent_at: float, is_refresh: bool
 ) -> TokenAnswer | None:
-    """The grant in `answer` to a code or, if `is_refresh`, to a refresh token; None when there is none."""
+    """Read the tokens in `answer` to a code or, if `is_refresh`, to a refresh token; None when there are none."""
     document = answer.members()
     places = config.token_answer
     access_token = _text(first_member(document, places.access_token))

@@ -1,4 +1,5 @@
-"""Connections that are to be checked, providers' health, and connections that lack a scope which is required by now."""
+"""Statements on integrations that are due for a check, on providers' health, and on integrations that lack a required
+scope."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ ORDER BY i.id LIMIT :limit
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A serving connection with its access token as it lies in the database."""
+    """A serving integration with its sealed access token."""
 
     id: UUID
     token_version: int
@@ -179,14 +180,14 @@ class Requirement:
     """Scopes that are required of a provider's connections."""
 
     in_force: tuple[str, ...]
-    """By any process, within the time that is waited for."""
+    """The scopes that any process required lately, within `hold_seconds`."""
     enforced: tuple[str, ...] | None
-    """That all connections were last held against; None: none ever."""
+    """The scopes against which all integrations were last checked; None if they never were."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A connection, and what it was granted."""
+    """An integration, and the scopes that its user granted."""
 
     id: UUID
     account_id: str
@@ -226,7 +227,7 @@ async def due_page(
 
 
 async def find_candidate(connection: AsyncConnection, integration_id: UUID) -> Candidate | None:
-    """One serving connection of an active user."""
+    """Find one serving integration of an active user."""
     row = (await connection.execute(_ONE, {"id": integration_id})).one_or_none()
     return None if row is None else _candidate(row)
 
@@ -255,7 +256,7 @@ async def note_refused(connection: AsyncConnection, held: Candidate, *, failure:
 
 
 async def read_states(connection: AsyncConnection, providers: Iterable[str]) -> dict[str, ProviderState]:
-    """What was last written of these providers."""
+    """Return the states of these providers, as last written."""
     rows = await connection.execute(_STATES, {"providers": list(providers)})
     return {row.provider: ProviderState(row.state) for row in rows}
 
@@ -276,7 +277,7 @@ async def require(
 
 
 async def set_enforced(connection: AsyncConnection, provider: str, scopes: Sequence[str]) -> None:
-    """All connections of the provider have been held against `scopes`."""
+    """Record that all integrations of the provider have been checked against `scopes`."""
     await connection.execute(_SET_ENFORCED, {"provider": provider, "scopes": list(scopes)})
 
 

@@ -204,7 +204,7 @@ class FailureRun:
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """A connection whose fence has moved."""
+    """An integration whose fence has moved."""
 
     former_status: str
     token_version: int
@@ -284,7 +284,7 @@ async def renew(connection: AsyncConnection, held: Claim) -> None:
 
 
 async def refresh_state(connection: AsyncConnection, integration_id: UUID) -> RefreshState | None:
-    """One look at the row, for waiters."""
+    """Read the state of a refresh once, for waiters."""
     row = (await connection.execute(_STATE, {"id": integration_id})).one_or_none()
     if row is None:
         return None
@@ -324,7 +324,7 @@ async def advance(
 
 
 async def put_token(connection: AsyncConnection, integration_id: UUID, token: NewToken) -> None:
-    """Insert or replace one token of a connection."""
+    """Insert or replace one token of an integration."""
     await connection.execute(
         _PUT_TOKEN,
         {

@@ -120,7 +120,7 @@ class SealedTokens:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Whose token it was."""
+    """The user, provider and integration that a token came from."""
 
     integration_id: UUID
     """Part of the token's binding; any id will do for a token that never got to a connection."""
@@ -144,7 +144,7 @@ class DueRevocation:
     has_run_out: bool
     """The access token; the provider may take it for an unknown one."""
     attempts: int
-    """This one included."""
+    """Attempts to revoke it, this one included."""
     age_seconds: float
     account_is_connected: bool
     """The same account at the provider has a working connection again, of this user or of another."""
@@ -226,7 +226,7 @@ async def finish(
 
 
 async def postpone(connection: AsyncConnection, revocation_id: UUID, *, seconds: float, failure: str) -> None:
-    """Try again later."""
+    """Let the revocation be tried again in `seconds`."""
     await connection.execute(_POSTPONE, {"id": revocation_id, "seconds": seconds, "failure": failure})
 
 

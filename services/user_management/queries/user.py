@@ -136,7 +136,7 @@ async def note_activity(connection: AsyncConnection, user_id: str, *, step: time
 async def record_sign_in(
     connection: AsyncConnection, *, user_id: str, issuer: str, session_id: str, started_at: datetime
 ) -> None:
-    """A session of the user; one that is known changes nothing."""
+    """Record a session of the user; a known session changes nothing."""
     values = {"issuer": issuer, "session_id": session_id, "user_id": user_id, "started_at": started_at}
     await connection.execute(postgresql.insert(sign_ins).values(values).on_conflict_do_nothing())
     latest = sa.func.greatest(_users.c.last_login_at, sa.bindparam("started_at", started_at))
@@ -163,7 +163,7 @@ async def is_erased(connection: AsyncConnection, subject_hashes: Sequence[bytes]
 
 
 async def insert_tombstone(connection: AsyncConnection, subject_hash: bytes) -> None:
-    """The subject was erased."""
+    """Record that the subject was erased."""
     values = {"subject_hash": subject_hash, "erased_at": sa.func.now()}
     await connection.execute(postgresql.insert(erased_subjects).values(values).on_conflict_do_nothing())
 

@@ -58,7 +58,7 @@ class Position:
         return cls(key, user.id)
 
     def encode(self) -> list[str]:
-        """Return the position as the JSON-ready list that a cursor carries."""
+        """Return the position as a list of strings for a cursor."""
         if isinstance(self.key, datetime):
             return ["time", self.key.isoformat(), self.id]
         return ["text", self.key, self.id]

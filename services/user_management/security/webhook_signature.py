@@ -1,5 +1,5 @@
-"""Standard Webhooks signatures (Svix): made, and verified strictly: malformed is one error, mismatch another, nothing
-else."""
+"""Makes Standard Webhooks signatures (Svix), and verifies them strictly, with one error for malformed headers and one
+for a mismatch."""
 
 import base64
 import binascii

@@ -103,7 +103,7 @@ class KeySourceKind(StrEnum):
     """Who turns what `ENCRYPTION_KEYS` holds into secrets."""
 
     STATIC = "static"
-    """Nobody: they are the secrets."""
+    """Nobody has to: the values are the secrets."""
     AWS_KMS = "aws_kms"
     TRANSIT = "transit"
     """HashiCorp Vault or OpenBao."""

@@ -1,4 +1,4 @@
-"""What production refuses."""
+"""Checks for settings that production refuses."""
 
 from collections.abc import Iterator
 from ipaddress import ip_address

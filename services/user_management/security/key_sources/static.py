@@ -7,7 +7,7 @@ from services.user_management.security.key_sources.source import of_right_length
 
 
 class StaticKeySource:
-    """Asks nobody."""
+    """A key source that holds the secrets themselves and asks nobody."""
 
     def __init__(self, secrets_by_version: Mapping[int, bytes]) -> None:
         self._secrets = dict(secrets_by_version)
