@@ -238,7 +238,7 @@ class Database:
         )
 
     async def disconnect(self) -> None:
-        """Close everything."""
+        """Close both pools."""
         if self._probe is not None:
             self._probe.terminate()
             self._probe = None

@@ -52,13 +52,13 @@ class RefreshKind(StrEnum):
     """What a provider does with the old refresh token when it is used."""
 
     STATIC = "static"
-    """Stays valid, no new one is issued (Google)."""
+    """The old token stays valid, and no new one is issued (Google)."""
     OVERLAP = "overlap"
     """A new one is issued, the old one stays valid (Microsoft)."""
     GRACE = "grace"
-    """Rotated; the old one replays its successor for a while."""
+    """A new token is issued; for a while the old one brings the same successor again."""
     STRICT = "strict"
-    """Rotated; using the old one again revokes the whole grant."""
+    """A new token is issued; using the old one again revokes the whole consent."""
 
 
 class FlowStatus(StrEnum):
@@ -171,7 +171,7 @@ class SubscriptionStatus(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """An outgoing webhook."""
+    """The state of an outgoing webhook."""
 
     PENDING = "pending"
     DELIVERED = "delivered"

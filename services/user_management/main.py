@@ -105,7 +105,7 @@ def create_app(settings: Settings, container: Container | None = None) -> FastAP
 
 
 def _middleware(settings: Settings) -> list[Middleware]:
-    """From the outside in."""
+    """List the middleware, the outermost first."""
     return [
         # Outermost, so that a browser may also read the problems that the next layer makes of a crash or an outage.
         Middleware(

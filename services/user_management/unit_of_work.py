@@ -30,7 +30,7 @@ class UnitOfWork:
     connection: AsyncConnection
     clock: Clock
     actor: Principal
-    """On whose behalf everything in it is done."""
+    """The principal on whose behalf everything in this unit of work is done."""
     _kept: Exception | None = None
     _audit_rows: Rows = field(default_factory=list)
     _detail_rows: Rows = field(default_factory=list)

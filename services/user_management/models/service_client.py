@@ -37,7 +37,8 @@ class ServiceKey(ormar.Model):
     expires_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     revoked_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     last_used_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
-    """To the minute: a row written by every read would cost four fifths of the throughput."""
+    """When the key was last used, to the minute: a row written by every read would cost four fifths of the
+    throughput."""
     created_at: datetime = ormar.DateTime(timezone=True, nullable=False)
 
 

@@ -11,7 +11,7 @@ from services.user_management.models.base import JSONB, Bytes, Identifier, index
 
 _LIVE = "deleted_at IS NULL"
 LAST_NAME_ALONE = "NOT starts_with(coalesce(email_normalized, ''), last_name_normalized)"
-"""Whoever's address begins with the whole name is found by the address, whatever beginning of the name is given."""
+"""Leaves out users whose address begins with the whole last name: any prefix of that name finds them by the address."""
 FIRST_NAME_ALONE = (
     "NOT starts_with(coalesce(email_normalized, ''), first_name_normalized)"
     " AND NOT starts_with(coalesce(last_name_normalized, ''), first_name_normalized)"

@@ -1,4 +1,4 @@
-"""What is known about one user's connection to one provider, for whoever has to explain it."""
+"""Reads what is known about one user's integration with one provider, for the diagnosis."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -13,7 +13,8 @@ from services.user_management.queries.rows import all_rows, one_row
 
 READS_LOOKED_AT: Final = 50
 ACCOUNTS_LOOKED_AT: Final = 50
-"""Connections of the same account by other users; what matters is whether there are few or many."""
+"""The most integrations of the same account by other users that are counted; what matters is whether there are few or
+many."""
 
 _SUBJECT = (
     sa.text("""
@@ -144,7 +145,7 @@ class Subject:
     """Whom and what a diagnosis is about."""
 
     read_at: datetime
-    """By the database's clock."""
+    """When it was read, by the database's clock."""
     user_status: str
     user_deleted_at: datetime | None
     provider: DiagnosedProvider | None
@@ -170,14 +171,14 @@ class OtherConnects:
     connections: int
     serving: int
     newer_connects: int
-    """How often they were connected after ours."""
+    """How often those integrations were connected after ours."""
     grant_ended_at: datetime | None
     """When the last of their consents was revoked after ours was given."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastRevocation:
-    """What becomes of what the last disconnect gave up."""
+    """The revocation of the token that the last disconnect gave up."""
 
     state: str
     attempts: int
@@ -261,7 +262,7 @@ async def same_account(
 
 
 async def last_revocation(connection: AsyncConnection, integration_id: UUID) -> LastRevocation | None:
-    """Read what becomes of what the last disconnect gave up."""
+    """Read the revocation of the token that the last disconnect gave up."""
     return one_row(LastRevocation, await connection.execute(_REVOCATIONS, {"integration_id": integration_id}))
 
 

@@ -35,7 +35,7 @@ class Place:
     """A column of ciphertexts with its key version, and the parts of the binding that they were encrypted with."""
 
     name: str
-    """As the operator reads it, in the plural."""
+    """The name of the values for the operator, in the plural."""
     table: sa.Table
     ciphertext: sa.Column[Any]
     key_version: sa.Column[Any]
@@ -47,7 +47,7 @@ class Place:
     joined: sa.FromClause | None = None
     """The table with those that hold parts of the binding."""
     connection: tuple[Column, Column, Column] | None = None
-    """Id, fence and status of the connection that a value which cannot be read costs its user."""
+    """Id, fence and status of the integration that stops working if the value cannot be read."""
     discard: sa.Update | sa.Delete | None = None
     """Gets rid of values that nobody can read, once it is said which; None: a person has to."""
 

@@ -1,4 +1,4 @@
-"""Counters that live or die with what they count."""
+"""Counters that are written in the transaction of what they count."""
 
 import random
 from collections.abc import Mapping

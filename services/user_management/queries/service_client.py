@@ -118,7 +118,8 @@ class EndedKey:
 
 
 async def authenticate(connection: AsyncConnection, *, key_id: str, secret_hash: bytes) -> Caller | None:
-    """Whose key this is; None unless it is known, neither revoked nor run out, and its service is not disabled."""
+    """Return the service that a key belongs to; None unless the key is known, neither revoked nor expired, and its
+    service is not disabled."""
     parameters = {"key_id": key_id, "secret_hash": secret_hash}
     row = (await connection.execute(_AUTHENTICATE, parameters)).one_or_none()
     return None if row is None else Caller(row.id, row.name, frozenset(row.permissions))

@@ -158,7 +158,7 @@ class TokenQuery:
     demanded_seconds: float | None
     """Hard demand of remaining life, capped at half the token's issued life."""
     default_seconds: float
-    """Demand when there is no hard one."""
+    """The demand of remaining life that applies without a hard one."""
     request_id: str
     replaces: bool = False
     """The provider refused the token that we hold: it counts as stale, unless it was issued in the last ten seconds."""
@@ -208,7 +208,7 @@ async def read_token(pool: DriverPool, query: TokenQuery, *, timeout_seconds: fl
 
 
 def reading(row: Any) -> TokenReading:
-    """One row of the door's answer."""
+    """Turn one row of the door's answer into a TokenReading."""
     scopes = row["granted_scopes"]
     return TokenReading(
         outcome=TokenOutcome(row["outcome"]),

@@ -143,7 +143,7 @@ class StoredToken:
     ciphertext: bytes
     key_version: int
     remaining_seconds: float | None
-    """None: it does not run out."""
+    """Seconds until the token expires; None if it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class Claim:
     failures: int
     """Failures in a row before this attempt."""
     last_failure: str | None
-    """The code of the last of them."""
+    """The code of the last failure."""
     active_key_version: int
     tokens: dict[TokenKind, StoredToken]
 

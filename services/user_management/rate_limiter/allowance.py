@@ -25,9 +25,9 @@ class Verdict(NamedTuple):
     """What a bucket says to one request, in microseconds."""
 
     wait: int
-    """Until a request would pass; 0: this one passed."""
+    """Time until a request would pass; 0 if this one passed."""
     until_full: int
-    """Until everything that was spent is back."""
+    """Time until the bucket is full again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a bucket is called."""
+"""Names the buckets."""
 
 from hashlib import sha256
 from ipaddress import IPv6Address

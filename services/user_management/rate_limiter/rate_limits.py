@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Class:
-    """What there is for one rate class."""
+    """The policy and the buckets of one rate class."""
 
     rate_class: RateClass
     policy: QuotaPolicy

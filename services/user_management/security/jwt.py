@@ -203,5 +203,5 @@ def _read_verification_age(claims: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _invalid() -> UnauthenticatedError:
-    """One answer for everything, so that it teaches a forger nothing."""
+    """Build the one error for every defect, so that it teaches a forger nothing."""
     return UnauthenticatedError("The session token is not valid.")

@@ -42,7 +42,7 @@ class Signer:
         return self._macs(purpose, message)[0]
 
     def _macs(self, purpose: str, message: bytes) -> list[bytes]:
-        """Under each secret, the one that signs first."""
+        """Compute the MAC under each secret; the first is that of the secret that signs."""
         return [hmac.digest(hkdf_expand(root, purpose.encode()), message, "sha256") for root in self._roots]
 
     def pkce_verifier(self, state_hash: bytes) -> str:

@@ -47,7 +47,7 @@ class Environment(StrEnum):
 
 class DatabaseGroup(BaseModel):
     url: DatabaseUrl = SecretStr("postgresql://user_management@localhost/user_management")
-    """The runtime role: no UPDATE or DELETE on audit tables."""
+    """URL for the runtime role, which has no UPDATE or DELETE on audit tables."""
     migration_url: DatabaseUrl | None = None
     """The owner role, used by `cli db` alone; default: `DATABASE_URL`."""
     pool_size: int = Field(default=5, ge=1, le=200)
@@ -57,7 +57,7 @@ class DatabaseGroup(BaseModel):
     statement_cache_size: int = Field(default=100, ge=0, le=1000)
     """Prepared statements per connection; 0 behind pgbouncer in transaction mode."""
     timeout_seconds: float = Field(default=5.0, gt=0, le=60)
-    """For connecting, for taking a connection from the pool, and for one statement."""
+    """The time for connecting, for taking a connection from the pool, and for one statement, each."""
 
 
 class RedisGroup(BaseModel):
@@ -223,14 +223,14 @@ class LimitsGroup(BaseModel):
     anonymous: Quota = QuotaPolicy(100, 60)
     """For each address of which nobody is signed in."""
     sign_in: Quota = QuotaPolicy(5, 60)
-    """Attempts for each address."""
+    """`COUNT/SECONDS` of sign-in attempts for each address."""
     webhook: Quota = QuotaPolicy(600, 60)
     """Deliveries that cannot be verified, for each address."""
     internal: Quota = QuotaPolicy(1000, 1)
     """For each service (token reads: for each of its keys), in each process."""
 
     def policies(self) -> dict[RateClass, QuotaPolicy]:
-        """By class."""
+        """Return the quota of each rate class."""
         return {
             RateClass.USER: self.user,
             RateClass.ANONYMOUS: self.anonymous,

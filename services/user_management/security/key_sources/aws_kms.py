@@ -26,12 +26,12 @@ _ABOUT_THE_BLOB: Final = frozenset({"InvalidCiphertextException", "IncorrectKeyE
 
 @dataclass(frozen=True, slots=True)
 class KmsTarget:
-    """Which key, and where."""
+    """The KMS key, and where it is."""
 
     key_id: str
     region: str
     endpoint: str | None
-    """None: the region's own."""
+    """The URL of KMS; None for the region's own."""
 
 
 class AwsKmsKeySource:

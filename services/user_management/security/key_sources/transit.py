@@ -32,7 +32,7 @@ _NO_SUCH_PATH: Final = 404
 
 @dataclass(frozen=True, slots=True)
 class TransitTarget:
-    """Which key, where, and as whom."""
+    """The transit key, the engine's address and the token."""
 
     url: str
     key: str
