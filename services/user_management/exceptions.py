@@ -304,7 +304,7 @@ class NeedsReauthError(ApplicationError):
 class RevokedError(ApplicationError):
     code = "revoked"
     status = 409
-    title = "Connection revoked"
+    title = "Integration revoked"
     default_detail = "The user's consent was revoked; send them to reconnect_url."
 
 

@@ -27,7 +27,7 @@ UNRECORDED_USES: Final = Counter(
 )
 PROVIDER_BREAKER_OPEN: Final = Gauge(
     "user_management_provider_breaker_open",
-    "1 while this process calls a provider no more, because it failed again and again",
+    "1 while this process does not call a provider, because it failed again and again",
     labelnames=["provider"],
     registry=REGISTRY,
 )
@@ -35,7 +35,7 @@ PROVIDER_BREAKER_OPEN: Final = Gauge(
 _CONNECTION_FAMILIES: Final = {
     IntegrationCounter.TRANSITION: (
         "connection_transitions",
-        "Changes of a connection's status, by all processes",
+        "Changes of an integration's status, by all processes",
         ("provider", "status", "reason"),
     ),
     IntegrationCounter.REFRESH: (
@@ -53,7 +53,7 @@ _CONNECTION_FAMILIES: Final = {
 
 
 class IntegrationCounters(Collector):
-    """The counters of connections that lie in Postgres, as they were last read."""
+    """The counters of integrations that lie in Postgres, as they were last read."""
 
     def __init__(self) -> None:
         self.is_current = False
@@ -68,7 +68,7 @@ class IntegrationCounters(Collector):
         """The families. Without figures there are none: a counter that falls to 0 would be taken for a restart."""
         yield GaugeMetricFamily(
             "user_management_connection_counters_current",
-            "0 while Postgres does not answer and the counters of connections are older than this scrape",
+            "0 while Postgres does not answer and the counters of integrations are older than this scrape",
             value=float(self.is_current),
         )
         if self._totals is None:

@@ -205,7 +205,7 @@ async def lock_active_user(connection: AsyncConnection, user_id: str) -> bool:
 
 
 async def connect(connection: AsyncConnection, *, user_id: str, provider: str, consent: Consent) -> Connected:
-    """Insert the account's connection, or bring it back with a new fence. Lock the user first: that leaves refreshes,
+    """Insert the account's integration, or bring it back with a new fence. Lock the user first: that leaves refreshes,
     which may have marked it while we waited for its row."""
     account = {"user_id": user_id, "provider": provider, "account_id": consent.account_id}
     former_status = (await connection.execute(_LOCK_FORMER, account)).scalar_one_or_none()
@@ -253,7 +253,7 @@ async def make_primary(connection: AsyncConnection, *, user_id: str, provider: s
 
 
 async def disconnect(connection: AsyncConnection, held: LiveIntegration, *, reason: str) -> None:
-    """End a connection whose row is locked: no token of it is readable from the commit on, and no answer of a refresh
+    """End an integration whose row is locked: no token of it is readable from the commit on, and no answer of a refresh
     that is under way is stored. Another account of the user becomes the primary one."""
     await connection.execute(_DISCONNECT, {"id": held.id, "reason": reason})
     await connection.execute(_FORGET_TOKENS, {"id": held.id, "kinds": ["access", "refresh"]})
@@ -263,7 +263,7 @@ async def disconnect(connection: AsyncConnection, held: LiveIntegration, *, reas
 
 
 async def forget_refresh_token(connection: AsyncConnection, integration_id: UUID) -> None:
-    """Delete the refresh token of a dead connection that its user makes anew."""
+    """Delete the refresh token of a dead integration that its user makes anew."""
     await connection.execute(_FORGET_TOKENS, {"id": integration_id, "kinds": ["refresh"]})
 
 
@@ -274,7 +274,7 @@ async def has_ended(connection: AsyncConnection, integration_id: UUID) -> bool:
 
 
 async def has_moved(connection: AsyncConnection, integration_id: UUID, token_version: int) -> bool:
-    """Whether the connection's tokens are no longer those of `token_version`."""
+    """Whether the integration's tokens are no longer those of `token_version`."""
     found = await connection.execute(_TOKEN_VERSION, {"id": integration_id})
     return bool(found.scalar_one_or_none() != token_version)
 
@@ -298,7 +298,7 @@ async def set_status(
     """Change the status if the fence has not moved and it still is one of `from_statuses`; else None.
 
     `failure` and `detail` are what the provider said, if that is the cause. Returns (user id, provider). Releases the
-    lease: a connection that changed its status has nothing to refresh.
+    lease: an integration that changed its status has nothing to refresh.
     """
     parameters = {
         "id": integration_id,

@@ -177,7 +177,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """Scopes that are required of a provider's connections."""
+    """Scopes that are required of a provider's integrations."""
 
     in_force: tuple[str, ...]
     """The scopes that any process required lately, within `hold_seconds`."""
@@ -207,7 +207,7 @@ async def due_page(
     idle_seconds: float,
     page: int,
 ) -> Page:
-    """The next `page` connections of the walk, and which of them are to be checked. `began` is when the walk did: what
+    """The next `page` integrations of the walk, and which of them are to be checked. `began` is when the walk did: what
     was probed since is left out. `unwell`: providers whose recovery is looked for."""
     parameters: dict[str, Any] = {
         "after_id": after.id,
@@ -237,12 +237,12 @@ def _candidate(row: sa.Row[Any]) -> Candidate:
 
 
 async def note_probed(connection: AsyncConnection, integration_id: UUID) -> None:
-    """A check tries this connection: it goes to the end of the walk, whatever comes of it."""
+    """A check tries this integration: it goes to the end of the walk, whatever comes of it."""
     await connection.execute(_PROBED, {"id": integration_id})
 
 
 async def note_accepted(connection: AsyncConnection, held: Candidate, *, whole: bool) -> None:
-    """The provider took the access token. `whole`: nothing is wrong with the connection at all, and former failures
+    """The provider took the access token. `whole`: nothing is wrong with the integration at all, and former failures
     are forgotten."""
     parameters = {"id": held.id, "token_version": held.token_version, "whole": whole}
     await connection.execute(_ACCEPTED, parameters)
@@ -282,13 +282,13 @@ async def set_enforced(connection: AsyncConnection, provider: str, scopes: Seque
 
 
 async def holders(connection: AsyncConnection, provider: str, *, after: tuple[str, UUID], limit: int) -> list[Holder]:
-    """Connections of a provider in the order of (account id, id)."""
+    """Integrations of a provider in the order of (account id, id)."""
     parameters = {"provider": provider, "after_account": after[0], "after_id": after[1], "limit": limit}
     return [_holder(row) for row in await connection.execute(_OF_PROVIDER, parameters)]
 
 
 async def lacking(connection: AsyncConnection, provider: str, *, after: UUID, limit: int) -> list[Holder]:
-    """Connections that need their users for want of a scope, in the order of their ids."""
+    """Integrations that need their users for want of a scope, in the order of their ids."""
     parameters = {"provider": provider, "after_id": after, "limit": limit}
     return [_holder(row) for row in await connection.execute(_LACKING, parameters)]
 

@@ -148,7 +148,7 @@ class StoredToken:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to call the provider once, while the lease lasts, for one version of one connection's tokens."""
+    """The right to call the provider once, while the lease lasts, for one version of one integration's tokens."""
 
     owner: UUID
     is_short: bool
@@ -181,7 +181,7 @@ class RefreshState:
     provider: str
     last_failure: str | None
     serving: bool
-    """The connection and its user are in a state in which there is something to refresh."""
+    """The integration and its user are in a state in which there is something to refresh."""
     leased: bool
     cool_down_seconds: float
 
@@ -236,7 +236,7 @@ class DuePosition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DueStep:
-    """One connection of the walk, and where the walk is after it."""
+    """One integration of the walk, and where the walk is after it."""
 
     refresh: DueRefresh
     position: DuePosition
@@ -246,7 +246,7 @@ async def claim(
     connection: AsyncConnection, *, integration_id: UUID, token_version: int, short_at: Sequence[str] = ()
 ) -> Claim | None:
     """Take the lease, a short one at the providers `short_at`; None when the version moved, somebody holds it, or the
-    connection is not to be refreshed now."""
+    integration is not to be refreshed now."""
     owner = uuid7()
     parameters: dict[str, Any] = {
         "id": integration_id,
@@ -307,9 +307,9 @@ async def advance(
     scopes: tuple[str, ...] | None,
     cool_down_seconds: float = 0.0,
 ) -> Advanced | None:
-    """Move the fence and release the lease; the connection works again, whatever it was held for.
+    """Move the fence and release the lease; the integration works again, whatever it was held for.
 
-    None when somebody else stored an answer first, or with `attempts` when somebody has claimed the connection since
+    None when somebody else stored an answer first, or with `attempts` when somebody has claimed the integration since
     that many were made, and may have asked the provider.
     """
     parameters: dict[str, Any] = {
@@ -369,7 +369,7 @@ async def release(
 
 
 async def unsettled(connection: AsyncConnection, *, after: UUID, limit: int) -> list[DueRefresh]:
-    """Refreshes whose outcome nobody knows and nobody is working on, from the connection after `after` on."""
+    """Refreshes whose outcome nobody knows and nobody is working on, from the integration after `after` on."""
     rows = await connection.execute(_UNSETTLED, {"after": after, "limit": limit})
     return [DueRefresh(row.id, row.token_version) for row in rows]
 
@@ -377,7 +377,7 @@ async def unsettled(connection: AsyncConnection, *, after: UUID, limit: int) -> 
 async def due(
     connection: AsyncConnection, *, within_seconds: float, period_seconds: float, after: DuePosition, limit: int
 ) -> list[DueStep]:
-    """Connections whose access token runs out soon, the next one first, from where the walk has come to.
+    """Integrations whose access token runs out soon, the next one first, from where the walk has come to.
 
     A token issued within the current period is left alone, however short it lives: else a run would never end. The
     suspended, whose tokens ran out long ago, stand first; a walk passes them once.
@@ -395,5 +395,5 @@ async def due(
 
 
 async def count_due(connection: AsyncConnection, *, within_seconds: float) -> int:
-    """About how many connections `due` will give in all."""
+    """About how many integrations `due` will give in all."""
     return int((await connection.execute(_COUNT_DUE, {"within_seconds": within_seconds})).scalar_one())

@@ -100,7 +100,7 @@ _PRUNE = sa.text("DELETE FROM token_revocations WHERE id < :before AND state <> 
 
 @dataclass(frozen=True, slots=True)
 class SealedToken:
-    """A token as it is kept, under the binding of its connection and kind."""
+    """A token as it is kept, under the binding of its integration and kind."""
 
     kind: TokenKind
     ciphertext: bytes
@@ -123,11 +123,11 @@ class Origin:
     """The user, provider and integration that a token came from."""
 
     integration_id: UUID
-    """Part of the token's binding; any id will do for a token that never got to a connection."""
+    """Part of the token's binding; any id will do for a token that never got to an integration."""
     user_id: str
     provider: str
     account_id: str
-    """Where the connection is still known, its account counts."""
+    """Where the integration is still known, its account counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +147,14 @@ class DueRevocation:
     """Attempts to revoke it, this one included."""
     age_seconds: float
     account_is_connected: bool
-    """The same account at the provider has a working connection again, of this user or of another."""
+    """The same account at the provider has a working integration again, of this user or of another."""
 
 
 async def request(
     connection: AsyncConnection, integration_id: UUID, *, preferred: TokenKind, possible: bool
 ) -> RevocationState | None:
-    """Note that a token of the connection is to be revoked, `preferred` if there is one; call it before the tokens are
-    deleted. With `possible` False it is only recorded that it cannot be done. None: there is no token.
-    """
+    """Note that a token of the integration is to be revoked, `preferred` if there is one; call it before the tokens are
+    deleted. With `possible` False it is only recorded that it cannot be done. None: there is no token."""
     parameters = {"id": uuid7(), "integration_id": integration_id, "preferred": preferred.value, "possible": possible}
     if (await connection.execute(_REQUEST, parameters)).one_or_none() is None:
         return None
@@ -163,7 +162,7 @@ async def request(
 
 
 async def add(connection: AsyncConnection, origin: Origin, grant: SealedTokens) -> None:
-    """Note that a token is to be revoked that no connection has, or has any more."""
+    """Note that a token is to be revoked that no integration has, or has any more."""
     parameters = _columns(grant) | {
         "id": uuid7(),
         "integration_id": origin.integration_id,

@@ -53,7 +53,7 @@ class DatabaseGroup(BaseModel):
     pool_size: int = Field(default=5, ge=1, le=200)
     """Connections for units of work and reads, per process; up to as many again under load."""
     door_pool_size: int = Field(default=8, ge=1, le=200)
-    """Connections for token reads, and for who signs in and their profile, per process."""
+    """Connections for token reads, sign-in look-ups and profiles, per process."""
     statement_cache_size: int = Field(default=100, ge=0, le=1000)
     """Prepared statements per connection; 0 behind pgbouncer in transaction mode."""
     timeout_seconds: float = Field(default=5.0, gt=0, le=60)
