@@ -18,7 +18,7 @@ BlockingHttpClient = httpx.Client
 HttpResponse = httpx.Response
 HttpError = (httpx.HTTPError, httpx.InvalidURL)
 TransportError = httpx.RequestError
-"""Whatever keeps an answer from being had, a broken encoding of its body included."""
+"""The errors of a call that got no usable answer, a broken encoding of the body included."""
 NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """Failures after which the other side has certainly seen nothing."""
 

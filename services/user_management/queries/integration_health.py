@@ -169,7 +169,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A part of the walk. `end` None: nothing is left in this part of it."""
+    """A page of the walk. `end` is None if nothing is left in this part of the walk."""
 
     due: list[Candidate]
     end: Place | None
@@ -237,19 +237,20 @@ def _candidate(row: sa.Row[Any]) -> Candidate:
 
 
 async def note_probed(connection: AsyncConnection, integration_id: UUID) -> None:
-    """A check tries this integration: it goes to the end of the walk, whatever comes of it."""
+    """Note that a check tries this integration now: it goes to the end of the walk, whatever the check finds."""
     await connection.execute(_PROBED, {"id": integration_id})
 
 
 async def note_accepted(connection: AsyncConnection, held: Candidate, *, whole: bool) -> None:
-    """The provider took the access token. `whole`: nothing is wrong with the integration at all, and former failures
-    are forgotten."""
+    """Note that the provider accepted the access token. `whole`: nothing at all is wrong with the integration, and its
+    former failures are forgotten."""
     parameters = {"id": held.id, "token_version": held.token_version, "whole": whole}
     await connection.execute(_ACCEPTED, parameters)
 
 
 async def note_refused(connection: AsyncConnection, held: Candidate, *, failure: str, detail: str | None) -> float:
-    """The provider refused the access token; for how many seconds it has been failing. 0 if the fence has moved."""
+    """Note that the provider refused the access token; return for how many seconds it has been failing, 0 if the fence
+    has moved."""
     parameters = {"id": held.id, "token_version": held.token_version, "failure": failure, "detail": detail}
     row = (await connection.execute(_REFUSED, parameters)).one_or_none()
     return 0.0 if row is None else float(row.refused_seconds)

@@ -79,12 +79,12 @@ async def finish(connection: AsyncConnection, slot: Slot) -> None:
 
 
 async def hand_on(connection: AsyncConnection, slot: Slot, cursor: Any) -> None:
-    """More is left: the next tick goes on from `cursor`."""
+    """Release the slot with work left: the next tick goes on from `cursor`."""
     await connection.execute(_CONTINUE, {"id": slot.id, "owner": slot.owner, "cursor": cursor})
 
 
 async def fail(connection: AsyncConnection, slot: Slot, error: str) -> None:
-    """The run failed; the next tick tries again, until the attempts are used up."""
+    """Record that the run failed; the next tick tries again, until the attempts are used up."""
     parameters = {"id": slot.id, "owner": slot.owner, "error": error, "max_attempts": MAX_ATTEMPTS}
     await connection.execute(_FAIL, parameters)
 

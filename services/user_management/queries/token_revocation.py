@@ -109,13 +109,13 @@ class SealedToken:
 
 @dataclass(frozen=True, slots=True)
 class SealedTokens:
-    """What is to be revoked, and what brings it anew."""
+    """The sealed token that is to be revoked, and the sealed refresh token that renews it."""
 
     token: SealedToken
     renewal: SealedToken | None
     """The refresh token beside an access token."""
     lifetime_seconds: float | None
-    """Of the token, from now; None: it does not run out."""
+    """Seconds from now until the token expires; None if it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +123,12 @@ class Origin:
     """The user, provider and integration that a token came from."""
 
     integration_id: UUID
-    """Part of the token's binding; any id will do for a token that never got to an integration."""
+    """The integration's id, part of the token's binding; any id will do for a token that never belonged to an
+    integration."""
     user_id: str
     provider: str
     account_id: str
-    """Where the integration is still known, its account counts."""
+    """The account's id at the provider; not used if the integration's row still exists, which has its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ class DueRevocation:
     renewal: SealedToken | None
     """The refresh token beside an access token."""
     has_run_out: bool
-    """The access token; the provider may take it for an unknown one."""
+    """Whether the access token has expired, so that the provider may call it unknown."""
     attempts: int
     """Attempts to revoke it, this one included."""
     age_seconds: float

@@ -7,7 +7,8 @@ from services.user_management.core.clock import Clock
 from services.user_management.rate_limiter.allowance import MICROSECONDS, Quota, Verdict
 
 MAX_KEYS: Final = 25_000
-"""Per class. All classes full cost less than 50 MB (`python -m benchmarks rate_limit_memory`)."""
+"""The most buckets per class. All classes at this limit cost less than 50 MB (`python -m benchmarks
+rate_limit_memory`)."""
 
 
 class LocalBuckets:

@@ -42,7 +42,7 @@ class SharedBuckets:
     """The buckets of all classes, for every process that has the same Redis."""
 
     def __init__(self, redis: RedisClient) -> None:
-        """Give `redis` no time limit of its own: the one here is for the whole exchange."""
+        """Use `redis`, which must have no time limit: the limit of this class covers the whole exchange."""
         self._redis = redis
         self._turns = asyncio.Semaphore(_MAX_CONNECTIONS)
 

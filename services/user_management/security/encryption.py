@@ -57,7 +57,7 @@ class Sealed:
 
 
 Unreadable: TypeAlias = PoisonedCiphertextError | KeyUnavailableError
-"""What stands in a batch in the place of a value that could not be had."""
+"""The error that takes the place of a value in a batch that could not be read."""
 
 
 def derive_root_key(secret: bytes, salt: bytes) -> bytes:
@@ -167,7 +167,7 @@ class _Ciphers:
         self._ciphers: dict[tuple[str, int], AESGCM] = {}
 
     def of(self, user_id: str, version: int) -> AESGCM:
-        """Raises KeyUnavailableError."""
+        """Return the cipher of one user and version. Raises KeyUnavailableError."""
         cipher = self._ciphers.get((user_id, version))
         if cipher is None:
             cipher = AESGCM(self._encryption.derive_user_key(user_id, version))

@@ -48,14 +48,14 @@ class IdTokenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class IdTokenExpectation:
-    """What the token has to say."""
+    """The values that the token must contain."""
 
     jwks_uri: str
     issuers: Collection[str]
     """Spellings of `iss`; `{claim}` stands for a claim of the token."""
     client_id: str
     nonce: str | None
-    """None: none was sent, and the token must have none."""
+    """The nonce that was sent; None if none was sent, and then the token must have none."""
     access_token: str
     received_at: datetime
 
@@ -79,7 +79,7 @@ class IdTokenVerifier:
         self._key_sets: dict[str, RemoteKeySet] = {}
 
     async def verify(self, token: str, expected: IdTokenExpectation) -> IdToken:
-        """Raises IdTokenError, or RetryLaterError while the keys cannot be had."""
+        """Verify an ID token. Raises IdTokenError, or RetryLaterError while the keys cannot be fetched."""
         try:
             signed = await verify_signature(token, self._key_set(expected.jwks_uri))
         except UnauthenticatedError:

@@ -58,7 +58,7 @@ class PinnedKey:
         return self._key
 
     async def keep_fresh(self) -> None:
-        """Nothing to renew."""
+        """Return at once: a pinned key is never renewed."""
 
 
 class RemoteKeySet:

@@ -11,7 +11,7 @@ _DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]", re.ASCII)
 
 
 def _as_text(value: Any) -> Any:
-    """pydantic also takes seconds since 1970, which `format: date-time` does not promise."""
+    """Refuse all but text: pydantic also takes seconds since 1970, which `format: date-time` does not promise."""
     if isinstance(value, datetime) or (isinstance(value, str) and _DATE_AND_TIME.match(value)):
         return value
     raise PydanticCustomError("time_format", "must be a time as RFC 3339 writes it, with its offset from UTC")
@@ -26,7 +26,7 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 def _integral(value: Any) -> Any:
-    """219.0 is an integer to JSON Schema, and some languages write every number so."""
+    """Accept 219.0 as an integer: it is one to JSON Schema, and some languages write every number so."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

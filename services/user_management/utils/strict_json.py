@@ -60,7 +60,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _finite(text: str) -> float:
-    """1e400 would become infinity, which is not JSON when it is written again."""
+    """Refuse a number like 1e400, which would become infinity, and that is not JSON when it is written again."""
     number = float(text)
     if not math.isfinite(number):
         raise StrictJSONError("a number is too large")
