@@ -11,7 +11,8 @@ _DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]", re.ASCII)
 
 
 def _as_text(value: Any) -> Any:
-    """Refuse all but text: pydantic also takes seconds since 1970, which `format: date-time` does not promise."""
+    """Let RFC 3339 text and datetimes pass. Pydantic also takes seconds since 1970, which `format: date-time` does not
+    promise."""
     if isinstance(value, datetime) or (isinstance(value, str) and _DATE_AND_TIME.match(value)):
         return value
     raise PydanticCustomError("time_format", "must be a time as RFC 3339 writes it, with its offset from UTC")
