@@ -1,1 +1,1 @@
-"""Credentials to principals, and the guards that routes declare."""
+"""Authentication: it turns credentials into principals, and has the guards that routes declare."""

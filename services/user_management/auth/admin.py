@@ -1,4 +1,4 @@
-"""Who may administer: users that the settings name, and services with the permission for it."""
+"""Guards for administration: they let in users that the settings name, and services with the permission for it."""
 
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
@@ -29,9 +29,11 @@ from services.user_management.exceptions import (
 
 
 async def _get_caller(request: Request) -> Principal:
-    """A service or a user. The credential's shape decides which: a key that is refused is not tried as a session.
+    """Return the caller, a service or a user. The credential's shape decides which: a refused key is not tried as a
+    session.
 
-    No memory of who was active: an admin who was suspended must not undo it at another process.
+    No memory of who was active is used, because an administrator who was suspended must not be able to undo that at
+    another process.
     """
     if presents_service_key(request):
         return await get_current_service(request)
@@ -39,9 +41,9 @@ async def _get_caller(request: Request) -> Principal:
 
 
 def admin_or_permitted(permission: ServicePermission) -> Callable[..., Coroutine[Any, Any, Principal]]:
-    """A guard: an admin, or a service with `permission`.
+    """Return a guard that lets in an administrator, or a service with `permission`.
 
-    Raises UnauthenticatedError, ForbiddenError, and for users what `get_current_user` does.
+    The guard raises UnauthenticatedError, ForbiddenError and, for users, what `get_current_user` does.
     """
 
     @raises(
@@ -68,5 +70,5 @@ def admin_or_permitted(permission: ServicePermission) -> Callable[..., Coroutine
 
 
 get_current_admin = admin_or_permitted(ServicePermission.ADMIN)
-"""A guard: a user in ADMIN_USER_IDS in a session of their own, or a service with the permission `admin`."""
+"""Guard that lets in a user in ADMIN_USER_IDS in a session of their own, or a service with the permission `admin`."""
 CurrentAdmin = Annotated[Principal, Depends(get_current_admin)]

@@ -1,4 +1,4 @@
-"""Clerk session tokens: who is the user, and is it their own resource."""
+"""Guards over Clerk's session tokens: they find out who the user is, and whether a resource is their own."""
 
 from typing import Annotated
 
@@ -33,10 +33,11 @@ UserIdPath = Annotated[str, Path(max_length=64, description="A user id, or `me`"
 
 
 async def verify_jwt_token(request: Request) -> SessionClaims:
-    """The claims of the request's session token. Raises UnauthenticatedError or SessionPendingError.
+    """Return the claims of the request's session token. Raises UnauthenticatedError or SessionPendingError.
 
-    Of several session cookies those that do not verify are passed over: another Clerk instance on the same host writes
-    the plain one too. If two verify, one may have been planted, and nobody can tell which: they must be of one user.
+    Of several session cookies, those that do not verify are passed over, because another Clerk instance on the same
+    host writes the plain one too. If two verify, one may have been planted, and nobody can tell which; so they must
+    belong to one user.
     """
     sessions = get_container(request).identity.sessions
     verified: list[SessionClaims] = []
@@ -49,15 +50,16 @@ async def verify_jwt_token(request: Request) -> SessionClaims:
     if not verified:
         raise refusal
     if len({(session.issuer, session.subject) for session in verified}) > 1:
-        # Each is good, so nobody has guessed.
+        # Each token is valid, so this was no guess and does not count as one.
         raise UnauthenticatedError("The session cookies belong to different users.", counts=False)
     return verified[0]
 
 
 async def authenticate_user(request: Request, *, fresh: bool) -> Principal:
-    """The signed-in, active user; whatever the request does is done in their name, and from their allowance.
+    """Return the signed-in, active user. Whatever the request does is done in their name, and charged to their
+    allowance.
 
-    `fresh`: active at this moment, not within the last two seconds.
+    With `fresh`, the user must be active at this very moment; otherwise, they were so within the last two seconds.
     """
     session = await verify_jwt_token(request)
     principal = await get_container(request).users.sign_in.sign_in(session, fresh=fresh)
@@ -76,7 +78,7 @@ async def authenticate_user(request: Request, *, fresh: bool) -> Principal:
     DatabaseUnavailableError,
 )
 async def get_current_user(request: Request, _: DocumentedSession = None) -> Principal:
-    """The signed-in user."""
+    """Return the signed-in user."""
     return await authenticate_user(request, fresh=False)
 
 
@@ -96,7 +98,7 @@ def own_user_id(request: Request, user_id: str) -> str:
 
 @raises(UserNotFoundError)
 async def verify_user_ownership(request: Request, _user: CurrentUser, user_id: UserIdPath) -> str:
-    """The user id in the path, if it is the caller's own. Raises UserNotFoundError for anybody else's."""
+    """Return the user id in the path, if it is the caller's own. Raises UserNotFoundError for anybody else's."""
     return own_user_id(request, user_id)
 
 
@@ -105,7 +107,8 @@ OwnUserId = Annotated[str, Depends(verify_user_ownership)]
 
 @raises(ImpersonationRefusedError)
 async def refuse_impersonation(user: CurrentUser) -> None:
-    """For what cannot be undone. Raises ImpersonationRefusedError when somebody else acts as the user."""
+    """Refuse an impersonated session, for actions that cannot be undone. Raises ImpersonationRefusedError when
+    somebody else acts as the user."""
     if user.impersonator is not None:
         raise ImpersonationRefusedError
 

@@ -1,4 +1,4 @@
-"""Reading the credential off a request, strictly."""
+"""Functions that read the credential from a request, strictly."""
 
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,11 +14,12 @@ SESSION_COOKIE: Final = "__session"
 _MAX_SESSION_COOKIES: Final = 4
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 _OWN_PAGES: Final = frozenset({"same-origin", "none"})
-"""`none`: typed into the address bar. `same-site` is not ours: a sibling host may belong to somebody else."""
+"""Values of Sec-Fetch-Site that show one of our own pages, or, as `none`, an address that somebody typed.
+`same-site` is not among them: a sibling host may belong to somebody else."""
 
 
 def bearer_token(request: Request) -> str:
-    """The token of `Authorization: Bearer …` (RFC 6750 section 2.1; the scheme in any case).
+    """Return the token of `Authorization: Bearer …` (RFC 6750 section 2.1; the scheme in any case).
 
     Raises UnauthenticatedError when there is none, or anything but exactly one.
     """
@@ -32,7 +33,8 @@ def bearer_token(request: Request) -> str:
 
 
 def session_tokens(request: Request) -> list[str]:
-    """The session token: of the Authorization header, or else of Clerk's cookie, of which a browser may send several.
+    """Return the session token from the Authorization header, or else from Clerk's cookie, of which a browser may send
+    several.
 
     Raises UnauthenticatedError for none, CrossSiteRequestError for a cookie that a foreign page made the browser send.
     """
@@ -48,10 +50,10 @@ def session_tokens(request: Request) -> list[str]:
 
 
 def _session_cookies(request: Request) -> list[str]:
-    """The different values of our instance's suffixed cookie and then of the plain one.
+    """Return the different values of our instance's suffixed cookie, then those of the plain one.
 
-    Cookies of any other suffix belong to other instances. A sibling subdomain can add to ours (cookies know a domain
-    and a path, but a request does not tell them), so that no value is dropped here for one that comes after it.
+    Cookies with any other suffix belong to other instances. A sibling subdomain can add to our cookies: they have a
+    domain and a path, but a request does not tell them. So no value is dropped in favour of one that comes after it.
     """
     suffix = get_container(request).resources.settings.clerk.cookie_suffix
     found: dict[str, dict[str, None]] = {f"{SESSION_COOKIE}_{suffix}": {}} if suffix else {}
@@ -65,9 +67,11 @@ def _session_cookies(request: Request) -> list[str]:
 
 
 def _refuse_other_sites(request: Request) -> None:
-    """A cookie comes by itself, so the browser must say that one of our pages sent the request.
+    """Refuse a cookie unless the browser says that one of our pages sent the request, because browsers add cookies by
+    themselves.
 
-    Reads by Sec-Fetch-Site (Fetch Metadata), since browsers send no Origin with them; all else by Origin (RFC 6454).
+    Reads are judged by Sec-Fetch-Site (Fetch Metadata), since browsers send no Origin with them; all else by Origin
+    (RFC 6454).
     """
     if request.method in _SAFE_METHODS:
         own = request.headers.get("sec-fetch-site") in _OWN_PAGES
@@ -84,7 +88,8 @@ def _allowed_origins(request: Request) -> set[str]:
 
 
 def _origin(url: str) -> str:
-    """As browsers write it (RFC 6454 section 6.2): lower case, without the port that goes without saying."""
+    """Return the URL's origin as browsers write it (RFC 6454 section 6.2): in lower case, without the scheme's
+    default port."""
     parts = urlsplit(url)
     port = None if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else parts.port
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname

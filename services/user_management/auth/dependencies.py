@@ -1,4 +1,4 @@
-"""What routers are given."""
+"""Dependencies that give routers the container."""
 
 from typing import Annotated, cast
 
@@ -8,7 +8,7 @@ from services.user_management.container import Container
 
 
 def get_container(request: Request) -> Container:
-    """The object graph of this process."""
+    """Return the object graph of this process."""
     return cast("Container", request.app.state.container)
 
 

@@ -1,6 +1,7 @@
-"""The guards of routes that anybody may call; all others declare one of the other modules here.
+"""Guards of routes that anybody may call; all other routes declare a guard of another module of this package.
 
-Coroutines, as every dependency here: FastAPI runs a plain function in a thread, for which /health would wait.
+They are coroutines, as every dependency here is: FastAPI runs a plain function in a thread, for which /health would
+wait.
 """
 
 from fastapi import Request
@@ -10,11 +11,11 @@ from services.user_management.exceptions import RateLimitedError, raises
 
 
 async def public() -> None:
-    """Nobody has to be signed in, and nobody is counted: probes. Declared, so that a route without any guard is a
-    mistake that tests find."""
+    """Let anybody pass, signed in or not, and count nothing: for probes. A route declares even this, so that tests
+    can find one that has no guard by mistake."""
 
 
 @raises(RateLimitedError)
 async def anonymous(request: Request) -> None:
-    """Nobody has to be signed in; each address has its allowance. Raises RateLimitedError."""
+    """Let anybody pass, signed in or not, within the allowance of their address. Raises RateLimitedError."""
     await anonymous_limit(request)

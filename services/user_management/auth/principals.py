@@ -11,12 +11,13 @@ _KEY: Final = "user_management.principal"
 
 
 def remember_principal(request: Request, principal: Principal) -> None:
-    """Keep who was verified with the request; log lines of this request name them from now on."""
+    """Keep the verified principal with the request. The log lines of this request name them from now on."""
     request.scope[_KEY] = principal
     name_actor(principal)
 
 
 def verified_principal(request: Request) -> Principal:
-    """Return whom a guard of this request has verified. A route without such a guard raises KeyError: our own bug."""
+    """Return the principal whom a guard of this request has verified. Raises KeyError on a route without such a
+    guard, which is a bug of ours."""
     principal: Principal = request.scope[_KEY]
     return principal

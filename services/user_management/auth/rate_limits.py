@@ -1,4 +1,4 @@
-"""Rate limits for guards: each call counts the request once, and the answer says what is left."""
+"""Rate limits as guards: each call counts the request once, and the answer says what is left."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -19,20 +19,21 @@ async def principal(request: Request) -> str:
 
 
 async def client_address(_request: Request) -> str:
-    """From where; IPv6 by its /64."""
+    """Return the client's address; of an IPv6 address, its /64."""
     return address_key(current_context().ip_address)
 
 
 async def refused_address(request: Request) -> str:
-    """The same, counted apart: a neighbour's bad credentials cost nobody their way back from a provider."""
+    """Return the client's address under a name of its own, for counting refusals: a neighbour's bad credentials must
+    not cost anybody their way back from a provider."""
     return f"refused:{await client_address(request)}"
 
 
 class RequestLimit(RateLimiter):
-    """fastapi-limiter's dependency for one rate class, over the container's buckets.
+    """Dependency of fastapi-limiter for one rate class, over the container's buckets.
 
-    Its own `__call__` walks `app.routes` for a path that included routers no longer have, and its limiter is fixed
-    when modules are imported; so both are replaced, and what is left of it is the place.
+    The library's own `__call__` walks `app.routes` for a path that included routers no longer have, and its limiter is
+    fixed when modules are imported. Both are replaced here, so all that is left of it is its place as a dependency.
     """
 
     def __init__(self, rate_class: RateClass, identifier: Callable[[Request], Awaitable[str]]) -> None:
@@ -46,7 +47,8 @@ class RequestLimit(RateLimiter):
         add_response_headers(allowance.headers())
 
     async def known_wait(self, request: Request) -> int:
-        """Microseconds for which requests like this one are refused, as far as this process knows. Counts nothing."""
+        """Return the microseconds for which requests like this one are refused, as far as this process knows. Counts
+        nothing."""
         limits = get_container(request).resources.rate_limits
         return limits.known_wait(self.rate_class, await self.identifier(request))
 

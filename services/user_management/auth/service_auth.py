@@ -1,6 +1,6 @@
-"""Service keys: `ums_<id>_<secret>`, as a bearer token or in `X-API-Key`.
+"""Service keys: `ums_<id>_<secret>`, presented as a bearer token or in `X-API-Key`.
 
-Guards work on the request alone, so that a DirectRoute can call them; what else they take is for the schema.
+Guards work on the request alone, so that a DirectRoute can call them; their other parameters serve the schema.
 """
 
 import base64
@@ -30,7 +30,7 @@ from services.user_management.services.service_credentials import KEY_PREFIX, Se
 
 _KEY: Final = re.compile(rf"{KEY_PREFIX}_([0-9a-f]{{12}})_([0-9a-f]{{64}})")
 
-# What these would return is read, strictly, by `service_credential`.
+# These two are for the schema only: `service_credential` reads the same headers, strictly.
 _documented_bearer = HTTPBearer(scheme_name="serviceKey", auto_error=False, description="ums_<id>_<secret>")
 _documented_header = APIKeyHeader(name="X-API-Key", scheme_name="serviceKeyHeader", auto_error=False)
 DocumentedBearer = Annotated[object, Security(_documented_bearer)]
@@ -38,7 +38,7 @@ DocumentedHeader = Annotated[object, Security(_documented_header)]
 
 
 def presents_service_key(request: Request) -> bool:
-    """Whether the credential has the shape of a service key, good or not, rather than of a session."""
+    """Tell whether the credential has the shape of a service key, good or not, rather than that of a session."""
     authorizations = request.headers.getlist("authorization")
     return "x-api-key" in request.headers or any(
         value.partition(" ")[2].startswith(f"{KEY_PREFIX}_") for value in authorizations
@@ -46,7 +46,8 @@ def presents_service_key(request: Request) -> bool:
 
 
 def service_credential(request: Request) -> ServiceCredential:
-    """The key as presented; the statement that uses it decides whether it is good. Raises UnauthenticatedError."""
+    """Return the key as presented. The SQL statement that uses it decides whether it is good. Raises
+    UnauthenticatedError."""
     api_keys = request.headers.getlist("x-api-key")
     if len(api_keys) > 1 or (api_keys and "authorization" in request.headers):
         raise UnauthenticatedError("Send one credential.")
@@ -57,7 +58,8 @@ def service_credential(request: Request) -> ServiceCredential:
 
 
 def client_credential(request: Request, form: Mapping[str, str]) -> ServiceCredential:
-    """The same where OAuth clients ask (RFC 6749 section 2.3.1): also as `client_secret` of HTTP Basic or of the form.
+    """Return the key from where OAuth clients put it (RFC 6749 section 2.3.1): besides the places of
+    `service_credential`, also from `client_secret` of HTTP Basic or of the form.
 
     `client_id` is then `ums_<id>`, the part of the key that is no secret. Raises UnauthenticatedError.
     """
@@ -75,7 +77,7 @@ def client_credential(request: Request, form: Mapping[str, str]) -> ServiceCrede
 
 
 def _basic_pair(request: Request) -> tuple[str, str] | None:
-    """(client id, client secret) of HTTP Basic; None for any other scheme. Both parts are form-encoded."""
+    """Return (client id, client secret) of HTTP Basic; None for any other scheme. Both parts arrive form-encoded."""
     values = request.headers.getlist("authorization")
     scheme, _, encoded = values[0].partition(" ") if len(values) == 1 else ("", "", "")
     if scheme.lower() != "basic":
@@ -88,12 +90,13 @@ def _basic_pair(request: Request) -> tuple[str, str] | None:
 
 
 async def refuse_guesses(request: Request, credential: ServiceCredential) -> None:
-    """Refuse, before it costs a statement, what an address tries that has no refusals left.
+    """Refuse what an address tries that has no refusals left, before it costs an SQL statement.
 
     A good key is not refused for its neighbours: while its address has to wait, keys are looked up in a list of the
-    live ones, which all addresses share and which is read once a second at most. A key that is younger waits that long.
-    What is on the list is judged by its statement like any other. A process learns of an empty allowance by a refusal
-    of its own, so that one or two statements pass whenever the allowance gives one back. Raises RateLimitedError.
+    live ones, which all addresses share and which is read once a second at most. A key that is newer than the list
+    waits that long. A key on the list is judged by its statement like any other. A process learns of an empty allowance
+    by a refusal of its own, so one or two statements pass whenever the allowance gives one back. Raises
+    RateLimitedError.
     """
     wait = await refusal_limit.known_wait(request)
     container = get_container(request)
@@ -104,7 +107,7 @@ async def refuse_guesses(request: Request, credential: ServiceCredential) -> Non
 async def get_current_service(
     request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
 ) -> Principal:
-    """The service that calls; whatever the request does is done in its name. Raises UnauthenticatedError."""
+    """Return the calling service. Whatever the request does is done in its name. Raises UnauthenticatedError."""
     credential = service_credential(request)
     await refuse_guesses(request, credential)
     principal = await get_container(request).credentials.authentication.authenticate(credential)
@@ -117,13 +120,14 @@ CurrentService = Annotated[Principal, Depends(get_current_service)]
 
 
 def require(principal: Principal, permission: ServicePermission) -> None:
-    """Raises ForbiddenError unless the principal has the permission; admins have all."""
+    """Check that the principal has the permission; administrators have all. Raises ForbiddenError."""
     if not (principal.is_admin or permission in principal.permissions):
         raise ForbiddenError
 
 
 def permitted(permission: ServicePermission) -> Callable[..., Coroutine[Any, Any, Principal]]:
-    """A guard: the calling service, if it has `permission`. Raises UnauthenticatedError, ForbiddenError."""
+    """Return a guard that lets in the calling service if it has `permission`. The guard raises UnauthenticatedError,
+    ForbiddenError."""
 
     @raises(UnauthenticatedError, RateLimitedError, DatabaseUnavailableError, ForbiddenError)
     async def get_permitted_service(

@@ -1,4 +1,5 @@
-"""The guard of the token routes: the shape of the key, and its allowance. The key itself, the one statement judges."""
+"""The guard of the token routes: it checks the shape of the key, and its allowance. The one SQL statement of a read
+judges the key itself."""
 
 from fastapi import Request
 
@@ -16,14 +17,14 @@ from services.user_management.services.service_credentials import ServiceCredent
 
 @raises(UnauthenticatedError, RateLimitedError, DatabaseUnavailableError)
 async def token_caller(request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None) -> None:
-    """Raises UnauthenticatedError or RateLimitedError."""
+    """Check the shape of the service key, and its allowance. Raises UnauthenticatedError or RateLimitedError."""
     credential = service_credential(request)
     await refuse_guesses(request, credential)
     count_read(request, credential)
 
 
 async def known_caller(request: Request) -> None:
-    """For bodies larger than usual, of which nothing is read for a key that nobody holds. Raises
+    """Refuse a key that nobody holds, on routes for larger bodies, before any of the body is read. Raises
     UnauthenticatedError."""
     await get_container(request).credentials.authentication.authenticate(service_credential(request))
 

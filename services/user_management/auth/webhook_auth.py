@@ -1,4 +1,4 @@
-"""Clerk's webhook signatures."""
+"""The guard that verifies the signatures of Clerk's webhooks."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -24,9 +24,10 @@ from services.user_management.security.webhook_signature import check_headers
 from services.user_management.utils import strict_json
 
 MAX_EVENT_BYTES: Final = 1 << 20
-"""Clerk writes how large its events are. One that is refused for its size comes again, and is lost in the end."""
+"""Limit of an event's body, in bytes. Clerk decides how large its events are, and one that is refused for its size
+comes again, and is lost in the end."""
 HEADER_FAMILIES: Final = ("svix", "webhook")
-"""Prefixes of the headers: Svix's own, which Clerk sends, and that of Standard Webhooks."""
+"""Prefixes of the signature's headers: Svix's own, which Clerk sends, and that of Standard Webhooks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,9 @@ async def verify_clerk_webhook(request: Request) -> VerifiedEvent:
     """Check the signature over the raw body, then parse it. Headers that no body could match are refused before it is
     read.
 
-    What Clerk signed is never refused for being much: it would come again, later. What is not counts for its sender.
-    Raises InvalidWebhookHeadersError (400), InvalidSignatureError (401), InvalidJSONError, ValidationFailedError,
-    RateLimitedError.
+    Whatever Clerk signed is never refused for its rate, because it would only come again later. A request without a
+    good signature counts against its sender. Raises InvalidWebhookHeadersError (400), InvalidSignatureError (401),
+    InvalidJSONError, ValidationFailedError, RateLimitedError.
     """
     try:
         message_id, body = await _verified(request)
@@ -67,7 +68,7 @@ def _parse(body: bytes) -> tuple[ClerkEvent, dict[str, Any]]:
 
 
 async def _verified(request: Request) -> tuple[str, bytes]:
-    """Message id and body, once the signature over both is good."""
+    """Return message id and body, once the signature over both is found good."""
     container = get_container(request)
     message_id, timestamp, signatures = _signature_headers(request)
     now = container.resources.clock.now().timestamp()
@@ -81,9 +82,10 @@ async def _verified(request: Request) -> tuple[str, bytes]:
 
 
 def _signature_headers(request: Request) -> tuple[str, str, str]:
-    """Message id, timestamp and signatures, from one complete family of headers.
+    """Return message id, timestamp and signatures, from one complete family of headers.
 
-    Two families would leave open which of them was verified: whoever reads the other one is told something else.
+    Two families are refused, because they would leave open which of them was verified: whoever reads the other one is
+    told something else.
     """
     families = [
         [request.headers.getlist(f"{family}-{part}") for part in ("id", "timestamp", "signature")]

@@ -1,4 +1,4 @@
-"""Puts the commands together."""
+"""Entry point of the command line, which puts the commands together."""
 
 import sys
 from collections.abc import Collection
@@ -23,8 +23,8 @@ GROUPS: Final = {
 
 
 def command_line(names: Collection[str]) -> typer.Typer:
-    """The command line with these commands and groups. Only their modules are imported: half of a short command's time
-    would go into FastAPI and Alembic, which one command each has a use for."""
+    """Return the command line with these commands and groups. Only their modules are imported: FastAPI and Alembic,
+    which one command each has a use for, would take half of a short command's time."""
     app = typer.Typer(
         no_args_is_help=True, pretty_exceptions_enable=False, help="User management service, for operators."
     )
@@ -40,7 +40,8 @@ def command_line(names: Collection[str]) -> typer.Typer:
 
 
 def main() -> None:
-    """Run a command; a problem is one line on stderr: exit 1 for a refusal, 2 for the configuration."""
+    """Run a command. A problem is printed as one line on stderr; the exit status is 1 for a refusal, 2 for the
+    configuration."""
     forbid_core_dumps()
     everything = {*COMMANDS, *GROUPS}
     try:

@@ -1,4 +1,4 @@
-"""`cli db …`"""
+"""`cli db …`: commands that migrate the schema."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ app = typer.Typer(no_args_is_help=True)
 
 
 def alembic_config() -> Config:
-    """Alembic's configuration, wherever the current folder is."""
+    """Return Alembic's configuration, wherever the current folder is."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parents[1] / "alembic").replace("%", "%%"))
     return config
@@ -20,13 +20,13 @@ def alembic_config() -> Config:
 
 @app.command()
 def upgrade(revision: Annotated[str, typer.Argument(help="Target revision.")] = "head") -> None:
-    """Migrate up, as the owner role (DATABASE_MIGRATION_URL)."""
+    """Migrate the schema up, as the owner role (DATABASE_MIGRATION_URL)."""
     command.upgrade(alembic_config(), revision)
     print(f"The schema is at {revision}.", file=sys.stderr)
 
 
 @app.command()
 def downgrade(revision: Annotated[str, typer.Argument(help="Target revision, or -1 for one step.")]) -> None:
-    """Migrate down. Data in dropped tables is lost."""
+    """Migrate the schema down. The data in dropped tables is lost."""
     command.downgrade(alembic_config(), revision)
     print(f"The schema is at {revision}.", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`cli diagnose`: what the route of the same name says, for whoever is on call."""
+"""`cli diagnose`: prints what the route of the same name answers, for whoever is on call."""
 
 import sys
 from collections.abc import Iterator
@@ -14,19 +14,21 @@ from services.user_management.schemas.diagnosis import DiagnosisResponse, Findin
 
 def diagnose(  # noqa: PLR0917 - typer calls it by name
     user_id: Annotated[str, typer.Argument(help="Whose integration.")],
-    provider: Annotated[str, typer.Argument(help="To which provider.")],
-    account: Annotated[str | None, typer.Option(help="Account id there, or e-mail; by default the primary.")] = None,
+    provider: Annotated[str, typer.Argument(help="Name of the provider.")],
+    account: Annotated[
+        str | None, typer.Option(help="Account id at the provider, or its e-mail; by default the primary account.")
+    ] = None,
     live: Annotated[bool, typer.Option(help="Also ask the provider now, once.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="What the API answers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON that the API answers.")] = False,
 ) -> None:
-    """Explain a connection: findings with evidence, and who can mend it."""
+    """Explain an integration: findings with their evidence, and who can fix each."""
 
     async def explain(container: Container) -> DiagnosisResponse:
         try:
             await container.keys.vault.load()
             await container.keys.vault.prove_keys(OPERATOR)
         except StartupError as error:
-            # The rest of the diagnosis does not need them.
+            # Only a part of the diagnosis needs the keys.
             print(f"user-management: {error}", file=sys.stderr)
         return await container.integrations.diagnosis.diagnose(user_id, provider, account, live=live)
 

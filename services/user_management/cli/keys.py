@@ -1,4 +1,4 @@
-"""`cli keys …`"""
+"""`cli keys …`: commands that make, activate, rewrap and retire key versions of the vault."""
 
 import json
 import sys
@@ -19,9 +19,9 @@ from services.user_management.settings import get_settings
 app = typer.Typer(no_args_is_help=True)
 
 _LINE_SECONDS = 1.0
-"""Between two lines of progress."""
+"""Seconds between two lines of progress."""
 _HIGHEST_VERSION: Final = 2**31 - 1
-"""What ENCRYPTION_KEYS takes, and the integer column of the table."""
+"""Highest number of a key version: what ENCRYPTION_KEYS takes, and the integer column of the table."""
 
 
 @app.command()
@@ -37,13 +37,14 @@ def generate(
 
 @app.command()
 def status() -> None:
-    """Each key version: its state, whether it is held here and is the right one, and what is under it."""
+    """Show each key version: its state, whether it is held here and is the right one, and how much is encrypted
+    under it."""
 
     async def read(container: Container) -> list[KeyStatus]:
         try:
             await container.keys.vault.load()
         except StartupError as error:
-            # The day on which keys are missing is a day on which somebody wants to see this list.
+            # The keys are not proved first: an operator needs this list most on the day on which some are missing.
             print(f"user-management: {error}", file=sys.stderr)
         return await container.keys.rotation.status()
 
@@ -57,7 +58,7 @@ def status() -> None:
 
 @app.command()
 def activate(version: Annotated[int, typer.Argument(help="The version that encrypts from now on.")]) -> None:
-    """Switch the version that encrypts; the former one goes on decrypting."""
+    """Switch to another version, which encrypts from now on; the former one goes on decrypting."""
     run(lambda container: container.keys.vault.activate(OPERATOR, version), prove_keys=True)
     print(f"Version {version} is active.", file=sys.stderr)
 
@@ -77,10 +78,10 @@ def rewrap() -> None:
 def retire(
     version: Annotated[int, typer.Argument(help="The version that no process has to hold any more.")],
     discard_unreadable: Annotated[
-        bool, typer.Option(help="Delete what cannot be read under it; its connections need their users.")
+        bool, typer.Option(help="Delete what cannot be read under it; users must connect those accounts again.")
     ] = False,
 ) -> None:
-    """End the life of a version that nothing is under any more; refused while anything is."""
+    """Retire a version under which nothing is encrypted any more; refused while anything is."""
     discarded = run(
         lambda container: container.keys.rotation.retire(OPERATOR, version, discard_unreadable=discard_unreadable),
         prove_keys=True,
@@ -91,8 +92,9 @@ def retire(
 
 
 def _new_version(wanted: int | None, held: Collection[int]) -> int:
-    """`wanted`, or the next one. The table is not asked: a key can be made without a database. So a retired version
-    that is no longer held may be proposed again; activating it is refused, and `--version` steps over it.
+    """Return `wanted`, or else the next number. The table is not asked, so that a key can be made without a database.
+    So a retired version that is no longer held may be proposed again; activating it is refused, and `--version` steps
+    over it.
 
     Raises ValidationFailedError or ConflictError.
     """
@@ -106,7 +108,8 @@ def _new_version(wanted: int | None, held: Collection[int]) -> int:
 
 
 class _ProgressLines:
-    """`done N, left N, N/s`, about once a second."""
+    """Progress of a rewrap, printed about once a second: how much is done, left and unreadable, and how much is done
+    per second."""
 
     def __init__(self) -> None:
         self._printed = time.monotonic()

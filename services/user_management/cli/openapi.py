@@ -1,4 +1,4 @@
-"""`cli openapi`"""
+"""`cli openapi`: prints the document of the API."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`cli reconcile …`"""
+"""`cli reconcile …`: commands that compare all users with the identity provider's."""
 
 import sys
 from dataclasses import asdict
@@ -14,19 +14,20 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def reconcile() -> None:
-    """Compare with the identity provider."""
+    """Compare all users with the identity provider's."""
 
 
 @app.command()
 def clerk(
     dry_run: Annotated[bool, typer.Option(help="Only look; exit 1 when anything differs.")] = False,
     max_deletions: Annotated[
-        int | None, typer.Option(help="Allow so many deletions; by default 50, and no more than a tenth.", min=0)
+        int | None,
+        typer.Option(help="Allow this many deletions; by default 50, and no more than a tenth of the users.", min=0),
     ] = None,
 ) -> None:
     """Sweep all users of Clerk's Backend API; create, update and delete what differs here.
 
-    Exit 1 if the database refused any of these writes.
+    Exits with 1 if the database refused any of these writes.
     """
     drift = run(
         lambda container: build_reconciliation(container).sweep(

@@ -1,4 +1,4 @@
-"""Runs a use case from the command line."""
+"""Running one use case from the command line."""
 
 import asyncio
 import sys
@@ -19,8 +19,8 @@ OPERATOR: Final = system("cli")
 
 
 def run(use_case: Callable[[Container], Awaitable[Result]], *, prove_keys: bool = False) -> Result:
-    """Run `use_case` as the operator. `prove_keys`: for commands that touch the vault, as every other process starts;
-    the rest works without its keys, on the day they are missing too."""
+    """Run `use_case` as the operator. `prove_keys` is for commands that touch the vault: the process then proves its
+    keys, as every other process does at its start. The rest also works on the day on which keys are missing."""
 
     async def connected() -> Result:
         settings = get_settings()

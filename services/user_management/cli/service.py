@@ -1,4 +1,4 @@
-"""`cli service …`"""
+"""`cli service …`: commands that manage sibling services, their keys, grants and permissions."""
 
 import sys
 from typing import Annotated
@@ -20,7 +20,7 @@ def create(
     grant: Annotated[list[str] | None, typer.Option(help="A provider whose tokens it may read, in any scope.")] = None,
     permission: Annotated[list[str] | None, typer.Option(help="What it may do beyond reading tokens.")] = None,
 ) -> None:
-    """Register a service and print its key: alone on stdout, once and never again."""
+    """Register a service and print its key, alone on stdout. The key cannot be printed again."""
 
     async def create_and_grant(container: Container) -> str:
         providers = [container.resources.providers.get(provider).name for provider in grant or []]
@@ -34,7 +34,9 @@ def create(
 @app.command()
 def permit(
     name: Name,
-    permissions: Annotated[list[str] | None, typer.Argument(help="All that it may do; none given: nothing.")] = None,
+    permissions: Annotated[
+        list[str] | None, typer.Argument(help="What it may do from now on; without any, nothing.")
+    ] = None,
 ) -> None:
     """Replace what a service may do beyond reading tokens."""
     service = run(lambda container: container.service_clients.set_permissions(OPERATOR, name, permissions or []))
@@ -45,17 +47,17 @@ def permit(
 def grant_providers(
     name: Name,
     providers: Annotated[list[str], typer.Argument(help="Names of the providers.")],
-    scope: Annotated[list[str] | None, typer.Option(help="A scope it may ask for; none given: any.")] = None,
+    scope: Annotated[list[str] | None, typer.Option(help="A scope it may ask for; without this option, any.")] = None,
     reason_required: Annotated[bool, typer.Option(help="Every read must give a reason.")] = False,
 ) -> None:
-    """Let a service read the tokens of some providers; replaces earlier grants for them."""
+    """Let a service read the tokens of some providers. This replaces earlier grants for them."""
     run(lambda container: _grant_all(container, name, providers, scopes=scope or None, reason_required=reason_required))
     print(f"{name} may read tokens of {', '.join(providers)}.", file=sys.stderr)
 
 
 @app.command()
 def withdraw(name: Name, provider: Annotated[str, typer.Argument(help="Name of the provider.")]) -> None:
-    """Let a service read no more tokens of a provider."""
+    """Withdraw a service's grant for a provider: the service can read no more tokens of it."""
     run(lambda container: container.service_clients.withdraw_grant(OPERATOR, name, provider))
     print(f"{name} may no longer read tokens of {provider}.", file=sys.stderr)
 
@@ -63,11 +65,12 @@ def withdraw(name: Name, provider: Annotated[str, typer.Argument(help="Name of t
 @app.command()
 def rotate(
     name: Name,
-    overlap: Annotated[int, typer.Option(help="Seconds that the former keys go on; 0: none.")] = (
+    overlap: Annotated[int, typer.Option(help="Seconds for which the former keys still work; may be 0.")] = (
         DEFAULT_OVERLAP_SECONDS
     ),
 ) -> None:
-    """Print a new key of a service: alone on stdout, once and never again. Its other keys end after the overlap."""
+    """Print a new key of a service, alone on stdout. The key cannot be printed again. The service's other keys end
+    after the overlap."""
     _print_key(
         name, run(lambda container: container.service_clients.rotate_key(OPERATOR, name, overlap_seconds=overlap))
     )
@@ -75,9 +78,9 @@ def rotate(
 
 @app.command()
 def revoke(
-    name: Name, key: Annotated[str | None, typer.Option(help="Id of one key; not given: every key.")] = None
+    name: Name, key: Annotated[str | None, typer.Option(help="Id of one key; without this option, every key.")] = None
 ) -> None:
-    """Refuse one key of a service, or every one, from now on."""
+    """Refuse one key of a service, or every key of it, from now on."""
     if key is not None:
         run(lambda container: container.service_clients.revoke_key(OPERATOR, name, key))
         print(f"Key {key} of {name} revoked.", file=sys.stderr)
@@ -102,7 +105,7 @@ def enable(name: Name) -> None:
 
 @app.command(name="list")
 def list_services() -> None:
-    """All services with their live keys, grants and permissions."""
+    """List all services with their live keys, grants and permissions."""
     for service in run(lambda container: container.service_clients.list_services()):
         keys = ", ".join(key.id for key in service.keys if key.live)
         grants = "; ".join(_describe(grant) for grant in service.grants)

@@ -1,4 +1,4 @@
-"""`cli subscriptions …`"""
+"""`cli subscriptions …`: commands that show and switch webhook subscriptions, and send deliveries again."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ SubscriptionId = Annotated[UUID, typer.Argument(help="Id of the subscription, as
 
 @app.command(name="list")
 def list_subscriptions() -> None:
-    """All subscriptions, the newest first: id, owner, status, events, URL."""
+    """List all subscriptions, the newest first: id, owner, status, events, URL."""
     for one in run(_all):
         status = one.status if one.disabled_reason is None else f"{one.status} ({one.disabled_reason})"
         if not one.owner_may_hear:
@@ -39,7 +39,7 @@ def list_subscriptions() -> None:
 
 @app.command()
 def show(subscription_id: SubscriptionId) -> None:
-    """One subscription with its latest deliveries, as JSON."""
+    """Show one subscription with its latest deliveries, as JSON."""
 
     async def collect(container: Container) -> dict[str, Any]:
         service = container.events.subscriptions
@@ -55,10 +55,10 @@ def show(subscription_id: SubscriptionId) -> None:
 @app.command()
 def replay(  # noqa: PLR0917 - typer passes by name
     subscription_id: SubscriptionId,
-    failed: Annotated[bool, typer.Option("--failed", help="All that failed.")] = False,
-    since: Annotated[datetime | None, typer.Option(help="Queued then (UTC) or later.")] = None,
-    until: Annotated[datetime | None, typer.Option(help="Queued before (UTC).")] = None,
-    event: Annotated[list[UUID] | None, typer.Option(help="Of this event; may be repeated.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All deliveries that failed.")] = False,
+    since: Annotated[datetime | None, typer.Option(help="Deliveries queued at this time (UTC) or later.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Deliveries queued before this time (UTC).")] = None,
+    event: Annotated[list[UUID] | None, typer.Option(help="Deliveries of this event; may be repeated.")] = None,
 ) -> None:
     """Send deliveries again, whatever became of them, under their old ids."""
     if failed == any((since, until, event)):
@@ -73,14 +73,14 @@ def replay(  # noqa: PLR0917 - typer passes by name
 
 @app.command()
 def enable(subscription_id: SubscriptionId) -> None:
-    """Send again, beginning with what is waiting."""
+    """Enable a subscription: it is sent to again, beginning with what is waiting."""
     _set_status(subscription_id, SubscriptionStatus.ACTIVE)
     print(f"{subscription_id} is active.", file=sys.stderr)
 
 
 @app.command()
 def disable(subscription_id: SubscriptionId) -> None:
-    """Send and queue nothing until it is enabled."""
+    """Disable a subscription: nothing is sent or queued for it until it is enabled."""
     _set_status(subscription_id, SubscriptionStatus.DISABLED)
     print(f"{subscription_id} is disabled.", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""`cli webhooks …`"""
+"""`cli webhooks …`: commands that show the events received from the identity provider, and apply them again."""
 
 import json
 import sys
@@ -18,11 +18,11 @@ EventId = Annotated[UUID, typer.Argument(help="Id of the event, as listed.")]
 
 @app.command(name="list")
 def list_events(
-    failed: Annotated[bool, typer.Option("--failed", help="Only events without their effect.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only events that have not taken effect.")] = False,
     subject: Annotated[str | None, typer.Option(help="Only events about this user of the identity provider.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
 ) -> None:
-    """Received events, the newest first: id, time, type, subject, state, error."""
+    """List received events, the newest first: id, time, type, subject, state, error."""
     rows = run(lambda container: container.clerk.webhooks.list_events(failed_only=failed, subject=subject, limit=limit))
     for row in rows:
         state = "applied" if row.applied_at else ("to be retried" if row.next_attempt_at else "parked")
@@ -32,7 +32,7 @@ def list_events(
 
 @app.command()
 def show(event_id: EventId) -> None:
-    """One event with all that it says; it may hold personal data."""
+    """Show one event with all that it says, which may include personal data."""
     row = run(lambda container: container.clerk.webhooks.get_event(event_id))
     print(json.dumps(asdict(row), default=str, indent=2, ensure_ascii=False))
 
@@ -40,9 +40,10 @@ def show(event_id: EventId) -> None:
 @app.command()
 def replay(
     event_id: Annotated[UUID | None, typer.Argument(help="Id of the event.")] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="All events without their effect.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="All events that have not taken effect.")] = False,
 ) -> None:
-    """Apply stored events again; one that was applied before changes nothing. Exit 1 when one still fails."""
+    """Apply stored events again. An event that was applied before changes nothing. Exits with 1 when one still
+    fails."""
     if (event_id is None) != failed:
         raise typer.BadParameter("give the id of an event, or --failed")
 

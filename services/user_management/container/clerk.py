@@ -1,4 +1,4 @@
-"""Clerk's webhooks."""
+"""Services that verify and apply Clerk's webhooks."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class ClerkServices:
 
 
 def build_clerk(resources: Resources, *, users: UserServices) -> ClerkServices:
-    """Build the group."""
+    """Build the services for Clerk's webhooks."""
     clerk = resources.settings.clerk
     webhooks = WebhookService(
         database=resources.database,

@@ -1,4 +1,4 @@
-"""Service keys: whom they belong to, and when they were last used."""
+"""Services for service keys: whom a key belongs to, and when it was last used."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ from services.user_management.services.use_recorder import UseRecorder
 
 @dataclass(frozen=True, kw_only=True)
 class CredentialServices:
-    """Authentication of sibling services."""
+    """Services that authenticate sibling services."""
 
     authentication: ServiceAuthentication
     usage: UseRecorder
 
 
 def build_credentials(resources: Resources) -> CredentialServices:
-    """Build the group."""
+    """Build the services for service keys."""
     usage = key_usage(resources.unit_of_work, resources.clock)
     return CredentialServices(
         authentication=ServiceAuthentication(resources.database, usage, resources.clock), usage=usage

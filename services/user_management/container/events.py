@@ -1,4 +1,4 @@
-"""Telling others what happened: the outbox, and outgoing webhooks."""
+"""Services that tell others what happened: the outbox, and outgoing webhooks."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from services.user_management.services.webhook_subscription_service import Webho
 
 @dataclass(frozen=True, kw_only=True)
 class EventServices:
-    """Relaying events, and sending them to subscribers."""
+    """Services that relay events and send them to subscribers."""
 
     outbox: OutboxService
     subscriptions: WebhookSubscriptionService
@@ -19,7 +19,7 @@ class EventServices:
 
 
 def build_events(resources: Resources, *, keys: KeyServices) -> EventServices:
-    """Build the group."""
+    """Build the services for events."""
     settings = resources.settings
     admins = frozenset(settings.admin.user_ids)
     return EventServices(

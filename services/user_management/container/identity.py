@@ -1,4 +1,4 @@
-"""Who signed a session token."""
+"""Services that verify who signed a session token."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from services.user_management.security.jwt import SessionVerifier
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityServices:
-    """Verification of session tokens, and the issuer's keys."""
+    """Services that verify session tokens and keep the issuer's keys."""
 
     signing_keys: RenewedKeys
     sessions: SessionVerifier
 
 
 def build_identity(resources: Resources) -> IdentityServices:
-    """Build the group; keys are fetched when a token first needs one."""
+    """Build the services for sign-in. The issuer's keys are fetched when a token first needs one."""
     clerk = resources.settings.clerk
     signing_keys = _signing_keys(resources)
     sessions = SessionVerifier(

@@ -1,4 +1,4 @@
-"""Integrations: connecting accounts, looking after them, ending them."""
+"""Services for integrations: connecting accounts, looking after them, ending them."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ from services.user_management.services.reconnect_links import ReconnectLinks
 
 @dataclass(frozen=True, kw_only=True)
 class IntegrationServices:
-    """What users do with their integrations, and what the service does by itself."""
+    """Services for what users do with their integrations, and for what this program does with them by itself."""
 
     service: IntegrationService
     connect_flows: ConnectFlows
@@ -36,7 +36,7 @@ class IntegrationServices:
 
 
 def build_integrations(resources: Resources, *, keys: KeyServices, tokens: TokenServices) -> IntegrationServices:
-    """Build the group."""
+    """Build the services for integrations."""
     service = IntegrationService(
         database=resources.database,
         unit_of_work=resources.unit_of_work,

@@ -1,4 +1,4 @@
-"""The slot runner, and the upkeep of tables."""
+"""Services that run periodic jobs: the slot runner, and the upkeep of tables."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -21,17 +21,17 @@ PRUNINGS: Final[tuple[Pruning, ...]] = (
     EVENT_PRUNING,
     DELIVERY_PRUNING,
 )
-"""What each feature forgets by itself, in this order."""
+"""The prunings of all features, in the order in which they run: each deletes what its feature no longer needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobServices:
-    """What runs periodic jobs."""
+    """Services that run periodic jobs."""
 
     runner: JobService
     upkeep: TableUpkeep
 
 
 def build_jobs(resources: Resources) -> JobServices:
-    """Build the group."""
+    """Build the services for periodic jobs."""
     return JobServices(runner=JobService(resources.unit_of_work), upkeep=TableUpkeep(resources.unit_of_work, PRUNINGS))

@@ -1,4 +1,4 @@
-"""The vault and the rotation of its keys."""
+"""Services for the vault and the rotation of its keys."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ from services.user_management.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class KeyServices:
-    """Sealing secrets, and moving them to newer keys."""
+    """Services that seal secrets and move them to newer keys."""
 
     vault: VaultService
     rotation: KeyRotationService
 
 
 def build_keys(resources: Resources) -> KeyServices:
-    """Build the group; the keys are loaded by `vault.load()`."""
+    """Build the services for the vault. `vault.load()` loads the keys later."""
     vault = VaultService(
         load_keys=lambda: _encryption(resources.settings),
         unit_of_work=resources.unit_of_work,
@@ -38,6 +38,6 @@ def build_keys(resources: Resources) -> KeyServices:
 
 
 def _encryption(settings: Settings) -> TokenEncryption:
-    """Ask the key source and derive the root keys: blocks for seconds. Raises StartupError."""
+    """Ask the key source and derive the root keys, which blocks for seconds. Raises StartupError."""
     salt = settings.encryption.salt.get_secret_value().encode()
     return TokenEncryption.from_secrets(load_secrets(open_key_source(settings.encryption)), salt)

@@ -1,4 +1,4 @@
-"""What operators and their tools ask a process."""
+"""Services that operators and their tools ask about a process."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ from services.user_management.services.metrics_service import MetricsService
 
 @dataclass(frozen=True, kw_only=True)
 class OperationServices:
-    """Health and metrics."""
+    """Services for health and metrics."""
 
     health: HealthService
     metrics: MetricsService
 
 
 def build_operations(resources: Resources) -> OperationServices:
-    """Build the group."""
+    """Build the services for operators."""
     return OperationServices(
         health=HealthService(resources.database, resources.redis, lambda: resources.rate_limits.degraded),
         metrics=MetricsService(resources.database, resources.providers),

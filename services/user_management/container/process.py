@@ -29,15 +29,16 @@ from services.user_management.settings import Settings
 
 SCHEMA_MISSING: Final = "DATABASE_URL: the schema is missing; run `cli db upgrade` first"
 BOOT_PATIENCE_SECONDS: Final = 30.0
-"""How long a starting process waits for Postgres before it gives up and lets its supervisor try again."""
+"""Seconds for which a starting process waits for Postgres before it gives up and lets its supervisor try again."""
 DRAIN_SECONDS: Final = 8.5
-"""From SIGTERM to the end: a provider call of 8 s, and the time to store its answer."""
+"""Seconds from SIGTERM to the end: a provider call of 8 s, and the time to store its answer."""
 
 log = structlog.get_logger(__name__)
 
 
 class Container:
-    """Everything a process needs. A group is built when it is first asked for, so each process builds what it uses."""
+    """Everything that a process needs. A group is built when it is first asked for, so each process builds only what
+    it uses."""
 
     def __init__(
         self,
@@ -129,11 +130,11 @@ class Container:
 
     @property
     def is_draining(self) -> bool:
-        """Whether the process has begun to end."""
+        """Tell whether the process has begun to end."""
         return self._drain_ends is not None
 
     def drain(self) -> None:
-        """Answer "not ready" from now on; what is under way has DRAIN_SECONDS to end."""
+        """Answer "not ready" from now on. What is under way has DRAIN_SECONDS to end."""
         self.operations.health.phase = "draining"
         if self._drain_ends is None:
             self._drain_ends = self.resources.clock.monotonic() + DRAIN_SECONDS

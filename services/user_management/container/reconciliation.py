@@ -1,7 +1,7 @@
-"""Composes the reconciliation with Clerk.
+"""The reconciliation with Clerk, composed from the container's parts.
 
-No other module of this package imports it: Clerk's SDK costs a process 35 MB, which those that serve requests need not
-pay.
+No other module of this package imports this one: Clerk's SDK costs a process 35 MB, which those that serve requests
+need not pay.
 """
 
 from typing import Any
@@ -18,11 +18,11 @@ log = structlog.get_logger(__name__)
 
 
 def build_reconciliation(container: Container) -> ReconcileService:
-    """Build the use case over `container`. Raises StartupError without a Backend API key."""
+    """Build the use case over `container`. Raises StartupError without a key for Clerk's Backend API."""
     resources, users = container.resources, container.users
     clerk = resources.settings.clerk
     if clerk.secret_key is None:
-        raise StartupError("CLERK_SECRET_KEY: is needed to read users from Clerk's Backend API")
+        raise StartupError("CLERK_SECRET_KEY: it is needed to read users from Clerk's Backend API")
     directory = ClerkDirectory(api_url=clerk.api_url, secret_key=clerk.secret_key, http=resources.issuer_http)
     return ReconcileService(
         database=resources.database,

@@ -1,4 +1,5 @@
-"""What the groups of services are built from: settings, clock, connections, and the adapters that hold state."""
+"""Resources from which the groups of services are built: settings, clock, connections, and the adapters that hold
+state."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from services.user_management.unit_of_work import UnitOfWorkFactory, unit_of_wor
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Shared by all groups of one process. Building them reads provider files and connects to nothing."""
+    """Resources that all groups of one process share. Building them reads provider files and connects to nothing."""
 
     settings: Settings
     clock: Clock
@@ -30,18 +31,18 @@ class Resources:
     unit_of_work: UnitOfWorkFactory
     redis: RedisClient
     counting_redis: RedisClient
-    """Without the command timeout of `redis`: the rate limits bound their own waiting."""
+    """Client without the command timeout of `redis`, because the rate limits bound their own waiting."""
     rate_limits: RateLimits
     http: HttpClient
     issuer_http: HttpClient
-    """Apart from `http`, so that sign-in does not wait behind calls to a provider that hangs."""
+    """Client apart from `http`, so that sign-in does not wait behind calls to a provider that hangs."""
     providers: ProviderRegistry
     oauth: OAuthClient
     webhook_targets: WebhookTargets
     webhook_sender: WebhookSender
     signer: Signer
     is_stopping: Callable[[], bool]
-    """Whether the process was told to end; of a worker's child, whether its parent was."""
+    """Tells whether the process was told to end; in a worker's child, whether its parent was."""
     start_slice: Callable[[], SliceTime]
 
     async def aclose(self) -> None:
@@ -84,7 +85,7 @@ def build_resources(
 
 
 def _clock(settings: Settings) -> Clock:
-    """The system's clock. In the test environment failpoints are armed too, and the clock may be set wrong."""
+    """Return the system's clock. In the test environment failpoints are armed too, and the clock may be set wrong."""
     clock: Clock = SystemClock()
     if settings.environment is Environment.TEST:
         failpoints.arm(settings.failpoint)

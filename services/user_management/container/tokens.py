@@ -1,4 +1,4 @@
-"""Handing out tokens, and replacing them."""
+"""Services that hand out tokens and replace them."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from services.user_management.services.token_service import (
 
 @dataclass(frozen=True, kw_only=True)
 class TokenServices:
-    """Reading tokens, and refreshing them on demand and in advance."""
+    """Services that read tokens, and refresh them on demand and in advance."""
 
     service: TokenService
     exchange: TokenExchange
@@ -31,7 +31,7 @@ class TokenServices:
 def build_tokens(
     resources: Resources, *, keys: KeyServices, identity: IdentityServices, credentials: CredentialServices
 ) -> TokenServices:
-    """Build the group."""
+    """Build the services for tokens."""
     refresher = _build_refresher(resources, keys)
     service = TokenService(
         database=resources.database,

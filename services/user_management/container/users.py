@@ -1,4 +1,4 @@
-"""Users: who signs in, their profiles, and their end."""
+"""Services for users: who signs in, their profiles, and their end."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +17,7 @@ from services.user_management.services.user_service import (
 
 @dataclass(frozen=True, kw_only=True)
 class UserServices:
-    """What users, administrators and identity providers do with users."""
+    """Services for what users, administrators and identity providers do with users."""
 
     states: UserStates
     upstream: UpstreamUsers
@@ -28,7 +28,7 @@ class UserServices:
 
 
 def build_users(resources: Resources) -> UserServices:
-    """Build the group."""
+    """Build the services for users."""
     states = UserStates(resources.database, resources.clock)
     upstream = UpstreamUsers(preferences=PreferencesManager(), signer=resources.signer)
     hold_back = timedelta(days=resources.settings.erasure.after_days)

@@ -1,4 +1,5 @@
-"""How much of a body is read: 64 KiB, or what the route allows once its guards have spoken; never over 1 MiB."""
+"""Limits on how much of a body is read: 64 KiB, or what the route allows once its guards have passed; never over 1
+MiB."""
 
 from typing import Final
 
@@ -8,11 +9,11 @@ from services.user_management.core.context import current_context
 from services.user_management.exceptions import BadRequestError, BodyTooLargeError
 
 MAX_BODY_BYTES: Final = 1 << 20
-"""For any route. Announced to be larger, it is refused before anybody asks whose it is."""
+"""Limit for any route, in bytes. A body that announces more is refused before anybody asks who sends it."""
 
 
 class BodyLimitMiddleware:
-    """Raises BodyTooLargeError into the reading of the body: by its announced length, or while it arrives."""
+    """Middleware that raises BodyTooLargeError where a body is read: for its announced length, or while it arrives."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -44,7 +45,7 @@ class BodyLimitMiddleware:
 def _judge_length(value: bytes) -> int:
     if not value.isdigit():
         raise BadRequestError("Content-Length is not a number.")
-    # One of many digits is not worth a conversion.
+    # A number of many digits is too large anyway, and converting it would cost time.
     if len(value) > 10 or int(value) > MAX_BODY_BYTES:
         raise BodyTooLargeError(MAX_BODY_BYTES)
     return int(value)

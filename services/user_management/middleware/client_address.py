@@ -1,4 +1,4 @@
-"""Whose request it is, behind reverse proxies."""
+"""The address of a request's client, behind reverse proxies."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,11 @@ Address = IPv4Address | IPv6Address
 
 
 def client_address(scope: Scope, trusted_networks: Sequence[Network]) -> str | None:
-    """The address nearest to us that is not one of our proxies; None for a peer without one (a unix socket).
+    """Return the address nearest to us that is not one of our proxies; None for a peer without one (a unix socket).
 
-    Each proxy appends the peer it saw to X-Forwarded-For, so the header is believed from the right, and only as far as
-    the one who wrote the entry is trusted: what a caller puts there stands to the left of what the first proxy saw. An
-    entry that is no address ends the walk. Where all are trusted, the leftmost is the client.
+    Each proxy appends the peer it saw to X-Forwarded-For. So the header is read from the right, and an entry is
+    believed only if whoever wrote it is trusted: what a caller puts there stands to the left of what the first proxy
+    saw. An entry that is no address ends the walk. Where all are trusted, the leftmost is the client.
     """
     peer = (scope.get("client") or ("", 0))[0]
     hop = _address(peer)
@@ -39,14 +39,15 @@ def client_address(scope: Scope, trusted_networks: Sequence[Network]) -> str | N
 
 
 def _forwarded_from_the_right(scope: Scope) -> Iterator[str]:
-    """Entries of all lines, which are one list (RFC 9110 section 5.3); beyond MAX_HOPS one that is no address."""
+    """Yield the entries of all lines, which are one list (RFC 9110 section 5.3), from the right; beyond MAX_HOPS,
+    one that is no address."""
     lines = [value for name, value in scope["headers"] if name == _HEADER]
     entries = b",".join(lines).decode("latin-1").rsplit(",", MAX_HOPS)
     return (entry.strip() for entry in reversed(entries))
 
 
 def _address(text: str) -> Address | None:
-    """An address, alone or with a port (`192.0.2.1:443`, `[2001:db8::1]:443`); IPv4 in IPv6 is IPv4.
+    """Parse an address, alone or with a port (`192.0.2.1:443`, `[2001:db8::1]:443`); IPv4 in IPv6 becomes IPv4.
 
     An IPv6 zone (`%eth0`) is dropped: it is a name on one machine.
     """

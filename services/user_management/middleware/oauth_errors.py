@@ -16,19 +16,20 @@ from services.user_management.exceptions import (
 
 TOKEN_PATH: Final = "/internal/oauth/token"  # noqa: S105 - a path
 UNCACHED: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-"""Section 5.1, for answers of either kind."""
+"""Headers that keep answers of either kind out of caches (RFC 6749 section 5.1)."""
 _NOT_DESCRIBABLE: Final = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
-"""What `error_description` may not hold: quotes, backslashes and all but printable ASCII."""
+"""Characters that `error_description` may not hold: quotes, backslashes and all but printable ASCII."""
 
 
 def is_token_endpoint(scope: Scope) -> bool:
-    """Whether the request is for the token endpoint, under whatever prefix and with whatever method."""
+    """Tell whether the request is for the token endpoint, under any prefix and with any method."""
     path: str = scope["path"]
     return path.endswith(TOKEN_PATH)
 
 
 def oauth_error_response(scope: Scope, error: ApplicationError) -> JSONResponse:
-    """The error as OAuth names it. `cause` is our code; what a caller can act on (`reconnect_url` …) rides along."""
+    """Return the error in OAuth's form. `cause` is this service's own code; members that a caller can act on
+    (`reconnect_url` …) come along."""
     body = {
         "error": _name(error),
         "error_description": _NOT_DESCRIBABLE.sub("'", error.detail),
@@ -54,6 +55,7 @@ def _name(error: ApplicationError) -> str:
 
 
 def _scheme(scope: Scope) -> str:
-    """The scheme that the client tried; for one that sent its secret in another way, the one that OAuth demands."""
+    """Return the authentication scheme that the client tried; for a client that sent its secret in another way, the
+    one that OAuth demands."""
     schemes = [value.partition(b" ")[0].lower() for name, value in scope["headers"] if name == b"authorization"]
     return "Bearer" if schemes == [b"bearer"] else "Basic"

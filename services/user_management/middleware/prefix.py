@@ -1,6 +1,7 @@
-"""`/api/v1/…` is the same API as `/…`: mounting the routers twice would cost time on every request.
+"""The prefix `/api/v1`, under which the same API is served as without it: mounting the routers twice would cost time on
+every request.
 
-What is for operators and siblings has one spelling, so that a reverse proxy's rule for it cannot be got round.
+Paths for operators and siblings have one spelling, so that nobody can get round a reverse proxy's rule for them.
 """
 
 from typing import Final
@@ -11,11 +12,11 @@ from services.user_management.exceptions import NotFoundError
 
 PREFIX: Final = "/api/v1"
 OPERATOR_PATHS: Final = frozenset({"/internal", "/health", "/ready", "/metrics", "/docs", "/openapi.json"})
-"""These, and everything below them, are not served under the prefix, nor with a percent sign in the path."""
+"""Paths that, with everything below them, are served neither under the prefix nor with a percent sign in the path."""
 
 
 class PrefixMiddleware:
-    """Strips the prefix. Raises NotFoundError for paths that hide where they lead."""
+    """Middleware that strips the prefix. Raises NotFoundError for paths that hide where they lead."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

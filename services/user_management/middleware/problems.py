@@ -1,4 +1,4 @@
-"""Every error as RFC 9457 problem details."""
+"""Handlers that answer every error as RFC 9457 problem details."""
 
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
@@ -40,12 +40,12 @@ log = structlog.get_logger(__name__)
 
 
 def refusal_response(scope: Scope, error: ApplicationError) -> JSONResponse:
-    """The error as a problem, or as OAuth has it where OAuth is spoken."""
+    """Return the error as a problem, or in OAuth's form where OAuth is spoken."""
     return oauth_error_response(scope, error) if is_token_endpoint(scope) else problem_response(error)
 
 
 def problem_response(error: ApplicationError) -> JSONResponse:
-    """The body and headers of a problem."""
+    """Return the response of a problem, with its body and headers."""
     body = {
         "type": error.code,
         "title": error.title,
@@ -61,7 +61,7 @@ def problem_response(error: ApplicationError) -> JSONResponse:
 
 
 def as_application_error(error: Exception) -> ApplicationError:
-    """What the caller is told of `error`; the cause of a 500 is logged here, once."""
+    """Return what the caller is told of `error`. The cause of a 500 is logged here, once."""
     if isinstance(error, ApplicationError):
         return error
     if is_unavailable(error):
@@ -72,12 +72,12 @@ def as_application_error(error: Exception) -> ApplicationError:
 
 
 async def handle_application_error(request: Request, error: Exception) -> Response:
-    """Ours."""
+    """Answer an error that this service raised itself."""
     return refusal_response(request.scope, as_application_error(error))
 
 
 async def handle_unauthenticated(request: Request, error: UnauthenticatedError) -> Response:
-    """Whoever cannot say who they are spends from their address's allowance, on every route alike."""
+    """Answer a request without a good credential, and charge its address's allowance, on every route alike."""
     if error.counts:
         try:
             await refusal_limit(request)
@@ -87,22 +87,23 @@ async def handle_unauthenticated(request: Request, error: UnauthenticatedError) 
 
 
 async def handle_validation_error(request: Request, error: RequestValidationError) -> Response:
-    """FastAPI's 422, without the input that it would echo."""
+    """Answer FastAPI's validation error with 422, without the input that FastAPI would echo."""
     return refusal_response(request.scope, ValidationFailedError.of_fields(error.errors()))
 
 
 async def handle_http_exception(request: Request, error: HTTPException) -> Response:
-    """What the framework raises by itself: unknown paths and methods."""
+    """Answer what the framework raises by itself: unknown paths and methods."""
     problem = _FRAMEWORK_ERRORS.get(error.status_code, ApplicationError)
     headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
     return refusal_response(request.scope, problem(headers=headers))
 
 
 def _allowed(request: Request) -> list[str]:
-    """All methods of the path (RFC 9110 section 15.5.6); the framework names those of the first route that fits."""
+    """Return all methods of the path (RFC 9110 section 15.5.6); the framework names only those of the first route
+    that fits."""
     path = request.scope["path"]
     fitting = [route for route in iter_route_contexts(request.app.routes) if route.path_regex.match(path)]
-    # A path of its own (`/users/search`) is not what a template (`/users/{user_id}`) would make of it.
+    # Where a fixed path (`/users/search`) matches, the methods of a matching template (`/users/{user_id}`) do not count.
     routes = [route for route in fitting if not route.param_convertors] or fitting
     methods = {method for route in routes for method in route.methods or ()}
     return [method for method in ("GET", "POST", "PUT", "PATCH", "DELETE") if method in methods]

@@ -1,4 +1,5 @@
-"""The layer below CORS: request id and context, security headers, one log line, and no error that gets past."""
+"""The layer below CORS: it sets request id, context and security headers, writes one log line, and lets no error get
+past."""
 
 import re
 import secrets
@@ -26,15 +27,17 @@ _SECURITY_HEADERS: Final = (
 _STRICT_TRANSPORT: Final = (b"strict-transport-security", b"max-age=63072000; includeSubDomains")
 _CONTENT_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _UNLOGGED: Final = frozenset({"/health", "/ready"})
-"""Probes would drown everything else."""
+"""Paths that are not logged, because probes would drown everything else."""
 _HUNG_UP: Final = 499
-"""In the log, as nginx has it: the client hung up in the middle of its body, and nobody is there to be answered."""
+"""Status in the log, as nginx has it, of a client that hung up in the middle of its body; nobody is there to be
+answered."""
 _RECORDED: Final = frozenset({"/internal/tokens/get", "/internal/oauth/token"})
-"""Each read that succeeds is a row of token_reads, with this request's id: a log line would cost more than the read."""
+"""Paths whose successful reads are not logged: each is a row of token_reads with this request's id, and a log line
+would cost more than the read."""
 
 
 class RequestContextMiddleware:
-    """Opens a RequestContext for each request."""
+    """Middleware that opens a RequestContext for each request."""
 
     def __init__(self, app: ASGIApp, *, strict_transport: bool, trusted_networks: Sequence[Network] = ()) -> None:
         self._app = app
@@ -72,7 +75,8 @@ class RequestContextMiddleware:
             self._log(scope, status, time.monotonic() - started)
 
     def _missing(self, scope: Scope, message: Message) -> list[tuple[bytes, bytes]]:
-        """Headers of every answer that this one does not set itself; the documentation page needs its scripts."""
+        """Return the headers of every answer that this one does not set itself. The documentation page is excepted
+        from some, since it needs its scripts."""
         present = {name for name, _ in message["headers"]}  # in lower case, as ASGI demands
         wanted = self._page_headers if scope["path"] == "/docs" else self._headers
         return [header for header in (*wanted, *current_context().response_headers) if header[0] not in present]

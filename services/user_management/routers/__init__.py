@@ -1,1 +1,1 @@
-"""HTTP to one service call each."""
+"""Routers: each route turns one HTTP request into one call of a service."""

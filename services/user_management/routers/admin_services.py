@@ -1,4 +1,4 @@
-"""Sibling services, for administrators."""
+"""Routes by which administrators manage sibling services: their keys, grants and permissions."""
 
 from typing import Annotated
 
@@ -38,21 +38,21 @@ router = APIRouter(
 async def create_service(
     actor: CurrentAdmin, body: CreateServiceRequest, container: ContainerDependency
 ) -> NewServiceKey:
-    """Register a service. Its first key is in the answer, and nowhere afterwards."""
+    """Register a service. The answer holds its first key, which cannot be read again later."""
     key = await container.service_clients.create_service(actor, body.name, body.permissions)
     return NewServiceKey(name=body.name, key=key)
 
 
 @router.get("")
 async def list_services(container: ContainerDependency) -> ServiceList:
-    """All services with their keys (never a secret), grants and permissions."""
+    """List all services with their keys (never a secret), grants and permissions."""
     return ServiceList(items=await container.service_clients.list_services())
 
 
 @router.get("/{name}")
 @raises(NotFoundError)
 async def get_service(name: NamePath, container: ContainerDependency) -> ServiceResponse:
-    """One service with its keys (never a secret), grants and permissions."""
+    """Return one service with its keys (never a secret), grants and permissions."""
     return await container.service_clients.get_service(name)
 
 
@@ -70,7 +70,7 @@ async def set_service_permissions(
 async def grant_provider(
     actor: CurrentAdmin, name: NamePath, provider: ProviderPath, body: GrantRequest, container: ContainerDependency
 ) -> ServiceResponse:
-    """Let the service read tokens of a provider, instead of an earlier grant."""
+    """Let the service read tokens of a provider. This replaces an earlier grant for the same provider."""
     return await container.service_clients.grant(
         actor, name, provider, scopes=body.scopes, reason_required=body.reason_required
     )
@@ -81,7 +81,7 @@ async def grant_provider(
 async def withdraw_grant(
     actor: CurrentAdmin, name: NamePath, provider: ProviderPath, container: ContainerDependency
 ) -> None:
-    """Let the service read no more tokens of a provider."""
+    """Withdraw the service's grant for a provider: the service can read no more tokens of it."""
     await container.service_clients.withdraw_grant(actor, name, provider)
 
 
@@ -90,7 +90,8 @@ async def withdraw_grant(
 async def rotate_service_key(
     actor: CurrentAdmin, name: NamePath, body: RotateKeyRequest, container: ContainerDependency
 ) -> NewServiceKey:
-    """A new key, in the answer and nowhere afterwards. The others end after the overlap."""
+    """Issue a new key. The answer holds it, and it cannot be read again later. The service's other keys end after
+    the overlap."""
     key = await container.service_clients.rotate_key(actor, name, overlap_seconds=body.overlap_seconds)
     return NewServiceKey(name=name, key=key)
 

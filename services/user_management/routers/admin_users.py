@@ -1,4 +1,4 @@
-"""Other people's accounts, for admins."""
+"""Routes by which administrators find, suspend, delete and restore users."""
 
 from typing import Annotated
 
@@ -35,7 +35,7 @@ PageLimit = Annotated[Limit, Query()]
 async def list_deleted_users(
     container: ContainerDependency, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> AdminUserPage:
-    """Deleted users who are not erased yet, the last deleted first."""
+    """List deleted users who are not erased yet, the most recently deleted first."""
     return await container.users.administration.list_users(UserFilter(deleted=True), limit=limit, cursor=cursor)
 
 
@@ -43,14 +43,14 @@ async def list_deleted_users(
 async def list_users(
     container: ContainerDependency, wanted: UserFilterQuery, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> AdminUserPage:
-    """Live users, the newest first; by the beginning of e-mail or names when `q` is given."""
+    """List live users whose e-mail or name begins with `q`; without `q`, all live users, the newest first."""
     return await container.users.administration.list_users(wanted, limit=limit, cursor=cursor)
 
 
 @router.get("/{user_id}")
 @raises(UserNotFoundError)
 async def get_user_detail(user_id: UserId, container: ContainerDependency) -> AdminUserDetail:
-    """One user, deleted or not."""
+    """Return one user, deleted or not."""
     return await container.users.administration.get_user(user_id)
 
 
@@ -59,21 +59,21 @@ async def get_user_detail(user_id: UserId, container: ContainerDependency) -> Ad
 async def suspend_user(
     actor: CurrentAdmin, user_id: UserId, body: SuspendRequest, container: ContainerDependency
 ) -> AdminUserResponse:
-    """Refuse the user's sessions and tokens from now on."""
+    """Suspend a user: their sessions and tokens are refused from now on."""
     return await container.users.administration.suspend_user(actor, user_id, reason=body.reason)
 
 
 @router.post("/{user_id}/unsuspend")
 @raises(UserNotFoundError, ConflictError)
 async def unsuspend_user(actor: CurrentAdmin, user_id: UserId, container: ContainerDependency) -> AdminUserResponse:
-    """Lift our suspension; a ban by the identity provider is lifted there."""
+    """Lift this service's suspension of a user. A ban by the identity provider can only be lifted there."""
     return await container.users.administration.unsuspend_user(actor, user_id)
 
 
 @router.post("/{user_id}/restore")
 @raises(UserNotFoundError, ConflictError)
 async def restore_user(actor: CurrentAdmin, user_id: UserId, container: ContainerDependency) -> AdminUserResponse:
-    """Undo a deletion, until the hold-back ends."""
+    """Undo a user's deletion, which is possible until the hold-back ends."""
     return await container.users.administration.restore_user(actor, user_id)
 
 
@@ -82,5 +82,5 @@ async def restore_user(actor: CurrentAdmin, user_id: UserId, container: Containe
 async def delete_user_of_another(
     actor: CurrentAdmin, user_id: UserId, container: ContainerDependency
 ) -> DeletionResponse:
-    """Delete somebody's account; `restore` undoes it until the hold-back ends. Deleting twice changes nothing."""
+    """Delete a user. `restore` undoes this until the hold-back ends. Deleting a user twice changes nothing."""
     return await container.users.administration.delete_user(actor, user_id)

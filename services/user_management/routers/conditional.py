@@ -23,17 +23,18 @@ IF_NONE_MATCH: Final[dict[str, Any]] = {
             "in": "header",
             "required": False,
             "schema": {"type": "string"},
-            "description": "Only if the resource has none of these entity tags any more",
+            "description": "Answer only if the resource no longer has any of these entity tags",
         }
     ]
 }
-"""`openapi_extra` of what `answer_conditionally` answers, which reads the header itself."""
+"""`openapi_extra` for routes that use `answer_conditionally`, which reads this header from the request itself."""
 _TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 _VERSION: Final = re.compile(r'"([1-9][0-9]{0,9})(?:-[0-9a-f-]*)?"')
 
 
 def answer_conditionally(request: Request, answer: BaseModel) -> Response:
-    """The model as JSON with its `etag`, if it has one; 304 where the client holds just that."""
+    """Return the model as JSON with its `etag`, if it has one, or 304 when the client already holds that
+    representation."""
     etag: str | None = getattr(answer, "etag", None)
     if etag is None:
         return Response(answer.model_dump_json(), media_type="application/json")
@@ -45,16 +46,18 @@ def answer_conditionally(request: Request, answer: BaseModel) -> Response:
 
 
 def _is_among(etag: str, wanted: str) -> bool:
-    """Weak comparison (section 8.8.3.2) with a list of tags, or `*`."""
+    """Tell whether `etag` matches `wanted`, a list of tags or `*`, by weak comparison (RFC 9110 section 8.8.3.2)."""
     return wanted.strip() == "*" or etag in [tag.removeprefix("W/") for tag in _TAG.findall(wanted)]
 
 
 async def expected_versions(
     if_match: Annotated[
-        str | None, Header(max_length=1024, description="Only if the resource still has one of these entity tags")
+        str | None,
+        Header(max_length=1024, description="Proceed only if the resource still has one of these entity tags"),
     ] = None,
 ) -> frozenset[int] | None:
-    """The versions of `If-Match`; None: any. Weak and unknown tags match nothing (section 13.1.1)."""
+    """Return the row versions that `If-Match` accepts; None accepts any. Weak and unknown tags match nothing (RFC
+    9110 section 13.1.1)."""
     if if_match is None or if_match.strip() == "*":
         return None
     versions = (_VERSION.fullmatch(tag.strip()) for tag in if_match.split(","))

@@ -1,4 +1,4 @@
-"""What webhooks send, for the OpenAPI document."""
+"""Descriptions of the webhooks that this service sends, for the OpenAPI document."""
 
 from typing import Any, Final
 
@@ -9,14 +9,14 @@ from services.user_management.services.cloud_events import STRUCTURED
 
 _SCHEMA: Final = "#/components/schemas/{model}"
 _HEADERS: Final = {
-    "webhook-id": "The same at each attempt",
-    "webhook-timestamp": "When it is sent, in seconds since 1970",
-    "webhook-signature": "By Standard Webhooks: `v1,` and the signature; several, with spaces between, in a rotation",
+    "webhook-id": "Id of the message, which is the same at each attempt",
+    "webhook-timestamp": "Time of this attempt, in seconds since 1970",
+    "webhook-signature": "Signature by Standard Webhooks: `v1,` and base64; several, with spaces between, in a rotation",
 }
 
 
 def with_events(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with each type of event among its webhooks."""
+    """Add each type of event to the document's webhooks, and return the document."""
     sent = {data: sent_event(data) for data in WEBHOOK_EVENTS}
     _, schemas = models_json_schema([(model, "serialization") for model in sent.values()], ref_template=_SCHEMA)
     document["components"]["schemas"] |= schemas["$defs"]
@@ -42,6 +42,6 @@ def _operation(data: type[EventData], model: str) -> dict[str, Any]:
         "responses": {
             "2XX": {"description": "Delivered"},
             "410": {"description": "The subscription is disabled"},
-            "default": {"description": "It is sent again"},
+            "default": {"description": "The event is sent again"},
         },
     }

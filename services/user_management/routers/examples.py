@@ -117,7 +117,7 @@ _SUBSCRIPTION: Final[dict[str, Any]] = {
 
 
 def _sent(event_type: str, **members: Any) -> dict[str, Any]:
-    """An event of the outbox, as a webhook brings it."""
+    """Return an event of the outbox as a webhook brings it."""
     return {
         "specversion": "1.0",
         "id": _OTHER_ID,
@@ -308,7 +308,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         "deliverysequence": "00000000000000000042",
     },
 }
-"""By the name of the schema."""
+"""One example of each request and answer, by the name of its schema."""
 FORM_EXAMPLE: Final[dict[str, Any]] = {
     "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
     "subject_token": _USER,
@@ -328,11 +328,11 @@ PARAMETERS: Final[dict[str, str]] = {
     "webhook-timestamp": "1796029200",
     "webhook-signature": f"v1,{'A' * 43}=",
 }
-"""By name: those in paths, and those that a query or a head must have."""
+"""Examples of the parameters in paths, and of those that a query or the headers must have, by name."""
 
 
 def with_examples(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with an example in each request and each successful answer, and in each webhook."""
+    """Put an example into each request, each successful answer and each webhook, and return the document."""
     for item in (*document["paths"].values(), *document["webhooks"].values()):
         for operation in item.values():
             for parameter in operation.get("parameters", []):
@@ -354,5 +354,5 @@ def _example(media_type: str, schema: dict[str, Any]) -> Any:
 
 
 def schema_name(schema: dict[str, Any]) -> str:
-    """Name of a schema, which is referred to, or stands here by itself."""
+    """Return the name of a schema that is referred to or written out in place."""
     return str(schema.get("$ref", schema.get("title", ""))).rpartition("/")[2]

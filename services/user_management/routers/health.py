@@ -1,4 +1,4 @@
-"""Liveness and readiness."""
+"""Routes for liveness, readiness and metrics."""
 
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import PlainTextResponse
@@ -15,13 +15,13 @@ router = APIRouter(tags=["health"], route_class=StrictRoute, dependencies=[Depen
 
 @router.get("/health")
 async def get_health(container: ContainerDependency) -> HealthResponse:
-    """200 while the process lives; the components as last seen."""
+    """Answer 200 while the process lives, with the state of each component as last seen."""
     return container.operations.health.health()
 
 
 @router.get("/ready", responses={503: {"model": ReadyResponse}})
 async def get_readiness(container: ContainerDependency, response: Response) -> ReadyResponse:
-    """200 when traffic may come; 503 while starting, draining, or without a database that takes writes."""
+    """Answer 200 when the process can take traffic; 503 while it starts or drains, or when no database takes writes."""
     readiness = await container.operations.health.ready()
     response.status_code = 200 if readiness.status == "ready" else 503
     return readiness
@@ -30,6 +30,6 @@ async def get_readiness(container: ContainerDependency, response: Response) -> R
 @router.get("/metrics", response_class=PlainTextResponse)
 @raises(DatabaseUnavailableError)
 async def get_metrics(container: ContainerDependency) -> Response:
-    """Metrics of this process, and counters of connections that all processes share, in Prometheus's text format.
-    Not for the public: a reverse proxy leaves it out."""
+    """Return the metrics of this process, and the counters of integrations that all processes share, in Prometheus's
+    text format. They are not for the public: a reverse proxy must not forward this path."""
     return Response(await container.operations.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

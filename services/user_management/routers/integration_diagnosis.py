@@ -1,4 +1,4 @@
-"""Why a connection does not work: for the user whose it is, and for admins."""
+"""Routes that explain why an integration does not work, to the user who owns it and to administrators."""
 
 from typing import Annotated
 
@@ -31,7 +31,7 @@ async def diagnose_integration(
     account: AccountQuery = None,
     live: Live = False,  # noqa: FBT002 - a query parameter
 ) -> DiagnosisResponse:
-    """What is wrong with a connection, how that is known, and who can mend it."""
+    """Explain what is wrong with an integration, what the evidence is, and who can fix it."""
     return await container.integrations.diagnosis.diagnose(user_id, provider, account, live=live)
 
 
@@ -44,5 +44,6 @@ async def diagnose_integration_of_user(
     account: AccountQuery = None,
     live: Live = False,  # noqa: FBT002 - a query parameter
 ) -> DiagnosisResponse:
-    """The same for any user, deleted or not."""
+    """Explain what is wrong with an integration of any user, deleted or not, what the evidence is, and who can fix
+    it."""
     return await container.integrations.diagnosis.diagnose(user_id, provider, account, live=live)

@@ -1,4 +1,4 @@
-"""Connections of the signed-in user, and the OAuth callback."""
+"""Routes for the integrations of the signed-in user, and the OAuth callback."""
 
 from typing import Annotated
 
@@ -58,13 +58,13 @@ router = APIRouter(tags=["integrations"], route_class=JSONRoute)
 
 @router.get("/providers")
 async def list_providers(_user: CurrentUser, container: ContainerDependency) -> ProviderList:
-    """What can be connected, and what each scope is for."""
+    """List the providers that users can connect, and what each scope is for."""
     return container.integrations.service.list_providers()
 
 
 @router.get("/users/{user_id}/integrations")
 async def list_integrations(user_id: OwnUserId, container: ContainerDependency) -> IntegrationList:
-    """The user's connections."""
+    """List the user's integrations."""
     return await container.integrations.service.list_integrations(user_id)
 
 
@@ -82,7 +82,7 @@ async def get_integration(
     container: ContainerDependency,
     account: AccountQuery = None,
 ) -> Response:
-    """One connection to a provider."""
+    """Return one integration of the user with a provider."""
     return answer_conditionally(
         request, await container.integrations.service.get_integration(user_id, provider, account)
     )
@@ -100,7 +100,8 @@ async def patch_integration(
     response: Response,
     account: AccountQuery = None,
 ) -> IntegrationResponse:
-    """Change the product's notes about a connection, or choose the primary account, by JSON Merge Patch (RFC 7396)."""
+    """Change the product's notes about an integration, or choose the primary account, by JSON Merge Patch (RFC
+    7396)."""
     changed = await container.integrations.service.update_integration(
         actor, user_id, provider, account, update=body, expected=expected
     )
@@ -120,7 +121,7 @@ async def put_integration(
     response: Response,
     account: AccountQuery = None,
 ) -> IntegrationResponse:
-    """The same as `PATCH`: a member that is left out stays as it is."""
+    """Change an integration as `PATCH` does: a member that is left out stays as it is."""
     changed = await container.integrations.service.update_integration(
         actor, user_id, provider, account, update=body, expected=expected
     )
@@ -138,7 +139,8 @@ async def disconnect_integration(
     container: ContainerDependency,
     account: AccountQuery = None,
 ) -> DisconnectResponse:
-    """End a connection: its tokens are unreadable at once, and revoked at the provider until that sticks."""
+    """End an integration. Its tokens are unreadable at once; their revocation at the provider is repeated until it
+    succeeds."""
     return await container.integrations.service.disconnect_integration(
         actor, user_id, provider, account, expected=expected
     )
@@ -161,7 +163,7 @@ async def refresh_integration(
     response: Response,
     account: AccountQuery = None,
 ) -> IntegrationResponse:
-    """Renew the tokens at the provider now, unless that has just been done."""
+    """Refresh the tokens at the provider now, unless that has just been done."""
     refreshed = await container.integrations.service.refresh_integration(user_id, provider, account)
     response.headers["ETag"] = refreshed.etag
     return refreshed
@@ -176,7 +178,7 @@ async def list_integration_activity(
     limit: Annotated[Limit, Query()] = DEFAULT_LIMIT,
     cursor: Annotated[str | None, Query(max_length=512)] = None,
 ) -> TokenReadPage:
-    """Which service read the user's tokens, when and why."""
+    """List which services read the user's tokens, when and why."""
     return await container.integrations.service.list_activity(user_id, provider, limit=limit, cursor=cursor)
 
 
@@ -191,7 +193,7 @@ async def authorize_integration(
     body: AuthorizeRequest,
     container: ContainerDependency,
 ) -> AuthorizeResponse:
-    """Start a connection: send the browser to `authorization_url`."""
+    """Start to connect an account: send the browser to the `authorization_url` in the answer."""
     return await container.integrations.connect_flows.start_integration(actor, user_id, provider, body)
 
 
@@ -220,7 +222,7 @@ async def confirm_integration(
     container: ContainerDependency,
     response: Response,
 ) -> IntegrationResponse:
-    """Finish a connection that this user started; the code is exchanged only here."""
+    """Finish a connect attempt that this user started. The authorization code is exchanged only here."""
     connected = await container.integrations.confirmations.confirm_integration(actor, user_id, provider, body)
     response.headers["ETag"] = connected.etag
     return connected
@@ -242,7 +244,8 @@ async def receive_oauth_callback(
     error: CallbackValue = None,
     iss: CallbackValue = None,
 ) -> RedirectResponse:
-    """Where the provider sends the browser back to. Keeps the code, exchanges nothing, and returns to the product."""
+    """Receive the browser that the provider sends back. This keeps the code, exchanges nothing, and redirects to the
+    product."""
     returned = ProviderReturn(state=state, code=code, error=error, issuer=iss)
     return RedirectResponse(
         await container.integrations.connect_flows.record_provider_return(ANONYMOUS, provider, returned),

@@ -1,4 +1,4 @@
-"""For sibling services."""
+"""Routes by which sibling services read tokens and profiles."""
 
 from typing import Final
 
@@ -28,8 +28,8 @@ from services.user_management.schemas.token import TokenBatch, TokenBatchRequest
 from services.user_management.schemas.user import UserBatch, UserBatchRequest
 
 MAX_BATCH_BYTES: Final = 1 << 20
-"""100 items of up to 64 scopes of 256 characters, an account, a reason and a user id are 1.9 MB; with 64 scopes as
-Google writes them, of 50 characters, 400 kB."""
+"""Limit of a batch's body, in bytes. 100 items of up to 64 scopes of 256 characters, an account, a reason and a user
+id are 1.9 MB; with 64 scopes as Google writes them, of 50 characters, they are 400 kB."""
 
 hot_router = APIRouter(
     prefix="/internal/tokens", tags=["internal"], route_class=DirectRoute, dependencies=[Depends(token_caller)]
@@ -53,7 +53,7 @@ router = APIRouter(prefix="/internal/users", tags=["internal"], route_class=JSON
     KeyUnavailableError,
 )
 async def get_token(request: Request, body: TokenRequest) -> TokenResponse:
-    """A usable access token of one user for one provider, or one typed refusal."""
+    """Return a usable access token of one user for one provider, or one typed refusal."""
     return await get_container(request).tokens.service.get_valid_token(service_credential(request), body)
 
 
@@ -73,13 +73,14 @@ async def get_token(request: Request, body: TokenRequest) -> TokenResponse:
     KeyUnavailableError,
 )
 async def refresh_token(request: Request, body: TokenRequest) -> TokenResponse:
-    """A newer token than the one that the provider has just refused."""
+    """Return a newer token than the one that the provider has just refused."""
     return await get_container(request).tokens.service.refresh_token(service_credential(request), body)
 
 
 @hot_router.post("/batch-get", dependencies=[Depends(known_caller), Depends(body_up_to(MAX_BATCH_BYTES))])
 async def batch_get_tokens(request: Request, body: TokenBatchRequest) -> TokenBatch:
-    """Up to 100 tokens, each as if it had been asked for alone; each counts as a read of the caller's allowance."""
+    """Return up to 100 tokens, each as if it had been asked for alone. Each counts as a read against the caller's
+    allowance."""
     credential = service_credential(request)
     count_read(request, credential, reads=len(body.items) - 1)
     return TokenBatch(items=await get_container(request).tokens.service.get_many(credential, body.items))
@@ -87,5 +88,5 @@ async def batch_get_tokens(request: Request, body: TokenBatchRequest) -> TokenBa
 
 @router.post("/batch-get", dependencies=[Depends(permitted(ServicePermission.USERS_READ))])
 async def batch_get_users(body: UserBatchRequest, container: ContainerDependency) -> UserBatch:
-    """Profiles of up to 100 users."""
+    """Return the profiles of up to 100 users."""
     return await container.users.administration.batch_get(body.user_ids)

@@ -1,4 +1,5 @@
-"""Routes that read strict JSON: the ordinary one, and a direct one for the hot paths. Both after their guards."""
+"""Routes that read strict JSON after their guards have passed: `JSONRoute` for most, `DirectRoute` for the hot
+paths."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
@@ -24,7 +25,8 @@ Endpoint = Callable[..., Coroutine[Any, Any, Any]]
 
 
 def body_up_to(limit: int) -> Callable[[Request], Awaitable[None]]:
-    """A dependency, behind the guards, of routes that need more than 64 KiB; `limit` is in bytes."""
+    """Return a dependency, to be declared after the guards, for routes that need more than 64 KiB; `limit` is in
+    bytes."""
 
     async def allow_larger_body(_request: Request) -> None:
         allow_body(limit)
@@ -33,8 +35,8 @@ def body_up_to(limit: int) -> Callable[[Request], Awaitable[None]]:
 
 
 async def read_json(model: type[BaseModel], request: Request) -> BaseModel:
-    """The body as strict JSON of the model. Raises UnsupportedMediaTypeError, InvalidJSONError or
-    ValidationFailedError."""
+    """Read the body as strict JSON, and return it as the model. Raises UnsupportedMediaTypeError, InvalidJSONError
+    or ValidationFailedError."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not (
         media_type.startswith("application/") and media_type.endswith("+json")
@@ -54,7 +56,8 @@ def _parse(model: type[BaseModel], raw: bytes) -> BaseModel:
 
 
 class _UnreadRequest(Request):
-    """A request that stands for its own body while FastAPI, which reads bodies first, runs the guards."""
+    """A request that stands in for its own body, so that FastAPI, which reads bodies first, runs the guards before
+    that."""
 
     async def body(self) -> Any:
         return self
@@ -64,8 +67,8 @@ class _UnreadRequest(Request):
 
 
 class JSONRoute(StrictRoute):
-    """The ordinary route: FastAPI's, over strict JSON. The endpoint's `body` is read when guards and other parameters
-    have passed."""
+    """The ordinary route: FastAPI's own, but the endpoint's `body` is read as strict JSON after guards and other
+    parameters have passed."""
 
     def __init__(self, path: str, endpoint: Endpoint, **options: Any) -> None:
         model = get_type_hints(endpoint).get("body")
@@ -83,8 +86,8 @@ class JSONRoute(StrictRoute):
 
 
 class OwnPathRoute(JSONRoute):
-    """The route of a path that a template would fit too (`/users/search`, `/users/{user_id}`): a method that it does
-    not have ends here, with 405, and not at the template."""
+    """The route of a path that a template would fit too (`/users/search`, `/users/{user_id}`). A method that the
+    path does not have ends here with 405, and does not reach the template."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child_scope = super().matches(scope)
@@ -92,12 +95,13 @@ class OwnPathRoute(JSONRoute):
 
 
 def _unread(body: Any, _validate: Callable[[Any], Any]) -> Any:
-    """In place of the model's own validation, and without an effect on its schema."""
+    """Return the body unread, in place of the model's own validation and without an effect on its schema."""
     return body
 
 
 def _reading_last(endpoint: Endpoint, model: type[BaseModel]) -> Endpoint:
-    """`endpoint`, which FastAPI gives the unread request for its `body`, and describes as before."""
+    """Return `endpoint` wrapped to read its `body` last. FastAPI passes the unread request, and describes the model
+    as before."""
 
     @wraps(endpoint)
     async def read_and_call(*, body: _UnreadRequest, **others: Any) -> Any:
@@ -112,11 +116,12 @@ def _reading_last(endpoint: Endpoint, model: type[BaseModel]) -> Endpoint:
 
 
 class DirectRoute(APIRoute):
-    """The hot paths: guards and endpoint are called without dependency resolution, which takes longer than the work.
+    """The route for the hot paths: it calls guards and endpoint without dependency resolution, which takes longer than
+    the work.
 
-    Declared as any route, so schema and operation id are as ever. Guards are the route's `dependencies`, called with
-    the request alone, before the body is read. The endpoint takes `request`, then what it names of the path
-    parameters, then `body`; it returns a model.
+    It is declared as any other route, so schema and operation id are the usual ones. Guards are the route's
+    `dependencies`, called with the request alone, before the body is read. The endpoint takes `request`, then the path
+    parameters that it names, then `body`; it returns a model.
     """
 
     def get_route_handler(self) -> Handler:

@@ -1,4 +1,4 @@
-"""What each operation refuses with, for the OpenAPI document: derived from its guards, body and declarations."""
+"""The refusals of each operation, for the OpenAPI document: derived from its guards, body and declarations."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -21,7 +21,8 @@ from services.user_management.exceptions import (
 from services.user_management.schemas.problem import OAuthError, Problem
 
 _ANYWHERE: Final = (BadRequestError, BodyTooLargeError, ValidationFailedError, ApplicationError)
-"""Any request may be malformed HTTP, announce too large a body, have a parameter that is not known, or meet a crash."""
+"""Errors that every operation can answer with: any request may be malformed HTTP, announce too large a body, have an
+unknown parameter, or meet a crash."""
 _OF_BODIES: Final = (InvalidJSONError, UnsupportedMediaTypeError)
 _PROBLEM: Final = "application/problem+json"
 _HEADERS: Final = {
@@ -34,7 +35,8 @@ Errors = set[type[ApplicationError]]
 
 
 def with_refusals(document: dict[str, Any], app: FastAPI) -> dict[str, Any]:
-    """The document with the statuses that each operation refuses with, and the codes behind each status."""
+    """Add to each operation the statuses with which it refuses and the codes behind each status, and return the
+    document."""
     components = document.setdefault("components", {})
     schemas, shared = components.setdefault("schemas", {}), components.setdefault("responses", {})
     schemas["Problem"], schemas["OAuthError"] = Problem.model_json_schema(), OAuthError.model_json_schema()
@@ -66,7 +68,7 @@ def _errors_of(route: RouteContext) -> Errors:
 
 
 def _declared(dependant: Dependant) -> Iterator[type[ApplicationError]]:
-    """What the endpoint and the dependencies behind it declare with `raises`."""
+    """Yield the errors that the endpoint and its dependencies declare with `raises`."""
     yield from getattr(dependant.call, "raises", ())
     for dependency in dependant.dependencies:
         yield from _declared(dependency)

@@ -1,4 +1,4 @@
-"""Routes that take no query parameter that they do not know."""
+"""Routes that refuse query parameters that they do not know."""
 
 from collections.abc import Callable, Coroutine, Iterator
 from functools import wraps
@@ -24,20 +24,21 @@ ANY_QUERY: Final[dict[str, Any]] = {
         }
     ]
 }
-"""`openapi_extra` of a route whose query others decide about; even there each parameter may be there once."""
+"""`openapi_extra` for a route whose query others decide about. Even there, each parameter may occur only once."""
 
 
 def refuse_unknown_query(request: Request, known: frozenset[str] | None) -> None:
-    """Raises ValidationFailedError for parameters that are not `known` (None: any is), or there twice."""
+    """Check the query. Raises ValidationFailedError for a parameter that is not in `known` (None: any is) or occurs
+    twice."""
     names = [name for name, _ in request.query_params.multi_items()]
     unknown = set() if known is None else set(names) - known
     doubled = {name for name in names if names.count(name) > 1} - unknown
     errors = [
         *(
-            {"loc": ("query", name), "msg": "is not known here", "type": "unknown_parameter"}
+            {"loc": ("query", name), "msg": "is not a known parameter", "type": "unknown_parameter"}
             for name in sorted(unknown)
         ),
-        *({"loc": ("query", name), "msg": "is there twice", "type": "doubled_parameter"} for name in sorted(doubled)),
+        *({"loc": ("query", name), "msg": "occurs twice", "type": "doubled_parameter"} for name in sorted(doubled)),
     ]
     if errors:
         raise ValidationFailedError.of_fields(errors)
@@ -49,7 +50,7 @@ async def _declared_query(request: Request) -> None:
 
 
 class StrictRoute(APIRoute):
-    """The ordinary route of this service."""
+    """The ordinary route of this service, which refuses unknown and repeated query parameters."""
 
     def __init__(self, path: str, endpoint: Callable[..., Coroutine[Any, Any, Any]], **options: Any) -> None:
         super().__init__(path, _with_declared_query(endpoint), **options)
@@ -64,7 +65,8 @@ def _query_names(dependant: Dependant) -> Iterator[str]:
 
 
 def _with_declared_query(endpoint: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
-    """The endpoint with one more dependency. Dependencies run in the order of the signature: the guards speak first."""
+    """Return the endpoint with one more dependency, which checks the query. Dependencies run in the order of the
+    signature, so the guards come first."""
 
     @wraps(endpoint)
     async def strict(*, _declared_query: None, **arguments: Any) -> Any:

@@ -1,4 +1,5 @@
-"""Token exchange (RFC 8693) for services that speak OAuth: the same door as `POST /internal/tokens/get`."""
+"""Token exchange (RFC 8693) for services that speak OAuth: the same tokens under the same rules as `POST
+/internal/tokens/get`."""
 
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl
@@ -60,7 +61,8 @@ router = APIRouter(prefix="/internal/oauth", tags=["internal"], route_class=Stri
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """The form, each field once (RFC 6749 section 3.2); blank ones count as left out. Raises TokenExchangeError."""
+    """Read the form. Each field may occur once (RFC 6749 section 3.2); blank ones count as left out. Raises
+    TokenExchangeError."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/x-www-form-urlencoded":
         raise UnsupportedMediaTypeError("Send application/x-www-form-urlencoded.")
@@ -70,7 +72,7 @@ async def read_form(request: Request) -> dict[str, str]:
     except ValueError:
         raise TokenExchangeError("invalid_request", "The body is not a form.") from None
     if len({name for name, _ in pairs}) != len(pairs):
-        raise TokenExchangeError("invalid_request", "A field is there twice.")
+        raise TokenExchangeError("invalid_request", "A field occurs twice.")
     return {name: value for name, value in pairs if value}
 
 
@@ -78,7 +80,8 @@ async def read_form(request: Request) -> dict[str, str]:
 async def exchange_caller(
     request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
 ) -> ServiceCredential:
-    """The key, from where OAuth clients put it; its allowance is spent. The form is read only for what no header has.
+    """Return the service key from where OAuth clients put it, and charge its allowance. The form is read only for what
+    no header has.
 
     Raises UnauthenticatedError, RateLimitedError.
     """
@@ -109,10 +112,10 @@ async def exchange_token(
     container: ContainerDependency,
     response: Response,
 ) -> TokenExchangeResponse:
-    """A provider's access token for the user of `subject_token` (RFC 8693). Refusals are those of RFC 6749 section 5.2;
-    `cause` is our own code."""
+    """Return a provider's access token for the user of `subject_token` (RFC 8693). Refusals are those of RFC 6749
+    section 5.2; their `cause` is this service's own code."""
     response.headers["Pragma"] = "no-cache"  # beside the Cache-Control of every answer (RFC 6749 section 5.1)
     form = await read_form(request)
-    # The guard has not seen the form if a header had the key: one in each is refused.
+    # If a header had the key, the guard has not read the form; a second key in the form is refused here.
     client_credential(request, form)
     return await container.tokens.exchange.exchange(credential, form)

@@ -1,4 +1,4 @@
-"""The query parameters that users are found by."""
+"""Query parameters by which users are found."""
 
 from typing import Annotated
 
@@ -18,10 +18,10 @@ async def user_filter(
     created_after: Annotated[Moment | None, Query(description="From this time on")] = None,
     created_before: Annotated[Moment | None, Query(description="Up to this time, exclusive")] = None,
 ) -> UserFilter:
-    """What is wanted. Names are compared without case and accents."""
+    """Return the filter that the query asks for. Names are compared without case and accents."""
     return UserFilter(
         email_prefix=normalize_email(q) if q else None,
-        # No name has an @, as long as people type addresses; and accents alone are no beginning of a name.
+        # A text with an @ is taken for an address and not for a name; a text of accents alone begins no name.
         name_prefix=(search_key(q) or None) if q and "@" not in q else None,
         status=status.value if status else None,
         created_after=created_after,
@@ -30,5 +30,5 @@ async def user_filter(
 
 
 UserFilterQuery = Annotated[UserFilter, Depends(user_filter)]
-# It holds a search key: up to 320 characters, and JSON writes some of them as twelve.
+# A cursor holds a search key of up to 320 characters, and JSON writes some characters as twelve.
 Cursor = Annotated[str | None, Query(max_length=8192)]

@@ -1,4 +1,4 @@
-"""Profiles."""
+"""Routes for a user's own profile, and for the search for users."""
 
 from typing import Annotated
 
@@ -35,14 +35,14 @@ hot_router = APIRouter(tags=["users"], route_class=DirectRoute, dependencies=[De
 @hot_router.get("/users/{user_id}", responses=CONDITIONAL, openapi_extra=IF_NONE_MATCH)
 @raises(UserNotFoundError)
 async def get_user(request: Request, user_id: UserIdPath) -> UserResponse:
-    """The caller's own profile; `me` stands for their id."""
+    """Return the caller's own profile; `me` stands for their id."""
     return await get_container(request).users.profiles.get_user(own_user_id(request, user_id))
 
 
 @hot_router.get("/auth/me", responses=CONDITIONAL, openapi_extra=IF_NONE_MATCH)
 @raises(UserNotFoundError)
 async def get_me(request: Request) -> UserResponse:
-    """The same as `GET /users/me`."""
+    """Return the caller's own profile, as `GET /users/me` does."""
     return await get_container(request).users.profiles.get_user(own_user_id(request, "me"))
 
 
@@ -53,7 +53,8 @@ async def search_users(
     limit: Annotated[Limit, Query()] = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> UserPage:
-    """Live users by the beginning of their e-mail or names, by status and time; without `q` the newest first."""
+    """Search live users by the beginning of their e-mail or names, by status and by time; without `q`, the newest
+    first."""
     return await container.users.administration.search_users(wanted, limit=limit, cursor=cursor)
 
 
@@ -67,7 +68,7 @@ async def patch_user(
     container: ContainerDependency,
     response: Response,
 ) -> UserResponse:
-    """Change one's own profile by JSON Merge Patch (RFC 7396)."""
+    """Change the caller's own profile by JSON Merge Patch (RFC 7396)."""
     user = await container.users.profiles.update_user(actor, user_id, body, expected=expected)
     response.headers["ETag"] = user.etag
     return user
@@ -83,7 +84,7 @@ async def put_user(
     container: ContainerDependency,
     response: Response,
 ) -> UserResponse:
-    """The same as `PATCH`: a member that is left out stays as it is."""
+    """Change the caller's own profile as `PATCH` does: a member that is left out stays as it is."""
     user = await container.users.profiles.update_user(actor, user_id, body, expected=expected)
     response.headers["ETag"] = user.etag
     return user
@@ -94,6 +95,6 @@ async def put_user(
 async def delete_user(
     actor: CurrentUser, user_id: OwnUserId, expected: IfMatch, container: ContainerDependency
 ) -> DeletionResponse:
-    """Delete one's own account: sign-in and tokens end at once, the data after the hold-back. Later requests are
-    refused as `user_inactive`, with `deleted_at` and `restorable_until`."""
+    """Delete the calling user. Sign-in and tokens end at once, and the data is erased after the hold-back. Later
+    requests are refused as `user_inactive`, with `deleted_at` and `restorable_until`."""
     return await container.users.profiles.delete_user(actor, user_id, expected=expected)

@@ -1,4 +1,4 @@
-"""Subscriptions to outgoing webhooks, for administrators and for services that may manage their own."""
+"""Routes for subscriptions to outgoing webhooks, for administrators and for services that may manage their own."""
 
 from typing import Annotated
 from uuid import UUID
@@ -53,7 +53,7 @@ router = APIRouter(
 async def create_webhook_subscription(
     manager: Manager, body: CreateSubscriptionRequest, container: ContainerDependency
 ) -> NewSubscription:
-    """Be told of events from now on. The signing secret is in the answer, and nowhere afterwards."""
+    """Subscribe to events from now on. The answer holds the signing secret, which cannot be read again later."""
     return await container.events.subscriptions.create_subscription(manager, body)
 
 
@@ -61,7 +61,7 @@ async def create_webhook_subscription(
 async def list_webhook_subscriptions(
     manager: Manager, container: ContainerDependency, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> SubscriptionPage:
-    """A service's own subscriptions, or all for an administrator; the newest first."""
+    """List a service's own subscriptions, or all of them for an administrator, the newest first."""
     return await container.events.subscriptions.list_subscriptions(manager, limit=limit, cursor=cursor)
 
 
@@ -70,7 +70,7 @@ async def list_webhook_subscriptions(
 async def get_webhook_subscription(
     manager: Manager, subscription_id: SubscriptionId, container: ContainerDependency, response: Response
 ) -> SubscriptionResponse:
-    """One subscription, without its secret."""
+    """Return one subscription, without its secret."""
     subscription = await container.events.subscriptions.get_subscription(manager, subscription_id)
     response.headers["ETag"] = subscription.etag
     return subscription
@@ -108,7 +108,8 @@ async def delete_webhook_subscription(
 async def rotate_webhook_secret(
     manager: Manager, subscription_id: SubscriptionId, body: RotateSecretRequest, container: ContainerDependency
 ) -> NewSecret:
-    """A new signing secret, in the answer and nowhere afterwards. Both sign until the overlap is over."""
+    """Issue a new signing secret. The answer holds it, and it cannot be read again later. Both secrets sign until
+    the overlap is over."""
     return await container.events.subscriptions.rotate_secret(
         manager, subscription_id, overlap_seconds=body.overlap_seconds
     )
@@ -119,8 +120,8 @@ async def rotate_webhook_secret(
 async def send_test_webhook(
     manager: Manager, subscription_id: SubscriptionId, container: ContainerDependency
 ) -> QueuedDelivery:
-    """Send an event of the type `webhook.test`, as any other is sent. While one is pending, that one is sent next, and
-    the answer is about it: there is one at a time."""
+    """Send an event of the type `webhook.test` as any other event is sent. There is only one at a time: while one is
+    pending, that one is sent next, and the answer is about it."""
     return await container.events.subscriptions.send_test(manager, subscription_id)
 
 
@@ -134,7 +135,7 @@ async def list_webhook_deliveries(
     limit: PageLimit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> DeliveryPage:
-    """What was sent, is waiting or has failed, the newest first."""
+    """List the deliveries that were sent, are waiting or have failed, the newest first."""
     return await container.events.subscriptions.list_deliveries(
         manager, subscription_id, state=state, limit=limit, cursor=cursor
     )

@@ -1,4 +1,4 @@
-"""Events from upstream."""
+"""The route that receives events from the identity provider."""
 
 from typing import Any, Final
 
@@ -30,14 +30,15 @@ SIGNED_EVENT: Final[dict[str, Any]] = {
         "content": {"application/json": {"schema": ClerkEvent.model_json_schema()}},
     },
 }
-"""What FastAPI cannot tell: the guard reads headers and body itself, since the signature is over the raw bytes."""
+"""`openapi_extra` for what FastAPI cannot tell: the guard reads headers and body itself, since the signature is over
+the raw bytes."""
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"], route_class=StrictRoute)
 
 
 @router.post("/clerk", openapi_extra=SIGNED_EVENT)
 async def receive_clerk_webhook(webhook: ClerkWebhook, container: ContainerDependency) -> WebhookAccepted:
-    """Clerk's events, signed as Standard Webhooks, under headers named `svix-*` or
-    `webhook-*`. 2xx means stored; `applied` says whether the effect is there
-    already, or will be tried again by us."""
+    """Receive one of Clerk's events, signed as Standard Webhooks under headers named `svix-*` or `webhook-*`. 2xx
+    means that the event is stored; `applied` says whether it has taken effect already, or this service will try
+    again."""
     return await container.clerk.webhooks.receive_clerk_event(webhook.message_id, webhook.event, webhook.payload)

@@ -1,4 +1,4 @@
-"""Upkeep of the tables."""
+"""Tasks for the upkeep of the tables."""
 
 from celery import shared_task
 
@@ -11,7 +11,7 @@ HOUR_SECONDS = 3600.0
 
 @shared_task(name=JobName.MAINTAIN_TABLES.value)
 def maintain_tables() -> None:
-    """Once a day: partitions of the coming months, and what nobody needs any more."""
+    """Once a day, create the partitions of the coming months and delete what nobody needs any more."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.MAINTAIN_TABLES, period_seconds=DAY_SECONDS, work=container.jobs.upkeep.maintain_tables
@@ -21,7 +21,7 @@ def maintain_tables() -> None:
 
 @shared_task(name=JobName.ERASE_USERS.value)
 def erase_users() -> None:
-    """Every hour, in slices: deleted users whose hold-back is over."""
+    """Every hour, in slices, erase deleted users whose hold-back is over."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.ERASE_USERS, period_seconds=HOUR_SECONDS, work=container.users.erasure.erase_due

@@ -1,4 +1,4 @@
-"""The check of connections and providers."""
+"""The task that checks integrations and providers."""
 
 from celery import shared_task
 
@@ -9,7 +9,7 @@ from services.user_management.tasks.runtime import runtime
 
 @shared_task(name=JobName.CHECK_INTEGRATIONS.value)
 def check_integrations() -> None:
-    """Every 15 minutes, in slices."""
+    """Every 15 minutes, in slices, check integrations and providers."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.CHECK_INTEGRATIONS,

@@ -1,4 +1,4 @@
-"""Telling others what happened."""
+"""Tasks that tell others what happened."""
 
 from celery import shared_task
 
@@ -11,7 +11,7 @@ DELIVER_PERIOD_SECONDS = 2.0
 
 @shared_task(name=JobName.RELAY_OUTBOX.value)
 def relay_outbox() -> None:
-    """Every 2 s."""
+    """Every 2 s, relay the events of the outbox."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.RELAY_OUTBOX, period_seconds=RELAY_PERIOD_SECONDS, work=container.events.outbox.relay
@@ -21,7 +21,7 @@ def relay_outbox() -> None:
 
 @shared_task(name=JobName.DELIVER_WEBHOOKS.value)
 def deliver_webhooks() -> None:
-    """Every 2 s."""
+    """Every 2 s, send the webhook deliveries that are due."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.DELIVER_WEBHOOKS,

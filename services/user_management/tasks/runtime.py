@@ -1,4 +1,4 @@
-"""What a worker child process holds: one event loop and one container, for its whole life."""
+"""The runtime of a worker child process: one event loop and one container, for its whole life."""
 
 import asyncio
 import multiprocessing
@@ -11,11 +11,12 @@ from services.user_management.container import Container
 Result = TypeVar("Result")
 
 SETTLE_SECONDS = 20.0
-"""For refreshes that outlive their slice; with the slice's own 20 s still below Celery's hard limit of 60 s."""
+"""Seconds that a run waits for refreshes that outlive their slice. With the slice's own 20 s, this is still below
+Celery's hard limit of 60 s."""
 
 
 class WorkerRuntime:
-    """Runs coroutines of tasks. Pools are bound to the loop, so the loop lives as long as they do."""
+    """Runs coroutines of tasks. Connection pools are bound to the event loop, so the loop lives as long as they do."""
 
     def __init__(self) -> None:
         self._runner: asyncio.Runner | None = None
@@ -28,15 +29,16 @@ class WorkerRuntime:
         self._runner.run(self._container.start())
 
     def run(self, use_case: Callable[[Container], Coroutine[Any, Any, Result]]) -> Result:
-        """Run one use case. A Runner shares one context between its runs: each gets a fresh one, so that nothing set by
-        one task is seen by the next."""
+        """Run one use case. A Runner shares one context between its runs, so each gets a fresh one: nothing that one
+        task sets is seen by the next."""
         if self._runner is None or self._container is None:
             raise RuntimeError("the worker runtime was not started")
         return self._runner.run(self._settled(use_case, self._container), context=Context())
 
     @staticmethod
     async def _settled(use_case: Callable[[Container], Coroutine[Any, Any, Result]], container: Container) -> Result:
-        """Between two runs the loop stands still: no refresh may be left half way, with the only copy of an answer."""
+        """Run one use case, then wait for the refreshes under way. Between two runs the loop stands still, and no
+        refresh may be left half way with the only copy of a token answer."""
         try:
             return await use_case(container)
         finally:
@@ -51,7 +53,9 @@ class WorkerRuntime:
 
 
 stopping = multiprocessing.Event()
-"""Set by the worker's parent when it is told to end; its children, which inherit it, get no signal themselves."""
+"""Event that the worker's parent sets when it is told to end. Its children inherit it, as they get no signal
+themselves."""
 
 runtime = WorkerRuntime()
-"""Process-wide, since Celery imports tasks by name and hands them nothing but their arguments."""
+"""Runtime of this process. It is process-wide, since Celery imports tasks by name and hands them nothing but their
+arguments."""

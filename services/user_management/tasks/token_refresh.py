@@ -1,4 +1,5 @@
-"""Tokens at the providers: settle unknown outcomes, renew what runs out soon, revoke what was given up."""
+"""Tasks for tokens at the providers: they settle unknown outcomes, refresh what runs out soon, and revoke what was
+given up."""
 
 from celery import shared_task
 
@@ -12,7 +13,7 @@ REVOKE_PERIOD_SECONDS = 2.0
 
 @shared_task(name=JobName.SWEEP_LEASES.value)
 def sweep_leases() -> None:
-    """Every 10 s."""
+    """Every 10 s, settle the refreshes whose lease ran out with an unknown outcome."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.SWEEP_LEASES, period_seconds=SWEEP_PERIOD_SECONDS, work=container.tokens.refresh_jobs.sweep
@@ -22,7 +23,7 @@ def sweep_leases() -> None:
 
 @shared_task(name=JobName.REFRESH_DUE_TOKENS.value)
 def refresh_due_tokens() -> None:
-    """Every quarter of an hour, in slices."""
+    """Every quarter of an hour, in slices, refresh the tokens that run out soon."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.REFRESH_DUE_TOKENS,
@@ -34,7 +35,7 @@ def refresh_due_tokens() -> None:
 
 @shared_task(name=JobName.REVOKE_TOKENS.value)
 def revoke_tokens() -> None:
-    """Every 2 s."""
+    """Every 2 s, revoke tokens that were given up."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.REVOKE_TOKENS,

@@ -1,4 +1,4 @@
-"""What upstream told us and could not be applied yet, and whether we still agree with it."""
+"""Tasks that apply what the identity provider told us earlier, and check whether we still agree with it."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ RECONCILE_PERIOD_SECONDS = 86_400.0
 
 @shared_task(name=JobName.RETRY_WEBHOOKS.value)
 def retry_webhooks() -> None:
-    """Every 2 s."""
+    """Every 2 s, apply the received events that could not be applied yet."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.RETRY_WEBHOOKS, period_seconds=RETRY_PERIOD_SECONDS, work=container.clerk.webhooks.retry_due
@@ -24,12 +24,12 @@ def retry_webhooks() -> None:
 
 @shared_task(name=JobName.RECONCILE_CLERK.value)
 def reconcile_clerk() -> None:
-    """Once a day, in slices."""
+    """Once a day, in slices, reconcile all users with Clerk."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.RECONCILE_CLERK,
             period_seconds=RECONCILE_PERIOD_SECONDS,
-            # The SDK is set up by whoever has claimed the slot, not with every tick.
+            # Only the worker that has claimed the slot sets up the SDK, not every tick.
             work=partial(reconcile_slice, container),
         )
     )
