@@ -1,4 +1,4 @@
-"""The client for asyncio."""
+"""The token client for asyncio."""
 
 import asyncio
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ _CLOSED = Problem(CLIENT_CLOSED, "the client was closed while the request was un
 
 
 class AsyncTokenClient(BaseTokenClient):
-    """Tokens from the user management service. One client serves all tasks of an event loop, and that loop only."""
+    """Client that gets tokens from the user management service. One client serves all tasks of one event loop only."""
 
     def __init__(
         self,
@@ -29,9 +29,9 @@ class AsyncTokenClient(BaseTokenClient):
         http: httpx.AsyncClient | None = None,
         options: ClientOptions | None = None,
     ) -> None:
-        """`http`: a client of the caller's, which the caller closes.
+        """Create the client. `http` is a client of the caller's, which the caller closes.
 
-        Raises ValueError for what is no URL or no key.
+        Raises ValueError for a text that is no URL or no key.
         """
         super().__init__(base_url, service_key, options=options)
         self._http = http or httpx.AsyncClient(**HTTP_DEFAULTS)
@@ -48,7 +48,7 @@ class AsyncTokenClient(BaseTokenClient):
         min_ttl_seconds: int | None = None,
         reason: str | None = None,
     ) -> Token:
-        """A usable token, perhaps one that was handed out a moment ago. Raises TokenError."""
+        """Return a usable token, perhaps one that was handed out a moment ago. Raises TokenError."""
         request = TokenRequest(user_id, provider, scopes, account, min_ttl_seconds, reason)
         return await self._shared(self._exchange.read(request))
 
@@ -63,22 +63,24 @@ class AsyncTokenClient(BaseTokenClient):
         reason: str | None = None,
         rejected: Token | None = None,
     ) -> Token:
-        """A newer token, if there is one, for when the provider answers 401 to a good one. Raises TokenError.
+        """Return a newer token, if there is one, for when the provider answers 401 to a good one. Raises TokenError.
 
-        Say which one was `rejected`: then all callers that were refused with the same token cause one refresh.
+        Pass the refused token as `rejected`: then all callers that were refused with the same token cause one refresh.
         """
         request = TokenRequest(user_id, provider, scopes, account, min_ttl_seconds, reason)
         return await self._shared(self._exchange.renewal(request, rejected))
 
     async def get_many(self, requests: Iterable[TokenRequest]) -> list[Token | TokenError]:
-        """One token or error for each request, in their order; asked for a hundred at a time. Raises no TokenError."""
+        """Return one token or error for each request, in their order, asking for a hundred at a time. Raises no
+        TokenError."""
         wanted = list(requests)
         known = self._exchange.remembered(wanted)
         known |= await self._run(self._exchange.converse(BATCH_PATH, [it for it in wanted if it not in known]))
         return tokens_or_errors(known[request] for request in wanted)
 
     async def aclose(self) -> None:
-        """Give up what is under way (its callers get TryLaterError) and close the connections that are our own."""
+        """Give up what is under way (its callers get TryLaterError), and close the connections unless they are the
+        caller's."""
         flights = list(self._flights.values())
         for flight in flights:
             flight.cancel()
@@ -95,7 +97,8 @@ class AsyncTokenClient(BaseTokenClient):
         await self.aclose()
 
     async def _shared(self, call: Call) -> Token:
-        """Remember, or ask, or wait for whoever asks the same. A caller that is cancelled does not take it along."""
+        """Return a remembered token, or ask, or wait for whoever is asking the same. A caller that is cancelled does
+        not cancel the question."""
         if token := self._exchange.recall(call):
             return token
         flight = self._flights.get(call)

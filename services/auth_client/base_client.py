@@ -1,4 +1,4 @@
-"""What both clients are made of besides their input and output."""
+"""The base of both clients: everything besides their input and output."""
 
 import os
 from typing import Final, Self
@@ -12,7 +12,7 @@ KEY_VARIABLE: Final = "USER_MANAGEMENT_KEY"
 
 
 class BaseTokenClient:
-    """Construction, and what needs no network."""
+    """Base of both clients: construction, and what needs no network."""
 
     def __init__(self, base_url: str, service_key: str, *, options: ClientOptions | None = None) -> None:
         self._options = options or ClientOptions()
@@ -21,7 +21,7 @@ class BaseTokenClient:
 
     @classmethod
     def from_environment(cls, *, options: ClientOptions | None = None) -> Self:
-        """From USER_MANAGEMENT_URL and USER_MANAGEMENT_KEY; nothing else here reads the environment.
+        """Create a client from USER_MANAGEMENT_URL and USER_MANAGEMENT_KEY; nothing else here reads the environment.
 
         Raises ValueError, naming the variable that is missing.
         """

@@ -1,4 +1,4 @@
-"""Where the service is, who asks, and the HTTP requests that result."""
+"""The address of the service, the key of the caller, and the HTTP requests that result."""
 
 import re
 from typing import Final, TypedDict
@@ -13,7 +13,7 @@ _KEY: Final = re.compile(r"ums_[A-Za-z0-9]+_[A-Za-z0-9]+")
 
 
 class HttpDefaults(TypedDict):
-    """What a client of our own is created with."""
+    """Arguments with which this package creates an httpx client of its own."""
 
     trust_env: bool
     follow_redirects: bool
@@ -24,10 +24,11 @@ HTTP_DEFAULTS: Final = HttpDefaults(trust_env=False, follow_redirects=False)
 
 
 class Endpoint:
-    """The service as seen by one sibling. The key is in no repr and in no error."""
+    """The service as one sibling sees it. The key is in no repr and in no error."""
 
     def __init__(self, base_url: str, service_key: str, options: ClientOptions) -> None:
-        """Raises ValueError: not a URL of a service, or not a key; a stray newline would end up in an HTTP error."""
+        """Check the address and the key. Raises ValueError if one is not well formed: a stray newline would end up
+        in an HTTP error."""
         url = httpx.URL(base_url)
         if url.scheme not in {"http", "https"} or not url.host or url.query or url.fragment or url.userinfo:
             raise ValueError("base_url is http(s)://host[:port][/path] and nothing else")
@@ -43,7 +44,7 @@ class Endpoint:
         }
 
     def request(self, http: httpx.Client | httpx.AsyncClient, post: Post) -> httpx.Request:
-        """The HTTP request of one attempt."""
+        """Return the HTTP request of one attempt."""
         seconds = post.timeout_seconds
         connect = min(seconds, self._options.connect_timeout_seconds)
         timeout = httpx.Timeout(seconds, connect=connect)
@@ -53,5 +54,5 @@ class Endpoint:
 
 
 def answer_of(response: httpx.Response) -> Answer:
-    """What the logic needs of a response that was read."""
+    """Return what the logic needs of a response that was read to its end."""
     return Answer(response.status_code, response.content, response.headers.get("Retry-After"))

@@ -1,4 +1,4 @@
-"""Why there is no token, by what the caller can do about it."""
+"""Errors that say why there is no token, by what the caller can do about it."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,28 +6,29 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """The members of a problem document (RFC 9457) that a caller can use. Never holds a token or a key."""
+    """Members of a problem document (RFC 9457) that a caller can use. Never holds a token or a key."""
 
     code: str
-    """The service's stable code, or one of this client's own: `service_unreachable`, `unexpected_answer`,
+    """Stable code of the service, or one of this client's own: `service_unreachable`, `unexpected_answer`,
     `client_closed`."""
     detail: str
     status: int | None = None
-    """None: there was no answer."""
+    """Status of the HTTP answer; None if there was no answer."""
     request_id: str | None = None
-    """What to quote when asking the service's operators."""
+    """Id of the request, to quote when asking the service's operators."""
     retry_after: int | None = None
-    """Seconds."""
+    """Seconds to wait before the call is worth repeating; None if nobody knows."""
     reconnect_url: str | None = None
     reason: str | None = None
     missing_scopes: tuple[str, ...] = ()
 
 
 class TokenError(Exception):
-    """No token. `code` says exactly why; the subclass says what to do."""
+    """Error for a call that brought no token. `code` says exactly why; the subclass says what to do."""
 
     def __init__(self, problem: Problem) -> None:
-        """One argument, kept in `args`: so it survives pickling, as between Celery's processes."""
+        """Keep the problem as the one argument in `args`, so that the error survives pickling, as between Celery's
+        processes."""
         super().__init__(problem)
         self.problem: Final = problem
         self.code: Final = problem.code
@@ -42,30 +43,32 @@ class TokenError(Exception):
 
 
 class ReconnectNeededError(TokenError):
-    """Only the user can help: send them to `reconnect_url`."""
+    """Error that only the user can resolve: send them to `reconnect_url`."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
         self.reconnect_url: Final = problem.reconnect_url
         self.reason: Final = problem.reason
-        """Why the connection stopped working, such as `grant_refused`."""
+        """Code for why the integration stopped working, such as `grant_refused`."""
         self.missing_scopes: Final = problem.missing_scopes
 
 
 class UserGoneError(TokenError):
-    """There is no such user, or they are suspended: stop working for them."""
+    """Error for a user who does not exist or is suspended: stop working for them."""
 
 
 class NotAllowedError(TokenError):
-    """This service's key or grant does not cover the call: an operator must grant it, or a reason must be given."""
+    """Error for a call that this service's key or grant does not cover: an operator must grant it, or a reason must
+    be given."""
 
 
 class TryLaterError(TokenError):
-    """It would work later; `retry_after` says when, if anybody knows. Already retried as far as the options allow."""
+    """Error for a call that would work later; `retry_after` says when, if anybody knows. The client has already
+    retried as far as its options allow."""
 
 
 class MisconfiguredError(TokenError):
-    """The call, this client or the service is set up wrongly: alert an operator, do not repeat it."""
+    """Error for a call, client or service that is set up wrongly: alert an operator, and do not repeat the call."""
 
 
 SERVICE_UNREACHABLE: Final = "service_unreachable"
@@ -84,17 +87,19 @@ _BY_CODE: Final[dict[str, type[TokenError]]] = {
 
 
 def error_of(problem: Problem) -> TokenError:
-    """The error to raise: a new one each time, because callers that shared a request each add their own traceback."""
+    """Return a new error for the problem each time, because callers that shared a request each add their own
+    traceback."""
     return _class_of(problem)(problem)
 
 
 def passes_by_itself(problem: Problem) -> bool:
-    """Whether the same call may work later."""
+    """Tell whether the same call may work later."""
     return _class_of(problem) is TryLaterError and problem.code != CLIENT_CLOSED
 
 
 def _class_of(problem: Problem) -> type[TokenError]:
-    """By code; a code that is younger than this client is judged by its status."""
+    """Return the error class for the problem's code; a code that is younger than this client is judged by its
+    status."""
     status = problem.status or 0
     by_status: type[TokenError] = MisconfiguredError
     if status in {401, 403}:

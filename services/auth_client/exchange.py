@@ -1,4 +1,4 @@
-"""What is said to the service and when it is said again, without any input or output.
+"""The logic of what is said to the service and when it is said again, without any input or output.
 
 A conversation is a generator: it yields what to do (`Post` or `Pause`), is sent what came of it, and returns the
 outcomes. The synchronous and the asynchronous client differ only in how they do what it yields.
@@ -34,7 +34,7 @@ OUT_OF_TIME: Final = Problem(SERVICE_UNREACHABLE, "the time was over before this
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """Send this and come back with its Answer, or with a Problem where there is none."""
+    """Instruction to send a request, and to come back with its Answer, or with a Problem where there is none."""
 
     path: str
     body: bytes
@@ -43,7 +43,7 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait, then go on."""
+    """Instruction to wait, then to go on."""
 
     seconds: float
 
@@ -54,15 +54,16 @@ Conversation = Generator[Post | Pause, Answer | Problem | None, Outcomes]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One question. Callers whose calls are equal share one conversation."""
+    """One question to the service. Callers whose calls are equal share one conversation."""
 
     path: str
     request: TokenRequest
     generation: int
-    """Of the memory: who asks after something was forgotten does not join who asked before. A forced refresh is
-    current whenever it lands, so it carries 0."""
+    """Generation of the memory at the time of the call: whoever asks after something was forgotten does not join
+    those who asked before. It is 0 for a forced refresh, which is current whenever it lands."""
     rejected: Token | None = field(default=None, compare=False)
-    """What the provider refused. Whichever it was: a refresh under way leads to a newer one, so its callers share."""
+    """Token that the provider refused. It does not distinguish calls: whichever it was, a refresh under way leads to
+    a newer one, so its callers share."""
 
 
 class Exchange:
@@ -74,16 +75,16 @@ class Exchange:
         self._clock = clock
 
     def read(self, request: TokenRequest) -> Call:
-        """A call for a usable token."""
+        """Return a call for a usable token."""
         return Call(GET_PATH, request, self.memory.generation)
 
     def renewal(self, request: TokenRequest, rejected: Token | None) -> Call:
-        """A call for a token that is newer than the one that the service holds."""
+        """Return a call for a token that is newer than the one that the service holds."""
         return Call(REFRESH_PATH, request, 0, rejected)
 
     def recall(self, call: Call) -> Token | None:
-        """The token that makes the call unnecessary: of a refresh, one with which another caller had the rejected one
-        replaced."""
+        """Return a remembered token that makes the call unnecessary; for a refresh, one with which another caller
+        had the rejected one replaced."""
         if call.path == REFRESH_PATH and call.rejected is None:
             return None
         token = self.memory.recall(call.request)
@@ -91,7 +92,7 @@ class Exchange:
         return token if replaced else None
 
     def remembered(self, requests: Iterable[TokenRequest]) -> Outcomes:
-        """Those that need not be asked for."""
+        """Return the outcomes that memory already has, so that they need not be asked for."""
         return {request: token for request in requests if (token := self.memory.recall(request))}
 
     def converse(self, path: str, requests: Iterable[TokenRequest]) -> Conversation:
@@ -138,8 +139,8 @@ class Exchange:
         return self.options.deadline_seconds - (self._clock() - started)
 
     def _waits(self, attempt: int, outcomes: Outcomes, started: float) -> dict[TokenRequest, float]:
-        """Seconds before each one that may still come is asked for again; without those for which the service asks for
-        more time than is left, and without any after the last attempt."""
+        """Return the seconds to wait before each request that may still succeed is repeated. It leaves out those for
+        which the service asks for more time than is left, and is empty after the last attempt."""
         if attempt >= self.options.max_attempts:
             return {}
         share = random.random()  # noqa: S311 - jitter, so that the replicas of a caller do not come back in step
@@ -156,14 +157,14 @@ class Exchange:
 
 
 def token_or_raise(outcome: Outcome) -> Token:
-    """Raises TokenError."""
+    """Return the outcome if it is a token. Raises TokenError otherwise."""
     if isinstance(outcome, Problem):
         raise error_of(outcome)
     return outcome
 
 
 def tokens_or_errors(outcomes: Iterable[Outcome]) -> list[Token | TokenError]:
-    """Errors as values, for callers that work through a list."""
+    """Return tokens, and errors as values, for callers that work through a list."""
     return [error_of(outcome) if isinstance(outcome, Problem) else outcome for outcome in outcomes]
 
 

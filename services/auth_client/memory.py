@@ -1,4 +1,4 @@
-"""Tokens that were handed out a moment ago."""
+"""Memory of tokens that were handed out a moment ago."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -10,7 +10,8 @@ from services.auth_client.options import ClientOptions
 from services.auth_client.tokens import Token, TokenRequest
 
 ENDLESS_REUSE_SECONDS: Final = 60.0
-"""For tokens without an end: nothing but asking shows that one was revoked, whatever `max_reuse_seconds` says."""
+"""Longest reuse of tokens without an end, whatever `max_reuse_seconds` says: nothing but asking shows that one was
+revoked."""
 
 _Key = tuple[str, str, Iterable[str], str | None, str | None]
 
@@ -19,12 +20,12 @@ _Key = tuple[str, str, Iterable[str], str | None, str | None]
 class _Entry:
     token: Token
     sent_at: float
-    """When the request was sent: `expires_in` was true some time after that, so counting from here errs on the safe
-    side. Monotonic; the service's wall clock is not trusted to agree with ours."""
+    """Time at which the request was sent, by the monotonic clock, because the service's wall clock is not trusted to
+    agree with ours. `expires_in` was true some time later, so counting from here errs on the safe side."""
 
 
 class TokenMemory:
-    """A bounded memory for one process, safe between threads."""
+    """Bounded memory of tokens for one process, safe between threads."""
 
     def __init__(self, options: ClientOptions, clock: Callable[[], float]) -> None:
         self._options = options
@@ -32,10 +33,10 @@ class TokenMemory:
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
         self._lock = Lock()
         self.generation = 0
-        """Grows when something is forgotten: an answer that was asked for before is not remembered after it."""
+        """Number that grows when something is forgotten. An answer to a question from before that is not remembered."""
 
     def recall(self, request: TokenRequest) -> Token | None:
-        """A token that still has more left than the request and the margin demand."""
+        """Return a remembered token that still has more time left than the request and the margin demand."""
         key = _key(request)
         with self._lock:
             entry = self._entries.get(key)
@@ -77,5 +78,6 @@ class TokenMemory:
 
 
 def _key(request: TokenRequest) -> _Key:
-    """The reason belongs to it: each reason is one that the user is shown, so each makes a read of its own."""
+    """Return the key under which an answer is remembered. The reason is part of it: the user is shown each reason,
+    so each makes a read of its own."""
     return request.user_id, request.provider, request.scopes, request.account, request.reason

@@ -1,28 +1,28 @@
-"""How long a client waits, tries and remembers."""
+"""Options for how long a client waits, tries and remembers."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientOptions:
-    """The defaults suit a service that asks for tokens while its own callers wait."""
+    """Options of a client. The defaults suit a service that asks for tokens while its own callers wait."""
 
     timeout_seconds: float = 10.0
-    """For one attempt. The service may spend 8 s on asking the provider for a newer token."""
+    """Time limit for one attempt. The service may spend 8 s on asking the provider for a newer token."""
     connect_timeout_seconds: float = 2.0
     deadline_seconds: float = 15.0
-    """For all attempts of one call and the pauses between them."""
+    """Time limit for all attempts of one call and the pauses between them."""
     max_attempts: int = 4
     backoff_seconds: float = 0.25
-    """First pause where the service names none; each further one is four times as long, less up to half by jitter."""
+    """First pause, where the service names none. Each further one is four times as long, less up to half by jitter."""
     max_reuse_seconds: float = 60.0
-    """How long an answer is handed out again; 0 switches reuse off. In that time a revoked grant or a suspended user
-    is not noticed and no read is recorded: hence a minute and not the token's whole life. A read costs the service
-    under a millisecond, so more gains little."""
+    """Time for which an answer is handed out again; 0 switches reuse off. In that time a revoked grant or a
+    suspended user is not noticed and no read is recorded: hence a minute and not the token's whole life. A read
+    costs the service under a millisecond, so more gains little."""
     reuse_margin_seconds: float = 60.0
-    """A token with no more left than this, or than `min_ttl_seconds`, is asked for anew."""
+    """Remaining life below which a token is asked for anew, unless `min_ttl_seconds` demands more."""
     max_remembered: int = 10_000
-    """Answers; the least recently used is dropped first."""
+    """Number of answers to keep; the least recently used is dropped first."""
 
     def __post_init__(self) -> None:
         positive = (self.timeout_seconds, self.connect_timeout_seconds, self.deadline_seconds, self.max_attempts)

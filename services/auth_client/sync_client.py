@@ -1,4 +1,4 @@
-"""The client for threads."""
+"""The token client for threads."""
 
 import time
 from collections.abc import Iterable
@@ -18,11 +18,11 @@ from services.auth_client.tokens import Token, TokenRequest
 from services.auth_client.wire import BATCH_PATH, Answer, Outcome, unreachable
 
 _Flight = Future[Outcome | None]
-"""A question under way. None: whoever asked was interrupted, so another has to."""
+"""A question under way. Its result is None if whoever asked was interrupted, so that another has to ask."""
 
 
 class TokenClient(BaseTokenClient):
-    """Tokens from the user management service. One client serves all threads of a process.
+    """Client that gets tokens from the user management service. One client serves all threads of a process.
 
     Connections do not survive a fork: create the client in the worker process (Celery: `worker_process_init`).
     """
@@ -35,9 +35,9 @@ class TokenClient(BaseTokenClient):
         http: httpx.Client | None = None,
         options: ClientOptions | None = None,
     ) -> None:
-        """`http`: a client of the caller's, which the caller closes.
+        """Create the client. `http` is a client of the caller's, which the caller closes.
 
-        Raises ValueError for what is no URL or no key.
+        Raises ValueError for a text that is no URL or no key.
         """
         super().__init__(base_url, service_key, options=options)
         self._http = http or httpx.Client(**HTTP_DEFAULTS)
@@ -55,7 +55,7 @@ class TokenClient(BaseTokenClient):
         min_ttl_seconds: int | None = None,
         reason: str | None = None,
     ) -> Token:
-        """A usable token, perhaps one that was handed out a moment ago. Raises TokenError."""
+        """Return a usable token, perhaps one that was handed out a moment ago. Raises TokenError."""
         request = TokenRequest(user_id, provider, scopes, account, min_ttl_seconds, reason)
         return self._shared(self._exchange.read(request))
 
@@ -70,15 +70,16 @@ class TokenClient(BaseTokenClient):
         reason: str | None = None,
         rejected: Token | None = None,
     ) -> Token:
-        """A newer token, if there is one, for when the provider answers 401 to a good one. Raises TokenError.
+        """Return a newer token, if there is one, for when the provider answers 401 to a good one. Raises TokenError.
 
-        Say which one was `rejected`: then all callers that were refused with the same token cause one refresh.
+        Pass the refused token as `rejected`: then all callers that were refused with the same token cause one refresh.
         """
         request = TokenRequest(user_id, provider, scopes, account, min_ttl_seconds, reason)
         return self._shared(self._exchange.renewal(request, rejected))
 
     def get_many(self, requests: Iterable[TokenRequest]) -> list[Token | TokenError]:
-        """One token or error for each request, in their order; asked for a hundred at a time. Raises no TokenError."""
+        """Return one token or error for each request, in their order, asking for a hundred at a time. Raises no
+        TokenError."""
         wanted = list(requests)
         known = self._exchange.remembered(wanted)
         known |= self._run(self._exchange.converse(BATCH_PATH, [it for it in wanted if it not in known]))
@@ -98,7 +99,7 @@ class TokenClient(BaseTokenClient):
         self.close()
 
     def _shared(self, call: Call) -> Token:
-        """Remember, or ask, or wait for the thread that asks the same."""
+        """Return a remembered token, or ask, or wait for the thread that is asking the same."""
         outcome: Outcome | None = self._exchange.recall(call)
         while outcome is None:
             with self._lock:

@@ -1,4 +1,4 @@
-"""What is asked for and what comes back."""
+"""Values that callers give and get: a request for a token, and the token."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -7,19 +7,20 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """Which token is needed, and why."""
+    """Request that says which token is needed, and why."""
 
     user_id: str
-    """A user id of the service, or a subject of its default issuer."""
+    """User id of the service, or a subject of its default issuer."""
     provider: str
     scopes: Iterable[str] = ()
-    """All of them must be granted; kept sorted, because their order means nothing."""
+    """Scopes that must all be granted. They are kept sorted, because their order means nothing."""
     account: str | None = None
-    """Account id at the provider, or its e-mail; default: the user's primary connection."""
+    """Account id at the provider, or its e-mail; by default, the user's primary integration."""
     min_ttl_seconds: int | None = None
-    """A hard demand (the service caps it at half the token's issued life); default: whatever is usable."""
+    """Seconds that the token must still be good for, a hard demand, which the service caps at half the token's
+    issued life. By default, whatever is usable."""
     reason: str | None = None
-    """Shown to the user in the connection's activity."""
+    """Reason for the read, which the user is shown in the integration's activity."""
 
     def __post_init__(self) -> None:
         if isinstance(self.scopes, str):
@@ -34,11 +35,12 @@ class Token:
     access_token: str = field(repr=False)
     token_type: str
     expires_at: datetime | None
-    """By the service's clock; None: it does not run out. For showing: durations are in `expires_in`."""
+    """End of the token's life by the service's clock; None if it does not run out. It is for showing; for durations
+    use `expires_in`."""
     expires_in: int | None
     """Seconds that were left when the token was handed out, by this process's monotonic clock."""
     scopes: tuple[str, ...]
-    """What the user granted, which may be more than was asked for."""
+    """Scopes that the user consented to, which may be more than was asked for."""
     provider: str
     account: str
     integration_id: str
@@ -47,11 +49,11 @@ class Token:
 
     @property
     def authorization(self) -> str:
-        """The value of an `Authorization` header (RFC 6750 section 2.1)."""
+        """Return the value of an `Authorization` header (RFC 6750 section 2.1)."""
         return f"{self.token_type} {self.access_token}"
 
     def aged(self, seconds: float) -> "Token":
-        """The same token that much later."""
+        """Return the same token as it will be that many seconds later."""
         if self.expires_in is None:
             return self
         return replace(self, expires_in=max(0, int(self.expires_in - seconds)))

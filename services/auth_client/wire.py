@@ -1,4 +1,4 @@
-"""Bodies out, answers in: what the service's internal token API says, as values."""
+"""Translation between values and the bodies of the service's internal token API."""
 
 import json
 import re
@@ -30,12 +30,12 @@ class Answer:
 
 
 def members(request: TokenRequest) -> dict[str, Any]:
-    """The JSON object that asks for one token; what was not given is left out."""
+    """Return the JSON object that asks for one token; what was not given is left out."""
     return {name: value for name, value in asdict(request).items() if value not in (None, ())}
 
 
 def outcome_of(answer: Answer) -> Outcome:
-    """The token, or why there is none."""
+    """Return the token, or the problem that says why there is none."""
     document = _json_object(answer.body)
     if answer.status != 200:
         return _problem(document, answer)
@@ -43,7 +43,7 @@ def outcome_of(answer: Answer) -> Outcome:
 
 
 def outcomes_of_batch(answer: Answer, count: int) -> list[Outcome]:
-    """One outcome for each of `count` items, in the order asked; a refused batch refuses each item."""
+    """Return one outcome for each of `count` items, in the order asked; a refused batch refuses each item."""
     document = _json_object(answer.body)
     if answer.status != 200:
         return [_problem(document, answer)] * count
@@ -54,7 +54,8 @@ def outcomes_of_batch(answer: Answer, count: int) -> list[Outcome]:
 
 
 def unreachable(error: Exception) -> Problem:
-    """Names the kind of failure only: the texts of HTTP libraries may quote headers."""
+    """Return the problem of a failed connection. It names the kind of failure only, since the texts of HTTP
+    libraries may quote headers."""
     return Problem(SERVICE_UNREACHABLE, f"the user management service gave no answer: {type(error).__name__}")
 
 
@@ -70,7 +71,7 @@ def _item(item: Any, answer: Answer) -> Outcome:
 
 
 def _token(document: dict[str, Any]) -> Token | None:
-    """None where the document is no token: something else answers at this address."""
+    """Return the token in the document; None where there is none, because something else answers at this address."""
     end, left, scopes = document.get("expires_at"), document.get("expires_in"), document.get("scopes")
     texts = [_text(document, name) for name in _TEXTS]
     if not all(texts) or not isinstance(scopes, list) or (left is not None and _whole_number(left) is None):
@@ -109,7 +110,7 @@ def _problem(document: dict[str, Any], answer: Answer) -> Problem:
 
 
 def _faults(document: dict[str, Any]) -> str:
-    """Which fields a validation error names; the service never repeats their values."""
+    """Return the fields that a validation error names; the service never repeats their values."""
     details = document.get("details")
     errors = details.get("errors") if isinstance(details, dict) else None
     if not isinstance(errors, list):

@@ -1,4 +1,4 @@
-"""`python -m services.devstack`, which is `./run`: the whole service in the foreground."""
+"""Entry point of `./run` (`python -m services.devstack`): the whole service in the foreground."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """The person or the system asked for the end."""
+    """Signal that the person or the system asked for the end."""
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:
@@ -31,7 +31,7 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 
 
 def say(text: str) -> None:
-    """A line for the person, at once."""
+    """Print a line for the person at once."""
     print(text, flush=True)
 
 
@@ -92,7 +92,7 @@ def run(recipe: Recipe = THE_SERVICE) -> int:
 
 
 def main() -> int:
-    """Dispatch on the arguments; the exit status."""
+    """Dispatch on the arguments, and return the exit status."""
     if sys.argv[1:] == ["demo"]:
         return demo.main()
     if sys.argv[1:]:

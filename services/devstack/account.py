@@ -1,4 +1,4 @@
-"""Which account runs Postgres.
+"""The account that runs Postgres.
 
 Postgres refuses to run as root. Started by root, it therefore runs as an unprivileged account, which has to be able to
 enter the folders of its binaries and of its data (see `folders`). For an ordinary user nothing of this happens.
@@ -25,7 +25,7 @@ sys.exit(0 if os.access(path, os.X_OK) else 1)
 
 
 def account_for(data_dir: Path) -> Account | None:
-    """The account to drop to: None for an ordinary user; for root the owner of the existing data, else `nobody`.
+    """Return the account to drop to: None for an ordinary user; for root the owner of the existing data, else `nobody`.
 
     Raises `DevstackError` where there is no such account.
     """
@@ -43,7 +43,7 @@ def account_for(data_dir: Path) -> Account | None:
 
 
 def can_enter(path: Path, account: Account | None) -> bool:
-    """Whether `account` can enter the folder (or run the file) `path`; asked of the kernel by a process of its own."""
+    """Tell whether `account` can enter the folder (or run the file) `path`. A process of its own asks the kernel."""
     if account is None:
         return os.access(path, os.X_OK)
     # The interpreter may be out of the account's reach, so the process drops by itself after it has started.
@@ -52,7 +52,7 @@ def can_enter(path: Path, account: Account | None) -> bool:
 
 
 def first_closed(path: Path, account: Account | None) -> Path | None:
-    """The uppermost existing folder on the way to `path` that `account` cannot enter; None when all are open."""
+    """Return the uppermost existing folder on the way to `path` that `account` cannot enter; None when all are open."""
     way = [folder for folder in (*reversed(path.parents), path) if folder.is_dir()]
     if can_enter(way[-1], account):
         return None

@@ -1,8 +1,8 @@
-"""Known vulnerabilities of the pinned packages, by pip-audit: `python -m services.devstack.audit_packages`.
+"""Check of the pinned packages for known vulnerabilities, by pip-audit: `python -m services.devstack.audit_packages`.
 
-Three ends: nothing found (exit 0); something found, a package that its index does not have, or a pip-audit that does
-not run (1); and "not judged" (0, said aloud) where the vulnerability service cannot be asked: `./test` has to work on a
-train.
+It ends in one of three ways: nothing found (exit 0); something found, a package that its index does not have, or a
+pip-audit that does not run (1); and "not judged" (0, said aloud) where the vulnerability service cannot be asked, since
+`./test` has to work on a train.
 
 pip-audit itself cannot tell the last one: for packages that its service does not know it prints "No known
 vulnerabilities found" and exits 0, and that is also what it says behind a mirror that serves packages and nothing else.
@@ -24,16 +24,17 @@ from typing import Any, Final
 from services.devstack.bootstrap import REPOSITORY, REQUIREMENTS
 
 CANARY: Final = "urllib3==1.24.1"
-"""CVE-2019-11324 and many later ones; it is asked about, never installed."""
+"""Release with CVE-2019-11324 and many later ones. It is asked about, never installed."""
 SECONDS_PER_REQUEST: Final = 15
 SECONDS: Final = 300
 _OF_THE_NETWORK: Final = re.compile(r"requests\.exceptions\.|_service\.interface\.|your network may be blocking")
-"""What is in its errors when the service could not be asked: `requests`' and its own exceptions, and its advice."""
+"""Pattern found in pip-audit's errors when the service could not be asked: exceptions of `requests` and of pip-audit
+itself, and its advice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A vulnerability that we live with. `until` makes somebody look again."""
+    """A vulnerability that we accept. `until` makes somebody look again."""
 
     identifier: str
     reason: str
@@ -51,7 +52,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`lines` say why."""
+    """Result of the check; `lines` say why."""
 
     outcome: Outcome
     lines: list[str] = field(default_factory=list)
@@ -59,14 +60,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What pip-audit wrote; `dependencies` is None where that is no report."""
+    """Output of pip-audit; `dependencies` is None where it is no report."""
 
     dependencies: list[Mapping[str, Any]] | None
     errors: str = ""
 
     @classmethod
     def read(cls, output: str, errors: str) -> "Answer":
-        """From its two streams, with `--format json`."""
+        """Read pip-audit's two streams, as it writes them with `--format json`."""
         try:
             report = json.loads(output)
         except ValueError:
@@ -74,7 +75,8 @@ class Answer:
         return cls(report["dependencies"], errors)
 
     def without_report(self) -> Verdict | None:
-        """The verdict where there is no report: whether the network is to blame is in the type of the exception."""
+        """Return the verdict where there is no report. The type of the exception shows whether the network is to
+        blame."""
         if self.dependencies is not None:
             return None
         lines = self.errors.strip().splitlines() or ["it wrote nothing"]
@@ -88,7 +90,7 @@ Audit = Callable[[Sequence[Path]], Answer]
 
 
 def judge(audit: Audit, canary: Path, requirements: Sequence[Path], *, today: date) -> Verdict:
-    """The verdict over `requirements`; `canary` holds a release that has to be found vulnerable."""
+    """Return the verdict over `requirements`; `canary` holds a release that has to be found vulnerable."""
     asked = audit([canary])
     silent = asked.without_report() or _doubt(asked)
     if silent is not None:
@@ -99,7 +101,7 @@ def judge(audit: Audit, canary: Path, requirements: Sequence[Path], *, today: da
 
 
 def _doubt(answer: Answer) -> Verdict | None:
-    """The verdict where the service does not know what everybody knows."""
+    """Return the verdict where the service does not know the canary's vulnerability, which everybody knows."""
     if any(dependency.get("vulns") for dependency in answer.dependencies or ()):
         return None
     reason = next(iter(_skipped(answer)), f"it knows nothing against {CANARY}")
@@ -118,12 +120,13 @@ def _found(answer: Answer, today: date) -> list[str]:
 
 
 def _skipped(answer: Answer) -> list[str]:
-    """A package that its index does not have, where it has others: withdrawn, or never what we took it for."""
+    """Return the packages that their index does not have, although it has others: withdrawn, or never what we took
+    them for."""
     return [one["skip_reason"] for one in answer.dependencies or () if "skip_reason" in one]
 
 
 def pip_audit(requirements: Sequence[Path]) -> Answer:
-    """Ask about exactly the pins of these files, resolving and installing nothing."""
+    """Ask pip-audit about exactly the pins of these files, resolving and installing nothing."""
     files = [argument for path in requirements for argument in ("--requirement", str(path))]
     options = ("--disable-pip", "--no-deps", "--format", "json", "--aliases", "on", "--progress-spinner", "off")
     command = [sys.executable, "-m", "pip_audit", *options, "--timeout", str(SECONDS_PER_REQUEST), *files]
@@ -135,7 +138,7 @@ def pip_audit(requirements: Sequence[Path]) -> Answer:
 
 
 def main() -> None:
-    """Entry point: prints the verdict, and exits 1 when packages have to change."""
+    """Print the verdict, and exit with 1 when packages have to change."""
     with tempfile.TemporaryDirectory() as folder:
         canary = Path(folder) / "canary.txt"
         canary.write_text(f"{CANARY}\n", encoding="utf-8")

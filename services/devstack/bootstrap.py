@@ -1,7 +1,8 @@
 """Make `.venv` with the pinned requirements, then become the command that ./run, ./test or ./fix stands for.
 
 Runs on a bare Python >= 3.11 with the standard library alone, as `python -I bootstrap.py run|test|fix ARGUMENTS…`.
-Installs only when something changed; two starts at once wait for each other; what a killed install left is made anew.
+Installs only when something changed. Two starts at once wait for each other, and what a killed install left is made
+anew.
 """
 
 import fcntl
@@ -51,16 +52,16 @@ INTERRUPTED = 130
 
 
 class BootstrapError(Exception):
-    """A failure a person can act on; its text is one line."""
+    """Failure that a person can act on; its text is one line."""
 
 
 def pinned_packages(repository: Path) -> dict[str, str]:
-    """Package name → version of everything the requirements files pin."""
+    """Return package name → version of everything that the requirements files pin."""
     return {name: version for file in REQUIREMENTS for name, version in _PIN.findall((repository / file).read_text())}
 
 
 def clean_environment() -> dict[str, str]:
-    """The person's environment without what would lead to another Python's packages."""
+    """Return the person's environment without what would lead to another Python's packages."""
     return {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
 
 
@@ -75,23 +76,23 @@ class Environment:
         self._lock = -1
 
     def program(self, name: str) -> str:
-        """The path of a program in it."""
+        """Return the path of a program in the environment."""
         return str(self.folder / "bin" / name)
 
     def fingerprint(self) -> str:
-        """Changes when the requirements, the Python or the place of the environment do."""
+        """Return a text that changes when the requirements, the Python or the place of the environment do."""
         parts = [platform.python_version(), str(self.folder)]
         parts += [(self.repository / file).read_text() for file in REQUIREMENTS]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def is_current(self) -> bool:
-        """Whether the last install finished and nothing changed since."""
+        """Tell whether the last install finished and nothing changed since."""
         with suppress(FileNotFoundError):
             return self._stamp.read_text() == self.fingerprint() and Path(self.program("python")).exists()
         return False
 
     def ensure(self) -> None:
-        """Bring it up to date. Raises `BootstrapError`."""
+        """Bring the environment up to date. Raises `BootstrapError`."""
         if self.is_current():
             return
         # The repository's folder itself carries the lock: no file to leave behind, none to ignore.
@@ -153,7 +154,7 @@ class Environment:
         self._checked([base_python(), "-I", "-m", "venv", str(self.folder)], "cannot create .venv")
 
     def _is_usable(self, uv: str) -> bool:
-        """Whether the folder holds an environment of this Python that something can be installed into."""
+        """Tell whether the folder holds an environment of this Python into which something can be installed."""
         check = f"import sys; sys.exit(sys.version.split()[0] != {platform.python_version()!r})"
         if not self._succeeds(["python", "-I", "-c", check]):
             return False
@@ -172,7 +173,7 @@ class Environment:
         return finished.returncode == 0
 
     def _checked(self, command: Sequence[str], failure: str) -> None:
-        """Run an installer; it inherits the lock, so that one that outlives us is waited for by the next start."""
+        """Run an installer. It inherits the lock, so the next start waits for an installer that outlives us."""
         finished = subprocess.run(
             command,
             capture_output=True,
@@ -191,17 +192,17 @@ class Environment:
 
 
 def base_python() -> str:
-    """The interpreter outside of any environment: ours may run from the very .venv that is made anew."""
+    """Return the interpreter outside of any environment: ours may run from the very .venv that is made anew."""
     return sys.executable if sys.prefix == sys.base_prefix else os.path.realpath(sys.executable)
 
 
 def say(message: str) -> None:
-    """A line of progress for the person; on stderr, so that stdout stays the command's."""
+    """Print a line of progress for the person on stderr, so that stdout stays the command's."""
     print(message, file=sys.stderr, flush=True)
 
 
 def usage(script: str) -> str:
-    """How the script is called."""
+    """Return the text that says how to call the script."""
     words = [arguments[1] for arguments in COMMANDS if arguments[0] == script and len(arguments) > 1]
     return f"usage: ./{script} [{'|'.join(words)}]"
 
@@ -218,7 +219,7 @@ def become(commands: list[tuple[str, ...]], environment: Environment) -> NoRetur
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
-    """`arguments`: the script's name and what it was given."""
+    """Run the script that `arguments` name first, with the arguments that it was given."""
     script = arguments[0]
     commands = COMMANDS.get(tuple(arguments))
     if commands is None:

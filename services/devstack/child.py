@@ -1,4 +1,4 @@
-"""A child process and its process group: whatever the leader leaves behind ends with it."""
+"""A child process and its process group; whatever the leader leaves behind ends with it."""
 
 import contextlib
 import os
@@ -26,21 +26,21 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process id, which is also its process group and session."""
+        """Return the process id, which is also its process group and session."""
         return self._popen.pid
 
     @property
     def returncode(self) -> int | None:
-        """None while it runs; negative = ended by that signal."""
+        """Return the return code: None while it runs; negative if a signal ended it."""
         return self._returncode
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait up to `timeout` seconds for the end; the return code, or None if it still runs."""
+        """Wait up to `timeout` seconds for the end; return the return code, or None if the process still runs."""
         self._ended.wait(timeout)
         return self._returncode
 
     def communicate(self, feed: bytes) -> bytes:
-        """Write `feed` to its stdin and read its output to the end; both have to be pipes."""
+        """Write `feed` to the process's stdin and return its output to the end. Both have to be pipes."""
         # Popen.communicate() would reap the process before its group is looked after.
         if self.stdin is None or self.stdout is None:
             raise TypeError("communicate() needs stdin and output to be pipes")
@@ -50,19 +50,19 @@ class Child:
             return self.stdout.read()
 
     def send_signal(self, signum: signal.Signals) -> None:
-        """Signal the process alone; nothing happens when it has ended."""
+        """Signal the process alone, without its group. Nothing happens when it has ended."""
         with self._lock:
             if self._returncode is None:
                 os.kill(self.pid, signum)
 
     def kill(self) -> None:
-        """SIGKILL the process with its whole group."""
+        """Send SIGKILL to the process and its whole group."""
         with self._lock:
             if self._returncode is None:
                 _kill_group(self.pid)
 
     def stop(self, signum: signal.Signals, *, timeout: float) -> int | None:
-        """Send `signum`, wait `timeout` seconds, then SIGKILL; the return code."""
+        """Send `signum`, wait `timeout` seconds, then send SIGKILL; return the return code."""
         self.send_signal(signum)
         if self.wait(timeout) is None:
             self.kill()
@@ -79,7 +79,7 @@ class Child:
 
 
 def _wait_for_group(leader: int) -> None:
-    """The killed members are init's by now; give them the moment they need to disappear."""
+    """Give the killed members of the group, which are init's by now, the moment they need to disappear."""
     deadline = time.monotonic() + _GROUP_GRACE
     with contextlib.suppress(ProcessLookupError, PermissionError):
         while time.monotonic() < deadline:

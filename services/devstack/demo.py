@@ -1,4 +1,4 @@
-"""`./run demo`: the main job on a throw-away stack, told as a person would tell it."""
+"""The main job on a throw-away stack, told as a person would tell it: `./run demo`."""
 
 import asyncio
 import itertools
@@ -22,11 +22,11 @@ from services.devstack.token_search import Form, search
 KIND: Final = "strict"
 PROVIDER: Final = f"sandbox-{KIND}"
 READERS: Final = 50
-"""Sibling calls at once, after the token has run out."""
+"""Number of sibling calls at once, after the token has run out."""
 TOKEN_LIFE_SECONDS: Final = 2
 REVOKED_WITHIN_SECONDS: Final = 15.0
 _MARKS: Final = (b"sbx-at-", b"sbx-rt-")
-"""What every access and refresh token of the sandbox begins with."""
+"""Beginnings of every access and refresh token of the sandbox."""
 _PLANT: Final = """
 CREATE SCHEMA search_control;
 CREATE TABLE search_control.tokens AS
@@ -36,7 +36,7 @@ FROM (VALUES ('sbx-at-control'), ('sbx-rt-control')) AS planted (token);
 
 
 class Story:
-    """Numbers the steps and remembers the one that is being told, for when it fails."""
+    """Numbers the steps, and remembers the one that is being told in case it fails."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -45,7 +45,7 @@ class Story:
 
     @contextmanager
     def step(self, title: str) -> Iterator[Callable[[str], None]]:
-        """One step; what it yields prints a detail below the title."""
+        """Tell one step. Yields a function that prints a detail below the title."""
         self._number += 1
         self.title = title
         self._say(f"\n{self._number}. {title}")
@@ -62,13 +62,13 @@ async def _main_job(stack: Stack) -> AsyncIterator[MainJob]:
 
 
 def require(condition: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as an assertion
-    """Raises MainJobError with `otherwise`."""
+    """Check `condition`. Raises MainJobError with `otherwise`."""
     if not condition:
         raise MainJobError(otherwise)
 
 
 async def tell(stack: Stack, story: Story) -> None:
-    """Every step of the main job. Raises MainJobError."""
+    """Go through every step of the main job. Raises MainJobError."""
     key = {"Authorization": f"Bearer {stack.service_key}"}
     async with _main_job(stack) as job:
         settings = {"access_token_lifetime_seconds": TOKEN_LIFE_SECONDS}
@@ -184,9 +184,10 @@ def _search_for_tokens(stack: Stack, detail: Callable[[str], None]) -> None:
 
 @contextmanager
 def _planted_tokens(stack: Stack) -> Iterator[None]:
-    """A table of made-up tokens while it lasts: a search that does not see them proves nothing by finding none.
+    """Keep a table of made-up tokens while the context lasts: a search that does not see them proves nothing by finding
+    none.
 
-    Not a temporary table, which pg_dump would not see.
+    It is not a temporary table, which pg_dump would not see.
     """
     _psql(stack, _PLANT)
     try:
@@ -203,7 +204,7 @@ def _psql(stack: Stack, statements: str) -> None:
 
 
 def _dump(stack: Stack) -> bytes:
-    """Every row of the database as plain text; bytea stands in it as hex."""
+    """Return every row of the database as plain text; bytea stands in it as hex."""
     dump = run_process(
         [stack.postgres.bin_dir / "pg_dump", "--dbname", stack.postgres.url(role=SUPERUSER)], env=SERVER_ENVIRONMENT
     )
@@ -213,7 +214,7 @@ def _dump(stack: Stack) -> bytes:
 
 
 def main() -> int:
-    """Play the demo; 0, or 1 after naming the step that failed."""
+    """Play the demo; return 0, or 1 after naming the step that failed."""
     started = time.monotonic()
     story = Story(lambda line: print(line, flush=True))
     try:

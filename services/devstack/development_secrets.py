@@ -1,4 +1,4 @@
-"""The secrets of one DATA_DIR: made once and kept beside the data that they protect."""
+"""The secrets of one DATA_DIR: made once, and kept beside the data that they protect."""
 
 import base64
 import json
@@ -19,19 +19,19 @@ def _random_key() -> str:
 
 @dataclass(frozen=True, slots=True)
 class DevelopmentSecrets:
-    """All are random; none is of any use outside this DATA_DIR."""
+    """Random secrets, of which none is of any use outside this DATA_DIR."""
 
     encryption_key: str
-    """Base64 of 32 bytes."""
+    """Key of the vault: base64 of 32 bytes."""
     encryption_salt: str
     signing_secret: str
     webhook_secret: str
-    """`whsec_` and base64 of 32 bytes (Standard Webhooks)."""
+    """Secret of Clerk's webhooks: `whsec_` and base64 of 32 bytes (Standard Webhooks)."""
     clerk_secret_key: str
 
     @classmethod
     def generate(cls) -> Self:
-        """Fresh ones."""
+        """Return fresh secrets."""
         return cls(
             encryption_key=_random_key(),
             encryption_salt=secrets.token_urlsafe(32),
@@ -42,7 +42,8 @@ class DevelopmentSecrets:
 
     @classmethod
     def of(cls, data_dir: Path) -> Self:
-        """Those of `data_dir`, made at the first call. Raises `DevstackError` when the file cannot be used."""
+        """Return the secrets of `data_dir`, made at the first call. Raises `DevstackError` when the file cannot be
+        used."""
         path = data_dir / FILE
         if not path.exists():
             write_private(path, json.dumps(asdict(cls.generate()), indent=2) + "\n")

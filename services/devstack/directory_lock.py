@@ -1,8 +1,8 @@
-"""Who uses a data directory: flock(2) locks, which the kernel frees with the last process that holds them.
+"""Locks on a data directory, by flock(2), which the kernel frees with the last process that holds them.
 
-Two per directory. The *run* lock is held by the process that uses the directory; who cannot get it is told at once. The
-*server* lock is inherited by the server itself, so that after a SIGKILL of its owner the next start waits until the
-last process of the old server is gone (a Postgres backend, or a Valkey that is still writing its file).
+There are two per directory. The *run* lock is held by the process that uses the directory; whoever cannot get it is
+told at once. The *server* lock is inherited by the server itself, so that after a SIGKILL of its owner the next start
+waits until the last process of the old server is gone (a Postgres backend, or a Valkey that is still writing its file).
 """
 
 import fcntl
@@ -17,9 +17,9 @@ _POLL = 0.05
 
 
 def acquire(path: Path, *, in_use: str, wait: float = 0.0) -> int:
-    """The descriptor of the held lock file `path`; closing it frees the lock unless a child inherited it.
+    """Lock the file `path` and return the descriptor; closing it frees the lock unless a child inherited it.
 
-    Raises `AlreadyInUseError(in_use)` when another process still holds it after `wait` seconds.
+    Raises `AlreadyInUseError(in_use)` when another process still holds the lock after `wait` seconds.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

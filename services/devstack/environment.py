@@ -15,7 +15,7 @@ FRONTEND_ORIGIN = "http://localhost:3000"  # where the front ends that use the s
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where everything of one stack is."""
+    """Addresses of everything in one stack."""
 
     port: int
     sandbox_port: int
@@ -25,18 +25,18 @@ class Addresses:
 
     @property
     def api_url(self) -> str:
-        """Base URL of the API."""
+        """Return the base URL of the API."""
         return f"http://{LOOPBACK}:{self.port}"
 
     @property
     def sandbox_url(self) -> str:
-        """Base URL of the sandbox."""
+        """Return the base URL of the sandbox."""
         return f"http://{LOOPBACK}:{self.sandbox_port}"
 
 
 @dataclass(frozen=True, slots=True)
 class OAuthClient:
-    """What the providers know the service by."""
+    """OAuth client by which the providers know the service."""
 
     client_id: str
     client_secret: str
@@ -50,7 +50,7 @@ def development_environment(
     providers: Iterable[str],
     client: OAuthClient,
 ) -> dict[str, str]:
-    """Variable → value, for every process of the stack; what the person set is laid over it."""
+    """Return variable → value, for every process of the stack; what the person set is laid over it."""
     clients = {name: {"client_id": client.client_id, "client_secret": client.client_secret} for name in providers}
     return {
         "ENVIRONMENT": "development",
@@ -86,7 +86,8 @@ def _sandbox_environment(addresses: Addresses) -> dict[str, str]:
 
 
 def _merged_clients(ours: str, persons: str) -> str:
-    """The person's OAuth clients beside the sandbox's; what is not a JSON object is the service's to refuse."""
+    """Return the person's OAuth clients beside the sandbox's. A value that is not a JSON object is left for the
+    service to refuse."""
     try:
         clients = json.loads(persons)
     except ValueError:
@@ -95,7 +96,8 @@ def _merged_clients(ours: str, persons: str) -> str:
 
 
 def process_environment(development: Mapping[str, str], person: Mapping[str, str]) -> dict[str, str]:
-    """What the processes get: the person's environment wins, and programs come from our own virtual environment."""
+    """Return what the processes get: the person's environment wins, and programs come from our own virtual
+    environment."""
     merged = {**development, **{name: value for name, value in person.items() if value or name not in development}}
     if person.get("OAUTH_CLIENTS"):
         merged["OAUTH_CLIENTS"] = _merged_clients(development["OAUTH_CLIENTS"], person["OAUTH_CLIENTS"])

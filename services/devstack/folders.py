@@ -1,4 +1,4 @@
-"""Folders the account that runs Postgres can reach: data, sockets, throw-away data, a copy of the binaries.
+"""Folders that the account that runs Postgres can reach: data, sockets, throw-away data, a copy of the binaries.
 
 Nobody's folders are ever opened up: only folders made here get a mode.
 """
@@ -31,7 +31,7 @@ def _digest(text: str) -> str:
 
 
 def make_folder(path: Path, *, private: bool = False) -> None:
-    """Make `path` and what is missing above it; made by root they can be passed through, a `private` one cannot."""
+    """Make `path` and what is missing above it. Folders made by root can be passed through, but not a `private` one."""
     if path.is_dir():
         return
     make_folder(path.parent)
@@ -42,7 +42,7 @@ def make_folder(path: Path, *, private: bool = False) -> None:
 
 
 def require_reachable(path: Path, account: Account | None) -> None:
-    """Raises `DevstackError` naming the folder on the way to `path` that keeps `account` out."""
+    """Check that `account` can reach `path`. Raises `DevstackError` naming the folder on the way that keeps it out."""
     if closed := first_closed(path, account):
         raise DevstackError(
             f"Postgres cannot run as root, and the account it runs as (uid {account.uid if account else os.geteuid()}) "
@@ -51,7 +51,7 @@ def require_reachable(path: Path, account: Account | None) -> None:
 
 
 def make_data_folder(path: Path, account: Account | None) -> None:
-    """Make `path` as a folder of `account` alone. Raises `DevstackError` when it could not reach it."""
+    """Make `path` as a folder of `account` alone. Raises `DevstackError` when the account could not reach it."""
     require_reachable(path, account)
     if path.is_dir():
         return
@@ -61,7 +61,7 @@ def make_data_folder(path: Path, account: Account | None) -> None:
 
 
 def make_socket_folder(account: Account | None) -> Path:
-    """A new, short, private folder for sockets: /tmp/ums-XXXXXXXX, for `account` alone (and root)."""
+    """Make a new, short, private folder for sockets, /tmp/ums-XXXXXXXX, for `account` alone (and root)."""
     _remove_abandoned()
     folder = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX, dir=SHORT_FOLDER))
     if account:
@@ -70,7 +70,8 @@ def make_socket_folder(account: Account | None) -> Path:
 
 
 def _remove_abandoned() -> None:
-    """A server whose owner was killed removes its socket, not the folder; an empty one this old is nobody's."""
+    """Remove old empty socket folders: a server whose owner was killed removes its socket but not the folder, and an
+    empty one this old is nobody's."""
     for folder in SHORT_FOLDER.glob(f"{_SOCKET_PREFIX}*"):
         with contextlib.suppress(OSError):  # not empty, not ours, or removed meanwhile
             if time.time() - folder.stat().st_mtime > _ABANDONED_AFTER:
@@ -79,7 +80,7 @@ def _remove_abandoned() -> None:
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A throw-away data folder that also the account of Postgres can reach (pytest's tmp_path is root's alone)."""
+    """Make a throw-away data folder that the account of Postgres can also reach (pytest's tmp_path is root's alone)."""
     folder = Path(tempfile.mkdtemp(prefix="ums-data-", dir=SHORT_FOLDER))
     if os.geteuid() == 0:
         folder.chmod(_PASSAGE)
@@ -90,7 +91,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def default_data_dir(repository: Path) -> Path:
-    """`.data` in the repository, or a folder in /var/tmp where the account of Postgres cannot reach that.
+    """Return `.data` in the repository, or a folder in /var/tmp where the account of Postgres cannot reach that.
 
     Raises `DevstackError` when the folder in /var/tmp belongs to somebody else.
     """
@@ -104,10 +105,10 @@ def default_data_dir(repository: Path) -> Path:
 
 
 def reachable_install(install: Path, account: Account | None, *, version: str) -> Path:
-    """`install` (SITE/PACKAGE/NAME), or a copy of it in /var/tmp when `account` cannot run what is in it.
+    """Return `install` (SITE/PACKAGE/NAME), or a copy of it in /var/tmp when `account` cannot run what is in it.
 
-    The copy is made once per source path and version, is owned by root and writable for nobody else.
-    Raises `DevstackError` when something else already has its name.
+    The copy is made once per source path and version, is owned by root and writable for nobody else. Raises
+    `DevstackError` when something else already has its name.
     """
     if can_enter(install / "bin" / "postgres", account):
         return install
@@ -138,7 +139,7 @@ def _copy_install(install: Path, copy: Path) -> None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Everybody can write into SHARED_FOLDER: what is found there is used only if it is ours and nobody else's."""
+    """Refuse a folder that is not ours alone, since everybody can write into SHARED_FOLDER. Raises `DevstackError`."""
     status = folder.lstat()
     writable_by_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or writable_by_others:

@@ -1,11 +1,12 @@
-"""`python -m services.devstack.keeper`: the process between the person's and all the others.
+"""The process between the person's and all the others: `python -m services.devstack.keeper`.
 
 It is the real parent of every server and service, and it lives in a session of its own, so that a Ctrl-C in the
 terminal does not reach it. Its stdin is a pipe whose only other end the front process holds: however the front ends,
 SIGKILL included, the pipe ends too, and the keeper stops everything in order. If the keeper is killed, its children die
 by PR_SET_PDEATHSIG.
 
-stdin: the plan, then orders, one line of JSON each. stdout: events, likewise. stderr: what the person sees.
+stdin brings the plan, then orders, one line of JSON each; stdout carries events in the same form; stderr is what the
+person sees.
 """
 
 import json
@@ -25,7 +26,7 @@ _CHUNK = 65536
 
 
 def _lines(descriptor: int) -> Iterator[str]:
-    """Lines of a pipe, read without a buffered reader, whose lock a daemon thread would hold at our exit."""
+    """Yield the lines of a pipe, read without a buffered reader, whose lock a daemon thread would hold at our exit."""
     rest = b""
     while chunk := os.read(descriptor, _CHUNK):
         *lines, rest = (rest + chunk).split(b"\n")
@@ -44,7 +45,7 @@ class _Reporter:
 
 
 def main() -> int:
-    """Run the plan that stdin brings; the exit status."""
+    """Run the plan that stdin brings, and return the exit status."""
     orders = _lines(_STDIN)
     first = next(orders, None)
     if first is None:

@@ -1,4 +1,4 @@
-"""The front's side of a keeper: starts it, gives orders, hears events, and clears up if it is killed."""
+"""The front's side of a keeper: it starts it, gives orders, hears events, and clears up if it is killed."""
 
 import itertools
 import json
@@ -26,7 +26,8 @@ class KeeperProcess:
     """A running keeper. It stops everything as soon as this process closes the pipe or ends, however it ends."""
 
     def __init__(self, plan: Plan, *, lock: int, messages: process.Stream) -> None:
-        """`lock`: descriptor of a lock the keeper holds as long as it lives; `messages`: where its stderr goes."""
+        """Start the keeper with `plan`. It holds the lock whose descriptor is `lock` as long as it lives, and writes
+        its stderr to `messages`."""
         self.pids: dict[str, int] = {}
         self.bin_dir: Path | None = None
         self._events: SimpleQueue[dict[str, Any]] = SimpleQueue()
@@ -44,11 +45,12 @@ class KeeperProcess:
 
     @property
     def pid(self) -> int:
-        """The keeper's process id."""
+        """Return the keeper's process id."""
         return self._child.pid
 
     def next_event(self, timeout: float | None = None) -> dict[str, Any]:
-        """The next event. Raises `DevstackError` with what failed, `StartTimeoutError` after `timeout` seconds."""
+        """Return the next event. Raises `DevstackError` with what failed, `StartTimeoutError` after `timeout`
+        seconds."""
         try:
             event = self._events.get(timeout=timeout)
         except Empty:
@@ -65,7 +67,7 @@ class KeeperProcess:
             pass
 
     def stop(self) -> None:
-        """Have everything stopped; returns when no process is left."""
+        """Have everything stopped; return when no process is left."""
         if self._child.stdin is not None:
             with suppress(BrokenPipeError):  # it is dead already
                 self._child.stdin.close()
@@ -75,7 +77,8 @@ class KeeperProcess:
         self._wait_for_orphans()
 
     def _wait_for_orphans(self) -> None:
-        """Of a keeper that was killed: its children are dying, by PR_SET_PDEATHSIG, and are init's by now."""
+        """Wait for the children of a keeper that was killed: they are dying, by PR_SET_PDEATHSIG, and are init's by
+        now."""
         deadline = time.monotonic() + _ORPHANS_LIMIT
         while any(Path(f"/proc/{pid}").exists() for pid in self.pids.values()) and time.monotonic() < deadline:
             time.sleep(_POLL)

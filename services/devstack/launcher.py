@@ -1,8 +1,8 @@
 """The few lines that run between fork and exec of every process of the stack.
 
-Run by path, by a bare interpreter: `python -I -S launcher.py PARENT SIGNAL UID GID LC_CTYPE -- COMMAND…`; it changes
-what only the new process can change about itself and then becomes COMMAND. `Popen(preexec_fn=…)` would do the same
-inside a fork of a process with threads, which may deadlock and which Python >= 3.12 warns about.
+A bare interpreter runs this file by path: `python -I -S launcher.py PARENT SIGNAL UID GID LC_CTYPE -- COMMAND…`. It
+changes what only the new process can change about itself, and then becomes COMMAND. `Popen(preexec_fn=…)` would do the
+same inside a fork of a process with threads, which may deadlock and which Python >= 3.12 warns about.
 
 The interpreter itself is started as the caller, so it need not be reachable for the account that is dropped to.
 """
@@ -30,7 +30,7 @@ def die_with_parent(parent: int, death_signal: int) -> None:
 
 
 def drop_to(uid: int, gid: int) -> None:
-    """Become uid:gid with no other group; for ever, since the real and saved ids change too."""
+    """Become uid:gid with no other group, irreversibly, since the real and saved ids change too."""
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)

@@ -1,4 +1,4 @@
-"""The main job over HTTP, step by step: what the demo shows, what tests start from, what load is made of."""
+"""The main job over HTTP, step by step; the demo shows it, tests start from it, and load is made of it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ import httpx
 
 
 class MainJobError(Exception):
-    """A step did not end as it should; the message holds the answer."""
+    """Error of a step that did not end as it should; the message holds the answer."""
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Person:
 
 
 def expect(response: httpx.Response, *statuses: int) -> httpx.Response:
-    """The response, if it has one of `statuses`. Raises MainJobError."""
+    """Return the response, if it has one of `statuses`. Raises MainJobError."""
     if response.status_code not in statuses:
         request = f"{response.request.method} {response.request.url.path}"
         raise MainJobError(f"{request} answered {response.status_code}: {response.text[:500]}")
@@ -29,20 +29,20 @@ def expect(response: httpx.Response, *statuses: int) -> httpx.Response:
 
 
 def flow_ticket(returned: httpx.Response) -> str:
-    """The `flow` parameter of the return URL that the callback sent the browser to."""
+    """Return the `flow` parameter of the return URL to which the callback sent the browser."""
     query = parse_qs(urlsplit(returned.headers["location"]).query)
     return query["flow"][0]
 
 
 @dataclass
 class MainJob:
-    """`client` speaks to the service, `browser` to the sandbox."""
+    """Steps of the main job; `client` speaks to the service, `browser` to the sandbox."""
 
     client: httpx.AsyncClient
     browser: httpx.AsyncClient
 
     async def sign_up(self, email: str = "ada@example.com", **fields: Any) -> Person:
-        """A person signs up at Clerk, which tells the service by a signed webhook."""
+        """Sign a person up at Clerk, which tells the service by a signed webhook."""
         body = {"email": email, "first_name": "Ada", "last_name": "Example", **fields}
         answer = expect(await self.browser.post("/clerk/_control/users", json=body), 201).json()
         if answer["webhook_accepted"] is not True:
@@ -51,37 +51,37 @@ class MainJob:
         return Person(user_id, email, await self.session(user_id))
 
     async def session(self, user_id: str) -> dict[str, str]:
-        """Headers of a new Clerk session, good for a minute."""
+        """Return the headers of a new Clerk session, good for a minute."""
         answer = await self.browser.post("/clerk/_control/session-tokens", json={"user_id": user_id})
         return {"Authorization": f"Bearer {expect(answer, 200, 201).json()['token']}"}
 
     async def authorize(self, person: Person, provider: str = "sandbox-static", **body: Any) -> dict[str, Any]:
-        """The person starts a connection: `authorization_url`, `flow_id`, `expires_at`."""
+        """Start a connect attempt for the person: `authorization_url`, `flow_id`, `expires_at`."""
         path = f"/users/me/integrations/{provider}/authorize"
         response = await self.client.post(path, headers=person.headers, json=body)
         started: dict[str, Any] = expect(response, 201).json()
         return started
 
     async def consent(self, authorization_url: str, *, account: str, decision: str = "approve") -> str:
-        """The person decides at the provider; returns where it sends the browser."""
+        """Decide for the person at the provider; return where it sends the browser."""
         url = urlsplit(authorization_url)
         form = {**dict(parse_qsl(url.query)), "decision": decision, "account": account}
         response = expect(await self.browser.post(url.path, data=form), 302, 303)
         return response.headers["location"]
 
     async def callback(self, location: str) -> httpx.Response:
-        """The browser follows the provider's redirect to the service."""
+        """Follow the provider's redirect to the service, as the browser does."""
         url = urlsplit(location)
         return await self.client.get(f"{url.path}?{url.query}")
 
     async def confirm(self, person: Person, provider: str, **body: Any) -> httpx.Response:
-        """The person confirms what they started."""
+        """Confirm for the person what they started."""
         return await self.client.post(f"/users/me/integrations/{provider}", headers=person.headers, json=body)
 
     async def connect(
         self, person: Person, provider: str = "sandbox-static", *, scopes: tuple[str, ...] = ("calendar.read",)
     ) -> dict[str, Any]:
-        """The whole way from authorize to a connection."""
+        """Go the whole way from authorize to an integration, and return it."""
         started = await self.authorize(person, provider, scopes=list(scopes))
         location = await self.consent(started["authorization_url"], account=person.email)
         returned = expect(await self.callback(location), 303)
@@ -92,7 +92,7 @@ class MainJob:
     async def get_token(
         self, key: dict[str, str], user_id: str, provider: str = "sandbox-static", **body: Any
     ) -> httpx.Response:
-        """What a sibling service does; `key` are the headers with its service key."""
+        """Ask for a token as a sibling service does; `key` are the headers with its service key."""
         document = {"user_id": user_id, "provider": provider, **body}
         return await self.client.post("/internal/tokens/get", headers=key, json=document)
 
@@ -101,7 +101,7 @@ class MainJob:
         return await self.browser.get(f"/oidc/{kind}/userinfo", headers={"Authorization": f"Bearer {access_token}"})
 
     async def ledger(self, party: str, operation: str) -> list[dict[str, Any]]:
-        """What the sandbox was asked."""
+        """Return what the sandbox was asked."""
         answer = await self.browser.get("/_ledger", params={"party": party, "operation": operation})
         items: list[dict[str, Any]] = expect(answer, 200).json()["items"]
         return items

@@ -1,4 +1,4 @@
-"""What a keeper is told to run: made by the front process, sent to the keeper as one line of JSON."""
+"""The plan that tells a keeper what to run; the front process makes it and sends it as one line of JSON."""
 
 import json
 from collections.abc import Mapping
@@ -13,37 +13,37 @@ class Service:
     name: str
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
-    """Laid over the environment of the plan."""
+    """Variables laid over the environment of the plan."""
     ready_url: str | None = None
     ready_text: str | None = None
     port: int | None = None
-    """The port that `ready_url` has to be answered on by this very process."""
+    """Port on which this very process has to answer `ready_url`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything a keeper starts, in this order: servers, migration, service key, services."""
+    """Everything that a keeper starts, in this order: servers, migration, service key, services."""
 
     data_dir: str
     environment: dict[str, str]
     services: list[Service]
     postgres_sockets: str | None
-    """Socket folder of the embedded Postgres; None = somebody else's Postgres is used."""
+    """Socket folder of the embedded Postgres; None if somebody else's Postgres is used."""
     valkey_sockets: str | None
     postgres_settings: dict[str, str]
     cli: list[str]
-    """Command of the service's CLI; empty = there is nothing to migrate and no key to make."""
+    """Command of the service's CLI; empty if there is nothing to migrate and no key to make."""
     providers: list[str]
-    """What the development key is granted."""
+    """Names of the providers that the development key may read."""
     echo: bool
     """Whether the services' output is shown."""
 
     def to_json(self) -> str:
-        """One line."""
+        """Return the plan as one line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`."""
+        """Return the plan that `to_json` wrote."""
         fields: Mapping[str, Any] = json.loads(text)
         return cls(**{**fields, "services": [Service(**service) for service in fields["services"]]})

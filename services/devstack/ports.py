@@ -1,4 +1,4 @@
-"""TCP ports on loopback: free ones, taken ones, and whose they are."""
+"""TCP ports on loopback: which are free, which are taken, and by whom."""
 
 import contextlib
 import secrets
@@ -16,14 +16,14 @@ _CHANCE = secrets.SystemRandom()
 
 
 def parse_port(value: str, *, variable: str) -> int:
-    """A port number from the environment. Raises `DevstackError` naming the variable."""
+    """Return a port number from the environment. Raises `DevstackError` naming the variable."""
     if not value.isdecimal() or not 0 < int(value) <= _LAST_PORT:
         raise DevstackError(f"{variable} is {value!r}, not a port number")
     return int(value)
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
-    """Whether a server could listen there now."""
+    """Tell whether a server could listen there now."""
     with socket.socket() as probe:
         # As servers do: connections of a server that just ended, in TIME_WAIT, are no hindrance.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -35,16 +35,16 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
 
 
 def require_free(port: int, *, variable: str, host: str = LOOPBACK) -> None:
-    """Raises `DevstackError` naming the port and the variable that chooses another."""
+    """Check that the port is free. Raises `DevstackError` naming the port and the variable that chooses another."""
     if not is_free(port, host):
         raise DevstackError(f"port {port} is taken: end what listens there, or set {variable} to another port")
 
 
 def free_ports(count: int = 1) -> list[int]:
-    """`count` consecutive free ports. Raises `DevstackError` when there are none.
+    """Return `count` consecutive free ports. Raises `DevstackError` when there are none.
 
-    Below those that a kernel gives to outgoing connections (32768 on Linux, 49152 elsewhere): one of these may be gone
-    again by the time that our server binds it, when many connect.
+    They lie below those that a kernel gives to outgoing connections (32768 on Linux, 49152 elsewhere): one of these may
+    be gone again by the time that our server binds it, when many connect.
     """
     for _ in range(_ATTEMPTS):
         first = _CHANCE.randrange(_FIRST_PORT, _FIRST_OUTGOING - count)
@@ -55,7 +55,7 @@ def free_ports(count: int = 1) -> list[int]:
 
 
 def is_served_by(port: int, session: int) -> bool:
-    """Whether a process of `session` listens on `port`. Always true where there is no /proc."""
+    """Tell whether a process of `session` listens on `port`. Always true where there is no /proc."""
     if not Path("/proc/net/tcp").exists():
         return True
     inodes = _listening_inodes(port)

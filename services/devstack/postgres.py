@@ -46,7 +46,8 @@ _ROLES = "".join(
 
 @cache
 def _wheel_install() -> tuple[Path, str]:
-    """The install tree in the wheel and the wheel's version; the package is not imported, its import warns."""
+    """Return the install tree in the wheel, and the wheel's version. The package is not imported, since its import
+    warns."""
     spec = util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise DevstackError(f"{_WHEEL} is not installed: start with ./run or ./test, which install it")
@@ -69,7 +70,8 @@ class PostgresServer:
         socket_dir: Path | None = None,
         log_path: Path | None = None,
     ) -> None:
-        """`socket_dir` is an existing private folder of the account that will run Postgres; else one is made."""
+        """Prepare the server. `socket_dir` is an existing private folder of the account that will run Postgres; else
+        one is made."""
         self.data_dir = data_dir.absolute()
         self._settings = dict(settings)
         self._socket_dir = socket_dir
@@ -79,34 +81,34 @@ class PostgresServer:
 
     @property
     def pid(self) -> int:
-        """The postmaster's process id."""
+        """Return the postmaster's process id."""
         return self._server.child.pid
 
     @property
     def child(self) -> Child:
-        """The postmaster."""
+        """Return the postmaster."""
         return self._server.child
 
     @property
     def bin_dir(self) -> Path:
-        """The folder of psql, pg_dump, pg_ctl and the rest; a copy where root's own is closed to the account."""
+        """Return the folder of psql, pg_dump, pg_ctl and the rest; a copy where root's own is closed to the account."""
         if self._bin_dir is None:
             raise DevstackError("Postgres was not started")
         return self._bin_dir
 
     @property
     def socket_dir(self) -> Path:
-        """The private folder of the socket; gone after `stop()`."""
+        """Return the private folder of the socket, which is gone after `stop()`."""
         if self._socket_dir is None:
             raise DevstackError("Postgres was not started")
         return self._socket_dir
 
     def url(self, *, role: str, database: str = DATABASE) -> str:
-        """`postgresql://role@/database?host=FOLDER`."""
+        """Return `postgresql://role@/database?host=FOLDER`."""
         return database_url(self.socket_dir, role=role, database=database)
 
     def start(self) -> None:
-        """Start it and wait until it answers.
+        """Start the server and wait until it answers.
 
         Raises `AlreadyInUseError`, `StartTimeoutError`, or `DevstackError` with what Postgres said.
         """
@@ -124,7 +126,7 @@ class PostgresServer:
             raise
 
     def copy(self, data_dir: Path) -> "PostgresServer":
-        """A standby of this running server, on a copy of its data made now; `start()` lets it follow.
+        """Return a standby of this running server, on a copy of its data made now; `start()` lets it follow.
 
         Raises `DevstackError` with what pg_basebackup said.
         """
@@ -142,12 +144,13 @@ class PostgresServer:
         (self.data_dir / "standby.signal").touch()
 
     def kill(self) -> None:
-        """SIGKILL, as a power cut does; `start()` brings it back."""
+        """Kill the server with SIGKILL, as a power cut does; `start()` brings it back."""
         self.child.kill()
         self.child.wait()
 
     def stop(self, *, timeout: float = 8.0) -> None:
-        """Fast shutdown; after `timeout` seconds an immediate one, see pg_ctl(1). Harmless when it does not run."""
+        """Shut the server down fast, or after `timeout` seconds immediately; see pg_ctl(1). Harmless when it does
+        not run."""
         self._server.stop([(signal.SIGINT, timeout), (signal.SIGQUIT, 0.3)])
         if self._socket_dir is not None:
             remove_folder(self._socket_dir)
@@ -181,7 +184,7 @@ class PostgresServer:
         self._create_roles()
 
     def _initialise(self, account: process.Account | None) -> None:
-        """initdb beside the final place, so that an interrupted one leaves nothing that looks like data."""
+        """Run initdb beside the final place, so that an interrupted one leaves nothing that looks like data."""
         unfinished = self.data_dir.with_name(f"{self.data_dir.name}.unfinished")
         remove_folder(unfinished)
         folders.make_data_folder(unfinished, account)
@@ -213,7 +216,8 @@ class PostgresServer:
             leftover.unlink()
 
     def _ready_pid(self) -> int | None:
-        """The process id in postmaster.pid once it says ready; it is written before the socket answers."""
+        """Return the process id in postmaster.pid once that file says ready; it is written before the socket
+        answers."""
         try:
             lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -229,12 +233,12 @@ class PostgresServer:
 
 
 def database_url(socket_dir: Path, *, role: str, database: str = DATABASE) -> str:
-    """`postgresql://role@/database?host=FOLDER`."""
+    """Return `postgresql://role@/database?host=FOLDER`."""
     return f"postgresql://{quote(role)}@/{quote(database)}?host={quote(str(socket_dir))}"
 
 
 def _works_in(pid: str, folder: Path) -> bool:
-    """Whether the process has `folder` as its working directory, as a postmaster has its data directory."""
+    """Tell whether the process has `folder` as its working directory, as a postmaster has its data directory."""
     try:
         return Path(f"/proc/{pid}/cwd").samefile(folder)
     except OSError:  # no such process, or somebody else's: a postmaster of this folder would be of its owner

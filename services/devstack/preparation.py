@@ -1,4 +1,4 @@
-"""What has to be decided before anything is started: addresses, environment, and the plan for the keeper."""
+"""Decisions before anything is started: addresses, environment, and the plan for the keeper."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,26 +24,26 @@ _READY_TEXTS = {"worker": "worker.started", "beat": "beat.started"}
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What is run on the servers; the default is the service itself."""
+    """Recipe of what is run on the servers; the default is the service itself."""
 
     procfile: Path = REPOSITORY / "Procfile"
     cli: Sequence[str] = ("python", "-m", "services.user_management.cli")
-    """The service's CLI; empty = nothing to migrate and no service key."""
+    """Command of the service's CLI; empty if there is nothing to migrate and no service key."""
     postgres_settings: Mapping[str, str] = field(default_factory=dict)
-    """Overrides of postgresql.conf."""
+    """Settings that override postgresql.conf."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the person or the test chose."""
+    """Choices of the person or the test."""
 
     data_dir: Path
     web_ports: Sequence[int]
     sandbox_port: int
     processes: Sequence[str] | None
-    """Names of the Procfile and `sandbox`; None = all."""
+    """Names of the Procfile and `sandbox`; None for all."""
     person: Mapping[str, str]
-    """The person's environment."""
+    """Environment of the person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Sockets:
 
 
 def make_socket_folders(choices: Choices) -> Sockets:
-    """A folder for each server that no environment variable replaces."""
+    """Make a folder for each server that no environment variable replaces."""
     account = account_for(choices.data_dir / "postgres")
     return Sockets(
         postgres=None if choices.person.get("DATABASE_URL") else folders.make_socket_folder(account),
@@ -64,7 +64,7 @@ def make_socket_folders(choices: Choices) -> Sockets:
 
 
 def make_plan(choices: Choices, sockets: Sockets, recipe: Recipe, *, echo: bool) -> Plan:
-    """Write the files the processes read and say what is to be started. Raises `DevstackError`."""
+    """Write the files that the processes read, and return the plan of what to start. Raises `DevstackError`."""
     environment, providers = _environment(choices, sockets)
     return Plan(
         data_dir=str(choices.data_dir),
@@ -91,7 +91,7 @@ def _addresses(choices: Choices, sockets: Sockets) -> Addresses:
 
 
 def _environment(choices: Choices, sockets: Sockets) -> tuple[dict[str, str], list[str]]:
-    """The environment of all processes, and the names of the sandbox's providers that the service will know."""
+    """Return the environment of all processes, and the names of the sandbox's providers that the service will know."""
     addresses = _addresses(choices, sockets)
     folder, own = choices.data_dir / "providers", configured_clients(choices.person.get("OAUTH_CLIENTS", ""))
     providers = [
@@ -139,7 +139,7 @@ def _web(number: int, port: int, command: list[str]) -> Service:
 
 
 def require_free_ports(choices: Choices) -> None:
-    """Raises `DevstackError` naming the taken port and its variable."""
+    """Check that all ports are free. Raises `DevstackError` naming the taken port and its variable."""
     if choices.processes is None or WEB in choices.processes:
         host = choices.person.get("HOST") or ports.LOOPBACK
         for port in choices.web_ports:

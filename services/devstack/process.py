@@ -1,8 +1,8 @@
-"""Children that die with us, each the leader of its own session.
+"""Child processes that die with this one, each the leader of its own session.
 
-PR_SET_PDEATHSIG fires when the *thread* that started the child ends (prctl(2)). A test, an executor or an event
-loop may start servers from threads that end long before the process does, so all children are started by one
-thread that lives as long as the process.
+PR_SET_PDEATHSIG fires when the *thread* that started the child ends (prctl(2)). A test, an executor or an event loop
+may start servers from threads that end long before the process does, so all children are started by one thread that
+lives as long as the process.
 """
 
 import os
@@ -28,7 +28,7 @@ Stream = int | IO[bytes]
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Where a process reads and writes; as the arguments of `subprocess.Popen`."""
+    """Streams from which a process reads and to which it writes, as the arguments of `subprocess.Popen`."""
 
     stdin: Stream = subprocess.DEVNULL
     stdout: Stream = subprocess.DEVNULL
@@ -41,14 +41,14 @@ PIPES = Streams(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The user a process runs as."""
+    """The user that a process runs as."""
 
     uid: int
     gid: int
 
 
 class _Spawner:
-    """The thread that starts everything; one per process, made again after a fork."""
+    """The thread that starts every process; one per process, made again after a fork."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
@@ -64,7 +64,7 @@ class _Spawner:
         return future.result()
 
     def close(self) -> list[Child]:
-        """Refuse all further orders; the children that still run."""
+        """Refuse all further orders, and return the children that still run."""
         with self._lock:
             self._closed = True
             return [child for child in self._children if child.returncode is None]
@@ -100,7 +100,7 @@ def _current_spawner() -> _Spawner:
 
 
 def kill_all() -> None:
-    """Start nothing any more, SIGKILL every child that still runs and wait for it: the last act of a process."""
+    """Refuse further starts, SIGKILL every child that still runs and wait for it: the last act of a process."""
     for child in _current_spawner().close():
         child.kill()
         child.wait()
@@ -118,8 +118,8 @@ def spawn(
 ) -> Child:
     """Start `command` without a shell, with exactly the environment `env`.
 
-    `account` is dropped to (needs root). `death_signal` is what the kernel sends when this process dies; None for a
-    process that has to outlive it. A command that does not exist ends with 127.
+    The process drops to `account` (needs root). `death_signal` is what the kernel sends when this process dies; None
+    for a process that has to outlive it. A command that does not exist ends with 127.
     """
     uid, gid = (account.uid, account.gid) if account else (-1, -1)
     launcher = [
@@ -143,14 +143,14 @@ def spawn(
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a short command ended, with what it printed (stdout and stderr together)."""
+    """Result of a short command: how it ended, and what it printed (stdout and stderr together)."""
 
     returncode: int
     output: str
 
     @property
     def last_line(self) -> str:
-        """The last line it printed, or a dash."""
+        """Return the last line that the command printed, or a dash."""
         return next((line for line in reversed(self.output.splitlines()) if line.strip()), "-").strip()
 
 
@@ -179,7 +179,7 @@ def run(
 
 
 def describe_end(returncode: int | None) -> str:
-    """`exit status 3` or `killed by SIGKILL`."""
+    """Return how a process ended, as `exit status 3` or `killed by SIGKILL`."""
     if returncode is not None and returncode < 0:
         return f"killed by {signal.Signals(-returncode).name}"
     return f"exit status {returncode}"

@@ -1,4 +1,4 @@
-"""The Procfile: one `NAME: command` per line, run without a shell.
+"""Reader of the Procfile: one `NAME: command` per line, run without a shell.
 
 `${NAME}` and `${NAME:-default}` are substituted inside the words that shell quoting gives; a value never becomes more
 than one word. Pipes, redirections and `VAR=value command` need a shell and are not supported.
@@ -16,9 +16,10 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 def read_procfile(path: Path, variables: Mapping[str, str]) -> dict[str, list[str]]:
-    """Process name → command, in the order of the file.
+    """Return process name → command, in the order of the file.
 
-    Raises `DevstackError` naming the line: malformed, named twice, or a variable that is neither set nor has a default.
+    Raises `DevstackError` naming the line that is malformed, named twice, or has a variable that is neither set nor has
+    a default.
     """
     commands: dict[str, list[str]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -42,7 +43,7 @@ def _parse(line: str, variables: Mapping[str, str]) -> tuple[str, list[str]]:
 
 
 def substitute(word: str, variables: Mapping[str, str]) -> str:
-    """`word` with `${NAME}` and `${NAME:-default}` replaced. Raises ValueError for a name that has no value."""
+    """Return `word` with `${NAME}` and `${NAME:-default}` replaced. Raises ValueError for a name that has no value."""
 
     def value(matched: re.Match[str]) -> str:
         name, default = matched[1], matched[2]

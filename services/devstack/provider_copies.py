@@ -10,11 +10,11 @@ COPY_MARK = (
     "# A copy that leads to the sandbox, written anew at each start. Without this line the file is left alone.\n"
 )
 _ADDRESSES = re.compile(r"^(?:issuer|id_token_issuers|jwks_uri|discovery|\w*endpoint)\s*=.*$", re.MULTILINE)
-"""Lines that say where a provider is. Scopes may look like URLs too, and are names."""
+"""Pattern of the lines that say where a provider is. Scopes may look like URLs too, but are names."""
 
 
 def copy_provider_files(folder: Path, sandbox_url: str, *, except_for: Collection[str] = ()) -> list[str]:
-    """Write a copy of every built-in provider file into `folder` (made if absent); returns the providers' names.
+    """Write a copy of every built-in provider file into `folder` (made if absent); return the providers' names.
 
     Those in `except_for` are not copied, and what an earlier run copied of them is removed. A file that is not a copy
     is somebody's own: it stays, and is not among the names.
@@ -39,7 +39,7 @@ def _pointed_at(sandbox_url: str, text: str) -> str:
 
 
 def configured_clients(oauth_clients: str) -> set[str]:
-    """The providers in a value of OAUTH_CLIENTS; none where it is not what the service will accept."""
+    """Return the providers in a value of OAUTH_CLIENTS; none where the service will not accept the value."""
     try:
         clients = json.loads(oauth_clients or "{}")
     except ValueError:

@@ -1,4 +1,4 @@
-"""More processes of the service beside those of a stack, over the same servers: what a crash test kills."""
+"""Further processes of the service beside those of a stack, over the same servers, for crash tests to kill."""
 
 import asyncio
 from collections import deque
@@ -29,7 +29,7 @@ def start(stack: Stack, name: str, log: Path, environment: Mapping[str, str], *a
 
 
 class Replica:
-    """One more process of the API."""
+    """A further process of the API."""
 
     def __init__(self, stack: Stack, port: int, log: Path, environment: Mapping[str, str]) -> None:
         self.url = f"http://{ports.LOOPBACK}:{port}"
@@ -39,7 +39,7 @@ class Replica:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Return its process id."""
         return self.child.pid
 
     async def until_ready(self, client: httpx.AsyncClient) -> None:
@@ -53,7 +53,8 @@ class Replica:
             raise RuntimeError(f"port {self._port} is answered by another program than our replica")
 
     async def until_ended(self) -> int | None:
-        """The return code: negative = ended by that signal; None: it still runs after ten seconds."""
+        """Wait for the end and return the return code: negative if a signal ended it, None if it still runs after
+        ten seconds."""
         return await asyncio.to_thread(self.child.wait, 10)
 
     async def _is_ready(self, client: httpx.AsyncClient) -> bool:
@@ -65,7 +66,7 @@ class Replica:
 async def successive_replicas(
     stack: Stack, client: httpx.AsyncClient, log: Path, environments: Sequence[Mapping[str, str]], *, ahead: int = 2
 ) -> AsyncGenerator[Replica, None]:
-    """Ready replicas one after the other, each of which has to have ended when the next one is asked for.
+    """Yield ready replicas one after the other, each of which has to have ended when the next one is asked for.
 
     `ahead` of them start while one serves. They take turns on `ahead + 1` ports, as a process that is restarted does.
     """
@@ -90,7 +91,7 @@ async def successive_replicas(
 async def parallel_replicas(
     stack: Stack, client: httpx.AsyncClient, log: Path, environments: Sequence[Mapping[str, str]]
 ) -> AsyncIterator[list[Replica]]:
-    """Ready replicas that serve at the same time."""
+    """Provide ready replicas that serve at the same time."""
     free = ports.free_ports(len(environments))
     replicas = [Replica(stack, port, log, environment) for port, environment in zip(free, environments, strict=True)]
     try:

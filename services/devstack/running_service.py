@@ -1,4 +1,4 @@
-"""One started command of the stack: its output goes to its log and, with its name before it, to the person."""
+"""A started command of the stack; its output goes to its log and, with its name before it, to the person."""
 
 import os
 import subprocess
@@ -36,7 +36,8 @@ class RunningService:
         echo: Callable[[str, bytes], None] | None,
         keep_stdout: bool = False,
     ) -> None:
-        """`keep_stdout`: what it prints on stdout is neither shown nor logged but becomes `answer()`."""
+        """Start the service. With `keep_stdout`, what it prints on stdout is neither shown nor logged but becomes
+        `answer()`."""
         self.service = service
         self.last_line = ""
         self.said_ready = threading.Event()
@@ -56,14 +57,14 @@ class RunningService:
         self._reader.start()
 
     def answer(self) -> str:
-        """With `keep_stdout`: all of its stdout, once it closed that."""
+        """Return all of the command's stdout, once it has closed that; needs `keep_stdout`."""
         if self.child.stdout is None:
             return ""
         with self.child.stdout as stdout:
             return stdout.read().decode(errors="replace")
 
     def how_it_ended(self) -> str:
-        """For the person: `exit status 3: last line` or `killed by SIGKILL`."""
+        """Return how the command ended, for the person: `exit status 3: last line` or `killed by SIGKILL`."""
         self._reader.join(_OUTPUT_GRACE)
         return process.describe_end(self.child.returncode) + (f": {self.last_line}" if self.last_line else "")
 

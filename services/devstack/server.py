@@ -1,4 +1,4 @@
-"""What the embedded Postgres and Valkey have in common: one directory, one child, one private socket folder."""
+"""The base of the embedded Postgres and Valkey: one directory, one child, one private socket folder."""
 
 import os
 import shutil
@@ -21,8 +21,8 @@ SERVER_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 class ServerProcess:
     """The running server of one data directory, proven to be our own child.
 
-    Holds the two locks of the directory (`directory_lock`). Standing beside the directory: NAME.lock,
-    NAME.server.lock and the server's log, NAME.log unless told otherwise.
+    It holds the two locks of the directory (`directory_lock`). Beside the directory stand NAME.lock, NAME.server.lock
+    and the server's log, which is NAME.log unless told otherwise.
     """
 
     def __init__(self, data_dir: Path, *, name: str, log_path: Path | None) -> None:
@@ -34,18 +34,18 @@ class ServerProcess:
 
     @property
     def running(self) -> bool:
-        """Whether the child lives."""
+        """Tell whether the child lives."""
         return self._child is not None and self._child.returncode is None
 
     @property
     def child(self) -> Child:
-        """The child; `DevstackError` before the first start."""
+        """Return the child. Raises `DevstackError` before the first start."""
         if self._child is None:
             raise DevstackError(f"{self.name} was not started")
         return self._child
 
     def lock(self) -> None:
-        """Take the directory for this process; `AlreadyInUseError` when another run has it."""
+        """Take the directory for this process. Raises `AlreadyInUseError` when another run has it."""
         if self.running:
             raise DevstackError(f"{self.name} is already running")
         if self._run_lock is None:
@@ -78,7 +78,7 @@ class ServerProcess:
     def wait_until(self, answers: Callable[[], int | None], *, timeout: float = START_TIMEOUT) -> None:
         """Wait until `answers()` gives the process id of the server that answers, and prove that it is our child.
 
-        Raises `StartTimeoutError`, or `DevstackError` when the child ends or the one who answers is somebody else.
+        Raises `StartTimeoutError`, or `DevstackError` when the child ends or somebody else's server answers.
         """
         deadline = time.monotonic() + timeout
         while (answered := answers()) is None:
@@ -90,7 +90,7 @@ class ServerProcess:
             raise DevstackError(f"another {self.name} (pid {answered}) answers in {self.data_dir}")
 
     def stop(self, signals: Sequence[tuple[signal.Signals, float]]) -> None:
-        """Send each signal and wait its seconds for the end; SIGKILL after the last one."""
+        """Send each signal and wait its seconds for the end; send SIGKILL after the last one."""
         if self._child is not None:
             for signum, seconds in signals:
                 self._child.send_signal(signum)
@@ -101,7 +101,7 @@ class ServerProcess:
         self.unlock()
 
     def last_log_line(self) -> str:
-        """The last line of the server's log."""
+        """Return the last line of the server's log."""
         lines = self.log_path.read_text(errors="replace").splitlines() if self.log_path.exists() else []
         return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
 
@@ -111,5 +111,5 @@ class ServerProcess:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a socket folder; its keeper and its front both do, so it may be gone already."""
+    """Remove a socket folder. Its keeper and its front both do, so it may be gone already."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The service key a person uses in development: made once per DATA_DIR, granted every sandbox provider."""
+"""The service key that a person uses in development: made once per DATA_DIR, with grants for every sandbox provider."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ STARTED_FILE = "development-service-key.started"
 
 
 def read_service_key(data_dir: Path) -> str:
-    """The key of `data_dir`; empty when there is none."""
+    """Return the key of `data_dir`; empty when there is none."""
     path = data_dir / KEY_FILE
     return path.read_text().strip() if path.exists() else ""
 
@@ -25,8 +25,8 @@ def ensure_service_key(
     run_cli: Callable[[list[str]], str],
     progress: Callable[[str], None],
 ) -> None:
-    """Make the key unless the file is there. It is written last: a start that was cut short leaves a service whose key
-    nobody knows, so the next one makes a service of another name."""
+    """Make the key unless the file is there. The file is written last: a start that was cut short leaves a service
+    whose key nobody knows, so the next one makes a service of another name."""
     if read_service_key(data_dir):
         return
     progress("making the development service key …")

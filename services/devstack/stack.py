@@ -1,4 +1,4 @@
-"""The whole service with its servers and its sandbox on this machine: for ./run, the demo, tests and benchmarks."""
+"""The whole service with its servers and its sandbox on this machine, for ./run, the demo, tests and benchmarks."""
 
 import os
 import signal
@@ -28,12 +28,12 @@ THE_SERVICE = Recipe()
 
 
 def _say_nothing(_text: str) -> None:
-    """Progress nobody asked for."""
+    """Drop progress that nobody asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """What the person sees while a stack starts and runs."""
+    """Output that the person sees while a stack starts and runs."""
 
     progress: Callable[[str], None] = _say_nothing
     show_output: bool = False
@@ -57,11 +57,11 @@ class StackPostgres:
 
     pid: int
     bin_dir: Path
-    """psql, pg_dump and the rest."""
+    """Folder of psql, pg_dump and the rest."""
     socket_dir: Path
 
     def url(self, *, role: str, database: str = DATABASE) -> str:
-        """`postgresql://role@/database?host=FOLDER`."""
+        """Return `postgresql://role@/database?host=FOLDER`."""
         return database_url(self.socket_dir, role=role, database=database)
 
 
@@ -73,16 +73,18 @@ class StackValkey:
     socket_dir: Path
 
     def url(self) -> str:
-        """`unix:///tmp/ums-XXXXXXXX/valkey.sock`."""
+        """Return `unix:///tmp/ums-XXXXXXXX/valkey.sock`."""
         return valkey_url(self.socket_dir)
 
 
 class Stack:
-    """Everything between `start()` and `stop()`, or inside `with`; stops by itself however this process ends.
+    """Everything that runs between `start()` and `stop()`, or inside `with`; it stops by itself however this process
+    ends.
 
-    `port` and `sandbox_port`: free ones unless given. `processes`: names of the Procfile and `sandbox`, all unless
-    given. `web_count` copies of the API listen on consecutive ports. `env` is laid over this process's environment,
-    which is laid over the development values; `DATABASE_URL` and `REDIS_URL` in it replace the embedded servers.
+    `port` and `sandbox_port` are free ones unless given. `processes` are names of the Procfile and `sandbox`, all
+    unless given. `web_count` copies of the API listen on consecutive ports. `env` is laid over this process's
+    environment, which is laid over the development values; `DATABASE_URL` and `REDIS_URL` in it replace the embedded
+    servers.
     """
 
     def __init__(
@@ -113,36 +115,36 @@ class Stack:
 
     @property
     def data_dir(self) -> Path:
-        """Where everything is kept."""
+        """Return the folder where everything is kept."""
         return self._choices.data_dir
 
     @property
     def api_urls(self) -> list[str]:
-        """Base URLs of the copies of the API."""
+        """Return the base URLs of the copies of the API."""
         return [f"http://{ports.LOOPBACK}:{port}" for port in self._choices.web_ports]
 
     @property
     def api_url(self) -> str:
-        """Base URL of the (first) API."""
+        """Return the base URL of the (first) API."""
         return self.api_urls[0]
 
     @property
     def sandbox_url(self) -> str:
-        """Base URL of the sandbox."""
+        """Return the base URL of the sandbox."""
         return f"http://{ports.LOOPBACK}:{self._choices.sandbox_port}"
 
     @property
     def service_key(self) -> str:
-        """The development service key, granted every provider of the sandbox."""
+        """Return the development service key, which has grants for every provider of the sandbox."""
         return read_service_key(self.data_dir)
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of its processes."""
+        """Return the environment of the stack's processes."""
         return dict(self._started_plan.environment)
 
     def command(self, name: str) -> list[str]:
-        """What the Procfile starts as `name`; `DevstackError` when it names no such process."""
+        """Return what the Procfile starts as `name`. Raises `DevstackError` when it names no such process."""
         commands = read_procfile(self._recipe.procfile, self._started_plan.environment)
         if name not in commands:
             raise DevstackError(f"{self._recipe.procfile.name} has no process {name!r}")
@@ -150,7 +152,7 @@ class Stack:
 
     @property
     def postgres(self) -> StackPostgres:
-        """The embedded Postgres; `DevstackError` when DATABASE_URL replaced it."""
+        """Return the embedded Postgres. Raises `DevstackError` when DATABASE_URL replaced it."""
         folder, keeper = self._started_plan.postgres_sockets, self._running_keeper
         if folder is None or keeper.bin_dir is None:
             raise DevstackError("DATABASE_URL names the database: there is no embedded Postgres")
@@ -158,7 +160,7 @@ class Stack:
 
     @property
     def valkey(self) -> StackValkey:
-        """The embedded Valkey; `DevstackError` when REDIS_URL replaced it."""
+        """Return the embedded Valkey. Raises `DevstackError` when REDIS_URL replaced it."""
         folder = self._started_plan.valkey_sockets
         if folder is None:
             raise DevstackError("REDIS_URL names the broker: there is no embedded Valkey")
@@ -166,18 +168,18 @@ class Stack:
 
     @property
     def keeper_pid(self) -> int:
-        """The process that is the parent of all others."""
+        """Return the id of the process that is the parent of all others."""
         return self._running_keeper.pid
 
     def process(self, name: str) -> StackProcess:
-        """A process by its name: of the Procfile, `web-2`, `sandbox`, `postgres`, `valkey`."""
+        """Return a process by its name: one of the Procfile, `web-2`, `sandbox`, `postgres`, `valkey`."""
         pids = self._running_keeper.pids
         if name not in pids:
             raise DevstackError(f"there is no process {name!r}; there are {', '.join(pids)}")
         return StackProcess(name, pids[name])
 
     def log_path(self, name: str) -> Path:
-        """The file that has what the process printed since the stack was started."""
+        """Return the file that has what the process printed since the stack was started."""
         return self.data_dir / "log" / f"{name}.log"
 
     def kill(self, name: str, signum: signal.Signals = signal.SIGKILL) -> None:
@@ -189,7 +191,7 @@ class Stack:
         self._running_keeper.order("start", name, timeout=_ORDER_LIMIT)
 
     def restart(self, name: str) -> None:
-        """SIGKILL a process and start it again."""
+        """Kill a process with SIGKILL and start it again."""
         self.kill(name)
         self.start_process(name)
 
@@ -248,7 +250,7 @@ class Stack:
             return KeeperProcess(plan, lock=lock, messages=messages)
 
     def _lock(self) -> int:
-        """Take DATA_DIR: one lock is ours, the other is inherited by the keeper, which may outlive us for 10 s."""
+        """Take DATA_DIR. One lock is ours; the keeper inherits the other, and may outlive us for 10 s."""
         in_use = f"{self.data_dir} is in use by another run: set DATA_DIR to another folder"
         self._undo.callback(os.close, directory_lock.acquire(self.data_dir / "run.lock", in_use=in_use))
         path = self.data_dir / "keeper.lock"

@@ -33,7 +33,7 @@ Event = dict[str, Any]
 
 
 class StoppingError(DevstackError):
-    """Nothing is started any more."""
+    """Refusal to start anything while the supervisor stops."""
 
 
 class Supervisor:
@@ -51,7 +51,7 @@ class Supervisor:
         self._servers = self._embedded_servers()
 
     def run(self) -> int:
-        """Everything, until a stop is asked for (0) or something fails (1)."""
+        """Run the plan until a stop is asked for (0) or something fails (1)."""
         threading.Thread(target=self._bring_up, name="bring-up", daemon=True).start()
         try:
             return self._obey()
@@ -75,7 +75,7 @@ class Supervisor:
         return servers
 
     def _obey(self) -> int:
-        """Take messages until one of them ends the run; the exit status."""
+        """Take messages until one of them ends the run, and return the exit status."""
         while True:
             message = self.inbox.get()
             match message["command"]:
@@ -91,7 +91,7 @@ class Supervisor:
                     threading.Thread(target=self._execute, args=(message,), daemon=True).start()
 
     def _execute(self, order: Event) -> None:
-        """An order of the front about one process; answered when it is carried out."""
+        """Carry out an order of the front about one process, then answer it."""
         try:
             if order["command"] == "kill":
                 self._kill(order["name"], Signals(order["signal"]))
@@ -149,7 +149,7 @@ class Supervisor:
         )
 
     def _run_cli(self, arguments: list[str]) -> str:
-        """What the service's CLI prints on stdout. Raises `DevstackError` when it fails."""
+        """Return what the service's CLI prints on stdout. Raises `DevstackError` when it fails."""
         command = [*self._plan.cli, *arguments]
         running = self._launch(Service(name="setup", command=command), keep_stdout=True)
         answer = running.answer()
@@ -203,7 +203,7 @@ class Supervisor:
         self._report({"event": "progress", "text": text})
 
     def _stop_all(self) -> None:
-        """Services first, then the servers they use; whatever does not end in its time is killed."""
+        """Stop the services first, then the servers that they use; kill whatever does not end in its time."""
         with self._lock:
             self._stopping = True
         started = time.monotonic()

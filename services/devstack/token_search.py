@@ -10,11 +10,12 @@ from enum import StrEnum
 from typing import Final
 
 _SHORTEST_MARK: Final = 5
-"""Bytes; what is left of a shorter one in base64 is so short that it stands anywhere by chance."""
+"""Bytes that a mark must have. What is left of a shorter one in base64 is so short that it stands anywhere by
+chance."""
 
 
 class Form(StrEnum):
-    """How a mark is written."""
+    """Form in which a mark is written."""
 
     TEXT = "text"
     HEX = "hex"
@@ -23,7 +24,7 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`mark` stands in `place`, written as `form`."""
+    """Occurrence of a mark: `mark` stands in `place`, written as `form`."""
 
     place: str
     mark: bytes
@@ -31,10 +32,10 @@ class Finding:
 
 
 def search(places: Mapping[str, bytes], marks: Iterable[bytes]) -> list[Finding]:
-    """Where a mark stands in the contents of `places`, given by name; each form is reported once per place.
+    """Return where a mark stands in the contents of `places`, given by name; each form is reported once per place.
 
-    Contents are taken as they are: who has compressed ones decompresses them first. Base64 that is broken into lines
-    in the midst of a mark is not seen. Raises ValueError for a mark of fewer than 5 bytes.
+    Contents are taken as they are: callers decompress compressed ones first. Base64 that is broken into lines in the
+    midst of a mark is not seen. Raises ValueError for a mark of fewer than 5 bytes.
     """
     writings = {mark: list(_writings(mark)) for mark in marks}
     found = (
@@ -59,7 +60,8 @@ def _writings(mark: bytes) -> Iterator[tuple[Form, bytes]]:
 
 
 def _base64_core(mark: bytes, bytes_before: int, last_two: bytes) -> bytes:
-    """The characters that come from the mark alone when it stands `bytes_before` bytes (mod 3) into what was encoded.
+    """Return the characters that come from the mark alone when it stands `bytes_before` bytes (mod 3) into what was
+    encoded.
 
     A character holds 6 bits (RFC 4648 section 4); one at the edge mixes the mark's bits with its neighbour's.
     """

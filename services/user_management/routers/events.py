@@ -11,7 +11,7 @@ _SCHEMA: Final = "#/components/schemas/{model}"
 _HEADERS: Final = {
     "webhook-id": "Id of the message, which is the same at each attempt",
     "webhook-timestamp": "Time of this attempt, in seconds since 1970",
-    "webhook-signature": "Signature by Standard Webhooks: `v1,` and base64; several, with spaces between, in a rotation",
+    "webhook-signature": "By Standard Webhooks: `v1,` and the signature; during a rotation several, separated by spaces",
 }
 
 
