@@ -32,6 +32,6 @@ def _controlled_provider(kind: str, sandbox: CurrentSandbox) -> Provider:
 
 
 CurrentProvider = Annotated[Provider, Depends(_current_provider)]
-"""A plain one; imitations have paths of their own."""
+"""Plain provider that the path names; imitations have paths of their own."""
 ControlledProvider = Annotated[Provider, Depends(_controlled_provider)]
-"""Any."""
+"""Provider of either sort that the path names."""

@@ -39,7 +39,7 @@ def _claims_of(id_token: str) -> Body:
 
 
 def _signed_again(**claims: Any) -> Callable[[Body, Fault], Body]:
-    """The same ID token with other claims, signed by the provider as ever."""
+    """Return an edit that puts other claims into the ID token, signed by the provider as ever."""
 
     def edit(body: Body, _: Fault) -> Body:
         if "id_token" not in body:

@@ -14,7 +14,7 @@ class SandboxError(Exception):
 
 
 async def sandbox_error_response(_: Request, problem: Exception) -> JSONResponse:
-    """`{"detail": …}`, as FastAPI's own refusals."""
+    """Return `{"detail": …}`, the form of FastAPI's own refusals."""
     if not isinstance(problem, SandboxError):
         raise problem
     return JSONResponse({"detail": problem.message}, problem.status)

@@ -70,7 +70,7 @@ def list_users(clerk: Clerk, query: UserList) -> list[ClerkUser]:
 
 
 def count_users(clerk: Clerk) -> dict[str, Any]:
-    """The total."""
+    """Return the number of users."""
     return {"object": "total_count", "total_count": len(clerk.stored_users())}
 
 

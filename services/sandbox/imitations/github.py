@@ -69,7 +69,7 @@ class GitHub(Persona):
         super().__init__("github", party="github", issuer=issuer, kind="strict", settings=GitHubSettings())
 
     def requested_scopes(self, form: Form) -> tuple[str, ...]:
-        """None is fine too; what GitHub does not know it ignores."""
+        """Return the scopes of the request. There may be none, and GitHub ignores what it does not know."""
         return tuple(scope for scope in self.parse_scopes(form.get("scope") or "") if self.is_scope(scope))
 
     def parse_scopes(self, text: str) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ class GitHub(Persona):
         return super().parse_scopes(text.replace(",", " "))
 
     def is_scope(self, scope: str) -> bool:
-        """Anything that looks like one."""
+        """Tell whether the text looks like a scope."""
         return _SCOPE.fullmatch(scope) is not None
 
     def consented_scopes(
@@ -87,7 +87,7 @@ class GitHub(Persona):
         *,
         earlier: tuple[str, ...],  # noqa: ARG002  each token has its own scopes
     ) -> tuple[str, ...]:
-        """Normalised: a scope that another one includes is not told."""
+        """Return the scopes without those that another one includes."""
         wanted = [
             scope for scope in (*ticked, *self.settings.extra_scopes) if scope not in self.settings.withheld_scopes
         ]
@@ -101,11 +101,11 @@ class GitHub(Persona):
         *,
         consented_before: bool,  # noqa: ARG002  it does not matter here
     ) -> bool:
-        """By the app's settings, or by scope."""
+        """Tell whether a refresh token comes along: by the app's settings, or by scope."""
         return self.settings.expiring_tokens or "offline_access" in scopes
 
     def access_token_lifetime(self, *, offline: bool) -> int | None:
-        """Without a refresh token it does not run out."""
+        """Return the lifetime of an access token; without a refresh token it does not run out."""
         return self.settings.access_token_lifetime_seconds if offline else None
 
     def refresh_token_ends_at(self, token: RefreshToken) -> float | None:
@@ -113,7 +113,7 @@ class GitHub(Persona):
         return token.issued_at + REFRESH_TOKEN_DAYS * DAY_SECONDS
 
     def successor(self, token: RefreshToken, *, now: float) -> RefreshToken | None:  # noqa: ARG002  at any time
-        """Single use."""
+        """Return the next refresh token; each is for a single use."""
         return use_up(token)
 
     def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class GitHub(Persona):
         return 200
 
     def error_body(self, refusal: OAuthError) -> dict[str, Any]:
-        """With a page to read."""
+        """Return the error body, with the address of a page to read."""
         return super().error_body(refusal) | {"error_uri": "https://docs.github.com/apps"}
 
     def encoded(
@@ -150,7 +150,7 @@ class GitHub(Persona):
         headers: Mapping[str, str] | None = None,
         accept: str = "",
     ) -> Response:
-        """A form, unless JSON is asked for by name."""
+        """Return the body as a form, unless the client asks for JSON by name."""
         if "application/json" in accept:
             return super().encoded(body, status=status, headers=headers, accept=accept)
         return Response(urlencode(body), status, NOT_STORED | dict(headers or {}), media_type=FORM_TYPE)

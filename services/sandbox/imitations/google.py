@@ -63,7 +63,7 @@ class Google(Persona):
         return tuple(dict.fromkeys(_ALIASES.get(scope, scope) for scope in text.split()))
 
     def is_scope(self, scope: str) -> bool:
-        """`offline_access` is none of Google's."""
+        """Tell whether the scope is on offer; `offline_access` is none of Google's."""
         return scope in {"openid", "email", "profile"} or scope.startswith(_PREFIX)
 
     def consented_scopes(
@@ -85,7 +85,7 @@ class Google(Persona):
         return parameters.get("access_type") == "offline" and (asks_again or not consented_before)
 
     def refresh_tokens_per_account(self) -> int | None:
-        """The oldest dies without a word."""
+        """Return how many refresh tokens an account may have; the oldest dies without a word."""
         return self.settings.refresh_token_limit
 
     def refresh_token_ends_at(self, token: RefreshToken) -> float | None:
@@ -99,11 +99,11 @@ class Google(Persona):
         return super().refresh_token_problem(token, now=now) or ("idle" if idle else None)
 
     def id_token_issuer(self, account: Account) -> str:
-        """With or without a scheme; OpenID Connect at Google allows both."""
+        """Return the issuer with or without a scheme; OpenID Connect at Google allows both."""
         return LEGACY_ISSUER if self.settings.legacy_issuer else super().id_token_issuer(account)
 
     def claims(self, account: Account, scopes: tuple[str, ...]) -> dict[str, Any]:
-        """The usual ones, and who asked."""
+        """Return the usual claims, and the client that asked."""
         return account_claims(account, scopes) | {"azp": CLIENT_ID}
 
     def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Slack(Persona):
         return super().parse_scopes(text.replace(",", " "))
 
     def is_scope(self, scope: str) -> bool:
-        """Anything that looks like one."""
+        """Tell whether the text looks like a scope."""
         return _SCOPE.fullmatch(scope) is not None
 
     def gives_refresh_token(
@@ -90,7 +90,7 @@ class Slack(Persona):
         *,
         consented_before: bool,  # noqa: ARG002  it does not matter here
     ) -> bool:
-        """By the app's settings."""
+        """Tell whether a refresh token comes along, by the app's settings."""
         return self.settings.token_rotation
 
     def token_scopes(self, scopes: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
@@ -104,11 +104,11 @@ class Slack(Persona):
         return self.settings.access_token_lifetime_seconds if offline else None
 
     def successor(self, token: RefreshToken, *, now: float) -> RefreshToken | None:  # noqa: ARG002  at any time
-        """Single use."""
+        """Return the next refresh token; each is for a single use."""
         return use_up(token)
 
     def token_prefixes(self, scopes: tuple[str, ...]) -> tuple[str, str]:
-        """They look like Slack's, and say that they are none."""
+        """Return prefixes that look like Slack's, and say that they are none."""
         kind = "xoxb" if scopes and _is_bots(scopes[0]) else "xoxp"
         rotating = "xoxe." if self.settings.token_rotation else ""
         return f"{rotating}{kind}-{ACCESS_TOKEN_PREFIX}", f"xoxe-1-{REFRESH_TOKEN_PREFIX}"
@@ -121,7 +121,7 @@ class Slack(Persona):
         return self._installation(account) | {"authed_user": authed_user} | (_token_members(bot) if bot else {})
 
     def refresh_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
-        """Whosever token it is, it stands at the top."""
+        """Return the token at the top of the answer, whether it is the person's or the bot's."""
         return self._installation(account) | _token_members(tokens)
 
     def _installation(self, account: Account) -> dict[str, Any]:

@@ -153,7 +153,7 @@ class Persona:
         return form.get("grant_type")
 
     def translated(self, refusal: OAuthError) -> OAuthError:
-        """The refusal in the provider's own codes."""
+        """Return the refusal in the provider's own codes."""
         return refusal
 
     def error_status(self, error: str) -> int:
@@ -161,7 +161,7 @@ class Persona:
         return STATUS_OF_ERROR.get(error, 400)
 
     def error_body(self, refusal: OAuthError) -> dict[str, Any]:
-        """RFC 6749 section 5.2."""
+        """Return the error body of RFC 6749 section 5.2."""
         return {"error": refusal.error, "error_description": refusal.description, **refusal.members}
 
     def encoded(

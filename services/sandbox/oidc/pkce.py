@@ -16,7 +16,8 @@ def is_s256_challenge(challenge: str, method: str | None) -> bool:
 
 
 def check_verifier(challenge: str | None, verifier: str | None) -> None:
-    """Section 4.6. A verifier for a code that has no challenge is a downgrade attack (RFC 9700 section 4.8.2).
+    """Check the verifier (RFC 7636 section 4.6). A verifier for a code that has no challenge is a downgrade attack (RFC
+    9700 section 4.8.2).
 
     Raises `OAuthError` invalid_grant.
     """

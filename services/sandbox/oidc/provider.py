@@ -26,7 +26,7 @@ class Provider:
         self.forget()
 
     def forget(self) -> None:
-        """As it was at first: default settings, nobody's consent."""
+        """Return to the initial state: default settings, and nobody's consent."""
         self.settings = type(self.persona.settings)()
         self.accounts = Accounts(namespace=self.persona.name)
         self._codes: dict[str, AuthorizationCode] = {}
@@ -46,11 +46,11 @@ class Provider:
 
     @property
     def signing_key(self) -> SigningKey:
-        """Signs id_tokens."""
+        """Return the key that signs ID tokens."""
         return provider_signing_key()
 
     def now(self) -> int:
-        """Unix seconds on the provider's own clock."""
+        """Return Unix seconds on the provider's own clock."""
         return int(time.time()) + self.settings.clock_offset_seconds
 
     def new_code(

@@ -45,7 +45,7 @@ _GRANT_TYPES = {"authorization_code": _exchange, "refresh_token": _refresh}
 def token_answer(
     provider: Provider, form: Form, *, authorization: str | None, entry: Entry, accept: str = ""
 ) -> Response:
-    """RFC 6749 sections 4.1.3 and 6. Raises `OAuthError`."""
+    """Answer a token request (RFC 6749 sections 4.1.3 and 6). Raises `OAuthError`."""
     persona = provider.persona
     if form.repeated:
         raise OAuthError("invalid_request", f"repeated: {', '.join(form.repeated)}")
@@ -63,7 +63,7 @@ def token_answer(
 
 
 def revocation_answer(provider: Provider, form: Form, *, authorization: str | None, entry: Entry) -> Response:
-    """RFC 7009: 200 also for a token that is unknown or dead already. Raises `OAuthError`."""
+    """Answer a revocation (RFC 7009): 200 also for a token that is unknown or dead already. Raises `OAuthError`."""
     takes_basic = provider.persona.takes_basic_authentication
     client_id = authenticate_client(authorization if takes_basic else None, form)
     grant = provider.revoke(_required(form, "token"), client_id=client_id)
@@ -85,7 +85,7 @@ def bearer_token(provider: Provider, authorization: str | None, *, entry: Entry)
 
 
 def userinfo_answer(provider: Provider, *, authorization: str | None, entry: Entry) -> Response:
-    """OpenID Connect Core section 5.3. Raises `OAuthError`."""
+    """Answer a user-info request (OpenID Connect Core section 5.3). Raises `OAuthError`."""
     token = bearer_token(provider, authorization, entry=entry)
     needed = provider.persona.userinfo_scope
     if needed not in token.scopes:

@@ -11,7 +11,7 @@ _SCHEMA: Final = "#/components/schemas/{model}"
 _HEADERS: Final = {
     "webhook-id": "Id of the message, which is the same at each attempt",
     "webhook-timestamp": "Time of this attempt, in seconds since 1970",
-    "webhook-signature": "By Standard Webhooks: `v1,` and the signature; during a rotation several, separated by spaces",
+    "webhook-signature": "By Standard Webhooks: `v1,` and the signature; several in a rotation, separated by spaces",
 }
 
 
