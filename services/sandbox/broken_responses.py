@@ -68,7 +68,7 @@ _REPLACEMENTS: dict[str, Callable[[Fault], Response]] = {
 
 
 def replacement(fault: Fault, error_style: Callable[[Fault], Response]) -> Response | None:
-    """The answer that stands in for the real one; `None` for a delay, after which the real one follows."""
+    """Return the answer that stands in for the real one; `None` for a delay, after which the real one follows."""
     if fault.action == "error":
         return error_style(fault)
     make = _REPLACEMENTS.get(fault.action)
@@ -76,7 +76,7 @@ def replacement(fault: Fault, error_style: Callable[[Fault], Response]) -> Respo
 
 
 def spoiled(fault: Fault, answer: Response, error_style: Callable[[Fault], Response]) -> Response:
-    """What becomes of the real answer once the party has carried the call out."""
+    """Return what becomes of the real answer once the party has carried the call out."""
     if edits_answer(fault) and answer.status_code == 200:
         return edited(fault, answer)
     if fault.action == "truncated_json":

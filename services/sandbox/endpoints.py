@@ -15,7 +15,7 @@ from services.sandbox.state import Sandbox
 
 
 async def serve_document(sandbox: Sandbox, provider: Provider, operation: str, document: dict[str, Any]) -> Response:
-    """Something that says the same to everybody: metadata, keys."""
+    """Serve a document that says the same to everybody: metadata, keys."""
     return await sandbox.intake.serve(provider.party, operation, lambda _: JSONResponse(document))
 
 
@@ -25,7 +25,7 @@ async def serve_keys(sandbox: Sandbox, provider: Provider) -> Response:
 
 
 async def serve_authorization(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
-    """The consent page; `auto=approve` and `auto=deny` decide at once for the account in `login_hint`."""
+    """Serve the consent page; `auto=approve` and `auto=deny` decide at once for the account in `login_hint`."""
     form = read_query(request)
     return await sandbox.intake.serve(
         provider.party,
@@ -36,7 +36,7 @@ async def serve_authorization(request: Request, sandbox: Sandbox, provider: Prov
 
 
 async def serve_decision(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
-    """The decision: the request's parameters again, `decision` (approve or deny), `account`, `granted_scope`."""
+    """Take the decision: the request's parameters again, `decision` (approve or deny), `account`, `granted_scope`."""
     form = await read_form(request)
     decision = form.get("decision") or "missing"
     return await sandbox.intake.serve(

@@ -33,7 +33,7 @@ FaultAction = Literal[
 SPOILS_THE_REAL_ANSWER: frozenset[FaultAction] = frozenset(
     set(get_args(FaultAction)) - {"delay", "status", "error", "reset", "html", "oversize"}
 )
-"""These need an answer to spoil, so the party always carries the call out first."""
+"""Faults that need an answer to spoil, so the party always carries the call out first."""
 
 
 class Fault(BaseModel):
@@ -72,7 +72,7 @@ class Fault(BaseModel):
         return self.when == "before" and self.action not in SPOILS_THE_REAL_ANSWER
 
     def matches(self, party: str, operation: str) -> bool:
-        """Whether a call is meant."""
+        """Tell whether the fault is meant for this call."""
         return fnmatchcase(party, self.party) and fnmatchcase(operation, self.operation)
 
 

@@ -28,11 +28,11 @@ class Globex(Persona):
         super().__init__("globex", party="globex", issuer=f"{base_url}/as/id.globex.example", kind="grace")
 
     def parse_scopes(self, text: str) -> tuple[str, ...]:
-        """Separated by commas alone."""
+        """Return the scopes of a text that separates them by commas alone."""
         return tuple(dict.fromkeys(text.split(",")))
 
     def is_scope(self, scope: str) -> bool:
-        """One of three."""
+        """Tell whether the scope is one of Globex's three."""
         return scope in _SCOPES
 
     def gives_refresh_token(
@@ -42,7 +42,8 @@ class Globex(Persona):
         *,
         consented_before: bool,
     ) -> bool:
-        """For offline access alone, and after the first consent only where the consent is asked for again."""
+        """Tell whether a refresh token comes along: for offline access alone, and after the first consent only where
+        the consent is asked for again."""
         asks_again = "consent" in parameters.get("prompt", "").split()
         return parameters.get("access_type") == "offline" and (asks_again or not consented_before)
 

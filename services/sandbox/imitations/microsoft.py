@@ -80,7 +80,7 @@ class Microsoft(Persona):
         super().__init__("microsoft", party="microsoft", issuer=issuer, kind="overlap", settings=MicrosoftSettings())
 
     def check_request(self, form: Form) -> None:
-        """One prompt at a time."""
+        """Refuse more than one prompt at a time."""
         super().check_request(form)
         prompt = form.get("prompt")
         if prompt is not None and prompt not in _PROMPTS:
@@ -95,7 +95,7 @@ class Microsoft(Persona):
         return scope == "offline_access" or _SCOPE.fullmatch(scope) is not None
 
     def access_token_lifetime(self, *, offline: bool) -> int | None:  # noqa: ARG002  the same for all
-        """60 to 90 minutes unless set otherwise."""
+        """Return a lifetime of 60 to 90 minutes, unless set otherwise."""
         jitter = self.settings.access_token_lifetime_jitter_seconds
         return self.settings.access_token_lifetime_seconds + secrets.randbelow(jitter + 1)
 
@@ -132,11 +132,11 @@ class Microsoft(Persona):
         return answer | {"scope": scope.lower() if self.settings.lower_case_scopes else scope}
 
     def translated(self, refusal: OAuthError) -> OAuthError:
-        """With one of the AADSTS numbers."""
+        """Return the refusal with one of the AADSTS numbers."""
         return described(refusal)
 
     def error_body(self, refusal: OAuthError) -> dict[str, Any]:
-        """The standard members, and what support asks for."""
+        """Return the standard members, and those for which Microsoft's support asks."""
         moment, trace, correlation = datetime.now(UTC), str(uuid.uuid4()), str(uuid.uuid4())
         timestamp = f"{moment:%Y-%m-%d %H:%M:%SZ}"
         suffix = f"Trace ID: {trace} Correlation ID: {correlation} Timestamp: {timestamp}"

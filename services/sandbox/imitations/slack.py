@@ -100,7 +100,7 @@ class Slack(Persona):
         return tuple(part for part in (users, bots) if part) or ((),)
 
     def access_token_lifetime(self, *, offline: bool) -> int | None:
-        """Without rotation it does not run out."""
+        """Return the lifetime of an access token; without rotation it does not run out."""
         return self.settings.access_token_lifetime_seconds if offline else None
 
     def successor(self, token: RefreshToken, *, now: float) -> RefreshToken | None:  # noqa: ARG002  at any time
@@ -148,7 +148,7 @@ class Slack(Persona):
         return claims
 
     def grant_type(self, form: Form) -> str | None:
-        """Slack asks for none with a code."""
+        """Return the grant type; Slack asks for none with a code."""
         return super().grant_type(form) or ("authorization_code" if "code" in form else None)
 
     def translated(self, refusal: OAuthError) -> OAuthError:
@@ -163,7 +163,7 @@ class Slack(Persona):
         return OAuthError(error, refusal.description, status=200, cause=refusal.cause, members=refusal.members)
 
     def error_status(self, error: str) -> int:
-        """All 200, but for too many requests."""
+        """Return the status of an error: 200, but for too many requests."""
         return 429 if error == "ratelimited" else 200
 
     def error_body(self, refusal: OAuthError) -> dict[str, Any]:

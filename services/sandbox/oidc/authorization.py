@@ -36,7 +36,7 @@ class AuthorizationRequest:
     code_challenge: str | None
     login_hint: str | None
     parameters: dict[str, str]
-    """The persona's own."""
+    """Parameters of the request that only this persona has."""
 
 
 def redirect_location(persona: Persona, *, redirect_uri: str, state: str | None, **answer: str) -> str:

@@ -29,7 +29,7 @@ class Grant:
 
     @property
     def alive(self) -> bool:
-        """Whether its tokens still work."""
+        """Tell whether the tokens of the consent still work."""
         return self.revoked_because is None
 
     def revoke(self, reason: str) -> None:
@@ -49,7 +49,7 @@ class Grant:
             token.revoked = True
 
     def age(self, seconds: float) -> None:
-        """Everything that was issued was issued so much earlier."""
+        """Let everything that was issued be that many seconds older."""
         for refresh_token in self.refresh_tokens:
             refresh_token.issued_at -= seconds
             refresh_token.used_at -= seconds
@@ -78,7 +78,7 @@ class RefreshToken:
         return self.dead_because is None and self.grant.alive
 
     def renewed(self) -> "RefreshToken":
-        """One more refresh token like it."""
+        """Return one more refresh token like this one."""
         return self.grant.new_refresh_token(self.scopes, self.prefix)
 
 
@@ -89,7 +89,7 @@ class AccessToken:
     grant: Grant
     scopes: tuple[str, ...]
     expires_at: float
-    """Infinite for one that does not run out."""
+    """Monotonic time at which the token runs out; infinite for one that does not."""
     value: str
     revoked: bool = False
 

@@ -25,10 +25,10 @@ class IssuedTokens(BaseModel):
     refresh_token_expires_in: int | None = None
     id_token: str | None = None
     also: Self | None = Field(default=None, exclude=True)
-    """Those of a second access token of the same consent."""
+    """Tokens of a second access token of the same consent."""
 
     def as_json(self) -> dict[str, Any]:
-        """Without the tokens that were not issued."""
+        """Return the members of the answer, without the tokens that were not issued."""
         return self.model_dump(exclude_none=True)
 
 

@@ -12,7 +12,7 @@ router = APIRouter()
 
 @router.get("/health")
 async def health() -> dict[str, str]:
-    """The process lives."""
+    """Answer that the process lives."""
     return {"status": "ok"}
 
 

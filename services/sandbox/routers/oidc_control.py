@@ -61,19 +61,19 @@ class NewGrant(BaseModel):
 
 @router.post("/expire")
 async def expire(provider: ControlledProvider, wanted: Expiry | None = None) -> dict[str, int]:
-    """Access tokens stop working now."""
+    """Make access tokens stop working now."""
     return {"expired": provider.expire_access_tokens(wanted.account if wanted else None)}
 
 
 @router.post("/revoke")
 async def revoke(provider: ControlledProvider, wanted: Revocation) -> dict[str, int]:
-    """The person takes the consent back, or loses it for another reason."""
+    """Let the person take the consent back, or lose it for another reason."""
     return {"revoked": provider.revoke_account(wanted.account, wanted.reason)}
 
 
 @router.post("/age")
 async def age(provider: ControlledProvider, wanted: Age) -> dict[str, int]:
-    """What was issued so far was issued so many days earlier."""
+    """Let everything that was issued so far be so many days older."""
     return {"aged": provider.age(wanted.days * DAY_SECONDS, wanted.account)}
 
 
@@ -109,7 +109,7 @@ async def change_settings(provider: ControlledProvider, changes: dict[str, Any])
 
 @router.post("/grants", status_code=201)
 async def issue_grant(provider: ControlledProvider, wanted: NewGrant) -> dict[str, Any]:
-    """A token answer for a new grant."""
+    """Return a token answer for a new grant."""
     persona = provider.persona
     tokens = provider.issue(wanted.account, persona.parse_scopes(" ".join(wanted.scopes)), wanted.parameters)
     return persona.exchange_answer(tokens, provider.accounts.get(wanted.account))
