@@ -1,4 +1,4 @@
-"""What Clerk's events and its Backend API say, in our terms. Both describe a user with the same members."""
+"""Reads Clerk's events and the answers of its Backend API into our own types; both describe a user alike."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -16,9 +16,10 @@ from services.user_management.services.user_service import UpstreamUser
 from services.user_management.utils.validators import MAX_EMAIL_CHARACTERS, http_url
 
 MAX_NAME_CHARACTERS: Final = 256
-"""More than a name that is edited here may have: what upstream took for a name is a name."""
+"""The longest name that is taken over from upstream. A name edited here must be shorter: what upstream has accepted as
+a name is not refused."""
 MAX_PHONE_CHARACTERS: Final = 32
-"""E.164 has 15 digits; the rest is for however upstream writes them."""
+"""E.164 allows 15 digits; the rest leaves room for however upstream formats a number."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -26,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 def read_user(described: JSONObject, *, issuer: str, told_at: datetime) -> UpstreamUser:
-    """The user of `user.created`, `user.updated` or the Backend API. A field that is out of bounds is left out.
+    """Read the user of `user.created`, `user.updated` or the Backend API, without the fields that are out of bounds.
 
     Raises UnreadableEventError.
     """
@@ -50,14 +51,15 @@ def read_user(described: JSONObject, *, issuer: str, told_at: datetime) -> Upstr
 
 
 def read_session(described: JSONObject) -> ClerkSession:
-    """The session of `session.created`. Raises UnreadableEventError."""
+    """Read the session of `session.created`. Raises UnreadableEventError."""
     return _read(ClerkSession, described)
 
 
 def subject_of(event_type: str, described: JSONObject) -> str | None:
-    """Clerk's id of the user that an event is about, if it is about one.
+    """Return Clerk's id of the user that an event is about; None if it is about no user.
 
-    Also for types without an effect here: mails, messages and memberships hold personal data, erased with the user.
+    This covers event types that have no effect here, too: mails, messages and memberships hold personal data, which is
+    erased with the user.
     """
     if event_type.startswith("user."):
         subject = described.get("id")
@@ -68,7 +70,7 @@ def subject_of(event_type: str, described: JSONObject) -> str | None:
 
 
 def _kept(user: ClerkUser, field: str, text: str | None, keep: Callable[[str], str]) -> str | None:
-    """`text` in the form that `keep` gives it; None where that refuses it, for one field must not cost the others."""
+    """Return `text` in the form that `keep` gives it; None if `keep` refuses it: one field must not cost the others."""
     if text is None:
         return None
     try:
@@ -94,6 +96,6 @@ def _read(model: type[Model], described: JSONObject) -> Model:
     try:
         return model.model_validate(described)
     except ValidationError as error:
-        # Where, never what: the values are personal.
+        # Name the fields, never their values: those are personal.
         fields = sorted({".".join(map(str, item["loc"])) for item in error.errors()})
         raise UnreadableEventError(f"not readable: {', '.join(fields)}") from None

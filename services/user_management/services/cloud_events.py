@@ -1,4 +1,4 @@
-"""Outbox events as CloudEvents 1.0: the one form in which anybody is told."""
+"""Outbox events as CloudEvents 1.0, the one form in which every recipient gets them."""
 
 import json
 from datetime import UTC, datetime
@@ -12,13 +12,13 @@ SPEC_VERSION: Final = "1.0"
 STRUCTURED: Final = "application/cloudevents+json"
 """Media type of an event as one JSON document (CloudEvents JSON event format, section 3)."""
 _SEQUENCE_DIGITS: Final = 20
-"""All of a bigint, so that texts sort as numbers do."""
+"""Enough for every bigint, so that the texts sort in the order of the numbers."""
 
 CloudEvent: TypeAlias = JSONObject
 
 
 def ordered(number: int) -> str:
-    """A number as the extension `sequence` wants it: text that sorts in order (CloudEvents sequence extension)."""
+    """Return a number as text that sorts in numeric order, as the CloudEvents extension `sequence` wants it."""
     return f"{number:0{_SEQUENCE_DIGITS}d}"
 
 
@@ -32,7 +32,7 @@ def cloud_event(
     data: JSONObject,
     sequence: int | None = None,
 ) -> CloudEvent:
-    """The attributes by name, and `data`. `source` with `id` is unique (CloudEvents 1.0 section 3.1)."""
+    """Build an event: its attributes by name, and `data`. `source` with `id` is unique (CloudEvents 1.0 section 3.1)."""
     attributes = {
         "specversion": SPEC_VERSION,
         "id": str(event_id),
@@ -47,7 +47,7 @@ def cloud_event(
 
 
 def of_outbox(event: WaitingEvent, source: str) -> CloudEvent:
-    """The CloudEvent of an event in the outbox."""
+    """Turn an event of the outbox into a CloudEvent that comes from `source`."""
     return cloud_event(
         event_id=event.id,
         event_type=event.event_type,
@@ -60,12 +60,12 @@ def of_outbox(event: WaitingEvent, source: str) -> CloudEvent:
 
 
 def structured(event: CloudEvent, **extensions: str) -> str:
-    """One JSON document (structured content mode), with more extension attributes."""
+    """Write an event as one JSON document (structured content mode), with `extensions` as further attributes."""
     return json.dumps({**event, **extensions}, separators=(",", ":"), ensure_ascii=False)
 
 
 def attribute_fields(event: CloudEvent) -> dict[str, str]:
-    """A field per attribute, and `data` as JSON text: for a stream entry, as the binary content modes do it."""
+    """Return the fields of a stream entry: one per attribute, and `data` as JSON text, as in binary content mode."""
     return {
         name: json.dumps(value, separators=(",", ":"), ensure_ascii=False) if name == "data" else value
         for name, value in event.items()

@@ -1,4 +1,4 @@
-"""Whether Postgres and Redis answer: remembered for liveness, asked for readiness."""
+"""Whether Postgres and Redis answer: liveness reports what was last seen, readiness asks them now."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Phase = Literal["starting", "serving", "draining"]
 
 
 class HealthService:
-    """State of this process."""
+    """The state of this process, and what it has last seen of Postgres and Redis."""
 
     def __init__(self, database: Database, redis: RedisClient, is_rate_limiter_degraded: Callable[[], bool]) -> None:
         self._database = database
@@ -26,7 +26,7 @@ class HealthService:
         self.phase: Phase = "starting"
 
     def health(self) -> HealthResponse:
-        """As last seen; awaits nothing, so it answers while everything else is stuck."""
+        """Report what was last seen. This awaits nothing, so it answers while everything else is stuck."""
         return HealthResponse(
             database=self._database_state,
             redis=self._redis_state,
@@ -34,7 +34,7 @@ class HealthService:
         )
 
     async def ready(self) -> ReadyResponse:
-        """Ask both now, within a second."""
+        """Ask Postgres and Redis now, and say within a second whether this process can serve."""
         await self.probe()
         database_ok = self._database_state == "ok"
         phase: Literal["ready", "starting", "draining", "unavailable"] = "ready"
@@ -49,7 +49,7 @@ class HealthService:
         )
 
     async def probe(self) -> None:
-        """Ask Postgres and Redis, each on its own clock."""
+        """Ask Postgres and Redis at the same time, each within its own time limit, and remember their states."""
         database_ok, redis_ok = await asyncio.gather(
             self._database.ping(timeout_seconds=READY_BUDGET_SECONDS), ping(self._redis)
         )
@@ -57,7 +57,7 @@ class HealthService:
         self._redis_state = "ok" if redis_ok else "unavailable"
 
     async def watch(self) -> None:
-        """Probe for ever; cancelled when the process stops."""
+        """Probe every two seconds, until the process stops and cancels the task."""
         while True:
             await self.probe()
             await asyncio.sleep(PROBE_SECONDS)

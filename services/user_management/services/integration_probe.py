@@ -1,4 +1,4 @@
-"""Asks a provider whether it takes a connection's access token."""
+"""Asks a provider whether it accepts an integration's access token."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -24,7 +24,7 @@ _OUTCOMES = {
 
 @dataclass(kw_only=True, eq=False)
 class IntegrationProbe:
-    """One call with the stored access token. Nothing is written."""
+    """Calls a provider once with a stored access token, and writes nothing."""
 
     database: Database
     providers: ProviderRegistry
@@ -32,7 +32,7 @@ class IntegrationProbe:
     vault: VaultService
 
     async def probe(self, held: Candidate) -> None:
-        """Returns when the provider takes the token.
+        """Return if the provider accepts the access token.
 
         Raises ProviderCallError, KeyUnavailableError, PoisonedCiphertextError, UnknownProviderError.
         """
@@ -41,7 +41,7 @@ class IntegrationProbe:
         await self.oauth.probe(provider, self.vault.open(held.ciphertext, binding, held.key_version))
 
     async def ask_about(self, integration_id: UUID) -> ProbeResponse:
-        """The same for people: every way it can end is an answer."""
+        """Probe an integration on behalf of a person: failures are reported as an outcome, and not raised."""
         async with self.database.reading() as connection:
             held = await queries.find_candidate(connection, integration_id)
         if held is None or held.expired or held.provider not in self.providers:

@@ -1,4 +1,4 @@
-"""The state machine of a connection: active ⇄ degraded → needs_reauth | revoked → disconnected."""
+"""The state machine of an integration: active ⇄ degraded → needs_reauth | revoked → disconnected."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -30,19 +30,22 @@ _STATUS_AFTER: Final = {
 
 @dataclass(frozen=True, slots=True)
 class IntegrationVersion:
-    """A connection and the fence that a change of its status is guarded by."""
+    """An integration, and the fence that must be unchanged for its status to change."""
 
     integration_id: UUID
     token_version: int
 
 
 class IntegrationStatusTracker:
-    """Steps that change a status, each with audit row, event and counter. None applies if the fence has moved."""
+    """Steps that change an integration's status, each with its audit row, event and counter.
+
+    Each returns False and changes nothing if the fence has moved, or the status is not one that it starts from.
+    """
 
     async def mark_needs_reauth(
         self, uow: UnitOfWork, integration: IntegrationVersion, reason: ReauthReason, failure: Failure | None = None
     ) -> bool:
-        """The user is needed again. `failure` is what the provider said, if that is the cause."""
+        """Note that the user has to connect again. `failure` is what the provider said, if that is the cause."""
         return await self._change(
             uow,
             integration,
@@ -53,7 +56,7 @@ class IntegrationStatusTracker:
         )
 
     async def mark_revoked(self, uow: UnitOfWork, integration: IntegrationVersion, failure: Failure) -> bool:
-        """The consent was taken back at the provider."""
+        """Note that the user took the consent back at the provider."""
         return await self._change(
             uow,
             integration,
@@ -64,7 +67,7 @@ class IntegrationStatusTracker:
         )
 
     async def mark_degraded(self, uow: UnitOfWork, integration: IntegrationVersion, reason: str) -> bool:
-        """It still works, but something is wrong."""
+        """Note that an active integration still works, but that something is wrong with it."""
         return await self._change(
             uow,
             integration,
@@ -75,7 +78,7 @@ class IntegrationStatusTracker:
         )
 
     async def mark_recovered(self, uow: UnitOfWork, integration: IntegrationVersion, *, was: IntegrationStatus) -> bool:
-        """What stood in its way is gone, without a refresh."""
+        """Make an integration active again, since the obstacle is gone although no refresh took place."""
         return await self._change(
             uow,
             integration,
@@ -86,7 +89,7 @@ class IntegrationStatusTracker:
         )
 
     def record(self, uow: UnitOfWork, event: StatusChanged) -> None:
-        """The audit row, the event and the counter of a change that another statement has made."""
+        """Add the audit row, the event and the counter for a change that another statement has made."""
         action = event.event_type.value
         changes = {"status": [None, action.removeprefix("integration.")], "reason": [None, event.reason]}
         uow.audit(action, target=("integration", str(event.integration_id)), user_id=event.user_id, changes=changes)

@@ -1,4 +1,4 @@
-"""Periodic jobs: each slot once, whoever ticks and however often; a slice of at most five seconds at a time."""
+"""Periodic jobs. Each slot runs once, however many processes tick; a job works in slices of about five seconds."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,24 +16,25 @@ from services.user_management.services.table_upkeep import Pruning
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 SLICE_TIMEOUT_SECONDS: Final = 20.0
-"""Above the five seconds a slice works and the 8 s of its last provider call; below the lease of a slot (25 s)."""
+"""Longer than the five seconds of a slice and the 8 s of its last provider call; shorter than a slot's lease (25 s)."""
 RUN_PRUNING: Final = Pruning(timedelta(days=2), job_queries.prune)
 
 Slice = Callable[[Principal, Any], Awaitable[Any]]
-"""Works in the name of its job, from a cursor (None at first), and returns the next one; None when the slot is done."""
+"""A job's work: takes the job as its actor and a cursor (None at first), and returns the next cursor; None when the
+slot is done."""
 
 
 class JobService:
-    """The slot runner."""
+    """Claims the slots of periodic jobs and runs them, one slice per call."""
 
     def __init__(self, unit_of_work: UnitOfWorkFactory) -> None:
         self._unit_of_work = unit_of_work
 
     async def run(self, job: JobName, *, period_seconds: float, work: Slice) -> bool:
-        """Run a slice of the current slot of `job`, if it is free; whether anything was run.
+        """Run a slice of the current slot of `job`, if it is free, and return whether anything was run.
 
-        An error of `work` is recorded with the slot and raised. The next tick tries again: the same slot, three times
-        in all, or the next slot where slots are as short as ticks.
+        An error of `work` is recorded with the slot and raised. The next tick tries the same slot again, up to three
+        times in all; where slots are as short as ticks, it takes the next slot.
         """
         actor = system(job.value)
         with use_context(RequestContext(request_id=f"{job.value}-{uuid7()}", actor=actor)):

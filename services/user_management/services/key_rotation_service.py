@@ -1,7 +1,7 @@
-"""Rotation of the vault's keys: everything that is under a former version is encrypted anew, online and resumable.
+"""Rotation of the vault's keys: encrypts everything under a former version anew, while the service runs.
 
-A row is replaced only where exactly the ciphertext that was read still stands, so that whoever stores a new token at
-the same moment wins. What a pass leaves behind the next one finds: the key version in each row says what is left.
+A row is replaced only if it still holds the ciphertext that was read, so that whoever stores a new token at the same
+moment wins. The key version in each row says what is left, so the next pass finds what an earlier one left behind.
 """
 
 import asyncio
@@ -37,9 +37,10 @@ from services.user_management.services.vault_service import VaultService
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 BATCH: Final = 500
-"""Rows of one statement: about 15 ms of encryption in a thread, and as much of Postgres."""
+"""Rows per statement: they take about 15 ms of encryption in a thread, and as much time in Postgres."""
 WRITES_SETTLE_SECONDS: Final = 60.0
-"""After another version was activated, a refresh under way may still store under the former one: its lease is 30 s."""
+"""How long after another version's activation a refresh under way may still store under the former one; its lease is
+30 s."""
 _START: Final = UUID(int=0)
 
 log = structlog.get_logger(__name__)
@@ -53,32 +54,32 @@ class KeyStatus:
     state: str
     held: bool
     canary_good: bool
-    """Whether the secret held here is the one that the data is under."""
+    """Whether the data was encrypted with the secret that this process holds."""
     holds: dict[str, int]
-    """Ciphertexts under it, by the name of their place."""
+    """How many ciphertexts are under it, by the name of their place."""
     unreadable: int | None
-    """Of those, what fails under a good key; None where that is not looked at: under the active version, or without
-    the key."""
+    """How many of those cannot be decrypted under the right key; None where nobody looked: under the active version, or
+    without the key."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """Of a rewrap in the foreground."""
+    """How far a rewrap in the foreground has come, in ciphertexts."""
 
     left: int
     started: float
-    """Monotonic."""
+    """When it started, by the monotonic clock."""
     done: int = 0
     unreadable: int = 0
 
     def per_second(self, now: float) -> float:
-        """So far."""
+        """Return how many ciphertexts were done per second from the start until `now` (monotonic)."""
         return self.done / max(now - self.started, 1e-3)
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """All that is under one version in one place."""
+    """All ciphertexts under one version in one place."""
 
     place: Place
     version: int
@@ -86,20 +87,20 @@ class _Step:
 
 @dataclass(slots=True)
 class _Pass:
-    """One way through what is left; `after` is the last row of the first step that was looked at."""
+    """One pass over the ciphertexts that are left; `after` is the last row already read of the first step."""
 
     active: int
     steps: list[_Step]
     after: UUID = _START
 
     def cursor(self) -> JSONObject | None:
-        """Where to go on; None at the end."""
+        """Return where the next slice goes on; None at the end of the pass."""
         if not self.steps:
             return None
         return {"place": self.steps[0].place.name, "version": self.steps[0].version, "after": str(self.after)}
 
     def go_to(self, cursor: JSONObject | None) -> None:
-        """Leave out what an earlier slice of this pass has seen."""
+        """Leave out what earlier slices of this pass, which left `cursor`, have seen."""
         names = [place.name for place in PLACES]
         if cursor is None or cursor.get("place") not in names:
             return
@@ -109,7 +110,7 @@ class _Pass:
             self.after = UUID(cursor["after"])
 
     def went_by(self, rows: Sequence[StoredSecret]) -> None:
-        """A batch was seen; a short one was the last of its step."""
+        """Go past a batch that was read; a batch that is not full is the last one of its step."""
         if len(rows) < BATCH:
             self.steps, self.after = self.steps[1:], _START
         else:
@@ -118,14 +119,14 @@ class _Pass:
 
 @dataclass(slots=True)
 class _Batch:
-    """What became of some rows."""
+    """What became of the rows of one batch."""
 
     rewrapped: int = 0
     unreadable: list[StoredSecret] = field(default_factory=list)
 
 
 class KeyRotationService:
-    """Re-encrypts, tells what is left, and retires key versions."""
+    """Encrypts secrets anew under the active key version, tells what is left, and retires former versions."""
 
     def __init__(
         self,
@@ -145,9 +146,9 @@ class KeyRotationService:
         self._start_slice = start_slice
 
     async def rewrap(self, actor: Principal, cursor: Any = None) -> JSONObject | None:
-        """Slice: encrypt under the active version what is under others; the cursor for the next slice, None at the end.
+        """Slice: encrypt under the active version what is under others.
 
-        With nothing to do it is one statement.
+        Returns the cursor for the next slice; None at the end. With nothing to do it takes one statement.
         """
         current = await self._plan()
         current.go_to(cursor)
@@ -155,21 +156,21 @@ class KeyRotationService:
         while current.steps:
             if not await self._advance(actor, current, _Batch()):
                 return None
-            # Looked at after a batch, not before: however slow the machine, every slice comes further.
+            # Check the time after a batch, not before: then every slice makes progress, however slow the machine.
             if not time.may_begin():
                 break
         return current.cursor()
 
     async def rewrap_all(self, actor: Principal, report: Callable[[Progress], None]) -> Progress:
-        """Encrypt everything anew, here and now; `report` hears of every batch.
+        """Encrypt everything under former versions anew at once, and call `report` after every batch.
 
-        Raises KeyUnavailableError when the active version is not held here, ConflictError when so many connections
-        cannot be read that marking them is stopped.
+        Raises KeyUnavailableError when this process does not hold the active version, ConflictError when so many
+        integrations cannot be read that marking them is stopped.
         """
         await self._vault.active_version()
         progress = Progress(left=await self._left(), started=self._clock.monotonic())
         rewrapped = -1
-        while rewrapped != progress.done:  # a pass leaves to the next one what others were writing
+        while rewrapped != progress.done:  # a pass leaves rows that others were writing to the next one
             rewrapped, progress.unreadable = progress.done, 0
             current = await self._plan()
             while current.steps:
@@ -187,16 +188,17 @@ class KeyRotationService:
         return progress
 
     async def status(self) -> list[KeyStatus]:
-        """Every key version, ascending. Decrypts what is left under those that are no longer active."""
+        """List every key version, ascending. This decrypts all that is left under those that are no longer active."""
         async with self._database.reading() as connection:
             rows = await key_queries.usage(connection)
         return [await self._status_of(row) for row in rows]
 
     async def retire(self, actor: Principal, version: int, *, discard_unreadable: bool = False) -> dict[str, int]:
-        """End the life of `version`: no process has to hold it any more. What was discarded, by place.
+        """Retire `version`, so that no process has to hold it any more; return how much was discarded, by place.
 
-        Raises NotFoundError, and ConflictError while it is active, while anything is under it, or while somebody may
-        still be storing something under it.
+        With `discard_unreadable`, secrets that cannot be decrypted under it are discarded first. Raises NotFoundError;
+        KeyUnavailableError when they cannot be looked for without the key; ConflictError while the version is active,
+        while anything is under it, or while somebody may still be storing something under it.
         """
         unreadable = await self._all_unreadable(version) if discard_unreadable else {}
         discarded: dict[str, int] = {}
@@ -223,7 +225,7 @@ class KeyRotationService:
         return discarded
 
     async def _plan(self) -> _Pass:
-        """What there is to do; nothing without the active key. A version that is not usable here is left alone."""
+        """Plan a pass; it is empty without the active key. Versions that this process cannot use are left alone."""
         async with self._database.reading() as connection:
             rows = await key_queries.backlog(connection)
         active = next((row for row in rows if row.state == EncryptionKeyState.ACTIVE.value), None)
@@ -238,14 +240,14 @@ class KeyRotationService:
         return self._vault.prove_or_report(row.version, row.kdf, row.canary)
 
     async def _left(self) -> int:
-        """Ciphertexts under other versions than the active one."""
+        """Count the ciphertexts under other versions than the active one."""
         async with self._database.reading() as connection:
             rows = await key_queries.usage(connection)
         former = [row for row in rows if row.state != EncryptionKeyState.ACTIVE.value]
         return sum(row.held_by[place.name] for row in former for place in PLACES)
 
     async def _advance(self, actor: Principal, current: _Pass, batch: _Batch) -> bool:
-        """Do the next batch and say in `batch` what became of it; False when the pass has to be broken off."""
+        """Do the next batch and note in `batch` what became of it; return False if the pass has to be broken off."""
         step = current.steps[0]
         async with self._database.reading() as connection:
             rows = await key_queries.secrets_under(
@@ -285,7 +287,10 @@ class KeyRotationService:
         return stored
 
     async def _give_up(self, actor: Principal, step: _Step, rows: Sequence[StoredSecret]) -> bool:
-        """The rows stay as they are; a connection that serves them needs its user. False: too many at once."""
+        """Leave unreadable rows as they are, and mark the integrations that they serve as in need of their users.
+
+        Returns False when there are too many at once.
+        """
         for row in rows:
             log.error("keys.secret_unreadable", place=step.place.name, key_version=step.version, id=str(row.id))
             if row.integration_id is None or row.status not in SERVING:
@@ -298,13 +303,13 @@ class KeyRotationService:
         return True
 
     async def _mark(self, uow: UnitOfWork, rows: Sequence[StoredSecret]) -> None:
-        """Step: the connections of `rows` need their users, if they still have the tokens that were looked at."""
+        """Step: mark the integrations of `rows` as in need of their users, if they still have the tokens that were read."""
         fences = {
             (row.integration_id, row.token_version)
             for row in rows
             if row.integration_id is not None and row.token_version is not None
         }
-        # In the order in which everybody locks several connections.
+        # Whoever locks several integrations does so in the order of their ids; else two would wait for each other.
         for fence in sorted(fences):
             await self._status.mark_needs_reauth(uow, IntegrationVersion(*fence), ReauthReason.TOKEN_UNREADABLE)
 
@@ -323,7 +328,7 @@ class KeyRotationService:
         )
 
     async def _all_unreadable(self, version: int) -> dict[Place, list[StoredSecret]]:
-        """What fails under `version`. Raises KeyUnavailableError when the key is not held, or not the right one."""
+        """Find what cannot be decrypted under `version`. Raises KeyUnavailableError without the right key for it."""
         async with self._database.reading() as connection:
             rows = await key_queries.backlog(connection)
         row = next((row for row in rows if row.version == version), None)

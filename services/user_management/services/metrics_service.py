@@ -1,7 +1,7 @@
-"""What Prometheus is told: the meters of this process, and what all processes have counted in Postgres.
+"""The text for Prometheus: the meters of this process, and what all processes have counted in Postgres.
 
-Workers are not scraped, and a process that is killed takes its meters with it. What must not be missed is therefore
-counted in the transaction in which it happens, and every copy of the API shows the same figures.
+Workers are not scraped, and a process that is killed takes its meters with it. So what must not be missed is counted in
+the transaction in which it happens, and every copy of the API shows the same figures.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ READ_SECONDS: Final = 1.0
 
 
 class MetricsService:
-    """The text of `/metrics`."""
+    """Writes the text of `/metrics`."""
 
     def __init__(self, database: Database, providers: ProviderRegistry) -> None:
         self._database = database
@@ -30,11 +30,11 @@ class MetricsService:
         self._expected: dict[IntegrationCount, int] = {
             count: 0 for provider in providers for count in expected_of(provider.name)
         }
-        # Scrapes take turns: whoever floods this route holds one connection.
+        # Scrapes take turns: whoever floods this route holds one database connection.
         self._turn = asyncio.Lock()
 
     async def exposition(self) -> bytes:
-        """Prometheus's text format. While Postgres is away: with its counters as last read, or without them."""
+        """Return Prometheus's text format. While Postgres is away, its counters are shown as last read, or left out."""
         try:
             async with asyncio.timeout(READ_SECONDS), self._turn, self._database.reading() as connection:
                 totals = await queries.read_totals(connection)

@@ -1,4 +1,4 @@
-"""The outbox relay: what happened goes to a Redis Stream, a channel and the webhooks, in order, at least once."""
+"""The outbox relay: sends events to a Redis Stream, a channel and the webhooks, in order, at least once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class OutboxPolicy:
-    """Where events go, and about how many the stream keeps. `source` is ours, as every event names it; `admins` are
-    the users whose subscriptions hear everything."""
+    """Where events go, and about how many the stream keeps. Every event names `source` as its origin; `admins` are
+    the users whose subscriptions get all events."""
 
     source: str
     stream: str
@@ -38,7 +38,7 @@ class OutboxPolicy:
 
 @dataclass(kw_only=True, eq=False)
 class OutboxService:
-    """Relays events; readers remove duplicates by the event's `id`. A webhook is queued exactly once."""
+    """Relays events. Readers of Redis remove duplicates by the event's `id`; a webhook is queued exactly once."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory
@@ -47,7 +47,7 @@ class OutboxService:
     start_slice: StartSlice
 
     async def relay(self, actor: Principal, _cursor: Any = None) -> None:
-        """Slice: relay what is unpublished. Redis away raises; the rows stay."""
+        """Slice: relay the unpublished events. If Redis does not answer, its error is raised, and the events remain."""
         time = self.start_slice()
         while time.may_begin():
             async with self.database.reading() as connection:
@@ -55,7 +55,8 @@ class OutboxService:
             if not rows:
                 return
             events = {row.seq: of_outbox(row, self.policy.source) for row in rows}
-            # First, since it is what may be doubled: a crash from here on tells Redis again, and the webhooks once.
+            # Redis comes first, since it may be told twice: after a crash from here on it is told again, while the
+            # webhooks are queued once.
             await self._tell_redis(list(events.values()), list(events))
             async with self.unit_of_work(actor) as uow:
                 mine = await outbox_queries.mark_published(uow.connection, list(events))

@@ -1,8 +1,9 @@
-"""The sweep that finds what no webhook told us: Clerk promises neither that events arrive nor that they arrive once.
+"""The sweep that finds what no webhook has reported: Clerk promises neither that events arrive nor that they come once.
 
-Two passes, page by page. First Clerk's users against ours: whoever is missing is created, whoever differs is updated.
-Then ours against Clerk's: whoever is gone there is deleted here, after a second look. Every write goes through the same
-steps as a webhook, so a sweep and the events that arrive meanwhile end in one state.
+A sweep makes two passes, page by page. The first compares Clerk's users with ours: whoever is missing here is created,
+and whoever differs is updated. The second compares our users with Clerk's: whoever is gone there is deleted here, after
+a second look. Every write goes through the same steps as a webhook, so a sweep and the events that arrive meanwhile end
+in one state.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,68 +31,71 @@ PAGE: Final = 100
 MAX_DELETIONS: Final = 50
 MAX_SHARE: Final = 10
 FEW: Final = 3
-"""More users who are gone at once than MAX_DELETIONS, or than FEW and a MAX_SHARE-th of all, look like the key of
-another instance: none is deleted, and an operator is told, who may allow a number."""
+"""If more users are gone at once than MAX_DELETIONS, or than both FEW and a MAX_SHARE-th of all, we probably hold the
+key of another Clerk instance: no user is deleted, and an operator is told, who may allow a number of deletions."""
 
 log = structlog.get_logger(__name__)
 
 
 class Directory(Protocol):
-    """Clerk's users, as its Backend API has them."""
+    """The users in Clerk's Backend API."""
 
     async def list_users(self, *, offset: int, limit: int) -> list[JSONObject]:
-        """A page of users, oldest first."""
+        """Return a page of users, the oldest first."""
 
     async def existing(self, user_ids: Sequence[str]) -> set[str]:
-        """Those of up to 100 ids that exist."""
+        """Return those of up to 100 ids that exist."""
 
     async def get_user(self, user_id: str) -> JSONObject | None:
-        """One user; None when there certainly is none."""
+        """Return one user; None when there certainly is none."""
 
 
 @dataclass(slots=True)
 class Drift:
-    """What a sweep has found, and repaired unless it only looked."""
+    """The differences that a sweep has found, and repaired unless it only looked."""
 
     checked: int = 0
     created: int = 0
     updated: int = 0
     deleted: int = 0
     deletions_held_back: int = 0
-    """Gone at Clerk, and more of them than one sweep deletes: at least so many."""
+    """At least so many users are gone at Clerk, which is more than one sweep may delete; none of them was deleted."""
     unreadable: int = 0
     failed: int = 0
-    """Users whose write the database refused: they stay as they were."""
+    """Users whose change the database refused; they stay as they were."""
 
     @property
     def found(self) -> int:
-        """Differences of any kind."""
+        """The number of differences of any kind."""
         return self.created + self.updated + self.deleted + self.deletions_held_back + self.unreadable + self.failed
 
 
 @dataclass(slots=True)
 class Sweep:
-    """Where a sweep stands; kept between slices as JSON."""
+    """How far a sweep has come; it is kept between slices as JSON."""
 
     drift: Drift
     offset: int | None = 0
-    """Next page of Clerk's users; None: the first pass is over."""
+    """The first user of Clerk's next page; None: the first pass is over."""
     after: str | None = ""
-    """Subject of ours that the second pass has come to; None: it is over."""
+    """The last of our subjects that the second pass has looked for; None: this pass is over."""
     looked_at: str | None = None
-    """When the second pass began (RFC 3339): whoever an admin restores from then on stays."""
+    """When the second pass began (RFC 3339); whoever an administrator restores after that is not deleted."""
     suspects: list[str] = field(default_factory=list)
-    """Subjects that a listing left out; each gets a second look."""
+    """Subjects that a listing of Clerk's left out; each gets a second look."""
     gone: list[str] = field(default_factory=list)
     """Subjects that Clerk certainly does not have."""
 
     known: int = 0
-    """Subjects of ours that the second pass has seen."""
+    """The number of our subjects that the second pass has looked for."""
     deleting: bool = False
-    """Whether the brake has let go."""
+    """Whether the deletions have begun, so that the brake on their number no longer applies."""
 
     def has_too_many_gone(self, allowed: int | None) -> bool:
-        """Whether the brake holds. The share is judged once all are known."""
+        """Whether so many users are gone that none may be deleted. `allowed` is the number that an operator allows.
+
+        The share of all users is judged only when the second pass has seen everybody.
+        """
         if self.deleting:
             return False
         if allowed is not None:
@@ -102,19 +106,19 @@ class Sweep:
 
     @classmethod
     def resume(cls, cursor: JSONObject | None) -> "Sweep":
-        """From what `cursor()` gave; None: from the start."""
+        """Restore a sweep from what `cursor()` returned; None begins a new one."""
         if cursor is None:
             return cls(Drift())
         return cls(**{**cursor, "drift": Drift(**cursor["drift"])})
 
     def cursor(self) -> JSONObject:
-        """As JSON."""
+        """Return the state of the sweep as a JSON object, from which `resume` restores it."""
         return asdict(self)
 
 
 @dataclass(kw_only=True, eq=False)
 class ReconcileService:
-    """Compares the users of one issuer with Clerk's."""
+    """Compares our users of one issuer with Clerk's, and repairs what differs."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory
@@ -126,7 +130,10 @@ class ReconcileService:
     start_slice: StartSlice
 
     async def sweep_slice(self, actor: Principal, cursor: JSONObject | None = None) -> JSONObject | None:
-        """Slice: go on; None when the sweep is over. While Clerk is away it stands still."""
+        """Slice: go on with a sweep; return the next cursor, or None when the sweep is over.
+
+        While Clerk does not answer, the sweep stays where it is.
+        """
         sweep = Sweep.resume(cursor)
         time = self.start_slice()
         try:
@@ -139,7 +146,7 @@ class ReconcileService:
         return sweep.cursor()
 
     async def sweep(self, actor: Principal, *, repair: bool, max_deletions: int | None = None) -> Drift:
-        """A whole sweep at once; with `repair` False it only looks. `max_deletions` is an operator's word.
+        """Make a whole sweep at once; with `repair` False it only looks. An operator allows `max_deletions`.
 
         Raises RetryLaterError, ClerkRefusedError.
         """
@@ -149,7 +156,7 @@ class ReconcileService:
         return sweep.drift
 
     async def _step(self, actor: Principal, sweep: Sweep, *, repair: bool, max_deletions: int | None) -> bool:
-        """One page, one second look, or the deletions; whether there is more to do."""
+        """Do one page, one second look or one deletion; return whether there is more to do."""
         if sweep.offset is not None:
             await self._compare_page(actor, sweep, repair=repair)
         elif sweep.has_too_many_gone(max_deletions):
@@ -198,7 +205,7 @@ class ReconcileService:
             with self._surviving(sweep, user.subject):
                 await self._compare(actor, sweep, user, known.get(user.subject), repair=repair)
         sweep.drift.checked += len(page)
-        # Users who are deleted meanwhile move the pages: whoever slips through is found by the next sweep.
+        # Users who are deleted meanwhile shift the pages; the next sweep finds whoever slips through.
         sweep.offset = (sweep.offset or 0) + len(page) if len(page) == PAGE else None
 
     async def _compare(
@@ -213,7 +220,7 @@ class ReconcileService:
                 was_news = not await self.upstream.is_erased(uow, user.issuer, user.subject)
         self.states.forget_subject(user.issuer, user.subject)
         if not was_news:
-            # Erased here, or overtaken by an event.
+            # The user was erased here, or an event has told the same or something newer.
             return
         if known is None:
             sweep.drift.created += 1
@@ -232,7 +239,7 @@ class ReconcileService:
         sweep.after = subjects[-1] if subjects else None
 
     async def _look_again(self, sweep: Sweep) -> None:
-        """A listing that leaves somebody out is no proof; a 404 is."""
+        """Ask Clerk for one suspect: that a listing leaves somebody out proves nothing, but a 404 does."""
         if await self.directory.get_user(sweep.suspects[-1]) is None:
             sweep.gone.append(sweep.suspects[-1])
         sweep.suspects.pop()
@@ -242,7 +249,7 @@ class ReconcileService:
             async with self.unit_of_work(actor) as uow:
                 deleted = await self.upstream.delete(uow, issuer=self.issuer, subject=subject, told_at=told_at)
             if not deleted:
-                # Deleted meanwhile, or restored.
+                # The user was meanwhile deleted or restored by somebody else.
                 return
             self.states.forget_subject(self.issuer, subject)
         sweep.drift.deleted += 1
@@ -255,11 +262,14 @@ def _moment(text: str | None) -> datetime:
 
 
 def _holds(known: UpstreamState, user: UpstreamUser) -> bool:
-    """Whether our row says the same, as of the same moment, or is newer. The same content as of a later moment is worth
-    writing: an event from in between, still on its way, must find that it is old."""
+    """Whether our row holds what `user` says, as of the same moment, or something newer.
+
+    The same content as of a later moment is worth writing: an event from in between, still on its way, must find that
+    it is old.
+    """
     restored_at, told_at = known.restored_at, known.upstream_event_at
     if restored_at is not None and (told_at is None or told_at <= restored_at < user.told_at):
-        # They are there again: from now on their absence would be news.
+        # Clerk has them after an administrator restored them: writing this lets a later deletion count as news.
         return False
     if (known.upstream_updated_at, known.upstream_digest) == (user.updated_at, user.digest()):
         return True

@@ -1,4 +1,4 @@
-"""What administrators and operators do with sibling services: permissions, grants and keys."""
+"""The management of sibling services by administrators and operators: permissions, grants and keys."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -39,14 +39,14 @@ _NAME_TAKEN: Final = "uc_service_clients_name"
 
 @dataclass(kw_only=True, eq=False)
 class ServiceClientService:
-    """Sibling services. Changes to one service queue up behind its row; one that changes nothing records nothing."""
+    """Manages sibling services. Changes to one service wait for its row; what changes nothing is not audited."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory
     providers: ProviderRegistry
 
     async def create_service(self, actor: Principal, name: str, permissions: Collection[str] = ()) -> str:
-        """Register a service; returns its first key, which is stored only as a hash.
+        """Register a service and return its first key, of which only a hash is stored.
 
         Raises ValidationFailedError, ConflictError.
         """
@@ -71,8 +71,8 @@ class ServiceClientService:
         return key.text
 
     async def set_permissions(self, actor: Principal, name: str, permissions: Collection[str]) -> ServiceResponse:
-        """Replace what a service may do beyond reading tokens. Without `webhooks:manage` (or `admin`) its
-        subscriptions are told nothing; with it again, they are sent what has waited.
+        """Replace a service's permissions. Without `webhooks:manage` (or `admin`) its subscriptions get no events; once
+        it has the permission again, they are sent what has waited.
 
         Raises NotFoundError, ValidationFailedError.
         """
@@ -88,12 +88,12 @@ class ServiceClientService:
     async def grant(
         self, actor: Principal, name: str, provider: str, *, scopes: Iterable[str] | None, reason_required: bool
     ) -> ServiceResponse:
-        """Let a service read tokens of `provider` (`scopes` None: any), instead of an earlier grant.
+        """Let a service read tokens of `provider` (`scopes` None: with any), in place of an earlier grant.
 
         Raises NotFoundError, UnknownProviderError, ValidationFailedError.
         """
         config = self.providers.get(provider).config
-        # As a read resolves the scopes it is asked for, or an alias would never be covered.
+        # Resolve aliases as a token read does; otherwise the grant would never cover an alias.
         limited = None if scopes is None else list(config.parse_scopes(" ".join(scopes)))
         if limited == []:
             raise ValidationFailedError("A grant is for any scope, or for at least one.")
@@ -113,7 +113,7 @@ class ServiceClientService:
             return await _describe(uow.connection, name)
 
     async def withdraw_grant(self, actor: Principal, name: str, provider: str) -> None:
-        """Let a service read no more tokens of `provider`, which need not be configured any more.
+        """Withdraw a service's grant to read tokens of `provider`, which need not be configured any more.
 
         Raises NotFoundError.
         """
@@ -126,7 +126,7 @@ class ServiceClientService:
             _audit(uow, "service.grant_withdrawn", name, {provider: [_terms(grant), None]})
 
     async def rotate_key(self, actor: Principal, name: str, *, overlap_seconds: int = DEFAULT_OVERLAP_SECONDS) -> str:
-        """A new key. The service's other live keys end in `overlap_seconds` (0: now), if they do not end before.
+        """Issue a new key and return it. The other live keys end in `overlap_seconds` (0: now), unless they end before.
 
         Raises NotFoundError, ValidationFailedError.
         """
@@ -151,7 +151,7 @@ class ServiceClientService:
                 _audit(uow, "service.key_revoked", name, {"key_id": [key_id, None]})
 
     async def revoke_service(self, actor: Principal, name: str) -> int:
-        """Refuse every key of a service from now on; how many there were. Raises NotFoundError."""
+        """Refuse every key of a service from now on, and return how many there were. Raises NotFoundError."""
         async with self.unit_of_work(actor) as uow:
             client = await _lock(uow, name)
             revoked = await queries.revoke_keys(uow.connection, client.id)
@@ -160,23 +160,23 @@ class ServiceClientService:
             return len(revoked)
 
     async def disable_service(self, actor: Principal, name: str) -> ServiceResponse:
-        """Refuse a service, whatever key it has, and tell it nothing, until it is enabled again.
+        """Refuse every key of a service, and send it no events, until it is enabled again.
 
         Raises NotFoundError.
         """
         return await self._set_disabled(actor, name, disabled=True)
 
     async def enable_service(self, actor: Principal, name: str) -> ServiceResponse:
-        """Accept the keys of a disabled service again, and send what has waited. Raises NotFoundError."""
+        """Accept the keys of a disabled service again, and send the events that waited. Raises NotFoundError."""
         return await self._set_disabled(actor, name, disabled=False)
 
     async def list_services(self) -> list[ServiceResponse]:
-        """All services, by name."""
+        """List all services in the order of their names."""
         async with self.database.reading() as connection:
             return await _describe_all(connection)
 
     async def get_service(self, name: str) -> ServiceResponse:
-        """One service with its keys and grants. Raises NotFoundError."""
+        """Return one service with its keys and grants. Raises NotFoundError."""
         async with self.database.reading() as connection:
             return await _describe(connection, name)
 
@@ -191,7 +191,7 @@ class ServiceClientService:
 
 
 def _permissions(values: Collection[str]) -> list[str]:
-    """Sorted, each once. Raises ValidationFailedError."""
+    """Check permissions, and return each once, in order. Raises ValidationFailedError."""
     known = {permission.value for permission in ServicePermission}
     wanted = {str(value) for value in values}
     if wanted - known:

@@ -1,4 +1,4 @@
-"""How long a job works at a stretch: no worker is kept from the other jobs, and none goes on as it ends."""
+"""The time a job works at a stretch: it keeps no worker from other jobs for long, and none from stopping."""
 
 from collections.abc import Callable
 from typing import Final
@@ -9,7 +9,7 @@ SLICE_SECONDS: Final = 5.0
 
 
 class SliceTime:
-    """The time of one slice; it begins when this is made."""
+    """The clock of one slice, which starts when this object is made."""
 
     def __init__(self, clock: Clock, is_stopping: Callable[[], bool]) -> None:
         """`is_stopping`: whether the process has been told to end."""
@@ -19,11 +19,11 @@ class SliceTime:
 
     @property
     def elapsed_seconds(self) -> float:
-        """Since the beginning."""
+        """The seconds since the slice began."""
         return self._clock.monotonic() - self._began
 
     def may_begin(self, *, within_seconds: float | None = None) -> bool:
-        """Whether the job may take up something more: in the slice's time, or `within_seconds` of its beginning."""
+        """Whether the job may begin more work: within five seconds of the slice's beginning, or `within_seconds`."""
         within = SLICE_SECONDS if within_seconds is None else within_seconds
         return not self._is_stopping() and self.elapsed_seconds < within
 

@@ -13,23 +13,23 @@ from services.user_management.queries import job as job_queries
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 PARTITIONS_AHEAD: Final = 3
-"""Months."""
+"""For how many coming months partitions are made."""
 
 log = structlog.get_logger(__name__)
 
 
 class Prune(Protocol):
-    """A query that removes what is older than `before` and has come to its end."""
+    """A query that removes the finished rows of a feature from before a moment."""
 
     async def __call__(self, connection: AsyncConnection, *, before: datetime) -> None:
-        """Remove it."""
+        """Remove what is older than `before` and nobody needs any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """What a feature removes by itself, and how long it keeps it.
+    """How long a feature keeps its rows, and the query that removes them.
 
-    Each feature declares its own beside the service that writes the rows; the container hands them to the upkeep.
+    Each feature declares its pruning beside the service that writes the rows; the container hands all to the upkeep.
     """
 
     kept: timedelta
@@ -37,14 +37,14 @@ class Pruning:
 
 
 class TableUpkeep:
-    """Keeps tables at the size that is needed."""
+    """Makes partitions ahead of time, and removes old rows."""
 
     def __init__(self, unit_of_work: UnitOfWorkFactory, prunings: Sequence[Pruning]) -> None:
         self._unit_of_work = unit_of_work
         self._prunings = prunings
 
     async def maintain_tables(self, actor: Principal, _cursor: Any) -> None:
-        """Slice: make the coming months' partitions, then remove what the features have no use for."""
+        """Slice: make the coming months' partitions, then remove the rows that no feature needs any more."""
         async with self._unit_of_work(actor) as uow:
             made = await job_queries.ensure_log_partitions(uow.connection, months_ahead=PARTITIONS_AHEAD)
             now = await job_queries.database_now(uow.connection)

@@ -1,4 +1,4 @@
-"""Tokens that a provider issued and that no connection will have: they are revoked, not forgotten."""
+"""Tokens that a provider issued and that no integration will hold; they are revoked, so that none is left alive."""
 
 from services.user_management.enums import TokenKind
 from services.user_management.integrations.oauth_client import TokenAnswer
@@ -10,13 +10,13 @@ from services.user_management.unit_of_work import UnitOfWork
 
 
 def preferred_kind(provider: Provider) -> TokenKind:
-    """Which of a grant's tokens the provider wants to be shown when it is to end."""
+    """Say which kind of token a provider wants to be shown when it is asked to revoke."""
     revocation = provider.config.revocation
     return TokenKind.REFRESH if revocation is None else revocation.token
 
 
 def revokes_whole_consent(provider: Provider) -> bool:
-    """Whether revoking one token ends all that the account has granted us, for other connections too."""
+    """Whether revoking one token ends the account's whole consent to our client, and so other integrations too."""
     revocation = provider.config.revocation
     return revocation is not None and revocation.whole_consent
 
@@ -24,7 +24,7 @@ def revokes_whole_consent(provider: Provider) -> bool:
 async def revoke_unkept(
     uow: UnitOfWork, vault: VaultService, provider: Provider, origin: Origin, *, answer: TokenAnswer, key_version: int
 ) -> None:
-    """Step: have a grant revoked that came too late, or that was refused after it had been issued."""
+    """Step: have the tokens of `answer` revoked, which came too late or were refused after they had been issued."""
     if not provider.config.can_revoke:
         return
 

@@ -1,4 +1,4 @@
-"""When something was last used: worth knowing, but never worth an answer."""
+"""Records when something was last used. This is worth knowing, but no request may fail because of it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,11 +14,12 @@ from services.user_management.observability import UNRECORDED_USES
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 MAX_KEYS: Final = 10_000
-"""Remembered per process. Beyond it all are forgotten, which costs a statement per key: the row has the last word."""
+"""How many keys a process remembers. Beyond this number it forgets all, which costs one statement per key, since the
+statement itself checks the row's own time."""
 TIMEOUT_SECONDS: Final = 1.0
-"""How long an answer that is ready may be held up."""
+"""How long recording may hold up an answer that is ready."""
 PAUSE_SECONDS: Final = 10.0
-"""How long nothing is written after a write failed, so that few requests wait for a busy database."""
+"""How long nothing is written after a write has failed, so that few requests wait for a busy database."""
 
 RECORDER: Final = system("use_recorder")
 
@@ -26,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 class UseRecorder:
-    """Writes that a key was used, at most once per period and process; in between a call is one look into a dict."""
+    """Writes that a key was used, at most once per period and process; otherwise a call only looks into a dict."""
 
     def __init__(
         self,
@@ -37,7 +38,7 @@ class UseRecorder:
         period_seconds: float,
         write: Callable[[AsyncConnection, str], Awaitable[None]],
     ) -> None:
-        """`thing` is what keys identify, for log and metric; `write` is the statement, given a key."""
+        """Set up a recorder. `thing` names what the keys identify, in log and metric; `write` stores the use of a key."""
         self._unit_of_work = unit_of_work
         self._clock = clock
         self._thing = thing
@@ -48,7 +49,7 @@ class UseRecorder:
         self._unrecorded = UNRECORDED_USES.labels(thing)
 
     async def record(self, key: str) -> None:
-        """Write the use if it is due. If Postgres does not take it in time, count that; what was asked goes well."""
+        """Write the use of `key` if that is due. If Postgres does not take it in time, count that and raise nothing."""
         now = self._clock.monotonic()
         written = self._written.get(key)
         if written is not None and now - written < self._period_seconds:
@@ -58,7 +59,7 @@ class UseRecorder:
             return
         if len(self._written) >= MAX_KEYS:
             self._written.clear()
-        # Before the first await, so that of uses at the same moment one writes.
+        # Noted before the first await, so that only one of several uses at the same moment writes.
         self._written[key] = now
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS), self._unit_of_work(RECORDER) as uow:

@@ -1,4 +1,4 @@
-"""The vault as the service uses it: bindings of every kind of secret, the active key version, and proof of the keys."""
+"""The vault as the use cases see it: bindings of every kind of secret, the active key version, and proof of the keys."""
 
 import asyncio
 from collections.abc import Callable
@@ -28,7 +28,7 @@ KDF: Final = f"pbkdf2-sha256-{PBKDF2_ITERATIONS}"
 _CANARY: Final = "canary"
 _CANARY_BINDING: Final = Binding(purpose="canary", user_id="")
 _OVERTAKEN_BY: Final = ("pk_encryption_keys", "uq_encryption_keys_active")
-"""Constraints that refuse the slower of two who activate a version at the same moment."""
+"""Constraints that refuse the slower of two processes that activate a version at the same moment."""
 _OVERTAKEN: Final = "Somebody else is activating or retiring a key version right now; look at the status."
 POISON_LIMIT_PER_MINUTE: Final = 10
 
@@ -36,29 +36,29 @@ log = structlog.get_logger(__name__)
 
 
 def token_binding(user_id: str, integration_id: UUID, kind: TokenKind) -> Binding:
-    """A token of one connection."""
+    """Bind a token to its user, its integration and its kind."""
     return Binding(purpose="token", user_id=user_id, place=str(integration_id), kind=kind.value)
 
 
 def code_binding(user_id: str, flow_id: UUID) -> Binding:
-    """An authorization code that waits for its user to confirm."""
+    """Bind an authorization code to its user and its flow, while it waits for the user to confirm."""
     return Binding(purpose="oauth_code", user_id=user_id, place=str(flow_id))
 
 
 def webhook_secret_binding(subscription_id: UUID) -> Binding:
-    """The secret, present or former, that signs what one webhook subscription is sent."""
+    """Bind a secret, present or former, that signs deliveries to the webhook subscription that it belongs to."""
     return Binding(purpose="webhook_secret", user_id="", place=str(subscription_id))
 
 
 class PoisonGuard:
-    """Stops the marking of connections when so many fail that the fault must be ours."""
+    """Stops the marking of integrations as unreadable when so many fail that the fault must be ours."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._marked: dict[UUID, float] = {}
 
     def may_mark(self, integration_id: UUID) -> bool:
-        """Whether this connection may be marked: it is one of the first ten of the minute, however many ask for it."""
+        """Whether this integration may be marked: it is one of the first ten in a minute, however often it is asked."""
         now = self._clock.monotonic()
         self._marked = {marked: at for marked, at in self._marked.items() if at > now - 60}
         if integration_id in self._marked:
@@ -76,17 +76,18 @@ class VaultService:
     def __init__(
         self, *, load_keys: Callable[[], TokenEncryption], unit_of_work: UnitOfWorkFactory, clock: Clock
     ) -> None:
-        """`load_keys` may ask a key source and derives root keys: it blocks for seconds, and is called by `load`."""
+        """Set up a vault without keys. `load` calls `load_keys`, which blocks for seconds: it may ask a key source, and
+        it derives root keys."""
         self._load_keys = load_keys
         self._encryption = TokenEncryption({})
         self._proven: set[int] = set()
-        """Versions whose secret is known to be the one that the data is under."""
+        """Versions whose secret is known to be the one that the data was encrypted with."""
         self._reported: set[int] = set()
         self._unit_of_work = unit_of_work
         self.poison_guard = PoisonGuard(clock)
 
     async def load(self) -> None:
-        """Get the secrets and derive the root keys, beside the event loop. Raises StartupError."""
+        """Get the secrets and derive the root keys, in a thread of their own. Raises StartupError."""
         self._encryption = await asyncio.to_thread(self._load_keys)
 
     @property
@@ -95,7 +96,7 @@ class VaultService:
         return self._encryption
 
     async def prove_keys(self, actor: Principal) -> None:
-        """Decrypt the canary of every version in use; register the highest version held in an empty database.
+        """Decrypt the canary of every version in use; in an empty database, register the highest version held here.
 
         Raises StartupError naming the version that is missing or wrong.
         """
@@ -111,8 +112,7 @@ class VaultService:
                 )
 
     def prove(self, version: int, kdf: str, canary: bytes) -> bool:
-        """Whether this process holds `version` with the secret that its canary was encrypted under; if so it is
-        remembered."""
+        """Check and remember whether this process holds `version` with the secret that encrypted its canary."""
         try:
             known = self._encryption.decrypt_token(canary, _CANARY_BINDING, version) == _CANARY
         except (PoisonedCiphertextError, KeyUnavailableError):
@@ -122,7 +122,7 @@ class VaultService:
         return known and kdf == KDF
 
     def prove_or_report(self, version: int, kdf: str, canary: bytes) -> bool:
-        """The same, for who goes on without that version; the operator is told once."""
+        """Check as `prove` does, and log a failure once per version, for callers that can go on without this version."""
         if version not in self._encryption.versions:
             self._report("vault.key_missing", version)
             return False
@@ -132,7 +132,7 @@ class VaultService:
         return True
 
     async def active_version(self) -> int:
-        """The version that new ciphertexts are under, as the database says now.
+        """Return the version that encrypts from now on, as the database says at this moment.
 
         Raises KeyUnavailableError when this process does not hold it, or holds another secret under its number.
         """
@@ -141,28 +141,30 @@ class VaultService:
         return int(row.version)
 
     async def ensure_proven(self, version: int) -> int:
-        """`version`, if something may be encrypted under it here: it is held, with the secret that its number stands
-        for. Asks the database the first time. Raises KeyUnavailableError."""
+        """Return `version` if this process may encrypt under it: it holds the secret that is registered as `version`.
+
+        This asks the database the first time only. Raises KeyUnavailableError.
+        """
         if self.require_held(version) not in self._proven:
             self._require_proven(await EncryptionKey.objects.get(version=version))
         return version
 
     def require_held(self, version: int) -> int:
-        """`version`, if this process holds it. Raises KeyUnavailableError."""
+        """Return `version` if this process holds it. Raises KeyUnavailableError."""
         if version not in self._encryption.versions:
             self._report("vault.key_missing", version)
             raise KeyUnavailableError(extra={"key_version": version})
         return version
 
     def seal(self, plaintext: str, binding: Binding, version: int) -> bytes:
-        """Encrypt; microseconds, no I/O."""
+        """Encrypt `plaintext`; this takes microseconds and no I/O."""
         return self._encryption.encrypt_token(plaintext, binding, version)
 
     def open(self, ciphertext: bytes, binding: Binding, version: int) -> str:
-        """Decrypt; microseconds, no I/O.
+        """Decrypt `ciphertext`; this takes microseconds and no I/O.
 
-        Raises PoisonedCiphertextError, and KeyUnavailableError: only under a key that is known to be right is a bad tag
-        the row's fault. A version that was activated after this process began is proven by the first tag that fits.
+        Raises PoisonedCiphertextError when the tag does not fit under a proven key, which is the row's fault; otherwise
+        KeyUnavailableError. A version that was activated after this process began is proven by the first tag that fits.
         """
         try:
             plaintext = self._encryption.decrypt_token(ciphertext, binding, self.require_held(version))
@@ -174,10 +176,10 @@ class VaultService:
         return plaintext
 
     async def activate(self, actor: Principal, version: int) -> None:
-        """Make `version` the one that encrypts; the former one goes on decrypting. Does nothing if it already is.
+        """Make `version` the one that encrypts; the former one still decrypts. An active version stays active.
 
-        Raises KeyUnavailableError for a version that this process does not hold, ConflictError for one that is retired
-        or registered with another secret, and when somebody else activates or retires one at the same moment.
+        Raises KeyUnavailableError for a version that this process does not hold; ConflictError for one that is retired
+        or registered with another secret, and when somebody else activates or retires a version at the same moment.
         """
         try:
             await self._activate(actor, self.require_held(version))
@@ -194,7 +196,7 @@ class VaultService:
             former = next((row.version for row in rows.values() if row.state == EncryptionKeyState.ACTIVE.value), None)
             if former == version:
                 return
-            # The rows are not locked: each change says what it changes from, and others may have been faster.
+            # The rows are not locked: each change names the state that it starts from, and others may have been faster.
             if former is not None and not await key_queries.yield_active(uow.connection, former):
                 raise ConflictError(_OVERTAKEN)
             if version not in rows:
@@ -224,7 +226,7 @@ class VaultService:
         try:
             await self.activate(actor, max(self._encryption.versions))
         except ConflictError:
-            # Another process of the same first start was faster; its row is as good, if we hold the same key.
+            # Another process that started at the same time was faster; its row is as good, if we hold the same key.
             log.info("vault.first_key_registered_elsewhere")
         return await EncryptionKey.objects.get(state=EncryptionKeyState.ACTIVE.value)
 
@@ -233,7 +235,7 @@ class VaultService:
         return KeyUnavailableError(extra={"key_version": version})
 
     def _report(self, event: str, version: int) -> None:
-        """Once per version: each read that fails for it is counted elsewhere."""
+        """Log `event` once per version; each read that fails because of it is counted elsewhere."""
         if version not in self._reported:
             self._reported.add(version)
             log.critical(event, key_version=version)
