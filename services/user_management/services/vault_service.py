@@ -1,4 +1,4 @@
-"""The vault as the use cases see it: bindings of every kind of secret, the active key version, and proof of the keys."""
+"""The vault as use cases see it: bindings of every kind of secret, the active key version, and proof of the keys."""
 
 import asyncio
 from collections.abc import Callable
@@ -122,7 +122,7 @@ class VaultService:
         return known and kdf == KDF
 
     def prove_or_report(self, version: int, kdf: str, canary: bytes) -> bool:
-        """Check as `prove` does, and log a failure once per version, for callers that can go on without this version."""
+        """Check as `prove` does, but log a failure once per version, for callers that can go on without the version."""
         if version not in self._encryption.versions:
             self._report("vault.key_missing", version)
             return False

@@ -1,4 +1,4 @@
-"""Diagnosis: evidence, rules, findings."""
+"""Diagnosis of an integration: gathers evidence, and lets rules judge it, which return findings."""
 
 from services.user_management.services.diagnosis_service.gathering import EvidenceGatherer
 from services.user_management.services.diagnosis_service.overview import judge

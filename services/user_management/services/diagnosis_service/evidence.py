@@ -1,4 +1,4 @@
-"""What the rules judge by: everything that is known about one connection at one moment, and no token."""
+"""The evidence by which the rules judge: all that is known about one integration at one moment, without its tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,18 +35,18 @@ class Readability(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenEvidence:
-    """One stored token."""
+    """What is known of one stored token, without the token."""
 
     issued_at: datetime
     expires_at: datetime | None
-    """None: it does not run out."""
+    """When the token runs out; None: never."""
     key_version: int
     readability: Readability
 
 
 @dataclass(frozen=True, slots=True)
 class IntegrationEvidence:
-    """One row of the connections; the names are those of its columns."""
+    """One row of `integrations` under the names of its columns, with what is known of its tokens."""
 
     id: UUID
     provider_account_id: str
@@ -76,37 +76,37 @@ class IntegrationEvidence:
 
     @property
     def is_refused(self) -> bool:
-        """The provider has ended the grant."""
+        """Whether the provider has ended the consent."""
         return not self.is_serving and self.status_reason in _REFUSED
 
     @property
     def is_refused_without_a_cause(self) -> bool:
-        """The provider has ended the grant and named nothing beneath its code."""
+        """Whether the provider has ended the consent and gave no detail beside its error code."""
         refused = not self.is_serving and self.status_reason == ReauthReason.GRANT_REFUSED
         return refused and self.last_failure_detail is None
 
     @property
     def lacks_offline_access(self) -> bool:
-        """The provider was asked for lasting access, and answered without a refresh token."""
+        """Whether the provider was asked for lasting access and answered without a refresh token."""
         answered = self.is_serving or self.status_reason in _UNREFUSED
         return answered and self.refresh is None and OFFLINE_ACCESS in (self.requested_scopes or ())
 
     @property
     def last_worked_at(self) -> datetime:
-        """The latest moment of which it is known that the grant lived."""
-        # A read is no proof: a token that was issued before is handed out after the grant died.
+        """The latest moment at which the consent is known to have been alive."""
+        # A token read proves nothing: a token that was issued earlier is handed out even after the consent has ended.
         known = (self.connected_at, self.last_refresh_at, self.last_checked_at)
         return max(moment for moment in known if moment is not None)
 
     @property
     def codes(self) -> frozenset[str]:
-        """What the provider said last, the code and the one beneath it."""
+        """The provider's last error: its code, and the more detailed code if there was one."""
         return frozenset(code for code in (self.last_failure, self.last_failure_detail) if code is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class HealthEvidence:
-    """How the provider answered the periodic check."""
+    """What the periodic check knows of the provider's state."""
 
     state: ProviderState
     reason: str | None
@@ -116,20 +116,20 @@ class HealthEvidence:
 
 @dataclass(frozen=True, slots=True)
 class SameAccountEvidence:
-    """How often the same account at the provider is connected; counts, since whose it is concerns nobody here."""
+    """How often the same account at the provider is connected; only counts, since whose account it is stays private."""
 
     own_connects: int
     other_connections: int
     other_serving: int
     newer_connects: int
-    """Of others, after this connection was made."""
+    """How often other users have connected the account since this integration was connected."""
     grant_ended_at: datetime | None
-    """When another connection of the account was last revoked at the provider, after this one was made."""
+    """When another integration of the account was last revoked at the provider since this one was connected."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadEvidence:
-    """The latest token reads with one outcome."""
+    """The number of the latest token reads with one outcome, and the time of the last."""
 
     reads: int
     last_at: datetime
@@ -137,7 +137,7 @@ class ReadEvidence:
 
 @dataclass(frozen=True, slots=True)
 class FlowEvidence:
-    """One attempt to connect."""
+    """One connect attempt."""
 
     status: FlowStatus
     error: str | None
@@ -148,7 +148,7 @@ class FlowEvidence:
 
 @dataclass(frozen=True, slots=True)
 class RevocationEvidence:
-    """What became of the grant that the last disconnect gave up."""
+    """What became of the revocation that the last disconnect asked the provider for."""
 
     state: RevocationState
     attempts: int
@@ -163,10 +163,10 @@ class Evidence:
     """Everything a rule may look at."""
 
     now: datetime
-    """The database's clock."""
+    """The time by the database's clock."""
     provider_name: str
     provider: ProviderConfig | None
-    """None: not configured."""
+    """The provider's configuration; None: it is not configured."""
     user_status: str
     user_deleted_at: datetime | None
     health: HealthEvidence | None
@@ -174,7 +174,7 @@ class Evidence:
     same_account: SameAccountEvidence | None
     reads: Mapping[TokenOutcome, ReadEvidence]
     flows: tuple[FlowEvidence, ...]
-    """The latest first."""
+    """Recent connect attempts, the latest first."""
     revocation: RevocationEvidence | None
 
     @property
@@ -182,11 +182,11 @@ class Evidence:
         return self.provider.display_name if self.provider is not None else self.provider_name
 
     def describe(self, scope: str) -> str:
-        """A scope with what it is for, as the provider file says."""
+        """Return a scope with its purpose, as the provider file states it."""
         purpose = self.provider.scopes.get(scope) if self.provider is not None else None
         return f"{scope} ({purpose})" if purpose else scope
 
 
 def in_days(span: timedelta) -> float:
-    """Days, with one digit."""
+    """Return a span of time in days, rounded to one decimal place."""
     return round(span / timedelta(days=1), 1)

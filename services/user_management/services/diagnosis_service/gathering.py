@@ -1,4 +1,4 @@
-"""Gathers the evidence about one connection in a handful of statements."""
+"""Gathers the evidence about one integration in a handful of statements."""
 
 from dataclasses import asdict
 from datetime import timedelta
@@ -33,11 +33,11 @@ from services.user_management.services.diagnosis_service.evidence import (
 from services.user_management.services.vault_service import VaultService, token_binding
 
 FLOWS_OF: Final = timedelta(hours=25)
-"""Attempts to connect are forgotten a day after they ended."""
+"""How old the connect attempts may be that are looked at; they are removed a day after they ended."""
 
 
 class EvidenceGatherer:
-    """Reads rows; calls nobody."""
+    """Gathers evidence from rows, and calls no provider."""
 
     def __init__(self, providers: ProviderRegistry, vault: VaultService) -> None:
         self._providers = providers
@@ -46,7 +46,10 @@ class EvidenceGatherer:
     async def gather(
         self, connection: AsyncConnection, *, user_id: str, provider: str, account: str | None
     ) -> Evidence:
-        """Raises UserNotFoundError."""
+        """Gather all that is known of a user's integration with `provider`; `account` None: of the primary one.
+
+        Raises UserNotFoundError.
+        """
         subject = await queries.read_subject(connection, user_id=user_id, provider=provider, account=account)
         if subject is None:
             raise UserNotFoundError

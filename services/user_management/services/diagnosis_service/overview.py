@@ -1,4 +1,4 @@
-"""The two findings that depend on all others: it works, or it does not and nobody knows why."""
+"""The two findings that depend on all others: the integration works, or it does not and nobody knows why."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ _GRAVITY = {severity: rank for rank, severity in enumerate(Severity)}
 
 
 def judge(evidence: Evidence) -> list[Finding]:
-    """What all rules find, the surest first, and of equally sure ones the worst."""
+    """Return the findings of all rules, the surest first, and among equally sure ones the worst first."""
     findings = [finding for rule in RULES if (finding := rule(evidence)) is not None]
     if (overall := _overall(evidence, findings)) is not None:
         findings.append(overall)
@@ -20,7 +20,10 @@ def judge(evidence: Evidence) -> list[Finding]:
 
 
 def _overall(evidence: Evidence, findings: Sequence[Finding]) -> Finding | None:
-    """What is left to say: "works" stands alone, as beside a finding it would be read and the finding would not."""
+    """Add "works" if there is no other finding, or "cause unknown" if no finding explains the failure.
+
+    "Works" stands alone: beside another finding, people would read it and overlook the other.
+    """
     if evidence.connection is None:
         return None
     if evidence.connection.is_serving:

@@ -1,4 +1,4 @@
-"""Explains one connection."""
+"""The diagnosis of one integration."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from services.user_management.services.integration_probe import IntegrationProbe
 
 @dataclass(kw_only=True, eq=False)
 class DiagnosisService:
-    """One call that says what is wrong with a connection, how that is known, and who can mend it."""
+    """Says what is wrong with an integration, how that is known, and who can mend it."""
 
     database: Database
     gatherer: EvidenceGatherer
@@ -26,7 +26,7 @@ class DiagnosisService:
     async def diagnose(
         self, user_id: str, provider: str, account: str | None = None, *, live: bool = False
     ) -> DiagnosisResponse:
-        """Findings from what is known; `live` also asks the provider once whether it takes the access token.
+        """Return findings from what is known; `live` also asks the provider once whether it accepts the access token.
 
         Raises UserNotFoundError. A provider that is not configured is a finding.
         """

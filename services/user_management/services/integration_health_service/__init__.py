@@ -1,4 +1,4 @@
-"""The periodic check: are the connections alive, are the providers, do the connections still cover what is required."""
+"""The periodic check of integrations and providers, and of the scopes that integrations must cover."""
 
 from services.user_management.services.integration_health_service.check import (
     CHECK_PERIOD_SECONDS,

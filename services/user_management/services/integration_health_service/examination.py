@@ -1,4 +1,4 @@
-"""One connection: probe it, and judge what came back."""
+"""The examination of one integration: probes it, and judges what came back."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -110,7 +110,7 @@ class Examination:
                 await self.status.mark_needs_reauth(uow, integration, ReauthReason.GRANT_REFUSED, failure)
 
     async def _refresh(self, held: Candidate, tallies: Tallies) -> None:
-        """It judges by itself: recovers, marks, or backs off. Raises KeyUnavailableError."""
+        """Refresh the tokens, which itself changes the integration's status if need be. Raises KeyUnavailableError."""
         result = await self.refresher.refresh(held.id, held.token_version)
         if result.outcome is RefreshOutcome.MISCONFIGURED:
             tallies.note_misconfigured(held.provider, REFRESH_FAILED)

@@ -13,7 +13,7 @@ DOWN_AFTER: Final = 3
 
 @dataclass(slots=True)
 class Tally:
-    """One provider."""
+    """What one run has seen of one provider."""
 
     answered: int = 0
     failed: int = 0
@@ -25,7 +25,7 @@ class Tally:
 
 
 class Tallies:
-    """All providers of one run."""
+    """What one run has seen of all providers."""
 
     def __init__(self, tallies: Mapping[str, Tally]) -> None:
         self._tallies = dict(tallies)

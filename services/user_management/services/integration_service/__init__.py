@@ -1,4 +1,4 @@
-"""Connections: making one, looking at it, ending it here and at the provider."""
+"""Integrations: connecting an account, showing it, disconnecting it here and at the provider."""
 
 from services.user_management.services.integration_service.confirming import Confirmations
 from services.user_management.services.integration_service.connecting import FLOW_PRUNING, ConnectFlows, ConnectPolicy

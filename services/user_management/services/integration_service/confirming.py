@@ -179,7 +179,7 @@ class Confirmations:
     async def _identify(
         self, actor: Principal, provider: Provider, flow: ConsumedFlow, *, answer: TokenAnswer, origin: Origin
     ) -> Account:
-        """Whose grant it is. One of which that cannot be told is given back, unless it could take another along."""
+        """Find the account that the tokens are for. If that fails, have them revoked, unless that ends other consents."""
         nonce = self.signer.nonce(flow.state_hash) if provider.config.nonce else None
         try:
             return await self.oauth.fetch_account(provider, answer, nonce=nonce)

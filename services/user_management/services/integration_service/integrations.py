@@ -51,7 +51,7 @@ ExpectedVersions = frozenset[int] | None
 
 @dataclass(kw_only=True, eq=False)
 class IntegrationService:
-    """A user's connections."""
+    """Shows, changes, refreshes and ends a user's integrations."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory

@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(kw_only=True, eq=False)
 class RevocationService:
-    """The job's side of disconnecting."""
+    """Revokes consents at the providers after users have disconnected; the work of a periodic job."""
 
     unit_of_work: UnitOfWorkFactory
     providers: ProviderRegistry

@@ -1,4 +1,4 @@
-"""Whom a service key belongs to."""
+"""Authentication of sibling services by their keys."""
 
 import asyncio
 from typing import Final

@@ -1,4 +1,4 @@
-"""Tokens of a connection: reading, refreshing, storing."""
+"""Tokens of an integration: reading, refreshing, storing."""
 
 from services.user_management.services.token_service.answers import TokenAnswers
 from services.user_management.services.token_service.exchange import GRANT_TYPE, JWT, USER_ID, TokenExchange

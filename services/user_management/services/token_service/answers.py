@@ -1,4 +1,4 @@
-"""From what the door says to what a sibling service is told."""
+"""Builds the question to the door, and turns what it says into an answer to a sibling service."""
 
 import math
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ class TokenAnswers:
     clock: Clock
 
     def query(self, credential: ServiceCredential, request: TokenRequest) -> TokenQuery:
-        """What is asked of the door."""
+        """Build the question that the door is asked for `request`."""
         known = request.provider in self.providers
         return TokenQuery(
             key_id=credential.key_id,
@@ -111,7 +111,7 @@ class TokenAnswers:
         )
 
     def refusal(self, request: TokenRequest, reading: TokenReading, result: RefreshResult | None) -> ApplicationError:
-        """The error for any other reading."""
+        """Return the error that explains why a reading has no token to hand out."""
         outcome = reading.outcome
         if outcome is TokenOutcome.UNAUTHENTICATED:
             return UnauthenticatedError("The service key is not valid.")

@@ -96,7 +96,7 @@ REFUSED: Final = RefreshResult(RefreshOutcome.REFUSED)
 
 @dataclass(kw_only=True, eq=False)
 class RefreshAttempts:
-    """Carries out claims."""
+    """Refreshes the tokens of integrations whose lease this process holds."""
 
     unit_of_work: UnitOfWorkFactory
     providers: ProviderRegistry

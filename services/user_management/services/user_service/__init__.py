@@ -1,4 +1,4 @@
-"""Users: who signs in as whom, what they and their admins change, what upstream says about them, how they end."""
+"""Users: sign-in, changes by themselves and by administrators, news from upstream, deletion and erasure."""
 
 from services.user_management.services.user_service.administration import UserAdministration
 from services.user_management.services.user_service.erasure import UserErasure

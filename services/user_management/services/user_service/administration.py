@@ -1,4 +1,4 @@
-"""What admins, and services they permit, do with other people's profiles."""
+"""What administrators, and services that they permit, do with other people's profiles."""
 
 import hashlib
 from dataclasses import asdict, dataclass, replace
@@ -39,7 +39,7 @@ SIGN_IN_WINDOW: Final = timedelta(days=30)
 
 @dataclass(kw_only=True, eq=False)
 class UserAdministration:
-    """Find, suspend, delete and restore users."""
+    """Finds, suspends, deletes and restores users."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory
@@ -48,12 +48,15 @@ class UserAdministration:
     hold_back: timedelta
 
     async def list_users(self, wanted: UserFilter, *, limit: int, cursor: str | None) -> Page[AdminUserResponse]:
-        """Users that match, with what admins see of them. Raises ValidationFailedError for a cursor of another list."""
+        """List the users that match, with what administrators see of them.
+
+        Raises ValidationFailedError for a cursor of another list.
+        """
         page, next_cursor = await self._page(wanted, limit, cursor)
         return Page(items=[AdminUserResponse.model_validate(found.user) for found in page], next_cursor=next_cursor)
 
     async def search_users(self, wanted: UserFilter, *, limit: int, cursor: str | None) -> Page[UserResponse]:
-        """The same, as profiles."""
+        """List the users that match, as profiles. Raises ValidationFailedError for a cursor of another list."""
         page, next_cursor = await self._page(wanted, limit, cursor)
         return Page(items=[UserResponse.model_validate(found.user) for found in page], next_cursor=next_cursor)
 
@@ -69,7 +72,7 @@ class UserAdministration:
         return found[:limit], self.signer.encode_cursor(scope, last.encode())
 
     async def get_user(self, user_id: str) -> AdminUserDetail:
-        """One user, deleted or not, with how often they signed in lately. Raises UserNotFoundError."""
+        """Return a user, deleted or not, with their sign-ins of the last 30 days. Raises UserNotFoundError."""
         async with self.database.reading() as connection:
             row = await user_queries.read_user(connection, user_id)
             if row is None:
@@ -78,7 +81,7 @@ class UserAdministration:
         return AdminUserDetail.model_validate(asdict(row) | {"sign_ins_last_30_days": sign_ins})
 
     async def batch_get(self, user_ids: list[str]) -> UserBatch:
-        """The live users of those ids, each once, in the order asked for; and the ids of the others."""
+        """Return the users with those ids who are not deleted, each once, in the order asked for, and the other ids."""
         wanted = list(dict.fromkeys(user_ids))
         async with self.database.reading() as connection:
             rows = {row.id: row for row in await user_queries.read_users(connection, wanted)}
@@ -86,7 +89,7 @@ class UserAdministration:
         return UserBatch(users=found, missing=[user_id for user_id in wanted if user_id not in rows])
 
     async def suspend_user(self, actor: Principal, user_id: str, *, reason: str | None) -> AdminUserResponse:
-        """Refuse the user from now on; suspending twice is suspending once. Raises UserNotFoundError."""
+        """Refuse the user from now on; to suspend them again changes nothing. Raises UserNotFoundError."""
         async with self.unit_of_work(actor) as uow:
             row = await lock_live_user(uow, user_id)
             if row.suspended_at is None:
@@ -95,7 +98,7 @@ class UserAdministration:
         return AdminUserResponse.model_validate(row)
 
     async def unsuspend_user(self, actor: Principal, user_id: str) -> AdminUserResponse:
-        """Lift our suspension. Raises UserNotFoundError, ConflictError where upstream's own ban would remain."""
+        """Lift our suspension. Raises UserNotFoundError; ConflictError while upstream bans or locks the user."""
         async with self.unit_of_work(actor) as uow:
             row = await lock_live_user(uow, user_id)
             if row.upstream_status == UpstreamStatus.SUSPENDED:
@@ -107,7 +110,7 @@ class UserAdministration:
     async def delete_user(self, actor: Principal, user_id: str) -> DeletionResponse:
         """Delete somebody's account; it can be restored until the hold-back ends.
 
-        Deleting twice, or whom somebody else has deleted, changes nothing. Raises UserNotFoundError.
+        To delete a user who is deleted already changes nothing. Raises UserNotFoundError.
         """
         async with self.unit_of_work(actor) as uow:
             row = await lock_user(uow, user_id)
@@ -120,7 +123,10 @@ class UserAdministration:
         )
 
     async def restore_user(self, actor: Principal, user_id: str) -> AdminUserResponse:
-        """Undo a deletion inside the hold-back. Raises UserNotFoundError, ConflictError when there is none to undo."""
+        """Undo a deletion within the hold-back.
+
+        Raises UserNotFoundError; ConflictError when the user is not deleted or the hold-back is over.
+        """
         async with self.unit_of_work(actor) as uow:
             row = await lock_user(uow, user_id)
             if row.deleted_at is None:

@@ -1,4 +1,4 @@
-"""Steps that write a user's row: what changed is audited with old and new values, and published by name."""
+"""Steps that write a user's row, audit what changed with old and new values, and publish the names of the fields."""
 
 from dataclasses import fields, replace
 from datetime import datetime
@@ -27,7 +27,7 @@ _BOOKKEEPING: Final = frozenset(
         "updated_at",
     }
 )
-"""Columns that nobody is shown; a change of these alone is no news."""
+"""Columns that nobody is shown; a change of these alone is neither audited nor published."""
 _SUSPENSION: Final = {"status", "suspended_at", "suspended_reason"}
 _ENTERED: Final[dict[str, type[UserEvent]]] = {
     UserStatus.SUSPENDED: UserSuspended,
@@ -36,7 +36,7 @@ _ENTERED: Final[dict[str, type[UserEvent]]] = {
 
 
 async def lock_user(uow: UnitOfWork, user_id: str) -> UserRow:
-    """Step: the row of a user, deleted or not, locked. Raises UserNotFoundError."""
+    """Step: lock and return the row of a user, deleted or not. Raises UserNotFoundError."""
     row = await user_queries.lock_user(uow.connection, user_id)
     if row is None:
         raise UserNotFoundError
@@ -44,7 +44,7 @@ async def lock_user(uow: UnitOfWork, user_id: str) -> UserRow:
 
 
 async def lock_live_user(uow: UnitOfWork, user_id: str) -> UserRow:
-    """Step: the row of a user who is not deleted, locked. Raises UserNotFoundError."""
+    """Step: lock and return the row of a user who is not deleted. Raises UserNotFoundError."""
     row = await lock_user(uow, user_id)
     if row.deleted_at is not None:
         raise UserNotFoundError
@@ -52,7 +52,7 @@ async def lock_live_user(uow: UnitOfWork, user_id: str) -> UserRow:
 
 
 def effective_status(row: UserRow) -> UserStatus:
-    """What a user may do, from what was decided here and what upstream says; whichever is stricter."""
+    """Return the user's status: what was decided here or what upstream says, whichever is stricter."""
     if row.deleted_at is not None or row.upstream_status == UpstreamStatus.DEACTIVATED:
         return UserStatus.DEACTIVATED
     if row.suspended_at is not None or row.upstream_status == UpstreamStatus.SUSPENDED:
@@ -62,10 +62,10 @@ def effective_status(row: UserRow) -> UserStatus:
 
 
 async def write_changes(uow: UnitOfWork, row: UserRow, values: UserColumns) -> UserRow:
-    """Step: write those of `values` that differ from the locked `row`, and the status that follows; the new row.
+    """Step: write those of `values` that differ from the locked `row`, and the status that follows; return the new row.
 
-    Raises the version only when something that is shown has changed. A deleted user's changes are audited, and
-    told to nobody.
+    The version increases only when something that is shown has changed. A deleted user's changes are audited but not
+    published.
     """
     after = replace(row, **with_search_keys(values))
     after = replace(after, status=effective_status(after).value)
@@ -82,13 +82,13 @@ async def write_changes(uow: UnitOfWork, row: UserRow, values: UserColumns) -> U
 
 
 def differences(row: UserRow, after: UserRow) -> dict[str, list[Any]]:
-    """[old, new] of each column in which the two differ."""
+    """Return [old, new] of each column in which the two rows differ."""
     pairs = {field.name: [getattr(row, field.name), getattr(after, field.name)] for field in fields(UserRow)}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 async def write_differences(uow: UnitOfWork, row: UserRow, after: UserRow) -> None:
-    """Step: write to the locked `row` the columns in which `after` differs."""
+    """Step: write the columns in which `after` differs from the locked `row`."""
     new = {name: value for name, (_, value) in differences(row, after).items()}
     await user_queries.update_user(uow.connection, row.id, cast("UserColumns", new))
 
@@ -110,7 +110,10 @@ def _tell(uow: UnitOfWork, row: UserRow, changes: dict[str, list[Any]]) -> None:
 
 
 async def mark_deleted(uow: UnitOfWork, row: UserRow, *, by: str) -> datetime:
-    """Step: soft delete of a locked, live user; the time of it. Their tokens are unreadable from the commit on."""
+    """Step: mark a user, whose row is locked, as deleted by `by`; return the time.
+
+    Nobody can read the user's tokens from the commit on.
+    """
     now = uow.clock.now()
     values: UserColumns = {
         "deleted_at": now,
@@ -136,7 +139,7 @@ def announce_status(uow: UnitOfWork, user_id: str, change: list[str | None]) -> 
 
 
 def with_search_keys(values: UserColumns) -> UserColumns:
-    """`values` with the search keys of the names in it."""
+    """Return `values` together with the search keys of the names in them."""
     keyed = values.copy()
     if "first_name" in values:
         keyed["first_name_normalized"] = _name_key(values["first_name"])
@@ -146,7 +149,10 @@ def with_search_keys(values: UserColumns) -> UserColumns:
 
 
 def _name_key(name: str | None) -> str | None:
-    """Upstream's names have no limit, and fold to up to 18 times their length; an index entry ends at 2704 bytes."""
+    """Make the search key of a name, cut to 200 characters.
+
+    Upstream's names have no limit and fold to up to 18 times their length; an index entry has at most 2704 bytes.
+    """
     if not name:
         return None
     return search_key(name[:MAX_KEY_CHARACTERS])[:MAX_KEY_CHARACTERS]

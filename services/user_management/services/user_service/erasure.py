@@ -1,4 +1,4 @@
-"""The end of the hold-back: a deleted user's data goes, a keyed hash of their subject stays."""
+"""The erasure at the end of the hold-back: a deleted user's data is removed, a keyed hash of their subject stays."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -33,7 +33,10 @@ class UserErasure:
     start_slice: StartSlice
 
     async def erase_due(self, actor: Principal, _cursor: Any = None) -> str | None:
-        """Slice: erase whoever was deleted longer ago than the hold-back; "more" when time ran out first."""
+        """Slice: erase the users who were deleted longer ago than the hold-back.
+
+        Returns None when no such user is left, "more" when time ran out first.
+        """
         time = self.start_slice()
         while time.may_begin():
             async with self.unit_of_work(actor) as uow:
@@ -46,7 +49,8 @@ class UserErasure:
         return "more"
 
     async def _erase(self, uow: UnitOfWork, user_id: str) -> None:
-        """Step. The audit keeps who did what and when; old and new values, and what upstream told us, go."""
+        """Step: erase one user. The audit keeps who did what and when, but old and new values are removed, and so are
+        the events that upstream sent about the user."""
         identities = await user_queries.identities_of(uow.connection, user_id)
         for issuer, subject in identities:
             await user_queries.insert_tombstone(uow.connection, self.signer.subject_tombstones(issuer, subject)[0])

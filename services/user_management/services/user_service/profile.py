@@ -1,4 +1,4 @@
-"""What users do with their own profile."""
+"""What users do with their own profile: read it, edit it, delete their account."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,7 +31,7 @@ ExpectedVersions = frozenset[int] | None
 
 @dataclass(kw_only=True, eq=False)
 class ProfileService:
-    """Read, edit and delete one's own profile."""
+    """Reads, edits and deletes a user's own profile."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory
@@ -40,7 +40,7 @@ class ProfileService:
     hold_back: timedelta
 
     async def get_user(self, user_id: str) -> UserResponse:
-        """The profile of a live user. Raises UserNotFoundError."""
+        """Return the profile of a user who is not deleted. Raises UserNotFoundError."""
         row = await user_queries.read_profile(self.database.door, user_id)
         if row is None:
             raise UserNotFoundError
@@ -49,7 +49,9 @@ class ProfileService:
     async def update_user(
         self, actor: Principal, user_id: str, update: UserUpdate, *, expected: ExpectedVersions
     ) -> UserResponse:
-        """Apply a merge patch (RFC 7396). An edited name or image is the user's from then on; null hands it back.
+        """Apply a merge patch (RFC 7396) to the profile, and return the new one.
+
+        A name or an image that is edited here is no longer taken from upstream, until it is set to null.
 
         Raises UserNotFoundError, PreconditionFailedError, FieldOwnedUpstreamError for e-mail and phone.
         """
@@ -64,9 +66,10 @@ class ProfileService:
         return UserResponse.model_validate(row)
 
     async def delete_user(self, actor: Principal, user_id: str, *, expected: ExpectedVersions) -> DeletionResponse:
-        """Delete one's own account: sign-in and tokens end at once, at the providers too; the rest after the hold-back.
+        """Delete the user's own account, which ends sign-in and tokens at once.
 
-        Deleting twice is deleting once. Raises UserNotFoundError, PreconditionFailedError.
+        The tokens are also revoked at the providers; the other data is erased after the hold-back. To delete again
+        changes nothing. Raises UserNotFoundError, PreconditionFailedError.
         """
         ended: list[DisconnectResponse] = []
         async with self.unit_of_work(actor) as uow:
@@ -90,7 +93,7 @@ def _expect(row: UserRow, expected: ExpectedVersions) -> None:
 
 
 def _edited(row: UserRow, update: UserUpdate) -> UserColumns:
-    """Columns after the edit, with who owns each of the fields from now on."""
+    """Return the columns after the edit; `local_fields` names those that are no longer taken from upstream."""
     values: UserColumns = {}
     local = set(row.local_fields)
     upstream = row.upstream_profile or {}

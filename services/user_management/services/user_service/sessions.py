@@ -1,4 +1,4 @@
-"""From a verified session to the user who acts."""
+"""Sign-in: finds the user behind a verified session, and decides whether they may act."""
 
 from datetime import datetime, timedelta
 from functools import partial
@@ -17,9 +17,9 @@ from services.user_management.services.user_service.upstream import UpstreamUser
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 MAX_IMPERSONATIONS: Final = 1000
-"""Sessions that are remembered as audited; one that was forgotten is audited again."""
+"""How many impersonating sessions a process remembers as audited; one that it forgets is audited again."""
 ACTIVITY_STEP: Final = timedelta(minutes=5)
-"""How exact `last_active_at` is: writing it with every request would make each read a write."""
+"""The precision of `last_active_at`: to write it with every request would make each read a write."""
 
 
 class SignIn:
@@ -51,10 +51,10 @@ class SignIn:
         self._impersonations: dict[tuple[str, str | None], None] = {}
 
     async def sign_in(self, session: SessionClaims, *, fresh: bool = False) -> Principal:
-        """The principal behind a verified session; the user is created at first sight, since a webhook may be late.
+        """Return the principal behind a verified session; create a user who is new, since the webhook may be late.
 
-        `fresh` asks the database whatever is remembered. Raises UnauthenticatedError for a subject that must not exist
-        here, UserInactiveError for one that may not act.
+        `fresh` asks the database even about a user who is remembered. Raises UnauthenticatedError for a subject that
+        must not exist here, UserInactiveError for a user who may not act.
         """
         user = await self._states.find(session.issuer, session.subject, fresh=fresh) or await self._create(session)
         if user.deleted_at is not None:
@@ -65,28 +65,28 @@ class SignIn:
             await self._note_activity(user)
         else:
             await self._note_impersonation(user, session)
-        # Whoever looks at the product through somebody else's eyes does not get that person's power over others.
+        # Whoever impersonates an administrator does not get the administrator's power over other users.
         is_admin = user.id in self._admin_user_ids and session.impersonator is None
         return Principal(PrincipalKind.USER, user.id, impersonator=session.impersonator, is_admin=is_admin)
 
     def _deletion(self, deleted_at: datetime) -> dict[str, str]:
-        """Members of the refusal: they tell a user whose deletion was never confirmed to them what became of it."""
+        """Return members for the refusal that tell a user, who may never have seen a confirmation, of their deletion."""
         moments = {"deleted_at": deleted_at, "restorable_until": deleted_at + self._hold_back}
         return {name: moment.isoformat().replace("+00:00", "Z") for name, moment in moments.items()}
 
     async def _create(self, session: SessionClaims) -> ResolvedUser:
-        # Their own doing, and so it is recorded, although they are nobody's principal before it is done.
+        # The audit names the new users themselves as the actor, although they exist only once this is done.
         actor = Principal(PrincipalKind.USER, session.subject, impersonator=session.impersonator)
         async with self._unit_of_work(actor) as uow:
             await self._upstream.create(uow, issuer=session.issuer, subject=session.subject)
         user = await self._states.find(session.issuer, session.subject)
         if user is None:
-            # The id belongs to another issuer's subject, or was erased: never a second door into an account.
+            # The id belongs to another issuer's subject, or was erased: nobody may get into such an account this way.
             raise UnauthenticatedError("The session's subject is not accepted here.")
         return user
 
     async def _note_impersonation(self, user: ResolvedUser, session: SessionClaims) -> None:
-        """Audit that somebody looks through the user's eyes: once per session and process, whatever they do."""
+        """Audit that somebody impersonates the user: once per session and process, whatever they do."""
         key = (session.session_id, session.impersonator)
         if key in self._impersonations:
             return

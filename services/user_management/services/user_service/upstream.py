@@ -1,8 +1,8 @@
-"""What an identity provider says about users, applied so that every order, and every repetition, ends in one state.
+"""Applies what an identity provider says about users, so that every order and every repetition ends in one state.
 
-News of a user are totally ordered by (time of the user object, time of the event, digest of the content); the newest
-is kept. A deletion is absorbing: only an admin undoes it, and never a later event. Profiles of the deleted are kept up
-to date like all others, so that an order in which the deletion comes first ends where the others do.
+News of a user is totally ordered by (time of the user object, time of the event, digest of the content), and the newest
+is kept. A deletion is final: only an administrator undoes it, and never a later event. Profiles of deleted users are
+kept up to date like all others, so that an order in which the deletion comes first ends in the same state.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from services.user_management.utils.validators import normalize_email
 
 SIGN_IN_PRUNING: Final = Pruning(timedelta(days=90), user_queries.prune_sign_ins)
 _UPSTREAM_ID: Final = re.compile(r"(?!usr_)[a-z]+_[A-Za-z0-9_-]{1,58}")
-"""Ids that may come from upstream; `usr_` is kept for users of our own."""
+"""Ids that may come from upstream; `usr_` is reserved for users who are created here."""
 _INITIAL_STATUS: Final[dict[str | None, UserStatus]] = {
     UpstreamStatus.SUSPENDED: UserStatus.SUSPENDED,
     UpstreamStatus.DEACTIVATED: UserStatus.DEACTIVATED,
@@ -40,7 +40,7 @@ EDITABLE_HERE: Final[tuple[Literal["first_name", "last_name", "profile_image_url
     "last_name",
     "profile_image_url",
 )
-"""Upstream's fields of which an edit here takes possession."""
+"""Upstream's fields that can be edited here; one that was edited is no longer taken from upstream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,10 @@ class UpstreamUser:
     updated_at: datetime
     """When upstream last changed the user."""
     told_at: datetime
-    """When upstream said so."""
+    """When upstream told us about the user in this state."""
 
     def columns(self) -> UserColumns:
-        """What is stored of it."""
+        """Return the columns of a user's row that hold this description."""
         return {
             "email": self.email,
             "email_normalized": normalize_email(self.email) if self.email else None,
@@ -79,17 +79,17 @@ class UpstreamUser:
         }
 
     def digest(self) -> bytes:
-        """SHA-256 of the content, to tell two descriptions of the same moment apart."""
+        """Return the SHA-256 of the content, which tells two descriptions of the same moment apart."""
         content = [self.email, self.email_verified, self.phone, self.status]
         content += [getattr(self, name) for name in EDITABLE_HERE]
         return hashlib.sha256(json.dumps(content).encode()).digest()
 
     def is_newer_than(self, row: UserRow | UpstreamState) -> bool:
-        """Whether this is later news than what the row holds."""
+        """Whether this description is newer than what the row holds."""
         if row.upstream_updated_at is None:
             return True
         if row.upstream_event_at is None:
-            # Told before the two other parts of the order were kept: of the same moment, what is told now is newer.
+            # The row is from before the two other parts of the order were stored: at the same moment, this is newer.
             return bool(self.updated_at >= row.upstream_updated_at)
         known = (row.upstream_updated_at, row.upstream_event_at, row.upstream_digest)
         return (self.updated_at, self.told_at, self.digest()) > known
@@ -97,13 +97,14 @@ class UpstreamUser:
 
 @dataclass(kw_only=True, eq=False)
 class UpstreamUsers:
-    """Steps that a webhook, a reconciliation or a first sign-in takes inside its transaction."""
+    """Steps that a webhook, a reconciliation or a first sign-in takes within its transaction."""
 
     preferences: PreferencesManager
     signer: Signer
 
     async def create(self, uow: UnitOfWork, *, issuer: str, subject: str, profile: UserColumns | None = None) -> bool:
-        """Step: a new user with their identity and default preferences. False if the subject may not be created."""
+        """Step: create a user with their identity and default preferences; return False if the subject may not exist,
+        or exists already."""
         if not _UPSTREAM_ID.fullmatch(subject) or await self.is_erased(uow, issuer, subject):
             return False
         now = uow.clock.now()
@@ -129,17 +130,17 @@ class UpstreamUsers:
         return True
 
     async def is_erased(self, uow: UnitOfWork, issuer: str, subject: str) -> bool:
-        """Step: whether the subject was erased and must not come back."""
+        """Step: look up whether the subject was erased, so that it must not come back."""
         return await user_queries.is_erased(uow.connection, self.signer.subject_tombstones(issuer, subject))
 
     async def apply(self, uow: UnitOfWork, upstream: UpstreamUser) -> bool:
-        """Step: create or update a user; whether anything was news."""
+        """Step: create or update a user as upstream describes them; return whether the description was news."""
         profile = upstream.columns()
         row = await user_queries.lock_identity(uow.connection, issuer=upstream.issuer, subject=upstream.subject)
         if row is None:
             if await self.create(uow, issuer=upstream.issuer, subject=upstream.subject, profile=profile):
                 return True
-            # Another transaction has just made them, for which the insert has waited; or they must not exist.
+            # Another transaction, for which the insert waited, has just created the user; or the user must not exist.
             row = await user_queries.lock_identity(uow.connection, issuer=upstream.issuer, subject=upstream.subject)
         if row is None or not upstream.is_newer_than(row):
             return False
@@ -149,8 +150,11 @@ class UpstreamUsers:
         return True
 
     async def delete(self, uow: UnitOfWork, *, issuer: str, subject: str, told_at: datetime) -> bool:
-        """Step: upstream deleted the subject. Wins over whatever comes later, and over what came before, but for an
-        admin's restoration after `told_at`: what was known then does not delete again when it is repeated."""
+        """Step: delete the user whom upstream has deleted; return whether that changed anything.
+
+        The deletion stands whatever news comes later or came before. But a user whom an administrator has restored
+        since `told_at` is not deleted again when old news is repeated.
+        """
         row = await self._locked(uow, issuer, subject)
         if row is None or row.deleted_at is not None:
             return False
@@ -162,8 +166,10 @@ class UpstreamUsers:
     async def record_sign_in(
         self, uow: UnitOfWork, *, issuer: str, subject: str, session_id: str, started_at: datetime
     ) -> bool:
-        """Step: a session began. Each counts once, and the latest is the last sign-in, in whatever order they come.
-        False when there is no such user."""
+        """Step: note that a session began; return False when there is no such user.
+
+        Each session counts once, and the latest is the last sign-in, in whatever order they are told.
+        """
         row = await self._locked(uow, issuer, subject)
         if row is None:
             return False
@@ -173,7 +179,7 @@ class UpstreamUsers:
         return True
 
     async def _locked(self, uow: UnitOfWork, issuer: str, subject: str) -> UserRow | None:
-        """The subject's row, made if need be, and locked; None for a subject that must not exist here."""
+        """Lock and return the subject's row, which is created if need be; None for a subject that must not exist."""
         row = await user_queries.lock_identity(uow.connection, issuer=issuer, subject=subject)
         if row is not None:
             return row

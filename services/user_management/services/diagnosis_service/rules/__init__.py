@@ -1,4 +1,4 @@
-"""The rules: each looks at the evidence for one cause. Within one confidence they are told in this order."""
+"""The rules, each of which looks at the evidence for one cause, in the order in which equal findings are told."""
 
 from collections.abc import Callable
 from typing import Final
