@@ -32,7 +32,7 @@ def cloud_event(
     data: JSONObject,
     sequence: int | None = None,
 ) -> CloudEvent:
-    """Build an event: its attributes by name, and `data`. `source` with `id` is unique (CloudEvents 1.0 section 3.1)."""
+    """Build an event: attributes by name, and `data`. `source` with `id` is unique (CloudEvents 1.0 section 3.1)."""
     attributes = {
         "specversion": SPEC_VERSION,
         "id": str(event_id),

@@ -303,7 +303,7 @@ class KeyRotationService:
         return True
 
     async def _mark(self, uow: UnitOfWork, rows: Sequence[StoredSecret]) -> None:
-        """Step: mark the integrations of `rows` as in need of their users, if they still have the tokens that were read."""
+        """Step: mark the integrations of `rows` as in need of their users, unless their tokens have changed since."""
         fences = {
             (row.integration_id, row.token_version)
             for row in rows

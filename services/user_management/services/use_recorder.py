@@ -38,7 +38,7 @@ class UseRecorder:
         period_seconds: float,
         write: Callable[[AsyncConnection, str], Awaitable[None]],
     ) -> None:
-        """Set up a recorder. `thing` names what the keys identify, in log and metric; `write` stores the use of a key."""
+        """Set up a recorder. `thing` names what keys identify, in log and metric; `write` stores the use of a key."""
         self._unit_of_work = unit_of_work
         self._clock = clock
         self._thing = thing

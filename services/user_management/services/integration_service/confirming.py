@@ -179,7 +179,7 @@ class Confirmations:
     async def _identify(
         self, actor: Principal, provider: Provider, flow: ConsumedFlow, *, answer: TokenAnswer, origin: Origin
     ) -> Account:
-        """Find the account that the tokens are for. If that fails, have them revoked, unless that ends other consents."""
+        """Find the account of the tokens; if that fails, have them revoked, unless that could end other consents."""
         nonce = self.signer.nonce(flow.state_hash) if provider.config.nonce else None
         try:
             return await self.oauth.fetch_account(provider, answer, nonce=nonce)

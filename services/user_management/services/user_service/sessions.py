@@ -70,7 +70,7 @@ class SignIn:
         return Principal(PrincipalKind.USER, user.id, impersonator=session.impersonator, is_admin=is_admin)
 
     def _deletion(self, deleted_at: datetime) -> dict[str, str]:
-        """Return members for the refusal that tell a user, who may never have seen a confirmation, of their deletion."""
+        """Return members of the refusal that tell users of a deletion which was perhaps never confirmed to them."""
         moments = {"deleted_at": deleted_at, "restorable_until": deleted_at + self._hold_back}
         return {name: moment.isoformat().replace("+00:00", "Z") for name, moment in moments.items()}
 
