@@ -53,9 +53,9 @@ class Examination:
     status: IntegrationStatusTracker
 
     async def examine(self, actor: Principal, held: Candidate, tallies: Tallies, time: SliceTime) -> None:
-        """Under a key that is missing here nothing is found out.
+        """Examine one integration; without the key of its tokens nothing is found out.
 
-        That it was tried is noted first: else those that fail would stand first in every run, before all others.
+        The attempt is noted first; otherwise integrations that fail would come first in every run.
         """
         async with self.unit_of_work(actor) as uow:
             await queries.note_probed(uow.connection, held.id)

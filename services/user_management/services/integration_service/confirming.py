@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(kw_only=True, eq=False)
 class Confirmations:
-    """From a flow to a connection with tokens."""
+    """Turns a connect attempt that its user confirms into an integration with tokens."""
 
     unit_of_work: UnitOfWorkFactory
     providers: ProviderRegistry

@@ -1,4 +1,4 @@
-"""Connecting: the start, and what the provider brings back."""
+"""The first half of a connect attempt: its start, and the return of the browser from the provider."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class ConnectPolicy:
 
 @dataclass(frozen=True, slots=True)
 class _Addressed:
-    """The connection that an attempt is about."""
+    """The existing integration that a connect attempt is to renew or widen."""
 
     account_email: str | None
     granted: frozenset[str]

@@ -1,4 +1,4 @@
-"""Steps that end connections here and note what is to be revoked at the providers."""
+"""Steps that end integrations here and note what is to be revoked at the providers."""
 
 from typing import Literal
 
@@ -38,7 +38,7 @@ async def disconnect(
 async def disconnect_all(
     uow: UnitOfWork, providers: ProviderRegistry, user_id: str, *, by: DisconnectedBy
 ) -> list[DisconnectResponse]:
-    """Step: end all connections of a user; what became of each."""
+    """Step: end all integrations of a user, and return what became of each."""
     ended = []
     for held in await integration_queries.live_of_user(uow.connection, user_id):
         state = await disconnect(uow, providers, held, by=by)

@@ -44,7 +44,7 @@ class RevocationService:
     start_slice: StartSlice
 
     async def revoke_due(self, actor: Principal, _cursor: Any = None) -> None:
-        """Slice: what is due now, batch by batch.
+        """Slice: carry out the revocations that are due now, batch by batch.
 
         The last batch comes to its end: a renewal is stored within ten seconds. What the job's own limit may still cut
         off is the revoking, which is done again by whoever comes next: to revoke twice is to revoke once (RFC 7009
@@ -141,7 +141,7 @@ class RevocationService:
     async def _postpone(
         self, actor: Principal, revocation: DueRevocation, failure: str, *, at_least: float = 0.0
     ) -> None:
-        """Later again; after a week, whatever the cause, nobody expects it any more."""
+        """Try the revocation again later; give it up after a week, whatever the cause."""
         if revocation.age_seconds > GIVEN_UP_AFTER_SECONDS:
             log.error("revocation.given_up", provider=revocation.provider, reason=failure, id=str(revocation.id))
             await self._finish(actor, revocation, RevocationState.GIVEN_UP, failure=failure)

@@ -29,7 +29,7 @@ class IssuedKey:
 
 
 async def issue_key(uow: UnitOfWork, client_id: UUID) -> IssuedKey:
-    """Step: a new key of a service, without an end."""
+    """Step: issue a new key of a service, which does not expire."""
     key_id, secret = secrets.token_hex(6), secrets.token_hex(32)
     await ServiceKey.objects.create(
         id=key_id, client_id=client_id, secret_hash=sha256(secret), created_at=uow.clock.now()

@@ -1,4 +1,4 @@
-"""Token exchange (RFC 8693) as another way to ask the same door."""
+"""Token exchange (RFC 8693), a standard form of the token read."""
 
 import re
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ _ERRORS: Final = {
 
 
 class TokenExchange:
-    """Translates: the form of RFC 8693 into a token request, its answer and its refusals back."""
+    """Translates a form of RFC 8693 into a token request, and its answer or refusal back."""
 
     def __init__(self, tokens: TokenService, sessions: SessionVerifier) -> None:
         self._tokens = tokens

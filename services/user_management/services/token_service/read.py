@@ -1,4 +1,4 @@
-"""A usable access token for a sibling service, or one honest refusal."""
+"""Token reads: give a sibling service a usable access token, or one refusal with its cause."""
 
 import asyncio
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class TokenService:
     key_usage: UseRecorder
 
     async def get_valid_token(self, credential: ServiceCredential, request: TokenRequest) -> TokenResponse:
-        """A token that lives long enough, refreshed first if need be.
+        """Return a token that lives long enough, refreshed first if need be.
 
         Raises one error of the table in the API documentation; each is recorded but `unauthenticated`, 502
         and 503.
@@ -109,7 +109,7 @@ class TokenService:
         return result
 
     async def _renew(self, query: TokenQuery, stale: TokenReading) -> tuple[TokenReading, RefreshResult | None]:
-        """The same door after a refresh. Where there is nothing newer to be had, a soft demand is lowered.
+        """Refresh, and ask the door again. If nothing newer is to be had, a lifetime that was not demanded is lowered.
 
         Raises KeyUnavailableError.
         """

@@ -1,6 +1,6 @@
-"""Refreshing a connection's tokens: once, whoever asks and however many, across processes and crashes.
+"""Refreshes an integration's tokens once, however many callers ask for it, across processes and crashes.
 
-One lease per connection in Postgres decides who calls the provider; the token version is the fence that decides whose
+One lease per integration in Postgres decides who calls the provider; the token version is the fence that decides whose
 answer counts. In one process the callers share one task. Nothing is held while anybody waits.
 """
 
@@ -55,7 +55,7 @@ log = structlog.get_logger(__name__)
 
 
 class TokenRefresher:
-    """Single flight per connection and token version."""
+    """Makes callers share one refresh per integration and token version."""
 
     def __init__(
         self,

@@ -73,7 +73,7 @@ class RefreshOutcome(StrEnum):
     REFRESHED = "refreshed"
     """The fence moved: by us or by somebody else, there is a newer token."""
     REFUSED = "refused"
-    """The connection needs its user."""
+    """The integration needs its user, who has to connect again."""
     IMPOSSIBLE = "impossible"
     """The provider never issued a refresh token; the access token serves until it runs out."""
     UNAVAILABLE = "unavailable"
@@ -85,7 +85,7 @@ class RefreshResult:
     outcome: RefreshOutcome
     retry_after_seconds: float = 1.0
     failure: ProviderCallError | None = None
-    """Of the call that was made for it, if one was."""
+    """The failure of the call to the provider, if one was made and failed."""
 
 
 REFRESHER: Final = system("token_refresh")
@@ -127,7 +127,7 @@ class RefreshAttempts:
         return result
 
     async def _open(self, claim: Claim) -> str | RefreshResult:
-        """The refresh token; or what came of there being none."""
+        """Return the refresh token; or the result of the attempt if there is none that can be read."""
         stored = claim.tokens.get(TokenKind.REFRESH)
         if stored is None:
             return await self._without_refresh_token(claim)

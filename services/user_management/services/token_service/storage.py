@@ -1,4 +1,4 @@
-"""Storing what a provider issued."""
+"""Stores the tokens that a provider issued."""
 
 from uuid import UUID
 
