@@ -1,4 +1,4 @@
-"""Looking at connections, changing what is the product's in them, renewing their tokens, ending them."""
+"""What users do with their integrations: look at them, change the product's notes, refresh tokens, disconnect."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -61,17 +61,17 @@ class IntegrationService:
     links: ReconnectLinks
 
     def list_providers(self) -> ProviderList:
-        """What can be connected, and what each scope is for."""
+        """List the providers that can be connected, and what each scope is for."""
         return ProviderList(items=[_provider_response(provider) for provider in self.providers])
 
     async def list_integrations(self, user_id: str) -> IntegrationList:
-        """The user's connections, the disconnected ones left out."""
+        """List the user's integrations without the disconnected ones."""
         async with self.database.reading() as connection:
             rows = await integration_queries.list_shown(connection, user_id)
         return IntegrationList(items=[self._response(row) for row in rows])
 
     async def get_integration(self, user_id: str, provider: str, account: str | None) -> IntegrationResponse:
-        """One connection: of `account` (id at the provider or e-mail), else the primary one.
+        """Return one integration: that of `account` (id at the provider or e-mail), else the primary one.
 
         Raises UnknownProviderError or NotConnectedError.
         """
@@ -80,7 +80,7 @@ class IntegrationService:
     async def list_activity(
         self, user_id: str, provider: str, *, limit: int, cursor: str | None
     ) -> Page[TokenReadEntry]:
-        """Which service read the user's tokens, when and why; the newest first. Raises UnknownProviderError."""
+        """List which service read the user's tokens, when and why; newest first. Raises UnknownProviderError."""
         scope = f"activity:{user_id}:{provider}"
         before = UUID(self.signer.decode_cursor(scope, cursor)[0]) if cursor else None
         async with self.database.reading() as connection:
@@ -121,7 +121,7 @@ class IntegrationService:
         return self._response(changed or row)
 
     async def refresh_integration(self, user_id: str, provider: str, account: str | None) -> IntegrationResponse:
-        """Replace the connection's tokens at the provider now, unless that has just been done.
+        """Refresh the integration's tokens at the provider now, unless that has just been done.
 
         Raises UnknownProviderError, NotConnectedError, NeedsReauthError, RevokedError, ProviderUnavailableError,
         ProviderMisconfiguredError, KeyUnavailableError.
@@ -145,7 +145,7 @@ class IntegrationService:
     async def disconnect_integration(
         self, actor: Principal, user_id: str, provider: str, account: str | None, *, expected: ExpectedVersions = None
     ) -> DisconnectResponse:
-        """End the connection here at once, and have it revoked at the provider.
+        """End the integration here at once, and have its consent revoked at the provider.
 
         Raises UnknownProviderError, UserNotFoundError, NotConnectedError, PreconditionFailedError.
         """

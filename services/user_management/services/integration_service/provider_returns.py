@@ -28,7 +28,7 @@ class ProviderReturn:
 
 
 async def return_error(oauth: OAuthClient, provider: Provider, returned: ProviderReturn) -> str | None:
-    """Why the return cannot be used."""
+    """Return the code of the error that makes a provider's return unusable; None if it can be used."""
     if (mix_up := await issuer_error(oauth, provider, returned.issuer)) is not None:
         return mix_up
     if returned.error is not None:
@@ -37,14 +37,14 @@ async def return_error(oauth: OAuthClient, provider: Provider, returned: Provide
 
 
 async def issuer_error(oauth: OAuthClient, provider: Provider, issuer: str | None) -> str | None:
-    """A wrong `iss`, or none from who always names it, is a mix-up attack (RFC 9207 section 2.4)."""
+    """Return an error if `iss` is wrong, or missing where the provider always sends it: a mix-up (RFC 9207 section 2.4)."""
     if issuer is None:
         return "issuer_missing" if await oauth.answers_iss(provider) else None
     return None if issuer == provider.config.issuer else "issuer_mismatch"
 
 
 def exchange_problem(error: ProviderCallError) -> ApplicationError:
-    """What the user is told of a call that failed while they connected."""
+    """Return the error that tells the user of a call that failed while they connected."""
     extra: dict[str, Any] = {"reason": error.code}
     if error.kind is ProviderErrorKind.OPERATOR:
         return ProviderMisconfiguredError(extra=extra)

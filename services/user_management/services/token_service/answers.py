@@ -94,7 +94,7 @@ class TokenAnswers:
         )
 
     async def answer(self, request: TokenRequest, reading: TokenReading, result: RefreshResult | None) -> TokenResponse:
-        """The token of a granted reading.
+        """Return the token of a reading that was granted.
 
         Raises KeyUnavailableError; NeedsReauthError or ProviderUnavailableError for one that cannot be read.
         """
@@ -139,7 +139,7 @@ class TokenAnswers:
             await self._refuse_poisoned(request, reading)
 
     async def _refuse_poisoned(self, request: TokenRequest, reading: TokenReading) -> NoReturn:
-        """The row is unreadable under a proven key: this connection alone needs its user, and the record says so."""
+        """Mark an integration whose token is unreadable under a proven key, record the read, and refuse it."""
         if not self.vault.poison_guard.may_mark(present(reading.integration_id)):
             raise KeyUnavailableError
         reason = ReauthReason.TOKEN_UNREADABLE
@@ -170,14 +170,14 @@ class TokenAnswers:
 
 
 def unavailable(result: RefreshResult | None) -> ApplicationError:
-    """What a refresh that brought nothing means for whoever needs the token now."""
+    """Return the error for a caller whose token is too old and could not be refreshed."""
     if result is not None and result.outcome is RefreshOutcome.MISCONFIGURED:
         return ProviderMisconfiguredError()
     return ProviderUnavailableError(retry_after=1 if result is None else math.ceil(result.retry_after_seconds))
 
 
 def present(value: Value | None) -> Value:
-    """A column that the statement always fills for this outcome."""
+    """Return a column that the token read statement always fills for this outcome; raise RuntimeError if it is None."""
     if value is None:
         raise RuntimeError("the token read statement left out a column")
     return value

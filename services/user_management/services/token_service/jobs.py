@@ -1,4 +1,4 @@
-"""The periodic side of refreshing: unknown outcomes are settled, tokens are renewed before anybody needs them."""
+"""Periodic jobs that settle refreshes of unknown outcome, and renew tokens before anybody needs them."""
 
 import asyncio
 import math
@@ -116,7 +116,7 @@ class RefreshJobs:
         return begun
 
     async def _refresh_one(self, item: DueRefresh) -> None:
-        """A connection that cannot be refreshed, as under a missing key, costs the others nothing."""
+        """Refresh one integration; if that is impossible, as under a missing key, the others go on."""
         try:
             result = await self._refresher.refresh(item.integration_id, item.token_version)
         except ApplicationError as error:

@@ -178,7 +178,7 @@ class TokenRefresher:
             )
 
     async def _wait_for_other(self, wanted: DueRefresh, deadline: float) -> RefreshResult | None:
-        """What came of somebody else's refresh; None when the lease is free and may be claimed."""
+        """Wait for somebody else's refresh and return its result; None when the lease is free and may be claimed."""
         pause = 0.025
         waited = False
         while True:
@@ -195,7 +195,10 @@ class TokenRefresher:
             waited = True
 
     def _verdict(self, wanted: DueRefresh, state: RefreshState, deadline: float) -> RefreshResult | None:
-        """What the row says, or our own time; None: it pays to wait or to claim. Raises KeyUnavailableError."""
+        """Return the result if the row or our own time limit decides it; None: wait on, or claim the lease.
+
+        Raises KeyUnavailableError.
+        """
         if not state.serving:
             return REFUSED
         if state.token_version != wanted.token_version:

@@ -1,4 +1,4 @@
-"""What the holder of a lease does: asks the provider once, keeps its answer, or says why there is none."""
+"""A refresh by the holder of the lease: asks the provider once, and stores its token answer or the failure."""
 
 import asyncio
 import random
@@ -241,7 +241,7 @@ class RefreshAttempts:
         return await self._back_off(claim, error, extra_seconds=extra_seconds)
 
     async def _back_off(self, claim: Claim, error: ProviderCallError, *, extra_seconds: float) -> RefreshResult:
-        """Transient, or nobody knows: the status stays, until the same refusal has lasted for days."""
+        """Back off after a failure that may pass; the status stays until the same refusal has lasted for days."""
         backoff = min(_MAX_COOL_DOWN_SECONDS, 2.0 ** min(claim.failures, 9) + extra_seconds)
         cool_down = backoff * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
         if error.retry_after is not None:
@@ -264,7 +264,7 @@ class RefreshAttempts:
         return RefreshResult(RefreshOutcome.UNAVAILABLE, cool_down, error)
 
     async def _needs_reauth(self, claim: Claim, reason: ReauthReason, failure: Failure | None = None) -> RefreshResult:
-        """After a refusal the version is looked at again: if it moved, the winner's token is what counts."""
+        """Mark the integration as in need of its user, unless its token version moved: then the newer token counts."""
         async with self.unit_of_work(REFRESHER) as uow:
             integration = IntegrationVersion(claim.integration_id, claim.token_version)
             marked = await self.status.mark_needs_reauth(uow, integration, reason, failure)
@@ -298,7 +298,7 @@ class RefreshAttempts:
         return RefreshResult(RefreshOutcome.MISCONFIGURED, _OPERATOR_COOL_DOWN_SECONDS)
 
     async def _without_refresh_token(self, claim: Claim) -> RefreshResult:
-        """Nothing to refresh with: the token serves until it runs out, then the user is needed."""
+        """Let an integration without a refresh token serve until its access token runs out; then it needs its user."""
         access = claim.tokens.get(TokenKind.ACCESS)
         remaining = access.remaining_seconds if access is not None else 0.0
         if remaining is not None and remaining <= 0:
