@@ -37,7 +37,7 @@ async def return_error(oauth: OAuthClient, provider: Provider, returned: Provide
 
 
 async def issuer_error(oauth: OAuthClient, provider: Provider, issuer: str | None) -> str | None:
-    """Return an error if `iss` is wrong, or missing where the provider always sends it: a mix-up (RFC 9207 section 2.4)."""
+    """Return an error if `iss` is wrong, or missing where it is always sent: a mix-up (RFC 9207 section 2.4)."""
     if issuer is None:
         return "issuer_missing" if await oauth.answers_iss(provider) else None
     return None if issuer == provider.config.issuer else "issuer_mismatch"

@@ -1,4 +1,4 @@
-"""There is no connection: why not, and what became of the last one."""
+"""Rules for users without an integration: why there is none, and what became of the last one."""
 
 from typing import Final
 
@@ -16,7 +16,7 @@ _ENDED_BY: Final = {
 
 
 def provider_not_configured(evidence: Evidence) -> Finding | None:
-    """No provider file, or no client for it."""
+    """Find a provider that has no file here, or no client."""
     if evidence.provider is not None:
         return None
     return Finding(
@@ -48,7 +48,7 @@ def never_connected(evidence: Evidence) -> Finding | None:
 
 
 def disconnected(evidence: Evidence) -> Finding | None:
-    """Ended here, on purpose."""
+    """Find an integration that was ended here on purpose."""
     held = evidence.connection
     if held is None or held.status is not IntegrationStatus.DISCONNECTED:
         return None

@@ -8,7 +8,7 @@ from services.user_management.schemas.diagnosis import Confidence, Finding, Resp
 from services.user_management.services.diagnosis_service.evidence import Evidence, IntegrationEvidence, in_days
 
 _SLACK: Final = timedelta(hours=1)
-"""Between the provider's idea of a moment and ours."""
+"""How far the provider's time of an event may be from ours."""
 _NARROW: Final = timedelta(days=1)
 """A death that is known to within a day tells its cause from others."""
 _IDLE_CODES: Final = frozenset({"AADSTS700082", "AADSTS70008"})

@@ -22,7 +22,7 @@ def user_deleted(evidence: Evidence) -> Finding | None:
 
 
 def user_inactive(evidence: Evidence) -> Finding | None:
-    """Suspended, deactivated, or not verified yet."""
+    """Find a user who is suspended, deactivated, or not verified yet."""
     if evidence.user_status == UserStatus.ACTIVE or evidence.user_deleted_at is not None:
         return None
     return Finding(

@@ -128,7 +128,7 @@ def sign_in_policy(evidence: Evidence) -> Finding | None:
 
 
 def consent_taken_back(evidence: Evidence) -> Finding | None:
-    """Revoked at the provider, or a changed password."""
+    """Find a consent that ended by a revocation at the provider, or by a changed password."""
     held = evidence.connection
     code = _said(evidence, TAKEN_BACK_CODES)
     unclear = _said(evidence, ADMIN_POLICY_CODES) in _USERS_OR_ADMINISTRATORS
@@ -204,7 +204,7 @@ def client_shared(evidence: Evidence) -> Finding | None:
 
 
 def refused_for_days(evidence: Evidence) -> Finding | None:
-    """A code that no table knows, until the patience ended."""
+    """Find an integration whose refresh was refused for days with an error code that no table knows."""
     held = evidence.connection
     if held is None or held.status_reason != ReauthReason.REFRESH_EXHAUSTED:
         return None

@@ -39,7 +39,7 @@ def refresh_interrupted(evidence: Evidence) -> Finding | None:
 
 
 def no_refresh_token(evidence: Evidence) -> Finding | None:
-    """It works until the access token runs out, and then not."""
+    """Find an integration without a refresh token, which works only until its access token runs out."""
     held = evidence.connection
     ended = held is not None and held.status_reason == ReauthReason.NO_REFRESH_TOKEN
     if held is None or not (held.is_serving or ended) or held.refresh is not None:
@@ -64,7 +64,7 @@ def no_refresh_token(evidence: Evidence) -> Finding | None:
 
 
 def key_missing(evidence: Evidence) -> Finding | None:
-    """An operator's error: the rows are good."""
+    """Find tokens whose key this process lacks, which is an operator's error; the rows are good."""
     held = evidence.connection
     missing = {
         kind: token.key_version

@@ -95,7 +95,7 @@ def _likely_cause(codes: Iterable[str]) -> str:
 
 
 def cool_down(evidence: Evidence) -> Finding | None:
-    """Whoever asks now is told to come back later."""
+    """Find a pause after a failure, during which a refresh is refused with Retry-After."""
     held = evidence.connection
     if held is None or not held.is_serving or held.last_failure in {None, ReauthReason.NO_REFRESH_TOKEN}:
         return None
