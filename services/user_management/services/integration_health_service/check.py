@@ -32,7 +32,7 @@ CONCURRENCY: Final = 16
 MAX_PROBES: Final = 500
 """In one run: 15 minutes."""
 IDLE_SECONDS: Final = 86_400.0
-"""A connection that was neither refreshed nor checked for so long is looked at."""
+"""An integration that was neither refreshed nor checked for so long is looked at."""
 PAGE: Final = 500
 _FIRST_PROBED: Final = Place(datetime(1970, 1, 1, tzinfo=UTC))
 
@@ -77,7 +77,7 @@ class IntegrationHealthService:
     start_slice: StartSlice
 
     async def check(self, actor: Principal, cursor: Any) -> JSONObject | None:
-        """Slice: first the required scopes, then the connections, then what is known of the providers."""
+        """Slice: first the required scopes, then the integrations, then what is known of the providers."""
         time = self.start_slice()
         cursor = cursor or {"scopes": None}
         if "scopes" in cursor:

@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(kw_only=True, eq=False)
 class Examination:
-    """Finds out about one connection at a time, and tells the run's tallies about its provider."""
+    """Finds out about one integration at a time, and tells the run's tallies about its provider."""
 
     unit_of_work: UnitOfWorkFactory
     providers: ProviderRegistry

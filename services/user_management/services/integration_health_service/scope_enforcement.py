@@ -1,4 +1,4 @@
-"""Holds all connections of a provider against its required scopes, whenever these have changed.
+"""Holds all integrations of a provider against its required scopes, whenever these have changed.
 
 During a deploy the old processes and the new ones require different scopes. A scope that any process requires is in
 force at once; it is withdrawn when none has required it for an hour. So neither undoes what the other has enforced.
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Position:
-    """How far the connections of one provider were held against one set of scopes."""
+    """How far the integrations of one provider were held against one set of scopes."""
 
     provider: str
     required: tuple[str, ...]
@@ -88,7 +88,7 @@ class ScopeEnforcement:
             batch = await queries.holders(
                 uow.connection, provider.name, after=(position.account_id, position.id), limit=BATCH
             )
-            # Whoever locks several connections does so in the order of their ids; else two would wait for each other.
+            # Whoever locks several integrations does so in the order of their ids; else two would wait for each other.
             for holder in sorted(batch, key=lambda holder: holder.id):
                 if holder.is_serving and not _covers(provider, holder, position.required):
                     integration = IntegrationVersion(holder.id, holder.token_version)

@@ -8,7 +8,7 @@ from services.user_management.core.json_types import JSONObject
 from services.user_management.enums import ProviderState
 
 DOWN_AFTER: Final = 3
-"""So many connections that fail in a row, with none in between that is answered, are the provider's trouble."""
+"""So many integrations that fail in a row, with none in between that is answered, are the provider's trouble."""
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class Tallies:
         return iter(self._tallies)
 
     def note_answer(self, provider: str) -> None:
-        """It answered for one connection, whatever it said about it."""
+        """It answered for one integration, whatever it said about it."""
         tally = self._of(provider)
         tally.answered += 1
         tally.failed_in_a_row = 0
@@ -64,7 +64,7 @@ class Tallies:
         self._of(provider).postponed = True
 
     def is_left_alone(self, provider: str) -> bool:
-        """Whether the rest of the provider's connections waits for the next run."""
+        """Whether the rest of the provider's integrations waits for the next run."""
         tally = self._of(provider)
         return tally.misconfigured or tally.postponed or tally.failed_in_a_row >= DOWN_AFTER
 

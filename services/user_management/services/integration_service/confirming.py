@@ -117,7 +117,7 @@ class Confirmations:
         )
 
     async def _connect(self, uow: UnitOfWork, user_id: str, provider: Provider, consent: Consent) -> Connected:
-        """Step: the account's connection, new or come back, without what its former grant has left."""
+        """Step: the account's integration, new or come back, without what its former grant has left."""
         connected = await integration_queries.connect(
             uow.connection, user_id=user_id, provider=provider.name, consent=consent
         )

@@ -133,7 +133,7 @@ class ConnectFlows:
         return AuthorizeResponse(authorization_url=url, flow_id=flow_id, expires_at=now + FLOW_LIFETIME)
 
     async def _addressed(self, user_id: str, provider: Provider, request: AuthorizeRequest) -> _Addressed | None:
-        """The connection that is to be renewed or widened; None: there is none, or one more account is wanted."""
+        """The integration that is to be renewed or widened; None: there is none, or one more account is wanted."""
         if request.new_account:
             return None
         async with self.database.reading() as connection:

@@ -17,7 +17,7 @@ from services.user_management.unit_of_work import UnitOfWork
 async def disconnect(
     uow: UnitOfWork, providers: ProviderRegistry, held: LiveIntegration, *, by: DisconnectedBy
 ) -> RevocationState | None:
-    """Step: end a connection whose row is locked. No token of it is readable from the commit on.
+    """Step: end an integration whose row is locked. No token of it is readable from the commit on.
 
     Returns what will become of the grant at the provider; None: there was no token to revoke.
     """
@@ -49,7 +49,7 @@ async def disconnect_all(
 def disconnect_response(
     providers: ProviderRegistry, held: LiveIntegration, state: RevocationState | None
 ) -> DisconnectResponse:
-    """What the user is told of a connection that `disconnect` has ended."""
+    """What the user is told of an integration that `disconnect` has ended."""
     revocation: Literal["pending", "impossible", "none"] = "none"
     if state is not None:
         revocation = "pending" if state is RevocationState.PENDING else "impossible"

@@ -163,7 +163,7 @@ class IntegrationService:
         return row
 
     def _not_connected(self, provider: str) -> ApplicationError:
-        """A connection whose provider is no longer configured is still shown, and can be ended."""
+        """An integration whose provider is no longer configured is still shown, and can be ended."""
         if provider not in self.providers:
             return UnknownProviderError()
         return NotConnectedError(extra={"reconnect_url": self.links.url(provider, [])})
@@ -171,7 +171,7 @@ class IntegrationService:
     async def _lock(
         self, uow: UnitOfWork, user_id: str, provider: str, account: str | None
     ) -> tuple[LiveIntegration, ShownIntegration]:
-        """Step: the user and all their connections are locked, so that primaries change one after the other.
+        """Step: the user and all their integrations are locked, so that primaries change one after the other.
 
         The user as well, for a connect of one more account sees the primary of before, and is not seen by us.
         """
@@ -219,7 +219,7 @@ class IntegrationService:
 
     def _refusal(self, row: ShownIntegration) -> JSONObject:
         shown = self._response(row)
-        # Also for a connection that shows none, as it works: whoever is refused here is told the way on.
+        # Also for an integration that shows none, as it works: whoever is refused here is told the way on.
         link = shown.reconnect_url or self.links.url(row.provider, shown.granted_scopes)
         return {"reason": shown.status_reason, "reconnect_url": link}
 

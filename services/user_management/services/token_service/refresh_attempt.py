@@ -55,7 +55,7 @@ _STRICT_NEXT_TRY_SECONDS: Final = 15.0
 """After a lost answer of a provider that takes each token once: the next try may be the last that can succeed, so it
 waits for better weather, and four times as long for each earlier call of which nobody knows how it ended."""
 _NOT_SENT: Final = {BREAKER_OPEN: 1.0, TOO_MANY_CALLS: 1.0, TOO_LATE: 0.0}
-"""Failures of which the provider has seen nothing, and for how many seconds the connection is left alone after them:
+"""Failures of which the provider has seen nothing, and for how many seconds the integration is left alone after them:
 another process may be better off, and where ours or its lease ends it may go on at once."""
 _END_WITH: Final = {
     ReauthReason.GRANT_REFUSED: RefreshEnd.REAUTH,
@@ -198,7 +198,7 @@ class RefreshAttempts:
             await revoke_unkept(uow, self.vault, provider, origin, answer=answer, key_version=claim.active_key_version)
 
     async def _tell(self, uow: UnitOfWork, claim: Claim, provider: Provider, advanced: Advanced) -> None:
-        """Step: audit the refresh; say so if the connection works again, or if it now lacks what is required."""
+        """Step: audit the refresh; say so if the integration works again, or if it now lacks what is required."""
         target = ("integration", str(claim.integration_id))
         uow.audit("integration.token_refreshed", target=target, user_id=claim.user_id)
         uow.count(integration_counts.refresh(claim.provider, RefreshEnd.REFRESHED))

@@ -1,4 +1,4 @@
-"""The user: whoever is not active gets no token, however well the connection is."""
+"""The user: whoever is not active gets no token, however well the integration is."""
 
 from services.user_management.enums import UserStatus
 from services.user_management.schemas.diagnosis import Confidence, Finding, Responsible, Severity

@@ -15,7 +15,7 @@ _LIKELY_CAUSES: Final = {
 
 
 def _last_failure_is(evidence: Evidence, kind: ProviderErrorKind) -> bool:
-    """Whether the present failure of a serving connection is of this kind."""
+    """Whether the present failure of a serving integration is of this kind."""
     held, provider = evidence.connection, evidence.provider
     if held is None or provider is None or not held.is_serving or held.last_failure is None:
         return False
@@ -24,7 +24,7 @@ def _last_failure_is(evidence: Evidence, kind: ProviderErrorKind) -> bool:
 
 
 def provider_down(evidence: Evidence) -> Finding | None:
-    """The periodic check got no answer from anybody's connection."""
+    """The periodic check got no answer from anybody's integration."""
     health = evidence.health
     if health is None or health.state is not ProviderState.DOWN:
         return None
@@ -66,7 +66,7 @@ def client_misconfigured(evidence: Evidence) -> Finding | None:
 
 
 def refresh_failing(evidence: Evidence) -> Finding | None:
-    """This connection's refreshes fail, and nothing says that it will not pass."""
+    """This integration's refreshes fail, and nothing says that it will not pass."""
     held = evidence.connection
     if held is None or not held.is_serving or held.refresh_failures == 0:
         return None
