@@ -70,7 +70,6 @@ class TokenAnswer(Section):
     access_token: Paths = ("access_token",)
     refresh_token: Paths = ("refresh_token",)
     expires_in: Paths = ("expires_in",)
-    refresh_expires_in: Paths = ("refresh_token_expires_in",)
     scope: Paths = ("scope",)
     id_token: Paths = ("id_token",)
 

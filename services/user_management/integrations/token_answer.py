@@ -23,8 +23,6 @@ class TokenAnswer:
     sent_at: float
     id_token: str | None = None
     """Not verified. None in the answer to a refresh, where it proves nothing new."""
-    refresh_lifetime_seconds: float | None = None
-    """Life of the refresh token, where the provider tells it."""
     received_at: datetime | None = None
 
     @property
@@ -47,7 +45,6 @@ def read_token_answer(
     lifetime = _lifetime(config, first_member(document, places.expires_in), answer.said_at)
     if lifetime is None and (is_refresh or refresh_token is not None):
         lifetime = _UNCLEAR_LIFETIME_SECONDS  # What can be refreshed runs out, even if nobody says when.
-    refresh_expires_in = first_member(document, places.refresh_expires_in)
     return TokenAnswer(
         access_token=access_token,
         refresh_token=refresh_token,
@@ -55,7 +52,6 @@ def read_token_answer(
         scopes=config.parse_scopes(scope) if isinstance(scope, str) and scope.strip() else None,
         sent_at=sent_at,
         id_token=_text(first_member(document, places.id_token)) if not is_refresh else None,
-        refresh_lifetime_seconds=_seconds(refresh_expires_in),
         received_at=answer.received_at,
     )
 

@@ -64,11 +64,10 @@ WHERE user_id = :user_id AND action = 'integration.connected' AND target_id = :i
 
 _SAME_ACCOUNT = sa.text("""
 SELECT count(*) AS connections,
-       count(*) FILTER (WHERE other.status IN ('active', 'degraded')) AS serving,
        coalesce(sum(connects.newer), 0) AS newer_connects,
        max(ended.at) AS grant_ended_at
 FROM (
-    SELECT id, user_id, status FROM integrations
+    SELECT id, user_id FROM integrations
     WHERE provider = :provider AND provider_account_id = :account_id AND id <> :integration_id LIMIT :limit
 ) AS other
 CROSS JOIN LATERAL (
@@ -169,7 +168,6 @@ class OtherConnects:
     """Other users' integrations of the same account at the provider."""
 
     connections: int
-    serving: int
     newer_connects: int
     """How often those integrations were connected after ours."""
     grant_ended_at: datetime | None
@@ -258,7 +256,7 @@ async def same_account(
         "limit": ACCOUNTS_LOOKED_AT,
     }
     row = (await connection.execute(_SAME_ACCOUNT, parameters)).one()
-    return OtherConnects(row.connections, row.serving, int(row.newer_connects), row.grant_ended_at)
+    return OtherConnects(row.connections, int(row.newer_connects), row.grant_ended_at)
 
 
 async def last_revocation(connection: AsyncConnection, integration_id: UUID) -> LastRevocation | None:

@@ -67,7 +67,7 @@ RETURNING d.id, d.subscription_id, d.event_id, d.event_type, d.sequence, d.body,
     s.secret_ciphertext, s.secret_key_version,
     CASE WHEN s.former_secret_until > now() THEN s.former_secret_ciphertext END AS former_secret_ciphertext,
     s.former_secret_key_version, s.failing_since IS NOT NULL AS is_failing
-""").bindparams(  # nosec B608  # noqa: S608 - constants alone
+""").bindparams(  # noqa: S608 - constants alone
     ADMINS,
     sa.bindparam("busy", type_=sa.ARRAY(sa.Uuid())),
     sa.bindparam("healthy_only", type_=sa.Boolean()),

@@ -75,7 +75,7 @@ OWNER_MAY_HEAR: Final = f"""
     WHERE c.id = {{subscription}}.client_id
       AND (SELECT true FROM service_keys k WHERE k.client_id = c.id AND {LIVE_KEY} LIMIT 1)
 ) END IS TRUE)
-"""  # nosec B608  # noqa: S608 - our own constant
+"""  # noqa: S608 - our own constant
 """Whether the owner of a subscription could make it today; `admins` are the ids of the users who administer."""
 
 ADMINS: Final = sa.bindparam("admins", type_=sa.ARRAY(sa.Text()))

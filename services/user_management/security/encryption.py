@@ -131,13 +131,6 @@ class TokenEncryption:
         """
         return _unseal(AESGCM(self.derive_user_key(binding.user_id, version)), Sealed(ciphertext, binding, version))
 
-    def encrypt_many(self, items: Iterable[tuple[str, Binding]], version: int) -> list[bytes]:
-        """Encrypt each (plaintext, binding), with one key derivation per user. Raises KeyUnavailableError."""
-        ciphers = _Ciphers(self)
-        return [
-            _seal(ciphers.of(binding.user_id, version), plaintext, binding, version) for plaintext, binding in items
-        ]
-
     def decrypt_many(self, items: Iterable[Sealed]) -> list[str | Unreadable]:
         """Decrypt each item, with one key derivation per user and version; what fails stands in its own place."""
         ciphers = _Ciphers(self)

@@ -120,7 +120,6 @@ class SameAccountEvidence:
 
     own_connects: int
     other_connections: int
-    other_serving: int
     newer_connects: int
     """How often other users have connected the account since this integration was connected."""
     grant_ended_at: datetime | None

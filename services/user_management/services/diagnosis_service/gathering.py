@@ -135,7 +135,6 @@ async def _same_account(
     return SameAccountEvidence(
         own_connects=await queries.count_connects(connection, user_id=user_id, integration_id=held.id),
         other_connections=others.connections,
-        other_serving=others.serving,
         newer_connects=others.newer_connects,
         grant_ended_at=others.grant_ended_at,
     )
