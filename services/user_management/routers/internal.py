@@ -35,10 +35,7 @@ hot_router = APIRouter(
     prefix="/internal/tokens", tags=["internal"], route_class=DirectRoute, dependencies=[Depends(token_caller)]
 )
 router = APIRouter(prefix="/internal/users", tags=["internal"], route_class=JSONRoute)
-
-
-@hot_router.post("/get")
-@raises(
+TOKEN_REFUSALS: Final = (
     UserNotFoundError,
     UserInactiveError,
     UnknownProviderError,
@@ -52,26 +49,18 @@ router = APIRouter(prefix="/internal/users", tags=["internal"], route_class=JSON
     ProviderMisconfiguredError,
     KeyUnavailableError,
 )
+"""What a read of one token may be refused for."""
+
+
+@hot_router.post("/get")
+@raises(*TOKEN_REFUSALS)
 async def get_token(request: Request, body: TokenRequest) -> TokenResponse:
     """Return a usable access token of one user for one provider, or one typed refusal."""
     return await get_container(request).tokens.service.get_valid_token(service_credential(request), body)
 
 
 @hot_router.post("/refresh")
-@raises(
-    UserNotFoundError,
-    UserInactiveError,
-    UnknownProviderError,
-    NotConnectedError,
-    GrantDeniedError,
-    ReasonRequiredError,
-    InsufficientScopeError,
-    NeedsReauthError,
-    RevokedError,
-    ProviderUnavailableError,
-    ProviderMisconfiguredError,
-    KeyUnavailableError,
-)
+@raises(*TOKEN_REFUSALS)
 async def refresh_token(request: Request, body: TokenRequest) -> TokenResponse:
     """Return a newer token than the one that the provider has just refused."""
     return await get_container(request).tokens.service.refresh_token(service_credential(request), body)
