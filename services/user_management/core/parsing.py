@@ -1,4 +1,5 @@
-"""Parses large bodies in a thread, so that nothing that takes over 5 ms holds the event loop."""
+"""Parses large bodies in a thread, so that the event loop goes on meanwhile. The thread shares the interpreter with it:
+parsing still delays the loop, by less than it would take there."""
 
 import asyncio
 from collections.abc import Callable
