@@ -12,7 +12,6 @@ from typing import Any, Final
 import uvicorn
 import uvloop
 from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 
@@ -22,6 +21,7 @@ from services.user_management.exceptions import StartupError
 from services.user_management.http_protocol import LimitedHttpProtocol
 from services.user_management.logging_config import configure_logging
 from services.user_management.middleware.body_limit import BodyLimitMiddleware
+from services.user_management.middleware.browser_cors import BrowserCORSMiddleware
 from services.user_management.middleware.prefix import PrefixMiddleware
 from services.user_management.middleware.problems import HANDLERS
 from services.user_management.middleware.request_context import RequestContextMiddleware
@@ -37,6 +37,7 @@ from services.user_management.routers import (
     webhook_subscriptions,
     webhooks,
 )
+from services.user_management.routers.direct_route import DirectRoute, add_direct_routes
 from services.user_management.routers.events import with_events
 from services.user_management.routers.examples import with_examples
 from services.user_management.routers.refusals import with_refusals
@@ -99,7 +100,10 @@ def create_app(settings: Settings, container: Container | None = None) -> FastAP
         middleware=_middleware(settings),
     )
     for router in ROUTERS:
-        app.include_router(router)
+        if router.route_class is DirectRoute:
+            add_direct_routes(app, router)
+        else:
+            app.include_router(router)
     _complete_schema(app)
     return app
 
@@ -109,7 +113,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
     return [
         # Outermost, so that a browser may also read the problems that the next layer makes of a crash or an outage.
         Middleware(
-            CORSMiddleware,
+            BrowserCORSMiddleware,
             allow_origins=settings.frontend.origins,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "If-Match", "If-None-Match", "X-Request-ID"],

@@ -50,7 +50,7 @@ class RequestLimit(RateLimiter):
         """Return the microseconds for which requests like this one are refused, as far as this process knows. Counts
         nothing."""
         limits = get_container(request).resources.rate_limits
-        return limits.known_wait(self.rate_class, await self.identifier(request))
+        return limits.known_wait(self.rate_class, await self.identifier(request)) if limits.knows_of_waits else 0
 
 
 user_limit: Final = RequestLimit(RateClass.USER, principal)

@@ -28,6 +28,8 @@ from services.user_management.exceptions import (
 from services.user_management.security.signing import sha256
 from services.user_management.services.service_credentials import KEY_PREFIX, ServiceCredential
 
+_CREDENTIAL: Final = "user_management.service_credential"
+"""Where the request's scope keeps the key, once it was parsed."""
 _KEY: Final = re.compile(rf"{KEY_PREFIX}_([0-9a-f]{{12}})_([0-9a-f]{{64}})")
 
 # These two are for the schema only: `service_credential` reads the same headers, strictly.
@@ -48,6 +50,13 @@ def presents_service_key(request: Request) -> bool:
 def service_credential(request: Request) -> ServiceCredential:
     """Return the key as presented. The SQL statement that uses it decides whether it is good. Raises
     UnauthenticatedError."""
+    credential: ServiceCredential | None = request.scope.get(_CREDENTIAL)
+    if credential is None:
+        credential = request.scope[_CREDENTIAL] = _parse_credential(request)
+    return credential
+
+
+def _parse_credential(request: Request) -> ServiceCredential:
     api_keys = request.headers.getlist("x-api-key")
     if len(api_keys) > 1 or (api_keys and "authorization" in request.headers):
         raise UnauthenticatedError("Send one credential.")

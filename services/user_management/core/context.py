@@ -1,9 +1,9 @@
 """The context of the current request or job, from which audit rows and log lines take their ids."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from services.user_management.core.principal import ANONYMOUS, Principal
@@ -11,9 +11,9 @@ from services.user_management.core.principal import ANONYMOUS, Principal
 DEFAULT_BODY_BYTES: Final = 64 << 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestContext:
-    """What is known of one request or of one run of a job."""
+    """What is known of one request or of one run of a job. The functions below add to it as the request goes on."""
 
     request_id: str = "-"
     trace_id: str | None = None
@@ -22,19 +22,22 @@ class RequestContext:
     actor: Principal = ANONYMOUS
     """The principal that log lines name; it decides nothing. The `actor` that services receive as a parameter decides
     what is allowed and in whose name it is recorded."""
-    response_headers: tuple[tuple[bytes, bytes], ...] = ()
+    response_headers: dict[bytes, bytes] = field(default_factory=dict)
     """Headers of the answer beside the route's own; names are in lower case, as ASGI demands."""
     body_limit: int = DEFAULT_BODY_BYTES
     """The largest body of this request that is read, in bytes."""
 
 
 _current: ContextVar[RequestContext] = ContextVar("request_context")
-_NO_REQUEST = RequestContext()
 
 
 def current_context() -> RequestContext:
-    """The context of this task, or an anonymous one outside any request."""
-    return _current.get(_NO_REQUEST)
+    """The context of this task; outside any request, an anonymous one that is made for it."""
+    context = _current.get(None)
+    if context is None:
+        context = RequestContext()
+        _current.set(context)
+    return context
 
 
 @contextmanager
@@ -49,20 +52,17 @@ def use_context(context: RequestContext) -> Iterator[None]:
 
 def name_actor(actor: Principal) -> None:
     """Let the log lines of this request name `actor` from now on."""
-    _current.set(replace(current_context(), actor=actor))
+    current_context().actor = actor
 
 
 def allow_body(limit: int) -> None:
     """Read up to `limit` bytes of this request's body."""
-    _current.set(replace(current_context(), body_limit=limit))
+    current_context().body_limit = limit
 
 
-def add_response_headers(headers: tuple[tuple[bytes, bytes], ...]) -> None:
+def add_response_headers(headers: Mapping[bytes, bytes]) -> None:
     """Send `headers` with this request's answer, in place of any of the same name that were added before.
 
     A header that the answer sets itself wins.
     """
-    names = {name for name, _ in headers}
-    context = current_context()
-    kept = tuple(header for header in context.response_headers if header[0] not in names)
-    _current.set(replace(context, response_headers=(*kept, *headers)))
+    current_context().response_headers.update(headers)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
@@ -46,6 +47,7 @@ def _forwarded_from_the_right(scope: Scope) -> Iterator[str]:
     return (entry.strip() for entry in reversed(entries))
 
 
+@lru_cache(maxsize=1024)
 def _address(text: str) -> Address | None:
     """Parse an address, alone or with a port (`192.0.2.1:443`, `[2001:db8::1]:443`); IPv4 in IPv6 becomes IPv4.
 

@@ -79,7 +79,8 @@ class RequestContextMiddleware:
         from some, since it needs its scripts."""
         present = {name for name, _ in message["headers"]}  # in lower case, as ASGI demands
         wanted = self._page_headers if scope["path"] == "/docs" else self._headers
-        return [header for header in (*wanted, *current_context().response_headers) if header[0] not in present]
+        added = current_context().response_headers.items()
+        return [header for header in (*wanted, *added) if header[0] not in present]
 
     @staticmethod
     def _log(scope: Scope, status: int, seconds: float) -> None:

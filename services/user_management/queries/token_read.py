@@ -6,9 +6,8 @@ next call. Written as plain SQL for the driver: through an ORM the same work tak
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from services.user_management.core.ids import uuid7
@@ -142,8 +141,7 @@ account or null, reason or null, demanded life or null, default life (both secon
 whether the token is to be replaced unless it is new."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenQuery:
+class TokenQuery(NamedTuple):
     """What is asked of the statement."""
 
     key_id: str
@@ -164,8 +162,7 @@ class TokenQuery:
     """The provider refused the token that we hold: it counts as stale, unless it was issued in the last ten seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenReading:
+class TokenReading(NamedTuple):
     """The answer. `ciphertext` is there only when `outcome` is granted."""
 
     outcome: TokenOutcome

@@ -40,8 +40,8 @@ class Allowance:
     reset_seconds: int
     """Until all of the limit is there again; for a refused request until the next one passes, as in Retry-After."""
 
-    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+    def headers(self) -> dict[bytes, bytes]:
         """RateLimit-Policy and RateLimit, as ASGI wants them."""
         policy = f'"{self.rate_class}";q={self.policy.limit};w={self.policy.window_seconds}'
         left = f'"{self.rate_class}";r={self.remaining};t={self.reset_seconds}'
-        return (b"ratelimit-policy", policy.encode()), (b"ratelimit", left.encode())
+        return {b"ratelimit-policy": policy.encode(), b"ratelimit": left.encode()}

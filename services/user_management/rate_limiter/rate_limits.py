@@ -46,7 +46,7 @@ class _Class:
         """What a request is told that would pass in `wait` microseconds; counted."""
         self.refusals.inc()
         refused = Allowance(self.rate_class, self.policy, 0, _whole_seconds(wait))
-        headers = {name.decode(): value.decode() for name, value in refused.headers()}
+        headers = {name.decode(): value.decode() for name, value in refused.headers().items()}
         return RateLimitedError(retry_after=refused.reset_seconds, headers=headers)
 
 
@@ -80,6 +80,11 @@ class RateLimits:
             if len(self._empty_until) > MAX_KEYS:
                 self._empty_until.popitem(last=False)
         return of_class.allowance(verdict)
+
+    @property
+    def knows_of_waits(self) -> bool:
+        """Whether this process was told to refuse anybody lately; while it was not, every `known_wait` is 0."""
+        return bool(self._empty_until)
 
     def known_wait(self, rate_class: RateClass, key: str) -> int:
         """For how many microseconds `key` is refused as far as this process was told, 0 if it was not. Spends nothing

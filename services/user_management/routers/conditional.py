@@ -1,11 +1,10 @@
 """Conditional requests (RFC 9110 section 13) over entity tags that begin with the row's version."""
 
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Protocol
 
 from fastapi import Depends, Header, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -32,12 +31,20 @@ _TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 _VERSION: Final = re.compile(r'"([1-9][0-9]{0,9})(?:-[0-9a-f-]*)?"')
 
 
-def answer_conditionally(request: Request, answer: BaseModel) -> Response:
-    """Return the model as JSON with its `etag`, if it has one, or 304 when the client already holds that
-    representation."""
-    etag: str | None = getattr(answer, "etag", None)
-    if etag is None:
-        return Response(answer.model_dump_json(), media_type="application/json")
+class TaggedModel(Protocol):
+    """A model with an entity tag (RFC 9110 section 8.8.3)."""
+
+    @property
+    def etag(self) -> str:
+        """The entity tag, in quotes."""
+
+    def model_dump_json(self) -> str:
+        """Return the model as JSON."""
+
+
+def answer_conditionally(request: Request, answer: TaggedModel) -> Response:
+    """Return the model as JSON with its `etag`, or 304 when the client already holds that representation."""
+    etag = answer.etag
     headers = {"ETag": etag}
     wanted = request.headers.get("if-none-match")
     if wanted is not None and request.method in {"GET", "HEAD"} and _is_among(etag, wanted):

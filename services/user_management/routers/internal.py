@@ -23,7 +23,8 @@ from services.user_management.exceptions import (
     UserNotFoundError,
     raises,
 )
-from services.user_management.routers.json_route import DirectRoute, JSONRoute, body_up_to
+from services.user_management.routers.direct_route import DirectRoute
+from services.user_management.routers.json_route import JSONRoute, body_up_to
 from services.user_management.schemas.token import TokenBatch, TokenBatchRequest, TokenRequest, TokenResponse
 from services.user_management.schemas.user import UserBatch, UserBatchRequest
 

@@ -1,5 +1,4 @@
-"""Routes that read strict JSON after their guards have passed: `JSONRoute` for most, `DirectRoute` for the hot
-paths."""
+"""The ordinary route, which reads strict JSON after its guards have passed."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
@@ -8,7 +7,6 @@ from typing import Annotated, Any, get_type_hints
 
 from fastapi import Request
 from fastapi.responses import Response
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError, WrapValidator
 from starlette.routing import Match
 from starlette.types import Scope
@@ -16,8 +14,7 @@ from starlette.types import Scope
 from services.user_management.core.context import allow_body
 from services.user_management.core.parsing import parse_aside
 from services.user_management.exceptions import InvalidJSONError, UnsupportedMediaTypeError, ValidationFailedError
-from services.user_management.routers.conditional import answer_conditionally
-from services.user_management.routers.strict_route import StrictRoute, refuse_unknown_query
+from services.user_management.routers.strict_route import StrictRoute
 from services.user_management.utils import strict_json
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -113,35 +110,3 @@ def _reading_last(endpoint: Endpoint, model: type[BaseModel]) -> Endpoint:
     }
     read_and_call.__signature__ = signature.replace(parameters=list(parameters.values()))  # type: ignore[attr-defined]  # what inspect.signature looks for
     return read_and_call
-
-
-class DirectRoute(APIRoute):
-    """The route for the hot paths: it calls guards and endpoint without dependency resolution, which takes longer than
-    the work.
-
-    It is declared as any other route, so schema and operation id are the usual ones. Guards are the route's
-    `dependencies`, called with the request alone, before the body is read. The endpoint takes `request`, then the path
-    parameters that it names, then `body`; it returns a model.
-    """
-
-    def get_route_handler(self) -> Handler:
-        guards: list[Callable[[Request], Awaitable[Any]]] = [
-            guard.dependency for guard in self.dependencies if guard.dependency is not None
-        ]
-        endpoint = self.endpoint
-        hints = get_type_hints(endpoint)
-        model: type[BaseModel] | None = hints.get("body")
-        path_parameters = [name for name in self.param_convertors if name in hints]
-
-        async def handle(request: Request) -> Response:
-            for guard in guards:
-                await guard(request)
-            if request.scope["query_string"]:
-                refuse_unknown_query(request, frozenset())
-            arguments = {name: request.path_params[name] for name in path_parameters}
-            if model is not None:
-                arguments["body"] = await read_json(model, request)
-            answer: BaseModel = await endpoint(request, **arguments)
-            return answer_conditionally(request, answer)
-
-        return handle

@@ -23,7 +23,8 @@ from services.user_management.exceptions import (
     raises,
 )
 from services.user_management.routers.conditional import CONDITIONAL, IF_NONE_MATCH, TAGGED, IfMatch
-from services.user_management.routers.json_route import DirectRoute, JSONRoute, OwnPathRoute
+from services.user_management.routers.direct_route import DirectRoute
+from services.user_management.routers.json_route import JSONRoute, OwnPathRoute
 from services.user_management.routers.user_filter import Cursor, UserFilterQuery
 from services.user_management.schemas.user import DeletionResponse, UserPage, UserResponse, UserUpdate
 

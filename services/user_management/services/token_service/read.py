@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from services.user_management.core.failpoints import Failpoint, failpoint
@@ -58,7 +58,7 @@ class TokenService:
         Raises as `get_valid_token`; also ProviderUnavailableError when the provider cannot be asked.
         """
         query = self.answers.query(credential, request)
-        reading = await self._read(replace(query, replaces=True))
+        reading = await self._read(query._replace(replaces=True))
         result: RefreshResult | None = None
         if reading.outcome is TokenOutcome.STALE:
             result = await self._refresh(reading)
@@ -66,7 +66,7 @@ class TokenService:
                 raise unavailable(result)
             # What nothing can replace is good for as long as it lives.
             irreplaceable = result.outcome is RefreshOutcome.IMPOSSIBLE
-            reading = await self._read(replace(query, default_seconds=MINIMUM_TTL_SECONDS) if irreplaceable else query)
+            reading = await self._read(query._replace(default_seconds=MINIMUM_TTL_SECONDS) if irreplaceable else query)
         return await self._hand_out(credential, request, reading, result)
 
     async def get_many(self, credential: ServiceCredential, requests: Sequence[TokenRequest]) -> list[TokenBatchItem]:
@@ -113,7 +113,7 @@ class TokenService:
 
         Raises KeyUnavailableError.
         """
-        lowered = replace(query, default_seconds=MINIMUM_TTL_SECONDS)
+        lowered = query._replace(default_seconds=MINIMUM_TTL_SECONDS)
         try:
             result = await self._refresh(stale)
         except (KeyUnavailableError, *DatabaseError):

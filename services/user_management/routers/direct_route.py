@@ -1,0 +1,71 @@
+"""The route for the hot paths: it calls guards and endpoint without dependency resolution and without the wrappers that
+an ordinary route puts around its endpoint. Either takes longer than the work itself."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, get_type_hints
+
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute, APIRouter
+from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
+
+from services.user_management.routers.conditional import answer_conditionally
+from services.user_management.routers.json_route import read_json
+from services.user_management.routers.strict_route import refuse_unknown_query
+
+
+class DirectRoute(APIRoute):
+    """A route that is declared as any other, so that its schema and operation id are the usual ones.
+
+    Guards are the route's `dependencies`, called with the request alone, before the body is read. The endpoint takes
+    `request`, then the path parameters that it names, then `body`; it returns a model. What it raises is answered by
+    the application's exception handlers.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Awaitable[BaseModel]], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        hints = get_type_hints(endpoint)
+        self._guards: list[Callable[[Request], Awaitable[Any]]] = [
+            guard.dependency for guard in self.dependencies if guard.dependency is not None
+        ]
+        self._model: type[BaseModel] | None = hints.get("body")
+        self._path_parameters = [name for name in self.param_convertors if name in hints]
+        self._is_tagged = hasattr(hints["return"], "etag")
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, which has the route's path; FastAPI answers one of another method with 405."""
+        if scope["method"] not in (self.methods or ()):
+            await super().handle(scope, receive, send)
+            return
+        response = await self._respond(Request(scope, receive))
+        await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response:
+        for guard in self._guards:
+            await guard(request)
+        if request.scope["query_string"]:
+            refuse_unknown_query(request, frozenset())
+        arguments = {name: request.path_params[name] for name in self._path_parameters}
+        if self._model is not None:
+            arguments["body"] = await read_json(self._model, request)
+        answer = await self.endpoint(request, **arguments)
+        if self._is_tagged:
+            return answer_conditionally(request, answer)
+        return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def add_direct_routes(app: FastAPI, router: APIRouter) -> None:
+    """Add the direct routes of `router` to the application itself. `include_router` would match each request twice."""
+    for route in router.routes:
+        if not isinstance(route, DirectRoute):
+            raise TypeError(f"{route} is not a direct route")
+        app.router.add_api_route(
+            route.path,
+            route.endpoint,
+            methods=route.methods,
+            dependencies=route.dependencies,
+            responses=route.responses,
+            tags=route.tags,
+            openapi_extra=route.openapi_extra,
+            route_class_override=DirectRoute,
+        )
