@@ -1,1 +1,1 @@
-"""A loopback imitation of the parties the service cannot reach: Clerk, and an OpenID provider of four kinds."""
+"""An imitation of Clerk and of OAuth providers on the loopback interface, for development and tests."""

@@ -1,4 +1,4 @@
-"""`python -m services.sandbox`."""
+"""Entry point of `python -m services.sandbox`."""
 
 from services.sandbox.server import create_server
 from services.sandbox.settings import SandboxSettings

@@ -23,7 +23,7 @@ from services.sandbox.state import Sandbox
 
 
 def create_app(sandbox: Sandbox) -> FastAPI:
-    """Return the application over a sandbox; the caller keeps the sandbox and may look into it at any time."""
+    """Return the application that serves a sandbox. The caller keeps the sandbox and may inspect it at any time."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""Answers that break the protocol below HTTP, and answers that are only badly made."""
+"""Faulty answers: connections that break, and bodies that are truncated, oversized or of the wrong kind."""
 
 from collections.abc import Callable
 
@@ -16,23 +16,23 @@ STATUS_OF_ERROR = {"invalid_client": 401, "temporarily_unavailable": 503, "serve
 
 
 class ResetResponse(Response):
-    """No answer at all: the connection is reset.
+    """An absent answer: the connection is reset.
 
-    Through an in-process transport there is none, and `httpx.ReadError` is raised: httpx hands it to the caller
-    unchanged, which is what a reset looks like to a client.
+    An in-process transport has no connection to reset, so `httpx.ReadError` is raised there. httpx passes it on to
+    the caller unchanged, and the caller sees the same as after a real reset.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
-        """Answer by closing."""
+        """Reset the connection instead of answering."""
         if not await reset_connection(scope, receive):
             raise httpx.ReadError("connection reset by the sandbox")
 
 
 class MidBodyResetResponse(Response):
-    """The announced length, half the body, then a closed connection."""
+    """An answer that breaks off: the headers announce the whole body, and the connection closes after half of it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send half of what the headers promise."""
+        """Send half of the announced body, then close the connection."""
         half = bytes(self.body)[: len(self.body) // 2]
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": half, "more_body": True})
@@ -49,7 +49,7 @@ def _scripted_status(fault: Fault) -> Response:
 
 
 def error_answer(fault: Fault) -> Response:
-    """A scripted error as RFC 6749 section 5.2 writes it."""
+    """Return a scripted error in the format of RFC 6749 section 5.2."""
     status = fault.status or STATUS_OF_ERROR.get(fault.error, 400)
     body = {"error": fault.error, "error_description": fault.description, **fault.members}
     return JSONResponse(body, status, fault.headers)
@@ -68,7 +68,7 @@ _REPLACEMENTS: dict[str, Callable[[Fault], Response]] = {
 
 
 def replacement(fault: Fault, error_style: Callable[[Fault], Response]) -> Response | None:
-    """Return the answer that stands in for the real one; `None` for a delay, after which the real one follows."""
+    """Return the answer that replaces the real one; `None` for a fault that only delays or edits the real one."""
     if fault.action == "error":
         return error_style(fault)
     make = _REPLACEMENTS.get(fault.action)
@@ -76,7 +76,7 @@ def replacement(fault: Fault, error_style: Callable[[Fault], Response]) -> Respo
 
 
 def spoiled(fault: Fault, answer: Response, error_style: Callable[[Fault], Response]) -> Response:
-    """Return what becomes of the real answer once the party has carried the call out."""
+    """Return what the client gets in place of the real answer, after the party has carried out the call."""
     if edits_answer(fault) and answer.status_code == 200:
         return edited(fault, answer)
     if fault.action == "truncated_json":

@@ -12,7 +12,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RS
 
 
 class TransportAwareProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which also shows the application the transport (ASGI gives no way to reset it)."""
+    """uvicorn's HTTP protocol, which also gives the application the transport: ASGI has no way to reset it."""
 
     def on_message_begin(self) -> None:
         """Add the transport to the scope of the request that begins."""
@@ -21,9 +21,9 @@ class TransportAwareProtocol(HttpToolsProtocol):
 
 
 async def reset_connection(scope: Scope, receive: Receive, *, flush: bool = False) -> bool:
-    """End the connection of a request; False when it has none (an in-process transport).
+    """End the connection of a request; return False if there is none (an in-process transport).
 
-    With `flush` what was written is delivered first, then the connection closes; without, the peer sees a reset.
+    With `flush`, what was written is delivered before the connection closes; without it, the peer sees a reset.
     """
     extension = scope.get("extensions", {}).get(_EXTENSION)
     if extension is None:
@@ -35,5 +35,5 @@ async def reset_connection(scope: Scope, receive: Receive, *, flush: bool = Fals
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         transport.abort()
     while (await receive())["type"] != "http.disconnect":
-        pass  # uvicorn reports an error unless it has noticed the disconnection before we return.
+        pass  # uvicorn reports an error if we return before it has noticed the disconnect.
     return True

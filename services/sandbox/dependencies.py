@@ -1,4 +1,4 @@
-"""What routes ask for: the sandbox behind the application, and the provider that the path names."""
+"""Dependencies of the routes: the sandbox behind the application, and the provider named in the path."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ CurrentSandbox = Annotated[Sandbox, Depends(_current_sandbox)]
 
 def _current_provider(kind: str, sandbox: CurrentSandbox) -> Provider:
     if kind not in sandbox.providers:
-        raise SandboxError(404, f"no provider kind {kind!r}; there are {', '.join(sandbox.providers)}")
+        raise SandboxError(404, f"there is no provider kind {kind!r}; the kinds are {', '.join(sandbox.providers)}")
     return sandbox.providers[kind]
 
 
@@ -27,11 +27,11 @@ def _controlled_provider(kind: str, sandbox: CurrentSandbox) -> Provider:
     provider = sandbox.provider(kind)
     if provider is None:
         names = ", ".join([*sandbox.providers, *sandbox.imitations])
-        raise SandboxError(404, f"no provider {kind!r}; there are {names}")
+        raise SandboxError(404, f"there is no provider {kind!r}; the providers are {names}")
     return provider
 
 
 CurrentProvider = Annotated[Provider, Depends(_current_provider)]
-"""Plain provider that the path names; imitations have paths of their own."""
+"""The plain provider named in the path; imitations have paths of their own."""
 ControlledProvider = Annotated[Provider, Depends(_controlled_provider)]
-"""Provider of either sort that the path names."""
+"""The provider named in the path, whether plain or an imitation."""

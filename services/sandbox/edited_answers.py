@@ -1,4 +1,4 @@
-"""Token answers that are good but for one member: what a client must notice by itself."""
+"""Token answers that are correct but for one member, a mistake that the client has to notice by itself."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ from services.sandbox.signing import provider_signing_key, sign_jws, signing_key
 Body = dict[str, Any]
 SOMEBODY_ELSE = "acct-somebody-else"
 _NESTED = "authed_user"
-"""Where Slack puts the tokens of a person, as opposed to those of the bot."""
+"""The member in which Slack puts the tokens of a person, as opposed to those of the bot."""
 
 
 def _without(key: str) -> Callable[[Body, Fault], Body]:
@@ -39,7 +39,7 @@ def _claims_of(id_token: str) -> Body:
 
 
 def _signed_again(**claims: Any) -> Callable[[Body, Fault], Body]:
-    """Return an edit that puts other claims into the ID token, signed by the provider as ever."""
+    """Return an edit that replaces claims of the ID token and signs it again with the provider's own key."""
 
     def edit(body: Body, _: Fault) -> Body:
         if "id_token" not in body:
@@ -82,12 +82,12 @@ _EDITS: dict[str, Callable[[Body, Fault], Body]] = {
 
 
 def edits_answer(fault: Fault) -> bool:
-    """Whether a fault changes members of a good answer."""
+    """Tell whether a fault changes members of a good answer."""
     return fault.action in _EDITS
 
 
 def edited(fault: Fault, answer: Response) -> Response:
-    """The answer with the change, in the format it had: JSON or a form."""
+    """Return the answer with the fault's change, in the format it had: JSON or a form."""
     edit = _EDITS[fault.action]
     if answer.media_type == FORM_TYPE:
         fields = dict(parse_qsl(bytes(answer.body).decode()))

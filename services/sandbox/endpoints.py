@@ -1,4 +1,4 @@
-"""The endpoints that every provider has, wherever its paths are."""
+"""The endpoints that every provider has, whatever its paths are."""
 
 from typing import Any
 
@@ -15,17 +15,17 @@ from services.sandbox.state import Sandbox
 
 
 async def serve_document(sandbox: Sandbox, provider: Provider, operation: str, document: dict[str, Any]) -> Response:
-    """Serve a document that says the same to everybody: metadata, keys."""
+    """Serve a document that is the same for everybody: metadata or keys."""
     return await sandbox.intake.serve(provider.party, operation, lambda _: JSONResponse(document))
 
 
 async def serve_keys(sandbox: Sandbox, provider: Provider) -> Response:
-    """The keys that sign id_tokens."""
+    """Serve the keys that sign ID tokens."""
     return await serve_document(sandbox, provider, "jwks", {"keys": [provider.signing_key.jwk]})
 
 
 async def serve_authorization(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
-    """Serve the consent page; `auto=approve` and `auto=deny` decide at once for the account in `login_hint`."""
+    """Serve the consent page; with `auto=approve` or `auto=deny`, decide at once for the account in `login_hint`."""
     form = read_query(request)
     return await sandbox.intake.serve(
         provider.party,
@@ -36,7 +36,7 @@ async def serve_authorization(request: Request, sandbox: Sandbox, provider: Prov
 
 
 async def serve_decision(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
-    """Take the decision: the request's parameters again, `decision` (approve or deny), `account`, `granted_scope`."""
+    """Take the form of the consent page: the request's parameters, `decision`, `account` and `granted_scope`."""
     form = await read_form(request)
     decision = form.get("decision") or "missing"
     return await sandbox.intake.serve(
@@ -66,7 +66,7 @@ async def serve_token(request: Request, sandbox: Sandbox, provider: Provider) ->
 
 
 async def serve_revocation(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
-    """Revoke the grant behind a token."""
+    """Revoke the consent under which a token was issued."""
     form = await read_form(request)
     authorization = request.headers.get("authorization")
     return await sandbox.intake.serve(
@@ -82,7 +82,7 @@ async def serve_revocation(request: Request, sandbox: Sandbox, provider: Provide
 
 
 async def serve_userinfo(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
-    """Claims about the account of an access token."""
+    """Serve the claims about the account of an access token."""
     authorization = request.headers.get("authorization")
     return await sandbox.intake.serve(
         provider.party,

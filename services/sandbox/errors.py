@@ -1,11 +1,11 @@
-"""Refusals of the sandbox itself (its controls), as opposed to those of the parties it plays."""
+"""Errors of the sandbox itself, as opposed to those of the parties that it imitates."""
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
 
 class SandboxError(Exception):
-    """A control was used wrongly: `status` and a sentence that says how."""
+    """A request that the sandbox itself refuses: the HTTP `status`, and a sentence that says why."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -14,7 +14,7 @@ class SandboxError(Exception):
 
 
 async def sandbox_error_response(_: Request, problem: Exception) -> JSONResponse:
-    """Return `{"detail": …}`, the form of FastAPI's own refusals."""
+    """Return `{"detail": …}`, the format of FastAPI's own errors."""
     if not isinstance(problem, SandboxError):
         raise problem
     return JSONResponse({"detail": problem.message}, problem.status)

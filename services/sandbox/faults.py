@@ -33,21 +33,21 @@ FaultAction = Literal[
 SPOILS_THE_REAL_ANSWER: frozenset[FaultAction] = frozenset(
     set(get_args(FaultAction)) - {"delay", "status", "error", "reset", "html", "oversize"}
 )
-"""Faults that need an answer to spoil, so the party always carries the call out first."""
+"""Faults that alter the real answer, so the party always carries out the call first."""
 
 
 class Fault(BaseModel):
     """One scripted fault.
 
     `party` and `operation` are shell patterns (`oidc:*`). Every action may also wait `delay_seconds`. `when` says
-    whether the fault strikes before the party carries the call out, or after (the change is made, the answer is lost
-    or late). A wait that is going on ends when the faults are cleared, so a test can hold a call and let it go.
+    whether the fault strikes before the party carries out the call, or after it (the change is made, but the answer is
+    lost or late). Clearing the faults ends every wait that is under way, so a test can hold a call and release it.
 
-    `status`: answers `status` (default 500) with `body` and `headers`. `error`: an error body as the party writes it,
-    with code `error`, `description` and further `members`. `scope_narrowed`: the answer names `scope`, by default the
-    first of the granted ones alone. `foreign_id_token`: one that is signed well and about somebody else.
-    `reset`: closes the connection without an answer. Through an in-process ASGI transport there is no connection, and
-    the request raises `httpx.ReadError` instead.
+    `status`: answers with `status` (default 500), `body` and `headers`. `error`: answers with an error in the party's
+    own format, with code `error`, `description` and the additional `members`. `scope_narrowed`: the answer names
+    `scope`, by default only the first of the granted scopes. `foreign_id_token`: the answer holds a correctly signed
+    ID token about somebody else. `reset`: resets the connection without an answer; an in-process ASGI transport has no
+    connection, so the request raises `httpx.ReadError` there.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -68,7 +68,7 @@ class Fault(BaseModel):
 
     @property
     def strikes_before_commit(self) -> bool:
-        """Whether the party's state is still untouched when the fault strikes."""
+        """Tell whether the fault strikes before the party has changed its state."""
         return self.when == "before" and self.action not in SPOILS_THE_REAL_ANSWER
 
     def matches(self, party: str, operation: str) -> bool:
@@ -77,7 +77,7 @@ class Fault(BaseModel):
 
 
 class Faults:
-    """The faults still to come, in the order they were added."""
+    """The faults that have strikes left, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._pending: list[Fault] = []
@@ -88,7 +88,7 @@ class Faults:
         self._pending.append(fault.model_copy())
 
     def take(self, party: str, operation: str) -> Fault | None:
-        """Use up one strike of the first fault that matches."""
+        """Use up one strike of the first fault that matches, and return that fault; `None` if none matches."""
         fault = next((one for one in self._pending if one.matches(party, operation)), None)
         if fault is None:
             return None
@@ -104,14 +104,14 @@ class Faults:
         try:
             await asyncio.wait_for(self._released.wait(), fault.delay_seconds)
         except TimeoutError:
-            return  # The wait was served in full.
+            return  # The whole delay has passed.
 
     def pending(self) -> list[Fault]:
-        """The faults that have strikes left."""
+        """Return the faults that have strikes left."""
         return list(self._pending)
 
     def clear(self) -> None:
-        """Drop every fault and let go of the calls that one is delaying."""
+        """Drop every fault and release the calls that are being delayed."""
         self._pending.clear()
         self._released.set()
         self._released = asyncio.Event()

@@ -15,11 +15,11 @@ class Form:
         self._pairs = pairs
 
     def get(self, name: str) -> str | None:
-        """The first value; `None` where the field is absent or empty (RFC 6749 section 3.1: treated alike)."""
+        """Return the first value; `None` if the field is absent or empty (RFC 6749 section 3.1 treats both alike)."""
         return next((value for key, value in self._pairs if key == name and value), None)
 
     def all(self, name: str) -> list[str]:
-        """Every value, the empty ones included."""
+        """Return every value of a field, including the empty ones."""
         return [value for key, value in self._pairs if key == name]
 
     def __contains__(self, name: str) -> bool:
@@ -30,13 +30,13 @@ class Form:
 
     @property
     def repeated(self) -> list[str]:
-        """Names that occur more than once, which OAuth forbids."""
+        """Return the names that occur more than once, which OAuth forbids."""
         names = [name for name, _ in self._pairs]
         return sorted({name for name in names if names.count(name) > 1})
 
 
 async def read_form(request: Request) -> Form:
-    """The body's fields; none where the content type is not that of a form."""
+    """Return the fields of the body; no fields if its content type is not that of a form."""
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != FORM_TYPE:
         return Form([])
     body = (await request.body()).decode("utf-8", errors="replace")
@@ -44,5 +44,5 @@ async def read_form(request: Request) -> Form:
 
 
 def read_query(request: Request) -> Form:
-    """The query's fields."""
+    """Return the fields of the query."""
     return Form(request.query_params.multi_items())

@@ -1,4 +1,4 @@
-"""The path of every recorded call: ledger, scripted fault, the party's own answer."""
+"""The path of every recorded call: the ledger, a scripted fault if there is one, the party's own answer."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,13 +11,14 @@ from services.sandbox.faults import Fault, Faults
 from services.sandbox.ledger import Entry, Ledger
 
 Handler = Callable[[Entry], Response]
-"""A party's answer. Synchronous on purpose: nothing can interleave, so rotation and reuse detection are atomic."""
+"""A function that gives a party's answer. It is synchronous on purpose: no other call can come in between, so rotation
+and reuse detection are atomic."""
 ErrorStyle = Callable[[Fault], Response]
-"""How a party writes a scripted `error`."""
+"""A function that writes a scripted `error` in a party's own format."""
 
 
 class Intake:
-    """Where calls come in. `faults` strike and `ledger` records; a handler knows of neither fault nor delay."""
+    """The entry point of calls. It records them in `ledger` and applies `faults`, of which handlers know nothing."""
 
     def __init__(self, ledger: Ledger, faults: Faults) -> None:
         self.ledger = ledger

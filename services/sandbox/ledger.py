@@ -1,4 +1,4 @@
-"""What every party was asked and what it answered, in order: the outside witness of a test."""
+"""The ledger: every call to or from a party with its answer, in order, as evidence that tests can check."""
 
 import asyncio
 import hashlib
@@ -11,13 +11,13 @@ from typing import Any, Literal, TextIO
 
 
 def fingerprint(token: str | None) -> str | None:
-    """The first 16 hex digits of SHA-256: enough to compare tokens, useless as a token. `None` stays `None`."""
+    """Return the first 16 hex digits of the SHA-256: enough to compare tokens, useless as one. `None` stays `None`."""
     return None if token is None else hashlib.sha256(token.encode()).hexdigest()[:16]
 
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """One call. It is listed from its start (`state` "started"), so that a test can wait until a call is out."""
+    """One call. It is listed from its start (`state` "started"), so that a test can wait until a call is under way."""
 
     seq: int
     party: str
@@ -32,16 +32,16 @@ class Entry:
     issued_refresh_token: str | None = None
     """Fingerprint of the refresh token in the answer."""
     committed: bool = False
-    """Whether the provider has carried the change out; an injected fault may still hide the answer."""
+    """Whether the provider has carried out the change; a fault may still hide the answer."""
     fault: str | None = None
     status: int | None = None
-    """HTTP status sent; `None` while started, and when the connection was reset."""
+    """HTTP status of the answer; `None` until there is one, and if the connection was reset."""
     error: str | None = None
     duration_ms: float | None = None
     note: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """All fields, ready for `json.dumps`."""
+        """Return all fields, ready for `json.dumps`."""
         return asdict(self)
 
 
@@ -78,20 +78,20 @@ class Ledger:
         self.update(entry)
 
     def entries(self, party: str | None = None, operation: str | None = None, **fields: Any) -> list[Entry]:
-        """The entries that match, oldest first. `fields` compare further `Entry` fields, e.g. `status=200`."""
+        """Return the entries that match, oldest first. `fields` are further `Entry` fields, e.g. `status=200`."""
         wanted = {key: value for key, value in (("party", party), ("operation", operation)) if value} | fields
         return [
             entry for entry in self._entries if all(getattr(entry, name) == value for name, value in wanted.items())
         ]
 
     def count(self, party: str | None = None, operation: str | None = None, **fields: Any) -> int:
-        """How many entries match (as in `entries`)."""
+        """Return how many entries match, as in `entries`."""
         return len(self.entries(party, operation, **fields))
 
     async def wait_for(
         self, party: str, operation: str, *, at_least: int = 1, timeout_seconds: float = 5.0, **fields: Any
     ) -> list[Entry]:
-        """Wait until `at_least` entries match. Raises `TimeoutError`."""
+        """Wait until `at_least` entries match, and return them. Raises `TimeoutError`."""
         async with asyncio.timeout(timeout_seconds):
             while len(found := self.entries(party, operation, **fields)) < at_least:
                 await self._changed.wait()

@@ -1,4 +1,4 @@
-"""The little HTML the sandbox shows to people. Every value goes through `text`."""
+"""The building blocks of the HTML pages that the sandbox shows to people. `text` escapes every value."""
 
 from collections.abc import Iterable
 from html import escape
@@ -24,12 +24,12 @@ _NAVIGATION = (("/sign-in", "Sign in"), ("/_ledger.html", "Ledger"), ("/", "Prov
 
 
 def text(value: object) -> str:
-    """A value as HTML text or attribute; nothing for `None`."""
+    """Escape a value for HTML text or an attribute; `None` becomes an empty string."""
     return "" if value is None else escape(str(value), quote=True)
 
 
 def page(title: str, *parts: str, status: int = 200) -> HTMLResponse:
-    """A whole page. `parts` are HTML already."""
+    """Return a whole page. `parts` are HTML already."""
     links = "".join(f'<a href="{path}">{label}</a>' for path, label in _NAVIGATION)
     document = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{text(title)} · Sandbox</title>'
@@ -40,12 +40,12 @@ def page(title: str, *parts: str, status: int = 200) -> HTMLResponse:
 
 
 def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table; cells are HTML already."""
+    """Return a table; its cells are HTML already."""
     head = "".join(f"<th>{text(heading)}</th>" for heading in headings)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def hidden(name: str, value: str) -> str:
-    """A hidden form field."""
+    """Return a hidden form field."""
     return f'<input type="hidden" name="{text(name)}" value="{text(value)}">'

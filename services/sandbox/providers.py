@@ -1,4 +1,4 @@
-"""What the service's operator must know about the sandbox's providers: the client, and a provider file per kind."""
+"""What the service needs to connect to the plain providers: the OAuth client, and a provider file for each kind."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,7 +18,7 @@ SCOPES: dict[str, str] = {
     "calendar.write": "Change your calendars",
     "mail.read": "Read your mail",
 }
-"""Scopes on offer, with what each is for."""
+"""The scopes on offer, and what each one is for."""
 
 _TEMPLATE = """\
 name = "sandbox-{kind}"
@@ -47,18 +47,18 @@ email = "email"
 
 
 def provider_name(kind: Kind) -> str:
-    """The name under which the service knows a kind."""
+    """Return the name under which the service knows a kind."""
     return f"sandbox-{kind}"
 
 
 def provider_file(kind: Kind, base_url: str) -> str:
-    """The text of one provider file (TOML). `base_url` is the sandbox's own address."""
+    """Return the text of one provider file (TOML). `base_url` is the sandbox's own address."""
     scopes = "\n".join(f'"{name}" = "{purpose}"' for name, purpose in SCOPES.items())
     return _TEMPLATE.format(kind=kind, issuer=f"{base_url.rstrip('/')}/oidc/{kind}", scopes=scopes)
 
 
 def write_provider_files(folder: Path, base_url: str) -> list[str]:
-    """Write `sandbox-<kind>.toml` for every kind into `folder` (made if absent); returns the provider names."""
+    """Write `sandbox-<kind>.toml` for every kind into `folder` (made if absent); return the provider names."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in KINDS:
         (folder / f"{provider_name(kind)}.toml").write_text(provider_file(kind, base_url), encoding="utf-8")

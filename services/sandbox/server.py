@@ -1,4 +1,4 @@
-"""The sandbox on a real socket."""
+"""A server that puts the sandbox on a real socket."""
 
 import uvicorn
 
@@ -10,7 +10,7 @@ DRAIN_SECONDS = 1
 
 
 def create_server(sandbox: Sandbox, *, host: str = "127.0.0.1", port: int = 8001) -> uvicorn.Server:
-    """A uvicorn server for a sandbox. Calls that a fault is holding are cut off a second after SIGTERM."""
+    """Return a uvicorn server for a sandbox. A second after SIGTERM it cuts off calls that a fault still delays."""
     return uvicorn.Server(
         uvicorn.Config(
             create_app(sandbox),

@@ -9,7 +9,7 @@ from services.sandbox.state import Sandbox
 
 
 class SandboxSettings(BaseSettings):
-    """`base_url` is only needed where others reach the sandbox under another address than it listens on."""
+    """Settings of the process. `base_url` is needed only if others reach the sandbox at another address."""
 
     model_config = SettingsConfigDict(env_prefix="SANDBOX_", env_ignore_empty=True)
 
@@ -22,7 +22,7 @@ class SandboxSettings(BaseSettings):
     ledger_file: Path | None = None
 
     def sandbox(self) -> Sandbox:
-        """A fresh sandbox as configured."""
+        """Return a new sandbox with these settings."""
         return Sandbox(
             base_url=self.base_url or f"http://{self.host}:{self.port}",
             frontend_origin=self.frontend_origin,

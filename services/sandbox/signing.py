@@ -23,7 +23,7 @@ _HMAC_HASHES = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashl
 
 
 def base64url(raw: bytes) -> str:
-    """Unpadded base64url (RFC 7515 section 2)."""
+    """Encode bytes as unpadded base64url (RFC 7515 section 2)."""
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
@@ -40,7 +40,7 @@ class SigningKey:
 
     @property
     def public_key_pem(self) -> str:
-        """SubjectPublicKeyInfo PEM, as Clerk's dashboard shows it."""
+        """Return the public key as SubjectPublicKeyInfo PEM, the format that Clerk's dashboard shows."""
         return (
             self.private_key.public_key()
             .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -49,7 +49,7 @@ class SigningKey:
 
     @property
     def jwk(self) -> dict[str, str]:
-        """The public key as a JWK (RFC 7517 section 4)."""
+        """Return the public key as a JWK (RFC 7517 section 4)."""
         return _public_jwk(self.private_key) | {"use": "sig", "alg": "RS256", "kid": self.kid}
 
 
@@ -63,12 +63,12 @@ def _thumbprint(key: rsa.RSAPrivateKey) -> str:
     return base64url(hashlib.sha256(canonical.encode()).digest())
 
 
-# Kept for the life of the process: a test suite makes a sandbox per test, and an RSA key costs about 100 ms.
+# Kept for the life of the process: a test suite makes a sandbox per test, and an RSA key takes about 100 ms.
 _keys: dict[tuple[str, int], SigningKey] = {}
 
 
 def signing_key(party: str, generation: int, *, kid_prefix: str = "") -> SigningKey:
-    """The `generation`-th key of a party, made at first use.
+    """Return the `generation`-th key of a party, made at first use.
 
     The `kid` is derived from the RFC 7638 thumbprint, so it never names two different keys.
     """
@@ -80,7 +80,7 @@ def signing_key(party: str, generation: int, *, kid_prefix: str = "") -> Signing
 
 
 def provider_signing_key() -> SigningKey:
-    """Signs ID tokens; the OpenID providers share one."""
+    """Return the key that signs ID tokens; all providers share it."""
     return signing_key("oidc", 1)
 
 
@@ -99,10 +99,10 @@ def _signature(algorithm: str, key: KeyOrSecret, message: bytes) -> bytes:
 
 
 def sign_jws(header: Claims, claims: Claims, *, key: KeyOrSecret, algorithm: str = "RS256") -> str:
-    """A compact JWS (RFC 7515 section 3.1).
+    """Return a compact JWS (RFC 7515 section 3.1).
 
-    PyJWT refuses to make the tokens an attacker would (a public key used as HMAC secret, a claim of the wrong type),
-    so the sandbox does it by hand: `header` is written as given, whatever `algorithm` signs.
+    PyJWT refuses to make the tokens that an attacker would (a public key used as HMAC secret, a claim of the wrong
+    type), so the sandbox makes them by hand: `header` is written as given, even if it names another `algorithm`.
 
     Raises `ValueError` when the algorithm is unknown or does not fit the key.
     """

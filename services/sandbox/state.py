@@ -1,4 +1,4 @@
-"""Everything the sandbox knows, in one object that tests hold in process."""
+"""The whole state of the sandbox, in one object that tests may hold in their own process."""
 
 from pathlib import Path
 
@@ -29,10 +29,10 @@ def _imitated(base_url: str) -> tuple[Persona, ...]:
 
 
 class Sandbox:
-    """The parties, the ledger of what they were asked, and the faults they are to show.
+    """The parties, the ledger of their calls, and the faults that are scripted for them.
 
-    `base_url` is the sandbox's own address and goes into issuers and discovery. `webhook_transport` replaces the
-    network for outgoing webhooks (an in-process service).
+    `base_url` is the sandbox's own address, which appears in issuers and metadata. `webhook_transport` replaces the
+    network for outgoing webhooks if the service runs in the same process.
     """
 
     def __init__(
@@ -58,18 +58,18 @@ class Sandbox:
             webhook_transport=webhook_transport,
         )
         self.providers: dict[str, Provider] = {kind: Provider(_plain(kind, self.base_url)) for kind in KINDS}
-        """The plain ones by refresh kind."""
+        """The plain providers by refresh kind."""
         self.imitations = {persona.name: Provider(persona) for persona in _imitated(self.base_url)}
-        """Google, Microsoft, GitHub, Slack and the documentation's Globex by party name."""
+        """Google, Microsoft, GitHub, Slack, and Globex from the documentation, by party name."""
 
     @property
     def api_url(self) -> str:
-        """Where the service is, as far as the webhook URL tells."""
+        """Return the service's address, taken from the webhook URL; without one, the default address."""
         url = httpx.URL(self.clerk.webhooks.url or DEFAULT_API_URL)
         return str(url.copy_with(raw_path=b"/")).rstrip("/")
 
     def provider(self, name: str) -> Provider | None:
-        """A plain provider by its kind, or an imitation by its name."""
+        """Return a plain provider by its kind or an imitation by its name; `None` if there is none."""
         return self.providers.get(name) or self.imitations.get(name)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Clerk's Backend API, as far as a reconciling service reads it."""
+"""The part of Clerk's Backend API that the service reads when it reconciles."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -14,8 +14,8 @@ from services.sandbox.ledger import Entry
 
 
 class UserList(BaseModel):
-    """Query of `GET /v1/users`. `order_by` may begin with + (ascending, the default) or -. `user_id` may come up to a
-    hundred times (`user_id=…&user_id=…`, as Clerk's SDKs send it); users it does not name are left out.
+    """Query of `GET /v1/users`. `order_by` may begin with + (ascending, the default) or -. `user_id` may occur up to a
+    hundred times (`user_id=…&user_id=…`, as Clerk's SDKs send it); the answer then holds only the users it names.
     """
 
     limit: int = Field(default=10, ge=1, le=500)
@@ -27,7 +27,7 @@ class UserList(BaseModel):
 
 
 class BackendError(Exception):
-    """A refusal in Clerk's own form."""
+    """An error in Clerk's own format."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class BackendError(Exception):
         self.message = message
 
     def response(self) -> JSONResponse:
-        """`{"errors": [{code, message, long_message}]}`."""
+        """Return the error as `{"errors": [{code, message, long_message}]}`."""
         error = {"code": self.code, "message": self.message, "long_message": self.message}
         return JSONResponse({"errors": [error]}, self.status)
 
@@ -47,7 +47,7 @@ def _require_secret_key(request: Request) -> None:
 
 
 def with_secret_key(request: Request, answer: Callable[[], Any]) -> Handler:
-    """A handler that answers only where `Authorization: Bearer sk_…` was sent."""
+    """Return a handler that answers only requests with `Authorization: Bearer sk_…`."""
 
     def handler(entry: Entry) -> Response:
         try:
@@ -61,7 +61,7 @@ def with_secret_key(request: Request, answer: Callable[[], Any]) -> Handler:
 
 
 def list_users(clerk: Clerk, query: UserList) -> list[ClerkUser]:
-    """One page; ties are broken by id so that pages never overlap."""
+    """Return one page of users; ties are broken by id, so that pages never overlap."""
     field = query.order_by.lstrip("+-")
     named = set(query.user_id)
     meant = [user for user in clerk.stored_users() if not named or user["id"] in named]
@@ -75,7 +75,7 @@ def count_users(clerk: Clerk) -> dict[str, Any]:
 
 
 def get_user(clerk: Clerk, user_id: str) -> ClerkUser:
-    """One user. Raises `BackendError` (404)."""
+    """Return one user. Raises `BackendError` (404)."""
     user = clerk.user(user_id)
     if user is None:
         raise BackendError(404, "resource_not_found", f"No user was found with id {user_id}.")

@@ -1,4 +1,4 @@
-"""Clerk as one object: what a test holds, and what the routes call."""
+"""Clerk as one object, which tests hold and routes call."""
 
 import copy
 import time
@@ -21,13 +21,16 @@ from services.sandbox.ledger import Ledger
 from services.sandbox.signing import SigningKey, signing_key
 
 ClerkObject = ClerkUser | ClerkSession
-"""What an event can be about."""
+"""The objects that an event can be about."""
 
 INSTANCE_ID = "ins_2sandboxSANDBOXsandbox00000"
 
 
 class Clerk:
-    """An instance of Clerk: keys, users, webhooks. Returned users are copies; change them through the methods."""
+    """An instance of Clerk with its keys, users and webhooks.
+
+    Returned users are copies; change users through the methods, which raise `KeyError` for an unknown user.
+    """
 
     def __init__(
         self,
@@ -54,31 +57,31 @@ class Clerk:
 
     @property
     def signing_key(self) -> SigningKey:
-        """The key that signs now."""
+        """Return the key that signs at present."""
         return self._key(self._key_generation)
 
     @property
     def public_key_pem(self) -> str:
-        """The public half of the key that signs now, PEM."""
+        """Return the public half of the present signing key as PEM."""
         return self.signing_key.public_key_pem
 
     @property
     def jwks_url(self) -> str:
-        """Where the published keys are."""
+        """Return the address of the published keys."""
         return f"{self.issuer}/.well-known/jwks.json"
 
     def jwks(self) -> dict[str, Any]:
-        """The published keys (RFC 7517 section 5)."""
+        """Return the published keys (RFC 7517 section 5)."""
         return {"keys": [key.jwk for key in self._published_keys]}
 
     def rotate_key(self, *, keep_old: bool = True) -> SigningKey:
-        """Sign with a new key from now on; the old ones stay published or are dropped."""
+        """Sign with a new key from now on; the old keys stay published only with `keep_old`."""
         self._key_generation += 1
         self._published_keys = [self.signing_key, *(self._published_keys if keep_old else [])]
         return self.signing_key
 
     def session_token(self, user_id: str, **overrides: Any) -> str:
-        """A session token; overrides as in `build_session_token`. The user need not exist (a token may outlive him)."""
+        """Return a session token (for overrides see `build_session_token`), also for a user who no longer exists."""
         return build_session_token(
             user_id,
             signing_key=self.signing_key,
@@ -96,7 +99,7 @@ class Clerk:
         user_id: str | None = None,
         **fields: Any,
     ) -> ClerkUser:
-        """A new user. `fields` as in `update_user`; no e-mail makes one of the users that have none."""
+        """Create a user. `fields` are as in `update_user`; without `email` the user has no e-mail address."""
         now = milliseconds()
         user = new_user(user_id or clerk_id("user"), now=now)
         names = {"first_name": first_name, "last_name": last_name}
@@ -105,9 +108,9 @@ class Clerk:
         return copy.deepcopy(user)
 
     def update_user(self, user_id: str, **changes: Any) -> ClerkUser:
-        """Change a user: keys of the user object, or `email`, `email_verified`, `phone`, `image_url`.
+        """Change a user. `changes` are keys of the user object, or `email`, `email_verified`, `phone`, `image_url`.
 
-        `updated_at` moves by a millisecond at least, so that two changes are never simultaneous.
+        `updated_at` grows by at least a millisecond, so that two changes are never simultaneous.
         Raises `KeyError` for an unknown user or key.
         """
         user = self._users[user_id]
@@ -116,7 +119,7 @@ class Clerk:
         return copy.deepcopy(user)
 
     def ban_user(self, user_id: str) -> ClerkUser:
-        """Ban a user. Raises `KeyError` for an unknown one, as do the following."""
+        """Ban a user."""
         return self.update_user(user_id, banned=True)
 
     def unban_user(self, user_id: str) -> ClerkUser:
@@ -124,7 +127,7 @@ class Clerk:
         return self.update_user(user_id, banned=False)
 
     def lock_user(self, user_id: str) -> ClerkUser:
-        """Lock a user out, as after too many wrong passwords: for an hour."""
+        """Lock a user out for an hour, as after too many wrong passwords."""
         return self.update_user(user_id, locked=True, lockout_expires_in_seconds=3600)
 
     def unlock_user(self, user_id: str) -> ClerkUser:
@@ -132,27 +135,27 @@ class Clerk:
         return self.update_user(user_id, locked=False, lockout_expires_in_seconds=None)
 
     def swap_emails(self, first_id: str, second_id: str) -> tuple[ClerkUser, ClerkUser]:
-        """Let two users exchange their primary addresses; the first one changes first."""
+        """Swap the primary e-mail addresses of two users; the first user changes first."""
         first, second = primary_email(self._users[first_id]), primary_email(self._users[second_id])
         return self.update_user(first_id, email=second), self.update_user(second_id, email=first)
 
     def delete_user(self, user_id: str) -> ClerkUser:
-        """Delete a user; returns the `data` of `user.deleted`."""
+        """Delete a user and return the `data` of `user.deleted`."""
         user = self._users.pop(user_id)
         external = {"external_id": user["external_id"]} if user["external_id"] else {}
         return {"id": user_id, "object": "user", "deleted": True, **external}
 
     def user(self, user_id: str) -> ClerkUser | None:
-        """One user, or `None`."""
+        """Return one user, or `None` if there is none with this id."""
         user = self._users.get(user_id)
         return copy.deepcopy(user) if user else None
 
     def users(self) -> list[ClerkUser]:
-        """All users, oldest first."""
+        """Return all users, oldest first."""
         return copy.deepcopy(self.stored_users())
 
     def stored_users(self) -> list[ClerkUser]:
-        """All users as they are stored, only to be read: copying 20,000 for each page of a sweep takes seconds."""
+        """Return all users without a copy, only to be read: copying 20,000 for each page of a list takes seconds."""
         return list(self._users.values())
 
     def session_event(
@@ -164,9 +167,9 @@ class Clerk:
         created_at: int | None = None,
         with_user: bool = False,
     ) -> ClerkSession:
-        """The `data` of a `session.…` event. The session is the one of `session_token` unless another is named, and
-        began at `created_at` (milliseconds), now by default. `user` is `None` unless asked for. The user need not
-        exist. Raises `KeyError` for another kind of event.
+        """Return the `data` of a `session.…` event. The session is that of `session_token` unless `session_id` names
+        another, and began at `created_at` (milliseconds), now by default. `user` is `None` unless `with_user` is set.
+        The user need not exist. Raises `KeyError` for any other type of event.
         """
         now = milliseconds()
         began = now if created_at is None else created_at
@@ -178,8 +181,8 @@ class Clerk:
     def event(
         self, event_type: str, subject: ClerkObject, *, timestamp: int | None = None, instance_id: str | None = None
     ) -> ClerkEvent:
-        """The envelope of a webhook about a user or a session. `timestamp` is sent as given, milliseconds by default:
-        Clerk documents milliseconds, and its own examples are in seconds.
+        """Return the envelope of a webhook about a user or a session. `timestamp` is sent as given, and is the present
+        in milliseconds by default: Clerk documents milliseconds, but its own examples are in seconds.
         """
         return {
             "object": "event",
@@ -198,7 +201,7 @@ class Clerk:
         timestamp: int | None = None,
         secrets: Sequence[str] | None = None,
     ) -> dict[str, str]:
-        """The `svix-*` headers for a body; `timestamp` in seconds, now by default."""
+        """Return the `svix-*` headers for a body; `timestamp` is in seconds, now by default."""
         return signature_headers(
             body,
             message_id=message_id or clerk_id("msg"),
@@ -215,15 +218,15 @@ class Clerk:
         timestamp: int | None = None,
         event_timestamp: int | None = None,
     ) -> tuple[dict[str, str], bytes]:
-        """Headers (content type included) and body of a webhook that verifies; `timestamp` (s) is the header's,
-        `event_timestamp` the envelope's.
+        """Return the headers (content type included) and the body of a webhook with a valid signature. `timestamp`
+        (seconds) goes into the headers, `event_timestamp` into the envelope.
         """
         body = encode_event(self.event(event_type, subject, timestamp=event_timestamp))
         headers = self.sign(body, message_id=message_id, timestamp=timestamp)
         return headers | {"content-type": "application/json"}, body
 
     async def send_event(self, event_type: str, subject: ClerkObject, *, timestamp: int | None = None) -> bool | None:
-        """Post an event to the service. True if it was accepted, `None` where no webhook URL is configured.
+        """Post an event to the service. Return whether it was accepted, or `None` if no webhook URL is configured.
         `timestamp` is the envelope's, as in `event`.
         """
         event = self.event(event_type, subject, timestamp=timestamp)

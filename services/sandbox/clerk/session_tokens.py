@@ -1,4 +1,4 @@
-"""Clerk session tokens, version 2; and, through overrides, every wrong one."""
+"""Clerk session tokens, version 2; overrides make tokens that are wrong in any way."""
 
 import hashlib
 import time
@@ -15,12 +15,12 @@ NOT_BEFORE_SLACK_SECONDS = 10
 
 
 def session_id(user_id: str) -> str:
-    """The one session that a sandbox user has."""
+    """Return the id of the one session that a sandbox user has."""
     return f"sess_{hashlib.sha256(user_id.encode()).hexdigest()[:27]}"
 
 
 def default_claims(user_id: str, *, issuer: str, authorized_party: str, issued_at: int) -> dict[str, Any]:
-    """Claims of a version 2 session token; times in seconds."""
+    """Return the claims of a version 2 session token; times are in seconds."""
     return {
         "azp": authorized_party,
         "exp": issued_at + LIFETIME_SECONDS,
@@ -56,14 +56,14 @@ def _key(override: KeyOrSecret | str | None, signing_key: SigningKey) -> KeyOrSe
 def build_session_token(
     user_id: str, *, signing_key: SigningKey, issuer: str, authorized_party: str, overrides: dict[str, Any]
 ) -> str:
-    """A token for `user_id`, valid for 60 s unless overridden.
+    """Return a token for `user_id`, valid for 60 s unless overridden.
 
-    Overrides are claims: a value replaces or adds one, `None` removes it. Four names are not claims:
-    `issued_at` moves iat, nbf and exp together (seconds); `header` merges into the JOSE header the same way;
-    `algorithm` signs with another one (RS256, RS384, RS512, HS256, HS384, HS512, none) and is what the header says;
-    `key` signs with another key (an RSA private key or its PEM; bytes or other text for HMAC).
+    Overrides are claims: a value adds or replaces the claim, `None` removes it. Four names are not claims:
+    `issued_at` (seconds) moves iat, nbf and exp together; `header` overrides the JOSE header in the same way;
+    `algorithm` (RS256, RS384, RS512, HS256, HS384, HS512, none) replaces RS256, in the header too;
+    `key` (an RSA private key or its PEM; bytes or other text for HMAC) replaces Clerk's key.
 
-    Raises `ValueError` when algorithm and key do not fit.
+    Raises `ValueError` when the algorithm does not fit the key.
     """
     claims = dict(overrides)
     issued_at = int(claims.pop("issued_at", time.time()))

@@ -14,7 +14,7 @@ STATUS_AFTER: Final = {
     "session.removed": "removed",
     "session.revoked": "revoked",
 }
-"""Event → status of the session it tells of. `pending` is Clerk's, though its published schema lacks it."""
+"""Type of event → status of its session. Clerk does send `pending`, although its published schema lacks it."""
 
 _LIFETIME_MILLISECONDS: Final = 7 * 24 * 3600 * 1000
 _ABANDONED_AFTER_MILLISECONDS: Final = 30 * 24 * 3600 * 1000
@@ -29,12 +29,12 @@ def new_session(
     updated_at: int,
     user: ClerkUser | None,
 ) -> ClerkSession:
-    """A session as one event tells of it: every key of the schema; times in milliseconds.
+    """Return the session in an event of this type: every key of the schema; times are in milliseconds.
 
     Raises `KeyError` for an event that is not about sessions.
     """
     if event_type not in STATUS_AFTER:
-        raise KeyError(f"there is no event {event_type}; there are {', '.join(STATUS_AFTER)}")
+        raise KeyError(f"there is no session event {event_type}; the events are {', '.join(STATUS_AFTER)}")
     return {
         "id": session_id or session_id_of(user_id),
         "object": "session",

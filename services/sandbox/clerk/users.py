@@ -1,4 +1,4 @@
-"""Clerk's user object, in the shape its webhooks and its Backend API share (schema of 2025-04-15)."""
+"""Clerk's user object, in the shape that its webhooks and its Backend API share (schema of 2025-04-15)."""
 
 import secrets
 import time
@@ -9,23 +9,23 @@ ClerkUser = dict[str, Any]
 OPTIONAL_KEYS: Final = frozenset(
     {"deprovisioned", "password_last_updated_at", "organization_memberships", "bypass_client_trust", "scim"}
 )
-"""Keys that Clerk sends for some users only."""
+"""Keys that Clerk sends only for some users."""
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def clerk_id(prefix: str) -> str:
-    """An id as Clerk makes them: prefix, underscore, 27 alphanumeric characters."""
+    """Return a new id in Clerk's format: prefix, underscore, 27 alphanumeric characters."""
     return f"{prefix}_{''.join(secrets.choice(_ALPHABET) for _ in range(27))}"
 
 
 def milliseconds() -> int:
-    """Now, in the unit of Clerk's timestamps."""
+    """Return the present time in the unit of Clerk's timestamps."""
     return time.time_ns() // 1_000_000
 
 
 def email_address(email: str, *, verified: bool, now: int) -> dict[str, Any]:
-    """One entry of `email_addresses`."""
+    """Return one entry of `email_addresses`."""
     return {
         "id": clerk_id("idn"),
         "object": "email_address",
@@ -46,7 +46,7 @@ def email_address(email: str, *, verified: bool, now: int) -> dict[str, Any]:
 
 
 def phone_number(number: str, *, now: int) -> dict[str, Any]:
-    """One entry of `phone_numbers`, verified."""
+    """Return one entry of `phone_numbers`, already verified."""
     return {
         "id": clerk_id("idn"),
         "object": "phone_number",
@@ -69,7 +69,7 @@ def phone_number(number: str, *, now: int) -> dict[str, Any]:
 
 
 def new_user(user_id: str, *, now: int) -> ClerkUser:
-    """A user without any address: every key of the schema with its value for a fresh account."""
+    """Return a user without any address: every key of the schema, with its value for a new user."""
     image_url = f"https://img.sandbox.example/{user_id}"
     return {
         "id": user_id,
@@ -135,9 +135,10 @@ def _set_phone(user: ClerkUser, phone: str | None, *, now: int) -> None:
 
 
 def change_user(user: ClerkUser, changes: dict[str, Any], *, now: int) -> None:
-    """Apply changes in place. `email` and `phone` replace the primary address, and remove it when they are `None`;
-    `email_verified` (true for a new address) is about the primary one; `image_url` sets both image keys; every other
-    key is one of the user object itself, the optional ones included.
+    """Apply changes to a user in place. `email` and `phone` become the only e-mail address and phone number, and `None`
+    removes them; `email_verified` (true for a new address by default) applies to the primary e-mail address;
+    `image_url` also sets `profile_image_url` and `has_image`; every other key is set in the user object itself, which
+    may have those in `OPTIONAL_KEYS` too.
 
     Raises `KeyError` for a key the user object does not have.
     """
@@ -154,11 +155,11 @@ def change_user(user: ClerkUser, changes: dict[str, Any], *, now: int) -> None:
         user["has_image"] = remaining["image_url"] is not None
     unknown = remaining.keys() - user.keys() - OPTIONAL_KEYS
     if unknown:
-        raise KeyError(f"a Clerk user has no {', '.join(sorted(unknown))}")
+        raise KeyError(f"a Clerk user has no key {', '.join(sorted(unknown))}")
     user.update(remaining)
 
 
 def primary_email(user: ClerkUser) -> str | None:
-    """The address whose id is the primary one."""
+    """Return the primary e-mail address, if there is one."""
     addresses = (one for one in user["email_addresses"] if one["id"] == user["primary_email_address_id"])
     return next((str(one["email_address"]) for one in addresses), None)

@@ -21,17 +21,17 @@ RETRY_DELAYS_SECONDS = (0.1, 0.3, 1.0)
 
 
 def new_webhook_secret() -> str:
-    """A fresh signing secret, `whsec_` and base64 of 24 bytes."""
+    """Return a new signing secret: `whsec_` and the base64 of 24 random bytes."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
 
 
 def encode_event(event: ClerkEvent) -> bytes:
-    """The body that is signed and sent."""
+    """Return the body that is signed and sent."""
     return json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def hmac_key(secret: str) -> bytes:
-    """The HMAC key of a secret. Raises `ValueError` unless it is `whsec_` and base64."""
+    """Return the HMAC key of a secret. Raises `ValueError` unless the secret is `whsec_` and base64."""
     prefix, _, encoded = secret.partition("_")
     if prefix != "whsec" or not encoded:
         raise ValueError("a webhook secret is whsec_ followed by base64")
@@ -43,7 +43,7 @@ def _signature(secret: str, signed_content: bytes) -> str:
 
 
 def signature_headers(body: bytes, *, message_id: str, timestamp: int, secrets: Sequence[str]) -> dict[str, str]:
-    """The three headers. Several secrets give several signatures, as during the rotation of a secret."""
+    """Return the three `svix-` headers. Several secrets give several signatures, as while a secret is rotated."""
     signed_content = f"{message_id}.{timestamp}.".encode() + body
     return {
         "svix-id": message_id,
@@ -53,20 +53,20 @@ def signature_headers(body: bytes, *, message_id: str, timestamp: int, secrets: 
 
 
 class WebhookSender:
-    """Posts signed events to the service. One message keeps its id over all attempts."""
+    """Sends signed events to the service. A message keeps its id over all attempts."""
 
     def __init__(
         self, ledger: Ledger, *, url: str | None, secret: str, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
         self.url = url
         self.secret = secret
-        hmac_key(secret)  # A secret that cannot sign is found now and not at the first event.
+        hmac_key(secret)  # A secret that cannot sign fails now and not at the first event.
         self._ledger = ledger
         self._transport = transport
 
     async def deliver(self, event: ClerkEvent, *, message_id: str) -> Entry | None:
-        """Send one event until it is answered 2xx, four attempts at most. Returns the ledger entry of the last
-        attempt, or `None` where no URL is configured.
+        """Send one event until the answer is 2xx, in at most four attempts. Return the ledger entry of the last
+        attempt, or `None` if no URL is configured.
         """
         if self.url is None:
             return None

@@ -1,1 +1,1 @@
-"""Google, Microsoft, GitHub, Slack and an invented one, as far as their OAuth goes: personas over the one provider."""
+"""Imitations of the OAuth of Google, Microsoft, GitHub, Slack and the invented Globex, each a persona of a provider."""

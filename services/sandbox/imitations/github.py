@@ -27,7 +27,7 @@ _INCLUDED = {
     "admin:org": {"write:org", "read:org"},
     "write:org": {"read:org"},
 }
-"""A scope → those that it includes, which answers then leave out."""
+"""A scope → the scopes that it includes, which answers leave out beside it."""
 _ERRORS = {
     "invalid_client": ("incorrect_client_credentials", "The client_id and/or client_secret passed are incorrect."),
     "code": ("bad_verification_code", "The code passed is incorrect or expired."),
@@ -37,26 +37,26 @@ _ERRORS = {
 
 
 class GitHubSettings(ProviderSettings):
-    """What a test may set."""
+    """Settings of GitHub, which tests may change."""
 
     access_token_lifetime_seconds: int = Field(default=8 * 3600, ge=1)
     expiring_tokens: bool = False
-    """The app's user tokens expire: 8 hours, and a refresh token that is rotated."""
+    """Whether the app's user tokens expire (after 8 hours) and come with a refresh token that is rotated."""
     public_email: bool = False
     """Whether people show their e-mail address on their profile."""
     extra_scopes: tuple[str, ...] = ()
-    """Granted beyond what was asked."""
+    """Scopes that are granted although nobody asked for them."""
     withheld_scopes: tuple[str, ...] = ()
-    """Not granted though asked."""
+    """Scopes that are not granted although the request asks for them."""
 
 
 def number_of(account: Account) -> int:
-    """The account's `id`, a number."""
+    """Return the account's `id`, which is a number at GitHub."""
     return int.from_bytes(hashlib.sha256(account.id.encode()).digest()[:4], "big")
 
 
 class GitHub(Persona):
-    """Errors with status 200, forms instead of JSON, and tokens that expire only where the app wants it."""
+    """GitHub: errors with status 200, forms instead of JSON, and tokens that expire only if the app is set so."""
 
     settings: GitHubSettings
     extra_parameters = ("login",)
@@ -69,11 +69,11 @@ class GitHub(Persona):
         super().__init__("github", party="github", issuer=issuer, kind="strict", settings=GitHubSettings())
 
     def requested_scopes(self, form: Form) -> tuple[str, ...]:
-        """Return the scopes of the request. There may be none, and GitHub ignores what it does not know."""
+        """Return the scopes of the request. There may be none, and GitHub ignores unknown ones."""
         return tuple(scope for scope in self.parse_scopes(form.get("scope") or "") if self.is_scope(scope))
 
     def parse_scopes(self, text: str) -> tuple[str, ...]:
-        """Separated by spaces or commas."""
+        """Return the scopes of a text that separates them by spaces or commas."""
         return super().parse_scopes(text.replace(",", " "))
 
     def is_scope(self, scope: str) -> bool:
@@ -101,32 +101,32 @@ class GitHub(Persona):
         *,
         consented_before: bool,  # noqa: ARG002  it does not matter here
     ) -> bool:
-        """Tell whether a refresh token comes along: by the app's settings, or by scope."""
+        """Tell whether the client gets a refresh token: if the app's tokens expire, or for `offline_access`."""
         return self.settings.expiring_tokens or "offline_access" in scopes
 
     def access_token_lifetime(self, *, offline: bool) -> int | None:
-        """Return the lifetime of an access token; without a refresh token it does not run out."""
+        """Return the lifetime of an access token; without a refresh token it does not expire."""
         return self.settings.access_token_lifetime_seconds if offline else None
 
     def refresh_token_ends_at(self, token: RefreshToken) -> float | None:
-        """Six months after it was issued."""
+        """Return when the token expires: six months after it was issued."""
         return token.issued_at + REFRESH_TOKEN_DAYS * DAY_SECONDS
 
-    def successor(self, token: RefreshToken, *, now: float) -> RefreshToken | None:  # noqa: ARG002  at any time
+    def successor(self, token: RefreshToken, *, now: float) -> RefreshToken | None:  # noqa: ARG002  the time does not matter
         """Return the next refresh token; each is for a single use."""
         return use_up(token)
 
     def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
-        """Scopes separated by commas."""
+        """Return the answer with scopes separated by commas."""
         scope = ",".join(scope for scope in tokens.scope.split() if scope != "offline_access")
         return super().exchange_answer(tokens, account) | {"token_type": "bearer", "scope": scope}
 
     def grant_type(self, form: Form) -> str | None:
-        """GitHub asks for none with a code."""
+        """Return the grant type; GitHub asks for none with a code."""
         return super().grant_type(form) or ("authorization_code" if "code" in form else None)
 
     def translated(self, refusal: OAuthError) -> OAuthError:
-        """GitHub's own codes, all with status 200."""
+        """Return the refusal with GitHub's own code and status 200."""
         key = refusal.error
         if key == "invalid_grant":
             key = {"code_used": "code"}.get(refusal.cause, refusal.cause)
@@ -134,12 +134,12 @@ class GitHub(Persona):
         error, description = _ERRORS.get(key, (refusal.error, refusal.description))
         return OAuthError(error, description, status=200, cause=refusal.cause)
 
-    def error_status(self, error: str) -> int:  # noqa: ARG002  whatever the error
-        """Errors are told in the body alone."""
+    def error_status(self, error: str) -> int:  # noqa: ARG002  the same for every error
+        """Return 200: GitHub reports errors in the body alone."""
         return 200
 
     def error_body(self, refusal: OAuthError) -> dict[str, Any]:
-        """Return the error body, with the address of a page to read."""
+        """Return the error body, with the address of a page about it."""
         return super().error_body(refusal) | {"error_uri": "https://docs.github.com/apps"}
 
     def encoded(

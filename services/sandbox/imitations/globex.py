@@ -1,4 +1,4 @@
-"""Globex, the invented provider of the documentation: it publishes nothing and has every quirk that its file names."""
+"""Globex, the documentation's invented provider: it publishes no metadata and has every quirk of its provider file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +9,13 @@ from services.sandbox.oidc.persona import Persona
 
 _SCOPES = frozenset({"profile.read", "documents.read", "documents.write"})
 _INCLUDED = {"documents.write": {"documents.read"}}
-"""A scope → those that it includes, which answers then leave out."""
+"""A scope → the scopes that it includes, which answers leave out beside it."""
 _PREFIX = "globex."
 _OTHER_NAMES = {"documents.read": "docs_ro"}
 
 
 class Globex(Persona):
-    """OAuth without OpenID Connect: scopes between commas, answers that nest the token, claims of another shape."""
+    """OAuth without OpenID Connect: comma-separated scopes, answers that nest the token, claims of another shape."""
 
     extra_parameters = ("access_type",)
     seeding_parameters: Mapping[str, str] = {"access_type": "offline", "prompt": "consent"}
@@ -42,18 +42,18 @@ class Globex(Persona):
         *,
         consented_before: bool,
     ) -> bool:
-        """Tell whether a refresh token comes along: for offline access alone, and after the first consent only where
-        the consent is asked for again."""
+        """Tell whether the client gets a refresh token: only for offline access, and after the first consent only if
+        the request asks for consent again."""
         asks_again = "consent" in parameters.get("prompt", "").split()
         return parameters.get("access_type") == "offline" and (asks_again or not consented_before)
 
-    def claims(self, account: Account, scopes: tuple[str, ...]) -> dict[str, Any]:  # noqa: ARG002  all to everybody
-        """The person, and the workspace that their e-mail's domain has."""
+    def claims(self, account: Account, scopes: tuple[str, ...]) -> dict[str, Any]:  # noqa: ARG002  the same for all scopes
+        """Return the person and their workspace, which is the domain of their e-mail address."""
         workspace = account.email.rpartition("@")[2]
         return {"id": account.id, "login": account.email, "workspace": {"id": workspace}}
 
-    def refresh_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:  # noqa: ARG002  as declared
-        """Answer without a lifetime, and with scopes in a spelling of Globex's own."""
+    def refresh_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:  # noqa: ARG002  as the base class declares it
+        """Return the answer without a lifetime, and with scopes in Globex's own spelling."""
         included = {narrow for scope in tokens.scope.split() for narrow in _INCLUDED.get(scope, ())}
         named = [
             _OTHER_NAMES.get(scope, f"{_PREFIX}{scope}") for scope in tokens.scope.split() if scope not in included
@@ -63,6 +63,6 @@ class Globex(Persona):
         return members
 
     def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
-        """Put the first access token into an object of its own."""
+        """Return the answer with the first access token in an object of its own."""
         members = self.refresh_answer(tokens, account)
         return {"result": {"token": members.pop("access_token")}, **members}

@@ -18,30 +18,30 @@ from services.sandbox.providers import CLIENT_ID
 LEGACY_ISSUER = "accounts.google.com"
 TESTING_DAYS = 7
 IDLE_DAYS = 180
-"""Six months."""
+"""Days without use after which a refresh token ends: six months."""
 _PREFIX = "https://www.googleapis.com/auth/"
 _ALIASES = {f"{_PREFIX}userinfo.email": "email", f"{_PREFIX}userinfo.profile": "profile"}
 _LONG_NAMES = {short: long for long, short in _ALIASES.items()}
 _POLICY_SUBTYPES = frozenset({"invalid_rapt", "admin_policy_enforced"})
-"""Reasons of a revocation that Google tells in `error_subtype`."""
+"""Reasons of a revocation that Google names in `error_subtype`."""
 
 
 class GoogleSettings(ProviderSettings):
-    """What a test may set."""
+    """Settings of Google, which tests may change."""
 
     testing: bool = False
-    """The app's publishing status is "Testing": refresh tokens live 7 days."""
+    """Whether the app's publishing status is "Testing", in which refresh tokens live 7 days."""
     time_based_access_days: float | None = Field(default=None, gt=0)
-    """The person allowed access for so long and no longer."""
+    """How many days the person allows access for; `None` for no limit."""
     legacy_issuer: bool = False
-    """ID tokens say `accounts.google.com`."""
+    """Whether ID tokens name the issuer `accounts.google.com`, without a scheme."""
     org_internal: bool = False
-    """The app is internal to an organisation that nobody here belongs to."""
+    """Whether the app is internal to an organisation, to which nobody in the sandbox belongs."""
     refresh_token_limit: int = Field(default=100, ge=1)
 
 
 class Google(Persona):
-    """One refresh token per consent that is never rotated, and scopes that come back under other names."""
+    """Google: one refresh token per consent, never rotated, and scopes that answers give other names."""
 
     settings: GoogleSettings
     extra_parameters = ("access_type", "include_granted_scopes")
@@ -54,22 +54,22 @@ class Google(Persona):
         super().__init__("google", party="google", issuer=issuer, kind="static", settings=GoogleSettings())
 
     def check_person(self) -> None:
-        """Google shows this on a page of its own; nothing goes back to the client."""
+        """Refuse people who are not in the app's organisation, on Google's own page; the client hears nothing."""
         if self.settings.org_internal:
             raise SandboxError(403, "Error 403: org_internal")
 
     def parse_scopes(self, text: str) -> tuple[str, ...]:
-        """The long spelling of `email` and `profile` means the same."""
+        """Return the scopes; `email` and `profile` also have a long spelling."""
         return tuple(dict.fromkeys(_ALIASES.get(scope, scope) for scope in text.split()))
 
     def is_scope(self, scope: str) -> bool:
-        """Tell whether the scope is on offer; `offline_access` is none of Google's."""
+        """Tell whether the scope is on offer; Google has no `offline_access`."""
         return scope in {"openid", "email", "profile"} or scope.startswith(_PREFIX)
 
     def consented_scopes(
         self, ticked: tuple[str, ...], parameters: Mapping[str, str], *, earlier: tuple[str, ...]
     ) -> tuple[str, ...]:
-        """Incremental authorization adds what was granted earlier."""
+        """Return the scopes; incremental authorization adds those that were granted earlier."""
         merges = parameters.get("include_granted_scopes") == "true"
         return tuple(dict.fromkeys(ticked + earlier)) if merges else ticked
 
@@ -80,40 +80,41 @@ class Google(Persona):
         *,
         consented_before: bool,
     ) -> bool:
-        """Offline access alone, and after the first consent only where consent is asked for again."""
+        """Tell whether the client gets a refresh token: only for offline access, and after the first consent only if
+        the request asks for consent again."""
         asks_again = "consent" in parameters.get("prompt", "").split()
         return parameters.get("access_type") == "offline" and (asks_again or not consented_before)
 
     def refresh_tokens_per_account(self) -> int | None:
-        """Return how many refresh tokens an account may have; the oldest dies without a word."""
+        """Return how many refresh tokens an account may have; one more ends the oldest without notice."""
         return self.settings.refresh_token_limit
 
     def refresh_token_ends_at(self, token: RefreshToken) -> float | None:
-        """Grants end by themselves in Testing, or where the person gave access for a time."""
+        """Return when the token expires: after 7 days in Testing, or after the days that the person allowed."""
         days = TESTING_DAYS if self.settings.testing else self.settings.time_based_access_days
         return None if days is None else token.issued_at + days * DAY_SECONDS
 
     def refresh_token_problem(self, token: RefreshToken, *, now: float) -> str | None:
-        """Six months without use also end it."""
+        """Return why the token is too old; six months without use also end it."""
         idle = now - token.used_at >= IDLE_DAYS * DAY_SECONDS
         return super().refresh_token_problem(token, now=now) or ("idle" if idle else None)
 
     def id_token_issuer(self, account: Account) -> str:
-        """Return the issuer with or without a scheme; OpenID Connect at Google allows both."""
+        """Return the issuer with or without a scheme; Google uses both forms."""
         return LEGACY_ISSUER if self.settings.legacy_issuer else super().id_token_issuer(account)
 
     def claims(self, account: Account, scopes: tuple[str, ...]) -> dict[str, Any]:
-        """Return the usual claims, and the client that asked."""
+        """Return the usual claims and `azp`, the client that asked."""
         return account_claims(account, scopes) | {"azp": CLIENT_ID}
 
     def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
-        """Scopes under their long names, in an order that is not that of the request."""
+        """Return the answer with scopes under their long names, in another order than in the request."""
         names = [_LONG_NAMES.get(scope, scope) for scope in tokens.scope.split()]
         shuffled = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
         return super().exchange_answer(tokens, account) | {"scope": " ".join(shuffled)}
 
     def translated(self, refusal: OAuthError) -> OAuthError:
-        """All deaths of a refresh token look alike, but for an administrator's policies."""
+        """Return the refusal in Google's words: dead refresh tokens all look alike, unless a policy ended them."""
         if refusal.error != "invalid_grant":
             return refusal
         if refusal.cause in _POLICY_SUBTYPES:

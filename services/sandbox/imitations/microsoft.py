@@ -31,34 +31,34 @@ _SPELLINGS = {
     "mailboxsettings": "MailboxSettings",
     "onlinemeetings": "OnlineMeetings",
 }
-"""Words of Graph's scopes that have a capital in the middle."""
+"""Words in Graph's scopes that have a capital letter in the middle."""
 _SCOPE = re.compile(r"[a-z]+(\.[a-z]+)*")
 
 
 class MicrosoftSettings(ProviderSettings):
-    """What a test may set."""
+    """Settings of Microsoft, which tests may change."""
 
     access_token_lifetime_jitter_seconds: int = Field(default=1800, ge=0)
-    """Access tokens live up to so much longer, at random."""
+    """The most seconds by which the lifetime of an access token is extended at random."""
     spa: bool = False
-    """The redirect URI is registered as a single-page app's: refresh tokens live 24 hours."""
+    """Whether the redirect URI is registered as that of a single-page app, whose refresh tokens live 24 hours."""
     lower_case_scopes: bool = False
-    """Answers spell scopes in lower case."""
+    """Whether answers spell scopes in lower case."""
 
 
 def tenant_of(account: Account) -> str:
-    """The tenant of an account (`tid`): its domain's, or the one of all personal accounts."""
+    """Return the tenant of an account (`tid`): that of its domain, or the one of all personal accounts."""
     domain = account.email.rpartition("@")[2].lower()
     return PERSONAL_TENANT if domain in _PERSONAL_DOMAINS else str(uuid.uuid5(uuid.NAMESPACE_DNS, domain))
 
 
 def object_id_of(account: Account) -> str:
-    """What names the account in all apps (`oid`)."""
+    """Return the id of the account that is the same in all apps (`oid`)."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, account.id))
 
 
 def pairwise_subject(account: Account, client_id: str = CLIENT_ID) -> str:
-    """What names the account in one app (`sub`)."""
+    """Return the id of the account in one app (`sub`)."""
     return uuid.uuid5(uuid.NAMESPACE_URL, f"{client_id}/{account.id}").hex
 
 
@@ -68,7 +68,7 @@ def _as_told(scope: str) -> str:
 
 
 class Microsoft(Persona):
-    """A new refresh token each time with the old ones alive, and scopes spelt as Microsoft likes."""
+    """Microsoft: each refresh gives a new refresh token and leaves the old ones valid; scopes have another spelling."""
 
     settings: MicrosoftSettings
     sends_issuer = False
@@ -80,18 +80,18 @@ class Microsoft(Persona):
         super().__init__("microsoft", party="microsoft", issuer=issuer, kind="overlap", settings=MicrosoftSettings())
 
     def check_request(self, form: Form) -> None:
-        """Refuse more than one prompt at a time."""
+        """Refuse an unknown prompt, or more than one at a time."""
         super().check_request(form)
         prompt = form.get("prompt")
         if prompt is not None and prompt not in _PROMPTS:
             raise OAuthError("invalid_request", "unsupported prompt", cause="prompt")
 
     def parse_scopes(self, text: str) -> tuple[str, ...]:
-        """Neither case nor the prefix of Graph matters; they are remembered as `mail.read`."""
+        """Return the scopes, stored as `mail.read`: neither case nor the prefix of Graph matters."""
         return super().parse_scopes(" ".join(scope.removeprefix(GRAPH) for scope in text.lower().split()))
 
     def is_scope(self, scope: str) -> bool:
-        """Graph has hundreds; any that looks like one is taken."""
+        """Tell whether the text looks like a scope; Graph has hundreds."""
         return scope == "offline_access" or _SCOPE.fullmatch(scope) is not None
 
     def access_token_lifetime(self, *, offline: bool) -> int | None:  # noqa: ARG002  the same for all
@@ -100,17 +100,17 @@ class Microsoft(Persona):
         return self.settings.access_token_lifetime_seconds + secrets.randbelow(jitter + 1)
 
     def refresh_token_problem(self, token: RefreshToken, *, now: float) -> str | None:
-        """90 days without use, or 24 hours in a single-page app."""
+        """Return why the token is too old: 90 days without use, or 24 hours of age in a single-page app."""
         if self.settings.spa and now - token.issued_at >= SPA_HOURS * 3600:
             return "spa_lifetime"
         return "idle" if now - token.used_at >= IDLE_DAYS * DAY_SECONDS else None
 
     def id_token_issuer(self, account: Account) -> str:
-        """The account's own tenant, also when `common` was asked."""
+        """Return the issuer of the account's own tenant, even if the request went to `common`."""
         return f"{self.host}/{tenant_of(account)}/v2.0"
 
     def claims(self, account: Account, scopes: tuple[str, ...]) -> dict[str, Any]:
-        """`sub` differs from app to app; `oid` and `tid` together name the account everywhere."""
+        """Return the claims: `sub` differs from app to app; `oid` and `tid` together name the account everywhere."""
         claims = {
             "sub": pairwise_subject(account),
             "tid": tenant_of(account),
@@ -124,7 +124,7 @@ class Microsoft(Persona):
         return claims
 
     def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
-        """Scopes of Graph first, with its prefix; never `offline_access`."""
+        """Return the answer with Graph's scopes first, with their prefix, and never `offline_access`."""
         granted = tokens.scope.split()
         graph = [_as_told(scope) for scope in granted if scope not in {*_OPENID_SCOPES, "offline_access"}]
         scope = " ".join([*graph, *(scope for scope in reversed(_OPENID_SCOPES) if scope in granted)])
@@ -136,7 +136,7 @@ class Microsoft(Persona):
         return described(refusal)
 
     def error_body(self, refusal: OAuthError) -> dict[str, Any]:
-        """Return the standard members, and those for which Microsoft's support asks."""
+        """Return the standard members, and those that Microsoft's support asks for."""
         moment, trace, correlation = datetime.now(UTC), str(uuid.uuid4()), str(uuid.uuid4())
         timestamp = f"{moment:%Y-%m-%d %H:%M:%SZ}"
         suffix = f"Trace ID: {trace} Correlation ID: {correlation} Timestamp: {timestamp}"

@@ -10,7 +10,7 @@ AADSTS_CODE = re.compile(r"AADSTS(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """How one cause is told."""
+    """The error by which Microsoft reports one cause."""
 
     number: int
     text: str
@@ -52,7 +52,7 @@ _BY_CAUSE = {
         suberror="bad_token",
     ),
 }
-"""Cause of a refusal, or reason of a revocation, → how it is told."""
+"""Cause of a refusal, or reason of a revocation, → Microsoft's error for it."""
 _BY_ERROR = {
     "invalid_grant": _BY_CAUSE["password_changed"],
     "invalid_client": _Fault(7000215, "Invalid client secret provided.", "invalid_client"),
@@ -65,7 +65,7 @@ _BY_ERROR = {
 
 
 def described(refusal: OAuthError) -> OAuthError:
-    """The refusal as Microsoft tells it; one that has no number stays as it is."""
+    """Return the refusal as Microsoft reports it; one that has no number stays as it is."""
     fault = _BY_CAUSE.get(refusal.cause) or _BY_ERROR.get(refusal.error)
     if fault is None:
         return refusal

@@ -17,7 +17,7 @@ from services.sandbox.oidc.rotation import use_up
 from services.sandbox.oidc.settings import ProviderSettings
 
 BOT = "bot:"
-"""Marks the scopes of the bot among those of a grant; Slack keeps two lists."""
+"""Prefix that marks the bot's scopes among those of a grant, since Slack keeps two lists."""
 APP_ID = "ASANDBOX"
 _SCOPE = re.compile(r"[a-z_.-]+(:[a-z_.]+)*")
 _ERRORS = {
@@ -29,24 +29,24 @@ _ERRORS = {
     "invalid_request": "invalid_arguments",
 }
 _DEAD_TOKENS = {"unknown": "invalid_auth", "expired": "token_expired", "account_inactive": "account_inactive"}
-"""Why a bearer token is refused → Slack's code; anything else is a revocation."""
+"""Why a bearer token is refused → Slack's code; any other cause is a revocation."""
 
 
 class SlackSettings(ProviderSettings):
-    """What a test may set."""
+    """Settings of Slack, which tests may change."""
 
     access_token_lifetime_seconds: int = Field(default=12 * 3600, ge=1)
     token_rotation: bool = False
-    """Tokens live 12 hours and come with refresh tokens for a single use."""
+    """Whether tokens live 12 hours and come with single-use refresh tokens."""
 
 
 def user_id_of(account: Account) -> str:
-    """Slack's id of a person."""
+    """Return Slack's id of a person."""
     return f"U{hashlib.sha256(account.id.encode()).hexdigest()[:10].upper()}"
 
 
 def team_of(account: Account) -> dict[str, str]:
-    """The workspace: one per e-mail domain."""
+    """Return the workspace of an account; there is one for each e-mail domain."""
     domain = account.email.rpartition("@")[2].lower()
     return {"id": f"T{hashlib.sha256(domain.encode()).hexdigest()[:10].upper()}", "name": domain}
 
@@ -56,7 +56,7 @@ def _is_bots(scopes: str) -> bool:
 
 
 class Slack(Persona):
-    """Everything with status 200; the person's token and the bot's side by side."""
+    """Slack: errors with status 200, and the person's token and the bot's in one answer."""
 
     settings: SlackSettings
     extra_parameters = ("user_scope", "team")
@@ -67,16 +67,16 @@ class Slack(Persona):
         super().__init__("slack", party="slack", issuer=issuer, kind="strict", settings=SlackSettings())
 
     def requested_scopes(self, form: Form) -> tuple[str, ...]:
-        """`user_scope` for the person, `scope` for the bot. Raises `OAuthError` invalid_scope."""
+        """Return the person's scopes (`user_scope`) and the bot's (`scope`). Raises `OAuthError` invalid_scope."""
         users = self.parse_scopes(form.get("user_scope") or "")
         bots = tuple(f"{BOT}{scope}" for scope in self.parse_scopes(form.get("scope") or ""))
         scopes = users + bots
         if not scopes or not all(self.is_scope(scope) for scope in scopes):
-            raise OAuthError("invalid_scope", "unknown or no scope")
+            raise OAuthError("invalid_scope", "no scope, or an unknown one")
         return scopes
 
     def parse_scopes(self, text: str) -> tuple[str, ...]:
-        """Separated by commas or spaces."""
+        """Return the scopes of a text that separates them by commas or spaces."""
         return super().parse_scopes(text.replace(",", " "))
 
     def is_scope(self, scope: str) -> bool:
@@ -90,31 +90,31 @@ class Slack(Persona):
         *,
         consented_before: bool,  # noqa: ARG002  it does not matter here
     ) -> bool:
-        """Tell whether a refresh token comes along, by the app's settings."""
+        """Tell whether the client gets a refresh token, which depends on the app's settings."""
         return self.settings.token_rotation
 
     def token_scopes(self, scopes: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-        """The person's token, then the bot's; either may be missing."""
+        """Return the scopes of the person's token, then the bot's; either may be missing."""
         users = tuple(scope for scope in scopes if not _is_bots(scope))
         bots = tuple(scope for scope in scopes if _is_bots(scope))
         return tuple(part for part in (users, bots) if part) or ((),)
 
     def access_token_lifetime(self, *, offline: bool) -> int | None:
-        """Return the lifetime of an access token; without rotation it does not run out."""
+        """Return the lifetime of an access token; without rotation it does not expire."""
         return self.settings.access_token_lifetime_seconds if offline else None
 
-    def successor(self, token: RefreshToken, *, now: float) -> RefreshToken | None:  # noqa: ARG002  at any time
+    def successor(self, token: RefreshToken, *, now: float) -> RefreshToken | None:  # noqa: ARG002  the time does not matter
         """Return the next refresh token; each is for a single use."""
         return use_up(token)
 
     def token_prefixes(self, scopes: tuple[str, ...]) -> tuple[str, str]:
-        """Return prefixes that look like Slack's, and say that they are none."""
+        """Return prefixes that look like Slack's, and show that the tokens are the sandbox's."""
         kind = "xoxb" if scopes and _is_bots(scopes[0]) else "xoxp"
         rotating = "xoxe." if self.settings.token_rotation else ""
         return f"{rotating}{kind}-{ACCESS_TOKEN_PREFIX}", f"xoxe-1-{REFRESH_TOKEN_PREFIX}"
 
     def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
-        """The person's token in `authed_user`, the bot's at the top."""
+        """Return the answer with the person's token in `authed_user` and the bot's at the top."""
         user: IssuedTokens | None = None if _is_bots(tokens.scope) else tokens
         bot = tokens if user is None else tokens.also
         authed_user = {"id": user_id_of(account)} | (_token_members(user) if user else {})
@@ -134,7 +134,7 @@ class Slack(Persona):
         }
 
     def claims(self, account: Account, scopes: tuple[str, ...]) -> dict[str, Any]:
-        """The answer of `openid.connect.userInfo`."""
+        """Return the answer of `openid.connect.userInfo`."""
         claims: dict[str, Any] = {
             "ok": True,
             "sub": user_id_of(account),
@@ -152,7 +152,7 @@ class Slack(Persona):
         return super().grant_type(form) or ("authorization_code" if "code" in form else None)
 
     def translated(self, refusal: OAuthError) -> OAuthError:
-        """Slack's own codes, all with status 200."""
+        """Return the refusal with Slack's own code and status 200."""
         error = _ERRORS.get(refusal.error, refusal.error)
         if refusal.error == "invalid_grant":
             error = _ERRORS.get(refusal.cause, _ERRORS["refresh"])
@@ -163,11 +163,11 @@ class Slack(Persona):
         return OAuthError(error, refusal.description, status=200, cause=refusal.cause, members=refusal.members)
 
     def error_status(self, error: str) -> int:
-        """Return the status of an error: 200, but for too many requests."""
+        """Return the status of an error: 200, except for too many requests."""
         return 429 if error == "ratelimited" else 200
 
     def error_body(self, refusal: OAuthError) -> dict[str, Any]:
-        """No description, and no standard member but the code."""
+        """Return the body of an error, of which the code is the only standard member."""
         return {"ok": False, "error": refusal.error, **refusal.members}
 
 

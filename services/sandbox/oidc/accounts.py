@@ -1,4 +1,4 @@
-"""The people who have an account at a provider."""
+"""The accounts that people have at a provider."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ DEFAULT_EMAIL = "ada@example.com"
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A person at the provider; `id` is the `sub`."""
+    """A person's account at the provider; `id` is the `sub` claim."""
 
     id: str
     email: str
@@ -16,7 +16,7 @@ class Account:
 
 
 class Accounts:
-    """Accounts by id and by e-mail. One that is asked for and does not exist is made."""
+    """Accounts by id and by e-mail address. An account that is looked up and does not exist is made."""
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
@@ -25,7 +25,7 @@ class Accounts:
         self.get(DEFAULT_EMAIL)
 
     def get(self, reference: str) -> Account:
-        """The account with this id or e-mail address. An id follows from the e-mail, so it survives a restart."""
+        """Return the account with this id or e-mail address. The id derives from the address, so it survives a restart."""
         known = self._by_id.get(reference) or self._by_email.get(reference)
         return known or self._add(reference)
 
@@ -38,5 +38,5 @@ class Accounts:
         return account
 
     def all(self) -> list[Account]:
-        """Every account, oldest first."""
+        """Return every account, oldest first."""
         return list(self._by_id.values())

@@ -27,7 +27,7 @@ REQUEST_PARAMETERS = (
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
-    """A request whose client and redirect URI are good, so that errors too may go back to the client."""
+    """A request whose client and redirect URI were verified, so that even errors may go back to the client."""
 
     redirect_uri: str
     state: str | None
@@ -36,11 +36,11 @@ class AuthorizationRequest:
     code_challenge: str | None
     login_hint: str | None
     parameters: dict[str, str]
-    """Parameters of the request that only this persona has."""
+    """Every parameter of the request that the provider knows, by name."""
 
 
 def redirect_location(persona: Persona, *, redirect_uri: str, state: str | None, **answer: str) -> str:
-    """The redirect URI with the answer, `state` and, where the persona sends it, `iss` (RFC 9207) in its query."""
+    """Return the redirect URI with the answer, `state` and, if the persona sends it, `iss` (RFC 9207) in its query."""
     parts = urlsplit(redirect_uri)
     added = answer | ({"state": state} if state is not None else {})
     added |= {"iss": persona.issuer} if persona.sends_issuer else {}
@@ -57,9 +57,9 @@ def _is_acceptable(redirect_uri: str) -> bool:
 
 
 def trusted_redirect_uri(form: Form) -> str:
-    """The redirect URI, once client and URI are known to be good.
+    """Return the redirect URI, after verifying it and the client.
 
-    Raises `SandboxError` (400): the person is told, because nothing may be sent to an unproved address.
+    Raises `SandboxError` (400), which is shown to the person: nothing may be sent to an unverified address.
     """
     if form.get("client_id") != CLIENT_ID:
         raise SandboxError(400, f"client_id is not {CLIENT_ID}")
@@ -70,20 +70,20 @@ def trusted_redirect_uri(form: Form) -> str:
 
 
 def carried_parameters(persona: Persona) -> tuple[str, ...]:
-    """What the consent page hands on from the request."""
+    """Return the names of the request parameters that the consent page hands on."""
     return REQUEST_PARAMETERS + persona.extra_parameters
 
 
 def parse_request(persona: Persona, form: Form) -> AuthorizationRequest:
-    """Check the rest of the request. Raises `OAuthError`, which goes back to the client by redirect."""
+    """Parse a request and check the rest of it. Raises `OAuthError`, which goes back to the client by redirect."""
     if form.repeated and set(form.repeated) & set(carried_parameters(persona)):
-        raise OAuthError("invalid_request", f"repeated: {', '.join(form.repeated)}")
+        raise OAuthError("invalid_request", f"repeated parameters: {', '.join(form.repeated)}")
     if form.get("response_type") != "code":
-        raise OAuthError("unsupported_response_type", "only response_type=code")
+        raise OAuthError("unsupported_response_type", "response_type must be code")
     scopes = persona.requested_scopes(form)
     challenge = form.get("code_challenge")
     if challenge and not is_s256_challenge(challenge, form.get("code_challenge_method")):
-        raise OAuthError("invalid_request", "code_challenge must be S256, 43 characters")
+        raise OAuthError("invalid_request", "code_challenge must be an S256 challenge of 43 characters")
     persona.check_request(form)
     return AuthorizationRequest(
         redirect_uri=trusted_redirect_uri(form),
@@ -97,8 +97,8 @@ def parse_request(persona: Persona, form: Form) -> AuthorizationRequest:
 
 
 def granted_scopes(requested: tuple[str, ...], form: Form) -> tuple[str, ...]:
-    """What the person ticked, never more than was asked; everything where the form has no `granted_scope`."""
+    """Return the requested scopes that the person ticked; all of them if the form has no `granted_scope`."""
     if "granted_scope" not in form:
         return requested
-    ticked = " ".join(form.all("granted_scope")).split()  # one field each, or one with all
+    ticked = " ".join(form.all("granted_scope")).split()  # a field for each scope, or one for all
     return tuple(scope for scope in requested if scope in ticked)

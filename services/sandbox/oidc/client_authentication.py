@@ -1,4 +1,4 @@
-"""Who asks: client authentication at the token and revocation endpoints (RFC 6749 section 2.3.1)."""
+"""Client authentication at the token and revocation endpoints (RFC 6749 section 2.3.1)."""
 
 import base64
 import binascii
@@ -23,7 +23,7 @@ def _basic_credentials(header: str) -> tuple[str, str]:
 
 
 def presented_client(authorization: str | None, form: Form) -> str | None:
-    """The client id that a request names, authenticated or not; for the ledger."""
+    """Return the client id that a request names, authenticated or not, for the ledger."""
     try:
         return _basic_credentials(authorization)[0] if authorization else form.get("client_id")
     except OAuthError:
@@ -31,7 +31,7 @@ def presented_client(authorization: str | None, form: Form) -> str | None:
 
 
 def authenticate_client(authorization: str | None, form: Form) -> str:
-    """The client id, by client_secret_basic or client_secret_post; `OAuthError` otherwise."""
+    """Authenticate by client_secret_basic or client_secret_post; return the client id. Raises `OAuthError`."""
     if authorization and "client_secret" in form:
         raise OAuthError("invalid_request", "more than one kind of client authentication")
     if authorization:

@@ -22,7 +22,7 @@ from services.sandbox.pages import page, text
 def authorization_answer(
     provider: Provider, form: Form, entry: Entry, *, decision: str | None, action: str
 ) -> Response:
-    """The redirect that a decision leads to; without one the consent page, which posts it to the path `action`."""
+    """Return the redirect after a decision; without a decision, the consent page, which posts one to `action`."""
     try:
         redirect_uri = trusted_redirect_uri(form)
         provider.persona.check_person()
@@ -44,13 +44,13 @@ def authorization_answer(
 
 def _approved(decision: str) -> bool:
     if decision not in {"approve", "deny"}:
-        raise OAuthError("invalid_request", "the decision is approve or deny")
+        raise OAuthError("invalid_request", "the decision must be approve or deny")
     return decision == "approve"
 
 
 def _decided(provider: Provider, request: AuthorizationRequest, form: Form, entry: Entry, *, approved: bool) -> str:
     if not approved:
-        raise OAuthError("access_denied", "the person said no")
+        raise OAuthError("access_denied", "the person denied access")
     account = provider.accounts.get(form.get("account") or request.login_hint or DEFAULT_EMAIL)
     code = provider.new_code(
         account=account,

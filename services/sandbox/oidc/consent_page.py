@@ -1,4 +1,4 @@
-"""The page on which a person decides."""
+"""The consent page, on which a person allows or denies access."""
 
 from fastapi.responses import HTMLResponse
 
@@ -26,7 +26,7 @@ def _account_field(provider: Provider, chosen: str) -> str:
 
 
 def consent_page(provider: Provider, request: AuthorizationRequest, form: Form, *, action: str) -> HTMLResponse:
-    """Client, account and scopes; the request's parameters travel along in hidden fields to the path `action`."""
+    """Return the page; its form posts the decision, and the request in hidden fields, to the path `action`."""
     carried = "".join(hidden(name, value) for name, value in form if name in carried_parameters(provider.persona))
     chosen = request.login_hint or DEFAULT_EMAIL
     boxes = "".join(_scope_box(scope) for scope in request.scopes)

@@ -7,7 +7,7 @@ from services.sandbox.providers import SCOPES
 
 
 def metadata(provider: Provider) -> dict[str, Any]:
-    """The discovery document."""
+    """Return the discovery document of a plain provider."""
     issuer = provider.issuer
     authentication = ["client_secret_basic", "client_secret_post"]
     return {

@@ -6,10 +6,10 @@ NOT_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
 class OAuthError(Exception):
-    """A refusal with an OAuth error code; `status` 400 unless the code asks for another.
+    """A refusal with an OAuth error code; `status` is 400 unless the code asks for another.
 
-    `cause` tells apart what the standard gives one code (an unknown code, a wrong redirect URI), for providers that
-    have a code for each. `members` go into the body beside the standard ones.
+    `cause` distinguishes refusals to which the standard gives the same code (an unknown code, a wrong redirect URI),
+    for providers that have a code for each. `members` go into the body beside the standard ones.
     """
 
     def __init__(
@@ -32,12 +32,12 @@ class OAuthError(Exception):
 
 
 def invalid_client(description: str) -> OAuthError:
-    """401 with the challenge that RFC 6749 section 5.2 asks for."""
+    """Return a refusal with 401 and the challenge that RFC 6749 section 5.2 asks for."""
     challenge = {"WWW-Authenticate": 'Basic realm="sandbox", charset="UTF-8"'}
     return OAuthError("invalid_client", description, status=401, headers=challenge)
 
 
 def invalid_access_token(description: str, *, cause: str) -> OAuthError:
-    """401 with the challenge of RFC 6750 section 3.1."""
+    """Return a refusal with 401 and the challenge of RFC 6750 section 3.1."""
     challenge = {"WWW-Authenticate": f'Bearer error="invalid_token", error_description="{description}"'}
     return OAuthError("invalid_token", description, status=401, headers=challenge, cause=cause)

@@ -1,4 +1,4 @@
-"""What a provider remembers: codes, grants and the tokens that belong to them. Times are monotonic."""
+"""What a provider remembers: codes, grants and the tokens that belong to them. Times are of the monotonic clock."""
 
 import secrets
 import time
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from services.sandbox.oidc.accounts import Account
 
-REFRESH_TOKEN_PREFIX = "sbx-rt-"  # noqa: S105  what a token begins with, not one
+REFRESH_TOKEN_PREFIX = "sbx-rt-"  # noqa: S105  a prefix, not a token
 ACCESS_TOKEN_PREFIX = "sbx-at-"  # noqa: S105  likewise
 
 
 @dataclass(slots=True)
 class Grant:
-    """One consent. All tokens that descend from it are its family and die with it."""
+    """One consent of an account. All tokens issued under it are its family, which stops working with it."""
 
     account: Account
     client_id: str
@@ -21,7 +21,7 @@ class Grant:
     authenticated_at: int
     """Unix seconds on the provider's clock (`auth_time`)."""
     offline: bool
-    """Whether a refresh token comes with it."""
+    """Whether the client gets a refresh token."""
     id: str = field(default_factory=lambda: f"grant-{secrets.token_hex(8)}")
     revoked_because: str | None = None
     refresh_tokens: list["RefreshToken"] = field(default_factory=list)
@@ -33,23 +33,23 @@ class Grant:
         return self.revoked_because is None
 
     def revoke(self, reason: str) -> None:
-        """Kill the family. The first reason is kept."""
+        """End the consent and all its tokens. The first reason is kept."""
         self.revoked_because = self.revoked_because or reason
 
     def new_refresh_token(self, scopes: tuple[str, ...], prefix: str) -> "RefreshToken":
-        """One more refresh token in the family; `prefix` is what it begins with."""
+        """Return one more refresh token of the family, which begins with `prefix`."""
         value = f"{prefix}{secrets.token_urlsafe(32)}"
         token = RefreshToken(value=value, grant=self, scopes=scopes, prefix=prefix)
         self.refresh_tokens.append(token)
         return token
 
     def end_access_tokens(self) -> None:
-        """The access tokens issued so far stop working now."""
+        """Make the access tokens issued so far stop working now."""
         for token in self.access_tokens:
             token.revoked = True
 
     def age(self, seconds: float) -> None:
-        """Let everything that was issued be that many seconds older."""
+        """Make everything that was issued so far this many seconds older."""
         for refresh_token in self.refresh_tokens:
             refresh_token.issued_at -= seconds
             refresh_token.used_at -= seconds
@@ -59,7 +59,7 @@ class Grant:
 
 @dataclass(slots=True)
 class RefreshToken:
-    """A refresh token; `successor` is what it was rotated into."""
+    """A refresh token; `successor` is the token that replaced it."""
 
     value: str
     grant: Grant
@@ -70,11 +70,11 @@ class RefreshToken:
     issued_at: float = field(default_factory=time.monotonic)
     used_at: float = field(default_factory=time.monotonic)
     dead_because: str | None = None
-    """Set when this token died and the grant did not."""
+    """Why this token ended although its grant did not."""
 
     @property
     def alive(self) -> bool:
-        """Whether neither it nor its grant was ended; it may still be too old."""
+        """Tell whether neither the token nor its grant was ended; the token may still be too old."""
         return self.dead_because is None and self.grant.alive
 
     def renewed(self) -> "RefreshToken":
@@ -89,7 +89,7 @@ class AccessToken:
     grant: Grant
     scopes: tuple[str, ...]
     expires_at: float
-    """Monotonic time at which the token runs out; infinite for one that does not."""
+    """Monotonic time at which the token expires; infinite for one that does not."""
     value: str
     revoked: bool = False
 

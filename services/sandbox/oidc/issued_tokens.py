@@ -1,4 +1,4 @@
-"""What a token answer carries: the members of RFC 6749 section 5.1, the id_token and its claims."""
+"""The contents of a token answer: the members of RFC 6749 section 5.1, the ID token and its claims."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ ID_TOKEN_LIFETIME_SECONDS = 3600
 
 
 class IssuedTokens(BaseModel):
-    """A successful answer before it is JSON; `expires_in` in seconds."""
+    """A successful token answer before it is encoded; `expires_in` is in seconds."""
 
     access_token: str
     token_type: str = "Bearer"  # noqa: S105  the type's name
     expires_in: int | None
     scope: str
-    """Separated by spaces, spelt as the provider remembers them."""
+    """Scopes separated by spaces, spelt as the provider stores them."""
     refresh_token: str | None = None
     refresh_token_expires_in: int | None = None
     id_token: str | None = None
     also: Self | None = Field(default=None, exclude=True)
-    """Tokens of a second access token of the same consent."""
+    """A second access token of the same consent, with what belongs to it."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the members of the answer, without the tokens that were not issued."""
@@ -33,7 +33,7 @@ class IssuedTokens(BaseModel):
 
 
 def account_claims(account: Account, scopes: tuple[str, ...]) -> dict[str, Any]:
-    """The claims that the scopes open (OpenID Connect Core section 5.4)."""
+    """Return the claims that the scopes give access to (OpenID Connect Core section 5.4)."""
     claims: dict[str, Any] = {"sub": account.id}
     if "email" in scopes:
         claims |= {"email": account.email, "email_verified": True}
@@ -43,9 +43,9 @@ def account_claims(account: Account, scopes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def sign_id_token(access_token: AccessToken, about: Mapping[str, Any], *, now: int, key: SigningKey) -> str:
-    """The id_token beside an access token (OpenID Connect Core sections 2 and 3.1.3.6).
+    """Return the ID token that comes with an access token (OpenID Connect Core sections 2 and 3.1.3.6).
 
-    `about` are `iss`, the claims of the account and `nonce`; `now` is in Unix seconds.
+    `about` holds `iss`, the claims of the account and `nonce`; `now` is in Unix seconds.
     """
     digest = hashlib.sha256(access_token.value.encode()).digest()
     claims = {

@@ -1,4 +1,4 @@
-"""What makes one provider differ from another: what it grants, how long that lasts, and how it writes its answers."""
+"""What distinguishes one provider from another: what it grants, how long that lasts, and how it writes its answers."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,25 +23,25 @@ class Persona:
     """A plain OpenID provider of one refresh kind. Imitations override what the real providers do differently."""
 
     extra_parameters: tuple[str, ...] = ()
-    """Authorization request parameters of its own."""
+    """Parameters of the authorization request that only this provider has."""
     login_hint_parameter = "login_hint"
-    """Names the account that is meant; `login_hint` does everywhere."""
+    """The request parameter that names the account; `login_hint` does so at every provider."""
     seeding_parameters: Mapping[str, str] = {"prompt": "consent"}
-    """Those that a grant made without the dance is taken to have had."""
+    """The parameters assumed for a consent that is made without an authorization request."""
     sends_issuer = True
-    """Whether its redirects carry `iss` (RFC 9207)."""
+    """Whether redirects carry `iss` (RFC 9207)."""
     revokes_account = False
-    """Whether revoking one token ends every grant that the account gave the client."""
+    """Whether revoking one token ends every consent that the account gave the client."""
     offline_access_needs_consent = True
-    """Whether `offline_access` is ignored where the consent page was not asked for (OpenID Connect Core section 11)."""
+    """Whether `offline_access` is ignored unless the consent page was asked for (OpenID Connect Core section 11)."""
     takes_basic_authentication = True
     """Whether clients may authenticate in the Authorization header."""
     userinfo_scope = "openid"
-    """The scope that user info needs."""
+    """The scope that a user-info request needs."""
     bearer_schemes = frozenset({"bearer"})
-    """Schemes of the Authorization header, in lower case."""
+    """Schemes of the Authorization header for access tokens, in lower case."""
     one_access_token = False
-    """Whether a refresh ends the access tokens before it."""
+    """Whether a refresh ends the access tokens issued before it."""
 
     def __init__(
         self, name: str, *, party: str, issuer: str, kind: Kind, settings: ProviderSettings | None = None
@@ -52,28 +52,28 @@ class Persona:
         self.kind = kind
         self.settings = settings or ProviderSettings()
 
-    # What is asked for and granted.
+    # What a request asks for, and what the provider grants.
 
     def check_person(self) -> None:
-        """Raises `SandboxError` where people are told, and the client is not, that they cannot use it."""
+        """Raise `SandboxError` if the provider refuses the person on its own page and does not tell the client."""
 
     def requested_scopes(self, form: Form) -> tuple[str, ...]:
-        """The scopes of an authorization request. Raises `OAuthError` invalid_scope."""
+        """Return the scopes of an authorization request. Raises `OAuthError` invalid_scope."""
         scopes = self.parse_scopes(form.get("scope") or "")
         if not scopes or not all(self.is_scope(scope) for scope in scopes):
-            raise OAuthError("invalid_scope", "unknown or no scope")
+            raise OAuthError("invalid_scope", "no scope, or an unknown one")
         return scopes
 
     def parse_scopes(self, text: str) -> tuple[str, ...]:
-        """Scopes as they are remembered, each once."""
+        """Return the scopes in a text, each once and spelt as the provider stores them."""
         return tuple(dict.fromkeys(text.split()))
 
     def is_scope(self, scope: str) -> bool:
-        """Whether the scope is on offer."""
+        """Tell whether the scope is on offer."""
         return scope in SCOPES
 
     def check_request(self, form: Form) -> None:
-        """Raises `OAuthError`, which goes back to the client by redirect."""
+        """Check the other parameters. Raises `OAuthError`, which goes back to the client by redirect."""
         if form.get("prompt") == "none":
             raise OAuthError("login_required", "nobody is ever signed in here")
 
@@ -82,9 +82,9 @@ class Persona:
         ticked: tuple[str, ...],
         parameters: Mapping[str, str],
         *,
-        earlier: tuple[str, ...],  # noqa: ARG002  what an imitation decides by
+        earlier: tuple[str, ...],  # noqa: ARG002  for imitations, which may decide by it
     ) -> tuple[str, ...]:
-        """What a consent covers; `earlier` are the scopes of the account's live grants."""
+        """Return the scopes that a consent covers; `earlier` are those of the account's live consents."""
         if not self.offline_access_needs_consent or "consent" in parameters.get("prompt", "").split():
             return ticked
         return tuple(scope for scope in ticked if scope != "offline_access")
@@ -92,64 +92,64 @@ class Persona:
     def gives_refresh_token(
         self,
         scopes: tuple[str, ...],
-        parameters: Mapping[str, str],  # noqa: ARG002  what an imitation decides by
+        parameters: Mapping[str, str],  # noqa: ARG002  for imitations, which may decide by it
         *,
         consented_before: bool,  # noqa: ARG002  likewise
     ) -> bool:
-        """Whether a refresh token comes with a grant."""
+        """Tell whether the client gets a refresh token with a new consent."""
         return "offline_access" in scopes
 
     def token_scopes(self, scopes: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-        """The scopes of each access token of a new grant: one for everything."""
+        """Return the scopes of each access token of a new consent: by default, one token has them all."""
         return (scopes,)
 
-    # How long it lasts. Times are monotonic.
+    # How long tokens last. Times are of the monotonic clock.
 
-    def access_token_lifetime(self, *, offline: bool) -> int | None:  # noqa: ARG002  what an imitation decides by
-        """Seconds; `None` for a token that does not run out."""
+    def access_token_lifetime(self, *, offline: bool) -> int | None:  # noqa: ARG002  for imitations, which may decide by it
+        """Return the lifetime in seconds; `None` for a token that does not expire."""
         return self.settings.access_token_lifetime_seconds
 
     def refresh_tokens_per_account(self) -> int | None:
-        """How many live ones an account and client may have; the oldest dies of one more. `None`: any number."""
+        """Return how many live ones an account may have; one more ends the oldest. `None` if there is no limit."""
         return None
 
     def refresh_token_ends_at(self, token: RefreshToken) -> float | None:  # noqa: ARG002  likewise
-        """When a time-based grant ends."""
+        """Return when a refresh token expires; `None` if it does not."""
         return None
 
     def refresh_token_problem(self, token: RefreshToken, *, now: float) -> str | None:
-        """Why a token that nobody ended is too old."""
+        """Return why a token that nobody ended is too old; `None` if it is not."""
         ends_at = self.refresh_token_ends_at(token)
         return "expired" if ends_at is not None and now >= ends_at else None
 
     def successor(self, token: RefreshToken, *, now: float) -> RefreshToken | None:
-        """The refresh token to answer with; `None` where the presented one stays. Raises `OAuthError`."""
+        """Return the refresh token to answer with; `None` if the presented one stays valid. Raises `OAuthError`."""
         return rotate(token, self.kind, now=now, grace_seconds=self.settings.grace_seconds)
 
-    # Answers.
+    # How answers are written.
 
     def token_prefixes(self, scopes: tuple[str, ...]) -> tuple[str, str]:  # noqa: ARG002  likewise
-        """What access and refresh tokens begin with."""
+        """Return what access tokens and refresh tokens begin with."""
         return ACCESS_TOKEN_PREFIX, REFRESH_TOKEN_PREFIX
 
     def id_token_issuer(self, account: Account) -> str:  # noqa: ARG002  likewise
-        """The `iss` of an ID token."""
+        """Return the `iss` of an ID token."""
         return self.issuer
 
     def claims(self, account: Account, scopes: tuple[str, ...]) -> dict[str, Any]:
-        """What ID tokens and user info say about an account."""
+        """Return what ID tokens and user info say about an account."""
         return account_claims(account, scopes)
 
     def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:  # noqa: ARG002  likewise
-        """The body that answers a code."""
+        """Return the body that answers a code."""
         return tokens.as_json()
 
     def refresh_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
-        """The body that answers a refresh token."""
+        """Return the body that answers a refresh token."""
         return self.exchange_answer(tokens, account)
 
     def grant_type(self, form: Form) -> str | None:
-        """What a token request wants."""
+        """Return the grant type of a token request."""
         return form.get("grant_type")
 
     def translated(self, refusal: OAuthError) -> OAuthError:
@@ -157,7 +157,7 @@ class Persona:
         return refusal
 
     def error_status(self, error: str) -> int:
-        """The HTTP status of a scripted error."""
+        """Return the HTTP status of a scripted error."""
         return STATUS_OF_ERROR.get(error, 400)
 
     def error_body(self, refusal: OAuthError) -> dict[str, Any]:
@@ -172,15 +172,15 @@ class Persona:
         headers: Mapping[str, str] | None = None,
         accept: str = "",  # noqa: ARG002  likewise
     ) -> Response:
-        """A body as it is sent to a client that sent the header `Accept`."""
+        """Return the response with this body for a client that sent this `Accept` header."""
         return JSONResponse(body, status, NOT_STORED | dict(headers or {}))
 
     def refused(self, refusal: OAuthError, *, accept: str = "") -> Response:
-        """A refusal, translated already, as it is sent."""
+        """Return the response to a refusal that is already in the provider's own codes."""
         return self.encoded(self.error_body(refusal), status=refusal.status, headers=refusal.headers, accept=accept)
 
     def scripted_error(self, fault: Fault, *, accept: str = "") -> Response:
-        """A scripted error in the provider's style."""
+        """Return a scripted error in the provider's own format."""
         status = fault.status or self.error_status(fault.error)
         refusal = OAuthError(
             fault.error, fault.description, status=status, headers=fault.headers, members=fault.members
@@ -188,7 +188,7 @@ class Persona:
         return self.refused(refusal, accept=accept)
 
     def handler(self, answer: Callable[[Entry], Response], *, accept: str = "") -> Handler:
-        """A handler whose refusals become error bodies and are noted in the ledger."""
+        """Return a handler that turns refusals into error bodies and notes them in the ledger."""
 
         def handle(entry: Entry) -> Response:
             try:

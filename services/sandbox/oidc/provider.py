@@ -26,7 +26,7 @@ class Provider:
         self.forget()
 
     def forget(self) -> None:
-        """Return to the initial state: default settings, and nobody's consent."""
+        """Return to the initial state: default settings and no consents."""
         self.settings = type(self.persona.settings)()
         self.accounts = Accounts(namespace=self.persona.name)
         self._codes: dict[str, AuthorizationCode] = {}
@@ -37,7 +37,7 @@ class Provider:
 
     @property
     def settings(self) -> ProviderSettings:
-        """What a test may set."""
+        """Return the settings, which tests may change."""
         return self.persona.settings
 
     @settings.setter
@@ -63,7 +63,7 @@ class Provider:
         code_challenge: str | None = None,
         parameters: Mapping[str, str] | None = None,
     ) -> AuthorizationCode:
-        """Remember a consent until its code is exchanged. `parameters` are the persona's own of the request."""
+        """Return a code for a consent. `parameters` are those of the request, by which the persona may decide."""
         consented, offline = self._consent(account, scopes, parameters or {})
         code = AuthorizationCode(
             account=account,
@@ -82,7 +82,7 @@ class Provider:
     def _consent(
         self, account: Account, scopes: tuple[str, ...], parameters: Mapping[str, str]
     ) -> tuple[tuple[str, ...], bool]:
-        """What the consent covers, and whether a refresh token comes with it."""
+        """Return the scopes that the consent covers, and whether a refresh token comes with it."""
         live = [grant for grant in self._grants_of[account.id] if grant.alive]
         earlier = tuple(dict.fromkeys(scope for grant in live for scope in grant.scopes))
         consented = self.persona.consented_scopes(scopes, parameters, earlier=earlier)
@@ -91,7 +91,7 @@ class Provider:
     def exchange_code(
         self, value: str, *, client_id: str, redirect_uri: str | None, code_verifier: str | None
     ) -> tuple[Grant, IssuedTokens]:
-        """Redeem a code once. A second time revokes what the first gave (RFC 6749 section 4.1.2).
+        """Exchange a code once. A second exchange revokes the tokens of the first (RFC 6749 section 4.1.2).
 
         Raises `OAuthError` invalid_grant for a code that is unknown, used, expired or bound to something else.
         """
@@ -118,7 +118,7 @@ class Provider:
         return grant, self._first_tokens(grant)
 
     def issue(self, account: str, scopes: tuple[str, ...], parameters: Mapping[str, str] | None = None) -> IssuedTokens:
-        """Tokens of a new grant without the dance, for seeding many connections."""
+        """Issue tokens under a new consent without an authorization request, to prepare many integrations."""
         owner = self.accounts.get(account)
         asked = self.persona.seeding_parameters if parameters is None else parameters
         consented, offline = self._consent(owner, scopes, asked)
@@ -150,10 +150,10 @@ class Provider:
     def refresh(
         self, value: str, *, client_id: str, scopes: tuple[str, ...] | None = None
     ) -> tuple[Grant, IssuedTokens]:
-        """Redeem a refresh token as the persona does it; `scopes` may narrow the grant for the new access token.
+        """Exchange a refresh token as the persona does; `scopes` may narrow the scopes of the new access token.
 
-        Raises `OAuthError`: invalid_grant for a token that is unknown, dead or reused, invalid_scope for a wider scope
-        (which does not use the token up).
+        Raises `OAuthError`: invalid_grant for a token that is unknown, dead or reused, and invalid_scope for a wider
+        scope, which does not use up the token.
         """
         now = time.monotonic()
         token = self._refresh_tokens.get(value)
@@ -213,7 +213,7 @@ class Provider:
         return sign_id_token(access_token, about | nonce_claim, now=self.now(), key=self.signing_key)
 
     def bearer(self, value: str) -> AccessToken:
-        """A live access token. Raises `OAuthError` (401) for one that is unknown, expired or revoked."""
+        """Return a live access token. Raises `OAuthError` (401) for one that is unknown, expired or revoked."""
         token = self._access_tokens.get(value)
         if token is None:
             raise invalid_access_token("unknown access token", cause="unknown")
@@ -226,12 +226,12 @@ class Provider:
         return token
 
     def grant_of(self, value: str, *, client_id: str) -> Grant | None:
-        """The grant, living or dead, of an access or refresh token; `None` for an unknown one."""
+        """Return the grant, live or dead, of an access or refresh token; `None` for an unknown token."""
         token = self._refresh_tokens.get(value) or self._access_tokens.get(value)
         return token.grant if token is not None and token.grant.client_id == client_id else None
 
     def revoke(self, value: str, *, client_id: str) -> Grant | None:
-        """Kill the grant of an access or refresh token (RFC 7009 section 2.1); `None` for an unknown one."""
+        """Revoke and return the grant of an access or refresh token (RFC 7009 section 2.1); `None` if unknown."""
         grant = self.grant_of(value, client_id=client_id)
         if grant is None:
             return None
@@ -240,25 +240,25 @@ class Provider:
         return grant
 
     def revoke_access_token(self, token: AccessToken) -> None:
-        """Kill one access token and the refresh tokens beside it; what else the grant gave goes on working."""
+        """Revoke one access token and the refresh tokens with its scopes; the grant's other tokens go on working."""
         token.revoked = True
         for refresh_token in token.grant.refresh_tokens:
             if refresh_token.scopes == token.scopes:
                 refresh_token.dead_because = refresh_token.dead_because or "revoked_by_client"
 
     def grants(self, account: str | None = None) -> list[Grant]:
-        """All grants, or those of one account (id or e-mail), oldest first."""
+        """Return all grants, or those of one account (id or e-mail), oldest first."""
         return list(self._grants if account is None else self._grants_of[self.accounts.get(account).id])
 
     def revoke_account(self, account: str, reason: str = "revoked_by_user") -> int:
-        """The person takes the consent back, or loses it for another reason. Returns how many that ended."""
+        """End the consents of an account, as the person or a policy would. Return how many ended."""
         live = [grant for grant in self.grants(account) if grant.alive]
         for grant in live:
             grant.revoke(reason)
         return len(live)
 
     def expire_access_tokens(self, account: str | None = None) -> int:
-        """Access tokens issued so far stop working now; refresh tokens do not. Returns how many that ended."""
+        """Make the access tokens issued so far, but not the refresh tokens, expire now. Return how many expired."""
         now = time.monotonic()
         live = [token for grant in self.grants(account) for token in grant.access_tokens if token.expires_at > now]
         for token in live:
@@ -266,7 +266,7 @@ class Provider:
         return len(live)
 
     def age(self, seconds: float, account: str | None = None) -> int:
-        """Let everything that was issued so far be so much older. Returns how many grants that concerns."""
+        """Make everything that was issued so far this many seconds older. Return how many grants that concerns."""
         grants = self.grants(account)
         for grant in grants:
             grant.age(seconds)

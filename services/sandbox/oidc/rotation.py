@@ -6,15 +6,15 @@ from services.sandbox.providers import Kind
 
 
 def rotate(token: RefreshToken, kind: Kind, *, now: float, grace_seconds: float) -> RefreshToken | None:
-    """The refresh token to answer with, or `None` where the presented one stays and is not repeated.
+    """Return the refresh token to answer with, or `None` if the presented one stays valid and is not repeated.
 
-    - static (Google): nothing changes.
-    - overlap (Microsoft): a new one each time, and every old one goes on working.
-    - grace: one successor, replayed to whoever presents the old token within `grace_seconds` of its first use.
-    - strict: one successor, and the old token is dead at once.
+    - static (Google): the presented token stays valid.
+    - overlap (Microsoft): a new token each time, and every old one stays valid.
+    - grace: one successor, given again to whoever presents the old token within `grace_seconds` of its first use.
+    - strict: one successor, and the old token is invalid at once.
 
-    Under grace (too late) and strict, presenting a used token means that two parties hold it. Nobody can tell which
-    is the thief, so the family is revoked (RFC 9700 section 4.14.2) and `OAuthError` invalid_grant raised.
+    If a used token is presented again (under grace: too late), two parties hold it. Nobody can tell which of them is
+    the thief, so the grant is revoked (RFC 9700 section 4.14.2) and `OAuthError` invalid_grant is raised.
     """
     if kind == "static":
         return None
@@ -30,6 +30,6 @@ def rotate(token: RefreshToken, kind: Kind, *, now: float, grace_seconds: float)
 
 
 def use_up(token: RefreshToken) -> RefreshToken:
-    """One successor, and the old token is merely dead: what it gave before goes on working (GitHub, Slack)."""
+    """Return a successor and end the old token; presenting it again revokes nothing (GitHub, Slack)."""
     token.dead_because = "used"
     return token.renewed()

@@ -1,4 +1,4 @@
-"""What a test may set on a provider."""
+"""Settings of a provider, which tests may change."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -6,7 +6,7 @@ DAY_SECONDS = 86_400
 
 
 class ProviderSettings(BaseModel):
-    """Settings of one kind; seconds throughout."""
+    """Settings of one provider; all times are in seconds."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
@@ -16,4 +16,4 @@ class ProviderSettings(BaseModel):
     delay_seconds: float = Field(default=0, ge=0)
     """How long every call of the token endpoint takes."""
     clock_offset_seconds: int = 0
-    """How far the provider's clock is ahead. It shows in id_tokens; lifetimes are measured and do not change."""
+    """How far the provider's clock is ahead. It shows in ID tokens; lifetimes do not depend on it."""

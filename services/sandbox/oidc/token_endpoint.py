@@ -11,7 +11,7 @@ from services.sandbox.oidc.issued_tokens import IssuedTokens
 from services.sandbox.oidc.provider import Provider
 
 OPERATIONS = {"authorization_code": "token.exchange", "refresh_token": "token.refresh"}
-"""Grant type -> operation in the ledger; others are "token.other"."""
+"""Grant type → operation in the ledger; any other grant type is "token.other"."""
 
 
 def _required(form: Form, name: str) -> str:
@@ -48,12 +48,12 @@ def token_answer(
     """Answer a token request (RFC 6749 sections 4.1.3 and 6). Raises `OAuthError`."""
     persona = provider.persona
     if form.repeated:
-        raise OAuthError("invalid_request", f"repeated: {', '.join(form.repeated)}")
+        raise OAuthError("invalid_request", f"repeated parameters: {', '.join(form.repeated)}")
     client_id = authenticate_client(authorization if persona.takes_basic_authentication else None, form)
     grant_type = persona.grant_type(form) or _required(form, "grant_type")
     redeem = _GRANT_TYPES.get(grant_type)
     if redeem is None:
-        raise OAuthError("unsupported_grant_type", "authorization_code or refresh_token")
+        raise OAuthError("unsupported_grant_type", "grant_type must be authorization_code or refresh_token")
     grant, tokens = redeem(provider, form, client_id)
     entry.committed = True
     entry.account = grant.account.id
@@ -73,7 +73,7 @@ def revocation_answer(provider: Provider, form: Form, *, authorization: str | No
 
 
 def bearer_token(provider: Provider, authorization: str | None, *, entry: Entry) -> AccessToken:
-    """The live access token that a request carries (RFC 6750 section 2.1). Raises `OAuthError`."""
+    """Return the live access token that a request carries (RFC 6750 section 2.1). Raises `OAuthError`."""
     scheme, _, value = (authorization or "").partition(" ")
     if scheme.lower() not in provider.persona.bearer_schemes or not value:
         raise OAuthError(
