@@ -25,7 +25,7 @@ class Accounts:
         self.get(DEFAULT_EMAIL)
 
     def get(self, reference: str) -> Account:
-        """Return the account with this id or e-mail address. The id derives from the address, so it survives a restart."""
+        """Return the account with this id or e-mail address. An id derives from the address, to survive restarts."""
         known = self._by_id.get(reference) or self._by_email.get(reference)
         return known or self._add(reference)
 

@@ -1,1 +1,1 @@
-"""The HTTP surface of every party."""
+"""The HTTP routes of every party."""

@@ -16,14 +16,14 @@ router = APIRouter(prefix="/clerk")
 
 
 class SessionTokenRequest(BaseModel):
-    """`overrides` as in `Clerk.session_token`; null removes a claim."""
+    """A session token to make. `overrides` are as in `Clerk.session_token`; null removes a claim."""
 
     user_id: str
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 
 class KeyRotation(BaseModel):
-    """Whether the old key stays published."""
+    """Whether the old keys stay published."""
 
     keep_old: bool = True
 
@@ -39,13 +39,13 @@ class SessionEvent(BaseModel):
 
 
 class UserPair(BaseModel):
-    """Two users."""
+    """The ids of two users."""
 
     first: str
     second: str
 
 
-Silent = Annotated[bool, Query(description="Change Clerk without a webhook, as if it had been lost: drift.")]
+Silent = Annotated[bool, Query(description="Change Clerk without sending the webhook, as if it had been lost.")]
 
 
 async def _tell(
@@ -56,34 +56,34 @@ async def _tell(
 
 @router.get("/.well-known/jwks.json")
 async def published_keys(sandbox: CurrentSandbox) -> Response:
-    """The public keys."""
+    """Serve the public keys."""
     return await sandbox.intake.serve("clerk", "jwks", lambda _: JSONResponse(sandbox.clerk.jwks()))
 
 
 @router.get("/v1/jwks")
 async def backend_keys(request: Request, sandbox: CurrentSandbox) -> Response:
-    """The public keys, through the Backend API."""
+    """Serve the public keys through the Backend API."""
     handler = with_secret_key(request, sandbox.clerk.jwks)
     return await sandbox.intake.serve("clerk", "backend.jwks", handler)
 
 
 @router.get("/v1/users")
 async def backend_users(request: Request, query: Annotated[UserList, Query()], sandbox: CurrentSandbox) -> Response:
-    """Users, as a bare array."""
+    """Serve users as a bare array."""
     handler = with_secret_key(request, lambda: list_users(sandbox.clerk, query))
     return await sandbox.intake.serve("clerk", "users.list", handler)
 
 
 @router.get("/v1/users/count")
 async def backend_count(request: Request, sandbox: CurrentSandbox) -> Response:
-    """How many users there are."""
+    """Serve the number of users."""
     handler = with_secret_key(request, lambda: count_users(sandbox.clerk))
     return await sandbox.intake.serve("clerk", "users.count", handler)
 
 
 @router.get("/v1/users/{user_id}")
 async def backend_user(request: Request, user_id: str, sandbox: CurrentSandbox) -> Response:
-    """One user."""
+    """Serve one user."""
     handler = with_secret_key(request, lambda: get_user(sandbox.clerk, user_id))
     return await sandbox.intake.serve("clerk", "users.get", handler, account=user_id)
 
@@ -115,7 +115,7 @@ async def create_user(fields: dict[str, Any], sandbox: CurrentSandbox, *, silent
 
 def _require_user(sandbox: Sandbox, user_id: str) -> None:
     if sandbox.clerk.user(user_id) is None:
-        raise SandboxError(404, f"no user {user_id}")
+        raise SandboxError(404, f"there is no user {user_id}")
 
 
 @router.patch("/_control/users/{user_id}")
@@ -161,7 +161,7 @@ async def restrict_user(
     *,
     silent: Silent = False,
 ) -> dict[str, Any]:
-    """Ban or lock a user or lift that, and send `user.updated`."""
+    """Ban, unban, lock or unlock a user, and send `user.updated`."""
     _require_user(sandbox, user_id)
     clerk = sandbox.clerk
     changes = {
@@ -176,7 +176,7 @@ async def restrict_user(
 
 @router.post("/_control/swap-emails")
 async def swap_emails(pair: UserPair, sandbox: CurrentSandbox, *, silent: Silent = False) -> dict[str, Any]:
-    """Let two users exchange their e-mail addresses, and send `user.updated` for one after the other."""
+    """Swap the e-mail addresses of two users, and send `user.updated` for one after the other."""
     _require_user(sandbox, pair.first)
     _require_user(sandbox, pair.second)
     users = sandbox.clerk.swap_emails(pair.first, pair.second)

@@ -12,7 +12,7 @@ router = APIRouter()
 
 @router.get("/health")
 async def health() -> dict[str, str]:
-    """Answer that the process lives."""
+    """Report that the process is running."""
     return {"status": "ok"}
 
 
@@ -20,13 +20,13 @@ async def health() -> dict[str, str]:
 async def read_ledger(
     sandbox: CurrentSandbox, party: str | None = None, operation: str | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Entries, oldest first."""
+    """Return the ledger's entries, oldest first."""
     return {"items": [entry.as_json() for entry in sandbox.ledger.entries(party, operation)]}
 
 
 @router.delete("/_ledger", status_code=204)
 async def clear_ledger(sandbox: CurrentSandbox) -> Response:
-    """Forget the entries."""
+    """Forget the ledger's entries."""
     sandbox.ledger.clear()
     return Response(status_code=204)
 
@@ -40,12 +40,12 @@ async def add_fault(fault: Fault, sandbox: CurrentSandbox) -> Fault:
 
 @router.get("/_faults")
 async def list_faults(sandbox: CurrentSandbox) -> dict[str, list[Fault]]:
-    """The faults that have strikes left."""
+    """Return the faults that have strikes left."""
     return {"items": sandbox.faults.pending()}
 
 
 @router.delete("/_faults", status_code=204)
 async def clear_faults(sandbox: CurrentSandbox) -> Response:
-    """Drop every fault and let go of delayed calls."""
+    """Drop every fault and release the delayed calls."""
     sandbox.faults.clear()
     return Response(status_code=204)

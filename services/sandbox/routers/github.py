@@ -1,4 +1,4 @@
-"""GitHub's paths: the OAuth pages, and the part of the REST API that tells and ends a connection."""
+"""GitHub's paths: the OAuth pages, and the part of the REST API that identifies accounts and revokes tokens."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ router = APIRouter(prefix="/as", include_in_schema=False)
 
 @router.get("/github.com/.well-known/oauth-authorization-server/login/oauth")
 async def discovery(sandbox: CurrentSandbox) -> Response:
-    """GitHub's metadata (RFC 8414)."""
+    """Serve GitHub's metadata (RFC 8414)."""
     provider = sandbox.imitations[NAME]
     document = {
         "issuer": provider.issuer,
@@ -43,13 +43,13 @@ async def discovery(sandbox: CurrentSandbox) -> Response:
 
 @router.get("/github.com/login/oauth/authorize")
 async def ask(request: Request, sandbox: CurrentSandbox) -> Response:
-    """The consent page, or with `auto` the decision."""
+    """Serve the consent page; with `auto`, decide at once."""
     return await endpoints.serve_authorization(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.post("/github.com/login/oauth/authorize")
 async def decide(request: Request, sandbox: CurrentSandbox) -> Response:
-    """The decision of the consent page."""
+    """Take the decision that was made on the consent page."""
     return await endpoints.serve_decision(request, sandbox, sandbox.imitations[NAME])
 
 
@@ -60,7 +60,7 @@ async def token(request: Request, sandbox: CurrentSandbox) -> Response:
 
 
 def _api_error(status: int, message: str) -> JSONResponse:
-    """The style of the REST API, which is not that of the OAuth pages."""
+    """Return an error in the format of the REST API, which is not that of the OAuth pages."""
     return JSONResponse({"message": message, "documentation_url": "https://docs.github.com/rest"}, status)
 
 
@@ -119,25 +119,25 @@ def _addresses(_: Provider, presented: AccessToken) -> Response:
 
 @router.get("/api.github.com/user")
 async def user(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Who the token is about; `email` is null unless it is public."""
+    """Serve the profile of the token's account; `email` is null unless it is public."""
     return await _serve_api(request, sandbox, "userinfo", _profile)
 
 
 @router.get("/api.github.com/user/emails")
 async def emails(request: Request, sandbox: CurrentSandbox) -> Response:
-    """All addresses, the primary one not first."""
+    """Serve all addresses of the token's account; the primary one is not the first."""
     return await _serve_api(request, sandbox, "userinfo.emails", _addresses)
 
 
 @router.delete("/api.github.com/applications/{client_id}/grant")
 async def delete_grant(client_id: str, request: Request, sandbox: CurrentSandbox) -> Response:
-    """End everything the account gave the app."""
+    """Revoke everything that the account granted to the app."""
     return await _serve_deletion(request, sandbox, client_id, _end_account)
 
 
 @router.delete("/api.github.com/applications/{client_id}/token")
 async def delete_token(client_id: str, request: Request, sandbox: CurrentSandbox) -> Response:
-    """End one token."""
+    """Revoke one token."""
     return await _serve_deletion(request, sandbox, client_id, Provider.revoke_access_token)
 
 

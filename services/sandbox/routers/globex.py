@@ -12,13 +12,13 @@ router = APIRouter(prefix="/as", include_in_schema=False)
 
 @router.get("/id.globex.example/eu/oauth2/authorize")
 async def ask(request: Request, sandbox: CurrentSandbox) -> Response:
-    """The consent page, or with `auto` the decision."""
+    """Serve the consent page; with `auto`, decide at once."""
     return await endpoints.serve_authorization(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.post("/id.globex.example/eu/oauth2/authorize")
 async def decide(request: Request, sandbox: CurrentSandbox) -> Response:
-    """The decision of the consent page."""
+    """Take the decision that was made on the consent page."""
     return await endpoints.serve_decision(request, sandbox, sandbox.imitations[NAME])
 
 
@@ -30,11 +30,11 @@ async def token(request: Request, sandbox: CurrentSandbox) -> Response:
 
 @router.post("/id.globex.example/eu/oauth2/revoke")
 async def revoke(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Revoke all that the account granted."""
+    """Revoke everything that the account granted to the client."""
     return await endpoints.serve_revocation(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.get("/api.globex.example/me")
 async def me(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Whose access token it is."""
+    """Serve the profile of an access token's account."""
     return await endpoints.serve_userinfo(request, sandbox, sandbox.imitations[NAME])

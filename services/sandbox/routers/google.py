@@ -17,7 +17,7 @@ router = APIRouter(prefix="/as", include_in_schema=False)
 
 @router.get("/accounts.google.com/.well-known/openid-configuration")
 async def discovery(sandbox: CurrentSandbox) -> Response:
-    """Google's metadata."""
+    """Serve Google's metadata."""
     base = f"{sandbox.base_url}/as"
     document = {
         "issuer": f"{base}/accounts.google.com",
@@ -39,19 +39,19 @@ async def discovery(sandbox: CurrentSandbox) -> Response:
 
 @router.get("/www.googleapis.com/oauth2/v3/certs")
 async def keys(sandbox: CurrentSandbox) -> Response:
-    """The keys that sign ID tokens."""
+    """Serve the keys that sign ID tokens."""
     return await endpoints.serve_keys(sandbox, sandbox.imitations[NAME])
 
 
 @router.get("/accounts.google.com/o/oauth2/v2/auth")
 async def ask(request: Request, sandbox: CurrentSandbox) -> Response:
-    """The consent page, or with `auto` the decision."""
+    """Serve the consent page; with `auto`, decide at once."""
     return await endpoints.serve_authorization(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.post("/accounts.google.com/o/oauth2/v2/auth")
 async def decide(request: Request, sandbox: CurrentSandbox) -> Response:
-    """The decision of the consent page."""
+    """Take the decision that was made on the consent page."""
     return await endpoints.serve_decision(request, sandbox, sandbox.imitations[NAME])
 
 
@@ -63,13 +63,13 @@ async def token(request: Request, sandbox: CurrentSandbox) -> Response:
 
 @router.get("/openidconnect.googleapis.com/v1/userinfo")
 async def userinfo(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Claims about the account of an access token."""
+    """Serve the claims about the account of an access token."""
     return await endpoints.serve_userinfo(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.post("/oauth2.googleapis.com/revoke")
 async def revoke(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Revoke everything the account gave the client. Nobody has to say who he is, and a dead token is an error."""
+    """Revoke everything that the account granted to the client, which need not authenticate; dead tokens are errors."""
     provider = sandbox.imitations[NAME]
     form, query = await read_form(request), read_query(request)
     presented = form.get("token") or query.get("token")

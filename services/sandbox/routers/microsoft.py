@@ -1,4 +1,4 @@
-"""Microsoft's paths. There is none to revoke a token."""
+"""Microsoft's paths. There is none for revoking a token."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/as", include_in_schema=False)
 
 @router.get(f"{_LOGIN}/v2.0/.well-known/openid-configuration")
 async def discovery(tenant: str, sandbox: CurrentSandbox) -> Response:
-    """Microsoft's metadata; the issuer of `common` is a template."""
+    """Serve Microsoft's metadata; the issuer of `common` is a template."""
     login = f"{sandbox.base_url}/as/login.microsoftonline.com"
     issuer_tenant = "{tenantid}" if tenant in _MULTI_TENANT else tenant
     document: dict[str, Any] = {
@@ -40,19 +40,19 @@ async def discovery(tenant: str, sandbox: CurrentSandbox) -> Response:
 
 @router.get(f"{_LOGIN}/discovery/v2.0/keys")
 async def keys(sandbox: CurrentSandbox) -> Response:
-    """The keys that sign ID tokens."""
+    """Serve the keys that sign ID tokens."""
     return await endpoints.serve_keys(sandbox, sandbox.imitations[NAME])
 
 
 @router.get(f"{_LOGIN}/oauth2/v2.0/authorize")
 async def ask(request: Request, sandbox: CurrentSandbox) -> Response:
-    """The consent page, or with `auto` the decision."""
+    """Serve the consent page; with `auto`, decide at once."""
     return await endpoints.serve_authorization(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.post(f"{_LOGIN}/oauth2/v2.0/authorize")
 async def decide(request: Request, sandbox: CurrentSandbox) -> Response:
-    """The decision of the consent page."""
+    """Take the decision that was made on the consent page."""
     return await endpoints.serve_decision(request, sandbox, sandbox.imitations[NAME])
 
 
@@ -64,13 +64,13 @@ async def token(request: Request, sandbox: CurrentSandbox) -> Response:
 
 @router.get("/graph.microsoft.com/oidc/userinfo")
 async def userinfo(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Claims about the account of an access token."""
+    """Serve the claims about the account of an access token."""
     return await endpoints.serve_userinfo(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.get("/graph.microsoft.com/v1.0/me")
 async def me(request: Request, sandbox: CurrentSandbox) -> Response:
-    """The profile in Graph."""
+    """Serve the profile in Graph of the token's account."""
     provider = sandbox.imitations[NAME]
     authorization = request.headers.get("authorization")
 

@@ -12,25 +12,25 @@ router = APIRouter(prefix="/oidc/{kind}")
 
 @router.get("/.well-known/openid-configuration")
 async def discovery(provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
-    """The provider's metadata."""
+    """Serve the provider's metadata."""
     return await endpoints.serve_document(sandbox, provider, "discovery", metadata(provider))
 
 
 @router.get("/jwks.json")
 async def keys(provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
-    """The keys that sign id_tokens."""
+    """Serve the keys that sign ID tokens."""
     return await endpoints.serve_keys(sandbox, provider)
 
 
 @router.get("/authorize")
 async def ask(request: Request, provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
-    """The consent page, or with `auto` the decision."""
+    """Serve the consent page; with `auto`, decide at once."""
     return await endpoints.serve_authorization(request, sandbox, provider)
 
 
 @router.post("/authorize")
 async def decide(request: Request, provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
-    """The decision of the consent page."""
+    """Take the decision that was made on the consent page."""
     return await endpoints.serve_decision(request, sandbox, provider)
 
 
@@ -42,12 +42,12 @@ async def token(request: Request, provider: CurrentProvider, sandbox: CurrentSan
 
 @router.post("/revoke")
 async def revoke(request: Request, provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
-    """Revoke the grant behind a token."""
+    """Revoke the consent under which a token was issued."""
     return await endpoints.serve_revocation(request, sandbox, provider)
 
 
 @router.post("/userinfo", operation_id="userinfo_by_post")
 @router.get("/userinfo")
 async def userinfo(request: Request, provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
-    """Claims about the account of an access token."""
+    """Serve the claims about the account of an access token."""
     return await endpoints.serve_userinfo(request, sandbox, provider)

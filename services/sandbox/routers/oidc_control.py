@@ -1,4 +1,4 @@
-"""What a test or a person does to a provider from outside."""
+"""Controls by which a test or a person changes a provider from outside."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ router = APIRouter()
 
 
 class Expiry(BaseModel):
-    """Whose access tokens; everybody's where `account` (id or e-mail) is missing."""
+    """Whose access tokens expire; everybody's if `account` (id or e-mail) is missing."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -24,7 +24,7 @@ class Expiry(BaseModel):
 
 
 class Revocation(BaseModel):
-    """Whose consent, by account id or e-mail, and why it ends; some providers tell reasons apart.
+    """Whose consents end, by account id or e-mail, and why; some providers distinguish reasons.
 
     Google: `invalid_rapt`, `admin_policy_enforced`. Microsoft: `password_changed`, `mfa_required`, `consent_required`,
     `idle`, `spa_lifetime`. Slack: `account_inactive`.
@@ -37,7 +37,7 @@ class Revocation(BaseModel):
 
 
 class Age(BaseModel):
-    """How much older grants become; everybody's where `account` (id or e-mail) is missing."""
+    """How much older grants become; everybody's if `account` (id or e-mail) is missing."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -52,7 +52,7 @@ class ClockOffset(BaseModel):
 
 
 class NewGrant(BaseModel):
-    """A grant to make without the dance; `parameters` are those of the authorization request that it goes by."""
+    """A grant to make without an authorization request; `parameters` are those that the request would have had."""
 
     account: str
     scopes: list[str]
@@ -61,25 +61,25 @@ class NewGrant(BaseModel):
 
 @router.post("/expire")
 async def expire(provider: ControlledProvider, wanted: Expiry | None = None) -> dict[str, int]:
-    """Make access tokens stop working now."""
+    """Make access tokens expire now."""
     return {"expired": provider.expire_access_tokens(wanted.account if wanted else None)}
 
 
 @router.post("/revoke")
 async def revoke(provider: ControlledProvider, wanted: Revocation) -> dict[str, int]:
-    """Let the person take the consent back, or lose it for another reason."""
+    """End the consents of an account, as the person or a policy would."""
     return {"revoked": provider.revoke_account(wanted.account, wanted.reason)}
 
 
 @router.post("/age")
 async def age(provider: ControlledProvider, wanted: Age) -> dict[str, int]:
-    """Let everything that was issued so far be so many days older."""
+    """Make everything that was issued so far `days` older."""
     return {"aged": provider.age(wanted.days * DAY_SECONDS, wanted.account)}
 
 
 @router.post("/reset")
 async def reset(provider: ControlledProvider) -> dict[str, Any]:
-    """Forget every consent and setting."""
+    """Forget every consent and setting, and return the default settings."""
     provider.forget()
     return provider.settings.model_dump()
 
@@ -93,7 +93,7 @@ async def set_clock_offset(provider: ControlledProvider, wanted: ClockOffset) ->
 
 @router.get("/settings")
 async def read_settings(provider: ControlledProvider) -> dict[str, Any]:
-    """The present settings."""
+    """Return the present settings."""
     return provider.settings.model_dump()
 
 
@@ -109,7 +109,7 @@ async def change_settings(provider: ControlledProvider, changes: dict[str, Any])
 
 @router.post("/grants", status_code=201)
 async def issue_grant(provider: ControlledProvider, wanted: NewGrant) -> dict[str, Any]:
-    """Return a token answer for a new grant."""
+    """Make a grant and return its token answer."""
     persona = provider.persona
     tokens = provider.issue(wanted.account, persona.parse_scopes(" ".join(wanted.scopes)), wanted.parameters)
     return persona.exchange_answer(tokens, provider.accounts.get(wanted.account))
@@ -117,7 +117,7 @@ async def issue_grant(provider: ControlledProvider, wanted: NewGrant) -> dict[st
 
 @router.get("/grants")
 async def list_grants(provider: ControlledProvider, account: str | None = None) -> dict[str, Any]:
-    """Grants with their fate: what a crash test compares with the service's own view."""
+    """Return grants and whether they still work, which crash tests compare with the service's own view."""
     return {"items": [_grant_json(grant) for grant in provider.grants(account)]}
 
 

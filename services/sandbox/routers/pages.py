@@ -1,4 +1,4 @@
-"""The overview and the ledger as pages."""
+"""The overview and the ledger as HTML pages."""
 
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
@@ -15,7 +15,7 @@ _HEADINGS = ("#", "Time", "Party", "Operation", "Account", "Status", "Error", "F
 
 @router.get("/")
 async def overview(sandbox: CurrentSandbox) -> HTMLResponse:
-    """The providers, their accounts and grants."""
+    """Show the providers, their accounts and their grants."""
     rows = [
         (
             text(name),
@@ -27,13 +27,13 @@ async def overview(sandbox: CurrentSandbox) -> HTMLResponse:
         for name, provider in {**sandbox.providers, **sandbox.imitations}.items()
     ]
     headings = ("Provider", "Issuer", "Accounts", "Live grants", "Access token life (s)")
-    hint = f"<p>Connect one from the service, whose API is at <code>{text(sandbox.api_url)}</code>.</p>"
+    hint = f"<p>Connect an account through the service, whose API is at <code>{text(sandbox.api_url)}</code>.</p>"
     return page("Providers", hint, table(headings, rows))
 
 
 @router.get("/_ledger.html")
 async def ledger_page(sandbox: CurrentSandbox, party: str | None = None, operation: str | None = None) -> HTMLResponse:
-    """The newest entries, newest first."""
+    """Show the last entries, newest first."""
     newest = sandbox.ledger.entries(party, operation)[-LEDGER_PAGE_ENTRIES:]
     return page("Ledger", table(_HEADINGS, (_row(entry) for entry in reversed(newest))))
 

@@ -1,4 +1,4 @@
-"""The sign-in page: users, a form for a new one, and a session token with a ready command."""
+"""The sign-in page: users, a form for a new one, and a session token with a command that uses it."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -33,9 +33,9 @@ def _row(user: ClerkUser) -> tuple[str, ...]:
 
 @router.get("/sign-in")
 async def sign_in_page(sandbox: CurrentSandbox) -> HTMLResponse:
-    """Who can sign in."""
+    """Show the users who can sign in."""
     rows = [_row(user) for user in sandbox.clerk.users()]
-    users = table(("Name", "E-mail", "Id", ""), rows) if rows else "<p>There is no user yet.</p>"
+    users = table(("Name", "E-mail", "Id", ""), rows) if rows else "<p>There are no users yet.</p>"
     return page("Sign in", users, _NEW_USER_FORM)
 
 
@@ -52,10 +52,10 @@ async def create_user(request: Request, sandbox: CurrentSandbox) -> RedirectResp
 
 @router.post("/sign-in")
 async def sign_in(request: Request, sandbox: CurrentSandbox) -> HTMLResponse:
-    """The user's session token, and a command that uses it."""
+    """Show the user's session token, and a command that uses it."""
     user_id = (await read_form(request)).get("user_id") or ""
     if sandbox.clerk.user(user_id) is None:
-        raise SandboxError(404, f"no user {user_id}")
+        raise SandboxError(404, f"there is no user {user_id}")
     token = sandbox.clerk.session_token(user_id)
     command = f"curl -H 'Authorization: Bearer {token}' {sandbox.api_url}/users/me"
     again = f'<form method="post">{hidden("user_id", user_id)}<button>New token</button></form>'

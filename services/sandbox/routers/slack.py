@@ -1,4 +1,4 @@
-"""Slack's paths: the OAuth page and the Web API methods around a token."""
+"""Slack's paths: the OAuth page, and the methods of the Web API that concern a token."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,13 +22,13 @@ router = APIRouter(prefix="/as/slack.com", include_in_schema=False)
 
 @router.get("/oauth/v2/authorize")
 async def ask(request: Request, sandbox: CurrentSandbox) -> Response:
-    """The consent page, or with `auto` the decision."""
+    """Serve the consent page; with `auto`, decide at once."""
     return await endpoints.serve_authorization(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.post("/oauth/v2/authorize")
 async def decide(request: Request, sandbox: CurrentSandbox) -> Response:
-    """The decision of the consent page."""
+    """Take the decision that was made on the consent page."""
     return await endpoints.serve_decision(request, sandbox, sandbox.imitations[NAME])
 
 
@@ -41,7 +41,7 @@ async def token(request: Request, sandbox: CurrentSandbox) -> Response:
 async def _serve_method(
     request: Request, sandbox: CurrentSandbox, operation: str, tell: Callable[[Provider, AccessToken], dict[str, Any]]
 ) -> Response:
-    """A method that takes its token from the header, or from the field `token` of a form."""
+    """Serve a method that takes its token from the header, or from the field `token` of a form."""
     provider, persona = sandbox.imitations[NAME], sandbox.imitations[NAME].persona
     field = (await read_form(request)).get("token")
     authorization = request.headers.get("authorization") or (f"Bearer {field}" if field else None)
@@ -96,26 +96,26 @@ def _revoked(provider: Provider, presented: AccessToken) -> dict[str, Any]:
 @router.post("/api/auth.test", operation_id="auth_test_by_post")
 @router.get("/api/auth.test")
 async def auth_test(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Whose token it is, if it works."""
+    """Serve the person and the workspace of a token that works."""
     return await _serve_method(request, sandbox, "userinfo", _tested)
 
 
 @router.post("/api/users.identity", operation_id="users_identity_by_post")
 @router.get("/api/users.identity")
 async def users_identity(request: Request, sandbox: CurrentSandbox) -> Response:
-    """The person, as the legacy "Sign in with Slack" tells."""
+    """Serve the person in the format of the legacy "Sign in with Slack"."""
     return await _serve_method(request, sandbox, "userinfo", _identified)
 
 
 @router.post("/api/openid.connect.userInfo", operation_id="openid_user_info_by_post")
 @router.get("/api/openid.connect.userInfo")
 async def user_info(request: Request, sandbox: CurrentSandbox) -> Response:
-    """The person, as OpenID Connect tells."""
+    """Serve the person in the format of OpenID Connect."""
     return await _serve_method(request, sandbox, "userinfo", _told)
 
 
 @router.post("/api/auth.revoke", operation_id="auth_revoke_by_post")
 @router.get("/api/auth.revoke")
 async def revoke(request: Request, sandbox: CurrentSandbox) -> Response:
-    """End the token that the request carries."""
+    """Revoke the token that the request carries."""
     return await _serve_method(request, sandbox, "revoke", _revoked)
