@@ -21,12 +21,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """Signal that the person or the system asked for the end."""
+    """Raised when a signal asks this process to end."""
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:
     for signum in _SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)  # once is enough: stopping takes 10 s at most and is not to be cut short
+        signal.signal(signum, signal.SIG_IGN)  # once is enough: stopping takes at most 10 s and must not be cut short
     raise Interrupted
 
 
@@ -45,7 +45,7 @@ def _data_dir(variables: Mapping[str, str]) -> Path:
 
 
 def _stack(recipe: Recipe) -> Stack:
-    # The service reads `.env` too, but the environment we give it would win over that.
+    # The service reads `.env` too, but the environment that we give it would override that.
     file = {name: value for name, value in dotenv_values(REPOSITORY / ".env").items() if value is not None}
     variables = {**file, **os.environ}
     return Stack(
@@ -63,7 +63,7 @@ def _summary(stack: Stack) -> str:
   API          {stack.api_url}
   reference    {stack.api_url}/docs
   sign in      {stack.sandbox_url}/sign-in
-  ledger       {stack.sandbox_url}/_ledger.html   what the sandbox was asked
+  ledger       {stack.sandbox_url}/_ledger.html   the calls that the sandbox received
   service key  {stack.service_key}
   database     {stack.environment["DATABASE_URL"]}
   data, logs   {stack.data_dir}
@@ -73,7 +73,7 @@ ready {stack.api_url}"""
 
 
 def run(recipe: Recipe = THE_SERVICE) -> int:
-    """Run until a signal (0) or a failure (1); nothing is left running either way."""
+    """Run until a signal (exit status 0) or a failure (1). Either way, nothing is left running."""
     for signum in _SIGNALS:
         signal.signal(signum, _interrupt)
     try:

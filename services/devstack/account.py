@@ -1,7 +1,7 @@
 """The account that runs Postgres.
 
 Postgres refuses to run as root. Started by root, it therefore runs as an unprivileged account, which has to be able to
-enter the folders of its binaries and of its data (see `folders`). For an ordinary user nothing of this happens.
+enter the folders of its binaries and of its data (see `folders`). None of this happens for an ordinary user.
 """
 
 import os
@@ -27,7 +27,7 @@ sys.exit(0 if os.access(path, os.X_OK) else 1)
 def account_for(data_dir: Path) -> Account | None:
     """Return the account to drop to: None for an ordinary user; for root the owner of the existing data, else `nobody`.
 
-    Raises `DevstackError` where there is no such account.
+    Raises `DevstackError` if there is no such account.
     """
     if os.geteuid() != 0:
         return None
@@ -43,10 +43,10 @@ def account_for(data_dir: Path) -> Account | None:
 
 
 def can_enter(path: Path, account: Account | None) -> bool:
-    """Tell whether `account` can enter the folder (or run the file) `path`. A process of its own asks the kernel."""
+    """Tell whether `account` can enter the folder (or run the file) `path`. A separate process asks the kernel."""
     if account is None:
         return os.access(path, os.X_OK)
-    # The interpreter may be out of the account's reach, so the process drops by itself after it has started.
+    # The account may be unable to reach the interpreter, so the process changes to it after it has started.
     ids = (str(account.uid), str(account.gid))
     return process.run([sys.executable, "-I", "-S", "-c", _CAN_ENTER, *ids, path], env={}).returncode == 0
 

@@ -1,12 +1,12 @@
 """Check of the pinned packages for known vulnerabilities, by pip-audit: `python -m services.devstack.audit_packages`.
 
-It ends in one of three ways: nothing found (exit 0); something found, a package that its index does not have, or a
-pip-audit that does not run (1); and "not judged" (0, said aloud) where the vulnerability service cannot be asked, since
-`./test` has to work on a train.
+It ends in one of three ways: nothing was found (exit 0); something was found, the index lacks a package, or pip-audit
+does not run (1); or the vulnerability service cannot be asked (0, and "not judged" is printed), because `./test` has to
+work without a network.
 
-pip-audit itself cannot tell the last one: for packages that its service does not know it prints "No known
-vulnerabilities found" and exits 0, and that is also what it says behind a mirror that serves packages and nothing else.
-So it is first asked about a release that is known to be vulnerable.
+pip-audit itself does not tell the last case from the first: for packages that its service does not know, it prints "No
+known vulnerabilities found" and exits 0, and it says the same behind a mirror that serves packages and nothing else. So
+the check first asks it about a release that is known to be vulnerable.
 """
 
 import json
@@ -24,17 +24,17 @@ from typing import Any, Final
 from services.devstack.bootstrap import REPOSITORY, REQUIREMENTS
 
 CANARY: Final = "urllib3==1.24.1"
-"""Release with CVE-2019-11324 and many later ones. It is asked about, never installed."""
+"""A release with CVE-2019-11324 and many later ones. pip-audit is asked about it; it is never installed."""
 SECONDS_PER_REQUEST: Final = 15
 SECONDS: Final = 300
 _OF_THE_NETWORK: Final = re.compile(r"requests\.exceptions\.|_service\.interface\.|your network may be blocking")
-"""Pattern found in pip-audit's errors when the service could not be asked: exceptions of `requests` and of pip-audit
+"""Pattern found in pip-audit's errors when it could not reach the service: exceptions of `requests` and of pip-audit
 itself, and its advice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A vulnerability that we accept. `until` makes somebody look again."""
+    """A vulnerability that we accept. After the day `until`, somebody has to look at it again."""
 
     identifier: str
     reason: str
@@ -60,7 +60,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Output of pip-audit; `dependencies` is None where it is no report."""
+    """Output of pip-audit; `dependencies` is None if the output is not a report."""
 
     dependencies: list[Mapping[str, Any]] | None
     errors: str = ""
@@ -75,8 +75,8 @@ class Answer:
         return cls(report["dependencies"], errors)
 
     def without_report(self) -> Verdict | None:
-        """Return the verdict where there is no report. The type of the exception shows whether the network is to
-        blame."""
+        """Return the verdict if there is no report, else None. The type of the exception shows whether the network is
+        to blame."""
         if self.dependencies is not None:
             return None
         lines = self.errors.strip().splitlines() or ["it wrote nothing"]
@@ -101,7 +101,7 @@ def judge(audit: Audit, canary: Path, requirements: Sequence[Path], *, today: da
 
 
 def _doubt(answer: Answer) -> Verdict | None:
-    """Return the verdict where the service does not know the canary's vulnerability, which everybody knows."""
+    """Return a verdict if the service does not know the canary's vulnerability, which every working one knows."""
     if any(dependency.get("vulns") for dependency in answer.dependencies or ()):
         return None
     reason = next(iter(_skipped(answer)), f"it knows nothing against {CANARY}")
@@ -120,7 +120,7 @@ def _found(answer: Answer, today: date) -> list[str]:
 
 
 def _skipped(answer: Answer) -> list[str]:
-    """Return the packages that their index does not have, although it has others: withdrawn, or never what we took
+    """Return the packages that the index lacks although it has others: they were withdrawn, or are not what we took
     them for."""
     return [one["skip_reason"] for one in answer.dependencies or () if "skip_reason" in one]
 

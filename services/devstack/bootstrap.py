@@ -1,8 +1,8 @@
 """Make `.venv` with the pinned requirements, then become the command that ./run, ./test or ./fix stands for.
 
 Runs on a bare Python >= 3.11 with the standard library alone, as `python -I bootstrap.py run|test|fix ARGUMENTS…`.
-Installs only when something changed. Two starts at once wait for each other, and what a killed install left is made
-anew.
+It installs only when something changed. Of two starts at once, one waits for the other. An environment that a killed
+install left unfinished is made anew.
 """
 
 import fcntl
@@ -39,14 +39,14 @@ COMMANDS: dict[tuple[str, ...], list[tuple[str, ...]]] = {
         (*COMPILE, "requirements-dev.in", "--output-file", "requirements-dev.txt"),
     ],
 }
-# An active virtualenv, conda or PYTHONPATH is the person's and has no business in ours.
+# Variables of the person's own virtualenv, conda or PYTHONPATH, which must not affect our environment.
 FOREIGN_VARIABLES = (
     *("PYTHONHOME", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUSERBASE", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT"),
     *("CONDA_PREFIX", "CONDA_DEFAULT_ENV", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_PROJECT_ENVIRONMENT"),
     *("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV"),
 )
 _PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==(\S+)", re.MULTILINE)
-_NO_INSTALL = "cannot install (is the network there?)"
+_NO_INSTALL = "cannot install (is there a network?)"
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
@@ -95,7 +95,7 @@ class Environment:
         """Bring the environment up to date. Raises `BootstrapError`."""
         if self.is_current():
             return
-        # The repository's folder itself carries the lock: no file to leave behind, none to ignore.
+        # The lock is on the repository's folder itself, so there is no lock file to leave behind or to ignore.
         self._lock = os.open(self.repository, os.O_RDONLY)
         try:
             self._wait_for_others()
@@ -192,7 +192,7 @@ class Environment:
 
 
 def base_python() -> str:
-    """Return the interpreter outside of any environment: ours may run from the very .venv that is made anew."""
+    """Return the interpreter outside of any environment: this one may run from the .venv that is being replaced."""
     return sys.executable if sys.prefix == sys.base_prefix else os.path.realpath(sys.executable)
 
 
@@ -208,14 +208,14 @@ def usage(script: str) -> str:
 
 
 def become(commands: list[tuple[str, ...]], environment: Environment) -> NoReturn:
-    """Run all commands up to the first that fails, and become the last one."""
+    """Run the commands in order, exit at the first that fails, and become the last one."""
     variables = clean_environment()
     for command in commands[:-1]:
         status = subprocess.run([environment.program(command[0]), *command[1:]], check=False, env=variables).returncode
         if status != 0:
             sys.exit(status)
     program = environment.program(commands[-1][0])
-    os.execve(program, [program, *commands[-1][1:]], variables)  # noqa: S606 - no shell is the point
+    os.execve(program, [program, *commands[-1][1:]], variables)  # noqa: S606 - without a shell on purpose
 
 
 def main(arguments: Sequence[str]) -> NoReturn:

@@ -1,4 +1,4 @@
-"""A child process and its process group; whatever the leader leaves behind ends with it."""
+"""A child process and its process group; whatever the leader leaves behind is killed when it ends."""
 
 import contextlib
 import os
@@ -41,7 +41,7 @@ class Child:
 
     def communicate(self, feed: bytes) -> bytes:
         """Write `feed` to the process's stdin and return its output to the end. Both have to be pipes."""
-        # Popen.communicate() would reap the process before its group is looked after.
+        # Popen.communicate() would reap the process before its group is killed.
         if self.stdin is None or self.stdout is None:
             raise TypeError("communicate() needs stdin and output to be pipes")
         with contextlib.suppress(BrokenPipeError), self.stdin:
@@ -79,7 +79,7 @@ class Child:
 
 
 def _wait_for_group(leader: int) -> None:
-    """Give the killed members of the group, which are init's by now, the moment they need to disappear."""
+    """Wait a moment until the killed members of the group, by now children of init, have disappeared."""
     deadline = time.monotonic() + _GROUP_GRACE
     with contextlib.suppress(ProcessLookupError, PermissionError):
         while time.monotonic() < deadline:

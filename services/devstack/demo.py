@@ -1,4 +1,4 @@
-"""The main job on a throw-away stack, told as a person would tell it: `./run demo`."""
+"""`./run demo`: the main job on a throw-away stack, told step by step."""
 
 import asyncio
 import itertools
@@ -22,7 +22,7 @@ from services.devstack.token_search import Form, search
 KIND: Final = "strict"
 PROVIDER: Final = f"sandbox-{KIND}"
 READERS: Final = 50
-"""Number of sibling calls at once, after the token has run out."""
+"""Number of calls that sibling services make at once, after the token has expired."""
 TOKEN_LIFE_SECONDS: Final = 2
 REVOKED_WITHIN_SECONDS: Final = 15.0
 _MARKS: Final = (b"sbx-at-", b"sbx-rt-")
@@ -36,7 +36,7 @@ FROM (VALUES ('sbx-at-control'), ('sbx-rt-control')) AS planted (token);
 
 
 class Story:
-    """Numbers the steps, and remembers the one that is being told in case it fails."""
+    """Numbers the steps, and remembers the present one for the message if it fails."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -77,7 +77,7 @@ async def tell(stack: Stack, story: Story) -> None:
             ada = await job.sign_up()
             profile = expect(await job.client.get("/users/me", headers=ada.headers), 200).json()
             detail(f"GET /users/me with her session: {profile['id']}, {profile['email']}")
-        with story.step("Mallory sends Ada a link to connect Mallory's account; Ada falls for it") as detail:
+        with story.step("Mallory sends Ada the link of a connect attempt of Mallory's; Ada falls for it") as detail:
             await _attack(job, ada, detail)
         with story.step(
             f"Ada connects her own account at a provider that rotates refresh tokens ({PROVIDER})"
@@ -89,7 +89,7 @@ async def tell(stack: Stack, story: Story) -> None:
         with story.step("A sibling service asks for her token and uses it") as detail:
             token = await _read_and_use(job, key, ada)
             detail(f"{token['access_token'][:12]}… for {token['expires_in']} s; the provider says it is {ada.email}")
-        with story.step(f"The token runs out; {READERS} calls ask for it at the same moment") as detail:
+        with story.step(f"The token expires; {READERS} calls ask for it at the same moment") as detail:
             await _expire_and_stampede(job, key, ada, detail)
         with story.step("Ada looks up who read her token") as detail:
             await _activity(job, ada, detail)
@@ -115,14 +115,14 @@ async def _attack(job: MainJob, ada: Person, detail: Callable[[str], None]) -> N
     detail(f"Mallory, who knows the attempt but never saw the ticket: 404 {refused['type']}")
     exchanged = await job.ledger(f"oidc:{KIND}", "token.exchange")
     require(not exchanged, "the code of the attacker's link was exchanged")
-    detail("no code was exchanged, nobody was connected")
+    detail("no code was exchanged, and no account was connected")
 
 
 async def _read_and_use(job: MainJob, key: dict[str, str], ada: Person) -> dict[str, Any]:
     response = await job.get_token(key, ada.id, PROVIDER, scopes=["calendar.read"], reason="show the week")
     token: dict[str, Any] = expect(response, 200).json()
     account = expect(await job.userinfo(token["access_token"], KIND), 200).json()
-    require(account["email"] == ada.email, "the token speaks for somebody else")
+    require(account["email"] == ada.email, "the token belongs to somebody else")
     return token
 
 
@@ -159,7 +159,7 @@ async def _disconnect(job: MainJob, key: dict[str, str], ada: Person, detail: Ca
             if not await _live_grants(job, ada):
                 break
             await asyncio.sleep(pause)
-    detail("a worker has revoked the grant; the provider knows no token of hers any more")
+    detail("a worker has revoked her consent; none of her tokens works at the provider any more")
 
 
 async def _live_grants(job: MainJob, person: Person) -> int:
@@ -171,20 +171,20 @@ def _search_for_tokens(stack: Stack, detail: Callable[[str], None]) -> None:
     with _planted_tokens(stack):
         seen = {(finding.mark, finding.form) for finding in search({"the database dump": _dump(stack)}, _MARKS)}
     missed = [f"{mark.decode()}… as {form}" for mark in _MARKS for form in Form if (mark, form) not in seen]
-    require(not missed, f"the search is blind to planted tokens: {', '.join(missed)}")
-    detail(f"control: the search sees planted tokens ({', '.join(Form)}) in a database dump; they are removed")
+    require(not missed, f"the search misses planted tokens: {', '.join(missed)}")
+    detail(f"control: the search finds tokens planted in a database dump ({', '.join(Form)}); they are removed again")
     places = {"the database dump": _dump(stack)}
     for folder, name in ((stack.data_dir / "log", "log"), (stack.data_dir / "valkey", "Valkey file")):
         files = [path for path in folder.rglob("*") if path.is_file() and path.name != "sandbox.log"]
         places |= {f"{name} {path.name}": path.read_bytes() for path in files}
     found = [f"{finding.place} (as {finding.form})" for finding in search(places, _MARKS)]
-    require(not found, f"a token stands in {', '.join(found)}")
+    require(not found, f"there is a token in {', '.join(found)}")
     detail(f"searched {len(places)} places ({sum(map(len, places.values())) // 1024} KiB): 0 tokens")
 
 
 @contextmanager
 def _planted_tokens(stack: Stack) -> Iterator[None]:
-    """Keep a table of made-up tokens while the context lasts: a search that does not see them proves nothing by finding
+    """Keep a table of made-up tokens while the context lasts: a search that misses them would prove nothing by finding
     none.
 
     It is not a temporary table, which pg_dump would not see.
@@ -204,7 +204,7 @@ def _psql(stack: Stack, statements: str) -> None:
 
 
 def _dump(stack: Stack) -> bytes:
-    """Return every row of the database as plain text; bytea stands in it as hex."""
+    """Return every row of the database as plain text; bytea is written as hex."""
     dump = run_process(
         [stack.postgres.bin_dir / "pg_dump", "--dbname", stack.postgres.url(role=SUPERUSER)], env=SERVER_ENVIRONMENT
     )

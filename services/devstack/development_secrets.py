@@ -19,7 +19,7 @@ def _random_key() -> str:
 
 @dataclass(frozen=True, slots=True)
 class DevelopmentSecrets:
-    """Random secrets, of which none is of any use outside this DATA_DIR."""
+    """Random secrets, none of which is of any use outside this DATA_DIR."""
 
     encryption_key: str
     """Key of the vault: base64 of 32 bytes."""
@@ -31,7 +31,7 @@ class DevelopmentSecrets:
 
     @classmethod
     def generate(cls) -> Self:
-        """Return fresh secrets."""
+        """Return new secrets."""
         return cls(
             encryption_key=_random_key(),
             encryption_salt=secrets.token_urlsafe(32),

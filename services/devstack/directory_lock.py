@@ -1,7 +1,7 @@
 """Locks on a data directory, by flock(2), which the kernel frees with the last process that holds them.
 
-There are two per directory. The *run* lock is held by the process that uses the directory; whoever cannot get it is
-told at once. The *server* lock is inherited by the server itself, so that after a SIGKILL of its owner the next start
+There are two per directory. The *run* lock is held by the process that uses the directory; whoever cannot get it
+fails at once. The *server* lock is inherited by the server itself, so that after a SIGKILL of its owner the next start
 waits until the last process of the old server is gone (a Postgres backend, or a Valkey that is still writing its file).
 """
 

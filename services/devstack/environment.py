@@ -50,7 +50,7 @@ def development_environment(
     providers: Iterable[str],
     client: OAuthClient,
 ) -> dict[str, str]:
-    """Return variable → value, for every process of the stack; what the person set is laid over it."""
+    """Return variable → value, for every process of the stack; what the person set overrides it."""
     clients = {name: {"client_id": client.client_id, "client_secret": client.client_secret} for name in providers}
     return {
         "ENVIRONMENT": "development",
@@ -103,7 +103,7 @@ def process_environment(development: Mapping[str, str], person: Mapping[str, str
         merged["OAUTH_CLIENTS"] = _merged_clients(development["OAUTH_CLIENTS"], person["OAUTH_CLIENTS"])
     programs = str(Path(sys.executable).parent)
     merged["PATH"] = os.pathsep.join(filter(None, (programs, merged.get("PATH", os.defpath))))
-    merged["PYTHONUNBUFFERED"] = "1"  # a line is wanted when it is written, not when 8 KiB are full
-    # The sandbox signs webhooks with whatever the service checks them with: the first of those being rotated.
+    merged["PYTHONUNBUFFERED"] = "1"  # show a line when it is written, not when 8 KiB are full
+    # The sandbox signs webhooks with the secret that the service checks; of several in a rotation, the first.
     merged["SANDBOX_WEBHOOK_SECRET"] = merged["CLERK_WEBHOOK_SIGNING_SECRET"].split()[0]
     return merged

@@ -1,6 +1,6 @@
 """Folders that the account that runs Postgres can reach: data, sockets, throw-away data, a copy of the binaries.
 
-Nobody's folders are ever opened up: only folders made here get a mode.
+The mode of an existing folder is never changed: only folders made here get one.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from services.devstack.process import Account
 SHARED_FOLDER = Path("/var/tmp")  # noqa: S108 - only folders owned by root are used in it, checked before each use
 SHORT_FOLDER = Path("/tmp")  # noqa: S108 - sockaddr_un holds 107 bytes; mkdtemp makes private folders in it
 _PRIVATE = 0o700
-_PASSAGE = 0o711  # others may pass through to what they know the name of, and not look around
+_PASSAGE = 0o711  # others may open what they know the name of in it, but not list it
 _SOCKET_PREFIX = "ums-"
 _ABANDONED_AFTER = 600.0  # seconds; a live server's folder is empty for a moment only
 _RUNTIME_PARTS = ("bin", "lib", "share")
@@ -31,7 +31,7 @@ def _digest(text: str) -> str:
 
 
 def make_folder(path: Path, *, private: bool = False) -> None:
-    """Make `path` and what is missing above it. Folders made by root can be passed through, but not a `private` one."""
+    """Make `path` and its missing parents. Others may pass through what root makes, but not a `private` one."""
     if path.is_dir():
         return
     make_folder(path.parent)
@@ -70,8 +70,8 @@ def make_socket_folder(account: Account | None) -> Path:
 
 
 def _remove_abandoned() -> None:
-    """Remove old empty socket folders: a server whose owner was killed removes its socket but not the folder, and an
-    empty one this old is nobody's."""
+    """Remove old empty socket folders: a server whose owner was killed removes its socket but not the folder, and
+    nobody uses an empty one this old."""
     for folder in SHORT_FOLDER.glob(f"{_SOCKET_PREFIX}*"):
         with contextlib.suppress(OSError):  # not empty, not ours, or removed meanwhile
             if time.time() - folder.stat().st_mtime > _ABANDONED_AFTER:
@@ -80,7 +80,7 @@ def _remove_abandoned() -> None:
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Make a throw-away data folder that the account of Postgres can also reach (pytest's tmp_path is root's alone)."""
+    """Make a throw-away data folder that the account of Postgres can also reach (pytest's tmp_path is for root alone)."""
     folder = Path(tempfile.mkdtemp(prefix="ums-data-", dir=SHORT_FOLDER))
     if os.geteuid() == 0:
         folder.chmod(_PASSAGE)
@@ -91,7 +91,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def default_data_dir(repository: Path) -> Path:
-    """Return `.data` in the repository, or a folder in /var/tmp where the account of Postgres cannot reach that.
+    """Return `.data` in the repository, or a folder in /var/tmp if the account of Postgres cannot reach that.
 
     Raises `DevstackError` when the folder in /var/tmp belongs to somebody else.
     """
@@ -105,9 +105,9 @@ def default_data_dir(repository: Path) -> Path:
 
 
 def reachable_install(install: Path, account: Account | None, *, version: str) -> Path:
-    """Return `install` (SITE/PACKAGE/NAME), or a copy of it in /var/tmp when `account` cannot run what is in it.
+    """Return `install` (SITE/PACKAGE/NAME), or a copy of it in /var/tmp if `account` cannot run what is in it.
 
-    The copy is made once per source path and version, is owned by root and writable for nobody else. Raises
+    The copy is made once per source path and version, and only its owner, root, can write to it. Raises
     `DevstackError` when something else already has its name.
     """
     if can_enter(install / "bin" / "postgres", account):

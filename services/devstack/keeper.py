@@ -1,7 +1,7 @@
-"""The process between the person's and all the others: `python -m services.devstack.keeper`.
+"""The keeper: the process between the front, which the person started, and all others (`-m services.devstack.keeper`).
 
 It is the real parent of every server and service, and it lives in a session of its own, so that a Ctrl-C in the
-terminal does not reach it. Its stdin is a pipe whose only other end the front process holds: however the front ends,
+terminal does not reach it. Its stdin is a pipe whose only other end the front holds: however the front ends,
 SIGKILL included, the pipe ends too, and the keeper stops everything in order. If the keeper is killed, its children die
 by PR_SET_PDEATHSIG.
 
@@ -34,13 +34,13 @@ def _lines(descriptor: int) -> Iterator[str]:
 
 
 class _Reporter:
-    """Writes events; from several threads, one line at a time."""
+    """Writes events, one line at a time even if several threads report."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
-        with self._lock, suppress(BrokenPipeError):  # the front is gone, and that is being dealt with
+        with self._lock, suppress(BrokenPipeError):  # the front is gone, and the end of its pipe stops us
             os.write(_STDOUT, json.dumps(event).encode() + b"\n")
 
 
@@ -70,4 +70,4 @@ def main() -> int:
 if __name__ == "__main__":
     status = main()
     sys.stderr.flush()
-    os._exit(status)  # threads that still wait for something are of no interest any more
+    os._exit(status)  # without waiting for threads that are still blocked

@@ -1,4 +1,4 @@
-"""The front's side of a keeper: it starts it, gives orders, hears events, and clears up if it is killed."""
+"""The front's side of the keeper: starts it, gives it orders, receives its events, and clears up if it is killed."""
 
 import itertools
 import json
@@ -77,8 +77,8 @@ class KeeperProcess:
         self._wait_for_orphans()
 
     def _wait_for_orphans(self) -> None:
-        """Wait for the children of a keeper that was killed: they are dying, by PR_SET_PDEATHSIG, and are init's by
-        now."""
+        """Wait for the children of a keeper that was killed: PR_SET_PDEATHSIG is ending them, and init is their parent
+        by now."""
         deadline = time.monotonic() + _ORPHANS_LIMIT
         while any(Path(f"/proc/{pid}").exists() for pid in self.pids.values()) and time.monotonic() < deadline:
             time.sleep(_POLL)

@@ -19,7 +19,7 @@ CANNOT_RUN = 127  # what a shell answers for a command that does not exist
 def die_with_parent(parent: int, death_signal: int) -> None:
     """Ask the kernel for `death_signal` when the thread that started us ends (prctl(2), Linux only).
 
-    The parent may have died before the request was made, so it is looked at again afterwards.
+    The parent may have died before the request was made, so the parent is checked again afterwards.
     """
     if sys.platform == "linux" and death_signal:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -37,7 +37,7 @@ def drop_to(uid: int, gid: int) -> None:
 
 
 def reset_signals() -> None:
-    """Undo what a `nohup` or a background job of a shell made us ignore: the command decides for itself."""
+    """Stop ignoring what `nohup` or a shell's background job made us ignore: the command decides for itself."""
     for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
     reset_signals()
     die_with_parent(parent, death_signal)  # after the drop: the kernel forgets the request when ids change
     try:
-        os.execv(command[0], command)  # noqa: S606 - no shell is the point
+        os.execv(command[0], command)  # noqa: S606 - without a shell on purpose
     except OSError as error:
         sys.stderr.write(f"{command[0]}: {error.strerror}\n")
         os._exit(CANNOT_RUN)

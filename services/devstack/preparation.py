@@ -48,7 +48,7 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """Private folders for the sockets of the embedded servers; None where somebody else's server is used."""
+    """Private folders for the sockets of the embedded servers; None if somebody else's server is used."""
 
     postgres: Path | None
     valkey: Path | None

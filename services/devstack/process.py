@@ -80,7 +80,7 @@ class _Spawner:
     def _start(self, command: list[str], options: dict[str, Any]) -> Child:
         with self._lock:
             if self._closed:
-                raise DevstackError("nothing is started any more")
+                raise DevstackError("this process starts nothing any more")
             child = Child(subprocess.Popen(command, **options))
             self._children = [*(other for other in self._children if other.returncode is None), child]
             return child
@@ -163,9 +163,9 @@ def run(
     feed: str = "",
     timeout: float = 60.0,
 ) -> Finished:
-    """Run a short command to its end, which is SIGKILL after `timeout` seconds.
+    """Run a short command to its end, or to SIGKILL after `timeout` seconds.
 
-    `feed` is its stdin: less than the 64 KiB of a pipe.
+    `feed` is its stdin, and has to be smaller than the 64 KiB that a pipe holds.
     """
     child = spawn(command, env=env, account=account, cwd=cwd, streams=PIPES)
     timer = threading.Timer(timeout, child.kill)

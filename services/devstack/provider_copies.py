@@ -1,4 +1,4 @@
-"""Copies of the service's provider files that lead to the sandbox, which serves the real providers' paths."""
+"""Copies of the service's provider files with the addresses of the sandbox, which serves the real providers' paths."""
 
 import json
 import re
@@ -16,8 +16,8 @@ _ADDRESSES = re.compile(r"^(?:issuer|id_token_issuers|jwks_uri|discovery|\w*endp
 def copy_provider_files(folder: Path, sandbox_url: str, *, except_for: Collection[str] = ()) -> list[str]:
     """Write a copy of every built-in provider file into `folder` (made if absent); return the providers' names.
 
-    Those in `except_for` are not copied, and what an earlier run copied of them is removed. A file that is not a copy
-    is somebody's own: it stays, and is not among the names.
+    Providers in `except_for` are not copied, and copies that an earlier run made of them are removed. A file that is
+    not a copy is the person's own: it stays, and its name is not returned.
     """
     folder.mkdir(parents=True, exist_ok=True)
     copied: list[str] = []
@@ -39,7 +39,7 @@ def _pointed_at(sandbox_url: str, text: str) -> str:
 
 
 def configured_clients(oauth_clients: str) -> set[str]:
-    """Return the providers in a value of OAUTH_CLIENTS; none where the service will not accept the value."""
+    """Return the providers in a value of OAUTH_CLIENTS; none if the service will not accept the value."""
     try:
         clients = json.loads(oauth_clients or "{}")
     except ValueError:

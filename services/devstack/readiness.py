@@ -1,4 +1,4 @@
-"""Questions that tell whether a service does its work yet."""
+"""Checks of whether a service is ready."""
 
 import http.client
 import urllib.error
@@ -10,7 +10,7 @@ from services.devstack.ports import is_served_by
 from services.devstack.running_service import RunningService
 
 _ANSWER_TIMEOUT = 2.0
-# A proxy of the person's has nothing to do with what runs on loopback.
+# The person's proxy, if there is one, must not be asked for what runs on loopback.
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -24,7 +24,7 @@ def is_ready(running: RunningService) -> bool:
     if not answers(service.ready_url):
         return False
     if service.port is not None and not is_served_by(service.port, running.child.pid):
-        raise DevstackError(f"port {service.port} is answered by another program than our {service.name}")
+        raise DevstackError(f"another program than our {service.name} answers on port {service.port}")
     return True
 
 

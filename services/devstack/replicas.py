@@ -39,7 +39,7 @@ class Replica:
 
     @property
     def pid(self) -> int:
-        """Return its process id."""
+        """Return the replica's process id."""
         return self.child.pid
 
     async def until_ready(self, client: httpx.AsyncClient) -> None:
@@ -50,7 +50,7 @@ class Replica:
                     raise RuntimeError(f"a replica ended while starting: {self._log.read_text()[-2000:]}")
                 await asyncio.sleep(0.02)
         if not ports.is_served_by(self._port, self.pid):
-            raise RuntimeError(f"port {self._port} is answered by another program than our replica")
+            raise RuntimeError(f"another program than our replica answers on port {self._port}")
 
     async def until_ended(self) -> int | None:
         """Wait for the end and return the return code: negative if a signal ended it, None if it still runs after

@@ -57,7 +57,7 @@ class RunningService:
         self._reader.start()
 
     def answer(self) -> str:
-        """Return all of the command's stdout, once it has closed that; needs `keep_stdout`."""
+        """Wait until the command closes its stdout, and return all of it; needs `keep_stdout`."""
         if self.child.stdout is None:
             return ""
         with self.child.stdout as stdout:

@@ -14,7 +14,7 @@ from services.devstack.process import Account
 
 START_TIMEOUT = 60.0
 _POLL = 0.01
-# Nothing of the person's environment reaches a server: PGDATA, PGPORT, LD_PRELOAD and friends change what it does.
+# Nothing of the person's environment reaches a server: PGDATA, PGPORT, LD_PRELOAD and others would change what it does.
 SERVER_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
@@ -34,7 +34,7 @@ class ServerProcess:
 
     @property
     def running(self) -> bool:
-        """Tell whether the child lives."""
+        """Tell whether the child runs."""
         return self._child is not None and self._child.returncode is None
 
     @property
@@ -53,13 +53,13 @@ class ServerProcess:
             self._run_lock = directory_lock.acquire(path, in_use=self._in_use)
 
     def unlock(self) -> None:
-        """Give the directory back."""
+        """Release the directory."""
         if self._run_lock is not None:
             os.close(self._run_lock)
             self._run_lock = None
 
     def launch(self, command: Sequence[str | Path], *, account: Account | None, death_signal: signal.Signals) -> None:
-        """Start the server once no process of an earlier one is left."""
+        """Start the server as soon as no process of an earlier server is left."""
         path = self.data_dir.with_name(f"{self.data_dir.name}.server.lock")
         descriptor = directory_lock.acquire(path, in_use=self._in_use, wait=directory_lock.STILL_STOPPING)
         try:
@@ -111,5 +111,5 @@ class ServerProcess:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a socket folder. Its keeper and its front both do, so it may be gone already."""
+    """Remove a socket folder. Both the keeper and the front do so, so it may be gone already."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -25,7 +25,7 @@ def ensure_service_key(
     run_cli: Callable[[list[str]], str],
     progress: Callable[[str], None],
 ) -> None:
-    """Make the key unless the file is there. The file is written last: a start that was cut short leaves a service
+    """Make the key unless its file exists. The file is written last: a start that was cut short leaves a service
     whose key nobody knows, so the next one makes a service of another name."""
     if read_service_key(data_dir):
         return

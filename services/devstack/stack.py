@@ -28,7 +28,7 @@ THE_SERVICE = Recipe()
 
 
 def _say_nothing(_text: str) -> None:
-    """Drop progress that nobody asked for."""
+    """Discard a message about progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class Stack:
         return StackProcess(name, pids[name])
 
     def log_path(self, name: str) -> Path:
-        """Return the file that has what the process printed since the stack was started."""
+        """Return the file of what the process has printed since the stack was started."""
         return self.data_dir / "log" / f"{name}.log"
 
     def kill(self, name: str, signum: signal.Signals = signal.SIGKILL) -> None:
@@ -250,7 +250,7 @@ class Stack:
             return KeeperProcess(plan, lock=lock, messages=messages)
 
     def _lock(self) -> int:
-        """Take DATA_DIR. One lock is ours; the keeper inherits the other, and may outlive us for 10 s."""
+        """Lock DATA_DIR. This process holds one lock; the keeper inherits the other, and may outlive it by 10 s."""
         in_use = f"{self.data_dir} is in use by another run: set DATA_DIR to another folder"
         self._undo.callback(os.close, directory_lock.acquire(self.data_dir / "run.lock", in_use=in_use))
         path = self.data_dir / "keeper.lock"

@@ -3,7 +3,7 @@
 unset CDPATH
 case ${DATA_DIR:-/} in
 /*) ;;
-*) DATA_DIR=$PWD/$DATA_DIR && export DATA_DIR ;; # relative to where the person stands, not to the repository
+*) DATA_DIR=$PWD/$DATA_DIR && export DATA_DIR ;; # relative to the person's folder, not to the repository
 esac
 cd -- "$(dirname -- "$script")" || exit 1
 for python in python3 python3.14 python3.13 python3.12 python3.11; do

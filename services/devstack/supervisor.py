@@ -172,7 +172,7 @@ class Supervisor:
     def _launch(self, service: Service, *, keep_stdout: bool = False) -> RunningService:
         with self._lock:
             if self._stopping:
-                raise StoppingError("stopping")
+                raise StoppingError("the stack is stopping")
             running = RunningService(
                 service,
                 environment=self._plan.environment,
@@ -217,7 +217,7 @@ class Supervisor:
         for server in reversed(self._servers.values()):
             left = started + STOP_LIMIT - time.monotonic()
             server.stop(timeout=max(_LEAST, left / 2 - _LEAST))
-        process.kill_all()  # what the starting thread was in the middle of
+        process.kill_all()  # whatever the starting thread has started meanwhile
         for folder in (self._plan.postgres_sockets, self._plan.valkey_sockets):
             if folder:
                 remove_folder(Path(folder))

@@ -1,4 +1,4 @@
-"""Looking for tokens where none may stand: as text, as hex and as base64.
+"""A search for tokens in places where none may be: as text, as hex and as base64.
 
 `pg_dump` writes bytea as hex (`\\x7362…`), so a search for the text alone is blind to a token in a bytea column.
 """
@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 _SHORTEST_MARK: Final = 5
-"""Bytes that a mark must have. What is left of a shorter one in base64 is so short that it stands anywhere by
+"""Fewest bytes that a mark may have. What is left of a shorter one in base64 is so short that it occurs anywhere by
 chance."""
 
 
@@ -24,7 +24,7 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Occurrence of a mark: `mark` stands in `place`, written as `form`."""
+    """An occurrence of `mark` in `place`, written as `form`."""
 
     place: str
     mark: bytes
@@ -32,10 +32,10 @@ class Finding:
 
 
 def search(places: Mapping[str, bytes], marks: Iterable[bytes]) -> list[Finding]:
-    """Return where a mark stands in the contents of `places`, given by name; each form is reported once per place.
+    """Return where a mark occurs in the contents of `places`, given by name; each form is reported once per place.
 
-    Contents are taken as they are: callers decompress compressed ones first. Base64 that is broken into lines in the
-    midst of a mark is not seen. Raises ValueError for a mark of fewer than 5 bytes.
+    Contents are taken as they are: callers decompress compressed ones first. Base64 with a line break in the
+    middle of a mark is not found. Raises ValueError for a mark of fewer than 5 bytes.
     """
     writings = {mark: list(_writings(mark)) for mark in marks}
     found = (
@@ -50,7 +50,7 @@ def search(places: Mapping[str, bytes], marks: Iterable[bytes]) -> list[Finding]
 
 def _writings(mark: bytes) -> Iterator[tuple[Form, bytes]]:
     if len(mark) < _SHORTEST_MARK:
-        raise ValueError(f"a mark needs {_SHORTEST_MARK} bytes: {mark!r}")
+        raise ValueError(f"a mark needs at least {_SHORTEST_MARK} bytes: {mark!r}")
     yield Form.TEXT, mark
     yield Form.HEX, mark.hex().encode()
     yield Form.HEX, mark.hex().upper().encode()
@@ -60,8 +60,7 @@ def _writings(mark: bytes) -> Iterator[tuple[Form, bytes]]:
 
 
 def _base64_core(mark: bytes, bytes_before: int, last_two: bytes) -> bytes:
-    """Return the characters that come from the mark alone when it stands `bytes_before` bytes (mod 3) into what was
-    encoded.
+    """Return the base64 characters that depend on the mark alone, when `bytes_before` bytes (mod 3) come before it.
 
     A character holds 6 bits (RFC 4648 section 4); one at the edge mixes the mark's bits with its neighbour's.
     """

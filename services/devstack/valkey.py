@@ -95,7 +95,7 @@ class ValkeyServer:
             raise
 
     def stop(self, *, timeout: float = 5.0) -> None:
-        """Stop the server by SIGTERM, on which it writes everything out; by SIGKILL after `timeout` seconds.
+        """Stop the server with SIGTERM, on which it writes everything to disk; after `timeout` seconds, with SIGKILL.
         Harmless when it does not run."""
         self._server.stop([(signal.SIGTERM, timeout)])
         if self._socket_dir is not None:

@@ -152,7 +152,7 @@ def test_run_with_a_taken_port_names_it_in_one_line(scratch: Path, variable: str
 
     assert status == 1
     assert front.output.splitlines() == [
-        f"run: port {port} is taken: end what listens there, or set {variable} to another port"
+        f"run: port {port} is taken: stop what listens there, or set {variable} to another port"
     ]
 
 
