@@ -31,7 +31,7 @@ class AsyncTokenClient(BaseTokenClient):
     ) -> None:
         """Create the client. `http` is a client of the caller's, which the caller closes.
 
-        Raises ValueError for a text that is no URL or no key.
+        Raises ValueError for a text that is not a URL or not a key.
         """
         super().__init__(base_url, service_key, options=options)
         self._http = http or httpx.AsyncClient(**HTTP_DEFAULTS)
@@ -98,7 +98,7 @@ class AsyncTokenClient(BaseTokenClient):
 
     async def _shared(self, call: Call) -> Token:
         """Return a remembered token, or ask, or wait for whoever is asking the same. A caller that is cancelled does
-        not cancel the question."""
+        not cancel the request."""
         if token := self._exchange.recall(call):
             return token
         flight = self._flights.get(call)

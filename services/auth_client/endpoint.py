@@ -24,14 +24,14 @@ HTTP_DEFAULTS: Final = HttpDefaults(trust_env=False, follow_redirects=False)
 
 
 class Endpoint:
-    """The service as one sibling sees it. The key is in no repr and in no error."""
+    """The service's address and the key of one sibling. The key is in no repr and in no error."""
 
     def __init__(self, base_url: str, service_key: str, options: ClientOptions) -> None:
         """Check the address and the key. Raises ValueError if one is not well formed: a stray newline would end up
         in an HTTP error."""
         url = httpx.URL(base_url)
         if url.scheme not in {"http", "https"} or not url.host or url.query or url.fragment or url.userinfo:
-            raise ValueError("base_url is http(s)://host[:port][/path] and nothing else")
+            raise ValueError("base_url must be http(s)://host[:port][/path] and nothing else")
         if not _KEY.fullmatch(service_key):
             raise ValueError("service_key does not look like ums_<id>_<secret>")
         self.url: Final = str(url).rstrip("/")

@@ -1,7 +1,7 @@
-"""The logic of what is said to the service and when it is said again, without any input or output.
+"""The logic of which requests go to the service and when they are repeated, without any input or output.
 
-A conversation is a generator: it yields what to do (`Post` or `Pause`), is sent what came of it, and returns the
-outcomes. The synchronous and the asynchronous client differ only in how they do what it yields.
+A conversation is a generator: it yields what to do (`Post` or `Pause`), is sent the result, and returns the outcomes.
+The synchronous and the asynchronous client differ only in how they do what it yields.
 """
 
 import json
@@ -29,12 +29,12 @@ from services.auth_client.wire import (
 
 SHORTEST_ATTEMPT_SECONDS: Final = 0.1
 BACKOFF_FACTOR: Final = 4
-OUT_OF_TIME: Final = Problem(SERVICE_UNREACHABLE, "the time was over before this one could be asked for")
+OUT_OF_TIME: Final = Problem(SERVICE_UNREACHABLE, "the time ran out before this token could be asked for")
 
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """Instruction to send a request, and to come back with its Answer, or with a Problem where there is none."""
+    """Instruction to send a request, and to come back with its Answer, or with a Problem if there is none."""
 
     path: str
     body: bytes
@@ -59,8 +59,8 @@ class Call:
     path: str
     request: TokenRequest
     generation: int
-    """Generation of the memory at the time of the call: whoever asks after something was forgotten does not join
-    those who asked before. It is 0 for a forced refresh, which is current whenever it lands."""
+    """Generation of the memory at the time of the call: whoever asks after something was forgotten does not share the
+    answer of those who asked before. It is 0 for a forced refresh, whose answer is always current."""
     rejected: Token | None = field(default=None, compare=False)
     """Token that the provider refused. It does not distinguish calls: whichever it was, a refresh under way leads to
     a newer one, so its callers share."""
@@ -83,8 +83,8 @@ class Exchange:
         return Call(REFRESH_PATH, request, 0, rejected)
 
     def recall(self, call: Call) -> Token | None:
-        """Return a remembered token that makes the call unnecessary; for a refresh, one with which another caller
-        had the rejected one replaced."""
+        """Return a remembered token that makes the call unnecessary; for a refresh, one that has replaced the rejected
+        token for another caller."""
         if call.path == REFRESH_PATH and call.rejected is None:
             return None
         token = self.memory.recall(call.request)
@@ -96,7 +96,7 @@ class Exchange:
         return {request: token for request in requests if (token := self.memory.recall(request))}
 
     def converse(self, path: str, requests: Iterable[TokenRequest]) -> Conversation:
-        """Ask for tokens until each one is there or refused for good, or attempts or time have run out.
+        """Ask for tokens until each one is there or finally refused, or until attempts or time run out.
 
         Asking twice is safe: a read changes nothing but its record, and the service does not replace a token that it
         got less than ten seconds ago.
@@ -111,7 +111,7 @@ class Exchange:
                 if outcomes and self._left(started) < SHORTEST_ATTEMPT_SECONDS:
                     break
                 told = yield from self._ask(path, chunk, started=started)
-                # No answer within the rest of the time says less than the one before it.
+                # An earlier answer says more than a later attempt that got none.
                 outcomes |= {one: new for one, new in told.items() if one not in outcomes or not _is_silence(new)}
             waits = self._waits(attempt, {one: outcomes[one] for one in pending if one in outcomes}, started)
             pending = list(waits)
@@ -129,7 +129,7 @@ class Exchange:
         tokens = {request: outcome for request, outcome in outcomes.items() if isinstance(outcome, Token)}
         for request, token in tokens.items():
             if path == REFRESH_PATH:
-                # Whoever read while this was under way may have got, and remembered, the token that it replaces.
+                # A read during this refresh may have got, and remembered, the token that it replaces.
                 generation = self.memory.forget(request.user_id, request.provider)
             self.memory.remember(request, token, sent_at=sent_at, generation=generation)
             outcomes[request] = token.aged(self._clock() - sent_at)
@@ -143,7 +143,7 @@ class Exchange:
         which the service asks for more time than is left, and is empty after the last attempt."""
         if attempt >= self.options.max_attempts:
             return {}
-        share = random.random()  # noqa: S311 - jitter, so that the replicas of a caller do not come back in step
+        share = random.random()  # noqa: S311 - jitter, so that the replicas of a caller do not retry in step
         untold = self.options.backoff_seconds * BACKOFF_FACTOR ** (attempt - 1) * (1 - share / 2)
         waits = {
             request: untold

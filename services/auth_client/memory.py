@@ -10,7 +10,7 @@ from services.auth_client.options import ClientOptions
 from services.auth_client.tokens import Token, TokenRequest
 
 ENDLESS_REUSE_SECONDS: Final = 60.0
-"""Longest reuse of tokens without an end, whatever `max_reuse_seconds` says: nothing but asking shows that one was
+"""Longest reuse of tokens that do not expire, whatever `max_reuse_seconds` says: only asking again shows that one was
 revoked."""
 
 _Key = tuple[str, str, Iterable[str], str | None, str | None]
@@ -21,7 +21,7 @@ class _Entry:
     token: Token
     sent_at: float
     """Time at which the request was sent, by the monotonic clock, because the service's wall clock is not trusted to
-    agree with ours. `expires_in` was true some time later, so counting from here errs on the safe side."""
+    agree with ours. `expires_in` was counted from a later time, so counting from here errs on the safe side."""
 
 
 class TokenMemory:
@@ -33,7 +33,7 @@ class TokenMemory:
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
         self._lock = Lock()
         self.generation = 0
-        """Number that grows when something is forgotten. An answer to a question from before that is not remembered."""
+        """Number that grows when something is forgotten. An answer to a request from before that is not remembered."""
 
     def recall(self, request: TokenRequest) -> Token | None:
         """Return a remembered token that still has more time left than the request and the margin demand."""

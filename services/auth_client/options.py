@@ -14,7 +14,7 @@ class ClientOptions:
     """Time limit for all attempts of one call and the pauses between them."""
     max_attempts: int = 4
     backoff_seconds: float = 0.25
-    """First pause, where the service names none. Each further one is four times as long, less up to half by jitter."""
+    """First pause, if the service names none. Each further one is four times as long, less up to half by jitter."""
     max_reuse_seconds: float = 60.0
     """Time for which an answer is handed out again; 0 switches reuse off. In that time a revoked grant or a
     suspended user is not noticed and no read is recorded: hence a minute and not the token's whole life. A read

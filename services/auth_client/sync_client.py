@@ -18,7 +18,7 @@ from services.auth_client.tokens import Token, TokenRequest
 from services.auth_client.wire import BATCH_PATH, Answer, Outcome, unreachable
 
 _Flight = Future[Outcome | None]
-"""A question under way. Its result is None if whoever asked was interrupted, so that another has to ask."""
+"""A request under way. Its result is None if the thread that sent it was interrupted, so another has to."""
 
 
 class TokenClient(BaseTokenClient):
@@ -37,7 +37,7 @@ class TokenClient(BaseTokenClient):
     ) -> None:
         """Create the client. `http` is a client of the caller's, which the caller closes.
 
-        Raises ValueError for a text that is no URL or no key.
+        Raises ValueError for a text that is not a URL or not a key.
         """
         super().__init__(base_url, service_key, options=options)
         self._http = http or httpx.Client(**HTTP_DEFAULTS)
@@ -111,7 +111,7 @@ class TokenClient(BaseTokenClient):
     def _lead(self, call: Call, flight: _Flight) -> Outcome:
         outcome: Outcome | None = None
         try:
-            # Again: another thread may have finished asking between this one's look into the memory and its turn.
+            # Look again: another thread may have got an answer between this one's look into the memory and its turn.
             outcome = self._exchange.recall(call) or self._ask(call)
         finally:  # also when this thread is interrupted, say by a task's time limit
             with self._lock:

@@ -35,8 +35,8 @@ class Token:
     access_token: str = field(repr=False)
     token_type: str
     expires_at: datetime | None
-    """End of the token's life by the service's clock; None if it does not run out. It is for showing; for durations
-    use `expires_in`."""
+    """End of the token's life by the service's clock; None if it does not expire. Show it to people, and
+    compute with `expires_in`."""
     expires_in: int | None
     """Seconds that were left when the token was handed out, by this process's monotonic clock."""
     scopes: tuple[str, ...]

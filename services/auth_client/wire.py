@@ -61,7 +61,7 @@ def unreachable(error: Exception) -> Problem:
 
 def _item(item: Any, answer: Answer) -> Outcome:
     if not isinstance(item, dict):
-        return _unexpected(answer, "an item that is no object")
+        return _unexpected(answer, "an item that is not an object")
     token, problem = item.get("token"), item.get("problem")
     if isinstance(token, dict):
         return _token(token) or _unexpected(answer, "an item without a token")
@@ -71,7 +71,7 @@ def _item(item: Any, answer: Answer) -> Outcome:
 
 
 def _token(document: dict[str, Any]) -> Token | None:
-    """Return the token in the document; None where there is none, because something else answers at this address."""
+    """Return the token in the document; None if there is none, since something else may answer at this address."""
     end, left, scopes = document.get("expires_at"), document.get("expires_in"), document.get("scopes")
     texts = [_text(document, name) for name in _TEXTS]
     if not all(texts) or not isinstance(scopes, list) or (left is not None and _whole_number(left) is None):
@@ -92,7 +92,7 @@ def _token(document: dict[str, Any]) -> Token | None:
 def _problem(document: dict[str, Any], answer: Answer) -> Problem:
     code = _text(document, "type")
     if code is None:
-        # Not from the service: a proxy in front of it, which answers so while no replica is up.
+        # Not from the service but from a proxy in front of it, which answers like this while no replica is up.
         return _unexpected(answer, f"HTTP {answer.status} without a problem document")
     seconds = answer.retry_after if answer.retry_after is not None else str(document.get("retry_after"))
     missing = document.get("missing_scopes")
@@ -101,7 +101,7 @@ def _problem(document: dict[str, Any], answer: Answer) -> Problem:
         detail=f"{_text(document, 'detail') or code}{_faults(document)}",
         status=answer.status,
         request_id=_text(document, "request_id"),
-        # A date (RFC 9110 section 10.2.3) is passed over: it would need this machine's clock to be right.
+        # A date (RFC 9110 section 10.2.3) is ignored: it would need this machine's clock to be right.
         retry_after=int(seconds) if _SECONDS.fullmatch(seconds) else None,
         reconnect_url=_text(document, "reconnect_url"),
         reason=_text(document, "reason"),
@@ -124,7 +124,7 @@ def _unexpected(answer: Answer, what: str) -> Problem:
     seconds = answer.retry_after or ""
     return Problem(
         code=SERVICE_UNREACHABLE if temporary else UNEXPECTED_ANSWER,
-        detail=f"not what the user management service answers: {what}",
+        detail=f"not an answer of the user management service: {what}",
         status=answer.status,
         retry_after=int(seconds) if _SECONDS.fullmatch(seconds) else None,
     )
