@@ -80,7 +80,7 @@ def _remove_abandoned() -> None:
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Make a throw-away data folder that the account of Postgres can also reach (pytest's tmp_path is for root alone)."""
+    """Make a throw-away data folder that the account of Postgres can also reach (pytest's tmp_path is root's only)."""
     folder = Path(tempfile.mkdtemp(prefix="ums-data-", dir=SHORT_FOLDER))
     if os.geteuid() == 0:
         folder.chmod(_PASSAGE)

@@ -10,17 +10,17 @@ FAKE_SERVICE = Path(__file__).with_name("fake_service.py")
 
 
 def fake_command(role: str) -> list[str]:
-    """The command of a stand-in."""
+    """Return the command of a stand-in."""
     return [sys.executable, str(FAKE_SERVICE), role]
 
 
 def write_procfile(folder: Path, *roles: str) -> Path:
-    """A Procfile with these stand-ins."""
+    """Write and return a Procfile with these stand-ins."""
     path = folder / "Procfile"
     path.write_text("".join(f"{role}: {shlex.join(fake_command(role))}\n" for role in roles))
     return path
 
 
 def fake_recipe(folder: Path, *roles: str) -> Recipe:
-    """Stand-ins without a CLI."""
+    """Return a recipe of stand-ins without a CLI."""
     return Recipe(procfile=write_procfile(folder, *roles), cli=(), postgres_settings={"fsync": "off"})

@@ -1,4 +1,4 @@
-"""Stands in for a process of the service: `python fake_service.py web|worker|stubborn|crash|cli …`."""
+"""A stand-in for a process of the service: `python fake_service.py web|worker|stubborn|crash|cli …`."""
 
 import http.server
 import os
@@ -15,31 +15,31 @@ class _Ready(http.server.BaseHTTPRequestHandler):
 
 
 def web() -> None:
-    """Answers /ready."""
+    """Answer /ready."""
     http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), _Ready).serve_forever()
 
 
 def worker() -> None:
-    """Says that it started, with a child that outlives its parent unless somebody sees to it."""
+    """Report the start, with a child that outlives its parent unless somebody kills it."""
     if os.fork() != 0:
         print("worker.started", flush=True)
     time.sleep(600)
 
 
 def stubborn() -> None:
-    """Does not end on SIGTERM."""
+    """Do not end on SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(600)
 
 
 def crash() -> None:
-    """Ends by itself, soon after everything is up."""
+    """End without being asked, soon after everything is up."""
     time.sleep(1)
     sys.exit("out of cheese")
 
 
 def cli() -> None:
-    """Writes down how it was called, and prints a key when asked for one."""
+    """Write down the arguments, and print a key when asked for one."""
     with Path(os.environ["FAKE_CLI_LOG"]).open("a") as log:
         log.write(" ".join(sys.argv[2:]) + "\n")
     if sys.argv[2:4] == ["service", "create"]:

@@ -36,17 +36,17 @@ exec chroot --userspec="$user:$user" --groups= "$root" sh -c 'cd "$0" && exec "$
 
 @dataclass(frozen=True, slots=True)
 class MinimalRoot:
-    """The folder that holds it."""
+    """The file system of the minimal machine, in `folder`."""
 
     folder: Path
 
     @property
     def clone(self) -> Path:
-        """The repository, as paths are inside."""
+        """Return the repository's path inside."""
         return _HOME / "repository"
 
     def run(self, *command: str, log: Path, seconds: float) -> int:
-        """Exit status of a command in the clone, by the ordinary user; `log` gets what it writes."""
+        """Run a command in the clone as the ordinary user, write its output to `log`, and return its exit status."""
         variables = installer_variables(os.environ)
         mounted = (str(path) for path in _paths(variables) if path.is_dir())
         enter = ("sh", "-euc", _ENTER, "sh", str(self.folder), str(_USER), str(self.clone), *mounted, "--")
@@ -64,7 +64,7 @@ class MinimalRoot:
 
 
 def installer_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """What tells pip and uv where packages come from on this machine."""
+    """Return the variables that tell pip and uv where packages come from on this machine."""
     return {
         name: value
         for name, value in environment.items()
@@ -74,7 +74,7 @@ def installer_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def minimal_root() -> Iterator[MinimalRoot]:
-    """Build one, and remove it. Fails where debootstrap or root's rights are missing."""
+    """Build a minimal root, and remove it afterwards. Fails without debootstrap or the rights of root."""
     assert shutil.which("debootstrap"), "debootstrap is not installed: apt-get install debootstrap (Debian, Ubuntu)"
     assert os.geteuid() == 0, "debootstrap and chroot need root: sudo ./test nightly"
     with folders.scratch_folder() as scratch:
@@ -104,7 +104,7 @@ def _copy_network_settings(root: Path, home: Path) -> None:
 
 
 def _paths(variables: Mapping[str, str]) -> list[Path]:
-    """Files and folders of this machine that the variables name."""
+    """Return the files and folders of this machine that the variables name."""
     return [Path(value) for value in variables.values() if value.startswith("/")]
 
 

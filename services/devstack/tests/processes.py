@@ -1,4 +1,4 @@
-"""What /proc says about processes, for tests that kill them."""
+"""The state of processes according to /proc, for tests that kill them."""
 
 import contextlib
 import time
@@ -14,7 +14,7 @@ def _parent(process: Path) -> int | None:
 
 
 def descendants(pid: int) -> set[int]:
-    """All living processes below `pid`."""
+    """Return all living processes below `pid`."""
     parents = {int(process.name): _parent(process) for process in Path("/proc").glob("[0-9]*")}
     found: set[int] = set()
     level = {pid}
@@ -25,12 +25,12 @@ def descendants(pid: int) -> set[int]:
 
 
 def alive(pids: Iterable[int]) -> set[int]:
-    """Those that run; a zombie does not."""
+    """Return those processes that run; a zombie does not."""
     return {pid for pid in pids if _parent(Path(f"/proc/{pid}")) is not None}
 
 
 def eventually(condition: Callable[[], bool], *, within: float = 10.0) -> bool:
-    """Whether `condition()` became true within that many seconds."""
+    """Tell whether `condition()` became true within so many seconds."""
     deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:

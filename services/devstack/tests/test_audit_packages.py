@@ -1,4 +1,4 @@
-"""What is made of pip-audit's answers: silence is not innocence, and neither is it guilt."""
+"""The verdict over pip-audit's answers: without a usable answer, packages count as neither good nor bad."""
 
 import json
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def _judge(*, canary: Answer, pinned: Answer) -> Verdict:
     return judge(audit, CANARY, PINNED, today=TODAY)
 
 
-def test_packages_nobody_knows_anything_against_are_clean() -> None:
+def test_packages_without_a_known_vulnerability_are_clean() -> None:
     verdict = _judge(canary=_report(VULNERABLE), pinned=_report(SOUND))
 
     assert verdict == Verdict(Outcome.CLEAN)
@@ -71,7 +71,7 @@ def test_service_that_cannot_be_asked_judges_nothing(errors: str) -> None:
 
 
 @pytest.mark.parametrize("innocent", [SKIPPED, SOUND | {"name": "urllib3"}])
-def test_service_that_does_not_know_what_everybody_knows_judges_nothing(innocent: dict[str, Any]) -> None:
+def test_service_that_does_not_know_the_canary_judges_nothing(innocent: dict[str, Any]) -> None:
     verdict = _judge(canary=_report(innocent), pinned=_report(SOUND))
 
     assert verdict.outcome is Outcome.NOT_JUDGED

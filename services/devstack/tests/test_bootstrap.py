@@ -1,4 +1,4 @@
-"""When something is installed, and when not. What needs the network is tried by `./test` itself."""
+"""When something is installed, and when not. `./test` itself tries what needs the network."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""`.ci/run`: what `./test` finds there."""
+"""The environment in which `.ci/run` starts `./test`."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """One whose `./test` is still to be written."""
+    """Return a repository whose `./test` is still to be written."""
     (tmp_path / ".ci").mkdir()
     shutil.copy(REPOSITORY / ".ci/run", tmp_path / ".ci/run")
     return tmp_path

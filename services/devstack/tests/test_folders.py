@@ -1,4 +1,4 @@
-"""Folders for the account of Postgres. As an ordinary user there is no other account."""
+"""Folders for the account of Postgres. If an ordinary user runs the tests, there is no other account."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""A stranger's machine: what the README says to install, and nothing more."""
+"""The commands on a machine that has what the README says to install, and nothing more."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -8,7 +8,7 @@ from services.devstack.errors import DevstackError
 
 
 @pytest.mark.parametrize("value", ["", "0", "65536", "-1", "80a", "8000 "])
-def test_port_that_is_no_number_is_refused_by_its_variable(value: str) -> None:
+def test_port_that_is_not_a_number_is_refused_with_its_variable(value: str) -> None:
     with pytest.raises(DevstackError, match="SANDBOX_PORT"):
         ports.parse_port(value, variable="SANDBOX_PORT")
 

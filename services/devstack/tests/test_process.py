@@ -1,4 +1,4 @@
-"""Children: the group goes with its leader, and all of them with us."""
+"""Child processes: a group ends with its leader, and all groups end with this process."""
 
 import os
 import signal

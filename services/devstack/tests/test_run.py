@@ -30,7 +30,7 @@ class Front:
         self.output = ""
 
     def until(self, beginning: str) -> None:
-        """Read on until a line begins so."""
+        """Read on until a line that begins with `beginning`."""
         assert self.popen.stdout is not None
         for line in self.popen.stdout:
             self.output += line
@@ -39,7 +39,7 @@ class Front:
         pytest.fail(f"no line began with {beginning!r}:\n{self.output}")
 
     def end(self) -> int:
-        """Read the rest and wait."""
+        """Read the rest of the output and wait for the end."""
         assert self.popen.stdout is not None
         self.output += self.popen.stdout.read()
         return self.popen.wait(20)

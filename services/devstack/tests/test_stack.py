@@ -16,7 +16,7 @@ from services.devstack.tests.fake_recipe import fake_command, fake_recipe, write
 from services.devstack.tests.processes import alive, descendants
 
 pytestmark = pytest.mark.serial
-# Servers that nobody asks anything: the stack then has none of its own and starts at once.
+# Addresses that nobody connects to: with them the stack starts no servers of its own, and is up at once.
 NO_SERVERS = {"DATABASE_URL": "postgresql://elsewhere/x", "REDIS_URL": "redis://elsewhere"}
 
 
@@ -141,7 +141,7 @@ def test_stack_data_dir_in_use_is_refused(scratch: Path) -> None:
         _stack(scratch, "worker", env=NO_SERVERS).start()
 
 
-def test_stack_two_at_once_do_not_meet(scratch: Path) -> None:
+def test_stack_two_at_once_do_not_interfere(scratch: Path) -> None:
     recipe = fake_recipe(scratch, "web")
     with (
         Stack(scratch / "one", processes=["web"], recipe=recipe) as one,

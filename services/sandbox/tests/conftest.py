@@ -1,4 +1,4 @@
-"""A sandbox in process, and a client that talks to it over HTTP."""
+"""A sandbox in the test process, and a client that talks to it over HTTP."""
 
 from collections.abc import AsyncIterator
 

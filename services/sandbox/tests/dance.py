@@ -17,7 +17,7 @@ CREDENTIALS = httpx.BasicAuth(CLIENT_ID, CLIENT_SECRET)
 
 
 def request_parameters(**changes: str) -> dict[str, str]:
-    """A good authorization request; a change to "" leaves the parameter out."""
+    """Return the parameters of a valid authorization request; a change to "" leaves one out."""
     parameters = {
         "response_type": "code",
         "client_id": CLIENT_ID,
@@ -33,19 +33,19 @@ def request_parameters(**changes: str) -> dict[str, str]:
 
 
 def redirect_answer(response: httpx.Response) -> dict[str, str]:
-    """The query of the redirect."""
+    """Return the query of a redirect."""
     assert response.status_code == 302, response.text
     return dict(parse_qsl(urlsplit(response.headers["location"]).query))
 
 
 async def decide(client: httpx.AsyncClient, kind: str = "strict", **fields: str) -> dict[str, str]:
-    """Approve (unless told otherwise) in one request; the answer that the redirect carries."""
+    """Approve (unless told otherwise) in one request; return the answer that the redirect carries."""
     form = request_parameters(decision="approve", account="ada@example.com") | fields
     return redirect_answer(await client.post(f"/oidc/{kind}/authorize", data=form))
 
 
 async def exchange(client: httpx.AsyncClient, code: str, kind: str = "strict", **changes: str) -> httpx.Response:
-    """Redeem a code."""
+    """Exchange a code."""
     form = {
         "grant_type": "authorization_code",
         "code": code,
@@ -56,7 +56,7 @@ async def exchange(client: httpx.AsyncClient, code: str, kind: str = "strict", *
 
 
 async def connect(client: httpx.AsyncClient, kind: str = "strict", **fields: str) -> dict[str, Any]:
-    """The whole dance; the tokens."""
+    """Go through the whole code flow and return the tokens."""
     response = await exchange(client, (await decide(client, kind, **fields))["code"], kind)
     assert response.status_code == 200, response.text
     tokens: dict[str, Any] = response.json()
@@ -66,11 +66,11 @@ async def connect(client: httpx.AsyncClient, kind: str = "strict", **fields: str
 async def refresh(
     client: httpx.AsyncClient, refresh_token: str, kind: str = "strict", **changes: str
 ) -> httpx.Response:
-    """Redeem a refresh token."""
+    """Exchange a refresh token."""
     form = {"grant_type": "refresh_token", "refresh_token": refresh_token} | changes
     return await client.post(f"/oidc/{kind}/token", data=form, auth=CREDENTIALS)
 
 
 async def userinfo(client: httpx.AsyncClient, access_token: str, kind: str = "strict") -> httpx.Response:
-    """Ask who the token is about."""
+    """Ask for the claims about a token's account."""
     return await client.get(f"/oidc/{kind}/userinfo", headers={"Authorization": f"Bearer {access_token}"})

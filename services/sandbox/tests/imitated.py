@@ -14,23 +14,23 @@ SECRET = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
 
 @dataclass(frozen=True, slots=True)
 class Imitated:
-    """One imitation, asked as a web application would."""
+    """One imitation, called as a web application would."""
 
     client: httpx.AsyncClient
     name: str
     authorization_path: str
     token_path: str
     request: dict[str, str]
-    """Its authorization request, as far as it is its own."""
+    """Parameters of the authorization request that differ from one imitation to another."""
 
     async def decide(self, **fields: str) -> dict[str, str]:
-        """Approve (unless told otherwise) in one request; the answer that the redirect carries."""
+        """Approve (unless told otherwise) in one request; return the answer that the redirect carries."""
         form = request_parameters(**self.request) | {"decision": "approve", "account": "ada@example.com"} | fields
         form = {name: value for name, value in form.items() if value}
         return redirect_answer(await self.client.post(self.authorization_path, data=form))
 
     async def exchange(self, code: str, *, accept: str = JSON, **changes: str) -> httpx.Response:
-        """Redeem a code."""
+        """Exchange a code."""
         form = {
             "grant_type": "authorization_code",
             "code": code,
@@ -41,55 +41,55 @@ class Imitated:
         return await self.client.post(self.token_path, data=sent, headers={"Accept": accept})
 
     async def connect(self, **fields: str) -> dict[str, Any]:
-        """The whole dance; the tokens."""
+        """Go through the whole code flow and return the tokens."""
         response = await self.exchange((await self.decide(**fields))["code"])
         assert response.status_code == 200, response.text
         tokens: dict[str, Any] = response.json()
         return tokens
 
     async def refresh(self, refresh_token: str, **changes: str) -> httpx.Response:
-        """Redeem a refresh token."""
+        """Exchange a refresh token."""
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token} | SECRET | changes
         return await self.client.post(self.token_path, data=form, headers={"Accept": JSON})
 
     async def get(self, path: str, access_token: str) -> httpx.Response:
-        """Ask an API with a bearer token."""
+        """Call an API with a bearer token."""
         return await self.client.get(f"/as/{path}", headers={"Authorization": f"Bearer {access_token}"})
 
     async def control(self, operation: str, **body: Any) -> dict[str, Any]:
-        """Do something to it from outside."""
+        """Use one of the imitation's controls."""
         response = await self.client.post(f"/as/_control/{self.name}/{operation}", json=body)
         assert response.status_code in {200, 201}, response.text
         answer: dict[str, Any] = response.json()
         return answer
 
     async def delete(self, path: str, body: Any, credentials: httpx.BasicAuth = CREDENTIALS) -> httpx.Response:
-        """DELETE with a JSON body, as the client."""
+        """Send DELETE with a JSON body, authenticated as the client."""
         return await self.client.request("DELETE", f"/as/{path}", json=body, auth=credentials)
 
 
 def google(client: httpx.AsyncClient) -> Imitated:
-    """A request that gets a refresh token at the first consent."""
+    """Return Google, with a request that gets a refresh token at the first consent."""
     request = {"scope": "openid email", "access_type": "offline", "prompt": ""}
     authorization, token = "/as/accounts.google.com/o/oauth2/v2/auth", "/as/oauth2.googleapis.com/token"
     return Imitated(client, "google", authorization, token, request)
 
 
 def microsoft(client: httpx.AsyncClient, tenant: str = "common") -> Imitated:
-    """A request that gets a refresh token."""
+    """Return Microsoft, with a request that gets a refresh token."""
     path = f"/as/login.microsoftonline.com/{tenant}/oauth2/v2.0"
     request = {"scope": "openid profile email offline_access Mail.Read", "prompt": ""}
     return Imitated(client, "microsoft", f"{path}/authorize", f"{path}/token", request)
 
 
 def github(client: httpx.AsyncClient) -> Imitated:
-    """An ordinary request."""
+    """Return GitHub, with an ordinary request."""
     path = "/as/github.com/login/oauth"
     return Imitated(client, "github", f"{path}/authorize", f"{path}/access_token", {"scope": "repo user:email"})
 
 
 def slack(client: httpx.AsyncClient) -> Imitated:
-    """A request for a person's token alone; without PKCE, as server apps do."""
+    """Return Slack, with a request for a person's token alone, without PKCE as server apps send it."""
     request = {"scope": "", "user_scope": "users:read,channels:history", "code_challenge": ""}
     authorization, token = "/as/slack.com/oauth/v2/authorize", "/as/slack.com/api/oauth.v2.access"
     return Imitated(client, "slack", authorization, token, request | {"code_challenge_method": ""})

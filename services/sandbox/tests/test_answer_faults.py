@@ -1,4 +1,4 @@
-"""Faults in the members of a token answer: ID tokens that must not be believed, scopes, expiry, every party's style."""
+"""Faults in the members of a token answer: ID tokens not to be trusted, scopes, expiry, every party's format."""
 
 import time
 from typing import Any

@@ -94,7 +94,7 @@ def test_session_event_by_default_is_about_the_session_of_the_token(sandbox: San
     assert other["updated_at"] > 1_000
 
 
-def test_session_event_that_is_none_is_refused(sandbox: Sandbox) -> None:
+def test_session_event_of_unknown_type_is_refused(sandbox: Sandbox) -> None:
     with pytest.raises(KeyError, match=r"session\.created"):
         sandbox.clerk.session_event("user.created", "user_1")
 
@@ -175,7 +175,7 @@ async def test_control_restriction_changes_the_user(
 
 
 class _Service:
-    """Takes webhooks and notes what they were about."""
+    """Accept webhooks and note what they were about."""
 
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []
@@ -208,7 +208,7 @@ async def test_control_silent_changes_send_nothing_and_others_do() -> None:
     assert service.sandbox.clerk.users() == []
 
 
-async def test_control_session_event_that_is_none_is_422(client: httpx.AsyncClient) -> None:
+async def test_control_session_event_of_unknown_type_is_422(client: httpx.AsyncClient) -> None:
     response = await client.post("/clerk/_control/users/user_1/sessions", json={"event_type": "session.begun"})
 
     assert response.status_code == 422

@@ -1,4 +1,4 @@
-"""The authorization code flow: consent, PKCE, client authentication, code replay, id_token."""
+"""The authorization code flow: consent, PKCE, client authentication, code replay, ID token."""
 
 from typing import Any
 

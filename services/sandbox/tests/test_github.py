@@ -143,7 +143,7 @@ async def test_github_user_has_a_number_and_no_email(github: Imitated) -> None:
     assert response.headers["x-oauth-scopes"] == "repo, user:email"
 
 
-async def test_github_user_with_a_public_email_tells_it(github: Imitated) -> None:
+async def test_github_user_with_a_public_email_shows_it(github: Imitated) -> None:
     await github.control("settings", public_email=True)
     tokens = await github.connect()
 

@@ -1,4 +1,4 @@
-"""What the ledger tells, in process, over HTTP and in its file."""
+"""The contents of the ledger, in process, over HTTP and in its file."""
 
 import json
 from pathlib import Path

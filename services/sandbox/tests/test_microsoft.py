@@ -170,7 +170,7 @@ async def test_microsoft_wrong_secret_is_7000215(microsoft: Imitated) -> None:
     assert (response.status_code, response.json()["error_codes"]) == (401, [7000215])
 
 
-async def test_microsoft_has_nothing_to_revoke_at(client: httpx.AsyncClient) -> None:
+async def test_microsoft_has_no_revocation_endpoint(client: httpx.AsyncClient) -> None:
     response = await client.post("/as/login.microsoftonline.com/common/oauth2/v2.0/revoke", data={"token": "x"})
 
     assert response.status_code == 404

@@ -1,4 +1,4 @@
-"""Revocation, and what tests do to a provider from outside."""
+"""Revocation, and the controls by which tests change a provider from outside."""
 
 import time
 
@@ -83,7 +83,7 @@ async def test_control_clock_offset_shows_in_the_id_token_only(client: httpx.Asy
     assert (tokens["expires_in"], (await userinfo(client, tokens["access_token"])).status_code) == (3600, 200)
 
 
-async def test_control_grants_issues_and_tells_the_fate(sandbox: Sandbox, client: httpx.AsyncClient) -> None:
+async def test_control_grants_issues_and_lists_them(sandbox: Sandbox, client: httpx.AsyncClient) -> None:
     wanted = {"account": "grace@example.com", "scopes": ["openid", "offline_access"]}
     tokens = (await client.post("/oidc/strict/_control/grants", json=wanted)).json()
     await refresh(client, tokens["refresh_token"])

@@ -140,7 +140,7 @@ async def test_slack_revoke_ends_the_token_it_is_asked_with(rotating: Imitated) 
     assert (await rotating.refresh(tokens["refresh_token"])).json()["ok"] is True
 
 
-async def test_slack_open_id_tells_the_person_where_it_was_granted(slack: Imitated) -> None:
+async def test_slack_open_id_shows_the_person_if_it_was_granted(slack: Imitated) -> None:
     known = (await slack.connect(user_scope="openid,email"))["authed_user"]
     other = (await slack.connect())["authed_user"]
 
@@ -151,7 +151,7 @@ async def test_slack_open_id_tells_the_person_where_it_was_granted(slack: Imitat
     assert (refused["ok"], refused["error"], refused["needed"]) == (False, "missing_scope", "openid")
 
 
-async def test_slack_identity_tells_what_was_granted(slack: Imitated) -> None:
+async def test_slack_identity_shows_what_was_granted(slack: Imitated) -> None:
     user = (await slack.connect(user_scope="identity.basic"))["authed_user"]
 
     told = (await slack.get(f"{API}/users.identity", user["access_token"])).json()
