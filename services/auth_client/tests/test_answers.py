@@ -1,4 +1,4 @@
-"""What is sent, and what a caller is told: for both clients."""
+"""The requests that both clients send, and what they tell their callers of the answers."""
 
 import logging
 import pickle

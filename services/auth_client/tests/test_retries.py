@@ -238,7 +238,7 @@ def test_base_url_may_have_a_path() -> None:
 
 
 def _pauses(conversation: Conversation, answer: Answer | Problem) -> list[float]:
-    """What a conversation waits for when each attempt ends with `answer`."""
+    """Return the pauses of a conversation of which each attempt ends with `answer`."""
     steps: list[Post | Pause] = [next(conversation)]
     while True:
         try:

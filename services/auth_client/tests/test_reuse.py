@@ -1,4 +1,4 @@
-"""What is handed out again, to whom and for how long."""
+"""Reuse of tokens: which are handed out again, to whom and for how long."""
 
 import pytest
 

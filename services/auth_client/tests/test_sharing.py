@@ -216,4 +216,4 @@ def test_thread_whose_turn_comes_just_after_the_answer_does_not_ask_again(
 
 
 class _Interrupted(BaseException):
-    """What a task's time limit raises in the middle of anything."""
+    """The exception that a task's time limit may raise anywhere."""

@@ -1,4 +1,4 @@
-"""What a provider remembers: codes, grants and the tokens that belong to them. Times are of the monotonic clock."""
+"""The records of a provider: codes, grants and the tokens that belong to them. Times are of the monotonic clock."""
 
 import secrets
 import time

@@ -23,7 +23,7 @@ class SessionTokenRequest(BaseModel):
 
 
 class KeyRotation(BaseModel):
-    """Whether the old keys stay published."""
+    """A rotation of the signing key; with `keep_old`, the old keys stay published."""
 
     keep_old: bool = True
 

@@ -16,7 +16,7 @@ router = APIRouter()
 
 
 class Expiry(BaseModel):
-    """Whose access tokens expire; everybody's if `account` (id or e-mail) is missing."""
+    """The account (id or e-mail) whose access tokens expire; everybody's expire if it is missing."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -24,7 +24,7 @@ class Expiry(BaseModel):
 
 
 class Revocation(BaseModel):
-    """Whose consents end, by account id or e-mail, and why; some providers distinguish reasons.
+    """The account (id or e-mail) whose consents end, and the reason, by which some providers choose an error code.
 
     Google: `invalid_rapt`, `admin_policy_enforced`. Microsoft: `password_changed`, `mfa_required`, `consent_required`,
     `idle`, `spa_lifetime`. Slack: `account_inactive`.
@@ -37,7 +37,7 @@ class Revocation(BaseModel):
 
 
 class Age(BaseModel):
-    """How much older grants become; everybody's if `account` (id or e-mail) is missing."""
+    """The days by which grants grow older; everybody's do if `account` (id or e-mail) is missing."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -46,7 +46,7 @@ class Age(BaseModel):
 
 
 class ClockOffset(BaseModel):
-    """How far ahead the provider's clock is."""
+    """The seconds by which the provider's clock is ahead."""
 
     seconds: int
 
