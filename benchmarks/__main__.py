@@ -20,6 +20,7 @@ from benchmarks import (
     refresh_backlog,
     token_load,
     token_read,
+    token_read_profile,
     user_scale,
     webhook_burst,
 )
@@ -43,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="NAME")
     read = commands.add_parser("token_read", help="the internal token API against a bare ASGI callable")
     _add_comparison(read, token_read.run)
+    layers = commands.add_parser("token_read_profile", help="where the CPU of a token read goes, by layer")
+    _add_comparison(layers, token_read_profile.run)
     load = commands.add_parser("token_load", help="300 token reads a second for ten minutes, each recorded once")
     _add_token_load(load)
     profile = commands.add_parser("profile_read", help="GET /users/me against a bare ASGI callable")

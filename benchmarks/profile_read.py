@@ -11,7 +11,7 @@ from benchmarks.seeding import seeded_users
 from benchmarks.sessions import SessionIssuer
 
 PATH: Final = "/users/me"
-MINIMUM_RATIO_PERCENT: Final = 45.0
+MINIMUM_RATIO_PERCENT: Final = 55.0
 _ALL_ACTIVE: Final = "UPDATE users SET last_active_at = now()"
 """Puts all users in the middle of a visit.
 

@@ -44,8 +44,8 @@ def test_token_read_in_small_records_every_answer(tmp_path: Path) -> None:
 
     found = token_read._compare("fsync on", chosen)
 
-    circumstances = Circumstances.of("token_read", chosen.seed)
-    kept = {promise.id: promise.verdict for promise in token_read._promises(found, chosen, circumstances)}
+    promises = token_read._promises(found, chosen, Circumstances.of("token_read", chosen.seed), minimum=60)
+    kept = {promise.id: promise.verdict for promise in promises}
     names = [f"token_read[fsync on].{name}" for name in ("memory", "failures", "unrecorded", "in_flight")]
     assert [kept[name] for name in names] == ["pass"] * 4
 
