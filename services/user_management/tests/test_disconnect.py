@@ -168,7 +168,8 @@ async def test_token_that_the_provider_no_longer_knows_counts_as_revoked(connect
 
     await connected.journey.container.integrations.revocations.revoke_due(TESTER)
 
-    assert (await revocation_of(connected.journey))["state"] == "done"
+    row = await revocation_of(connected.journey)
+    assert (row["state"], row["last_failure"]) == ("done", "already_gone")
 
 
 async def test_grant_that_the_user_ended_there_counts_as_revoked(connected: Connected) -> None:

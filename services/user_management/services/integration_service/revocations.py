@@ -10,7 +10,7 @@ import structlog
 from services.user_management.core.principal import Principal
 from services.user_management.enums import ProviderErrorKind, RevocationState, TokenKind
 from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
-from services.user_management.integrations.oauth_client import OAuthClient
+from services.user_management.integrations.oauth_client import OAuthClient, RevocationOutcome
 from services.user_management.integrations.oauth_config import Provider, ProviderRegistry
 from services.user_management.integrations.provider_errors import REVOCATION_IMPOSSIBLE, ProviderCallError
 from services.user_management.queries import token_revocation as queries
@@ -75,7 +75,7 @@ class RevocationService:
             token = await self._token_to_show(actor, provider, revocation)
             if token is None:
                 return  # finished, or somebody else has taken it over
-            await self.oauth.revoke(provider, token=token)
+            outcome = await self.oauth.revoke(provider, token=token)
         except KeyUnavailableError:
             await self._postpone(actor, revocation, "key_unavailable")
         except PoisonedCiphertextError:
@@ -83,7 +83,8 @@ class RevocationService:
         except ProviderCallError as error:
             await self._judge(actor, revocation, error)
         else:
-            await self._finish(actor, revocation, RevocationState.DONE)
+            was_gone = outcome is RevocationOutcome.ALREADY_GONE
+            await self._finish(actor, revocation, RevocationState.DONE, failure=outcome if was_gone else None)
 
     async def _token_to_show(self, actor: Principal, provider: Provider, revocation: DueRevocation) -> str | None:
         """What the provider is to end; None: there is nothing left to show it."""
