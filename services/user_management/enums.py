@@ -105,11 +105,11 @@ class ReauthReason(StrEnum):
     TOKEN_UNREADABLE = "token_unreadable"  # noqa: S105 - a reason
     """The stored ciphertext fails its authentication tag under a proven key."""
     SCOPE_MISSING = "scope_missing"
-    """The user granted less than the provider file requires."""
+    """The user consented to less than the provider file requires."""
     SCOPE_UPGRADE = "scope_upgrade"
-    """The provider file requires more than it did when the user granted it."""
+    """The provider file requires more than it did when the user consented."""
     REFRESH_EXHAUSTED = "refresh_exhausted"
-    """Refused again and again for days, with a code that nobody knows."""
+    """The provider refused every refresh for days, with a code that its file does not list."""
     REVOKED_AT_PROVIDER = "revoked_at_provider"
     """The user, or their administrator, took the consent back there. Goes with the status `revoked`."""
 
@@ -158,7 +158,7 @@ class RevocationState(StrEnum):
     PENDING = "pending"
     DONE = "done"
     SUPERSEDED = "superseded"
-    """The same account is connected again, by this user or another, and revoking would end that grant too."""
+    """The same account is connected again, by this user or another, and revoking would end that consent too."""
     IMPOSSIBLE = "impossible"
     """The provider has no way to revoke, or we have no token that it would take: unreadable, or run out with nothing to
     renew it."""

@@ -249,7 +249,7 @@ class InsufficientScopeError(ApplicationError):
     code = "insufficient_scope"
     status = 403
     title = "Scopes missing"
-    default_detail = "The user has not granted every requested scope; send them to reconnect_url."
+    default_detail = "The user has not consented to every requested scope; send them to reconnect_url."
 
 
 class NotFoundError(ApplicationError):
@@ -312,7 +312,7 @@ class FlowRefusedError(ApplicationError):
     code = "flow_refused"
     status = 409
     title = "Consent not given"
-    default_detail = "The provider did not grant access; start again."
+    default_detail = "The provider did not give access; start connecting again."
 
 
 class ConflictError(ApplicationError):

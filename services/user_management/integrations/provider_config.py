@@ -81,9 +81,9 @@ class ProviderConfig(Section):
     required_scopes: tuple[str, ...] = ()
     """Scopes that are asked for with every connect attempt, whatever the caller wants."""
     unreported_scopes: tuple[str, ...] = ()
-    """Scopes that an answer never names; they count as granted when asked for."""
+    """Scopes that a token answer never names; they count as granted when asked for."""
     scopes: dict[str, str] = {}
-    """Scope → what it is for, in words for the person who grants it."""
+    """Scope → what it is for, in words for the person who consents to it."""
     scope_aliases: dict[str, str] = {}
     """Spelling in the provider's answers → the scope as we name it."""
     scope_prefix: str = ""
@@ -156,22 +156,22 @@ class ProviderConfig(Section):
         return self.errors.get(code) or _STANDARD_ERRORS.get(code)
 
     def parse_scopes(self, text: str) -> tuple[str, ...]:
-        """What an answer grants, as we name it; with what it implies, and what it never names although it is always
-        asked for."""
+        """Return the scopes of a token answer under our names, with those that they imply and with the required ones
+        that an answer never names."""
         reported = self.normalise(text.replace(self.answer_scope_separator or self.scope_separator, " ").split())
         implied = [narrow for scope in reported for narrow in self.implied_scopes.get(scope, ())]
         unnamed = set(self.unreported_scopes) & set(self.required_scopes)
         return tuple(sorted({*reported, *implied, *unnamed}))
 
     def normalise(self, scopes: Iterable[str]) -> tuple[str, ...]:
-        """Scopes as we name them, sorted, each once."""
+        """Return scopes under our names, sorted, each once."""
         return tuple(sorted({self._name(scope) for scope in scopes}))
 
     def granted(
         self, reported: Iterable[str] | None, requested: Collection[str], *, has_refresh_token: bool = True
     ) -> tuple[str, ...]:
-        """What the user granted: the answer's scopes, or all of the request (RFC 6749 section 5.1), and those that an
-        answer never names.
+        """Return the scopes that the user consented to: those of the answer, or all of the request if the answer names
+        none (RFC 6749 section 5.1), and the requested ones that an answer never names.
 
         Without a refresh token, `offline_access` is granted only where the answer names it: silence is no proof of it.
         """
@@ -181,7 +181,7 @@ class ProviderConfig(Section):
         return self.normalise([*(reported or ()), *assumed])
 
     def missing_required(self, granted: Iterable[str]) -> list[str]:
-        """Required scopes that are not among `granted`."""
+        """Return the required scopes that are not among `granted`."""
         return sorted(set(self.required_scopes) - set(self.normalise(granted)) - set(self.unreported_scopes))
 
     def filled(self, parameters: Mapping[str, str]) -> Self:

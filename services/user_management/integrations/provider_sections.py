@@ -103,7 +103,7 @@ class Revocation(Section):
 
 
 class GrantLimits(Section):
-    """What ends a grant by itself, for whoever has to explain a dead one."""
+    """The limits after which the provider ends a consent by itself; read by the diagnosis alone."""
 
     testing_days: int | None = Field(default=None, ge=1)
     """Life of a refresh token while the client is not published."""

@@ -81,7 +81,8 @@ class Integration(ormar.Model):
     refresh_lease_owner: UUID | None = PgUUID(nullable=True)
     refresh_lease_until: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     refresh_attempts: int = ormar.Integer(nullable=False)
-    """Calls sent to the provider since the last one whose outcome is known; 2 or more: the grant may have rotated."""
+    """Calls sent to the provider since the last one whose outcome is known; 2 or more: the refresh token may have been
+    replaced without our knowledge."""
     refresh_not_before: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     """Cool-down after a transient failure."""
     refresh_failures: int = ormar.Integer(nullable=False)

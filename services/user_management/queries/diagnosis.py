@@ -65,7 +65,7 @@ WHERE user_id = :user_id AND action = 'integration.connected' AND target_id = :i
 _SAME_ACCOUNT = sa.text("""
 SELECT count(*) AS connections,
        coalesce(sum(connects.newer), 0) AS newer_connects,
-       max(ended.at) AS grant_ended_at
+       max(ended.at) AS consent_ended_at
 FROM (
     SELECT id, user_id FROM integrations
     WHERE provider = :provider AND provider_account_id = :account_id AND id <> :integration_id LIMIT :limit
@@ -170,8 +170,8 @@ class OtherConnects:
     connections: int
     newer_connects: int
     """How often those integrations were connected after ours."""
-    grant_ended_at: datetime | None
-    """When the last of their consents was revoked after ours was given."""
+    consent_ended_at: datetime | None
+    """When one of those integrations was last revoked at the provider, after ours was connected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +256,7 @@ async def same_account(
         "limit": ACCOUNTS_LOOKED_AT,
     }
     row = (await connection.execute(_SAME_ACCOUNT, parameters)).one()
-    return OtherConnects(row.connections, int(row.newer_connects), row.grant_ended_at)
+    return OtherConnects(row.connections, int(row.newer_connects), row.consent_ended_at)
 
 
 async def last_revocation(connection: AsyncConnection, integration_id: UUID) -> LastRevocation | None:

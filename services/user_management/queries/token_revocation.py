@@ -163,7 +163,7 @@ async def request(
 
 
 async def add(connection: AsyncConnection, origin: Origin, grant: SealedTokens) -> None:
-    """Note that a token is to be revoked that no integration has, or has any more."""
+    """Note that a token is to be revoked which belongs to no integration, or no longer does."""
     parameters = _columns(grant) | {
         "id": uuid7(),
         "integration_id": origin.integration_id,
@@ -175,7 +175,7 @@ async def add(connection: AsyncConnection, origin: Origin, grant: SealedTokens) 
 
 
 async def hold_back(connection: AsyncConnection, *, user_id: str, provider: str, seconds: float) -> bool:
-    """Let no revocation of the user's grants at `provider` begin for `seconds`; whether one is under way."""
+    """Let no revocation of the user's consents at `provider` begin for `seconds`. Returns whether one is under way."""
     rows = await connection.execute(_HOLD_BACK, {"user_id": user_id, "provider": provider, "seconds": seconds})
     under_way = [bool(row.under_way) for row in rows]
     return any(under_way)
@@ -211,8 +211,8 @@ async def claim_due(connection: AsyncConnection, *, limit: int, lease_seconds: f
 
 
 async def renew(connection: AsyncConnection, held: DueRevocation, grant: SealedTokens) -> bool:
-    """Keep the tokens that a refresh brought, before the one of them is revoked that is wanted. False: it is no longer
-    ours."""
+    """Store the tokens that a refresh brought, before the provider is asked to revoke one of them. False: another
+    worker has taken the revocation over."""
     parameters = _columns(grant) | {"id": held.id, "attempts": held.attempts}
     return (await connection.execute(_RENEW, parameters)).rowcount == 1
 

@@ -95,7 +95,7 @@ class IntegrationResponse(BaseModel):
     status_changed_at: datetime
     granted_scopes: list[str]
     missing_scopes: list[str]
-    """Scopes that were asked for or are required, and that the user did not grant."""
+    """Scopes that were asked for or are required, and that the user did not consent to."""
     reconnect_url: str | None
     """Where to send the user if the integration needs them or lacks scopes."""
     expires_at: datetime | None

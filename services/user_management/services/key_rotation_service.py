@@ -182,7 +182,7 @@ class KeyRotationService:
                 report(progress)
                 if not goes_on:
                     raise ConflictError(
-                        "More connections cannot be read than may be marked in a minute; look for the cause first."
+                        "More integrations cannot be read than may be marked in a minute; look for the cause first."
                     )
         progress.left = await self._left()
         return progress

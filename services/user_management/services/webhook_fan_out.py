@@ -17,7 +17,7 @@ _ABOUT_CONNECTIONS: Final = "integration."
 
 def is_wanted(listener: Listener, event: CloudEvent) -> bool:
     """Whether a subscription names the event's type and may hear of it: a service that does not administer hears of
-    users, and of connections to the providers that it has a grant for."""
+    users, and of integrations with the providers that it has a grant for."""
     event_type = event["type"]
     named = not listener.event_types or not {event_type, f"{event_type.partition('.')[0]}.*"}.isdisjoint(
         listener.event_types

@@ -163,7 +163,7 @@ async def test_connection_that_ended_with_its_user_says_so(connected: Connected,
 
     (found,) = [finding for finding in findings if finding["code"] == "disconnected"]
     assert found["evidence"]["by"] == "user_deleted"
-    assert found["explanation"] == "The connection was ended here when the user deleted their account."
+    assert found["explanation"] == "The integration was ended here when the user deleted their account."
 
 
 async def test_grant_that_cannot_be_revoked_is_said_honestly(
@@ -264,7 +264,7 @@ async def test_command_prints_findings_for_people_and_for_programs(
     document = await asyncio.to_thread(cli, "diagnose", connected.user_id, STATIC, "--json")
 
     assert (text.returncode, text.stderr) == (0, "")
-    assert "[good · certain] The connection works (works)" in text.stdout
+    assert "[good · certain] The integration works (works)" in text.stdout
     assert "Fix (nobody): Nothing has to be done." in text.stdout
     assert json.loads(document.stdout)["findings"][0]["code"] == "works"
 

@@ -116,13 +116,13 @@ class HealthEvidence:
 
 @dataclass(frozen=True, slots=True)
 class SameAccountEvidence:
-    """How often the same account at the provider is connected; only counts, since whose account it is stays private."""
+    """How often the same account at the provider is connected. Only counts: other users' names stay private."""
 
     own_connects: int
     other_connections: int
     newer_connects: int
     """How often other users have connected the account since this integration was connected."""
-    grant_ended_at: datetime | None
+    consent_ended_at: datetime | None
     """When another integration of the account was last revoked at the provider since this one was connected."""
 
 

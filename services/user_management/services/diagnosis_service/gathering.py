@@ -136,7 +136,7 @@ async def _same_account(
         own_connects=await queries.count_connects(connection, user_id=user_id, integration_id=held.id),
         other_connections=others.connections,
         newer_connects=others.newer_connects,
-        grant_ended_at=others.grant_ended_at,
+        consent_ended_at=others.consent_ended_at,
     )
 
 

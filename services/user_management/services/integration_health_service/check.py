@@ -1,6 +1,6 @@
 """Every 15 minutes: tells a dead token from a provider that is down from a client of ours that is refused.
 
-Only the first of these is a user's concern. A walk over the serving connections, the longest unprobed first, probes
+Only the first of these is a user's concern. A walk over the serving integrations, the longest unprobed first, probes
 those that nothing else would notice: what is refreshed all the time proves itself by that.
 """
 

@@ -93,7 +93,8 @@ class Examination:
     async def _refused(
         self, actor: Principal, held: Candidate, failure: Failure, *, tallies: Tallies, time: SliceTime
     ) -> None:
-        """The access token is dead. A refresh shows whether the grant is too; without one, time does."""
+        """Act on a refused access token. A refresh shows whether the consent has ended too; without a refresh token,
+        the integration is marked once the refusals have lasted REFUSED_SECONDS."""
         if held.has_refresh_token:
             if not held.cooling and time.elapsed_seconds < LAST_REFRESH_SECONDS:
                 await self._refresh(held, tallies)

@@ -75,7 +75,7 @@ class Confirmations:
 
         async with self.unit_of_work(actor) as uow:
             if not await integration_queries.lock_active_user(uow.connection, user_id):
-                # Deleted or suspended since they began; nobody will use what they have granted.
+                # Deleted or suspended since they began; nobody will use what they have consented to.
                 origin = replace(origin, account_id=account.id)
                 await revoke_unkept(uow, self.vault, provider, origin, answer=answer, key_version=key_version)
                 raise uow.keep(UserNotFoundError())
@@ -98,7 +98,8 @@ class Confirmations:
         answer: TokenAnswer,
         account: Account,
     ) -> Consent:
-        """Step: what the account's owner granted, seen beside the refresh token that an earlier grant may have left."""
+        """Step: put together what the account's owner consented to. A refresh token that an earlier consent has left
+        counts as one that came with this answer."""
         held = await integration_queries.find_shown(
             uow.connection, user_id=user_id, provider=provider.name, account=account.id
         )
@@ -117,12 +118,12 @@ class Confirmations:
         )
 
     async def _connect(self, uow: UnitOfWork, user_id: str, provider: Provider, consent: Consent) -> Connected:
-        """Step: the account's integration, new or come back, without what its former grant has left."""
+        """Step: store the account's integration, new or restored, and remove what its former consent has left."""
         connected = await integration_queries.connect(
             uow.connection, user_id=user_id, provider=provider.name, consent=consent
         )
         if revokes_whole_consent(provider):
-            # It would end the new grant with the old one.
+            # A pending revocation would end the new consent with the old one.
             await revocation_queries.supersede(uow.connection, connected.id)
         if connected.former_status in _DEAD:
             # Google gives no new refresh token with a repeated consent, and then the old one stays; but not one that
@@ -143,8 +144,8 @@ class Confirmations:
             if revokes_whole_consent(provider) and await revocation_queries.hold_back(
                 uow.connection, user_id=user_id, provider=provider.name, seconds=CONFIRM_SECONDS
             ):
-                # What is being revoked right now would take the new grant along.
-                raise ProviderUnavailableError("An earlier connection is just being revoked; confirm again.")
+                # The revocation that is under way would end the new consent too.
+                raise ProviderUnavailableError("An earlier consent is just being revoked; confirm again.")
             flow = await flow_queries.consume(
                 uow.connection,
                 user_id=user_id,

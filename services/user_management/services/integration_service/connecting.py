@@ -64,7 +64,7 @@ class _Addressed:
     has_usable_refresh_token: bool
 
     def covers(self, scopes: tuple[str, ...]) -> bool:
-        """Whether we hold a refresh token that is good for `scopes`, so that none has to come with the new grant."""
+        """Whether we hold a refresh token that is good for `scopes`, so that the new consent need not bring one."""
         return self.has_usable_refresh_token and self.granted.issuperset(scopes)
 
 
@@ -105,7 +105,8 @@ class ConnectFlows:
                 code_challenge=pkce_challenge(self.signer.pkce_verifier(state_hash)) if provider.config.pkce else None,
                 nonce=self._nonce(provider, state_hash),
                 login_hint=request.login_hint or (addressed.account_email if addressed else None),
-                # A refresh token that is used once may be out at this moment, and a grant without one would keep it.
+                # Where each refresh token works once, a refresh may be using ours right now. A consent that brings no
+                # new one would leave us with the used one.
                 ask_consent=provider.config.rotates or addressed is None or not addressed.covers(scopes),
             )
         except ProviderCallError as error:
@@ -141,7 +142,7 @@ class ConnectFlows:
                 connection, user_id=user_id, provider=provider.name, account=request.account
             )
         if row is None and request.account is not None:
-            raise NotConnectedError("There is no connection to that account; leave it out to connect one more.")
+            raise NotConnectedError("That account is not connected; leave it out to connect one more.")
         if row is None:
             return None
         serving = row.status in SERVING and row.has_refresh_token

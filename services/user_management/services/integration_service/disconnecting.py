@@ -19,7 +19,7 @@ async def disconnect(
 ) -> RevocationState | None:
     """Step: end an integration whose row is locked. No token of it is readable from the commit on.
 
-    Returns what will become of the grant at the provider; None: there was no token to revoke.
+    Returns what will become of the consent at the provider; None: there was no token to revoke.
     """
     state = await _request_revocation(uow, providers, held)
     await integration_queries.disconnect(uow.connection, held, reason=by)
@@ -64,7 +64,7 @@ def disconnect_response(
 
 
 async def release_tokens(uow: UnitOfWork, providers: ProviderRegistry, user_id: str) -> None:
-    """Step: note the revocation of every grant of a user who is about to be erased."""
+    """Step: note the revocation of every consent of a user who is about to be erased."""
     for held in await integration_queries.live_of_user(uow.connection, user_id):
         await _request_revocation(uow, providers, held)
 

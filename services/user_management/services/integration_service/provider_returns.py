@@ -49,11 +49,11 @@ def exchange_problem(error: ProviderCallError) -> ApplicationError:
     if error.kind is ProviderErrorKind.OPERATOR:
         return ProviderMisconfiguredError(extra=extra)
     if error.kind in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED, ProviderErrorKind.UNKNOWN}:
-        return FlowRefusedError("The provider refused the code; start the connection again.", extra=extra)
+        return FlowRefusedError("The provider refused the code; start connecting again.", extra=extra)
     if error.unusable:
         return ProviderAnswerError(extra=extra)
     return ProviderUnavailableError(
-        "The provider does not answer; start the connection again.",
+        "The provider does not answer; start connecting again.",
         retry_after=math.ceil(error.retry_after or 1),
         extra=extra,
     )

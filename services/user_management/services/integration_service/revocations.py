@@ -100,8 +100,8 @@ class RevocationService:
         except ProviderCallError as error:
             if error.kind not in {ProviderErrorKind.REAUTH, ProviderErrorKind.REVOKED}:
                 raise
-            # The grant is dead already, which is all that was wanted; unless it was our own refresh, cut off before,
-            # that has used the token up: then its successor may live, and nobody has it.
+            # The consent has ended already, which is all that was wanted; unless an earlier refresh of ours that was
+            # cut off has used the token up: then its successor may live, and nobody has it.
             state = RevocationState.IMPOSSIBLE if revocation.attempts > 1 else RevocationState.DONE
             await self._finish(actor, revocation, state, failure=error.code)
             return None
@@ -130,8 +130,8 @@ class RevocationService:
         return SealedToken(kind, self.vault.seal(plaintext, binding, version), version)
 
     async def _judge(self, actor: Principal, revocation: DueRevocation, error: ProviderCallError) -> None:
-        """A refusal proves nothing, whatever it means elsewhere: what says that the grant is gone is in the provider's
-        file (`gone_codes`, `gone_statuses`), and was no error."""
+        """Finish a revocation that is impossible, and postpone any other. A refusal does not prove that the consent is
+        gone: the answers that do are in the provider's file (`gone_codes`, `gone_statuses`) and raise no error."""
         if error.code == REVOCATION_IMPOSSIBLE:
             await self._finish(actor, revocation, RevocationState.IMPOSSIBLE)
             return

@@ -151,7 +151,7 @@ class TokenAnswers:
             marked = await self.status.mark_needs_reauth(uow, integration, reason)
             if not marked and await integration_queries.has_moved(uow.connection, integration_id, version):
                 # A reconnect or a refresh came between: what was unreadable is no longer there.
-                raise ProviderUnavailableError("The connection has just changed; ask again.")
+                raise ProviderUnavailableError("The integration has just changed; ask again.")
             await TokenRead.objects.create(
                 id=uuid7(),
                 read_at=self.clock.now(),

@@ -346,7 +346,8 @@ class RefreshAttempts:
 
 
 def _granted(provider: Provider, answer: TokenAnswer, claim: Claim) -> tuple[str, ...] | None:
-    """What the answer grants, with what this provider never names; None: it names nothing, so nothing has changed."""
+    """Return the scopes of the answer and those that this provider never names; None: the answer names no scopes, so
+    they have not changed."""
     return None if answer.scopes is None else provider.config.granted(answer.scopes, claim.granted_scopes)
 
 

@@ -32,7 +32,7 @@ def provider_not_configured(evidence: Evidence) -> Finding | None:
 
 
 def never_connected(evidence: Evidence) -> Finding | None:
-    """Nobody has finished connecting this account."""
+    """Find a user who has never finished connecting an account at this provider."""
     if evidence.connection is not None or evidence.provider is None:
         return None
     return Finding(
@@ -40,7 +40,7 @@ def never_connected(evidence: Evidence) -> Finding | None:
         severity=Severity.ERROR,
         confidence=Confidence.CERTAIN,
         title=f"{evidence.display_name} was never connected",
-        explanation="This user has no such connection here, and never had one.",
+        explanation="This user has no such integration here, and never had one.",
         evidence={"attempts_in_the_last_day": len(evidence.flows)},
         fix=f"Let the user connect {evidence.display_name}.",
         who=Responsible.USER,
@@ -57,7 +57,7 @@ def disconnected(evidence: Evidence) -> Finding | None:
         severity=Severity.ERROR,
         confidence=Confidence.CERTAIN,
         title=f"{evidence.display_name} was disconnected",
-        explanation=f"The connection was ended here {_ENDED_BY.get(held.status_reason or '', 'by this service')}.",
+        explanation=f"The integration was ended here {_ENDED_BY.get(held.status_reason or '', 'by this service')}.",
         evidence={"disconnected_at": held.disconnected_at, "by": held.status_reason, "connected_at": held.connected_at},
         fix=f"If it is wanted again, let the user connect {evidence.display_name}.",
         who=Responsible.USER,
@@ -65,7 +65,7 @@ def disconnected(evidence: Evidence) -> Finding | None:
 
 
 def connect_attempt(evidence: Evidence) -> Finding | None:
-    """The latest attempt to connect did not get through."""
+    """Find the latest attempt to connect, if it did not succeed, and say at which step it stopped."""
     flow = evidence.flows[0] if evidence.flows else None
     held = evidence.connection
     if flow is None or (held is not None and (held.is_serving or flow.created_at < held.status_changed_at)):
@@ -89,12 +89,12 @@ def _refused_attempt(evidence: Evidence, flow: FlowEvidence, error: str) -> Find
         confidence=Confidence.CERTAIN,
         title="The user did not consent" if said_no else f"{evidence.display_name} refused the attempt to connect",
         explanation=(
-            "On the provider's page the consent was cancelled, by the user or because nobody there may give it."
+            "On the provider's page the user cancelled the consent, or nobody there is allowed to give it."
             if said_no
             else f"The provider sent the browser back with the error `{error}`."
         ),
         evidence={"error": error, "started_at": flow.created_at, "attempts_in_the_last_day": len(evidence.flows)},
-        fix="Compare our client with the provider's console." if ours else "Start the connection again and consent.",
+        fix="Compare our client with the provider's console." if ours else "The user connects again and consents.",
         who=Responsible.OPERATOR if ours else Responsible.USER,
     )
 
@@ -104,7 +104,7 @@ def _unconfirmed_attempt(evidence: Evidence, flow: FlowEvidence) -> Finding:
         code="connect_unconfirmed",
         severity=Severity.ERROR,
         confidence=Confidence.CERTAIN,
-        title="The product never confirmed the connection",
+        title="The product never confirmed the attempt to connect",
         explanation="The user consented and came back, but the front end did not finish with the flow it was given.",
         evidence={"started_at": flow.created_at, "expires_at": flow.expires_at},
         fix=(
@@ -124,7 +124,7 @@ def _unexchanged_attempt(evidence: Evidence, flow: FlowEvidence) -> Finding:
         explanation="The attempt was confirmed, and then the provider refused the code, did not answer, or answered"
         " something that must not be used. The code is used up.",
         evidence={"started_at": flow.created_at, "confirmed_at": flow.consumed_at},
-        fix="Start the connection again. If it fails again, the log line `connect.exchange_failed` has the cause.",
+        fix="The user connects again. If it fails again, the log line `connect.exchange_failed` has the cause.",
         who=Responsible.USER,
     )
 
@@ -138,13 +138,14 @@ def _abandoned_attempt(evidence: Evidence, flow: FlowEvidence) -> Finding:
         explanation="The browser was sent to the provider and never returned: the window was closed, or the provider"
         " showed an error of its own, as for a redirect URI that it does not know.",
         evidence={"started_at": flow.created_at, "expired_at": flow.expires_at},
-        fix="Ask what the user saw there. An error page of the provider is about our client; else start again.",
+        fix="Ask the user what they saw there. An error page of the provider points to our client's registration;"
+        " otherwise the user connects again.",
         who=Responsible.USER,
     )
 
 
 def revocation_unfinished(evidence: Evidence) -> Finding | None:
-    """Disconnected here, while the provider may still list the grant."""
+    """Find an integration that is disconnected here while the provider may still list the user's consent."""
     revocation, held = evidence.revocation, evidence.connection
     if revocation is None or held is None or held.status is not IntegrationStatus.DISCONNECTED:
         return None
@@ -160,9 +161,9 @@ def revocation_unfinished(evidence: Evidence) -> Finding | None:
             code="revocation_pending",
             severity=Severity.NOTICE,
             confidence=Confidence.CERTAIN,
-            title=f"The grant is not revoked at {evidence.display_name} yet",
-            explanation="No token is readable here any more. The provider is asked to forget the grant, and again until"
-            " it has.",
+            title=f"The consent is not revoked at {evidence.display_name} yet",
+            explanation="No token is readable here any more. The provider is asked to revoke the consent, again and"
+            " again until it has.",
             evidence=facts,
             fix="Wait. The user can also remove the access in their account at the provider.",
             who=Responsible.NOBODY,
@@ -174,9 +175,9 @@ def revocation_unfinished(evidence: Evidence) -> Finding | None:
         code="revocation_impossible" if revocation.state is RevocationState.IMPOSSIBLE else "revocation_given_up",
         severity=Severity.NOTICE,
         confidence=Confidence.CERTAIN,
-        title=f"The grant lives on at {evidence.display_name}",
+        title=f"The consent lives on at {evidence.display_name}",
         explanation="No token is readable here any more, but the provider still lists the access: "
-        + (note or "it could not be made to forget it."),
+        + (note or "it could not be made to revoke it."),
         evidence=facts,
         fix="The user removes the access in their account at the provider.",
         who=Responsible.USER,

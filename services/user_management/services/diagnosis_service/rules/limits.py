@@ -1,4 +1,4 @@
-"""What ends a grant by itself, as the provider's file says (`[grant_limits]`, `daily_expiry`)."""
+"""Rules for consents that the provider ends by itself, as its file says (`[grant_limits]`, `daily_expiry`)."""
 
 from datetime import timedelta
 from typing import Final
@@ -10,14 +10,14 @@ from services.user_management.services.diagnosis_service.evidence import Evidenc
 _SLACK: Final = timedelta(hours=1)
 """How far the provider's time of an event may be from ours."""
 _NARROW: Final = timedelta(days=1)
-"""A death that is known to within a day tells its cause from others."""
+"""If the end of a consent is known to within a day, its age tells the cause from others."""
 _IDLE_CODES: Final = frozenset({"AADSTS700082", "AADSTS70008"})
 _SINGLE_PAGE_CODES: Final = frozenset({"AADSTS700084"})
 
 
 def _died_at(held: IntegrationEvidence, limit: timedelta) -> Confidence | None:
-    """Whether the grant may have died `limit` after the consent: somewhere between the last time it worked and the
-    refusal. The closer these are, the surer it is."""
+    """Judge whether the consent may have ended at the age of `limit`, which is so if that moment lies between the last
+    time that it worked and the refusal. The closer these two are, the surer the answer; None: it cannot be."""
     deadline = held.connected_at + limit
     if not held.last_worked_at - _SLACK <= deadline <= held.status_changed_at + _SLACK:
         return None
@@ -37,7 +37,7 @@ def _life(held: IntegrationEvidence) -> JSONObject:
 
 
 def testing_mode(evidence: Evidence) -> Finding | None:
-    """Google ends grants of an unpublished client after seven days."""
+    """Find a consent that ended because our client is unpublished: Google ends these consents after seven days."""
     held, provider = evidence.connection, evidence.provider
     if held is None or provider is None or not held.is_refused_without_a_cause:
         return None
@@ -50,8 +50,8 @@ def testing_mode(evidence: Evidence) -> Finding | None:
         severity=Severity.ERROR,
         confidence=confidence,
         title=f"Our client at {evidence.display_name} seems to be in testing",
-        explanation=f"While a client's publishing status is Testing, {evidence.display_name} ends every grant {days}"
-        " days after the consent, and this grant died at that age. All its users are hit, each in turn.",
+        explanation=f"While a client's publishing status is Testing, {evidence.display_name} ends every consent after"
+        f" {days} days, and this consent ended at that age. All users of the client are hit, each in turn.",
         evidence=_life(held) | {"limit_days": days},
         fix="Publish the client in the provider's console (OAuth consent screen, Publish app); then the user connects"
         " again. Connecting again without publishing lasts another week.",
@@ -60,7 +60,7 @@ def testing_mode(evidence: Evidence) -> Finding | None:
 
 
 def idle_grant(evidence: Evidence) -> Finding | None:
-    """A refresh token that nobody used for long: six months at Google, 90 days at Microsoft."""
+    """Find a refresh token that died because nobody used it: after six months at Google, 90 days at Microsoft."""
     held, provider = evidence.connection, evidence.provider
     if held is None or provider is None or not held.is_refused:
         return None
@@ -74,18 +74,19 @@ def idle_grant(evidence: Evidence) -> Finding | None:
         code="idle_grant",
         severity=Severity.ERROR,
         confidence=Confidence.CERTAIN if said else Confidence.LIKELY,
-        title="The grant was unused for too long",
-        explanation=f"{evidence.display_name} ends a grant that is not used for {days or 'a number of'} days. This one"
-        f" was last used {in_days(idle)} days before it was refused.",
+        title="The consent was unused for too long",
+        explanation=f"{evidence.display_name} ends a consent that is not used for {days or 'a number of'} days. This"
+        f" one was last used {in_days(idle)} days before it was refused.",
         evidence=_life(held) | {"idle_days": in_days(idle), "limit_days": days},
-        fix="The user connects again. Tokens are renewed by themselves while the workers run: if they did,"
+        fix="The user connects again. The workers renew tokens while they run: if they ran,"
         " find out why this one was left out.",
         who=Responsible.USER,
     )
 
 
 def token_limit(evidence: Evidence) -> Finding | None:
-    """Google keeps 100 refresh tokens per account and client; of one more the oldest dies silently."""
+    """Find an account that was connected too often: Google keeps 100 refresh tokens per account and client, and with
+    one more the oldest stops working silently."""
     held, provider, same = evidence.connection, evidence.provider, evidence.same_account
     if held is None or provider is None or same is None or not held.is_refused_without_a_cause:
         return None
@@ -108,13 +109,13 @@ def token_limit(evidence: Evidence) -> Finding | None:
             "other_connections_of_the_account": same.other_connections,
         },
         fix="The user connects again. Find out why this account is connected again and again: a test account that many"
-        " share, or a product that asks for consent when it holds a grant already.",
+        " share, or a product that asks for consent although it already has it.",
         who=Responsible.DEVELOPER,
     )
 
 
 def single_page_client(evidence: Evidence) -> Finding | None:
-    """Microsoft ends refresh tokens of a redirect URI of type `spa` after 24 hours."""
+    """Find a redirect URI that is registered with the type `spa`: Microsoft ends its refresh tokens after 24 hours."""
     held, provider = evidence.connection, evidence.provider
     if held is None or provider is None or not held.is_refused:
         return None
@@ -139,7 +140,7 @@ def single_page_client(evidence: Evidence) -> Finding | None:
 
 
 def daily_expiry(evidence: Evidence) -> Finding | None:
-    """All tokens of this provider die at a time of day, whatever anybody does."""
+    """Find a provider that ends all its tokens at a fixed time of day."""
     held, provider = evidence.connection, evidence.provider
     if held is None or provider is None or provider.daily_expiry is None or held.disconnected_at is not None:
         return None

@@ -1,4 +1,4 @@
-"""The user: whoever is not active gets no token, however well the integration is."""
+"""Rules about the user: nobody gets tokens of a user who is not active, even if the integration works."""
 
 from services.user_management.enums import UserStatus
 from services.user_management.schemas.diagnosis import Confidence, Finding, Responsible, Severity
@@ -6,7 +6,7 @@ from services.user_management.services.diagnosis_service.evidence import Evidenc
 
 
 def user_deleted(evidence: Evidence) -> Finding | None:
-    """The account is deleted and waits to be erased."""
+    """Find a user who is deleted and waits to be erased."""
     if evidence.user_deleted_at is None:
         return None
     return Finding(
@@ -14,9 +14,9 @@ def user_deleted(evidence: Evidence) -> Finding | None:
         severity=Severity.ERROR,
         confidence=Confidence.CERTAIN,
         title="The user is deleted",
-        explanation="Tokens of deleted users are readable to nobody. The account is kept for a while and then erased.",
+        explanation="Nobody can read tokens of deleted users. The user is kept for a while and then erased.",
         evidence={"deleted_at": evidence.user_deleted_at},
-        fix="If this was a mistake, an administrator can restore the user before the account is erased.",
+        fix="If this was a mistake, an administrator can restore the user before the erasure.",
         who=Responsible.OPERATOR,
     )
 
@@ -30,7 +30,7 @@ def user_inactive(evidence: Evidence) -> Finding | None:
         severity=Severity.ERROR,
         confidence=Confidence.CERTAIN,
         title=f"The user is {evidence.user_status.replace('_', ' ')}",
-        explanation="Only active users' tokens are handed out. The connection itself is untouched by this.",
+        explanation="Only active users' tokens are handed out. The integration itself is untouched by this.",
         evidence={"user_status": evidence.user_status},
         fix="Make the user active again, here or at the identity provider, wherever it was decided.",
         who=Responsible.OPERATOR,

@@ -1,4 +1,4 @@
-"""The provider ended the grant and said why, or others may have ended it."""
+"""Rules for consents that the provider ended, with a code that says why, or that another party may have ended."""
 
 from typing import Final
 
@@ -24,7 +24,7 @@ ADMIN_POLICY_CODES: Final = {
     "team_access_not_granted": "the Slack app is not approved for this workspace",
 }
 _USERS_OR_ADMINISTRATORS: Final = frozenset({"AADSTS65001", "consent_required"})
-"""Said in both cases: the administrator has not consented, or the user took the consent back."""
+"""Codes that have two meanings: the administrator has not consented, or the user took the consent back."""
 SIGN_IN_POLICY_CODES: Final = {
     "AADSTS50076": "multi-factor authentication is required now",
     "AADSTS50078": "the multi-factor authentication has expired",
@@ -40,7 +40,7 @@ SIGN_IN_POLICY_CODES: Final = {
 TAKEN_BACK_CODES: Final = {
     "AADSTS50173": "the password was changed or reset, or an administrator ended all sessions",
     "AADSTS50133": "the session ended, as after a change of the password",
-    "AADSTS70000": "the grant was revoked",
+    "AADSTS70000": "the consent was revoked",
     "token_revoked": "the token was revoked",
     "account_inactive": "the account at the provider was deactivated",
     "bad_refresh_token": "the refresh token is not known there any more",
@@ -48,7 +48,7 @@ TAKEN_BACK_CODES: Final = {
 
 
 def _said(evidence: Evidence, codes: dict[str, str]) -> str | None:
-    """The most telling of `codes` that the provider has said: the detail before the code."""
+    """Return the code of the last failure if `codes` has it: the detail if there, otherwise the error code itself."""
     held = evidence.connection
     if held is None or held.is_serving or held.status is IntegrationStatus.DISCONNECTED:
         return None
@@ -68,7 +68,7 @@ def _facts(evidence: Evidence) -> JSONObject:
 
 
 def admin_policy(evidence: Evidence) -> Finding | None:
-    """An administrator at the customer decides, not the user."""
+    """Find a refusal that only an administrator at the customer can lift, not the user."""
     held = evidence.connection
     code, facts = _said(evidence, ADMIN_POLICY_CODES), _facts(evidence)
     attempt = evidence.flows[0] if evidence.flows else None
@@ -85,13 +85,13 @@ def admin_policy(evidence: Evidence) -> Finding | None:
         explanation=f"The provider said `{code}`: {ADMIN_POLICY_CODES[code]}. Connecting again changes nothing until"
         " that is decided.",
         evidence=facts,
-        fix="Let the customer's administrator allow or consent to this client; then the user connects again.",
+        fix="Let the customer's administrator allow this client, or consent to it; then the user connects again.",
         who=Responsible.USER,
     )
 
 
 def reauthentication_policy(evidence: Evidence) -> Finding | None:
-    """Google Cloud session control, `invalid_rapt`."""
+    """Find a consent that was ended by Google Cloud session control (`invalid_rapt`)."""
     held = evidence.connection
     if held is None or held.is_serving or not held.codes & {"invalid_rapt", "rapt_required"}:
         return None
@@ -99,9 +99,9 @@ def reauthentication_policy(evidence: Evidence) -> Finding | None:
         code="reauthentication_policy",
         severity=Severity.ERROR,
         confidence=Confidence.CERTAIN,
-        title="The customer's reauthentication policy ended the grant",
+        title="The customer's reauthentication policy ended the consent",
         explanation="The administrator has set a session length for Google Cloud or for this client's scopes; after it"
-        " every grant ends (`invalid_rapt`). It will happen again after the same time.",
+        " every consent ends (`invalid_rapt`). It will happen again after the same time.",
         evidence=_facts(evidence),
         fix="The user connects again. For good: the administrator marks this client as trusted, which exempts it"
         " (Admin console, Security, Google Cloud session control).",
@@ -110,7 +110,7 @@ def reauthentication_policy(evidence: Evidence) -> Finding | None:
 
 
 def sign_in_policy(evidence: Evidence) -> Finding | None:
-    """Multi-factor authentication or conditional access."""
+    """Find a refusal by the customer's rules for sign-ins: multi-factor authentication or conditional access."""
     code = _said(evidence, SIGN_IN_POLICY_CODES)
     if code is None:
         return None
@@ -119,7 +119,7 @@ def sign_in_policy(evidence: Evidence) -> Finding | None:
         severity=Severity.ERROR,
         confidence=Confidence.CERTAIN,
         title="The provider wants the user to sign in in person",
-        explanation=f"The provider said `{code}`: {SIGN_IN_POLICY_CODES[code]}. A refresh token is not enough for it.",
+        explanation=f"The provider said `{code}`: {SIGN_IN_POLICY_CODES[code]}. A refresh token does not satisfy that.",
         evidence=_facts(evidence),
         fix="The user connects again and passes the extra step. If it comes back soon, the customer's administrator"
         " looks at the conditional access policies that apply to this client.",
@@ -151,22 +151,23 @@ def consent_taken_back(evidence: Evidence) -> Finding | None:
 
 
 def grant_ended_by_another_disconnect(evidence: Evidence) -> Finding | None:
-    """The same account was disconnected elsewhere here, and the provider ends whole grants."""
+    """Find a consent that ended when another integration of the same account was disconnected here: some providers end
+    the account's whole consent when one token is revoked."""
     held, same = evidence.connection, evidence.same_account
-    if held is None or same is None or not held.is_refused or same.grant_ended_at is None:
+    if held is None or same is None or not held.is_refused or same.consent_ended_at is None:
         return None
-    if not _ends_whole_consents(evidence) or same.grant_ended_at > held.status_changed_at:
+    if not _ends_whole_consents(evidence) or same.consent_ended_at > held.status_changed_at:
         return None
     return Finding(
         code="grant_ended_by_another_disconnect",
         severity=Severity.ERROR,
         confidence=Confidence.LIKELY,
         title="The same account was disconnected elsewhere",
-        explanation=f"At {evidence.display_name} revoking one token ends everything the account has granted to our"
-        " client. Another connection of the same account was disconnected and revoked before this one was refused.",
+        explanation=f"At {evidence.display_name} revoking one token ends the account's whole consent to our client."
+        " Another integration of the same account was disconnected and revoked before this one was refused.",
         evidence={
             "other_connections": same.other_connections,
-            "revoked_at": same.grant_ended_at,
+            "revoked_at": same.consent_ended_at,
             "refused_at": held.status_changed_at,
         },
         fix="The user connects again. One account at the provider is best connected once.",
@@ -175,7 +176,7 @@ def grant_ended_by_another_disconnect(evidence: Evidence) -> Finding | None:
 
 
 def client_shared(evidence: Evidence) -> Finding | None:
-    """Another deployment uses the same client id: it takes the refresh token, or revokes the grant."""
+    """Find signs of another deployment with the same client id: it got the refresh token, or revoked the consent."""
     held, provider = evidence.connection, evidence.provider
     if held is None or provider is None or held.status is IntegrationStatus.DISCONNECTED:
         return None
@@ -191,7 +192,7 @@ def client_shared(evidence: Evidence) -> Finding | None:
         title="Another deployment may share our client",
         explanation="Two deployments, such as staging and production, with one client id are one client to"
         f" {evidence.display_name}: the refresh token went to whoever asked first, and a revocation by one ends the"
-        " grant of both.",
+        " consent of both.",
         evidence={
             "has_refresh_token": held.refresh is not None,
             "consent_was_asked_for": bool(provider.consent_parameters),
@@ -212,9 +213,9 @@ def refused_for_days(evidence: Evidence) -> Finding | None:
         code="refused_for_days",
         severity=Severity.ERROR,
         confidence=Confidence.CERTAIN,
-        title=f"{evidence.display_name} refused for days with a code that nobody knows",
-        explanation=f"The provider answered every refresh with `{held.last_failure}`, which its file does not class. It"
-        " was tried for three days before the user was asked.",
+        title=f"{evidence.display_name} refused for days with an unknown code",
+        explanation=f"The provider answered every refresh with `{held.last_failure}`, which its file does not list. The"
+        " refresh was tried for three days before the user was asked.",
         evidence=_facts(evidence) | {"failing_since": held.failing_since, "failures": held.refresh_failures},
         fix="The user connects again. Whoever keeps the provider's file looks the code up and adds it to [errors].",
         who=Responsible.DEVELOPER,

@@ -1,4 +1,4 @@
-"""What was asked for, what was granted, and what is required by now."""
+"""Rules about scopes: those that were asked for, those the user consented to, and those that are now required."""
 
 from services.user_management.enums import ReauthReason
 from services.user_management.integrations.provider_config import OFFLINE_ACCESS
@@ -7,12 +7,12 @@ from services.user_management.services.diagnosis_service.evidence import Evidenc
 
 
 def unticked_scopes(evidence: Evidence) -> Finding | None:
-    """Providers let people untick single scopes on the consent page."""
+    """Find scopes that the user unticked on the provider's consent page."""
     held, provider = evidence.connection, evidence.provider
     if held is None or provider is None or held.requested_scopes is None or held.disconnected_at is not None:
         return None
     granted = {*provider.normalise(held.granted_scopes), *provider.unreported_scopes}
-    # Nobody has to tick `offline_access`: whether it is granted is between the provider and our operator.
+    # No user ticks `offline_access`: whether the provider gives it depends on how our operator configured it.
     unticked = sorted(set(provider.normalise(held.requested_scopes)) - granted - {OFFLINE_ACCESS})
     if not unticked:
         return None
@@ -21,10 +21,10 @@ def unticked_scopes(evidence: Evidence) -> Finding | None:
         code="unticked_scopes",
         severity=Severity.WARNING if held.is_serving else Severity.ERROR,
         confidence=Confidence.CERTAIN,
-        title="The user did not grant everything that was asked for",
+        title="The user did not consent to everything that was asked for",
         explanation=f"Left out on the page of {evidence.display_name}: "
         + ", ".join(evidence.describe(scope) for scope in unticked)
-        + ". What needs it is refused with `insufficient_scope`.",
+        + ". Requests that need it are refused with `insufficient_scope`.",
         evidence={
             "requested": sorted(held.requested_scopes),
             "granted": sorted(held.granted_scopes),
@@ -32,7 +32,7 @@ def unticked_scopes(evidence: Evidence) -> Finding | None:
             "required": required,
             "connected_at": held.connected_at,
         },
-        fix="The user connects again and leaves every box ticked. Say beforehand what each is for.",
+        fix="The user connects again and leaves every box ticked. Tell them beforehand what each is for.",
         who=Responsible.USER,
     )
 
@@ -59,7 +59,7 @@ def offline_access_ignored(evidence: Evidence) -> Finding | None:
             else "An OpenID provider ignores `offline_access` unless the request has `prompt=consent`, and the"
             " provider's file does not send it."
         )
-        + " Until that is mended, another connection by the user changes nothing.",
+        + " Until that is mended, connecting again changes nothing.",
         evidence={
             "requested": sorted(held.requested_scopes or ()),
             "granted": sorted(held.granted_scopes),
@@ -72,7 +72,7 @@ def offline_access_ignored(evidence: Evidence) -> Finding | None:
             if is_shown
             else 'Put `prompt = "consent"` under [consent_parameters] of the provider file and restart.'
         )
-        + " Connections from before are then made again.",
+        + " Then the users who connected before connect again.",
         who=Responsible.OPERATOR,
     )
 
@@ -89,9 +89,9 @@ def offline_access_unnamed(evidence: Evidence) -> Finding | None:
         code="offline_access_unnamed",
         severity=Severity.ERROR if is_missing else Severity.WARNING,
         confidence=Confidence.CERTAIN,
-        title=f"{evidence.display_name} grants `offline_access` and does not say so",
-        explanation="The provider gave a refresh token and left `offline_access` out of the granted scopes. Whoever"
-        " demands that scope is refused.",
+        title=f"{evidence.display_name} gives `offline_access` and does not say so",
+        explanation="The provider gave a refresh token and left `offline_access` out of the scopes in its answer."
+        " Requests that demand that scope are refused.",
         evidence={"granted": sorted(held.granted_scopes), "connected_at": held.connected_at},
         fix='Put "offline_access" into unreported_scopes of the provider file and restart.',
         who=Responsible.OPERATOR,
@@ -99,7 +99,7 @@ def offline_access_unnamed(evidence: Evidence) -> Finding | None:
 
 
 def scope_upgrade(evidence: Evidence) -> Finding | None:
-    """The provider file was raised after the user had consented."""
+    """Find an integration that lacks a scope which the provider file required only after the user had consented."""
     held, provider = evidence.connection, evidence.provider
     if held is None or held.is_serving or held.status_reason != ReauthReason.SCOPE_UPGRADE:
         return None
@@ -108,13 +108,13 @@ def scope_upgrade(evidence: Evidence) -> Finding | None:
         code="scope_upgrade",
         severity=Severity.ERROR,
         confidence=Confidence.CERTAIN,
-        title="The product needs more than this user has granted",
+        title="The product needs more than this user has consented to",
         explanation=(
-            "Since the user consented, the product requires also: "
+            "Since the user consented, the product also requires: "
             + ", ".join(evidence.describe(scope) for scope in missing)
             + "."
             if missing
-            else "The product required more for a while and no longer does: the next check brings the connection back."
+            else "The product required more for a while and no longer does: the next check brings the integration back."
         ),
         evidence={
             "missing": missing,
@@ -122,7 +122,7 @@ def scope_upgrade(evidence: Evidence) -> Finding | None:
             "since": held.status_changed_at,
             "connected_at": held.connected_at,
         },
-        fix="The user connects again and grants the rest." if missing else "Wait up to 15 minutes.",
+        fix="The user connects again and consents to the rest." if missing else "Wait up to 15 minutes.",
         who=Responsible.USER if missing else Responsible.NOBODY,
     )
 

@@ -1,4 +1,4 @@
-"""The stored tokens: what is missing, what cannot be read, and what a lost answer did."""
+"""Rules about the stored tokens: tokens that are missing, that cannot be read, or that a lost answer made useless."""
 
 from services.user_management.enums import IntegrationStatus, ReauthReason
 from services.user_management.schemas.diagnosis import Confidence, Finding, Responsible, Severity
@@ -16,7 +16,7 @@ def _tokens(held: IntegrationEvidence) -> dict[str, TokenEvidence]:
 
 
 def refresh_interrupted(evidence: Evidence) -> Finding | None:
-    """The answer with the new refresh token never arrived, and the old one is used up."""
+    """Find a refresh whose answer, with the new refresh token, never arrived, while the old one is used up."""
     held = evidence.connection
     if held is None or held.is_serving or held.status_reason != ReauthReason.REFRESH_INTERRUPTED:
         return None
@@ -54,7 +54,7 @@ def no_refresh_token(evidence: Evidence) -> Finding | None:
         severity=Severity.WARNING if held.is_serving else Severity.ERROR,
         confidence=Confidence.CERTAIN,
         title=f"{evidence.display_name} gave no refresh token",
-        explanation="The connection works until its access token ends and cannot be renewed: the consent did not cover"
+        explanation="The integration works until its access token ends and cannot be renewed: the consent did not cover"
         " lasting access, or the provider gives a refresh token with the first consent only.",
         evidence={"connected_at": held.connected_at, "access_token_ends_at": ends_at},
         fix="The user connects again; the consent is then asked for anew. If that does not help, the user first removes"
@@ -87,7 +87,7 @@ def key_missing(evidence: Evidence) -> Finding | None:
 
 
 def token_unreadable(evidence: Evidence) -> Finding | None:
-    """The ciphertext is not the one that was written."""
+    """Find a stored token that was damaged: its ciphertext is not the one that was written."""
     held = evidence.connection
     if held is None or held.status is IntegrationStatus.DISCONNECTED:
         return None

@@ -1,4 +1,4 @@
-"""What has nothing to do with this user: the provider, our client there, pauses, and clocks."""
+"""Rules about causes outside this user's integration: the provider, our client there, pauses, and clocks."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -24,7 +24,7 @@ def _last_failure_is(evidence: Evidence, kind: ProviderErrorKind) -> bool:
 
 
 def provider_down(evidence: Evidence) -> Finding | None:
-    """The periodic check got no answer from anybody's integration."""
+    """Find a provider that answered the periodic check for no integration at all."""
     health = evidence.health
     if health is None or health.state is not ProviderState.DOWN:
         return None
@@ -33,8 +33,8 @@ def provider_down(evidence: Evidence) -> Finding | None:
         severity=Severity.ERROR,
         confidence=Confidence.CERTAIN,
         title=f"{evidence.display_name} does not answer",
-        explanation="The provider fails for all its connections. Tokens that are still good are handed out; nobody has"
-        " to connect again.",
+        explanation="The provider fails for all integrations. Tokens that are still good are handed out; nobody has to"
+        " connect again.",
         evidence={"reason": health.reason, "since": health.since, "checked_at": health.checked_at},
         fix="Wait, and look at the provider's status page. It is checked every 15 minutes.",
         who=Responsible.NOBODY,
@@ -42,7 +42,7 @@ def provider_down(evidence: Evidence) -> Finding | None:
 
 
 def client_misconfigured(evidence: Evidence) -> Finding | None:
-    """The provider refuses us, whoever the user is."""
+    """Find a provider that refuses our client, whoever the user is."""
     health, held = evidence.health, evidence.connection
     by_check = health is not None and health.state is ProviderState.MISCONFIGURED
     by_refresh = _last_failure_is(evidence, ProviderErrorKind.OPERATOR)
@@ -53,20 +53,20 @@ def client_misconfigured(evidence: Evidence) -> Finding | None:
         severity=Severity.ERROR,
         confidence=Confidence.CERTAIN,
         title=f"{evidence.display_name} refuses our client",
-        explanation="The client's id, secret or registration at the provider is not what this service uses, as after a"
-        " secret that ran out. All its users are hit; nobody has to connect again.",
+        explanation="The client's id, secret or registration at the provider is not what this service uses; perhaps the"
+        " secret ran out. All users of the provider are hit; nobody has to connect again.",
         evidence={
             "reason": health.reason if by_check and health is not None else held.last_failure if held else None,
             "since": health.since if by_check and health is not None else held.failing_since if held else None,
             "last_failure_at": held.last_failure_at if held is not None else None,
         },
-        fix="Compare OAUTH_CLIENTS with the provider's console: secret, redirect URI, and whether the client lives.",
+        fix="Compare OAUTH_CLIENTS with the provider's console: secret, redirect URI, and whether the client exists.",
         who=Responsible.OPERATOR,
     )
 
 
 def refresh_failing(evidence: Evidence) -> Finding | None:
-    """This integration's refreshes fail, and nothing says that it will not pass."""
+    """Find an integration whose refreshes fail in a way that may pass by itself."""
     held = evidence.connection
     if held is None or not held.is_serving or held.refresh_failures == 0:
         return None
@@ -119,7 +119,7 @@ def cool_down(evidence: Evidence) -> Finding | None:
 
 
 def clock_skew(evidence: Evidence) -> Finding | None:
-    """The two clocks disagreed when the account was connected."""
+    """Find an integration for which our clock and the provider's disagreed when the account was connected."""
     held = evidence.connection
     skew = held.clock_skew_seconds if held is not None else None
     if held is None or skew is None or abs(skew) <= CLOCK_SKEW_SECONDS:
