@@ -19,8 +19,8 @@ log = structlog.get_logger(__name__)
 
 
 def create_celery_app() -> Celery:
-    """The Celery application; exits with 2 when the configuration cannot be used."""
-    # Here, before any secret is read: the worker's children inherit it.
+    """Build the Celery application. Exits with status 2 when the configuration cannot be used."""
+    # Done here, before any secret is read; the worker's children inherit the setting.
     forbid_core_dumps()
     try:
         options = celery_options(get_settings())
@@ -72,13 +72,13 @@ def prove_startup(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def start_runtime(**_: Any) -> None:
-    """In each child, after the fork: no connection is ever shared between processes."""
+    """Build the container of a worker's child after the fork, so that no two processes share a connection."""
     runtime.start(lambda: Container(get_settings(), is_stopping=stopping.is_set))
 
 
 @signals.worker_shutting_down.connect
 def announce_stop(**_: Any) -> None:
-    """Start nothing new in the children; what is at a provider has its 8 s."""
+    """Tell the children to start nothing new. Calls that are at a provider have their 8 s to end."""
     stopping.set()
 
 

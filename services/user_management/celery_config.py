@@ -1,4 +1,5 @@
-"""Celery carries the tick, nothing else: what is due lies in Postgres, so a lost or doubled message changes nothing."""
+"""The configuration of Celery, which only carries ticks: Postgres knows what is due, so a lost or doubled message
+changes nothing."""
 
 from typing import Any, Final
 
@@ -18,18 +19,19 @@ TICKS: Final[dict[JobName, float]] = {
     JobName.CHECK_INTEGRATIONS: 10.0,
     JobName.MAINTAIN_TABLES: 600.0,
 }
-"""Seconds between ticks. A tick asks for the job's current slot; how long a slot is, the task says."""
+"""Seconds between two ticks of a job. A tick asks for the job's current slot; the task defines how long a slot is."""
 HARD_TIME_LIMIT_SECONDS: Final = 60
-"""A SIGKILL in mid-call: never reached in health, a slice ends after five seconds and times out after twenty."""
+"""When Celery kills a task (SIGKILL), even in the middle of a call. No healthy task lives so long: its slice ends after
+five seconds and times out after twenty."""
 
 
 def broker_url(redis_url: str) -> str:
-    """Celery's spelling of a Redis URL; kombu writes unix sockets as `redis+socket`."""
+    """Return a Redis URL as Celery spells it: kombu writes unix sockets as `redis+socket`."""
     return redis_url.replace("unix://", "redis+socket://", 1) if redis_url.startswith("unix://") else redis_url
 
 
 def celery_options(settings: Settings) -> dict[str, Any]:
-    """Configuration of the Celery application."""
+    """Return the configuration of the Celery application."""
     return {
         "broker_url": broker_url(settings.redis.url.get_secret_value()),
         "broker_connection_retry_on_startup": True,

@@ -34,27 +34,28 @@ UNAVAILABLE: Final = (
 )
 """What the driver raises when Postgres is away or a standby; each means "nothing happened or nothing is known", so 503.
 
-`InternalClientError` is a connection that hears of its end just as a statement is sent, or that no host is a primary.
-Only statements of the door meet `ReadOnlySQLTransactionError`, and as they never ask for a read-only transaction, the
-server takes no writes. Through SQLAlchemy, where every transaction but a unit of work's begins as READ ONLY, the same
-SQLSTATE is a stray write and our own fault; it then comes in SQLAlchemy's class, which is not listed here.
+`InternalClientError` means that a connection ended just as a statement was sent, or that no host is a primary. Only
+statements on the door's pool can raise `ReadOnlySQLTransactionError`: they never ask for a read-only transaction, so it
+means that the server takes no writes. Through SQLAlchemy, where every transaction but a unit of work's begins as READ
+ONLY, the same SQLSTATE is a stray write and our own fault; it is then raised as SQLAlchemy's class, which is not listed
+here.
 """
 DatabaseError: Final = (SQLAlchemyError, *UNAVAILABLE)
-"""Whatever can go wrong with a unit of work, from a Postgres that is away to a statement that it refuses."""
+"""Every error of the database in a unit of work, from a Postgres that is away to a statement that it refuses."""
 _UNAVAILABLE_SQLSTATES: Final = ("08", "53", "57P", "40P01", "40001")
-"""Connection exceptions, insufficient resources (disk full included), operator intervention; and a transaction that was
-given up for the sake of another one (deadlock, serialization failure), of which nothing happened."""
+"""Prefixes of SQLSTATEs: connection exceptions, insufficient resources (disk full included), operator intervention, and
+transactions that were rolled back in favour of another one (deadlock, serialization failure)."""
 
 UNDEFINED_TABLE: Final = "42P01"
 """SQLSTATE of a missing table."""
 FEATURE_NOT_SUPPORTED: Final = "0A000"
-"""SQLSTATE of what a server cannot do, of which writing during recovery is one case among many."""
+"""SQLSTATE of anything that a server cannot do; writing during recovery is one case among many."""
 
 _OPEN_FOR_WRITING: Final = "SET TRANSACTION READ WRITE"
 _PRIMARY: Final = SessionAttribute.primary
 _TAKES_WRITES: Final = "SELECT current_setting('transaction_read_only') = 'off'"
-"""Whether a session can write: not in recovery (`pg_is_in_recovery()`), and not where an operator, or a hoster whose
-disk is full, has set `default_transaction_read_only`."""
+"""Tells whether a session can write. It cannot during recovery (`pg_is_in_recovery()`), nor where an operator, or a
+hoster whose disk is full, has set `default_transaction_read_only`."""
 
 DriverPool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
@@ -91,12 +92,13 @@ class BoundLater(DatabaseConnection):
         event.listen(self.engine.sync_engine, "handle_error", self._notice_standby)
 
     async def open_for_writing(self, connection: AsyncConnection) -> None:
-        """Let the transaction that `connection` has just begun write. A standby refuses this very statement."""
+        """Let the transaction that `connection` has just begun write. A standby already refuses the statement that asks
+        for this."""
         await connection.exec_driver_sql(_OPEN_FOR_WRITING)
 
     async def drop_connections(self) -> None:
-        """Replace every pooled connection, the door's too, before its next use: all lead to a server that was seen to
-        take no writes."""
+        """Replace every pooled connection, the door's too, before its next use, because the server that they lead to
+        takes no writes."""
         self._generation += 1
         if self.door is not None:
             await self.door.expire_connections()
@@ -106,13 +108,13 @@ class BoundLater(DatabaseConnection):
         entry.info["generation"] = self._generation
 
     def _refuse_dropped(self, _connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
-        """Make the pool connect anew (see sqlalchemy.exc.DisconnectionError)."""
+        """Make the pool connect anew in place of a dropped connection (see sqlalchemy.exc.DisconnectionError)."""
         if entry.info["generation"] != self._generation:
             raise DisconnectionError
 
     def _notice_standby(self, context: ExceptionContext) -> None:
-        """Treat a standby as a server that is away. Only recovery makes Postgres refuse this one statement as a feature
-        that is not supported; a cached plan that no longer fits has the same SQLSTATE and stays an error of ours."""
+        """Treat a standby as a server that is away. Only recovery makes Postgres refuse SET TRANSACTION READ WRITE as a
+        feature that is not supported; a cached plan that no longer fits has the same SQLSTATE and stays our error."""
         sqlstate = getattr(context.original_exception, "sqlstate", None)
         if context.statement == _OPEN_FOR_WRITING and sqlstate == FEATURE_NOT_SUPPORTED:
             context.is_disconnect = True
@@ -123,8 +125,8 @@ ormar_database = BoundLater()
 
 
 def _parsed(url: str) -> URL:
-    """Any usual spelling of a Postgres URL. Several hosts, as libpq has them or as SQLAlchemy has them, become the one
-    form that SQLAlchemy and asyncpg both understand: `?host=a,b&port=5432,5433`."""
+    """Parse a Postgres URL in any usual spelling. Several hosts, written as for libpq or as for SQLAlchemy, are put
+    into the one form that SQLAlchemy and asyncpg both understand: `?host=a,b&port=5432,5433`."""
     scheme, _, rest = url.partition("://")
     authority, slash, tail = rest.partition("/")
     account, at, hosts = authority.rpartition("@")
@@ -141,28 +143,28 @@ def _parsed(url: str) -> URL:
 
 
 def sqlalchemy_url(url: str) -> str:
-    """`url` for SQLAlchemy's asyncpg dialect."""
+    """Return `url` as SQLAlchemy's asyncpg dialect wants it."""
     return _parsed(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
 
 
 def driver_url(url: str) -> str:
-    """`url` for asyncpg itself."""
+    """Return `url` as asyncpg itself wants it."""
     return _parsed(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def role_of(url: str) -> str:
-    """The role that `url` logs in as."""
+    """Return the role that `url` logs in as."""
     return _parsed(url).username or ""
 
 
 async def fetch_row(
     pool: DriverPool, statement: str, *arguments: Any, timeout_seconds: float
 ) -> "asyncpg.Record | None":
-    """The first row of `statement`, on a connection that is waited for `timeout_seconds` at most.
+    """Return the first row of `statement`. Waits for a free connection for at most `timeout_seconds`.
 
-    Raises TimeoutError, and ReadOnlySQLTransactionError where the server takes no writes (any more). The pool's own
-    timeout makes a task for each acquisition, and any timer costs more than to see that none is needed: together a
-    tenth of the CPU of a request.
+    Raises TimeoutError, and ReadOnlySQLTransactionError if the server takes no writes (any more). The pool's own
+    timeout is not used, because it makes a task for each acquisition, and no timer is started while a connection is
+    idle: the two would cost a tenth of the CPU of a request.
     """
     if pool.get_idle_size():
         connection = await pool.acquire()
@@ -181,7 +183,8 @@ async def fetch_row(
 async def fetch_rows(
     pool: DriverPool, statement: str, *arguments: Any, timeout_seconds: float
 ) -> "list[asyncpg.Record]":
-    """All rows of `statement`, which has `timeout_seconds` for everything. Raises what `fetch_row` raises."""
+    """Return all rows of `statement`. Taking a connection and running the statement may take `timeout_seconds` in all.
+    Raises what `fetch_row` raises."""
     try:
         async with asyncio.timeout(timeout_seconds), pool.acquire() as connection:
             return await connection.fetch(statement, *arguments)
@@ -191,11 +194,12 @@ async def fetch_rows(
 
 
 async def _keep_session(_connection: object) -> None:
-    """The statement leaves nothing behind in a session, so the pool's reset round trip is spared."""
+    """Do nothing, in place of the pool's reset: our statements leave nothing behind in a session, so that round trip is
+    saved."""
 
 
 class Database:
-    """Opens and closes both pools."""
+    """Opens and closes the two pools: SQLAlchemy's, and the driver's for the door."""
 
     def __init__(self, settings: DatabaseGroup) -> None:
         self._settings = settings
@@ -249,21 +253,22 @@ class Database:
 
     @property
     def door(self) -> "asyncpg.Pool[asyncpg.Record]":
-        """Driver connections, for the statements in the path of every request; that of `queries.token_read` writes."""
+        """Return the pool of driver connections, for the statements in the path of every request. The one of
+        `queries.token_read` writes."""
         if ormar_database.door is None:
             raise DatabaseUnavailableError
         return ormar_database.door
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A read-only connection for Core queries."""
+        """Lend a read-only connection for Core queries."""
         async with ormar_database.connection() as connection:
             yield connection
 
     async def ping(self, *, timeout_seconds: float) -> bool:
-        """Whether Postgres answers within `timeout_seconds` and takes writes.
+        """Tell whether Postgres answers within `timeout_seconds` and takes writes.
 
-        On a connection of its own: a process whose pools are busy is busy, not unready.
+        This uses a connection of its own: a process whose pools are busy is busy, not unready.
         """
         try:
             async with asyncio.timeout(timeout_seconds), self._probing:
@@ -285,7 +290,8 @@ class Database:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether `error` means that Postgres is away or gave way to others, rather than that a statement is wrong."""
+    """Tell whether `error` means that Postgres is away, or gave up a transaction for another one, rather than that a
+    statement is wrong."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     cause = getattr(error, "orig", None) or error
@@ -298,20 +304,20 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def is_schema_missing(error: BaseException) -> bool:
-    """Whether `error` means that nobody has migrated the database."""
+    """Tell whether `error` means that nobody has migrated the database."""
     return getattr(getattr(error, "orig", None), "sqlstate", None) == UNDEFINED_TABLE
 
 
 def constraint_name(error: BaseException) -> str | None:
-    """Name of the constraint an IntegrityError is about."""
+    """Return the name of the constraint that an IntegrityError is about."""
     name = getattr(_driver_error(error), "constraint_name", None)
     return str(name) if name else None
 
 
 def describe_database_error(error: BaseException) -> str | None:
-    """What kind of database error `error` is: the driver's name for it, SQLSTATE and constraint. None for any other.
+    """Describe a database error by the driver's name for it, its SQLSTATE and its constraint; None for any other error.
 
-    Never its text: Postgres and the driver quote rows and arguments, in the first line as well.
+    The error's text is left out: Postgres and the driver quote rows and arguments there, even in the first line.
     """
     driver_error = _driver_error(error)
     if not isinstance(error, StatementError | asyncpg.InterfaceError) and not hasattr(driver_error, "sqlstate"):
@@ -321,6 +327,6 @@ def describe_database_error(error: BaseException) -> str | None:
 
 
 def _driver_error(error: BaseException) -> BaseException:
-    """The driver's own error behind the two that SQLAlchemy wraps around it."""
+    """Return the driver's own error, around which SQLAlchemy wraps two others."""
     adapted = getattr(error, "orig", None)
     return error if adapted is None else adapted.__cause__ or adapted

@@ -11,7 +11,7 @@ class UserStatus(StrEnum):
 
 
 class UpstreamStatus(StrEnum):
-    """What the identity provider thinks of a user."""
+    """The state of a user at the identity provider."""
 
     ACTIVE = "active"
     SUSPENDED = "suspended"
@@ -21,16 +21,16 @@ class UpstreamStatus(StrEnum):
 
 
 class ServicePermission(StrEnum):
-    """What a sibling service may do beyond reading tokens it has a grant for."""
+    """What a sibling service may do besides reading tokens under its grants."""
 
     ADMIN = "admin"
-    """Everything under /admin, and what the other permissions allow."""
+    """Call everything under /admin, and do what the other permissions allow."""
     USERS_READ = "users:read"
-    """Profiles by id."""
+    """Read profiles by their ids."""
     USERS_SEARCH = "users:search"
     """Find users by e-mail, name, status and time."""
     WEBHOOKS_MANAGE = "webhooks:manage"
-    """Subscriptions of its own to what happens."""
+    """Manage its own webhook subscriptions."""
 
 
 class IntegrationStatus(StrEnum):
@@ -77,7 +77,7 @@ class EncryptionKeyState(StrEnum):
 
 
 class TokenOutcome(StrEnum):
-    """What the token read statement answers; all but `granted` and `stale` are refusals."""
+    """The outcome of a token read; all but `granted` and `stale` are refusals."""
 
     GRANTED = "granted"
     STALE = "stale"
@@ -115,7 +115,7 @@ class ReauthReason(StrEnum):
 
 
 class RefreshEnd(StrEnum):
-    """How a refresh ended, as it is counted. Where there is no token to refresh with, there is no refresh."""
+    """How a refresh ended, for the counters. Without a refresh token there is no refresh, and nothing is counted."""
 
     REFRESHED = "refreshed"
     REAUTH = "reauth"
@@ -125,7 +125,7 @@ class RefreshEnd(StrEnum):
     TRANSIENT = "transient"
     UNKNOWN = "unknown"
     INTERRUPTED = "interrupted"
-    """Refused after an earlier one whose answer nobody could store."""
+    """The provider refused the refresh token after an earlier refresh whose answer could not be stored."""
 
 
 class ProviderErrorKind(StrEnum):
@@ -134,13 +134,13 @@ class ProviderErrorKind(StrEnum):
     REAUTH = "reauth"
     """The user has to act: the refresh token no longer works."""
     REVOKED = "revoked"
-    """The user: they, or their administrator, took the consent back."""
+    """The user has to act: they, or their administrator, took the consent back."""
     OPERATOR = "operator"
     """We have to act: our client credentials or our request are wrong."""
     TRANSIENT = "transient"
     """Nobody has to act: the failure passes by itself."""
     UNKNOWN = "unknown"
-    """A refusal with a code that nobody knows; it has to last before anybody is marked."""
+    """Unclear: the code of the refusal is unknown. Such refusals have to last before an integration is marked."""
 
 
 class ProviderState(StrEnum):
@@ -212,7 +212,7 @@ class JobName(StrEnum):
 
 
 class RateClass(StrEnum):
-    """Whose allowance a request spends from; each has a quota of its own (`LIMITS_…`)."""
+    """The class of a request for the rate limits: whose allowance it spends. Each has its own quota (`LIMITS_…`)."""
 
     USER = "user"
     """A signed-in principal."""

@@ -9,12 +9,13 @@ from itertools import islice
 from typing import Any, ClassVar, Final, TypeVar
 
 MAX_LISTED_ERRORS: Final = 100
-"""A body of 64 KiB can have ten thousand, which nobody reads: 700 kB of answer."""
+"""The most validation errors that an answer lists. A body of 64 KiB can have ten thousand, which nobody would read in
+an answer of 700 kB."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 MALFORMED_IN_OAUTH: Final = frozenset({415, 422})
-"""Statuses that are 400 where OAuth is spoken (RFC 6749 section 5.2)."""
+"""Statuses that are sent as 400 on routes that speak OAuth (RFC 6749 section 5.2)."""
 CATALOGUE: dict[str, type["ApplicationError"]] = {}
 
 
@@ -49,7 +50,7 @@ CATALOGUE[ApplicationError.code] = ApplicationError
 
 
 def raises(*errors: type[ApplicationError]) -> Callable[[Function], Function]:
-    """Declare what a guard or an endpoint refuses with; the OpenAPI document lists it for each operation."""
+    """Declare the errors with which a guard or an endpoint refuses; the OpenAPI document lists them per operation."""
 
     def declare(function: Function) -> Function:
         vars(function)["raises"] = errors
@@ -117,7 +118,7 @@ class TokenExchangeError(ApplicationError):
     code = "token_exchange_refused"
     status = 400
     title = "Token exchange refused"
-    default_detail = "The request is not one of RFC 8693 that this service answers."
+    default_detail = "This service does not answer this kind of RFC 8693 request."
 
     def __init__(self, error: str, detail: str | None = None, *, extra: Mapping[str, Any] | None = None) -> None:
         self.error = error
@@ -159,7 +160,7 @@ class BodyTooLargeError(ApplicationError):
     default_detail = "The body is larger than this route reads."
 
     def __init__(self, limit: int | None = None) -> None:
-        """`limit`: in bytes."""
+        """Name the limit in the detail; `limit` is in bytes."""
         super().__init__(f"The body is larger than {limit >> 10} KiB." if limit else None)
 
 
@@ -191,7 +192,8 @@ class UnauthenticatedError(ApplicationError):
     default_detail = "A valid credential is required."
 
     def __init__(self, detail: str | None = None, *, counts: bool = True) -> None:
-        """`counts`: against the caller's address; not what was good a minute ago."""
+        """`counts`: whether the refusal counts against the caller's address. It does not for a credential that was
+        valid a minute ago."""
         self.counts = counts
         super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="user-management"'})
 
@@ -330,7 +332,7 @@ class FieldOwnedUpstreamError(ApplicationError):
 
     @classmethod
     def of_fields(cls, fields: Iterable[str]) -> "FieldOwnedUpstreamError":
-        """Naming each field."""
+        """Build the error, naming each of `fields`."""
         listed = [
             {"loc": ["body", field], "msg": "is changed at the identity provider", "type": cls.code} for field in fields
         ]
@@ -352,7 +354,8 @@ class ValidationFailedError(ApplicationError):
 
     @classmethod
     def of_fields(cls, errors: Iterable[Mapping[str, Any]]) -> "ValidationFailedError":
-        """From pydantic's errors: where and what, never the value; of more than MAX_LISTED_ERRORS the first."""
+        """Build the error from pydantic's errors: where and what, never the value. At most the first MAX_LISTED_ERRORS
+        are listed."""
         listed = [
             {"loc": [str(part) for part in item["loc"]], "msg": str(item["msg"]), "type": str(item["type"])}
             for item in islice(errors, MAX_LISTED_ERRORS)
@@ -379,7 +382,8 @@ class RateLimitedError(ApplicationError):
 
 
 class UnreadableEventError(ApplicationError):
-    """What upstream says of a user or session cannot be read. Stored with the event, never shown to a caller."""
+    """An event of upstream about a user or session that cannot be read. It is stored with the event and never shown to
+    a caller."""
 
     code = "unreadable_event"
     title = "Event not readable"

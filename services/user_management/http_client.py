@@ -18,23 +18,23 @@ BlockingHttpClient = httpx.Client
 HttpResponse = httpx.Response
 HttpError = (httpx.HTTPError, httpx.InvalidURL)
 TransportError = httpx.RequestError
-"""The errors of a call that got no usable answer, a broken encoding of the body included."""
+"""The base of all errors of a call that got no usable answer; a broken encoding of the body is one of them."""
 NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """Failures after which the other side has certainly seen nothing."""
 
 
 class ResponseTooLargeError(httpx.TransportError):
-    """The answer is larger than 1 MiB; nothing we talk to has a reason for that."""
+    """Raised for an answer larger than 1 MiB, for which no party that we call has a reason."""
 
 
 def create_http_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """A client without redirects, cookies or environment proxies; `transport` replaces the network in tests."""
+    """Make a client without redirects, cookies or environment proxies; `transport` replaces the network in tests."""
     return httpx.AsyncClient(
         transport=transport,
         follow_redirects=False,
         trust_env=False,
         timeout=httpx.Timeout(8.0, connect=3.0, pool=2.0),
-        # No limit in common, which one party that hangs could use up: each is capped where it is called.
+        # There is no common limit, which one party that hangs could use up: each party is capped where it is called.
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
         headers={"User-Agent": "user-management-service", "Accept": "application/json"},
     )

@@ -39,7 +39,7 @@ MAX_SUMMARY_CHARACTERS: Final = 500
 
 
 def redact(value: Any, name: str = "") -> Any:
-    """`value` without secrets: by the field's name, and by what secrets look like."""
+    """Return `value` without secrets, which are found by the field's name and by what secrets look like."""
     if name and isinstance(value, str | bytes) and _SECRET_NAMES.search(name):
         return REDACTED
     if isinstance(value, str):
@@ -54,14 +54,14 @@ def redact(value: Any, name: str = "") -> Any:
 
 
 def summarize_error(error: BaseException) -> str:
-    """One line about `error` that may be stored and logged: its type, and the first line of its text without secrets.
-    Of a database's error it tells the kind, SQLSTATE and constraint instead, since its text quotes rows."""
+    """Return one line about `error` that may be stored and logged: its type, and the first line of its text without
+    secrets. For a database error it gives kind, SQLSTATE and constraint instead of the text, which quotes rows."""
     text = describe_database_error(error) or redact(next(iter(str(error).splitlines()), ""))
     return f"{type(error).__name__}: {text}".removesuffix(": ")[:MAX_SUMMARY_CHARACTERS]
 
 
 def _origins(error: BaseException) -> Iterator[BaseException]:
-    """`error`, then each error that the one before came from, as far as Python would tell."""
+    """Yield `error`, then its cause, then that one's cause, and so on, as Python's own tracebacks do."""
     seen: set[int] = set()
     origin: BaseException | None = error
     while origin is not None and id(origin) not in seen:
@@ -71,7 +71,7 @@ def _origins(error: BaseException) -> Iterator[BaseException]:
 
 
 def _traceback(error: BaseException) -> str:
-    """Python's own rendering, the oldest error first, without the text of database errors."""
+    """Render the traceback as Python does, the oldest error first, without the text of database errors."""
     told: list[str] = []
     for one in _origins(error):
         frames = "".join(["Traceback (most recent call last):\n", *traceback.format_tb(one.__traceback__)])
@@ -85,8 +85,8 @@ def _traceback(error: BaseException) -> str:
 
 
 def _render_error(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Put the traceback of `exc_info` into the event. Celery and asyncio repeat an error's text in their message; there
-    too a database's error is told by its kind."""
+    """Put the traceback of `exc_info` into the event. Celery and asyncio repeat an error's text in their message; a
+    database error is described by its kind there too."""
     exc_info = event.pop("exc_info", None)
     if exc_info is True:
         exc_info = sys.exc_info()
@@ -113,15 +113,15 @@ def _add_context(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 
 
 class RequestLog:
-    """The line of each request. Its fields are all ours (a method, a route's template, numbers, an id), so in JSON it
-    is written without the chain that searches for secrets, which costs a quarter of a read of one's own profile."""
+    """Writes the log line of each request. All its fields are our own (a method, a route's template, numbers, an id),
+    so in JSON it bypasses the chain that searches for secrets, which costs a quarter of a read of one's own profile."""
 
     def __init__(self) -> None:
         self._log = structlog.get_logger("services.user_management.access")
         self._stream: TextIO | None = None
 
     def write_to(self, stream: TextIO | None) -> None:
-        """JSON lines to `stream`; None: through the chain."""
+        """Write JSON lines to `stream` from now on; None: through the chain."""
         self._stream = stream
 
     def __call__(self, **fields: str | float) -> None:
@@ -146,7 +146,7 @@ log_request: Final = RequestLog()
 
 
 def configure_logging(*, level: str, json_lines: bool, stream: TextIO = sys.stdout) -> None:
-    """Send everything, also what libraries log, through one chain to `stream`."""
+    """Send all log events, those of libraries too, through one chain to `stream`."""
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -184,9 +184,9 @@ def configure_logging(*, level: str, json_lines: bool, stream: TextIO = sys.stdo
         library = logging.getLogger(name)
         library.handlers = []
         library.propagate = True
-    # A tick every two seconds would drown everything else; failures are logged above this level.
+    # Lines about ticks, every two seconds, would drown everything else; failures are logged above this level.
     for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # httpx logs every URL at INFO; ours carry codes and tokens.
+    # httpx logs every URL at INFO, and our URLs carry codes and tokens.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("httpcore").setLevel(logging.WARNING)

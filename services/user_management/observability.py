@@ -1,4 +1,4 @@
-"""Our Prometheus metrics, in a registry of their own: the default one is everybody's who is imported."""
+"""Our Prometheus metrics, in a registry of their own: any imported library can add to the default one."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -49,23 +49,24 @@ _CONNECTION_FAMILIES: Final = {
         ("provider",),
     ),
 }
-"""Name, help and labels, which are those of `ConnectionCount` in its order."""
+"""Name, help text and labels of each counter; the labels are the fields of `IntegrationCount`, in their order."""
 
 
 class IntegrationCounters(Collector):
-    """The counters of integrations that lie in Postgres, as they were last read."""
+    """The counters of integrations, which are kept in Postgres, as they were last read."""
 
     def __init__(self) -> None:
         self.is_current = False
         self._totals: Mapping[IntegrationCount, int] | None = None
 
     def show(self, totals: Mapping[IntegrationCount, int]) -> None:
-        """Show `totals`, which were just read, from now on."""
+        """Show `totals`, which were just read from Postgres, from now on."""
         self._totals = totals
         self.is_current = True
 
     def collect(self) -> Iterator[Metric]:
-        """The families. Without figures there are none: a counter that falls to 0 would be taken for a restart."""
+        """Yield the metric families. Before the counters were ever read they are left out: Prometheus would take a
+        counter that falls to 0 for a restart."""
         yield GaugeMetricFamily(
             "user_management_connection_counters_current",
             "0 while Postgres does not answer and the counters of integrations are older than this scrape",

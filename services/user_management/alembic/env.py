@@ -16,7 +16,7 @@ from services.user_management.models import metadata
 from services.user_management.settings import get_settings
 
 LOCK_TIMEOUT = "2s"
-"""A migration that cannot have its lock at once gives way to traffic and is run again."""
+"""How long a migration waits for a lock. One that fails has given way to the traffic and is run again."""
 
 
 _PARTITION = re.compile(r"(audit_logs|audit_details|token_reads)_(p\d{6}|default)")

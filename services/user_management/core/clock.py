@@ -9,10 +9,10 @@ class Clock(Protocol):
     """Wall time for rows and claims, monotonic time for durations."""
 
     def now(self) -> datetime:
-        """The current time, aware, in UTC."""
+        """Return the current time, in UTC and with its time zone."""
 
     def monotonic(self) -> float:
-        """Seconds since an arbitrary point. They never go back, so only they may measure a duration."""
+        """Return the seconds since an arbitrary moment. This clock never goes back, so durations are measured by it."""
 
 
 class SystemClock:

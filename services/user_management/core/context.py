@@ -32,7 +32,7 @@ _current: ContextVar[RequestContext] = ContextVar("request_context")
 
 
 def current_context() -> RequestContext:
-    """The context of this task; outside any request, an anonymous one that is made for it."""
+    """Return the context of this task; outside any request, an anonymous one that is made for it."""
     context = _current.get(None)
     if context is None:
         context = RequestContext()
@@ -56,7 +56,7 @@ def name_actor(actor: Principal) -> None:
 
 
 def allow_body(limit: int) -> None:
-    """Read up to `limit` bytes of this request's body."""
+    """Let up to `limit` bytes of this request's body be read."""
     current_context().body_limit = limit
 
 

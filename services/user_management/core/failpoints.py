@@ -74,7 +74,7 @@ class _Armed:
 
 
 PAUSE_SECONDS: Final = 0.25
-"""How long after sending K3 and K4 strike: for a party on this machine, time enough to commit and to answer."""
+"""How long after the sending K3 and K4 act: enough for another party on this machine to commit and to answer."""
 Trace = Callable[[str, dict[str, Any]], Awaitable[None]]
 
 _SPECIFICATION: Final = re.compile(r"(?P<name>[^:]+):(?P<action>[^:]+)(?::(?P<number>[1-9][0-9]{0,5}))?")
@@ -103,7 +103,7 @@ def failpoint(point: Failpoint) -> None:
 
 @contextmanager
 def watched_call() -> Iterator[None]:
-    """Mark the calls in the block as those at which K2 to K4 strike."""
+    """Mark the calls in the block as those during which K2 to K4 act."""
     token = _watching.set(True)
     try:
         yield

@@ -12,8 +12,8 @@ _NANOSECONDS = 1_000_000
 
 
 def uuid7() -> UUID:
-    """A UUID version 7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, 12 bits of their fraction (section 6.2,
-    method 3), then 62 random bits.
+    """Return a new UUID version 7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, 12 bits of their fraction
+    (section 6.2, method 3), then 62 random bits.
 
     Rows that are inserted together lie together in the primary key, and append-only tables are partitioned by it. The
     fraction keeps what one process records in order: several token reads fit into a millisecond.

@@ -1,4 +1,4 @@
-"""The counters about integrations that lie in Postgres: their names, and labels from closed sets."""
+"""The counters about integrations that are kept in Postgres: their names, and labels from closed sets."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,5 +1,5 @@
-"""Parses large bodies in a thread, so that the event loop goes on meanwhile. The thread shares the interpreter with it:
-parsing still delays the loop, by less than it would take there."""
+"""Parses large bodies in a thread, so that the event loop goes on meanwhile. The thread shares the interpreter with the
+loop: parsing there still delays the loop, but by less than parsing in the loop would."""
 
 import asyncio
 from collections.abc import Callable

@@ -135,7 +135,7 @@ class OAuthClient:
         await self._accounts.ask(provider, endpoints.userinfo, access_token)
 
     async def revoke(self, provider: Provider, *, token: str) -> RevocationOutcome:
-        """Revoke `token`: of the kind that `config.revocation` asks for, else the one that we have. Raises
+        """Revoke `token`: one of the kind that `config.revocation` asks for, or else the one that we hold. Raises
         ProviderCallError."""
         revocation = (await self._discovery.endpoints(provider.config)).revocation
         if revocation is None:

@@ -1,4 +1,4 @@
-"""What one provider file says, and what follows from it for scopes and errors."""
+"""The configuration of one provider, as its file gives it, and the rules for scopes and errors that follow from it."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Final, Literal, Self
@@ -33,7 +33,7 @@ _STANDARD_ERRORS: Final[Mapping[str, ProviderErrorKind]] = {
     "temporarily_unavailable": ProviderErrorKind.TRANSIENT,
     "server_error": ProviderErrorKind.TRANSIENT,
 }
-"""RFC 6749 sections 4.1.2.1 and 5.2, OpenID Connect Core section 3.1.2.6."""
+"""The error codes of RFC 6749 sections 4.1.2.1 and 5.2 and OpenID Connect Core section 3.1.2.6."""
 
 OFFLINE_ACCESS: Final = "offline_access"
 """The scope that asks for a refresh token (OpenID Connect Core section 11)."""
@@ -53,7 +53,7 @@ class ProviderConfig(Section):
     token_endpoint: WebUrl | None = None
     userinfo_endpoint: WebUrl | None = None
     revocation_endpoint: WebUrl | None = None
-    """One of RFC 7009; what differs from it is described in `[revocation]` instead."""
+    """The endpoint, if it follows RFC 7009; one that differs is described in `[revocation]` instead."""
     jwks_uri: WebUrl | None = None
     parameters: dict[str, Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]] = {}
     """Placeholder in URLs → its value where the operator's client gives none."""
@@ -77,7 +77,7 @@ class ProviderConfig(Section):
     scope_parameter: ParameterName = "scope"
     scope_separator: str = Field(default=" ", min_length=1, max_length=1)
     answer_scope_separator: str | None = Field(default=None, min_length=1, max_length=1)
-    """Where it differs from the one of the request."""
+    """The separator of scopes in answers, if it differs from the one in requests."""
     required_scopes: tuple[str, ...] = ()
     """Scopes that are asked for with every connect attempt, whatever the caller wants."""
     unreported_scopes: tuple[str, ...] = ()
@@ -113,17 +113,17 @@ class ProviderConfig(Section):
 
     @property
     def account_mapping(self) -> AccountMapping:
-        """`[account]`, or what `[userinfo]` says in its terms."""
+        """Return `[account]`, or `[userinfo]` put into the same form."""
         if self.account is not None:
             return self.account
         short = self.userinfo or UserInfoMapping()
         return AccountMapping(id=(short.account_id,), email=(short.email,) if short.email else ())
 
     def consent_for(self, scopes: Collection[str]) -> dict[str, str]:
-        """Parameters that make the provider show its consent page for `scopes`.
+        """Return the parameters that make the provider show its consent page for `scopes`.
 
-        An OpenID provider ignores `offline_access` unless the consent is shown (OpenID Connect Core section 11), so
-        what is discovered is asked to show it, where the file has no `prompt` of its own.
+        An OpenID provider ignores `offline_access` unless the consent page is shown (OpenID Connect Core section 11).
+        So a provider with discovery is asked to show it, unless the file sets `prompt` itself.
         """
         has_prompt = "prompt" in self.authorization_parameters or "prompt" in self.consent_parameters
         needs_prompt = self.discovery and OFFLINE_ACCESS in scopes and not has_prompt
@@ -141,15 +141,18 @@ class ProviderConfig(Section):
 
     @property
     def can_revoke(self) -> bool:
-        """False where it is known to be impossible; one that is discovered may turn out to have no way either."""
+        """Tell whether revoking may be possible. A provider with discovery may still turn out to have no endpoint for
+        it."""
         return self.revocation is not None or self.revocation_endpoint is not None or self.discovery
 
     def revocation_at(self, endpoint: str) -> Revocation:
-        """RFC 7009 at `endpoint`, with the client authentication of the token endpoint (section 2.1)."""
+        """Return the description of RFC 7009 at `endpoint`, with the client authentication of the token endpoint
+        (section 2.1)."""
         return Revocation(endpoint=endpoint, authentication=self.client_authentication)
 
     def error_kind(self, code: str, details: Collection[str] = ()) -> ProviderErrorKind | None:
-        """Class of an error code, narrowed by what lies beneath it; None for one that nobody knows."""
+        """Return the kind of an error code. A known detail code decides before the code itself; None: neither is
+        known."""
         for detail in details:
             if (kind := self.errors.get(f"{code}/{detail}")) is not None:
                 return kind

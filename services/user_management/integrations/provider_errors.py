@@ -1,4 +1,4 @@
-"""How a call to a provider fails: one exception, which says who has to act and what the provider may have done."""
+"""The exception for a failed call to a provider: it says who has to act and what the provider may have done."""
 
 import re
 from typing import Final
@@ -6,21 +6,21 @@ from typing import Final
 from services.user_management.enums import ProviderErrorKind
 
 TOO_MANY_CALLS: Final = "too_many_calls"
-"""Our cap on calls to one provider at once; nothing was sent."""
+"""Our own cap on calls to one provider at once was reached; nothing was sent."""
 BREAKER_OPEN: Final = "breaker_open"
 """The provider failed so often just now that nothing was sent."""
 TOO_LATE: Final = "too_late"
 """The caller's time had run out when it was its turn; nothing was sent."""
 NO_USERINFO_ENDPOINT: Final = "no_userinfo_endpoint"
-"""The provider has nothing that tells whose a token is; nothing was sent."""
+"""The provider has no endpoint that tells whose account a token belongs to; nothing was sent."""
 REVOCATION_IMPOSSIBLE: Final = "revocation_impossible"
 """The provider has no way to revoke a token; nothing was sent."""
 RATE_LIMITED: Final = "rate_limited"
-"""The provider had enough of our calls for now, and said so by 403 without a code."""
+"""The provider limited our calls with a 403 that has no error code."""
 RATE_LIMIT_CODES: Final = frozenset({RATE_LIMITED, "http_429", "ratelimited", "rate_limit_exceeded", "slow_down"})
-"""The codes for a rate limit: the providers' and our own."""
+"""All codes that mean a rate limit: the providers' and our own."""
 HALF_DONE_CODES: Final = frozenset({"server_error", "internal_error", "internal_failure", "fatal_error"})
-"""The provider broke in the middle, and may have carried the request out; with whatever HTTP status."""
+"""Codes of a provider that failed in the middle and may have carried the request out, whatever the HTTP status."""
 _ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
@@ -55,10 +55,10 @@ class ProviderCallError(Exception):
 
 
 def error_code(text: str) -> str:
-    """A provider's `error`, fit to be stored and shown: users, audit rows and events are told it."""
+    """Return a provider's `error` in a form that may be stored and shown to users, in audit rows and in events."""
     return text if is_error_code(text) else "unknown_error"
 
 
 def is_error_code(text: str) -> bool:
-    """Whether `text` is a word, rather than a sentence, markup or somebody's data."""
+    """Tell whether `text` is a single word, rather than a sentence, markup or somebody's data."""
     return _ERROR_CODE.fullmatch(text) is not None

@@ -1,4 +1,4 @@
-"""Reading a provider file so that its author is told the file, the line and the key of everything that is wrong."""
+"""Reads provider files, and tells their author the file, the line and the key of everything that is wrong."""
 
 import re
 import tomllib
@@ -15,7 +15,7 @@ _KEY: Final = re.compile(r"""\s*(?P<name>"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)\s*=""")
 
 
 def read_toml(path: Path) -> tuple[dict[str, Any], str]:
-    """What the file says, and its text. Raises StartupError."""
+    """Return the file's content, parsed, and its text. Raises StartupError."""
     try:
         text = path.read_text(encoding="utf-8")
         return tomllib.loads(text), text
@@ -25,7 +25,7 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def refuse(path: Path, text: str, problems: Iterable[tuple[Location, str]]) -> StartupError:
-    """All `problems` of one file, each with the line of its key; none for a key that is not there."""
+    """Build one error with all `problems` of a file, each with the line of its key if the file has the key."""
     told = []
     for location, message in problems:
         line = line_of(text, location)
@@ -34,10 +34,10 @@ def refuse(path: Path, text: str, problems: Iterable[tuple[Location, str]]) -> S
 
 
 def line_of(text: str, location: Sequence[str | int]) -> int | None:
-    """The line, from 1, where the key at `location` is set; of the nearest that encloses it, if it has none of its own.
+    """Return the line, from 1, where the key at `location` is set, or else that of the nearest key that encloses it.
 
-    The parser keeps no lines. Keys are written one a line, so the text is read again for them; what is nested in one
-    line has the line of what holds it.
+    The parser keeps no line numbers, so they are found in the text, where each key is on a line of its own. A value
+    that is nested within one line gets that line.
     """
     names = [part for part in location if isinstance(part, str)]
     lines = _lines_of_keys(text)

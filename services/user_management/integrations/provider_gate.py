@@ -1,7 +1,7 @@
-"""A cap on the calls to one provider at once, and a circuit breaker: what one provider does must not hold up the rest.
+"""A cap on the calls to one provider at once, and a circuit breaker, so that one provider cannot hold up the others.
 
-Both are this process's own. A provider that is down for everybody opens the breaker of every process within seconds,
-and a shared one would be one more thing that can be away.
+Each process has its own. A provider that is down for everybody opens the breaker of every process within seconds, and a
+shared breaker would be one more thing that can be away.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from services.user_management.integrations.provider_errors import BREAKER_OPEN, 
 from services.user_management.observability import PROVIDER_BREAKER_OPEN
 
 WAIT_SECONDS: Final = 2.0
-"""How long a call waits for its turn."""
+"""How long a call waits for its turn under the cap."""
 FAILURES: Final = 5
-"""As many failures in a row and within WINDOW_SECONDS open the breaker."""
+"""How many failures in a row, within WINDOW_SECONDS, open the breaker."""
 WINDOW_SECONDS: Final = 30.0
 FIRST_OPEN_SECONDS: Final = 15.0
 MAX_OPEN_SECONDS: Final = 120.0
 MAX_RETRY_AFTER_SECONDS: Final = 3600.0
 """The longest `Retry-After` that we obey: a provider's mistake must not silence us for days."""
 TRIAL_RETRY_SECONDS: Final = 1.0
-"""The wait that callers are told while the trial call is under way."""
+"""The `Retry-After` that other callers get while the trial call is under way."""
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ class BreakerPhase(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
-    """The next call is the trial, or it is under way."""
+    """The next call is the trial that decides whether the breaker closes, or that trial is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class BreakerState:
 
 
 class Call:
-    """One call that was let through; whoever makes it says how it ended."""
+    """One call that was let through. Its maker reports how it ended with `answered` or `failed`."""
 
     def __init__(self, breaker: "_Breaker", *, is_trial: bool) -> None:
         self._breaker = breaker
@@ -70,10 +70,10 @@ class Call:
 
     @property
     def _still_counts(self) -> bool:
-        """False once the breaker has opened since this call was sent.
+        """False once the breaker has opened after this call was sent.
 
-        A late failure is known already, and a late success is older than what opened the breaker: it says nothing about
-        now, and must not undo a `Retry-After`.
+        A failure that comes later adds nothing. A success that comes later is older than the failures that opened the
+        breaker: it proves nothing about the present, and must not undo a `Retry-After`.
         """
         return self._openings == self._breaker.openings
 
@@ -84,7 +84,7 @@ class _Breaker:
         self._clock = clock
         self._failed_at: deque[float] = deque(maxlen=FAILURES)
         self.openings = 0
-        """How often it has opened in all."""
+        """How often the breaker has opened in all."""
         self._openings_in_a_row = 0
         self._open_until: float | None = None
         self._trial_is_out = False
@@ -98,7 +98,7 @@ class _Breaker:
         return BreakerState(BreakerPhase.HALF_OPEN, TRIAL_RETRY_SECONDS if self._trial_is_out else 0.0)
 
     def check(self) -> None:
-        """Raises ProviderCallError unless a call may be made."""
+        """Raise ProviderCallError unless a call may be made."""
         state = self.state()
         if state.retry_after_seconds > 0:
             raise ProviderCallError(ProviderErrorKind.TRANSIENT, BREAKER_OPEN, retry_after=state.retry_after_seconds)
@@ -111,7 +111,8 @@ class _Breaker:
         return Call(self, is_trial=is_trial)
 
     def release(self, call: Call) -> None:
-        """A trial that ended without a word on the provider leaves the next call to be the trial."""
+        """Note that the call ended. If it was a trial that told nothing about the provider, the next call is the
+        trial."""
         if call.is_trial:
             self._trial_is_out = False
 
@@ -152,7 +153,7 @@ class _Entrance:
 
 
 class ProviderGate:
-    """Every call to a provider goes through here."""
+    """The gate that every call to a provider goes through."""
 
     def __init__(self, clock: Clock, *, wait_seconds: float = WAIT_SECONDS) -> None:
         self._clock = clock
@@ -161,7 +162,8 @@ class ProviderGate:
 
     @asynccontextmanager
     async def call(self, provider: str, *, max_concurrency: int) -> AsyncIterator[Call]:
-        """A turn to call `provider`. Raises ProviderCallError, with nothing sent, when there is none."""
+        """Wait for a turn to call `provider`, and hold it for the block. Raises ProviderCallError, with nothing sent,
+        if there is none."""
         entrance = self._entrance(provider, max_concurrency)
         entrance.breaker.check()
         try:
@@ -170,7 +172,7 @@ class ProviderGate:
         except TimeoutError:
             raise ProviderCallError(ProviderErrorKind.TRANSIENT, TOO_MANY_CALLS, retry_after=1.0) from None
         try:
-            # Once more: it may have opened while we waited.
+            # `admit` checks once more: the breaker may have opened while we waited.
             call = entrance.breaker.admit()
             try:
                 yield call
@@ -186,7 +188,7 @@ class ProviderGate:
 
     @property
     def holds_anything_back(self) -> bool:
-        """Whether there is a provider that this process does not call at the moment."""
+        """Tell whether there is a provider that this process does not call at the moment."""
         return any(entrance.breaker.state().retry_after_seconds > 0 for entrance in self._entrances.values())
 
     def _entrance(self, provider: str, max_concurrency: int) -> _Entrance:

@@ -1,4 +1,4 @@
-"""The tables of a provider file, and the values that are checked in more than one of them."""
+"""The sections (TOML tables) of a provider file, and the types of values that several of them use."""
 
 import re
 from collections.abc import Mapping
@@ -33,20 +33,21 @@ def _one_or_many(value: Any) -> Any:
 
 
 WebUrl = Annotated[str, AfterValidator(_web_url)]
-"""May hold placeholders such as `{tenant}`."""
+"""A URL, which may hold placeholders such as `{tenant}`."""
 Paths = Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1)]
-"""Dotted paths of members in a JSON object; the first that is there counts."""
+"""Dotted paths of members in a JSON object; the first one that exists counts."""
 Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
 class Section(BaseModel):
-    """A table of the file: no unknown keys, no changes."""
+    """Base of the sections: it refuses unknown keys and cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class UserInfoMapping(Section):
-    """Which claim of the user-info answer gives which of our fields: `[account]` for the common case."""
+    """Which claim of the user-info answer gives which of our fields: a short form of `[account]` for the common
+    case."""
 
     account_id: str = "sub"
     email: str | None = "email"
@@ -57,11 +58,11 @@ class AccountMapping(Section):
 
     source: Literal["id_token", "userinfo"] = "userinfo"
     id: Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1)] = ("sub",)
-    """Claims that identify the account together; joined with a full stop."""
+    """Claims that together identify the account; their values are joined with a full stop."""
     email: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = ("email",)
-    """Claims of which the first with an address counts."""
+    """Claims in which to look for the e-mail address; the first one that has an address counts."""
     emails_endpoint: WebUrl | None = None
-    """Asked for a list of `{email, primary, verified}` when no claim has an address."""
+    """The endpoint that lists `{email, primary, verified}`; it is asked when no claim has an address."""
 
 
 class TokenAnswer(Section):
@@ -75,12 +76,12 @@ class TokenAnswer(Section):
 
 
 class ErrorDetails(Section):
-    """Where an error answer has the code beneath its code."""
+    """Where an error answer has a more detailed code than its `error`."""
 
     members: dict[str, str] = {}
     """Dotted path → what is put before the value, such as `AADSTS` before a number."""
     description_pattern: Pattern | None = None
-    """Finds the detail in `error_description`."""
+    """A pattern that finds the detail code in `error_description`."""
 
 
 class Revocation(Section):
@@ -90,15 +91,15 @@ class Revocation(Section):
     method: Literal["POST", "DELETE", "GET"] = "POST"
     body: Literal["form", "json"] = "form"
     token_member: str = "token"  # noqa: S105 - the name of a parameter
-    """Empty where the token goes into the Authorization header alone."""
+    """The parameter that carries the token; empty if the token goes only into the Authorization header."""
     token: TokenKind = TokenKind.REFRESH
-    """Which of our tokens it wants, if we hold that kind."""
+    """Which kind of token is sent for the revocation, if we hold that kind."""
     authentication: Literal["client_secret_basic", "client_secret_post", "bearer", "none"] = "client_secret_basic"
     whole_consent: bool = False
     """Whether a revocation ends the user's whole consent to our client, other integrations of the same account
     included."""
     gone_codes: tuple[str, ...] = ("invalid_token", "invalid_grant")
-    """Error codes that mean: there is no such token any more. After all others it is asked again."""
+    """Error codes that mean that the token no longer exists. After any other code the revocation is tried again."""
     gone_statuses: tuple[int, ...] = ()
 
 
@@ -135,7 +136,7 @@ class DailyExpiry(Section):
         return {"hour": int(match["hour"]), "minute": int(match["minute"]), "zone": match["zone"]}
 
     def seconds_left(self, now: datetime) -> float:
-        """Until the next such time after `now`."""
+        """Return the seconds from `now` until the next such time."""
         local = now.astimezone(ZoneInfo(self.zone))
         ends = local.replace(hour=self.hour, minute=self.minute, second=0, microsecond=0)
         if ends <= local:
@@ -144,5 +145,5 @@ class DailyExpiry(Section):
 
 
 def fill(url: str, parameters: Mapping[str, str]) -> str:
-    """`url` with the placeholders filled that `parameters` has; others stay."""
+    """Return `url` with those placeholders filled that `parameters` has; others stay."""
     return PLACEHOLDER.sub(lambda match: parameters.get(match[1], match[0]), url)

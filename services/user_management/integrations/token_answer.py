@@ -1,4 +1,4 @@
-"""A token answer (RFC 6749 section 5.1), read so that nothing in it can cost us a rotated refresh token."""
+"""Reads token answers (RFC 6749 section 5.1) leniently: no odd member may make us lose a rotated refresh token."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,15 +19,16 @@ class TokenAnswer:
     lifetime_seconds: float | None
     """Life of the access token from the moment the request was sent; None: it does not run out."""
     scopes: tuple[str, ...] | None
-    """None when the answer names none, which means: as requested."""
+    """None when the answer names none, which means that the scopes are those that were requested."""
     sent_at: float
     id_token: str | None = None
-    """Not verified. None in the answer to a refresh, where it proves nothing new."""
+    """The ID token, not verified yet. None in the answer to a refresh, where it proves nothing new."""
     received_at: datetime | None = None
 
     @property
     def is_expired(self) -> bool:
-        """The access token has no life, says the provider; a refresh token that came with it is as good as ever."""
+        """Tell whether the provider said that the access token has already run out. A refresh token that came with it
+        is still good."""
         return self.lifetime_seconds is not None and self.lifetime_seconds <= 0
 
 
@@ -44,7 +45,7 @@ def read_token_answer(
     refresh_token = _text(first_member(document, places.refresh_token))
     lifetime = _lifetime(config, first_member(document, places.expires_in), answer.said_at)
     if lifetime is None and (is_refresh or refresh_token is not None):
-        lifetime = _UNCLEAR_LIFETIME_SECONDS  # What can be refreshed runs out, even if nobody says when.
+        lifetime = _UNCLEAR_LIFETIME_SECONDS  # A token that can be refreshed runs out, even if nobody says when.
     return TokenAnswer(
         access_token=access_token,
         refresh_token=refresh_token,
@@ -61,11 +62,11 @@ def _text(value: Any) -> str | None:
 
 
 def _lifetime(config: ProviderConfig, expires_in: Any, said_at: datetime) -> float | None:
-    """Seconds the access token lives; None: nobody says.
+    """Return the seconds that the access token lives; None: neither the answer nor the provider's file says.
 
-    The answer is kept even when this member is nonsense: refusing it could cost a rotated refresh token. Nonsense
-    counts as a short life, so that the next refresh comes soon; zero and less means what it says, a token that is not
-    handed out.
+    The answer is kept even when `expires_in` is nonsense: refusing it could cost a rotated refresh token. Nonsense
+    counts as a short life, so that the next refresh comes soon. Zero or less is taken as said: the token is expired and
+    is not handed out.
     """
     if expires_in is None:
         if config.daily_expiry is not None:
@@ -76,7 +77,7 @@ def _lifetime(config: ProviderConfig, expires_in: Any, said_at: datetime) -> flo
 
 
 def _seconds(value: Any) -> float | None:
-    """A duration, not below zero; None for nonsense."""
+    """Return a duration in seconds, at least zero; None for nonsense."""
     try:
         seconds = float(value)
     except (TypeError, ValueError, OverflowError):

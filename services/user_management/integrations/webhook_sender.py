@@ -20,8 +20,8 @@ from services.user_management.integrations.webhook_target import TargetProblem, 
 from services.user_management.utils.retry_after import read_retry_after
 
 TOTAL_SECONDS: Final = 10.0
-"""For looking up, connecting, sending and the head of the answer. What is called last, 7 s into a slice, must be over
-and recorded before the slice is cut off after 20 s."""
+"""The time for looking up the name, connecting, sending, and reading the head of the answer. The last call of a slice,
+7 s after its start, must be over and recorded before the slice is cut off after 20 s."""
 CONNECT_SECONDS: Final = 4.0
 DRAIN_SECONDS: Final = 1.0
 CLOSE_SECONDS: Final = 0.5
@@ -42,14 +42,15 @@ class SendFailure(StrEnum):
     """The connection ended before an answer, or what came was not HTTP."""
     REDIRECTED = "redirected"
     GONE = "gone"
-    """410: the receiver wants no more."""
+    """The receiver answered 410: it wants no more events."""
     REFUSED = "refused"
-    """Any other status but 2xx."""
+    """The receiver answered with any other status outside 2xx."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookAnswer:
-    """What came back; `failure` None: accepted. `retry_after` in seconds, of 429 and 503 alone."""
+    """The result of sending one webhook. `failure` None: it was accepted. `retry_after` is in seconds and is read only
+    from 429 and 503."""
 
     status: int | None
     failure: SendFailure | None
@@ -57,7 +58,8 @@ class WebhookAnswer:
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to vetted addresses alone, and looks no name up a second time."""
+    """A network backend that connects only to vetted addresses. It looks each name up once, and connects to what it
+    vetted."""
 
     def __init__(self, targets: WebhookTargets) -> None:
         self._targets = targets
@@ -80,13 +82,13 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
 
 class WebhookSender:
-    """The way out for webhooks."""
+    """Sends webhooks to addresses that are vetted for each delivery."""
 
     def __init__(self, targets: WebhookTargets, clock: Clock, *, ssl_context: ssl.SSLContext | None = None) -> None:
-        """`ssl_context`: by default the public authorities, certificate and name required."""
+        """`ssl_context` None: trust the public authorities, and require a certificate with the right name."""
         self._targets = targets
         self._clock = clock
-        # No connection is kept: each delivery is vetted anew, and one receiver's idle connections are nobody's burden.
+        # No connection is kept open: each delivery is vetted anew, and idle connections cost nothing.
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context,
             max_connections=None,
@@ -95,7 +97,7 @@ class WebhookSender:
         )
 
     async def send(self, url: str, *, headers: Mapping[str, str], body: bytes) -> WebhookAnswer:
-        """POST `body`; every failure is an answer."""
+        """POST `body`. Every failure is returned as an answer; none is raised."""
         try:
             self._targets.check_url(url)
             async with asyncio.timeout(TOTAL_SECONDS) as limit:
@@ -110,7 +112,7 @@ class WebhookSender:
             return WebhookAnswer(None, SendFailure.BROKEN_ANSWER)
 
     async def aclose(self) -> None:
-        """Close what is open."""
+        """Close all open connections."""
         await self._pool.aclose()
 
     async def _exchange(self, url: str, headers: dict[str, str], body: bytes, limit: asyncio.Timeout) -> WebhookAnswer:
@@ -134,8 +136,8 @@ class WebhookSender:
 
 
 async def _drain(response: httpcore.Response) -> None:
-    """Read on for a moment, so that the receiver is not cut off while it writes. Its head has decided already, and
-    nothing of the body is used, so that it may break off, be endless or never come."""
+    """Read the answer's body for a moment, so that the receiver is not cut off while it writes. The head has already
+    decided, and the body is thrown away, so it may break off, be endless or never come."""
     received = 0
     with suppress(TimeoutError, httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
         async with asyncio.timeout(DRAIN_SECONDS):
@@ -146,7 +148,7 @@ async def _drain(response: httpcore.Response) -> None:
 
 
 def _is_about_tls(error: BaseException | None) -> bool:
-    """Whether the ssl module is at the bottom of it; the layers in between wrap its errors."""
+    """Tell whether an error of the ssl module is the cause; the layers in between wrap it."""
     while error is not None:
         if isinstance(error, ssl.SSLError):
             return True

@@ -1,6 +1,6 @@
-"""Where outgoing webhooks may go: to public addresses, and outside production to this machine too.
+"""Decides where outgoing webhooks may go: to public addresses, and outside production to this machine too.
 
-Whoever may name an address for us to call could otherwise call what only we can reach (server-side request forgery).
+Otherwise somebody who names an address for us to call could reach what only we can reach (server-side request forgery).
 """
 
 import asyncio
@@ -17,12 +17,12 @@ RESOLVE_SECONDS: Final = 3.0
 RESOLVER_THREADS: Final = 16
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Host and port to addresses. Raises OSError."""
+"""A function that resolves host and port to addresses. Raises OSError."""
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
-"""All that is allocated of IPv6 (RFC 4291 section 2.4). Mapped and translated IPv4 (`::ffff:0:0/96`, `64:ff9b::/96`,
-`64:ff9b:1::/48`), link-local, unique local and multicast addresses lie outside."""
+"""The global unicast range of IPv6 (RFC 4291 section 2.4). Mapped and translated IPv4 (`::ffff:0:0/96`,
+`64:ff9b::/96`, `64:ff9b:1::/48`), link-local, unique local and multicast addresses lie outside."""
 _NOT_PUBLIC: Final = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -52,7 +52,8 @@ class TargetProblem(StrEnum):
 
 
 class TargetRefusedError(Exception):
-    """Nothing was sent. `problem` is for records; what was looked up is not told to whoever chose the name."""
+    """A target was refused, and nothing was sent. `problem` may be recorded and shown; the addresses that were looked
+    up are not told to whoever chose the name."""
 
     def __init__(self, problem: TargetProblem) -> None:
         self.problem = problem
@@ -60,15 +61,16 @@ class TargetRefusedError(Exception):
 
 
 class SystemResolver:
-    """This machine's resolver, asked in threads of its own: a name that hangs keeps its thread long after we gave it
-    up, and the event loop's threads look up the providers. One name hangs in one thread, however often it is asked."""
+    """This machine's resolver, asked in threads of its own. A name that hangs keeps its thread busy long after we gave
+    up, and the event loop's own threads are needed to look up the providers. One name occupies one thread at most,
+    however often it is asked for."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="webhook-names")
         self._questions: dict[tuple[str, int], Future[list[str]]] = {}
 
     async def __call__(self, host: str, port: int) -> list[str]:
-        """Addresses in the resolver's order of preference. Raises OSError, UnicodeError."""
+        """Return the addresses in the resolver's order of preference. Raises OSError, UnicodeError."""
         question = self._questions.get((host, port))
         if question is None or question.done():
             self._questions = {key: asked for key, asked in self._questions.items() if not asked.done()}
@@ -83,7 +85,7 @@ def _look_up(host: str, port: int) -> list[str]:
 
 
 def is_public(address: Address) -> bool:
-    """Whether anybody on the internet may have this address."""
+    """Tell whether an address is one that hosts on the public internet can have."""
     if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST:
         return False
     if not address.is_global or address.is_multicast:
@@ -92,23 +94,22 @@ def is_public(address: Address) -> bool:
 
 
 class WebhookTargets:
-    """Judges URLs when they are given, and addresses each time that somebody connects."""
+    """Judges URLs when they are given, and addresses each time before we connect."""
 
     def __init__(self, *, allow_local: bool, resolve: Resolve | None = None) -> None:
-        """`allow_local`: http and loopback addresses too, for development and tests."""
+        """`allow_local`: allow http and loopback addresses too, for development and tests."""
         self._allow_local = allow_local
         self._resolve = resolve or SystemResolver()
 
     async def check(self, url: str) -> None:
-        """Judge a URL and where it leads now. Raises TargetRefusedError."""
+        """Check a URL and the addresses that its host has now. Raises TargetRefusedError."""
         self.check_url(url)
         parts = urlsplit(url)
         await self.addresses(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
 
     def check_url(self, url: str) -> None:
-        """https, in ASCII, without user and fragment, on 443 or a port above 1023, where no system service listens.
-
-        Raises TargetRefusedError.
+        """Check that a URL is https, in ASCII, without user and fragment, on port 443 or above 1023, where no system
+        service listens. Raises TargetRefusedError.
         """
         try:
             parts = urlsplit(url)
@@ -124,7 +125,8 @@ class WebhookTargets:
             raise TargetRefusedError(TargetProblem.URL)
 
     async def addresses(self, host: str, port: int) -> list[str]:
-        """What `host` resolves to; one address that is not allowed spoils them all. Raises TargetRefusedError."""
+        """Return the addresses that `host` resolves to. Raises TargetRefusedError if there are none or if even one of
+        them is not allowed."""
         try:
             async with asyncio.timeout(RESOLVE_SECONDS):
                 found = await self._resolve(host, port)
