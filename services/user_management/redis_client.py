@@ -12,9 +12,10 @@ _TIMEOUT_SECONDS = 0.25
 
 
 def create_redis_client(url: str, *, timeout_seconds: float | None = _TIMEOUT_SECONDS) -> RedisClient:
-    """A lazy client: it connects with the first command. By default redis-py would spend 4.5 s on a dead server.
+    """Make a client that connects with its first command. With its defaults redis-py would spend 4.5 s on a dead
+    server.
 
-    `timeout_seconds` None: for whoever keeps a time limit of their own; redis-py makes a task for each of its own.
+    `timeout_seconds` None is for callers that limit the time themselves: redis-py makes a task for each of its limits.
     """
     return Redis.from_url(
         url,
@@ -26,7 +27,7 @@ def create_redis_client(url: str, *, timeout_seconds: float | None = _TIMEOUT_SE
 
 
 async def ping(client: RedisClient) -> bool:
-    """Whether it answers within a quarter of a second."""
+    """Tell whether Redis answers within a quarter of a second."""
     try:
         return bool(await client.ping())
     except (RedisError, OSError):

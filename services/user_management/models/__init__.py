@@ -1,4 +1,4 @@
-"""The tables. Importing this package registers all of them in `metadata`."""
+"""The tables of the database. Importing this package registers all of them in `metadata`."""
 
 from services.user_management.models.audit import AuditDetail, AuditLog
 from services.user_management.models.base import metadata

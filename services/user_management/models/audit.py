@@ -1,4 +1,4 @@
-"""What happened, by whom, to whom. Append-only, partitioned by month on the time in `id`."""
+"""The audit: who did what to whom. Its tables are append-only and partitioned by month, by the time in `id`."""
 
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from services.user_management.models.base import JSONB, Identifier, PgUUID, inde
 
 
 class AuditLog(ormar.Model):
-    """One change. No foreign keys: the record outlives what it speaks of."""
+    """One change. The table has no foreign keys, because a record outlives the rows that it is about."""
 
     ormar_config = table(
         "audit_logs",

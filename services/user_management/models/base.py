@@ -28,18 +28,19 @@ _base_config = ormar.OrmarConfig(database=ormar_database, metadata=metadata)
 
 
 def table(name: str, *constraints: sa.Constraint | sa.Index) -> ormar.OrmarConfig:
-    """The ormar configuration of a model; ormar's own type leaves out indexes and single-column constraints."""
+    """Return the ormar configuration of a model. ormar's type hints allow neither indexes nor single-column constraints
+    here."""
     items: list[Any] = list(constraints)
     return _base_config.copy(tablename=name, constraints=items)
 
 
 def index(name: str, *columns: str, where: str | None = None, unique: bool = False) -> sa.Index:
-    """An index, partial when `where` is given."""
+    """Return an index, which is partial when `where` is given."""
     return sa.Index(name, *columns, unique=unique, postgresql_where=sa.text(where) if where else None)
 
 
 class PgUUID(ormar.UUID):  # type: ignore[misc, valid-type]  # ormar types its factories as functions
-    """`uuid`."""
+    """A column of the type `uuid`."""
 
     @classmethod
     def get_column_type(cls, **_kwargs: Any) -> Any:
@@ -47,7 +48,7 @@ class PgUUID(ormar.UUID):  # type: ignore[misc, valid-type]  # ormar types its f
 
 
 class JSONB(ormar.JSON):  # type: ignore[misc, valid-type]  # ormar types its factories as functions
-    """`jsonb`; a Python None is SQL NULL."""
+    """A column of the type `jsonb`; a Python None is stored as SQL NULL."""
 
     @classmethod
     def get_column_type(cls, **_kwargs: Any) -> Any:
@@ -55,7 +56,7 @@ class JSONB(ormar.JSON):  # type: ignore[misc, valid-type]  # ormar types its fa
 
 
 class Bytes(ormar.LargeBinary):  # type: ignore[misc, valid-type]  # ormar types its factories as functions
-    """`bytea`."""
+    """A column of the type `bytea`."""
 
     @classmethod
     def get_column_type(cls, **_kwargs: Any) -> Any:
@@ -63,7 +64,7 @@ class Bytes(ormar.LargeBinary):  # type: ignore[misc, valid-type]  # ormar types
 
 
 class Identifier(ormar.Text):  # type: ignore[misc, valid-type]  # ormar types its factories as functions
-    """`text COLLATE "C"`: compared and ordered byte by byte, whatever the cluster's locale."""
+    """A column of the type `text COLLATE "C"`: compared and ordered byte by byte, whatever the cluster's locale."""
 
     @classmethod
     def get_column_type(cls, **_kwargs: Any) -> Any:
@@ -71,11 +72,11 @@ class Identifier(ormar.Text):  # type: ignore[misc, valid-type]  # ormar types i
 
 
 def foreign_key(column: str, target: str, *, ondelete: str = "CASCADE") -> sa.Constraint:
-    """A foreign key of one column, `target` as `table.column`."""
+    """Return a foreign key of one column to `target`, written as `table.column`."""
     return sa.ForeignKeyConstraint([column], [target], ondelete=ondelete)
 
 
 def one_of(column: str, values: Iterable[StrEnum]) -> sa.Constraint:
-    """CHECK that `column` holds one of `values`."""
+    """Return a CHECK constraint: `column` holds one of `values`."""
     listed = ", ".join(f"'{value}'" for value in values)
     return sa.CheckConstraint(f"{column} IN ({listed})", name=column)

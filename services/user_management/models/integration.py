@@ -33,7 +33,7 @@ class Integration(ormar.Model):
             where="is_primary",
         ),
         index("ix_integrations_unsettled", "id", where="refresh_attempts > 0"),
-        # With all that is asked of a due refresh, so that most pages of the walk need no row.
+        # Includes all columns that the walk over due refreshes reads, so that most of its pages need no table row.
         sa.Index(
             "ix_integrations_refresh_due",
             "refresh_due_at",
@@ -197,4 +197,4 @@ class ProviderHealth(ormar.Model):
     enforced_scopes: Any = JSONB(nullable=True)
     """The required scopes against which all integrations were last checked."""
     scopes_required_at: Any = JSONB(nullable=True)
-    """When a process last required it, by scope; those of the last hour are in force."""
+    """By scope, when a process last required it; scopes required within the last hour are in force."""

@@ -16,4 +16,5 @@ connection_counters = sa.Table(
     sa.Column("total", sa.BigInteger(), nullable=False),
     one_of("counter", IntegrationCounter),
 )
-"""Written in the transaction of what is counted. Their number is bounded: closed sets times providers times shards."""
+"""A row per counter and shard, written in the transaction of what it counts. The number of rows is bounded: closed sets
+of labels, times providers, times shards."""

@@ -11,7 +11,7 @@ from services.user_management.models.base import JSONB, Identifier, PgUUID, inde
 
 
 class OutboxEvent(ormar.Model):
-    """Written in the transaction of the change; relayed in `seq` order, at least once."""
+    """One event, written in the transaction of the change that it tells; relayed in `seq` order, at least once."""
 
     ormar_config = table(
         "outbox_events",

@@ -1,4 +1,4 @@
-"""Sibling services: who they are, their keys, and what they may read."""
+"""The tables of sibling services, their keys and their grants."""
 
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from services.user_management.models.base import JSONB, Bytes, Identifier, PgUUI
 
 
 class ServiceClient(ormar.Model):
-    """A sibling service. `permissions` name the internal routes beyond tokens that it may call."""
+    """A sibling service. `permissions` say what it may do besides reading tokens."""
 
     ormar_config = table("service_clients", sa.UniqueConstraint("name"))
 

@@ -1,4 +1,4 @@
-"""Encrypted tokens, the keys they are under, and the record of every read."""
+"""The tables of encrypted tokens, of the key versions that encrypt them, and of token reads."""
 
 from datetime import datetime
 from typing import Any
@@ -60,7 +60,8 @@ class TokenRead(ormar.Model):
 
     ormar_config = table(
         "token_reads",
-        # The two other outcomes are never recorded: no row for a stranger, no row for an interim answer.
+        # Two outcomes are never recorded: `unauthenticated`, since a stranger gets no row, and `stale`, an interim
+        # answer.
         one_of("outcome", (value for value in TokenOutcome if value not in {"stale", "unauthenticated"})),
         index("ix_token_reads_user_id_provider_id", "user_id", "provider", "id"),
         index("ix_token_reads_client_id_id", "client_id", "id"),
@@ -72,7 +73,7 @@ class TokenRead(ormar.Model):
     client_id: UUID = PgUUID(nullable=False)
     key_id: str = Identifier(nullable=False)
     user_id: str = Identifier(nullable=False)
-    """As resolved; as it was asked for when no such user exists."""
+    """The id of the user who was found; if there is none, the text that the request named."""
     provider: str = Identifier(nullable=False)
     integration_id: UUID | None = PgUUID(nullable=True)
     outcome: str = ormar.Text(nullable=False)

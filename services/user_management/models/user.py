@@ -11,7 +11,8 @@ from services.user_management.models.base import JSONB, Bytes, Identifier, index
 
 _LIVE = "deleted_at IS NULL"
 LAST_NAME_ALONE = "NOT starts_with(coalesce(email_normalized, ''), last_name_normalized)"
-"""Leaves out users whose address begins with the whole last name: any prefix of that name finds them by the address."""
+"""A condition that leaves out users whose address begins with their whole last name: every prefix of that name finds
+them by the address already."""
 FIRST_NAME_ALONE = (
     "NOT starts_with(coalesce(email_normalized, ''), first_name_normalized)"
     " AND NOT starts_with(coalesce(last_name_normalized, ''), first_name_normalized)"
@@ -26,14 +27,15 @@ class User(ormar.Model):
         sa.CheckConstraint("id ~ '^[a-z]+_[A-Za-z0-9_-]{1,58}$'", name="id"),
         one_of("status", UserStatus),
         one_of("upstream_status", UpstreamStatus),
-        # What a search of the living goes by, each with the id that pages go on from.
+        # The sort keys of searches for live users, each followed by the id, from which the next page goes on.
         index("ix_users_live_email", "email_normalized", "id", where=_LIVE),
         index("ix_users_live_last_name", "last_name_normalized", "id", where=f"{_LIVE} AND {LAST_NAME_ALONE}"),
         index("ix_users_live_first_name", "first_name_normalized", "id", where=f"{_LIVE} AND {FIRST_NAME_ALONE}"),
         index("ix_users_live_created_at", "created_at", "id", where=_LIVE),
         index("ix_users_live_status", "status", "created_at", "id", where=_LIVE),
         index("ix_users_deleted_at", "deleted_at", "id", where="deleted_at IS NOT NULL"),
-        # The few whose tokens nobody renews: small enough to stay in memory when every due refresh is held against it.
+        # The few users whose tokens are not renewed. The index is small enough to stay in memory while every due
+        # refresh is looked up in it.
         index("ix_users_not_served", "id", where="deleted_at IS NOT NULL OR status <> 'active'"),
         # Users of our own sign in with their address; Clerk's may share one for a moment.
         index(
@@ -55,7 +57,8 @@ class User(ormar.Model):
     profile_image_url: str | None = ormar.Text(nullable=True)
     phone: str | None = ormar.Text(nullable=True)
     status: str = ormar.Text(nullable=False)
-    """Derived from what was decided here (`suspended_at`, `deleted_at`) and what upstream says (`upstream_status`)."""
+    """The status that counts, derived from decisions made here (`suspended_at`, `deleted_at`) and from upstream's
+    (`upstream_status`)."""
     suspended_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     suspended_reason: str | None = ormar.Text(nullable=True)
     onboarding_completed: bool = ormar.Boolean(nullable=False)
@@ -65,12 +68,13 @@ class User(ormar.Model):
     local_fields: Any = JSONB(nullable=False)
     """Names of fields edited here, which the upstream no longer overwrites."""
     upstream_profile: Any = JSONB(nullable=True)
-    """The fields of which `local_fields` may take possession, as upstream last described them."""
+    """The fields that can be edited here (and are then named in `local_fields`), as upstream last described them."""
     upstream_status: str | None = ormar.Text(nullable=True)
     upstream_updated_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     upstream_event_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     upstream_digest: bytes | None = Bytes(max_length=32, nullable=True)
-    """With the two times before it the order of upstream news, which is total: of two, every process picks the same."""
+    """SHA-256 of the content. Together with the two times above it gives upstream's news a total order, so that every
+    process picks the same of two as the newer one."""
     deleted_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     deleted_by: str | None = ormar.Text(nullable=True)
     restored_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
@@ -88,7 +92,8 @@ user_identities = sa.Table(
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
     sa.Index("ix_user_identities_user_id", "user_id"),
 )
-"""The authority for who a token speaks of: (issuer, subject) → user. Core, since ormar knows no composite key."""
+"""The table that decides whom a session token is about: (issuer, subject) → user. It is an SQLAlchemy Core table, since
+ormar knows no composite keys."""
 
 erased_subjects = sa.Table(
     "erased_subjects",
@@ -108,4 +113,5 @@ sign_ins = sa.Table(
     sa.Index("ix_sign_ins_user_id_started_at", "user_id", "started_at"),
     sa.Index("ix_sign_ins_started_at", "started_at"),
 )
-"""Sessions that began at the issuer, each once: how often somebody signs in, however often and late we are told."""
+"""Sessions that began at the issuer, each stored once, so that sign-ins are counted correctly however often and late we
+are told of them."""

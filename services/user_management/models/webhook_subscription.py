@@ -12,8 +12,8 @@ from services.user_management.models.base import JSONB, Bytes, PgUUID, foreign_k
 
 
 class WebhookSubscription(ormar.Model):
-    """An address that is told of events. `client_id` is the service it belongs to; null: the user who
-    made it (`created_by`)."""
+    """An address that is told of events. It belongs to the service `client_id`; if that is null, to the user who made
+    it (`created_by`)."""
 
     ormar_config = table(
         "webhook_subscriptions",
@@ -30,11 +30,11 @@ class WebhookSubscription(ormar.Model):
     url: str = ormar.Text(nullable=False)
     description: str | None = ormar.Text(nullable=True)
     event_types: Any = JSONB(nullable=False)
-    """Types, or `user.*` and `integration.*`; empty: all."""
+    """The types of events that are sent, or `user.*` and `integration.*`; empty: all types."""
     secret_ciphertext: bytes = Bytes(max_length=1024, nullable=False)
     secret_key_version: int = ormar.Integer(nullable=False)
     former_secret_ciphertext: bytes | None = Bytes(max_length=1024, nullable=True)
-    """Signs beside the new one until `former_secret_until`."""
+    """The former secret, which signs beside the present one until `former_secret_until`."""
     former_secret_key_version: int | None = ormar.Integer(nullable=True)
     former_secret_until: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     status: str = ormar.Text(nullable=False)
@@ -42,7 +42,7 @@ class WebhookSubscription(ormar.Model):
     failing_since: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     """When the first of the present failures in a row happened."""
     last_sequence: int = ormar.BigInteger(nullable=False)
-    """Number of the newest delivery."""
+    """The number of the subscription's newest delivery."""
     version: int = ormar.Integer(nullable=False)
     created_at: datetime = ormar.DateTime(timezone=True, nullable=False)
     updated_at: datetime = ormar.DateTime(timezone=True, nullable=False)
@@ -66,11 +66,11 @@ class WebhookDelivery(ormar.Model):
     event_type: str = ormar.Text(nullable=False)
     sequence: int = ormar.BigInteger(nullable=False)
     body: str = ormar.Text(nullable=False)
-    """What is signed and sent, byte for byte the same at each attempt."""
+    """The document that is signed and sent, byte for byte the same at each attempt."""
     state: str = ormar.Text(nullable=False)
     attempts: int = ormar.Integer(nullable=False)
     next_attempt_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
-    """Also the end of the lease of whoever is trying."""
+    """When the delivery is due; while a worker tries it, the end of that worker's lease."""
     last_status: int | None = ormar.Integer(nullable=True)
     last_error: str | None = ormar.Text(nullable=True)
     created_at: datetime = ormar.DateTime(timezone=True, nullable=False)

@@ -95,7 +95,7 @@ ORDER BY created_at DESC
 
 @dataclass(frozen=True, slots=True)
 class DiagnosedProvider:
-    """How a provider is, as the last check saw it."""
+    """A provider's state, as the last periodic check saw it."""
 
     state: str
     reason: str | None
@@ -141,14 +141,14 @@ class DiagnosedIntegration:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Whom and what a diagnosis is about."""
+    """The user that a diagnosis is about, with the provider's state and the integration if there is one."""
 
     read_at: datetime
     """When it was read, by the database's clock."""
     user_status: str
     user_deleted_at: datetime | None
     provider: DiagnosedProvider | None
-    """None: it was never checked."""
+    """None: the provider was never checked."""
     integration: DiagnosedIntegration | None
     access: StoredToken | None
     refresh: StoredToken | None
@@ -200,7 +200,7 @@ class ConnectAttempt:
 async def read_subject(
     connection: AsyncConnection, *, user_id: str, provider: str, account: str | None
 ) -> Subject | None:
-    """Read the user, how the provider is, the integration (of `account`, else the primary one, else the one that ended
+    """Read the user, the provider's state, the integration (of `account`, else the primary one, else the one that ended
     last) and its tokens. None: there is no such user."""
     parameters = {"user_id": user_id, "provider": provider, "account": account}
     row = (await connection.execute(_SUBJECT, parameters)).one_or_none()
@@ -238,7 +238,7 @@ async def latest_reads(connection: AsyncConnection, *, user_id: str, provider: s
 
 
 async def count_connects(connection: AsyncConnection, *, user_id: str, integration_id: UUID) -> int:
-    """How often this account was connected by this user, as far back as the audit goes."""
+    """Count how often this user has connected this account, as far back as the audit goes."""
     parameters = {"user_id": user_id, "integration_id": str(integration_id)}
     return int((await connection.execute(_CONNECTS, parameters)).scalar_one())
 
@@ -267,6 +267,6 @@ async def last_revocation(connection: AsyncConnection, integration_id: UUID) -> 
 async def recent_flows(
     connection: AsyncConnection, *, user_id: str, provider: str, since: datetime
 ) -> list[ConnectAttempt]:
-    """Attempts to connect, the latest first; those that a user made many of are not all kept."""
+    """List a user's attempts to connect, the latest first. Of many attempts only the newest are kept."""
     parameters = {"user_id": user_id, "provider": provider, "since": since}
     return all_rows(ConnectAttempt, await connection.execute(_FLOWS, parameters))

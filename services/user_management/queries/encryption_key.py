@@ -1,4 +1,4 @@
-"""Where ciphertexts lie, and which key versions they are under. A new place for one is a new entry in PLACES."""
+"""Statements on key versions and on the ciphertexts under them. Every column of ciphertexts is an entry in PLACES."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,21 +35,21 @@ class Place:
     """A column of ciphertexts with its key version, and the parts of the binding that they were encrypted with."""
 
     name: str
-    """The name of the values for the operator, in the plural."""
+    """What the values are called in messages to the operator, in the plural."""
     table: sa.Table
     ciphertext: sa.Column[Any]
     key_version: sa.Column[Any]
     purpose: str
     holder: Column
-    """`place` of the binding."""
+    """The expression for the binding's `place`."""
     user_id: Column = field(default=_NONE)
     kind: Column = field(default=_NONE)
     joined: sa.FromClause | None = None
-    """The table with those that hold parts of the binding."""
+    """The table joined with the others that hold parts of the binding; None: it needs no other."""
     connection: tuple[Column, Column, Column] | None = None
     """Id, fence and status of the integration that stops working if the value cannot be read."""
     discard: sa.Update | sa.Delete | None = None
-    """Gets rid of values that nobody can read, once it is said which; None: a person has to."""
+    """The statement that removes unreadable values, to be narrowed to certain rows; None: a person has to decide."""
 
 
 TOKENS: Final = Place(
@@ -117,12 +117,13 @@ FORMER_WEBHOOK_SECRETS: Final = Place(
 )
 PLACES: Final = (TOKENS, REVOCATIONS, REVOCATION_REFRESHES, WEBHOOK_SECRETS, FORMER_WEBHOOK_SECRETS)
 CODES: Final = "codes"
-"""Authorization codes are not re-encrypted: they live for ten minutes. Until then they count."""
+"""The name under which authorization codes are counted. They are not re-encrypted, since they live for ten minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A key version, and what is under it, by the name of the place: how many, or whether any."""
+    """A key version. `held_by` says what is under it, by the name of the place: a number, or only 0 or 1 for whether
+    there is anything."""
 
     version: int
     state: str
@@ -147,7 +148,7 @@ class StoredSecret:
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """A ciphertext that is to take the place of exactly that one."""
+    """A ciphertext that is to replace exactly the one in `former`."""
 
     id: UUID
     former: bytes
@@ -155,7 +156,7 @@ class Renewed:
 
 
 async def usage(connection: AsyncConnection) -> list[KeyRow]:
-    """Every key version with the numbers of ciphertexts under it, ascending."""
+    """List every key version, ascending, with the numbers of ciphertexts under it."""
     counts = [
         sa.select(sa.func.count()).where(place.key_version == _keys.c.version).scalar_subquery() for place in PLACES
     ]
@@ -166,7 +167,7 @@ async def usage(connection: AsyncConnection) -> list[KeyRow]:
 
 
 async def backlog(connection: AsyncConnection) -> list[KeyRow]:
-    """Every key version with whether anything (0 or 1) that can be re-encrypted is under it, ascending."""
+    """List every key version, ascending, with 1 or 0 for whether anything that can be re-encrypted is under it."""
     found = [sa.cast(sa.exists().where(place.key_version == _keys.c.version), sa.Integer) for place in PLACES]
     return await _key_rows(connection, found)
 
@@ -181,7 +182,7 @@ async def _key_rows(connection: AsyncConnection, numbers: Sequence[Column]) -> l
 async def secrets_under(
     connection: AsyncConnection, place: Place, version: int, *, after: UUID, limit: int
 ) -> list[StoredSecret]:
-    """The next ciphertexts of `place` under `version`, in the order of their ids."""
+    """Read the next ciphertexts of `place` under `version`, in the order of their ids."""
     integration_id, token_version, status = place.connection or (sa.null(), sa.null(), sa.null())
     key = place.table.c.id
     select = (
@@ -198,9 +199,10 @@ async def secrets_under(
 async def replace_secrets(
     connection: AsyncConnection, place: Place, renewed: Sequence[Renewed], *, version: int
 ) -> int:
-    """Put each new ciphertext where exactly its former one still is; how many were. One statement.
+    """Store each new ciphertext where exactly its former one still is, in one statement. Returns how many were stored.
 
-    Who is writing a row at this moment wins: rows are not waited for, so this statement is in nobody's deadlock.
+    A row that somebody is writing at this moment is passed over: this statement waits for no row, so it can be part of
+    no deadlock.
     """
     key = place.table.c.id
     given = _given(
@@ -223,7 +225,7 @@ async def replace_secrets(
 
 
 def _given(**columns: tuple[Sequence[object], sa.types.TypeEngine[Any]]) -> sa.TableValuedAlias:
-    """A table of values: by the column's name, as many of them for each, and their type."""
+    """Build a table from Python values: for each column its name, its values (equally many for all) and their type."""
     arrays = [_array(values, item_type) for values, item_type in columns.values()]
     named = [sa.column(name, item_type) for name, (_, item_type) in columns.items()]
     return sa.func.unnest(*arrays).table_valued(*named).render_derived(name="given")
@@ -234,9 +236,10 @@ def _array(values: Sequence[object], item_type: sa.types.TypeEngine[Any]) -> Col
 
 
 async def lock_key(connection: AsyncConnection, version: int) -> tuple[str, float] | None:
-    """State of a key version, and the seconds since another became the active one; None where there is no such version.
+    """Lock a key version; return its state, and the seconds since a version was last activated. None: there is no such
+    version.
 
-    Waits for, and holds up, every transaction that stores something under it: their foreign keys lock it too.
+    This waits for, and holds up, every transaction that stores something under it: their foreign keys lock it too.
     """
     since = sa.select(sa.func.max(_keys.c.activated_at)).scalar_subquery()
     elapsed = sa.cast(sa.extract("epoch", sa.func.now() - since), sa.Float)
@@ -254,10 +257,10 @@ async def retire_key(connection: AsyncConnection, version: int) -> None:
 async def discard_secrets(
     connection: AsyncConnection, place: Place, secrets: Sequence[StoredSecret], *, version: int
 ) -> int:
-    """Get rid of these ciphertexts, which nobody can read, where exactly they still are; how many there were.
+    """Remove these unreadable ciphertexts where exactly they still are. Returns how many were removed.
 
-    Another one that took the place of one of them is kept, under whatever version it is. None are discarded where it
-    takes a person to decide.
+    A ciphertext that has replaced one of them is kept, whatever its version. Nothing is removed from a place for which
+    a person has to decide.
     """
     if place.discard is None:
         return 0
@@ -271,14 +274,14 @@ async def discard_secrets(
 
 
 async def read_keys(connection: AsyncConnection) -> list[KeyRow]:
-    """Every key version, ascending, without what is under it."""
+    """List every key version, ascending, without what is under it."""
     return await _key_rows(connection, [])
 
 
 async def add_key(connection: AsyncConnection, version: int, *, kdf: str, canary: bytes) -> None:
-    """Register a version as the active one; the database's clock says since when.
+    """Register a new version as the active one, with the time by the database's clock.
 
-    Raises IntegrityError while another one is active, or when there is this one already.
+    Raises IntegrityError while another version is active, or if this one exists already.
     """
     now = sa.func.now()
     values = {"version": version, "state": "active", "kdf": kdf, "canary": canary}
@@ -286,15 +289,16 @@ async def add_key(connection: AsyncConnection, version: int, *, kdf: str, canary
 
 
 async def activate_key(connection: AsyncConnection, version: int) -> bool:
-    """Make a version that only decrypts the active one; False when it is not such a one any more.
+    """Make a decrypt-only version the active one; False if it is no longer decrypt-only.
 
-    By the database's clock, which `lock_key` compares with. Raises IntegrityError while another one is active.
+    The time is stored by the database's clock, with which `lock_key` compares it. Raises IntegrityError while another
+    version is active.
     """
     update = sa.update(_keys).where(_keys.c.version == version, _keys.c.state == "decrypt_only")
     return bool((await connection.execute(update.values(state="active", activated_at=sa.func.now()))).rowcount)
 
 
 async def yield_active(connection: AsyncConnection, version: int) -> bool:
-    """Let the active version only decrypt from now on; False when it is not the active one any more."""
+    """Make the active version decrypt-only; False if it is no longer the active one."""
     update = sa.update(_keys).where(_keys.c.version == version, _keys.c.state == "active")
     return bool((await connection.execute(update.values(state="decrypt_only"))).rowcount)

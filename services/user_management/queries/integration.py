@@ -140,7 +140,7 @@ WHERE user_id = :user_id AND status <> 'disconnected' ORDER BY id FOR UPDATE
 
 @dataclass(frozen=True, slots=True)
 class ShownIntegration:
-    """Everything that is shown of an integration; never a token."""
+    """Everything that users are shown of an integration; never a token."""
 
     id: UUID
     user_id: str
@@ -161,7 +161,7 @@ class ShownIntegration:
     token_version: int
     version: int
     expires_at: datetime | None
-    """Of the access token; None: it does not run out."""
+    """When the access token runs out; None: it does not."""
     refreshed_seconds_ago: float | None
     has_refresh_token: bool
     last_used_at: datetime | None
@@ -179,7 +179,7 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """What a user has just granted, and whose account it is."""
+    """What a user has just consented to, and with which account."""
 
     account_id: str
     account_email: str | None
@@ -200,13 +200,14 @@ class LiveIntegration:
 
 
 async def lock_active_user(connection: AsyncConnection, user_id: str) -> bool:
-    """Make the user's connects queue up behind each other; False when there is no such active user."""
+    """Lock an active user's row, so that the user's connects run one after the other; False if there is no such active
+    user."""
     return (await connection.execute(_LOCK_USER, {"user_id": user_id})).one_or_none() is not None
 
 
 async def connect(connection: AsyncConnection, *, user_id: str, provider: str, consent: Consent) -> Connected:
-    """Insert the account's integration, or bring it back with a new fence. Lock the user first: that leaves refreshes,
-    which may have marked it while we waited for its row."""
+    """Insert the account's integration, or restore it with a new fence. Lock the user first; then only a refresh can
+    still change the integration, and may have marked it while we waited for its row."""
     account = {"user_id": user_id, "provider": provider, "account_id": consent.account_id}
     former_status = (await connection.execute(_LOCK_FORMER, account)).scalar_one_or_none()
     parameters = account | {
@@ -221,7 +222,7 @@ async def connect(connection: AsyncConnection, *, user_id: str, provider: str, c
 
 
 async def list_shown(connection: AsyncConnection, user_id: str) -> list[ShownIntegration]:
-    """Everything that is shown of the user's integrations, the disconnected ones left out."""
+    """List everything that is shown of the user's integrations, without the disconnected ones."""
     return all_rows(ShownIntegration, await connection.execute(_LIST, {"user_id": user_id}))
 
 
@@ -241,12 +242,12 @@ async def live_of_user(connection: AsyncConnection, user_id: str) -> list[LiveIn
 
 
 async def set_metadata(connection: AsyncConnection, integration_id: UUID, metadata: dict[str, str] | None) -> None:
-    """Replace the product's notes."""
+    """Replace the product's notes about an integration."""
     await connection.execute(_SET_METADATA, {"id": integration_id, "metadata": metadata})
 
 
 async def make_primary(connection: AsyncConnection, *, user_id: str, provider: str, integration_id: UUID) -> bool:
-    """Make this integration the one that requests without an account mean; False if it already was."""
+    """Make this integration the primary one, which requests without an account mean; False if it already was."""
     parameters = {"user_id": user_id, "provider": provider, "id": integration_id}
     await connection.execute(_YIELD_PRIMARY, parameters)
     return (await connection.execute(_MAKE_PRIMARY, {"id": integration_id})).rowcount == 1
@@ -263,7 +264,7 @@ async def disconnect(connection: AsyncConnection, held: LiveIntegration, *, reas
 
 
 async def forget_refresh_token(connection: AsyncConnection, integration_id: UUID) -> None:
-    """Delete the refresh token of a dead integration that its user makes anew."""
+    """Delete the refresh token of a dead integration that its user is connecting again."""
     await connection.execute(_FORGET_TOKENS, {"id": integration_id, "kinds": ["refresh"]})
 
 
@@ -274,13 +275,13 @@ async def has_ended(connection: AsyncConnection, integration_id: UUID) -> bool:
 
 
 async def has_moved(connection: AsyncConnection, integration_id: UUID, token_version: int) -> bool:
-    """Whether the integration's tokens are no longer those of `token_version`."""
+    """Tell whether the integration's tokens are no longer those of `token_version`."""
     found = await connection.execute(_TOKEN_VERSION, {"id": integration_id})
     return bool(found.scalar_one_or_none() != token_version)
 
 
 async def has_refresh_token(connection: AsyncConnection, integration_id: UUID) -> bool:
-    """Whether a refresh token is stored."""
+    """Tell whether a refresh token of the integration is stored."""
     return bool((await connection.execute(_HAS_REFRESH_TOKEN, {"id": integration_id})).scalar_one())
 
 

@@ -10,9 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.user_management.core.integration_counts import IntegrationCount, IntegrationCounter
 
 SHARDS: Final = 16
-"""Rows per counter. Each is locked from here to the end of a commit, and a thousand refreshes may be under way."""
+"""Rows per counter. A row stays locked from its update to the end of the commit, and a thousand refreshes may be under
+way."""
 
-# In one order, so that two transactions that count the same things cannot wait for each other.
+# Rows are written in one order, so that two transactions that count the same things cannot wait for each other.
 _ADD = sa.text("""
 INSERT INTO connection_counters AS c (counter, provider, outcome, reason, shard, total)
 SELECT counter, provider, outcome, reason, :shard, total
@@ -35,7 +36,8 @@ FROM connection_counters GROUP BY counter, provider, outcome, reason
 
 
 async def add(connection: AsyncConnection, counted: Mapping[IntegrationCount, int]) -> None:
-    """Raise the counters. The last statement before a commit: whoever counts the same may have to wait for it."""
+    """Raise the counters. This should be the last statement before a commit: other transactions that raise the same
+    counter may have to wait until then."""
     counts = list(counted)
     parameters = {
         "shard": random.randrange(SHARDS),  # noqa: S311 - spreads the writers
@@ -49,7 +51,7 @@ async def add(connection: AsyncConnection, counted: Mapping[IntegrationCount, in
 
 
 async def read_totals(connection: AsyncConnection) -> dict[IntegrationCount, int]:
-    """All counters: some hundred rows."""
+    """Read all counters: some hundred rows."""
     rows = await connection.execute(_TOTALS)
     return {
         IntegrationCount(IntegrationCounter(row.counter), row.provider, row.outcome, row.reason): row.total

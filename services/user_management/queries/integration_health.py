@@ -20,13 +20,14 @@ access.key_version,
 coalesce(access.expires_at <= now(), false) AS expired, coalesce(i.refresh_not_before > now(), false) AS cooling,
 EXISTS (SELECT FROM encrypted_tokens r WHERE r.integration_id = i.id AND r.kind = 'refresh') AS has_refresh_token
 """
-# Also those whose provider is not well: their answer is how its recovery is seen.
+# Integrations of a provider that is not well are due too: their answers show when it has recovered.
 _DUE = """
 u.deleted_at IS NULL AND u.status = 'active' AND i.refresh_lease_until IS NULL
 AND (i.status = 'degraded' OR access.expires_at IS NULL OR i.provider = ANY(:unwell)
      OR greatest(i.connected_at, i.last_refresh_at, i.last_checked_at) < now() - make_interval(secs => :idle_seconds))
 """
-# A page is walked whole, whatever part of it is due: so one statement costs the same however few are.
+# The page is a fixed number of integrations, due or not, so that a statement costs the same however few of them are
+# due.
 _PAGE = """
 WITH page AS MATERIALIZED (
     SELECT id, last_probed_at FROM integrations
@@ -155,13 +156,14 @@ class Candidate:
     key_version: int
     expired: bool
     cooling: bool
-    """A failure is so recent that the provider is not to be asked for a refresh."""
+    """Whether a failure is so recent that the provider must not be asked for a refresh."""
     has_refresh_token: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far a walk has come: first those never probed, by id, then the others, the longest unprobed first."""
+    """How far a walk has come. It first visits integrations that were never probed, by id, then the others, the longest
+    unprobed first."""
 
     probed_at: datetime | None = None
     id: UUID = FIRST
@@ -195,7 +197,7 @@ class Holder:
     is_serving: bool
     granted_scopes: tuple[str, ...]
     for_a_time: bool
-    """The access token runs out and there is no refresh token. Looked at for `lacking` alone."""
+    """Whether the access token runs out and there is no refresh token. Only `lacking` fills this in."""
 
 
 async def due_page(
@@ -207,8 +209,8 @@ async def due_page(
     idle_seconds: float,
     page: int,
 ) -> Page:
-    """The next `page` integrations of the walk, and which of them are to be checked. `began` is when the walk did: what
-    was probed since is left out. `unwell`: providers whose recovery is looked for."""
+    """Read the next `page` integrations of the walk, and which of them are to be checked. Integrations that were probed
+    since the walk `began` are left out. `unwell`: providers whose recovery is looked for."""
     parameters: dict[str, Any] = {
         "after_id": after.id,
         "unwell": list(unwell),
@@ -263,14 +265,15 @@ async def read_states(connection: AsyncConnection, providers: Iterable[str]) -> 
 
 
 async def set_state(connection: AsyncConnection, provider: str, state: ProviderState, *, reason: str | None) -> None:
-    """Write what the check has seen; the beginning of a state is kept while it lasts."""
+    """Write the state of a provider that the check has seen. While the state lasts, the time of its beginning stays."""
     await connection.execute(_SET_STATE, {"provider": provider, "state": state.value, "reason": reason})
 
 
 async def require(
     connection: AsyncConnection, provider: str, scopes: Sequence[str], *, hold_seconds: float
 ) -> Requirement:
-    """Note that this process requires `scopes` now; what is in force: these, and what others required lately."""
+    """Note that this process requires `scopes` now. Returns what is in force: these scopes, and those that other
+    processes required within `hold_seconds`."""
     parameters = {"provider": provider, "scopes": list(scopes), "hold_seconds": hold_seconds}
     row = (await connection.execute(_REQUIRE_TYPED, parameters)).one()
     enforced = None if row.enforced_scopes is None else tuple(row.enforced_scopes)
@@ -283,13 +286,13 @@ async def set_enforced(connection: AsyncConnection, provider: str, scopes: Seque
 
 
 async def holders(connection: AsyncConnection, provider: str, *, after: tuple[str, UUID], limit: int) -> list[Holder]:
-    """Integrations of a provider in the order of (account id, id)."""
+    """List integrations of a provider in the order of (account id, id)."""
     parameters = {"provider": provider, "after_account": after[0], "after_id": after[1], "limit": limit}
     return [_holder(row) for row in await connection.execute(_OF_PROVIDER, parameters)]
 
 
 async def lacking(connection: AsyncConnection, provider: str, *, after: UUID, limit: int) -> list[Holder]:
-    """Integrations that need their users for want of a scope, in the order of their ids."""
+    """List integrations that need their users because they lack a required scope, in the order of their ids."""
     parameters = {"provider": provider, "after_id": after, "limit": limit}
     return [_holder(row) for row in await connection.execute(_LACKING, parameters)]
 

@@ -58,8 +58,8 @@ class Slot:
 
 
 async def claim(connection: AsyncConnection, *, job: str, period_seconds: float) -> Slot | None:
-    """Claim the current slot; None when it is done, failed MAX_ATTEMPTS times, or somebody works on it or still on an
-    earlier one: two runs of a job never overlap."""
+    """Claim the job's current slot. None if it is done, has failed MAX_ATTEMPTS times, or another worker is still at
+    work on it or on an earlier slot: two runs of a job never overlap."""
     owner = uuid7()
     parameters = {
         "id": uuid7(),
@@ -101,6 +101,6 @@ async def database_now(connection: AsyncConnection) -> datetime:
 
 
 async def ensure_log_partitions(connection: AsyncConnection, *, months_ahead: int) -> int:
-    """Make the coming months' partitions of the append-only tables; how many were new."""
+    """Make the coming months' partitions of the append-only tables. Returns how many were new."""
     made = await connection.execute(sa.text("SELECT ensure_log_partitions(:months)"), {"months": months_ahead})
     return int(made.scalar_one())

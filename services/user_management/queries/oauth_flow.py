@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 KEPT_PER_PROVIDER: Final = 10
 KEPT_PER_USER: Final = 50
-"""Attempts of one user, open or ended, with the one that just begins."""
+"""How many connect attempts of one user are kept, open or ended, including the one that just begins."""
 
 _RETURN = sa.text("""
 UPDATE oauth_flows
@@ -30,7 +30,8 @@ RETURNING f.id, before.status, before.error, before.code_ciphertext, before.code
           f.state_hash, f.redirect_uri, f.requested_scopes
 """).columns(requested_scopes=sa.JSON)
 
-# Never waits for a row, so it needs no order among whoever locks several: one that is just used can go the next time.
+# This never waits for a row, so the order in which it locks them does not matter. An attempt that is being used right
+# now is deleted the next time.
 _GIVE_UP = sa.text("""
 DELETE FROM oauth_flows WHERE id = ANY(ARRAY(
     SELECT f.id
@@ -62,7 +63,7 @@ class ConsumedFlow:
 
 
 async def make_room(connection: AsyncConnection, *, user_id: str, provider: str) -> None:
-    """Give up the user's oldest attempts, whatever became of them, so that one more can begin. Lock the user first."""
+    """Delete the user's oldest attempts, whatever became of them, so that one more can begin. Lock the user first."""
     limits = {"per_provider": KEPT_PER_PROVIDER, "per_user": KEPT_PER_USER}
     await connection.execute(_GIVE_UP, {"user_id": user_id, "provider": provider, **limits})
 
@@ -70,7 +71,8 @@ async def make_room(connection: AsyncConnection, *, user_id: str, provider: str)
 async def record_return(
     connection: AsyncConnection, flow_id: UUID, *, code: tuple[bytes, int] | None, error: str | None
 ) -> bool:
-    """Keep what the provider brought: `code` as (ciphertext, key version), or `error`. False if it came before."""
+    """Store what the provider sent back: `code` as (ciphertext, key version), or `error`. False if the attempt no
+    longer waits for it."""
     parameters = {
         "id": flow_id,
         "status": "returned" if code else "failed",
@@ -104,5 +106,5 @@ async def consume(
 
 
 async def prune(connection: AsyncConnection, *, before: datetime) -> None:
-    """Forget attempts that ended earlier, with the codes of those that nobody confirmed."""
+    """Delete attempts that ended before `before`, with the codes of those that nobody confirmed."""
     await connection.execute(_PRUNE, {"before": before})

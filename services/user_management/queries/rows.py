@@ -14,16 +14,17 @@ if TYPE_CHECKING:
 
 
 def one_row(row_type: type[Row], result: sa.CursorResult[Any]) -> Row | None:
-    """The only row, as a `row_type` whose fields are named as the columns are; None when there is no row."""
+    """Return the only row as a `row_type`, whose fields are named as the columns are; None when there is no row."""
     row = result.mappings().one_or_none()
     return None if row is None else row_type(**row)
 
 
 def all_rows(row_type: type[Row], result: sa.CursorResult[Any]) -> list[Row]:
-    """All rows, in their order, as `row_type`s whose fields are named as the columns are."""
+    """Return all rows, in their order, as `row_type`s, whose fields are named as the columns are."""
     return [row_type(**row) for row in result.mappings()]
 
 
 def columns_of(row: "DataclassInstance") -> Parameters:
-    """The columns of a typed row by name, for an INSERT. Shallow, where `dataclasses.asdict` would copy documents."""
+    """Return the values of a typed row by column name, for an INSERT. The copy is shallow; `dataclasses.asdict` would
+    copy JSON documents too."""
     return {field.name: getattr(row, field.name) for field in fields(row)}

@@ -1,4 +1,4 @@
-"""Sibling services and their keys: recognising one, and changes that queue up behind each other."""
+"""Statements on sibling services and their keys: recognising a key, and changes that wait for each other."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +14,7 @@ _clients = ServiceClient.ormar_config.table
 _grants = ServiceGrant.ormar_config.table
 
 LIVE_KEY: Final = "(k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()))"
-"""Whether the key `k` still opens anything, by the database's clock."""
+"""A condition: the key `k` is neither revoked nor run out, by the database's clock."""
 
 _AUTHENTICATE: Final = sa.text(f"""
 SELECT c.id, c.name, c.permissions
@@ -54,7 +54,7 @@ WHERE client_id = :client_id AND revoked_at IS NULL AND (CAST(:key_id AS text) I
 RETURNING id
 """).bindparams(sa.bindparam("key_id", type_=sa.Text()))
 
-# A row that somebody is changing is left out rather than waited for: the caller is about to get a token.
+# A row that somebody is changing is left out rather than waited for: the answer with the token waits for this.
 _RECORD_USE: Final = sa.text("""
 UPDATE service_keys SET last_used_at = now()
 WHERE id = (
@@ -126,19 +126,19 @@ async def authenticate(connection: AsyncConnection, *, key_id: str, secret_hash:
 
 
 async def live_keys(connection: AsyncConnection) -> frozenset[tuple[str, bytes]]:
-    """(id, secret hash) of every key that opens anything."""
+    """List (id, secret hash) of every key with which a service can authenticate now."""
     return frozenset((row.id, row.secret_hash) for row in await connection.execute(_LIVE_KEYS))
 
 
 async def lock_client(connection: AsyncConnection, name: str) -> ClientRow | None:
-    """The service's row, locked until the transaction ends."""
+    """Read the service's row, and lock it until the transaction ends."""
     statement = sa.select(_clients).where(_clients.c.name == name).with_for_update()
     row = (await connection.execute(statement)).mappings().one_or_none()
     return None if row is None else ClientRow(**row)
 
 
 async def list_clients(connection: AsyncConnection, name: str | None) -> list[ClientRow]:
-    """The service called `name`, or all (None), by name."""
+    """List the service called `name`, or all services if it is None, in the order of their names."""
     statement = sa.select(_clients).order_by(_clients.c.name)
     if name is not None:
         statement = statement.where(_clients.c.name == name)
@@ -146,13 +146,13 @@ async def list_clients(connection: AsyncConnection, name: str | None) -> list[Cl
 
 
 async def list_keys(connection: AsyncConnection, client_ids: list[UUID]) -> list[KeyRow]:
-    """Keys of some services, oldest first."""
+    """List the keys of some services, the oldest first."""
     rows = await connection.execute(_KEYS, {"client_ids": client_ids})
     return [KeyRow(**row) for row in rows.mappings()]
 
 
 async def list_grants(connection: AsyncConnection, client_ids: list[UUID]) -> list[GrantRow]:
-    """Grants of some services, by provider."""
+    """List the grants of some services, in the order of providers."""
     columns = (_grants.c.client_id, _grants.c.provider, _grants.c.scopes, _grants.c.reason_required)
     statement = sa.select(*columns).where(_grants.c.client_id.in_(client_ids)).order_by(_grants.c.provider)
     return [GrantRow(**row) for row in (await connection.execute(statement)).mappings()]
@@ -165,18 +165,18 @@ async def end_live_keys(connection: AsyncConnection, client_id: UUID, *, overlap
 
 
 async def revoke_keys(connection: AsyncConnection, client_id: UUID, *, key_id: str | None = None) -> list[str]:
-    """Revoke one key of a service, or all of them; ids of those that were not revoked before."""
+    """Revoke one key of a service, or all of them. Returns the ids of those that were not revoked before."""
     rows = await connection.execute(_REVOKE_KEYS, {"client_id": client_id, "key_id": key_id})
     return sorted(row.id for row in rows)
 
 
 async def set_permissions(connection: AsyncConnection, client_id: UUID, permissions: list[str]) -> None:
-    """Replace what a service may do. Lock it first."""
+    """Replace a service's permissions. Lock the service first."""
     await connection.execute(sa.update(_clients).where(_clients.c.id == client_id).values(permissions=permissions))
 
 
 async def set_disabled(connection: AsyncConnection, client_id: UUID, *, disabled: bool) -> None:
-    """Shut a service out, or let it in again. Lock it first."""
+    """Disable a service, or enable it again. Lock the service first."""
     disabled_at = sa.func.now() if disabled else sa.null()
     await connection.execute(sa.update(_clients).where(_clients.c.id == client_id).values(disabled_at=disabled_at))
 

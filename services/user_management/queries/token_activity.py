@@ -1,4 +1,4 @@
-"""Who read a user's tokens."""
+"""Reads the record of who read a user's tokens."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,7 +30,7 @@ class ShownTokenRead:
 async def token_reads(
     connection: AsyncConnection, *, user_id: str, provider: str, before: UUID | None, limit: int
 ) -> list[ShownTokenRead]:
-    """Reads of the user's tokens at `provider`, the newest first; ids are ordered by time."""
+    """List the reads of the user's tokens for `provider`, the newest first; ids are ordered by time."""
     select = (
         sa.select(
             _reads.c.id,

@@ -56,7 +56,8 @@ STATEMENT: Final = door(_WHOLE, _MANY)
 
 
 async def read_tokens(pool: DriverPool, queries: Sequence[TokenQuery], *, timeout_seconds: float) -> list[TokenReading]:
-    """Run the statement for queries of one credential; the answers in their order. When it raises, no token leaves."""
+    """Run the statement for queries of one credential; return the answers in their order. If it raises, no token is
+    handed out."""
     first = queries[0]
     requests = [
         {

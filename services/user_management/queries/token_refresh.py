@@ -1,4 +1,4 @@
-"""The lease and the fence of a refresh. All times are the database's, so skewed hosts agree."""
+"""The lease and the fence of a refresh. All times are by the database's clock, so hosts whose clocks differ agree."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from services.user_management.core.ids import uuid7
 from services.user_management.enums import TokenKind
 
 LEASE_SECONDS: Final = 30
-"""At a provider that takes each refresh token once: nobody else may call before the holder's call is surely over. At
-any provider, how long after its claim a holder may store an answer."""
+"""The lease at a provider that accepts each refresh token once: nobody else may call before the holder's call is surely
+over. At any provider it is also how long after its claim a holder may store an answer."""
 SHORT_LEASE_SECONDS: Final = 4
-"""Of the others, at which a second call costs nothing: it ends soon after a holder that was killed, and a holder that
-lives renews it."""
+"""The lease at other providers, where a second call does no harm. It ends soon after its holder was killed, and a
+holder that lives renews it."""
 
 _CLAIM = (
     sa.text("""
@@ -111,11 +111,12 @@ WHERE refresh_attempts > 0 AND id > :after AND status IN ('active', 'degraded')
 ORDER BY id LIMIT :limit
 """)
 
-# Among many, Postgres thinks a plan for these very values the better one, finds the same one for every page, and takes
-# longer for that than for the page.
+# Without this, among many rows Postgres makes a new plan for the values of every page. It is the same plan each time,
+# and making it takes longer than reading the page.
 _KEEP_PLAN = sa.text("SELECT set_config('plan_cache_mode', 'force_generic_plan', true)")
 
-# The served are many and lie anywhere; the others are few, and their index is in memory.
+# Users who are not served are excluded, rather than served ones joined: the former are few and their index is in
+# memory, while the latter are many and their rows lie anywhere.
 _DUE = sa.text("""
 SELECT i.id, i.token_version, i.refresh_due_at
 FROM integrations i
@@ -152,7 +153,7 @@ class Claim:
 
     owner: UUID
     is_short: bool
-    """The lease lasts SHORT_LEASE_SECONDS and is to be renewed; else LEASE_SECONDS."""
+    """Whether the lease lasts SHORT_LEASE_SECONDS and is to be renewed; otherwise it lasts LEASE_SECONDS."""
     integration_id: UUID
     token_version: int
     user_id: str
@@ -169,26 +170,27 @@ class Claim:
 
     @property
     def earlier_outcome_unknown(self) -> bool:
-        """An earlier call was sent and nobody knows how it ended: the stored refresh token may be used up."""
+        """Whether an earlier call was sent and its outcome is unknown, so that the stored refresh token may be used
+        up."""
         return self.attempts > 1
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshState:
-    """What a waiter sees of somebody else's refresh."""
+    """What a caller who waits for somebody else's refresh reads of it."""
 
     token_version: int
     provider: str
     last_failure: str | None
     serving: bool
-    """The integration and its user are in a state in which there is something to refresh."""
+    """Whether the integration serves tokens and its user is active, so that there is something to refresh."""
     leased: bool
     cool_down_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong: the provider's error code or our word for it, and the provider's code beneath."""
+    """What went wrong: the provider's error code or our own code, and the provider's more detailed code."""
 
     code: str
     detail: str | None = None
@@ -196,7 +198,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class FailureRun:
-    """Failures of the provider in a row, and how long ago the first was; none for a failure of ours."""
+    """How many failures of the provider there were in a row, and how long ago the first was; both 0 for a failure of
+    ours."""
 
     count: int
     seconds: float
@@ -213,7 +216,7 @@ class Advanced:
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """A token to be stored. The life counts from now; None: it does not run out."""
+    """A token to be stored. `lifetime_seconds` counts from now; None: the token does not run out."""
 
     kind: TokenKind
     ciphertext: bytes
@@ -228,7 +231,8 @@ class DueRefresh:
 
 
 class DuePosition(NamedTuple):
-    """A place in the walk over integrations by the end of their tokens; the default is before all of them."""
+    """A place in the walk over integrations in the order in which their tokens run out; the default is before all of
+    them."""
 
     due_at: datetime = datetime.min.replace(tzinfo=UTC)
     integration_id: UUID = UUID(int=0)
@@ -236,7 +240,7 @@ class DuePosition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DueStep:
-    """One integration of the walk, and where the walk is after it."""
+    """One integration of the walk, and the walk's position after it."""
 
     refresh: DueRefresh
     position: DuePosition
@@ -245,8 +249,8 @@ class DueStep:
 async def claim(
     connection: AsyncConnection, *, integration_id: UUID, token_version: int, short_at: Sequence[str] = ()
 ) -> Claim | None:
-    """Take the lease, a short one at the providers `short_at`; None when the version moved, somebody holds it, or the
-    integration is not to be refreshed now."""
+    """Take the lease, a short one at the providers `short_at`. None if the token version moved, somebody holds the
+    lease, or the integration must not be refreshed now."""
     owner = uuid7()
     parameters: dict[str, Any] = {
         "id": integration_id,
@@ -278,13 +282,13 @@ async def claim(
 
 
 async def renew(connection: AsyncConnection, held: Claim) -> None:
-    """Let a short lease begin anew, unless somebody else has it by now."""
+    """Let a short lease begin anew, unless somebody else has taken it meanwhile."""
     parameters = {"id": held.integration_id, "owner": held.owner, "lease_seconds": SHORT_LEASE_SECONDS}
     await connection.execute(_RENEW, parameters)
 
 
 async def refresh_state(connection: AsyncConnection, integration_id: UUID) -> RefreshState | None:
-    """Read the state of a refresh once, for waiters."""
+    """Read the state of a refresh once, for callers who wait for somebody else's."""
     row = (await connection.execute(_STATE, {"id": integration_id})).one_or_none()
     if row is None:
         return None
@@ -307,10 +311,10 @@ async def advance(
     scopes: tuple[str, ...] | None,
     cool_down_seconds: float = 0.0,
 ) -> Advanced | None:
-    """Move the fence and release the lease; the integration works again, whatever it was held for.
+    """Raise the token version (the fence), release the lease and make the integration active, whatever its status was.
 
-    None when somebody else stored an answer first, or with `attempts` when somebody has claimed the integration since
-    that many were made, and may have asked the provider.
+    None if somebody else stored an answer first. If `attempts` is given, also None when the row counts more attempts by
+    now: then somebody else has claimed the integration and may have asked the provider.
     """
     parameters: dict[str, Any] = {
         "id": integration_id,
@@ -347,10 +351,10 @@ async def release(
     provider_failed: bool,
     cool_down_seconds: float,
 ) -> FailureRun:
-    """Give the lease back after a failure, with a cool-down; only the provider's failures are counted. Without a
-    `failure` the last one stays known. `attempts`: calls of which nobody knows how they ended.
+    """Give the lease back after a failure, with a cool-down. Only the provider's failures are counted. Without a
+    `failure` the recorded one stays. `attempts`: the number of calls whose outcome is unknown.
 
-    Returns how many of them there were in a row; none for a failure of ours, or if the lease was no longer ours.
+    Returns the provider's failures in a row; none for a failure of ours, or if the lease was no longer ours.
     """
     parameters = {
         "id": held.integration_id,
@@ -369,7 +373,8 @@ async def release(
 
 
 async def unsettled(connection: AsyncConnection, *, after: UUID, limit: int) -> list[DueRefresh]:
-    """Refreshes whose outcome nobody knows and nobody is working on, from the integration after `after` on."""
+    """List refreshes whose outcome is unknown and that nobody is working on, beginning after the integration
+    `after`."""
     rows = await connection.execute(_UNSETTLED, {"after": after, "limit": limit})
     return [DueRefresh(row.id, row.token_version) for row in rows]
 
@@ -377,10 +382,10 @@ async def unsettled(connection: AsyncConnection, *, after: UUID, limit: int) -> 
 async def due(
     connection: AsyncConnection, *, within_seconds: float, period_seconds: float, after: DuePosition, limit: int
 ) -> list[DueStep]:
-    """Integrations whose access token runs out soon, the next one first, from where the walk has come to.
+    """List integrations whose access token runs out soon, the soonest first, from the position `after` on.
 
-    A token issued within the current period is left alone, however short it lives: else a run would never end. The
-    suspended, whose tokens ran out long ago, stand first; a walk passes them once.
+    A token that was issued within the current period is left alone, however short it lives: otherwise a run would never
+    end. Suspended users' tokens, which ran out long ago, come first in this order, and a walk passes them only once.
     """
     parameters = {
         "within_seconds": within_seconds,
@@ -395,5 +400,5 @@ async def due(
 
 
 async def count_due(connection: AsyncConnection, *, within_seconds: float) -> int:
-    """About how many integrations `due` will give in all."""
+    """Count roughly how many integrations `due` will list in all."""
     return int((await connection.execute(_COUNT_DUE, {"within_seconds": within_seconds})).scalar_one())

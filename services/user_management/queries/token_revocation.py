@@ -1,4 +1,4 @@
-"""Tokens that are to be revoked at their providers."""
+"""Statements on the tokens that are to be revoked at their providers."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -187,7 +187,7 @@ async def supersede(connection: AsyncConnection, integration_id: UUID) -> None:
 
 
 async def claim_due(connection: AsyncConnection, *, limit: int, lease_seconds: float) -> list[DueRevocation]:
-    """Take revocations that are due; whoever dies with them leaves them to others when the lease ends."""
+    """Take revocations that are due. If this process dies, others can take them when the lease ends."""
     rows = await connection.execute(_CLAIM, {"limit": limit, "lease_seconds": lease_seconds})
     return [
         DueRevocation(
@@ -242,5 +242,5 @@ def _columns(grant: SealedTokens) -> Parameters:
 
 
 async def prune(connection: AsyncConnection, *, before: datetime) -> None:
-    """Forget what was requested earlier and is finished; ids are ordered by time."""
+    """Delete finished revocations that were requested before `before`; ids are ordered by time."""
     await connection.execute(_PRUNE, {"before": uuid7_floor(before)})

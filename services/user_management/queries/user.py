@@ -1,4 +1,4 @@
-"""Users and identities: resolved, locked, written."""
+"""Statements on users and their identities: finding, locking and writing them."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -31,24 +31,24 @@ FROM users WHERE id = $1 AND deleted_at IS NULL
 
 
 async def read_identity(pool: DriverPool, *, issuer: str, subject: str) -> ResolvedUser | None:
-    """The user who signs in as (issuer, subject); None when nobody does."""
+    """Find the user who signs in as (issuer, subject); None if there is none."""
     row = await fetch_row(pool, IDENTITY, issuer, subject, timeout_seconds=_DRIVER_TIMEOUT_SECONDS)
     return None if row is None else ResolvedUser(*row)
 
 
 async def read_profile(pool: DriverPool, user_id: str) -> Profile | None:
-    """The profile of a live user."""
+    """Read the profile of a user who is not deleted."""
     row = await fetch_row(pool, PROFILE, user_id, timeout_seconds=_DRIVER_TIMEOUT_SECONDS)
     return None if row is None else Profile(*row)
 
 
 async def read_user(connection: AsyncConnection, user_id: str) -> UserRow | None:
-    """A user's row, deleted or not."""
+    """Read a user's row, deleted or not."""
     return one_row(UserRow, await connection.execute(sa.select(_users).where(_users.c.id == user_id)))
 
 
 async def read_users(connection: AsyncConnection, user_ids: Sequence[str]) -> list[UserRow]:
-    """The rows of the live users among `user_ids`."""
+    """Read the rows of those of `user_ids` who are not deleted."""
     select = sa.select(_users).where(_users.c.id.in_(user_ids), _users.c.deleted_at.is_(None))
     return all_rows(UserRow, await connection.execute(select))
 
@@ -56,7 +56,7 @@ async def read_users(connection: AsyncConnection, user_ids: Sequence[str]) -> li
 async def read_upstream_state(
     connection: AsyncConnection, *, issuer: str, subjects: Sequence[str]
 ) -> dict[str, UpstreamState]:
-    """By subject, which upstream news its user's row holds."""
+    """Read, for each subject, which of upstream's news its user's row holds."""
     select = (
         sa.select(
             user_identities.c.subject,
@@ -72,8 +72,8 @@ async def read_upstream_state(
 
 
 async def live_subjects(connection: AsyncConnection, *, issuer: str, after: str, limit: int) -> Sequence[str]:
-    """Subjects of `issuer` whose users are live, from the one after `after` on; without those whom an admin restored
-    and of whom upstream has not spoken since."""
+    """List subjects of `issuer` whose users are not deleted, beginning after `after`. Users whom an administrator
+    restored, and of whom upstream has told nothing since, are left out."""
     select = (
         sa.select(user_identities.c.subject)
         .join(_users, _users.c.id == user_identities.c.user_id)
@@ -103,13 +103,13 @@ async def insert_user(connection: AsyncConnection, values: UserColumns, *, issue
 
 
 async def lock_user(connection: AsyncConnection, user_id: str) -> UserRow | None:
-    """The user's row, locked until the transaction ends."""
+    """Read the user's row, and lock it until the transaction ends."""
     select = sa.select(_users).where(_users.c.id == user_id).with_for_update()
     return one_row(UserRow, await connection.execute(select))
 
 
 async def lock_identity(connection: AsyncConnection, *, issuer: str, subject: str) -> UserRow | None:
-    """The row of the user who signs in as (issuer, subject), locked until the transaction ends."""
+    """Read the row of the user who signs in as (issuer, subject), and lock it until the transaction ends."""
     select = (
         sa.select(_users)
         .join(user_identities, user_identities.c.user_id == _users.c.id)
@@ -144,7 +144,7 @@ async def record_sign_in(
 
 
 async def count_sign_ins(connection: AsyncConnection, user_id: str, *, window: timedelta) -> int:
-    """How many sessions of the user began within `window`."""
+    """Count the sessions of the user that began within the last `window`."""
     select = sa.select(sa.func.count()).where(
         sign_ins.c.user_id == user_id, sign_ins.c.started_at > sa.func.now() - window
     )
@@ -152,12 +152,13 @@ async def count_sign_ins(connection: AsyncConnection, user_id: str, *, window: t
 
 
 async def prune_sign_ins(connection: AsyncConnection, *, before: datetime) -> None:
-    """Forget sessions that began earlier, which nobody counts any more."""
+    """Delete sessions that began before `before`, which nobody counts any more."""
     await connection.execute(sa.delete(sign_ins).where(sign_ins.c.started_at < before))
 
 
 async def is_erased(connection: AsyncConnection, subject_hashes: Sequence[bytes]) -> bool:
-    """Whether the subject, hashed under any of our secrets, was erased and must not come back."""
+    """Tell whether the subject was erased and must not come back. `subject_hashes`: its hash under each of our
+    secrets."""
     select = sa.select(erased_subjects.c.subject_hash).where(erased_subjects.c.subject_hash.in_(subject_hashes))
     return (await connection.execute(select.limit(1))).one_or_none() is not None
 
@@ -169,7 +170,8 @@ async def insert_tombstone(connection: AsyncConnection, subject_hash: bytes) -> 
 
 
 async def lock_due_for_erasure(connection: AsyncConnection, *, hold_back: timedelta) -> str | None:
-    """The id of a user who was deleted longest ago and at least `hold_back`, locked; others' choices are left alone."""
+    """Lock the user who was deleted longest ago, and at least `hold_back` ago, and return the id. Users whom another
+    worker has locked are passed over."""
     select = (
         sa.select(_users.c.id)
         .where(_users.c.deleted_at < sa.func.now() - hold_back)
@@ -181,13 +183,13 @@ async def lock_due_for_erasure(connection: AsyncConnection, *, hold_back: timede
 
 
 async def identities_of(connection: AsyncConnection, user_id: str) -> list[tuple[str, str]]:
-    """(issuer, subject) of everybody who signs in as the user."""
+    """List (issuer, subject) of every identity of the user."""
     select = sa.select(user_identities.c.issuer, user_identities.c.subject).where(user_identities.c.user_id == user_id)
     return [(row.issuer, row.subject) for row in await connection.execute(select)]
 
 
 async def delete_user(connection: AsyncConnection, user_id: str) -> None:
-    """Delete the row and, by its foreign keys, all that is the user's."""
+    """Delete the user's row and, by foreign keys, all rows that belong to the user."""
     await connection.execute(sa.delete(_users).where(_users.c.id == user_id))
 
 

@@ -19,7 +19,7 @@ class ResolvedUser:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What the owner sees, in the order in which `queries.user.PROFILE` selects it."""
+    """The profile as its owner sees it, with the fields in the order in which `queries.user.PROFILE` selects them."""
 
     id: str
     email: str | None
@@ -75,7 +75,7 @@ class UserRow:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamState:
-    """Which news of the identity provider a user's row holds."""
+    """The columns that tell which of the identity provider's news a user's row holds."""
 
     subject: str
     restored_at: datetime | None

@@ -1,4 +1,4 @@
-"""Finding users: each way of asking walks one index, so that a page costs the same among a thousand and a million."""
+"""Finds users. Each kind of search walks one index, so that a page costs the same among a thousand and a million."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +18,8 @@ _HIGHEST: Final = "\U0010ffff"
 
 @dataclass(frozen=True, slots=True)
 class UserFilter:
-    """What is wanted; None: anything. `email_prefix` and `name_prefix` are search keys, of which either may match."""
+    """The criteria of a search; None: any value. A user matches if either `email_prefix` or `name_prefix` does; both
+    are search keys."""
 
     email_prefix: str | None = None
     name_prefix: str | None = None
@@ -26,7 +27,7 @@ class UserFilter:
     created_after: datetime | None = None
     created_before: datetime | None = None
     deleted: bool = False
-    """Deleted users instead of live ones; prefixes are of no use then."""
+    """Whether to find deleted users instead of live ones; the prefixes then have no effect."""
 
     @property
     def is_prefix(self) -> bool:
@@ -35,7 +36,7 @@ class UserFilter:
 
 @dataclass(frozen=True, slots=True)
 class FoundUser:
-    """A user who was found, and the search key by which, if a prefix was given."""
+    """A user who was found; if a prefix was given, with the search key that matched."""
 
     matched: str | None
     user: UserRow
@@ -50,7 +51,7 @@ class Position:
 
     @classmethod
     def of(cls, wanted: UserFilter, found: FoundUser) -> "Position":
-        """The position of `found` in the list of `wanted`."""
+        """Return the position of `found` in the list of users that match `wanted`."""
         user = found.user
         key = found.matched if wanted.is_prefix else user.deleted_at if wanted.deleted else user.created_at
         if key is None:
@@ -73,7 +74,8 @@ class Position:
 async def find_users(
     connection: AsyncConnection, wanted: UserFilter, *, after: Position | None, limit: int
 ) -> list[FoundUser]:
-    """The next `limit` users: by what matched when a prefix is given, otherwise the newest first."""
+    """Find the next `limit` users. With a prefix they are in the order of the key that matched, otherwise the newest
+    come first."""
     found = await connection.execute(_select(wanted, after, limit))
     return [FoundUser(row.pop("matched", None), UserRow(**row)) for row in map(dict, found.mappings())]
 
@@ -101,14 +103,15 @@ def _by_time(wanted: UserFilter, after: Position | None, limit: int) -> sa.Selec
 
 
 def _by_prefix(wanted: UserFilter, after: Position | None, limit: int) -> sa.Select[Any]:
-    """One branch per column that may match, each a range of its index. Whoever matches in several is shown for the
-    first of them, so nobody is listed twice; whom an earlier branch always shows, a later one's index leaves out."""
+    """Build a search with one branch per column that may match, each a range of that column's index. A user who matches
+    in several columns is listed by the first branch only. The indexes of later columns leave out users whom an earlier
+    branch always finds."""
     branches = []
     earlier: list[sa.ColumnElement[bool]] = []
     folded = wanted.name_prefix if wanted.name_prefix != wanted.email_prefix else None
     for column, prefix, alone in (
         (_users.c.email_normalized, wanted.email_prefix, None),
-        # Without its accents, as the names are compared with the address.
+        # The prefix without accents, since names are compared with the address too.
         (_users.c.email_normalized, folded, None),
         (_users.c.last_name_normalized, wanted.name_prefix, LAST_NAME_ALONE),
         (_users.c.first_name_normalized, wanted.name_prefix, FIRST_NAME_ALONE),

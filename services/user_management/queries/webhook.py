@@ -1,4 +1,4 @@
-"""The inbox: each message once; what failed, until it succeeds."""
+"""Statements on the inbox of upstream's events: each message is stored once; a failed one is kept until it succeeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -21,7 +21,7 @@ _FORGOTTEN: Final[JSONObject] = {}
 
 @dataclass(frozen=True, slots=True)
 class ListedEvent:
-    """An event that was received, without what it says."""
+    """An event that was received, without its payload."""
 
     id: UUID
     source: str
@@ -37,7 +37,7 @@ class ListedEvent:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent(ListedEvent):
-    """An event that was received, whole."""
+    """An event that was received, with its payload."""
 
     payload: JSONObject
 
@@ -67,7 +67,7 @@ async def insert_event(connection: AsyncConnection, event: NewEvent) -> bool:
 
 
 async def is_applied(connection: AsyncConnection, *, source: str, message_id: str) -> bool:
-    """Whether the effect of a known message is there."""
+    """Tell whether a message that is stored already has been applied."""
     select = sa.select(_events.c.applied_at.is_not(None)).where(
         _events.c.source == source, _events.c.message_id == message_id
     )
@@ -75,25 +75,26 @@ async def is_applied(connection: AsyncConnection, *, source: str, message_id: st
 
 
 async def mark_applied(connection: AsyncConnection, event_id: UUID) -> None:
-    """The effect is in this transaction."""
+    """Mark an event as applied, in the transaction of its effect."""
     values = {"applied_at": sa.func.now(), "next_attempt_at": None, "error": None}
     await connection.execute(sa.update(_events).where(_events.c.id == event_id).values(**values))
 
 
 async def mark_failed(connection: AsyncConnection, event_id: UUID, *, error: str, retry_in: timedelta | None) -> None:
-    """The effect could not be had; try again after `retry_in`, or (None) only when somebody asks."""
+    """Mark an event as failed. It is tried again after `retry_in`; None: only when an operator asks."""
     due = None if retry_in is None else sa.func.now() + retry_in
     update = sa.update(_events).where(_events.c.id == event_id).values(error=error, next_attempt_at=due)
     await connection.execute(update)
 
 
 async def forget_payload(connection: AsyncConnection, event_id: UUID) -> None:
-    """Keep the message id, drop the content."""
+    """Delete an event's payload, but keep its message id."""
     await connection.execute(sa.update(_events).where(_events.c.id == event_id).values(payload=_FORGOTTEN))
 
 
 async def forget_payloads(connection: AsyncConnection, subject: str) -> None:
-    """The same for everything that upstream has told us of `subject`; nothing of it is left to be applied."""
+    """Delete the payloads of all events about `subject`, keep their message ids, and mark them as applied, so that none
+    is tried again."""
     values = {
         "payload": _FORGOTTEN,
         "applied_at": sa.func.coalesce(_events.c.applied_at, sa.func.now()),
@@ -103,7 +104,7 @@ async def forget_payloads(connection: AsyncConnection, subject: str) -> None:
 
 
 async def lock_due_event(connection: AsyncConnection) -> StoredEvent | None:
-    """The event that is due longest, locked; those that others work on are left to them."""
+    """Lock and read the event that has been due longest. Events that another worker has locked are passed over."""
     select = (
         sa.select(_events)
         .where(_events.c.applied_at.is_(None), _events.c.next_attempt_at <= sa.func.now())
@@ -115,13 +116,13 @@ async def lock_due_event(connection: AsyncConnection) -> StoredEvent | None:
 
 
 async def lock_event(connection: AsyncConnection, event_id: UUID) -> StoredEvent | None:
-    """One event, locked."""
+    """Lock and read one event."""
     select = sa.select(_events).where(_events.c.id == event_id).with_for_update()
     return one_row(StoredEvent, await connection.execute(select))
 
 
 async def count_attempt(connection: AsyncConnection, event_id: UUID) -> None:
-    """One more try."""
+    """Count one more attempt to apply an event."""
     update = sa.update(_events).where(_events.c.id == event_id).values(attempts=_events.c.attempts + 1)
     await connection.execute(update)
 
@@ -129,7 +130,7 @@ async def count_attempt(connection: AsyncConnection, event_id: UUID) -> None:
 async def list_events(
     connection: AsyncConnection, *, failed_only: bool, subject: str | None, limit: int
 ) -> list[ListedEvent]:
-    """The newest events, without what they say."""
+    """List the newest events, without their payloads."""
     columns = (_events.c[field.name] for field in fields(ListedEvent))
     select = sa.select(*columns).order_by(_events.c.id.desc()).limit(limit)
     if failed_only:
@@ -140,18 +141,18 @@ async def list_events(
 
 
 async def failed_events(connection: AsyncConnection) -> Sequence[UUID]:
-    """Ids of the events without their effect, the oldest first."""
+    """List the ids of events that were not applied yet, the oldest first."""
     select = sa.select(_events.c.id).where(_events.c.applied_at.is_(None)).order_by(_events.c.id)
     return (await connection.execute(select)).scalars().all()
 
 
 async def read_event(connection: AsyncConnection, event_id: UUID) -> StoredEvent | None:
-    """Read one event, whole."""
+    """Read one event with its payload."""
     return one_row(StoredEvent, await connection.execute(sa.select(_events).where(_events.c.id == event_id)))
 
 
 async def prune(connection: AsyncConnection, *, before: datetime) -> None:
-    """Forget applied events that are older; ids are ordered by time."""
+    """Delete applied events from before `before`; ids are ordered by time."""
     await connection.execute(
         sa.delete(_events).where(_events.c.id < uuid7_floor(before), _events.c.applied_at.is_not(None))
     )

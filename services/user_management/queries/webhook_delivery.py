@@ -1,4 +1,5 @@
-"""Deliveries of outgoing webhooks: what is due, and what became of it. By the database's clock."""
+"""Statements on deliveries of outgoing webhooks: which are due, and what became of them. All times are by the
+database's clock."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
@@ -19,10 +20,10 @@ _deliveries = WebhookDelivery.ormar_config.table
 _subscriptions = WebhookSubscription.ormar_config.table
 _pending = _deliveries.c.state == DeliveryState.PENDING.value
 
-# A pending delivery of a subscription that is disabled is parked: it has no `next_attempt_at` until that changes.
-# Whoever sets a time or parks has locked the subscription in an earlier statement, so that this one sees what the other
-# has done. Deliveries of an owner who may not hear keep their time: `_CLAIM` passes them over, as time and settings
-# change that too.
+# A pending delivery of a disabled subscription is parked: it has no `next_attempt_at` until the subscription is
+# enabled. Statements that set a time or park are run after an earlier statement has locked the subscription, so that
+# they see its present status. Deliveries of an owner who may not be told keep their time, and `_CLAIM` passes them
+# over: whether an owner may be told also changes by time and settings, without any statement.
 _is_active = (
     sa.select(_subscriptions.c.status == SubscriptionStatus.ACTIVE.value)
     .where(_subscriptions.c.id == _deliveries.c.subscription_id)
@@ -30,9 +31,10 @@ _is_active = (
     .scalar_subquery()
 )
 
-# Subscriptions first, in the order of what each has been owed longest, then a delivery of the first that has one to
-# lock: a look or two into the index for each, however much is due to one of them. `healthy_only` leaves out whose last
-# delivery failed; `busy` whoever is being sent enough at this moment.
+# The statement first orders the subscriptions by their longest due delivery, then takes a delivery of the first one
+# that has a delivery to lock: one or two index look-ups per subscription, however much is due to one of them.
+# `healthy_only` leaves out subscriptions whose last delivery failed; `busy` those that are being sent enough at this
+# moment.
 _CLAIM: Final = sa.text(f"""
 UPDATE webhook_deliveries d
 SET attempts = d.attempts + 1, next_attempt_at = now() + make_interval(secs => :lease_seconds)
@@ -98,7 +100,7 @@ RETURNING created_at
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDelivery:
-    """One delivery that is ours until its lease ends, with where it goes and the secrets that sign it, encrypted."""
+    """One delivery that is ours until its lease ends, with its URL and the encrypted secrets that sign it."""
 
     id: UUID
     subscription_id: UUID
@@ -107,12 +109,12 @@ class ClaimedDelivery:
     sequence: int
     body: str
     attempts: int
-    """This one included."""
+    """The number of attempts, this one included."""
     url: str
     secret_ciphertext: bytes
     secret_key_version: int
     former_secret_ciphertext: bytes | None
-    """None where there is none, or its time is over."""
+    """The former signing secret; None if there is none, or its time is over."""
     former_secret_key_version: int | None
     is_failing: bool
     """Whether the subscription's last delivery failed."""
@@ -120,7 +122,7 @@ class ClaimedDelivery:
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """What became of an attempt. `retry_seconds` None: it was the last one."""
+    """An attempt that failed. `retry_seconds` None: it was the last one."""
 
     status: int | None
     error: str
@@ -129,7 +131,7 @@ class FailedAttempt:
 
 @dataclass(frozen=True, slots=True)
 class NewDelivery:
-    """One event that one subscription is to be told."""
+    """A delivery to be stored: one event for one subscription."""
 
     id: UUID
     subscription_id: UUID
@@ -158,7 +160,8 @@ class ShownDelivery:
 
 @dataclass(frozen=True, slots=True)
 class ReplayFilter:
-    """Which deliveries; nothing given: those that failed. Times are of their making, `until` excluded."""
+    """Which deliveries to send again; without any criterion those that failed. The times are those at which deliveries
+    were queued; `until` is exclusive."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -170,7 +173,7 @@ class ReplayFilter:
 
 
 async def insert(connection: AsyncConnection, deliveries: Sequence[NewDelivery]) -> None:
-    """New deliveries, due now."""
+    """Store new deliveries, due now."""
     values = {
         "state": DeliveryState.PENDING.value,
         "attempts": 0,
@@ -183,8 +186,8 @@ async def insert(connection: AsyncConnection, deliveries: Sequence[NewDelivery])
 async def hasten_pending(
     connection: AsyncConnection, subscription_id: UUID, *, event_type: str, lease_seconds: float
 ) -> tuple[UUID, UUID] | None:
-    """Make a pending delivery of a type due, the first of several, unless it is about to be or is being sent; its id
-    and the event's, or None. Lock the subscription first."""
+    """Make the first pending delivery of a type of event due now, unless it is due soon or being sent. Returns its id
+    and the event's; None if there is none. Lock the subscription first."""
     due = _deliveries.c.next_attempt_at
     later = due > sa.func.now() + timedelta(seconds=lease_seconds)
     first = (
@@ -212,8 +215,8 @@ async def claim_due(
     healthy_only: bool,
     lease_seconds: float,
 ) -> ClaimedDelivery | None:
-    """The delivery that is due longest, of a subscription that is not `busy` and whose owner may hear; others find it
-    when the lease ends."""
+    """Claim the delivery that has been due longest, of a subscription that is not `busy` and whose owner may be told.
+    If this worker dies, others can claim it when the lease ends."""
     parameters = {
         "admins": list(admins),
         "busy": list(busy),
@@ -225,7 +228,7 @@ async def claim_due(
 
 
 async def mark_delivered(connection: AsyncConnection, delivery_id: UUID, *, status: int) -> None:
-    """It was accepted; whoever tried it meanwhile, it stays so."""
+    """Mark a delivery as accepted by the receiver. This stands even if another worker has tried it meanwhile."""
     values = {
         "state": DeliveryState.DELIVERED.value,
         "next_attempt_at": None,
@@ -237,7 +240,8 @@ async def mark_delivered(connection: AsyncConnection, delivery_id: UUID, *, stat
 
 
 async def mark_failed(connection: AsyncConnection, delivery: ClaimedDelivery, attempt: FailedAttempt) -> None:
-    """It was not; without `retry_seconds` it was given up. Lock the subscription first."""
+    """Record a failed attempt, unless another worker has tried the delivery since. Without `retry_seconds` the delivery
+    is given up. Lock the subscription first."""
     values: dict[str, Any] = {"last_status": attempt.status, "last_error": attempt.error}
     if attempt.retry_seconds is None:
         values |= {"state": DeliveryState.FAILED.value, "next_attempt_at": None}
@@ -247,19 +251,20 @@ async def mark_failed(connection: AsyncConnection, delivery: ClaimedDelivery, at
 
 
 async def postpone(connection: AsyncConnection, delivery: ClaimedDelivery, *, error: str, seconds: float) -> None:
-    """It could not be tried, which is not the receiver's fault and uses up no attempt. Lock the subscription first."""
+    """Put off a delivery that we could not send. That is not the receiver's fault and uses up no attempt. Lock the
+    subscription first."""
     values = {"attempts": _deliveries.c.attempts - 1, "last_error": error, "next_attempt_at": _in(seconds)}
     await connection.execute(_still_ours(delivery).values(**values))
 
 
 async def park(connection: AsyncConnection, subscription_ids: Collection[UUID]) -> None:
-    """Let what is pending wait until the subscription is enabled. Lock the subscriptions first."""
+    """Park the pending deliveries until their subscriptions are enabled. Lock the subscriptions first."""
     due = _deliveries.c.next_attempt_at.is_not(None)
     await connection.execute(_pending_of(subscription_ids).where(due).values(next_attempt_at=None))
 
 
 async def unpark(connection: AsyncConnection, subscription_ids: Collection[UUID]) -> None:
-    """What was parked is due now, unless the subscription is still disabled. Lock the subscriptions first."""
+    """Make parked deliveries due now, unless their subscription is still disabled. Lock the subscriptions first."""
     parked = _deliveries.c.next_attempt_at.is_(None)
     await connection.execute(
         _pending_of(subscription_ids).where(parked, _is_active).values(next_attempt_at=sa.func.now())
@@ -267,12 +272,13 @@ async def unpark(connection: AsyncConnection, subscription_ids: Collection[UUID]
 
 
 def _in(seconds: float) -> sa.Case[datetime]:
-    """So many seconds from now; null for what is to be parked."""
+    """Return the time in `seconds` from now; null if the subscription is disabled, so that the delivery is parked."""
     return sa.case((_is_active, sa.func.now() + timedelta(seconds=seconds)))
 
 
 def _still_ours(delivery: ClaimedDelivery) -> sa.Update:
-    """Attempts are the fence: after the lease another worker may have tried, and its word is the newer one."""
+    """Build an update that applies only if the delivery is still ours. The number of attempts is the fence: after the
+    lease another worker may have tried, and its result is the newer one."""
     fence = (_deliveries.c.id == delivery.id, _deliveries.c.attempts == delivery.attempts)
     return sa.update(_deliveries).where(*fence, _pending)
 
@@ -284,7 +290,7 @@ def _pending_of(subscription_ids: Collection[UUID]) -> sa.Update:
 async def list_deliveries(
     connection: AsyncConnection, subscription_id: UUID, *, state: DeliveryState | None, before: int | None, limit: int
 ) -> list[ShownDelivery]:
-    """Deliveries of a subscription, the newest first."""
+    """List deliveries of a subscription, the newest first."""
     select = (
         sa.select(*(_deliveries.c[field.name] for field in fields(ShownDelivery)))
         .where(_deliveries.c.subscription_id == subscription_id)
@@ -301,7 +307,7 @@ async def list_deliveries(
 async def requeue(
     connection: AsyncConnection, subscription_id: UUID, wanted: ReplayFilter, *, limit: int
 ) -> list[datetime]:
-    """Make deliveries due again, the oldest first, with all their attempts; when each was made, in order."""
+    """Make deliveries due again, the oldest first, with all attempts anew. Returns when each was queued, in order."""
     parameters = {
         "subscription_id": subscription_id,
         "failed_only": wanted.failed_only,
@@ -314,6 +320,6 @@ async def requeue(
 
 
 async def prune(connection: AsyncConnection, *, before: datetime) -> None:
-    """Forget older deliveries that got through or were given up; ids are ordered by time."""
+    """Delete deliveries from before `before` that were accepted or given up; ids are ordered by time."""
     finished = _deliveries.c.state.in_([DeliveryState.DELIVERED.value, DeliveryState.FAILED.value])
     await connection.execute(sa.delete(_deliveries).where(_deliveries.c.id < uuid7_floor(before), finished))

@@ -1,4 +1,4 @@
-"""Subscriptions to events, each seen by its owner alone."""
+"""Statements on webhook subscriptions. With an `owner` they find only that service's own."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -51,7 +51,8 @@ class SubscriptionColumns(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """An active subscription. `providers`: those that its service has a grant for; None: its owner administers."""
+    """An active subscription. `providers`: those that its service has a grant for; None: its owner administers and is
+    told of all."""
 
     id: UUID
     event_types: list[str]
@@ -63,7 +64,7 @@ _subscriptions = WebhookSubscription.ormar_config.table
 _clients = ServiceClient.ormar_config.table
 _grants = ServiceGrant.ormar_config.table
 
-# Each question is one row by its key. As EXISTS it could be answered by a hash of all users, or of all services.
+# Each subquery reads one row by its key. Written with EXISTS, Postgres could hash all users, or all services, instead.
 OWNER_MAY_HEAR: Final = f"""
 (CASE WHEN {{subscription}}.client_id IS NULL THEN (
     SELECT u.status = 'active' AND u.deleted_at IS NULL AND u.id = ANY(:admins)
@@ -76,7 +77,8 @@ OWNER_MAY_HEAR: Final = f"""
       AND (SELECT true FROM service_keys k WHERE k.client_id = c.id AND {LIVE_KEY} LIMIT 1)
 ) END IS TRUE)
 """  # noqa: S608 - our own constant
-"""Whether the owner of a subscription could make it today; `admins` are the ids of the users who administer."""
+"""A condition: the owner of the subscription would be allowed to make it today. `admins` are the ids of the users who
+administer."""
 
 ADMINS: Final = sa.bindparam("admins", type_=sa.ARRAY(sa.Text()))
 
@@ -109,19 +111,21 @@ RETURNING status, failing_since <= now() - make_interval(secs => :patience_secon
 
 @dataclass(frozen=True, slots=True)
 class FailureState:
-    """A subscription after a failed delivery; `too_long`: nothing has got through for the time given."""
+    """The state of a subscription after a failed delivery; `too_long`: all deliveries have failed for too long a
+    time."""
 
     is_active: bool
     too_long: bool
 
 
 async def lock_creation(connection: AsyncConnection) -> None:
-    """Let one subscription be made at a time, so that an owner's number can be counted; until the transaction ends."""
+    """Let only one transaction at a time make subscriptions, until it ends, so that an owner's subscriptions can be
+    counted."""
     await connection.execute(_LOCK_CREATION)
 
 
 async def count_owned(connection: AsyncConnection, *, client_id: UUID | None, created_by: str) -> int:
-    """How many a service has, or an admin (`client_id` None)."""
+    """Count the subscriptions of a service or, if `client_id` is None, of the user `created_by`."""
     owned = _subscriptions.c.client_id
     mine = owned == client_id if client_id else owned.is_(None) & (_subscriptions.c.created_by == created_by)
     return int(
@@ -132,7 +136,8 @@ async def count_owned(connection: AsyncConnection, *, client_id: UUID | None, cr
 async def find(
     connection: AsyncConnection, subscription_id: UUID, *, owner: str | None, admins: Collection[str]
 ) -> ShownSubscription | None:
-    """One, with its `owner`; None when it is another service's (`owner` None: whoever's it is)."""
+    """Read one subscription. None if there is none, or if it does not belong to `owner` (a service's name; None: any
+    owner)."""
     select = _shown.where(_subscriptions.c.id == subscription_id)
     return await _one(connection, select, owner=owner, admins=admins)
 
@@ -140,7 +145,7 @@ async def find(
 async def lock(
     connection: AsyncConnection, subscription_id: UUID, *, owner: str | None, admins: Collection[str]
 ) -> ShownSubscription | None:
-    """The same, locked until the transaction ends."""
+    """Read one subscription as `find` does, and lock it until the transaction ends."""
     select = _shown.where(_subscriptions.c.id == subscription_id).with_for_update(of=_subscriptions, key_share=True)
     return await _one(connection, select, owner=owner, admins=admins)
 
@@ -156,7 +161,7 @@ async def _one(
 async def list_owned(
     connection: AsyncConnection, *, owner: str | None, admins: Collection[str], before: UUID | None, limit: int
 ) -> list[ShownSubscription]:
-    """A service's, or all (`owner` None), the newest first; ids are ordered by time."""
+    """List a service's subscriptions, or all if `owner` is None, the newest first; ids are ordered by time."""
     select = _shown.order_by(_subscriptions.c.id.desc()).limit(limit)
     if owner is not None:
         select = select.where(_clients.c.name == owner)
@@ -166,7 +171,7 @@ async def list_owned(
 
 
 async def update(connection: AsyncConnection, subscription_id: UUID, values: SubscriptionColumns) -> None:
-    """Write some columns. Lock it first."""
+    """Write some columns of a subscription. Lock it first."""
     await connection.execute(_update_of(subscription_id).values(**values))
 
 
@@ -175,13 +180,13 @@ def _update_of(subscription_id: UUID) -> sa.Update:
 
 
 async def delete(connection: AsyncConnection, subscription_id: UUID) -> None:
-    """Remove one with all its deliveries."""
+    """Delete a subscription with all its deliveries."""
     await connection.execute(sa.delete(_subscriptions).where(_subscriptions.c.id == subscription_id))
 
 
 async def lock_listeners(connection: AsyncConnection, *, admins: Collection[str]) -> list[Listener]:
-    """Active subscriptions whose owners may hear at this moment, locked by id: whoever numbers deliveries does it
-    alone."""
+    """Lock and list the active subscriptions whose owners may be told at this moment, in the order of their ids. While
+    they are locked, nobody else numbers their deliveries."""
     select = (
         sa.select(
             _subscriptions.c.id,
@@ -207,7 +212,7 @@ async def lock_listeners(connection: AsyncConnection, *, admins: Collection[str]
 
 
 async def set_last_sequence(connection: AsyncConnection, numbers: Mapping[UUID, int]) -> None:
-    """Number of the newest delivery of each. Lock them first."""
+    """Write the number of each subscription's newest delivery. Lock the subscriptions first."""
     update_one = (
         sa.update(_subscriptions)
         .where(_subscriptions.c.id == sa.bindparam("of_id"))
@@ -219,14 +224,14 @@ async def set_last_sequence(connection: AsyncConnection, numbers: Mapping[UUID, 
 async def note_failure(
     connection: AsyncConnection, subscription_id: UUID, *, patience_seconds: float
 ) -> FailureState | None:
-    """A delivery failed; locks the row. None: there is no such subscription any more."""
+    """Note that a delivery failed; this locks the subscription. None: the subscription no longer exists."""
     parameters = {"id": subscription_id, "patience_seconds": patience_seconds}
     row = (await connection.execute(_NOTE_FAILURE, parameters)).one_or_none()
     return None if row is None else FailureState(row.status == SubscriptionStatus.ACTIVE, row.too_long)
 
 
 async def note_success(connection: AsyncConnection, subscription_id: UUID) -> None:
-    """A delivery got through; writes nothing where none had failed before."""
+    """Note that a delivery was accepted. This writes nothing unless the one before it had failed."""
     await connection.execute(
         sa.update(_subscriptions)
         .where(_subscriptions.c.id == subscription_id, _subscriptions.c.failing_since.is_not(None))
@@ -241,8 +246,8 @@ async def replace_secret(
     *,
     overlap: timedelta,
 ) -> None:
-    """A new secret; the present one becomes the former one, for `overlap` (0: none is
-    left). `sealed` is ciphertext and key version. Lock it first."""
+    """Store a new signing secret, `sealed` as (ciphertext, key version). The present one becomes the former one for
+    `overlap`; if that is 0, it is removed. Lock the subscription first."""
     stays = bool(overlap)
     values = {
         "former_secret_ciphertext": _subscriptions.c.secret_ciphertext if stays else None,
@@ -257,7 +262,7 @@ async def replace_secret(
 
 
 async def disable(connection: AsyncConnection, subscription_id: UUID, *, reason: str) -> None:
-    """Nothing is queued for it any more. Lock it first."""
+    """Disable a subscription, so that nothing more is queued for it. Lock it first."""
     values = {
         "status": SubscriptionStatus.DISABLED.value,
         "disabled_reason": reason,

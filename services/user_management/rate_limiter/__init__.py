@@ -1,4 +1,4 @@
-"""Who may ask how often: token buckets in Redis, shared by all processes, and in this process when Redis is away."""
+"""Rate limits: token buckets in Redis, shared by all processes, or in this process while Redis is away."""
 
 from services.user_management.rate_limiter.allowance import Allowance
 from services.user_management.rate_limiter.keys import address_key

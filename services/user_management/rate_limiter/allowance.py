@@ -1,4 +1,4 @@
-"""What a caller may spend, what is left, and how they are told: draft-ietf-httpapi-ratelimit-headers-11."""
+"""What a caller may spend, what is left, and the headers that tell it (draft-ietf-httpapi-ratelimit-headers-11)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,12 +17,12 @@ class Quota(NamedTuple):
 
     @classmethod
     def of(cls, policy: QuotaPolicy) -> "Quota":
-        """As many requests at once as in a window."""
+        """Build the bucket of a policy: a whole window's requests may come at once."""
         return cls(policy.limit, policy.window_seconds * MICROSECONDS // policy.limit)
 
 
 class Verdict(NamedTuple):
-    """What a bucket says to one request, in microseconds."""
+    """A bucket's answer to one request; times are in microseconds."""
 
     wait: int
     """Time until a request would pass; 0 if this one passed."""
@@ -38,10 +38,11 @@ class Allowance:
     policy: QuotaPolicy
     remaining: int
     reset_seconds: int
-    """Until all of the limit is there again; for a refused request until the next one passes, as in Retry-After."""
+    """Seconds until the whole limit is available again; for a refused request, until the next one would pass, as in
+    Retry-After."""
 
     def headers(self) -> dict[bytes, bytes]:
-        """RateLimit-Policy and RateLimit, as ASGI wants them."""
+        """Return the headers RateLimit-Policy and RateLimit in the form that ASGI wants."""
         policy = f'"{self.rate_class}";q={self.policy.limit};w={self.policy.window_seconds}'
         left = f'"{self.rate_class}";r={self.remaining};t={self.reset_seconds}'
         return {b"ratelimit-policy": policy.encode(), b"ratelimit": left.encode()}

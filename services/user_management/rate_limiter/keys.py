@@ -8,20 +8,20 @@ from services.user_management.enums import RateClass
 
 MAX_KEY_CHARACTERS: Final = 128
 UNKNOWN_ADDRESS: Final = "unknown"
-"""Peers without an address (a unix socket) share one bucket."""
+"""The key of peers without an address (on a unix socket); they share one bucket."""
 _HOST_BITS: Final = 64
 
 
 def bucket_name(rate_class: RateClass, key: str) -> str:
-    """`rl:<class>:<key>`; a key that is long, or of more than ASCII, by its SHA-256, so that no caller can fill memory
-    or break the encoding by what they choose."""
+    """Return `rl:<class>:<key>`. A key that is long or not ASCII is replaced by its SHA-256, so that no caller can fill
+    the memory or break the encoding by choosing a key."""
     if len(key) > MAX_KEY_CHARACTERS or not key.isascii():
         key = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
     return f"rl:{rate_class}:{key}"
 
 
 def address_key(address: str | None) -> str:
-    """The address, for IPv6 its /64: one subscriber has 2**64 of those (RFC 6177)."""
+    """Return the address; for IPv6 its /64 network, since one subscriber has 2**64 addresses (RFC 6177)."""
     if address is None:
         return UNKNOWN_ADDRESS
     if ":" not in address:

@@ -1,4 +1,4 @@
-"""Buckets in this process: for what is counted per process, and for the time that Redis is away."""
+"""Buckets in this process, for requests that are counted per process and for the time while Redis is away."""
 
 from collections import OrderedDict
 from typing import Final
@@ -12,7 +12,8 @@ rate_limit_memory`)."""
 
 
 class LocalBuckets:
-    """The buckets of one class; beyond `max_keys` the one that was used longest ago is forgotten, that is: full."""
+    """The buckets of one class. Beyond `max_keys` the one that was used longest ago is forgotten, which makes it full
+    again."""
 
     def __init__(self, quota: Quota, clock: Clock, *, max_keys: int = MAX_KEYS) -> None:
         self._quota = quota
@@ -25,7 +26,7 @@ class LocalBuckets:
         return len(self._full_at)
 
     def spend(self, name: str) -> Verdict:
-        """Take one from the bucket, if there is one. Never suspends, so no other request comes between."""
+        """Take one request from the bucket, if it has one. This never awaits, so no other request can come between."""
         buckets, emission = self._full_at, self._quota.emission
         now = int(self._clock.monotonic() * MICROSECONDS)
         full_at = max(buckets.pop(name, now), now)

@@ -20,7 +20,7 @@ from services.user_management.redis_client import RedisClient, RedisError
 from services.user_management.settings import QuotaPolicy
 
 RETRY_SECONDS: Final = 1.0
-"""How long Redis is left alone after it failed. One request then finds out, so that no other pays for it."""
+"""How long Redis is left alone after a failure. Then a single request tries it again, so that no other has to wait."""
 
 log = structlog.get_logger(__name__)
 
@@ -36,14 +36,14 @@ class _Class:
     refusals: Counter
 
     def allowance(self, verdict: Verdict) -> Allowance:
-        """What `verdict` leaves. Raises RateLimitedError when it is a refusal."""
+        """Return what is left after `verdict`. Raises RateLimitedError if it is a refusal."""
         if verdict.wait:
             raise self.refusal(verdict.wait)
         remaining = self.policy.limit - -(-verdict.until_full // self.quota.emission)
         return Allowance(self.rate_class, self.policy, remaining, _whole_seconds(verdict.until_full))
 
     def refusal(self, wait: int) -> RateLimitedError:
-        """What a request is told that would pass in `wait` microseconds; counted."""
+        """Build the error for a request that would pass in `wait` microseconds, and count the refusal."""
         self.refusals.inc()
         refused = Allowance(self.rate_class, self.policy, 0, _whole_seconds(wait))
         headers = {name.decode(): value.decode() for name, value in refused.headers().items()}
@@ -62,17 +62,17 @@ class RateLimits:
             local = LocalBuckets(quota, clock)
             self._classes[rate_class] = _Class(rate_class, policy, quota, local, RATE_LIMITED.labels(rate_class))
         self._empty_until: OrderedDict[str, int] = OrderedDict()
-        """The microsecond until which a bucket that refused gives nothing, whoever asks."""
+        """For buckets that have refused, the microsecond until which they refuse every request."""
         self._degraded = False
         self._ask_again_at = 0.0
 
     @property
     def degraded(self) -> bool:
-        """Whether Redis is away, so that each process counts for itself."""
+        """Tell whether Redis is away, so that each process counts for itself."""
         return self._degraded
 
     async def spend(self, rate_class: RateClass, key: str) -> Allowance:
-        """Count one request of `key`; what is left to it. Raises RateLimitedError when nothing was."""
+        """Count one request of `key`, and return what is left. Raises RateLimitedError if nothing was left."""
         of_class, name = self._classes[rate_class], bucket_name(rate_class, key)
         verdict = await self._ask_redis(of_class, name) or of_class.local.spend(name)
         if verdict.wait:
@@ -87,8 +87,8 @@ class RateLimits:
         return bool(self._empty_until)
 
     def known_wait(self, rate_class: RateClass, key: str) -> int:
-        """For how many microseconds `key` is refused as far as this process was told, 0 if it was not. Spends nothing
-        and asks nobody."""
+        """Return for how many microseconds `key` will be refused, as far as this process knows; 0 if it knows of no
+        refusal. This counts nothing and does not ask Redis."""
         name = bucket_name(rate_class, key)
         wait = self._empty_until.get(name, 0) - self._now()
         if wait <= 0:
@@ -96,7 +96,7 @@ class RateLimits:
         return max(wait, 0)
 
     def refusal(self, rate_class: RateClass, wait: int) -> RateLimitedError:
-        """The refusal of a request that has `known_wait` ahead of it."""
+        """Build the error for a request that has to wait for `wait` microseconds (see `known_wait`)."""
         return self._classes[rate_class].refusal(wait)
 
     def spend_here(self, rate_class: RateClass, key: str) -> Allowance:
@@ -106,13 +106,13 @@ class RateLimits:
         return of_class.allowance(of_class.local.spend(bucket_name(rate_class, key)))
 
     async def _ask_redis(self, of_class: _Class, name: str) -> Verdict | None:
-        """Redis's verdict, or None while it is away."""
+        """Return Redis's verdict; None while Redis is away."""
         is_probe = self._degraded
         if is_probe:
             now = self._clock.monotonic()
             if now < self._ask_again_at:
                 return None
-            # Before asking, so that the others do not wait for what this one finds out.
+            # Set before asking, so that other requests do not wait for what this one finds out.
             self._ask_again_at = now + RETRY_SECONDS
         try:
             verdict = await self._shared.spend(name, of_class.quota)
@@ -141,5 +141,5 @@ class RateLimits:
 
 
 def _whole_seconds(microseconds: int) -> int:
-    """Rounded up: whoever waits that long has waited enough."""
+    """Return whole seconds, rounded up, so that a caller who waits that long has waited enough."""
     return -(-microseconds // MICROSECONDS)
