@@ -1,4 +1,4 @@
-"""Explains in words why an integration works or does not, with evidence and a remedy."""
+"""The explanation, in words, why an integration works or does not, with evidence and a remedy."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -16,7 +16,7 @@ class Severity(StrEnum):
     WARNING = "warning"
     """The integration works, with a restriction."""
     NOTICE = "notice"
-    """Worth knowing."""
+    """Nothing is wrong, but this is worth knowing."""
     GOOD = "good"
 
 
@@ -32,7 +32,7 @@ class Confidence(StrEnum):
 
 
 class Responsible(StrEnum):
-    """Who can repair it."""
+    """Who can act on a finding."""
 
     USER = "user"
     OPERATOR = "operator"

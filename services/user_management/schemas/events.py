@@ -8,14 +8,14 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, create_model
 from services.user_management.enums import EventType, ReauthReason
 
 Sequence = Annotated[str, Field(pattern=r"^[0-9]{20}$")]
-"""A number as text that sorts in order."""
+"""A number as text of fixed width, so that the texts sort in the order of the numbers."""
 DisconnectedBy = Literal["user", "user_deleted"]
 
 
 class EventData(BaseModel):
     """The `data` of an event: ids and names, no personal values and no tokens."""
 
-    # What has a default is sent all the same, and the schema says so.
+    # Members with a default value are always sent too, and the schema says so.
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_serialization_defaults_required=True)
 
     event_type: ClassVar[str]
@@ -66,7 +66,7 @@ class IntegrationEvent(UserEvent):
 
 
 class StatusChanged(IntegrationEvent):
-    """The integration works, or no longer does; `reason` says why not."""
+    """An integration works, or no longer does; `reason` says why not."""
 
     reason: str | None
 
@@ -103,7 +103,7 @@ class IntegrationDisconnected(IntegrationEvent):
 
 
 class WebhookTest(EventData):
-    """Sent on request alone, to one subscription; nobody subscribes to it."""
+    """An event that is sent only on request, to one subscription; nobody subscribes to it."""
 
     event_type = "webhook.test"
     subscription_id: UUID
@@ -150,7 +150,7 @@ class OrderedEvent(SentEvent):
 
 
 def sent_event(data: type[EventData]) -> type[SentEvent]:
-    """The model of the document that is sent with this `data`, named `…Event`."""
+    """Return the model of the document that is sent with this `data`; it is named `…Event`."""
     is_ordered = issubclass(data, UserEvent)
     return create_model(
         f"{data.__name__}Event",

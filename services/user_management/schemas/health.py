@@ -8,13 +8,14 @@ ComponentState = Literal["ok", "unavailable", "unknown"]
 
 
 class HealthResponse(BaseModel):
-    """The process lives. The components are as last seen; nothing was asked for this answer."""
+    """The answer of a process that lives. The components' states are as last seen; nothing was asked for this
+    answer."""
 
     status: Literal["ok"] = "ok"
     database: ComponentState
     redis: ComponentState
     rate_limiter: Literal["shared", "in_process"]
-    """`in_process`: Redis is away, and each process counts requests for itself."""
+    """`shared`: all processes count requests together; `in_process`: Redis is away, and each counts for itself."""
 
 
 class ReadyResponse(BaseModel):

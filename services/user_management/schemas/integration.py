@@ -112,8 +112,8 @@ class IntegrationResponse(BaseModel):
 
     @property
     def etag(self) -> str:
-        """Entity tag (RFC 9110 section 8.8.3): the version, and what changes without one: times, and what follows from
-        the provider's file."""
+        """Return the entity tag (RFC 9110 section 8.8.3): the version, and what changes without a new version: times,
+        and what follows from the provider's file."""
         passing = (self.last_used_at, self.last_checked_at, self.last_failure_at, self.last_refresh_at)
         times = "-".join(f"{milliseconds(moment):x}" for moment in passing)
         derived = zlib.crc32(f"{self.missing_scopes}{self.reconnect_url}".encode())
@@ -136,7 +136,7 @@ class IntegrationUpdate(BaseModel):
 
 
 class DisconnectResponse(BaseModel):
-    """An integration that has ended here."""
+    """An integration that was just disconnected here."""
 
     id: UUID
     provider: str

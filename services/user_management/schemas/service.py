@@ -13,7 +13,7 @@ SERVICE_NAME_PATTERN: Final = r"^[a-z][a-z0-9-]{0,62}$"
 KEY_ID_PATTERN: Final = r"^[0-9a-f]{12}$"
 DEFAULT_OVERLAP_SECONDS: Final = 86_400
 MAX_OVERLAP_SECONDS: Final = 30 * 86_400
-"""A key that should go on for longer than a month should not be rotated yet."""
+"""The longest overlap, 30 days: a key that is needed for longer should not be rotated yet."""
 
 ServiceName = Annotated[str, StringConstraints(pattern=SERVICE_NAME_PATTERN)]
 
@@ -28,7 +28,7 @@ class CreateServiceRequest(BaseModel):
 
 
 class PermissionsRequest(BaseModel):
-    """All that a service may do from now on beyond reading tokens."""
+    """All permissions that a service has from now on."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -64,7 +64,7 @@ class NewServiceKey(BaseModel):
     @computed_field  # type: ignore[prop-decorator]  # pydantic's documented order of decorators
     @property
     def key_id(self) -> str:
-        """The part by which the key is named in lists and records."""
+        """Return the id within the key, by which lists and records name it."""
         return self.key.split("_")[1]
 
 
@@ -80,7 +80,7 @@ class ServiceKeySummary(BaseModel):
     """When the key was last used, to the minute."""
     revoked_at: datetime | None
     live: bool
-    """Neither revoked nor expired. Refused all the same while its service is disabled."""
+    """Whether the key is neither revoked nor expired. It is refused all the same while its service is disabled."""
 
 
 class ServiceGrantSummary(BaseModel):
@@ -112,6 +112,6 @@ class ServiceList(BaseModel):
 
 
 class RevokedKeys(BaseModel):
-    """How many keys are refused from now on that were not before."""
+    """How many keys were revoked by this request."""
 
     revoked: int

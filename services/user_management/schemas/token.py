@@ -1,4 +1,4 @@
-"""The internal token API."""
+"""Requests and answers of the internal token API."""
 
 from datetime import datetime
 from typing import Annotated
@@ -21,7 +21,7 @@ class TokenRequest(BaseModel):
     """A user id, or a subject of the default issuer."""
     provider: ProviderName
     scopes: list[Scope] = Field(default=[], max_length=64)
-    """Scopes that the user must have granted, all of them. May be empty if the service's grant is not limited to
+    """Scopes of which the user must have consented to every one. May be empty if the service's grant is not limited to
     scopes."""
     account: Annotated[str, PlainLine(320)] | None = None
     """Account id at the provider, or its e-mail; default: the user's primary integration."""
@@ -45,7 +45,7 @@ class TokenResponse(BaseModel):
     account: str
     integration_id: UUID
     refreshed: bool
-    """Whether the token was replaced at the provider while this call waited, by it or by another."""
+    """Whether the token was replaced at the provider while this call waited, by this call or by another."""
 
 
 class TokenBatchRequest(BaseModel):
@@ -57,7 +57,7 @@ class TokenBatchRequest(BaseModel):
 
 
 class TokenProblem(BaseModel):
-    """Why there is no token: the members of the problem that the request alone would have been answered with."""
+    """Why there is no token: the members of the problem with which a request for this token alone would be answered."""
 
     type: str
     title: str
@@ -67,7 +67,7 @@ class TokenProblem(BaseModel):
     missing_scopes: list[str] | None = None
     reconnect_url: str | None = None
     retry_after: int | None = None
-    """Seconds."""
+    """Seconds to wait before asking again."""
 
     @classmethod
     def of(cls, error: ApplicationError) -> "TokenProblem":
@@ -106,7 +106,7 @@ class TokenExchangeResponse(BaseModel):
     expires_in: int | None = None
     """Seconds until the token expires; left out if it does not."""
     scope: str | None = None
-    """The granted scopes; left out if the provider named none."""
+    """The scopes that the user consented to; left out if the provider named none."""
     account: str
     """Account id at the provider."""
 

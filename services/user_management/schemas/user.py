@@ -11,7 +11,8 @@ from services.user_management.schemas.integration import DisconnectResponse
 from services.user_management.utils.validators import HttpUrl, PersonName, PlainLine
 
 USER_ID_PATTERN: Final = r"^[\x21-\x7e]{1,64}$"
-"""Wider than ids are; what is outside of it no row has, and Postgres cannot even be asked for NUL."""
+"""A pattern that is wider than the form of our ids. No row has an id outside of it, and a NUL, which it excludes, could
+not even be sent to Postgres."""
 
 
 class UserResponse(BaseModel):
@@ -37,14 +38,15 @@ class UserResponse(BaseModel):
 
     @property
     def etag(self) -> str:
-        """Entity tag (RFC 9110 section 8.8.3): the version, which `If-Match` is compared with, and the times that pass
-        without one, so that `If-None-Match` never calls an old representation current."""
+        """Return the entity tag (RFC 9110 section 8.8.3): the version, which `If-Match` is compared with, and the times
+        that change without a new version, so that `If-None-Match` never calls an old representation current."""
         return f'"{self.version}-{milliseconds(self.last_login_at):x}-{milliseconds(self.last_active_at):x}"'
 
 
 class UserUpdate(BaseModel):
-    """A merge patch (RFC 7396). What is left out stays; null removes, and hands a name or image back to the identity
-    provider. E-mail and phone belong to it altogether: 409."""
+    """A merge patch (RFC 7396). Members that are left out stay; null removes a value, and hands a name or image back to
+    the identity provider. E-mail and phone can only be changed at the identity provider; here they are refused with
+    409."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -61,7 +63,7 @@ class AdminUserResponse(UserResponse):
     """The profile with what only administrators see."""
 
     suspended_at: datetime | None
-    """Suspended here; an upstream ban shows in `upstream_status`."""
+    """When the user was suspended here; a ban by the identity provider shows in `upstream_status`."""
     suspended_reason: str | None
     upstream_status: str | None
     upstream_updated_at: datetime | None
@@ -79,28 +81,28 @@ class AdminUserDetail(AdminUserResponse):
 
 
 class EndedAccess(BaseModel):
-    """What a deletion has ended. `all`: every one, whoever holds it, and none begins again before a restoration."""
+    """What a deletion has ended. `all`: every one, whoever holds it; none works again before a restoration."""
 
     sessions: Literal["all"] = "all"
     """No session of the user is accepted."""
     token_reads: Literal["all"] = "all"  # noqa: S105 - not a secret
     """No service is given a token of theirs."""
     connections: list[DisconnectResponse]
-    """Connected accounts that this request has ended. Empty where others deleted the account: they are kept, unread,
-    for a restoration, and revoked when the account is erased."""
+    """Integrations that this request has ended. Empty if somebody else deleted the user: then they are kept for a
+    restoration, no service can read them, and they are revoked when the user is erased."""
 
 
 class DeletionResponse(BaseModel):
-    """A deleted account."""
+    """A user who was just deleted."""
 
     deleted_at: datetime
     restorable_until: datetime
-    """Until then an administrator can restore the account; from then on it is erased."""
+    """Until then an administrator can restore the user; after that the user is erased."""
     ended: EndedAccess
 
 
 class SuspendRequest(BaseModel):
-    """Why, for the audit and for other admins; the user is not told."""
+    """The reason of a suspension, for the audit and for other administrators; the user is not told."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -114,7 +116,7 @@ class UserBatchRequest(BaseModel):
 
 
 class UserBatch(BaseModel):
-    """`missing`: ids that no live user has."""
+    """The profiles of live users; `missing` are the ids that no live user has."""
 
     users: list[UserResponse]
     missing: list[str]

@@ -10,7 +10,8 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 
 
 def _from_epoch(value: Any) -> Any:
-    """Clerk's documentation says milliseconds, its own examples hold seconds: told apart by magnitude."""
+    """Read a Unix time in milliseconds or seconds, told apart by magnitude: Clerk's documentation says milliseconds,
+    but its own examples have seconds."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     try:
@@ -76,8 +77,7 @@ class ClerkUser(BaseModel):
 
     @property
     def primary_email(self) -> ClerkEmailAddress | None:
-        """The address whose id is the primary one; Clerk's own example names an id that is not in the
-        list."""
+        """Return the address whose id is the primary one; None if it is not in the list, as in Clerk's own example."""
         matches = (item for item in self.email_addresses if item.id == self.primary_email_address_id)
         return next(matches, None)
 
@@ -98,8 +98,8 @@ class ClerkSession(BaseModel):
 
 
 class WebhookAccepted(BaseModel):
-    """The event is stored. `duplicate`: it had been before. `applied`: its effect is there too; otherwise it is tried
-    again by us, and need not be sent again."""
+    """The event is stored. `duplicate`: it was stored before. `applied`: it has taken effect; otherwise this service
+    tries again by itself, and the event need not be sent again."""
 
     duplicate: bool
     applied: bool

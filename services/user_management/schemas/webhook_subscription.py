@@ -27,7 +27,7 @@ MAX_REPLAYED_IDS: Final = 1000
 MESSAGE_PREFIX: Final = "msg_"
 
 EVENT_NAMES: Final = (*(event.value for event in EventType), "user.*", "integration.*")
-"""What a subscription may name."""
+"""The names that a subscription's list of event types may hold."""
 
 
 def _known_event(name: str) -> str:
@@ -58,7 +58,7 @@ class CreateSubscriptionRequest(BaseModel):
 
 
 class SubscriptionUpdate(BaseModel):
-    """A merge patch (RFC 7396). What is left out stays; null for `event_types` means all."""
+    """A merge patch (RFC 7396). Members that are left out stay; null for `event_types` means all types."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -86,7 +86,7 @@ class RotateSecretRequest(BaseModel):
 
 
 class ReplayRequest(BaseModel):
-    """Which deliveries to send again, whatever became of them; `{}`: those that failed."""
+    """Which deliveries to send again, whatever became of them; `{}` means those that failed."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -104,10 +104,10 @@ class SubscriptionResponse(BaseModel):
 
     id: UUID
     owner: str
-    """Who made it, and what it may be told depends on: name of the service, or id of the user."""
+    """The service (by name) or the user (by id) that made the subscription; what it may be told depends on them."""
     owner_may_hear: bool
-    """False: nothing is sent or queued, as the owner is disabled, has no live key, lacks the permission, or is no
-    administrator any more."""
+    """False: nothing is sent or queued, because the owner is disabled, has no live key, lacks the permission, or is no
+    longer an administrator."""
     created_by: str
     url: str
     description: str | None
@@ -115,7 +115,8 @@ class SubscriptionResponse(BaseModel):
     status: SubscriptionStatus
     disabled_reason: str | None
     failing_since: datetime | None
-    """First of the present failures in a row; after five days of them it is disabled."""
+    """When the first of the present failures in a row happened; after five days of failures the subscription is
+    disabled."""
     last_sequence: int
     """`deliverysequence` of the newest event queued."""
     former_secret_until: datetime | None
@@ -125,8 +126,8 @@ class SubscriptionResponse(BaseModel):
 
     @property
     def etag(self) -> str:
-        """Entity tag (RFC 9110 section 8.8.3): the version, which `If-Match` is compared with, and what passes without
-        one."""
+        """Return the entity tag (RFC 9110 section 8.8.3): the version, which `If-Match` is compared with, and what
+        changes without a new version."""
         failing = 0 if self.failing_since is None else int(self.failing_since.timestamp() * 1000)
         return f'"{self.version}-{self.last_sequence:x}-{failing:x}-{self.owner_may_hear:d}"'
 
@@ -142,7 +143,7 @@ class NewSecret(BaseModel):
 
     secret: str = Field(repr=False)
     former_secret_until: datetime | None
-    """Until when events are signed with the former one too."""
+    """Until when events are signed with the former secret too."""
 
 
 class DeliveryResponse(BaseModel):
@@ -157,7 +158,7 @@ class DeliveryResponse(BaseModel):
     state: DeliveryState
     attempts: int
     next_attempt_at: datetime | None
-    """Null: finished, or waiting for the subscription to be enabled."""
+    """When the next attempt is due. Null: the delivery is finished, or waits for the subscription to be enabled."""
     last_status: int | None
     last_error: str | None
     created_at: datetime
@@ -166,7 +167,7 @@ class DeliveryResponse(BaseModel):
     @computed_field  # type: ignore[prop-decorator]  # pydantic's documented order of decorators
     @property
     def webhook_id(self) -> str:
-        """The header of that name, the same at each attempt."""
+        """Return the value of the header `webhook-id`, which is the same at each attempt."""
         return f"{MESSAGE_PREFIX}{self.event_id}"
 
 
@@ -182,9 +183,10 @@ class Replayed(BaseModel):
 
     queued: int
     has_more: bool
-    """Ask again: with `next_since` as `since`, or, if that is null, for what failed (`{}`), which is less by now."""
+    """Whether there are more. Then ask again, with `next_since` as `since`; if that is null, send the same request for
+    failed deliveries (`{}`), of which fewer are left by now."""
     next_since: datetime | None
-    """Always null for what failed: by time, what got through would be sent again too."""
+    """Always null after a request for failed deliveries: by time, delivered ones would be sent again too."""
 
 
 SubscriptionPage = Page[SubscriptionResponse]

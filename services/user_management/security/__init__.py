@@ -1,1 +1,2 @@
-"""All cryptography of the service; nothing here reads a row, and of the settings only the key sources see their own."""
+"""All cryptography of the service. Nothing here reads the database, and only the key sources read settings: their
+own."""

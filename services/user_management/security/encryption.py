@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from services.user_management.exceptions import KeyUnavailableError, PoisonedCiphertextError
 
 PBKDF2_ITERATIONS: Final = 600_000
-"""OWASP Password Storage Cheat Sheet, PBKDF2-HMAC-SHA256."""
+"""The figure of the OWASP Password Storage Cheat Sheet for PBKDF2-HMAC-SHA256."""
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
-"""96 random bits, NIST SP 800-38D section 8.2.2; a user's key encrypts far fewer than 2**32 values."""
+"""Nonces are 96 random bits (NIST SP 800-38D section 8.2.2); a user's key encrypts far fewer than 2**32 values."""
 TAG_BYTES: Final = 16
 _FORMAT: Final = 1
 _HEADER: Final = struct.Struct(">BI")
@@ -36,12 +36,13 @@ class Binding:
     purpose: str
     user_id: str
     place: str = ""
-    """Id of the integration, flow or subscription, or empty."""
+    """The id of the integration, flow or subscription; empty if there is none."""
     kind: str = ""
-    """Token kind, or empty."""
+    """The kind of token; empty for other secrets."""
 
     def associated_data(self, version: int) -> bytes:
-        """Length-prefixed parts, so that no two bindings share an encoding."""
+        """Encode the binding for the AEAD. Every part has a length prefix, so that no two bindings have one
+        encoding."""
         parts = (self.purpose, self.user_id, self.place, self.kind, str(version))
         encoded = [part.encode() for part in parts]
         return b"".join(struct.pack(">I", len(part)) + part for part in encoded)
@@ -61,27 +62,27 @@ Unreadable: TypeAlias = PoisonedCiphertextError | KeyUnavailableError
 
 
 def derive_root_key(secret: bytes, salt: bytes) -> bytes:
-    """The root of a key version, 32 bytes. Blocks for about 0.1 s: at boot only."""
+    """Derive the root key of a key version, 32 bytes. This blocks for about 0.1 s, so call it only at boot."""
     return pbkdf2(secret, salt, PBKDF2_ITERATIONS)
 
 
 def pbkdf2(secret: bytes, salt: bytes, iterations: int) -> bytes:
-    """PBKDF2-HMAC-SHA256 for one block of 32 bytes (RFC 8018 section 5.2: T_1)."""
+    """Compute PBKDF2-HMAC-SHA256 for one block of 32 bytes (RFC 8018 section 5.2: T_1)."""
     return hashlib.pbkdf2_hmac("sha256", secret, salt, iterations, KEY_BYTES)
 
 
 def hkdf_expand(pseudorandom_key: bytes, info: bytes) -> bytes:
-    """HKDF-Expand with SHA-256 for one block of 32 bytes (RFC 5869 section 2.3: T(1))."""
+    """Compute HKDF-Expand with SHA-256 for one block of 32 bytes (RFC 5869 section 2.3: T(1))."""
     return hmac.digest(pseudorandom_key, info + b"\x01", "sha256")
 
 
 def seal_bytes(cipher: AESGCM, nonce: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
-    """AES-256-GCM: nonce, ciphertext and tag. A nonce must never be used twice under one key."""
+    """Encrypt with AES-256-GCM; return nonce, ciphertext and tag. Never use a nonce twice under one key."""
     return nonce + cipher.encrypt(nonce, plaintext, associated_data)
 
 
 def open_bytes(cipher: AESGCM, sealed: bytes, associated_data: bytes) -> bytes:
-    """The plaintext of what `seal_bytes` gave. Raises PoisonedCiphertextError."""
+    """Decrypt what `seal_bytes` returned. Raises PoisonedCiphertextError."""
     if len(sealed) < NONCE_BYTES + TAG_BYTES:
         raise PoisonedCiphertextError
     try:
@@ -91,7 +92,7 @@ def open_bytes(cipher: AESGCM, sealed: bytes, associated_data: bytes) -> bytes:
 
 
 def generate_secret() -> bytes:
-    """32 random bytes for a new key version."""
+    """Make the secret of a new key version: 32 random bytes."""
     return secrets.token_bytes(KEY_BYTES)
 
 
@@ -103,16 +104,16 @@ class TokenEncryption:
 
     @classmethod
     def from_secrets(cls, secrets_by_version: Mapping[int, bytes], salt: bytes) -> "TokenEncryption":
-        """Derive the root of every version; about 0.1 s each."""
+        """Derive the root key of every version, which takes about 0.1 s each."""
         return cls({version: derive_root_key(secret, salt) for version, secret in secrets_by_version.items()})
 
     @property
     def versions(self) -> Iterable[int]:
-        """Key versions this process can use, ascending."""
+        """Return the key versions that this process can use, ascending."""
         return sorted(self._roots)
 
     def derive_user_key(self, user_id: str, version: int) -> bytes:
-        """The user's 32-byte key. Raises KeyUnavailableError for a version this process does not hold."""
+        """Derive the user's 32-byte key. Raises KeyUnavailableError for a version this process does not hold."""
         try:
             root = self._roots[version]
         except KeyError:
@@ -132,12 +133,14 @@ class TokenEncryption:
         return _unseal(AESGCM(self.derive_user_key(binding.user_id, version)), Sealed(ciphertext, binding, version))
 
     def decrypt_many(self, items: Iterable[Sealed]) -> list[str | Unreadable]:
-        """Decrypt each item, with one key derivation per user and version; what fails stands in its own place."""
+        """Decrypt each item, with one key derivation per user and version. For an item that fails, the result holds the
+        error in its place."""
         ciphers = _Ciphers(self)
         return [_opened(ciphers, item) for item in items]
 
     def reencrypt_many(self, items: Iterable[Sealed], version: int) -> list[bytes | Unreadable]:
-        """Decrypt each item and encrypt it under `version`, in its place; what fails stands there instead.
+        """Decrypt each item and encrypt it under `version`. For an item that cannot be decrypted, the result holds the
+        error in its place.
 
         Raises KeyUnavailableError when `version` is not held.
         """
@@ -153,7 +156,7 @@ class TokenEncryption:
 
 
 class _Ciphers:
-    """One cipher per user and version, for the length of one batch: no user's key outlives it."""
+    """The ciphers of one batch, one per user and version. Users' keys are forgotten with the batch."""
 
     def __init__(self, encryption: TokenEncryption) -> None:
         self._encryption = encryption

@@ -17,7 +17,8 @@ from services.user_management.security.jwt import verify_signature
 from services.user_management.utils import strict_json
 
 LEEWAY_SECONDS: Final = 120
-"""The provider's clock is not ours. Longer than for sessions, since an ID token is used once, with its nonce."""
+"""How far the provider's clock may differ from ours. It is longer than for session tokens, since an ID token is used
+once, with its nonce."""
 _LAST_SECOND: Final = 253_402_300_799
 _OPEN, _CLOSE = "{", "}"
 
@@ -26,7 +27,7 @@ class IdTokenProblem(StrEnum):
     """What is wrong with an ID token."""
 
     SIGNATURE = "signature"
-    """Not a JWS of RS256, or not signed by a key of the provider."""
+    """The token is not a JWS with RS256, or not signed by a key of the provider."""
     CLAIMS = "claims"
     """A claim is missing or not of its type."""
     ISSUER = "issuer"
@@ -39,7 +40,7 @@ class IdTokenProblem(StrEnum):
 
 
 class IdTokenError(Exception):
-    """An ID token is refused."""
+    """Raised for an ID token that is refused."""
 
     def __init__(self, problem: IdTokenProblem) -> None:
         self.problem = problem
@@ -67,7 +68,8 @@ class IdToken:
     subject: str
     claims: Mapping[str, Any]
     clock_skew_seconds: int
-    """The provider's clock minus ours, by the time of issue; the way of the answer included."""
+    """The provider's clock minus ours, judged by the token's time of issue; it includes the time that the answer
+    took."""
 
 
 class IdTokenVerifier:
@@ -112,7 +114,7 @@ def _read_object(payload: bytes) -> dict[str, Any]:
 
 
 def _read_subject(claims: Mapping[str, Any]) -> str:
-    """At most 255 ASCII characters (section 2)."""
+    """Return `sub`, which must be 1 to 255 ASCII characters (section 2). Raises IdTokenError."""
     subject = claims.get("sub")
     if not isinstance(subject, str) or not 0 < len(subject) <= 255 or not subject.isascii():
         raise IdTokenError(IdTokenProblem.CLAIMS)
@@ -120,7 +122,7 @@ def _read_subject(claims: Mapping[str, Any]) -> str:
 
 
 def _check_parties(claims: Mapping[str, Any], expected: IdTokenExpectation) -> None:
-    """`iss`, `aud` and `azp` (points 2 to 5)."""
+    """Check `iss`, `aud` and `azp` (points 2 to 5 of the section). Raises IdTokenError."""
     issuer = claims.get("iss")
     if not isinstance(issuer, str) or issuer not in {_spelled(template, claims) for template in expected.issuers}:
         raise IdTokenError(IdTokenProblem.ISSUER)
@@ -134,7 +136,8 @@ def _check_parties(claims: Mapping[str, Any], expected: IdTokenExpectation) -> N
 
 
 def _spelled(template: str, claims: Mapping[str, Any]) -> str | None:
-    """The template with the token's own claims filled in; None when it lacks one, or has it with a slash in it."""
+    """Fill the token's own claims into the template; None if a claim is missing, or holds anything but letters, digits
+    and hyphens."""
     while _OPEN in template:
         before, _, rest = template.partition(_OPEN)
         name, _, after = rest.partition(_CLOSE)
@@ -146,7 +149,8 @@ def _spelled(template: str, claims: Mapping[str, Any]) -> str | None:
 
 
 def _check_bindings(claims: Mapping[str, Any], expected: IdTokenExpectation) -> None:
-    """It belongs to this request and this access token: `nonce` (point 11) and `at_hash` (section 3.1.3.8)."""
+    """Check that the token belongs to this request (`nonce`, point 11) and to this access token (`at_hash`, section
+    3.1.3.8). Raises IdTokenError."""
     nonce = claims.get("nonce")
     if expected.nonce is None:
         if nonce is not None:
@@ -163,7 +167,8 @@ def _check_bindings(claims: Mapping[str, Any], expected: IdTokenExpectation) -> 
 
 
 def _check_times(claims: Mapping[str, Any], now: float) -> float:
-    """The time of issue minus `now`, in seconds (points 9 and 10)."""
+    """Check `iat` and `exp` (points 9 and 10); return the time of issue minus `now`, in seconds. Raises
+    IdTokenError."""
     skew = _read_time(claims, "iat") - now
     if skew > LEEWAY_SECONDS:
         raise IdTokenError(IdTokenProblem.FUTURE)
@@ -173,7 +178,7 @@ def _check_times(claims: Mapping[str, Any], now: float) -> float:
 
 
 def _read_time(claims: Mapping[str, Any], name: str) -> float:
-    """A NumericDate (RFC 7519 section 2); `True` is a number to Python alone."""
+    """Read a NumericDate (RFC 7519 section 2). `True` is refused, although Python takes it for a number."""
     value = claims.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LAST_SECOND:
         raise IdTokenError(IdTokenProblem.CLAIMS)

@@ -1,4 +1,5 @@
-"""The signing keys of an issuer: fetched once for everybody, kept when it is down, never evicted by a forgery."""
+"""The signing keys of an issuer: fetched once for all callers, kept while the issuer is down, and never displaced by
+forged tokens."""
 
 import asyncio
 from collections import Counter
@@ -20,8 +21,8 @@ FRESH_SECONDS: Final = 300.0
 STALE_SECONDS: Final = 86_400.0
 COOL_DOWN_SECONDS: Final = 30.0
 NEGATIVE_SECONDS: Final = 45.0
-"""How long an unknown `kid` is known to be unknown. A new key works once both this and the cool-down have passed since
-the last fetch before it was published: within 45 s, plus the fetch."""
+"""For how long after a fetch a `kid` that it did not have counts as unknown. A newly published key works once both this
+and the cool-down have passed since the last fetch before its publication: within 45 s, plus the fetch."""
 MAX_ABSENT_KEY_IDS: Final = 1000
 MAX_NUMBER_CHARACTERS: Final = 4096
 
@@ -32,14 +33,14 @@ class SigningKeys(Protocol):
     """Finds the public key for a `kid`."""
 
     async def find(self, key_id: str | None) -> RSAPublicKey | None:
-        """The key, or None when the issuer has no such key."""
+        """Return the key; None if the issuer has no such key."""
 
 
 class RenewedKeys(SigningKeys, Protocol):
-    """Keys that are looked after while the process lives."""
+    """Keys that are renewed while the process lives."""
 
     async def keep_fresh(self) -> None:
-        """Renew what is known, for ever; cancelled when the process stops."""
+        """Renew the keys again and again, until the process stops and cancels this task."""
 
 
 class PinnedKey:
@@ -101,7 +102,7 @@ class RemoteKeySet:
         return key
 
     async def keep_fresh(self) -> None:
-        """Fetch every five minutes: a process that nobody asks must not believe a withdrawn key when somebody does."""
+        """Fetch the keys every five minutes, so that a process that was idle does not accept a withdrawn key."""
         while True:
             self._start_refresh()
             await asyncio.sleep(FRESH_SECONDS)
@@ -111,15 +112,17 @@ class RemoteKeySet:
         return since is not None and self._clock.monotonic() - since < NEGATIVE_SECONDS
 
     def _note_absent(self, key_id: str) -> None:
-        """As of the last fetch, not of now: what was published after it must not wait longer."""
+        """Note that the issuer does not have this key, as of the last fetch and not as of now: a key that was published
+        since that fetch must not wait longer."""
         self._absent_since.pop(key_id, None)
         self._absent_since[key_id] = self._fetched_at
         if len(self._absent_since) > MAX_ABSENT_KEY_IDS:
-            # The oldest goes: a flood of forged ids costs the memory of honest mistakes, and the cool-down still holds.
+            # The oldest entry is dropped: a flood of forged ids may displace genuine ones here, but the cool-down still
+            # bounds the fetches.
             del self._absent_since[next(iter(self._absent_since))]
 
     def _start_refresh(self) -> asyncio.Task[None] | None:
-        """The refresh under way, a new one, or None inside the cool-down."""
+        """Return the fetch that is under way, or start one; None during the cool-down."""
         if self._refresh is not None and not self._refresh.done():
             return self._refresh
         now = self._clock.monotonic()
@@ -142,7 +145,7 @@ class RemoteKeySet:
 
 
 def parse_key_set(document: dict[str, Any]) -> dict[str, RSAPublicKey]:
-    """RS256 verification keys by `kid`. Other keys are passed over; raises ValueError when none is left.
+    """Return the RS256 verification keys by `kid`. Other keys are passed over. Raises ValueError if none is left.
 
     Passed over are those whose `use`, `key_ops` or `alg` forbid it (RFC 7517 sections 4.2 to 4.4), weak ones, ids that
     two keys share, and private keys: what is published belongs to everybody.
@@ -183,7 +186,7 @@ def _load_key(entry: dict[str, Any]) -> RSAPublicKey | None:
 
 
 def _unsigned(value: Any) -> int:
-    """A Base64urlUInt (RFC 7518 section 2). Raises ValueError."""
+    """Read a Base64urlUInt (RFC 7518 section 2). Raises ValueError."""
     if not isinstance(value, str) or len(value) > MAX_NUMBER_CHARACTERS:
         raise ValueError("not a Base64urlUInt")
     return int.from_bytes(decode_base64url(value), "big")

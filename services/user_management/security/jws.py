@@ -17,9 +17,11 @@ ALGORITHM: Final = "RS256"
 _RS256: Final = RSAAlgorithm(RSAAlgorithm.SHA256)
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
 _LAST_CHARACTERS: Final = {2: "AQgw", 3: "AEIMQUYcgkosw048"}
-"""What canonical base64url may end in, by length modulo 4: the unused bits are zero (RFC 4648 section 3.5)."""
+"""The characters in which canonical base64url may end, by length modulo 4: their unused bits are zero (RFC 4648 section
+3.5)."""
 _REFUSED_HEADERS: Final = frozenset({"crit", "cty", "b64"})
-"""`crit` and `b64` change what is signed (RFC 7515 section 4.1.11, RFC 7797); `cty` announces a token in the token."""
+"""Header members that are refused: `crit` and `b64` change what is signed (RFC 7515 section 4.1.11, RFC 7797), `cty`
+announces a nested token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class CompactJws:
 
     @classmethod
     def parse(cls, token: str) -> Self:
-        """Raises UnauthenticatedError for anything else: JWE, opaque tokens, other algorithms, loose encodings."""
+        """Parse a token. Raises UnauthenticatedError for JWE, opaque tokens, other algorithms and loose encodings."""
         parts = token.split(".", 3) if len(token) <= MAX_TOKEN_CHARACTERS else ()
         if len(parts) != 3:
             raise UnauthenticatedError("The credential is not a session token.")
@@ -49,7 +51,7 @@ class CompactJws:
             raise UnauthenticatedError("The credential is not a session token.") from None
 
     def payload(self, key: RSAPublicKey | None) -> bytes:
-        """The payload, if `key` signed it. Raises UnauthenticatedError."""
+        """Return the payload, if `key` signed it. Raises UnauthenticatedError."""
         if key is None or not _RS256.verify(self._signing_input, key, self._signature):
             raise UnauthenticatedError("The session token is not valid.")
         try:
@@ -59,7 +61,7 @@ class CompactJws:
 
 
 def decode_base64url(text: str) -> bytes:
-    """The bytes of unpadded base64url. Raises ValueError unless `text` is their one canonical form."""
+    """Decode unpadded base64url. Raises ValueError unless `text` is the canonical form of its bytes."""
     remainder = len(text) % 4
     if not _BASE64URL.fullmatch(text) or remainder == 1 or (remainder and text[-1] not in _LAST_CHARACTERS[remainder]):
         raise ValueError("not canonical base64url")
@@ -67,7 +69,8 @@ def decode_base64url(text: str) -> bytes:
 
 
 def _key_id(header: Any) -> str | None:
-    """The `kid` of an acceptable JOSE header; members that nobody here knows are ignored (RFC 7515 section 4)."""
+    """Check a JOSE header and return its `kid`, if any. Unknown members are ignored (RFC 7515 section 4). Raises
+    ValueError."""
     if not isinstance(header, dict) or header.get("alg") != ALGORITHM or not _REFUSED_HEADERS.isdisjoint(header):
         raise ValueError("not an RS256 header")
     kind = header.get("typ", "JWT")

@@ -17,9 +17,10 @@ from services.user_management.utils import strict_json
 LEEWAY_SECONDS: Final = 5
 MAX_IDENTIFIER_CHARACTERS: Final = 255
 MAX_REMEMBERED: Final = 4096
-"""Tokens, of about 2 KB each; the oldest is forgotten, which costs it one more verification."""
+"""How many verified tokens are remembered, of about 2 KB each. Beyond that the oldest is forgotten, and is verified
+again if it comes back."""
 _LAST_SECOND: Final = 253_402_300_799
-"""The end of year 9999: a later NumericDate is a mistake, and some lie beyond what a float holds exactly."""
+"""The end of the year 9999: a later NumericDate is a mistake, and some are too large for a float to hold exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,10 @@ class SessionVerifier:
         self._verified: dict[bytes, _Verified] = {}
 
     async def verify(self, token: str) -> SessionClaims:
-        """The claims of a valid token.
+        """Return the claims of a valid token.
 
-        Raises UnauthenticatedError for anything wrong with it, SessionPendingError for a session with an open task,
-        and RetryLaterError while the issuer's keys cannot be had.
+        Raises UnauthenticatedError for an invalid token, SessionPendingError for a session with an open task, and
+        RetryLaterError while the issuer's keys cannot be fetched.
         """
         digest = hashlib.sha256(token.encode(errors="replace")).digest()
         session = await self._recall(digest)
@@ -85,10 +86,10 @@ class SessionVerifier:
         return session
 
     async def _recall(self, digest: bytes) -> SessionClaims | None:
-        """What a token said that was verified before, if the issuer still has the very key that verified it.
+        """Return the claims of a token that was verified before, if the issuer still has the very key that verified it.
 
-        A session token comes again with each request of its minute. What can change is asked each time: the key here,
-        the time by the caller. Kept under a hash: the memory of a process holds no tokens.
+        A session token comes with every request during its life of a minute. What can change is checked each time: the
+        key here, the times by the caller. Tokens are remembered by their hashes, so that memory holds no tokens.
         """
         known = self._verified.get(digest)
         if known is None:
@@ -99,7 +100,7 @@ class SessionVerifier:
         return None
 
     async def _read(self, token: str, digest: bytes) -> SessionClaims:
-        """Verify all that does not change with time, and remember it."""
+        """Verify everything about a token that does not change with time, and remember its claims."""
         signed = await verify_signature(token, self._keys)
         claims = _read_object(signed.payload)
         self._check_pinned(claims)
@@ -118,7 +119,8 @@ class SessionVerifier:
         return session
 
     def _check_pinned(self, claims: Mapping[str, Any]) -> None:
-        """`aud` marks tokens made for somebody else: id tokens, and those of Clerk's JWT templates."""
+        """Check issuer and party. A token with `aud` is refused, since it was made for somebody else: an ID token, or
+        one of Clerk's JWT templates."""
         issuer = claims.get("iss")
         if not isinstance(issuer, str) or issuer not in self._issuers or "aud" in claims:
             raise _invalid()
@@ -131,7 +133,7 @@ class SessionVerifier:
 
 
 class SignedPayload(NamedTuple):
-    """What a key has signed."""
+    """A payload, and the key that has signed it."""
 
     key_id: str | None
     key: RSAPublicKey | None
@@ -139,10 +141,10 @@ class SignedPayload(NamedTuple):
 
 
 async def verify_signature(token: str, keys: SigningKeys) -> SignedPayload:
-    """What one of `keys` has signed as a compact RS256 JWS.
+    """Verify a compact RS256 JWS with one of `keys` and return its payload.
 
-    No key is looked for until the token has the right form. Raises UnauthenticatedError, or RetryLaterError while the
-    keys cannot be had.
+    No key is looked up until the token has the right form. Raises UnauthenticatedError, or RetryLaterError while the
+    keys cannot be fetched.
     """
     unverified = CompactJws.parse(token)
     key = await keys.find(unverified.key_id)
@@ -161,14 +163,14 @@ def _read_object(payload: bytes) -> dict[str, Any]:
 
 def _check_times(claims: Mapping[str, Any], now: float) -> None:
     if now - _read_time(claims, "exp") > LEEWAY_SECONDS:
-        # Ours once: a front end that sends it for many users must hear that it is time for a new one.
+        # The token was valid once, so it is no guess: a front end that sends it for many users must not be shut out.
         raise UnauthenticatedError("The session token is not valid.", counts=False)
     if max(_read_time(claims, "nbf"), _read_time(claims, "iat")) - now > LEEWAY_SECONDS:
         raise _invalid()
 
 
 def _read_time(claims: Mapping[str, Any], name: str) -> float:
-    """A NumericDate (RFC 7519 section 2); `True` is a number to Python alone."""
+    """Read a NumericDate (RFC 7519 section 2). `True` is refused, although Python takes it for a number."""
     value = claims.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LAST_SECOND:
         raise _invalid()
@@ -176,7 +178,7 @@ def _read_time(claims: Mapping[str, Any], name: str) -> float:
 
 
 def _read_identifier(claims: Mapping[str, Any], name: str) -> str:
-    """At most 255 printable ASCII characters (OpenID Connect Core section 2, of `sub`)."""
+    """Read a claim of 1 to 255 printable ASCII characters, as OpenID Connect Core section 2 demands of `sub`."""
     value = claims.get(name)
     if not isinstance(value, str) or not 0 < len(value) <= MAX_IDENTIFIER_CHARACTERS:
         raise _invalid()
@@ -186,7 +188,8 @@ def _read_identifier(claims: Mapping[str, Any], name: str) -> str:
 
 
 def _read_impersonator(claims: Mapping[str, Any]) -> str | None:
-    """Who acts as the subject (RFC 8693 section 4.1). One who cannot be named is refused, never taken for the user."""
+    """Return who acts as the subject (RFC 8693 section 4.1); None for nobody. An `act` claim that names nobody is
+    refused, so that an impersonator is never taken for the user."""
     if "act" not in claims:
         return None
     actor = claims["act"]

@@ -1,4 +1,4 @@
-"""The organisation that a session acts in: Clerk's claims of version 2 and of version 1, in one form."""
+"""Reads the organisation that a session acts in, from Clerk's claims of version 2 or of version 1, into one form."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Organization:
-    """Role in the form `org:admin`, permissions in the form `org:feature:permission`."""
+    """An organisation, with the user's role (`org:admin`) and permissions (`org:feature:permission`) in it."""
 
     id: str
     slug: str | None
@@ -26,11 +26,11 @@ class Organization:
 
 
 def read_organization(claims: Mapping[str, Any]) -> Organization | None:
-    """The active organisation; None for a personal session.
+    """Return the active organisation; None for a personal session.
 
     Only the claims of the version that the token states are read: in version 2 `org_role` is a name that customers may
-    fill as they like. Claims that cannot be understood give no organisation, and a warning: they only ever add rights,
-    so none is the safe reading, while refusing the token would sign everybody out when Clerk adds something.
+    fill as they like. Claims that cannot be understood give no organisation, and a warning. Such claims only ever add
+    rights, so none is the safe reading, while refusing the token would sign everybody out when Clerk adds something.
     """
     version = claims.get("v", 1)
     try:
@@ -75,7 +75,8 @@ def _version_2(claims: Mapping[str, Any]) -> Organization | None:
 
 
 def _unpacked(features: list[str], names: list[str], bitmasks: list[int]) -> tuple[str, ...]:
-    """`fpm` has one bitmask per feature of the organisation, over the names in `per`, least significant bit first."""
+    """Return the permissions that the bitmasks in `fpm` select: one bitmask per feature of the organisation, over the
+    names in `per`, the least significant bit first."""
     if len(bitmasks) > len(features) or any(bitmask >> len(names) for bitmask in bitmasks):
         raise ValueError("o.fpm does not fit fea and o.per")
     return tuple(
@@ -87,7 +88,7 @@ def _unpacked(features: list[str], names: list[str], bitmasks: list[int]) -> tup
 
 
 def _organization_features(features: Any) -> list[str]:
-    """Of `o:dashboard,u:export,uo:teams` those whose scope has an `o`."""
+    """Return the features whose scope has an `o`: of `o:dashboard,u:export,uo:teams` these are `dashboard`, `teams`."""
     entries = [word.strip().partition(":") for word in _text(features, "fea").split(",") if word.strip()]
     return [_matching(_NAME, name, "fea") for scope, _, name in entries if "o" in scope]
 

@@ -1,4 +1,4 @@
-"""Which RSA public keys are too weak to trust, as far as one can see from outside."""
+"""Tells which RSA public keys are too weak to trust, as far as the public part shows it."""
 
 from typing import Final
 
@@ -6,7 +6,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 MIN_RSA_BITS: Final = 2048
 MAX_RSA_BITS: Final = 8192
-"""A larger modulus only costs time: a verification with 16,384 bits takes over a millisecond."""
+"""The largest modulus that is accepted. A larger one only costs time: with 16,384 bits a verification takes over 1
+ms."""
 _MIN_EXPONENT: Final = 2**16
 _MAX_EXPONENT: Final = 2**256
 _ROCA_GENERATOR: Final = 65537
@@ -17,9 +18,10 @@ _ROCA_RESIDUES: Final = {
 
 
 def is_strong(key: RSAPublicKey) -> bool:
-    """Size and exponent as FIPS 186-5 section 5.1 has them (2^16 < e < 2^256), and no key of CVE-2017-15361.
+    """Tell whether a key has the size and the exponent of FIPS 186-5 section 5.1 (2^16 < e < 2^256) and is not one of
+    CVE-2017-15361.
 
-    An even exponent makes no key at all: cryptography refuses it in a JWK and in a PEM.
+    An even exponent need not be checked: the library `cryptography` refuses it in a JWK and in a PEM.
     """
     numbers = key.public_numbers()
     return (
@@ -30,9 +32,9 @@ def is_strong(key: RSAPublicKey) -> bool:
 
 
 def _has_roca_fingerprint(modulus: int) -> bool:
-    """Primes from the broken Infineon generator are powers of 65537 modulo every small prime, and so is their product.
+    """Tell whether a modulus looks like one of the broken Infineon generator (CVE-2017-15361).
 
-    A sound modulus passes for one by chance less than once in 2^27 (Nemec et al., "The Return of Coppersmith's
-    Attack", CCS 2017, section 3.2).
+    Its primes are powers of 65537 modulo every small prime, and so is their product. A sound modulus looks the same by
+    chance less than once in 2^27 (Nemec et al., "The Return of Coppersmith's Attack", CCS 2017, section 3.2).
     """
     return all(modulus % prime in residues for prime, residues in _ROCA_RESIDUES.items())

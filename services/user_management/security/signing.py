@@ -13,24 +13,24 @@ from services.user_management.security.encryption import hkdf_expand
 
 
 def sha256(text: str) -> bytes:
-    """What is stored of a secret that only has to be recognised (32 bytes)."""
+    """Hash a secret that only has to be recognised; the 32 bytes are stored in its place."""
     return hashlib.sha256(text.encode()).digest()
 
 
 def random_token() -> str:
-    """256 random bits as 43 URL-safe characters."""
+    """Make a token of 256 random bits, as 43 URL-safe characters."""
     return secrets.token_urlsafe(32)
 
 
 def base64url(raw: bytes) -> str:
-    """Base64url without padding (RFC 7515 section 2)."""
+    """Encode as base64url without padding (RFC 7515 section 2)."""
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 class Signer:
-    """Derives PKCE verifiers, nonces and tombstones, signs flow tickets and cursors.
+    """Derives PKCE verifiers, nonces and tombstones, and signs flow tickets and cursors.
 
-    The first secret signs. Former ones go on verifying; they are kept for as long as erased users must stay unknown.
+    The first secret signs. Former secrets still verify; they are kept for as long as erased users must not come back.
     """
 
     def __init__(self, secrets: list[str] | tuple[str, ...]) -> None:
@@ -46,21 +46,23 @@ class Signer:
         return [hmac.digest(hkdf_expand(root, purpose.encode()), message, "sha256") for root in self._roots]
 
     def pkce_verifier(self, state_hash: bytes) -> str:
-        """The code verifier of a flow, 43 characters (RFC 7636 section 4.1).
+        """Return the code verifier of a flow, 43 characters (RFC 7636 section 4.1).
 
-        Derived, not stored: the flow row alone is of no use to a reader of the database.
+        It is derived and not stored, so that somebody who can read the database cannot use a flow's row.
         """
         return base64url(self._mac("pkce", state_hash))
 
     def nonce(self, state_hash: bytes) -> str:
-        """What the ID token of a flow must repeat (OpenID Connect Core section 3.1.2.1); derived as the verifier is."""
+        """Return the nonce that the ID token of a flow must repeat (OpenID Connect Core section 3.1.2.1). It is
+        derived, as the verifier is."""
         return base64url(self._mac("nonce", state_hash))
 
     def flow_ticket(self, flow_id: UUID) -> str:
-        """What the browser brings back from the provider: the flow's id and a proof that only we can make.
+        """Return the ticket that the browser takes along when it comes back from the provider: the flow's id and a
+        proof that only we can make.
 
-        The id alone is known to whoever started the flow. The proof is given to the browser in which somebody
-        consented, so a starter who made a victim consent in another browser never sees it.
+        The person who started the flow knows its id. The proof is given only to the browser in which somebody
+        consented, so an attacker who starts a flow and makes a victim consent in another browser never sees it.
         """
         return self._flow_tickets(flow_id)[0]
 
@@ -68,7 +70,7 @@ class Signer:
         return [f"{flow_id}.{base64url(mac)}" for mac in self._macs("flow", flow_id.bytes)]
 
     def read_flow_ticket(self, ticket: str) -> UUID:
-        """The flow of a ticket. Raises FlowNotFoundError for one that we did not make."""
+        """Return the flow's id from a ticket. Raises FlowNotFoundError for a ticket that we did not make."""
         try:
             flow_id = UUID(ticket.partition(".")[0])
         except ValueError:
@@ -79,17 +81,17 @@ class Signer:
         return flow_id
 
     def subject_tombstones(self, issuer: str, subject: str) -> list[bytes]:
-        """What is kept of an erased subject: enough to know it again, nothing to read. The first is what is written; a
-        former secret may have written any of the others."""
+        """Return the keyed hashes of an erased subject, by which it is recognised but cannot be read. The first is the
+        one to write; the others may have been written under former secrets."""
         return self._macs("tombstone", json.dumps([issuer, subject]).encode())
 
     def encode_cursor(self, scope: str, position: list[Any]) -> str:
-        """An opaque cursor that is valid for `scope` alone."""
+        """Make an opaque cursor that is valid only for the list `scope`."""
         payload = json.dumps(position, separators=(",", ":"), ensure_ascii=False).encode()
         return base64url(self._mac(f"cursor:{scope}", payload)[:16] + payload)
 
     def decode_cursor(self, scope: str, cursor: str) -> list[Any]:
-        """The position in `cursor`. Raises ValidationFailedError for one that we did not make for `scope`."""
+        """Return the position in `cursor`. Raises ValidationFailedError for one that we did not make for `scope`."""
         try:
             raw = base64.b64decode(cursor.encode() + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         except ValueError:
@@ -103,5 +105,5 @@ class Signer:
 
 
 def pkce_challenge(verifier: str) -> str:
-    """S256 code challenge (RFC 7636 section 4.2)."""
+    """Return the S256 code challenge of a verifier (RFC 7636 section 4.2)."""
     return base64url(sha256(verifier))

@@ -21,12 +21,13 @@ _VERSIONED: Final = re.compile(r"v[0-9]+[a-z]?,[A-Za-z0-9+/=_-]{1,512}")
 
 
 def new_secret() -> str:
-    """A signing secret for a receiver: `whsec_` and base64 of 32 random bytes."""
+    """Make a signing secret for a receiver: `whsec_` and base64 of 32 random bytes."""
     return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
 def sign(signing_secrets: Iterable[str], *, message_id: str, timestamp: int, body: bytes) -> str:
-    """The `webhook-signature` header: a `v1` entry under each secret, since a receiver may still hold the former one.
+    """Return the header `webhook-signature`: a `v1` entry under each secret, since a receiver may still hold a former
+    one.
 
     `timestamp` is in Unix seconds. Source: the Standard Webhooks specification, "Signature scheme".
     """
@@ -57,7 +58,7 @@ class WebhookVerifier:
 
 
 def check_headers(*, message_id: str, timestamp: str, signatures: str, now: float) -> list[bytes]:
-    """The `v1` signatures of a message, as far as they can be judged without its body.
+    """Check a message's headers as far as that is possible without its body, and return its `v1` signatures.
 
     `now` is Unix seconds. Raises InvalidWebhookHeadersError (malformed) or InvalidSignatureError (sent more than 5
     minutes away from `now`).
@@ -71,7 +72,8 @@ def check_headers(*, message_id: str, timestamp: str, signatures: str, now: floa
 
 
 def _parse_signatures(header: str) -> list[bytes]:
-    """The `v1` entries of a space-separated list; entries of other versions are passed over."""
+    """Return the `v1` entries of a space-separated list; entries of other versions are passed over. Raises
+    InvalidWebhookHeadersError."""
     entries = header.split(" ")
     if len(entries) > 16 or not all(_VERSIONED.fullmatch(entry) for entry in entries):
         raise InvalidWebhookHeadersError
@@ -80,7 +82,7 @@ def _parse_signatures(header: str) -> list[bytes]:
 
 
 def _decode_secret(secret: str) -> bytes:
-    """The HMAC key behind `whsec_<base64>`."""
+    """Decode the HMAC key in `whsec_<base64>`. Raises StartupError."""
     prefix, _, encoded = secret.partition("_")
     try:
         key = base64.b64decode(encoded, validate=True)

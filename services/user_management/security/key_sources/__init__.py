@@ -1,7 +1,8 @@
-"""Where the secrets of the key versions come from: one small module per source.
+"""The sources of the key versions' secrets, in one small module each.
 
-A source that does not hold secrets itself unwraps them, once each, at the start of a process. The wrapped ones lie
-where the plain ones would (`ENCRYPTION_KEYS`, `ENCRYPTION_KEYS_FILE`): which versions there are, only we say.
+A source that does not hold secrets itself unwraps each of them once, at the start of a process. Wrapped secrets are
+given in the same settings as plain ones (`ENCRYPTION_KEYS`, `ENCRYPTION_KEYS_FILE`), so only the settings decide which
+versions exist.
 """
 
 from services.user_management.security.key_sources.selection import load_secrets, open_key_source

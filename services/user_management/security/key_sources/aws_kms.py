@@ -20,7 +20,8 @@ from services.user_management.security.key_sources.source import KEYS_VARIABLE, 
 CONNECT_SECONDS: Final = 3.0
 READ_SECONDS: Final = 5.0
 ATTEMPTS: Final = 3
-"""In all; botocore waits between them and repeats only what is worth it (throttling, 5xx, timeouts)."""
+"""The number of attempts in all. botocore waits between them, and repeats only calls for which that can help
+(throttling, 5xx, timeouts)."""
 _ABOUT_THE_BLOB: Final = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
 
 
@@ -31,7 +32,7 @@ class KmsTarget:
     key_id: str
     region: str
     endpoint: str | None
-    """The URL of KMS; None for the region's own."""
+    """The URL of KMS; None for the region's own endpoint."""
 
 
 class AwsKmsKeySource:
@@ -43,11 +44,11 @@ class AwsKmsKeySource:
         self._opened: Any = None
 
     def versions(self) -> list[int]:
-        """Versions on offer, ascending; KMS is not asked."""
+        """Return the versions that this source offers, ascending, without asking KMS."""
         return sorted(self._wrapped)
 
     def load(self, version: int) -> bytes:
-        """The secret of `version`. Raises StartupError naming the variable and the version."""
+        """Return the secret of `version`. Raises StartupError naming the variable and the version."""
         try:
             blob = base64.b64decode(self._wrapped[version], validate=True)
         except binascii.Error:
@@ -56,12 +57,12 @@ class AwsKmsKeySource:
         return of_right_length(version, answer["Plaintext"])
 
     def wrap(self, version: int, secret: bytes) -> str:
-        """Base64 of the CiphertextBlob. Raises StartupError."""
+        """Wrap a secret; return base64 of KMS's CiphertextBlob. Raises StartupError."""
         answer = self._ask("encrypt", version, Plaintext=secret)
         return base64.b64encode(answer["CiphertextBlob"]).decode()
 
     def _ask(self, operation: str, version: int, **parameters: bytes) -> Any:
-        """Call KMS with the key and the context of `version`. Raises StartupError, with no value in it."""
+        """Call KMS with the key and the context of `version`. Raises StartupError, which quotes no secret."""
         context = {"service": SERVICE, "key_version": str(version)}
         try:
             call = getattr(self._client(), operation)

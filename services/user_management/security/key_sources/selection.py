@@ -12,7 +12,7 @@ AWS_KMS_MODULE = "services.user_management.security.key_sources.aws_kms"
 
 
 def open_key_source(settings: EncryptionGroup) -> KeySource:
-    """The source, with the key versions of the variable and of the key file; nobody is asked yet.
+    """Return the source, with the key versions of the variable and of the key file. Nothing is unwrapped yet.
 
     Raises StartupError naming the variable that is missing or cannot be used.
     """
@@ -28,7 +28,7 @@ def open_key_source(settings: EncryptionGroup) -> KeySource:
 
 
 def load_secrets(source: KeySource) -> dict[int, bytes]:
-    """The secret of every version of `source`; may take seconds. Raises StartupError."""
+    """Return the secret of every version of `source`, which may take seconds. Raises StartupError."""
     secrets_by_version = {version: source.load(version) for version in source.versions()}
     if not secrets_by_version:
         raise StartupError(f"{KEYS_VARIABLE}: at least one key version is needed")
@@ -38,7 +38,7 @@ def load_secrets(source: KeySource) -> dict[int, bytes]:
 def _aws_kms(settings: EncryptionGroup, given: dict[int, bytes]) -> KeySource:
     key_id = _required(settings, "kms_key_id", settings.kms_key_id)
     region = _required(settings, "kms_region", settings.kms_region)
-    # By name and only here: botocore costs a process 14 MB and 0.4 s, whether it talks to AWS or not.
+    # Imported by name and only here: botocore costs a process 14 MB and 0.4 s, whether it talks to AWS or not.
     module = importlib.import_module(AWS_KMS_MODULE)
     source: KeySource = module.AwsKmsKeySource(
         module.KmsTarget(key_id=key_id, region=region, endpoint=settings.kms_endpoint), given

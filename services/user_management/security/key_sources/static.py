@@ -1,4 +1,4 @@
-"""Secrets that were already given: in the environment or in a file."""
+"""The key source for secrets that are given as they are, in the environment or in a file."""
 
 import base64
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ class StaticKeySource:
         self._secrets = dict(secrets_by_version)
 
     def versions(self) -> list[int]:
-        """Versions on offer, ascending."""
+        """Return the versions that this source offers, ascending."""
         return sorted(self._secrets)
 
     def load(self, version: int) -> bytes:
-        """The secret of `version`. Raises StartupError."""
+        """Return the secret of `version`. Raises StartupError."""
         return of_right_length(version, self._secrets[version])
 
     def wrap(self, version: int, secret: bytes) -> str:  # noqa: ARG002 - plain base64 says nothing of its version
-        """Base64 of the secret itself."""
+        """Return base64 of the secret itself."""
         return base64.b64encode(secret).decode()

@@ -25,7 +25,7 @@ from services.user_management.security.key_sources.source import KEYS_VARIABLE, 
 
 ATTEMPTS: Final = 3
 PAUSE_SECONDS: Final = 0.2
-"""Before the second attempt; twice that before the third."""
+"""The pause before the second attempt; the one before the third is twice as long."""
 _DENIED: Final = frozenset({401, 403})
 _NO_SUCH_PATH: Final = 404
 
@@ -50,11 +50,11 @@ class TransitKeySource:
         self._wrapped = dict(wrapped)
 
     def versions(self) -> list[int]:
-        """Versions on offer, ascending; nobody is asked."""
+        """Return the versions that this source offers, ascending, without any call."""
         return sorted(self._wrapped)
 
     def load(self, version: int) -> bytes:
-        """The secret of `version`. Raises StartupError naming the variable and the version."""
+        """Return the secret of `version`. Raises StartupError naming the variable and the version."""
         given = self._ask("decrypt", version, "plaintext", ciphertext=self._wrapped[version].decode())
         try:
             secret = base64.b64decode(given, validate=True)
@@ -63,11 +63,11 @@ class TransitKeySource:
         return of_right_length(version, secret)
 
     def wrap(self, version: int, secret: bytes) -> str:
-        """The `vault:v…` text. Raises StartupError."""
+        """Wrap a secret; return the engine's `vault:v…` text. Raises StartupError."""
         return self._ask("encrypt", version, "ciphertext", plaintext=base64.b64encode(secret).decode())
 
     def _ask(self, operation: str, version: int, member: str, **body: str) -> str:
-        """Call the engine; the member of its answer that is wanted. Raises StartupError, with no value in it."""
+        """Call the engine and return one member of its answer. Raises StartupError, which quotes no secret."""
         target = self._target
         path = f"v1/{quote(target.mount.strip('/'))}/{operation}/{quote(target.key, safe='')}"
         associated = base64.b64encode(f"{SERVICE}:{version}".encode()).decode()
@@ -88,12 +88,13 @@ class TransitKeySource:
         return self._member(response, version, member)
 
     def _post(self, url: str, version: int, body: dict[str, str]) -> HttpResponse:
-        """The answer, whatever it says but "later"; asked again while there is none. Raises StartupError."""
+        """POST to the engine and return its answer below 500. After anything else it is asked again, three times in
+        all. Raises StartupError."""
         headers = {"X-Vault-Token": self._token(version), "X-Vault-Request": "true"}
         failure = ""
         with self._client() as client:
             for attempt in range(ATTEMPTS):
-                time.sleep(PAUSE_SECONDS * attempt)  # in a thread of its own, at boot
+                time.sleep(PAUSE_SECONDS * attempt)  # this runs in a thread of its own, at boot
                 try:
                     response = client.post(url, json=body, headers=headers)
                 except HttpError as error:
