@@ -1,4 +1,5 @@
-"""One transaction: the change, its audit rows, its outbox rows and its counters live or die together."""
+"""The unit of work: one transaction, in which a change, its audit rows, its outbox rows and its counters are committed
+together or not at all."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -25,7 +26,8 @@ Rows = list[dict[str, Any]]
 
 @dataclass
 class UnitOfWork:
-    """What a use case holds while its transaction is open. ormar models join it by themselves."""
+    """The object that a use case holds while its transaction is open. ormar models join the transaction by
+    themselves."""
 
     connection: AsyncConnection
     clock: Clock
@@ -63,7 +65,7 @@ class UnitOfWork:
             self._detail_rows.append({"id": row_id, "user_id": user_id, "changes": dict(changes)})
 
     def publish(self, event: UserEvent) -> None:
-        """Tell others, once this transaction is committed."""
+        """Publish an event through the outbox, if this transaction is committed."""
         self._outbox_rows.append(
             {
                 "id": uuid7(),
@@ -80,7 +82,7 @@ class UnitOfWork:
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        """Undo the block, its audit and its events too, if it raises; the rest of the transaction stays good."""
+        """Undo the block, with its audit rows, events and counters, if it raises; the rest of the transaction stays."""
         collected: tuple[list[Any], ...] = (self._audit_rows, self._detail_rows, self._outbox_rows, self._counts)
         lengths = [len(rows) for rows in collected]
         try:
@@ -92,12 +94,12 @@ class UnitOfWork:
             raise
 
     def keep(self, error: Kept) -> Kept:
-        """`raise uow.keep(error)`: commit what was written, then raise. For refusals that must be remembered."""
+        """Let `raise uow.keep(error)` commit what was written before it raises, for refusals that must be recorded."""
         self._kept = error
         return error
 
     def is_kept(self, error: Exception) -> bool:
-        """Whether `error` was marked by `keep`."""
+        """Tell whether `error` was marked by `keep`."""
         return error is self._kept
 
     async def flush(self) -> None:
@@ -114,14 +116,14 @@ class UnitOfWork:
 
 
 class UnitOfWorkFactory(Protocol):
-    """What services are given: `async with self.unit_of_work(actor) as uow`."""
+    """The type of the factory that services get; they use it as `async with self.unit_of_work(actor) as uow`."""
 
     def __call__(self, actor: Principal) -> AbstractAsyncContextManager[UnitOfWork]:
         """Open a transaction in which `actor` acts."""
 
 
 def unit_of_work_factory(clock: Clock) -> UnitOfWorkFactory:
-    """The factory over this process's database."""
+    """Return the factory for this process's database."""
 
     @asynccontextmanager
     async def unit_of_work(actor: Principal) -> AsyncIterator[UnitOfWork]:

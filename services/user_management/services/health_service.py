@@ -1,4 +1,4 @@
-"""Whether Postgres and Redis answer: liveness reports what was last seen, readiness asks them now."""
+"""Tells whether Postgres and Redis answer: liveness reports what was last seen, readiness asks them now."""
 
 import asyncio
 from collections.abc import Callable

@@ -16,7 +16,8 @@ from services.user_management.services.table_upkeep import Pruning
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 SLICE_TIMEOUT_SECONDS: Final = 20.0
-"""Longer than the five seconds of a slice and the 8 s of its last provider call; shorter than a slot's lease (25 s)."""
+"""When a slice is cut off: later than its five seconds and the 8 s of its last provider call, and before the slot's
+lease ends (25 s)."""
 RUN_PRUNING: Final = Pruning(timedelta(days=2), job_queries.prune)
 
 Slice = Callable[[Principal, Any], Awaitable[Any]]

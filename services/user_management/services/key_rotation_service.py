@@ -58,8 +58,8 @@ class KeyStatus:
     holds: dict[str, int]
     """How many ciphertexts are under it, by the name of their place."""
     unreadable: int | None
-    """How many of those cannot be decrypted under the right key; None where nobody looked: under the active version, or
-    without the key."""
+    """How many of those cannot be decrypted although the key is right. None: not examined, since the version is active
+    or its key is not held here."""
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ class _Pass:
         return {"place": self.steps[0].place.name, "version": self.steps[0].version, "after": str(self.after)}
 
     def go_to(self, cursor: JSONObject | None) -> None:
-        """Leave out what earlier slices of this pass, which left `cursor`, have seen."""
+        """Skip what earlier slices of this pass have read, as `cursor` says."""
         names = [place.name for place in PLACES]
         if cursor is None or cursor.get("place") not in names:
             return
@@ -110,7 +110,7 @@ class _Pass:
             self.after = UUID(cursor["after"])
 
     def went_by(self, rows: Sequence[StoredSecret]) -> None:
-        """Go past a batch that was read; a batch that is not full is the last one of its step."""
+        """Move past a batch that was read; a batch that is not full is the last one of its step."""
         if len(rows) < BATCH:
             self.steps, self.after = self.steps[1:], _START
         else:
@@ -309,7 +309,7 @@ class KeyRotationService:
             for row in rows
             if row.integration_id is not None and row.token_version is not None
         }
-        # Whoever locks several integrations does so in the order of their ids; else two would wait for each other.
+        # Every transaction that locks several integrations does so in the order of their ids, against deadlocks.
         for fence in sorted(fences):
             await self._status.mark_needs_reauth(uow, IntegrationVersion(*fence), ReauthReason.TOKEN_UNREADABLE)
 

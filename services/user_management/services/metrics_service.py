@@ -30,7 +30,7 @@ class MetricsService:
         self._expected: dict[IntegrationCount, int] = {
             count: 0 for provider in providers for count in expected_of(provider.name)
         }
-        # Scrapes take turns: whoever floods this route holds one database connection.
+        # Scrapes take turns, so that a flood of them holds only one database connection.
         self._turn = asyncio.Lock()
 
     async def exposition(self) -> bytes:

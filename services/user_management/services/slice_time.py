@@ -1,4 +1,4 @@
-"""The time a job works at a stretch: it keeps no worker from other jobs for long, and none from stopping."""
+"""The time that a job may work at a stretch, so that it keeps a worker neither from other jobs nor from stopping."""
 
 from collections.abc import Callable
 from typing import Final
@@ -23,7 +23,8 @@ class SliceTime:
         return self._clock.monotonic() - self._began
 
     def may_begin(self, *, within_seconds: float | None = None) -> bool:
-        """Whether the job may begin more work: within five seconds of the slice's beginning, or `within_seconds`."""
+        """Tell whether the job may begin more work: within five seconds of the slice's beginning, or `within_seconds`,
+        and not once the process was told to end."""
         within = SLICE_SECONDS if within_seconds is None else within_seconds
         return not self._is_stopping() and self.elapsed_seconds < within
 

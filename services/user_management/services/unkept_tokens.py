@@ -10,13 +10,13 @@ from services.user_management.unit_of_work import UnitOfWork
 
 
 def preferred_kind(provider: Provider) -> TokenKind:
-    """Say which kind of token a provider wants to be shown when it is asked to revoke."""
+    """Return the kind of token that a provider wants to be sent when it is asked to revoke."""
     revocation = provider.config.revocation
     return TokenKind.REFRESH if revocation is None else revocation.token
 
 
 def revokes_whole_consent(provider: Provider) -> bool:
-    """Whether revoking one token ends the account's whole consent to our client, and so other integrations too."""
+    """Tell whether revoking one token ends the account's whole consent to our client, and so other integrations too."""
     revocation = provider.config.revocation
     return revocation is not None and revocation.whole_consent
 

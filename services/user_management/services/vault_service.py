@@ -58,7 +58,8 @@ class PoisonGuard:
         self._marked: dict[UUID, float] = {}
 
     def may_mark(self, integration_id: UUID) -> bool:
-        """Whether this integration may be marked: it is one of the first ten in a minute, however often it is asked."""
+        """Tell whether this integration may be marked: whether it is one of the first ten in a minute. To ask again for
+        the same one counts once."""
         now = self._clock.monotonic()
         self._marked = {marked: at for marked, at in self._marked.items() if at > now - 60}
         if integration_id in self._marked:

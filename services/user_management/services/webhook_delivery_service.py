@@ -1,4 +1,5 @@
-"""Sending what is due: signed, retried over a day, and given up for good when nothing gets through for five days."""
+"""Sends the webhook deliveries that are due: signed, and retried for about a day. A subscription is disabled when
+nothing gets through for five days."""
 
 import asyncio
 import random
@@ -29,30 +30,32 @@ from services.user_management.services.webhook_subscription_service import LEASE
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 DELAYS_SECONDS: Final = (5, 300, 1800, 7200, 18_000, 36_000, 36_000)
-"""After the first failure, the second and so on: eight attempts in 27.5 hours. Source: Svix's retry schedule."""
+"""The pauses after the first failure, the second and so on: eight attempts in 27.5 hours. Source: Svix's retry
+schedule."""
 JITTER: Final = 0.1
 MAX_RETRY_AFTER_SECONDS: Final = 6 * 3600.0
 PATIENCE_SECONDS: Final = 5 * 86_400.0
-"""Without a single success; then the subscription is disabled."""
+"""How long all deliveries must have failed before the subscription is disabled."""
 KEY_WAIT_SECONDS: Final = 60.0
 DELIVERY_PRUNING: Final = Pruning(timedelta(days=35), queries.prune)
-"""As long as the events themselves."""
+"""Deliveries are kept as long as the events themselves."""
 
 CONCURRENCY: Final = 8
 PER_SUBSCRIPTION: Final = 2
 FAILING_SLOTS: Final = 4
-"""Of the eight, for receivers whose last delivery failed."""
+"""How many of the CONCURRENCY slots may be used for receivers whose last delivery failed."""
 FAILING_START_SECONDS: Final = 1.0
-"""Receivers that fail are called at the beginning of a slice: one that hangs is over when the slice ends, and keeps
-nobody from being served in the next one."""
+"""How long after the beginning of a slice receivers that fail may still be called. Then a call that hangs is over when
+the slice ends, and keeps nobody from being served in the next one."""
 LAST_START_SECONDS: Final = 7.0
-"""While somebody hangs, others are served for a while longer; their ten seconds end before the slice's twenty."""
+"""How long after its beginning a slice may start calls while another call still hangs; their ten seconds end before the
+twenty of the slice."""
 POLL_SECONDS: Final = 0.5
 
 SECRET_UNREADABLE: Final = "secret_unreadable"  # noqa: S105 - an error code
 KEY_UNAVAILABLE: Final = "key_unavailable"
 INTERNAL_ERROR: Final = "internal_error"
-"""Ours; the log has the cause."""
+"""The error code for a fault of ours; the log has the cause."""
 DISABLED_GONE: Final = "gone"
 DISABLED_FAILING: Final = "failing"
 
@@ -60,9 +63,10 @@ log = structlog.get_logger(__name__)
 
 
 def retry_delay(attempts: int, *, retry_after: float | None) -> float | None:
-    """Seconds until the next try after the `attempts`-th has failed; None: there is none.
+    """Return the seconds until the next attempt after the `attempts`-th has failed; None: that was the last one.
 
-    `retry_after`, the receiver's wish, can make it later, by six hours at most, and never earlier.
+    `retry_after`, in which the receiver asks for a pause in seconds, can make it longer, up to six hours, but never
+    shorter.
     """
     if attempts > len(DELAYS_SECONDS):
         return None
@@ -72,7 +76,7 @@ def retry_delay(attempts: int, *, retry_after: float | None) -> float | None:
 
 @dataclass
 class _Slice:
-    """What is under way at this moment."""
+    """The deliveries that a slice has under way at this moment."""
 
     time: SliceTime
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -80,7 +84,7 @@ class _Slice:
     failing: int = 0
 
     def add(self, delivery: ClaimedDelivery, task: "asyncio.Task[None]") -> None:
-        """`task` sends `delivery`; it is forgotten when it is done."""
+        """Count `task`, which sends `delivery`, until it is done."""
         self.tasks.add(task)
         self.per_subscription[delivery.subscription_id] += 1
         self.failing += delivery.is_failing
@@ -94,13 +98,13 @@ class _Slice:
 
     @property
     def busy(self) -> list[UUID]:
-        """Subscriptions that are being sent as much as they may."""
+        """List the subscriptions that have as many deliveries under way as they may."""
         return [one for one, count in self.per_subscription.items() if count >= PER_SUBSCRIPTION]
 
 
 @dataclass(kw_only=True, eq=False)
 class WebhookDeliveryService:
-    """The job that sends. Each delivery is at one worker at a time, and tried at least once."""
+    """The job that sends deliveries. Each delivery is with one worker at a time, and is tried at least once."""
 
     unit_of_work: UnitOfWorkFactory
     sender: WebhookSender
@@ -108,10 +112,10 @@ class WebhookDeliveryService:
     clock: Clock
     start_slice: StartSlice
     admins: frozenset[str]
-    """Users who administer: what they subscribed is told."""
+    """The ids of the users who administer; only their subscriptions, and those of services, are served."""
 
     async def deliver_due(self, actor: Principal, _cursor: Any = None) -> None:
-        """Slice: send what is due, eight at once, until nothing is or the time is over."""
+        """Slice: send due deliveries, eight at once, until none is left or the time is over."""
         current = _Slice(self.start_slice())
         async with asyncio.TaskGroup() as group:
             while self._may_start(current):
@@ -120,7 +124,7 @@ class WebhookDeliveryService:
                 if delivery is not None:
                     current.add(delivery, group.create_task(self._deliver(actor, delivery)))
                 elif under_way:
-                    # Also if they ended during the claim, which has left out whom they kept busy.
+                    # Tasks that ended during the claim count too: the claim left out subscriptions that they kept busy.
                     await asyncio.wait(under_way, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 else:
                     return
@@ -140,13 +144,13 @@ class WebhookDeliveryService:
             )
 
     async def _deliver(self, actor: Principal, delivery: ClaimedDelivery) -> None:
-        """One delivery, whose trouble is its own: an error that left here would cancel all others under way, and what
-        their receivers have taken would be sent again."""
+        """Send one delivery and raise nothing: an error would cancel all other deliveries under way, and those that
+        their receivers have accepted would be sent again."""
         try:
             await self._attempt(actor, delivery)
         except Exception as error:
             log.exception("webhook.attempt_failed", **_named(delivery))
-            # With Postgres away nothing can be recorded, and the receiver is not to blame: the lease ends by itself.
+            # While Postgres is away nothing can be recorded, and the receiver is not to blame: the lease just runs out.
             if not is_unavailable(error):
                 await self._record_internal_error(actor, delivery)
 
@@ -154,7 +158,7 @@ class WebhookDeliveryService:
         try:
             await self._record_failure(actor, delivery, None, INTERNAL_ERROR)
         except Exception:
-            # For the same reason. It is tried again when its lease ends.
+            # An error here would cancel the other deliveries too. This one is tried again when its lease ends.
             log.exception("webhook.failure_unrecorded", **_named(delivery))
 
     async def _attempt(self, actor: Principal, delivery: ClaimedDelivery) -> None:
@@ -174,7 +178,8 @@ class WebhookDeliveryService:
             await self._record_failure(actor, delivery, answer, answer.failure.value)
 
     def _headers(self, delivery: ClaimedDelivery) -> dict[str, str]:
-        """Source: the Standard Webhooks specification. Raises KeyUnavailableError, PoisonedCiphertextError."""
+        """Return the headers of a delivery, with its signatures (source: the Standard Webhooks specification). Raises
+        KeyUnavailableError, PoisonedCiphertextError."""
         message_id = f"{MESSAGE_PREFIX}{delivery.event_id}"
         timestamp = int(self.clock.now().timestamp())
         signature = sign(
@@ -188,7 +193,7 @@ class WebhookDeliveryService:
         }
 
     def _secrets(self, delivery: ClaimedDelivery) -> list[str]:
-        """The present one, then the former one while it still signs."""
+        """Decrypt the signing secrets: the present one, then the former one while it still signs."""
         binding = webhook_secret_binding(delivery.subscription_id)
         secrets = [self.vault.open(delivery.secret_ciphertext, binding, delivery.secret_key_version)]
         if delivery.former_secret_ciphertext is not None and delivery.former_secret_key_version is not None:
@@ -203,7 +208,7 @@ class WebhookDeliveryService:
 
     async def _record_success(self, actor: Principal, delivery: ClaimedDelivery, answer: WebhookAnswer) -> None:
         async with self.unit_of_work(actor) as uow:
-            # The subscription first, as whoever changes one locks it before its deliveries.
+            # The subscription is locked first, since every change locks a subscription before its deliveries.
             await subscription_queries.note_success(uow.connection, delivery.subscription_id)
             await queries.mark_delivered(uow.connection, delivery.id, status=answer.status or 200)
         log.info("webhook.delivered", **_named(delivery), status=answer.status)

@@ -1,4 +1,4 @@
-"""From one event to a delivery for each subscription that wants it: steps of whoever has an event to tell."""
+"""Steps that turn an event into one delivery for each subscription that wants it."""
 
 from collections.abc import Collection, Iterable
 from typing import Final
@@ -16,7 +16,7 @@ _ABOUT_CONNECTIONS: Final = "integration."
 
 
 def is_wanted(listener: Listener, event: CloudEvent) -> bool:
-    """Whether a subscription names the event's type and may hear of it: a service that does not administer hears of
+    """Tell whether a subscription names the event's type and may be told of it. A service without `admin` is told of
     users, and of integrations with the providers that it has a grant for."""
     event_type = event["type"]
     named = not listener.event_types or not {event_type, f"{event_type.partition('.')[0]}.*"}.isdisjoint(
@@ -28,10 +28,10 @@ def is_wanted(listener: Listener, event: CloudEvent) -> bool:
 
 
 async def fan_out(uow: UnitOfWork, events: Iterable[CloudEvent], *, admins: Collection[str]) -> int:
-    """Step: number and store what each subscription is to be told, in the order given; how many deliveries.
+    """Step: number and store the deliveries of these events, in the order given. Returns how many there are.
 
-    Its owner's present standing decides; `admins` are the users who administer.
-    The transaction that marks an event as told must be this one, or a crash between the two loses or doubles it.
+    A subscription gets them only if its owner may be told at this moment; `admins` are the users who administer.
+    Events must be marked as told in this same transaction; otherwise a crash between the two loses or doubles them.
     """
     told = list(events)
     deliveries: list[NewDelivery] = []
@@ -51,7 +51,8 @@ async def fan_out(uow: UnitOfWork, events: Iterable[CloudEvent], *, admins: Coll
 
 
 async def deliver_alone(uow: UnitOfWork, subscription: ShownSubscription, event: CloudEvent) -> UUID:
-    """Step: tell one subscription, which is locked, whatever it asked for; id of the delivery."""
+    """Step: queue an event for one subscription, which must be locked, whatever types it asked for. Returns the id of
+    the delivery."""
     number = subscription.last_sequence + 1
     delivery = _delivery(subscription.id, event, number)
     await delivery_queries.insert(uow.connection, [delivery])
@@ -66,6 +67,6 @@ def _delivery(subscription_id: UUID, event: CloudEvent, number: int) -> NewDeliv
         event_id=UUID(event["id"]),
         event_type=event["type"],
         sequence=number,
-        # In the body, where it is signed; a header would not be.
+        # The number is in the body, which is signed; headers are not.
         body=structured(event, deliverysequence=ordered(number)),
     )

@@ -1,7 +1,7 @@
-"""Events from upstream: stored and applied in one transaction, each message once.
+"""The inbox of events from upstream: each message is stored once, and applied in the same transaction.
 
-An event whose effect cannot be had is stored all the same, with its error, and tried again by us: the sender is told
-that it arrived, since sending it again would not help.
+An event that cannot be applied is stored all the same, with its error, and is tried again by this service. The sender
+is told that it arrived, since sending it again would not help.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,10 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 SOURCE: Final = "clerk"
 BACKOFF: Final = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 3600, 21_600, 86_400))
-"""From one try of a failing event to the next; after the last it waits for an operator."""
+"""The pauses between the attempts to apply a failing event; after the last one it waits for an operator."""
 INBOX_PRUNING: Final = Pruning(timedelta(days=35), webhook_queries.prune)
-"""How long an applied event is known again: Svix lets operators send a message anew weeks later, under its old id."""
+"""How long applied events are kept, so that a repeated one is recognised: Svix lets operators send a message again
+weeks later, under its old id."""
 _USER_EVENTS: Final = frozenset({"user.created", "user.updated"})
 
 log = structlog.get_logger(__name__)
@@ -80,7 +81,7 @@ class WebhookService:
         return WebhookAccepted(duplicate=False, applied=applied)
 
     async def retry_due(self, actor: Principal, _cursor: Any = None) -> None:
-        """Slice: try failed events again that are due."""
+        """Slice: try those failed events again that are due."""
         time = self.start_slice()
         while time.may_begin():
             async with self.unit_of_work(actor) as uow:
@@ -91,7 +92,7 @@ class WebhookService:
             self._forget_state(row)
 
     async def replay(self, actor: Principal, event_id: UUID) -> bool:
-        """Apply a stored event, again if it was before: it changes nothing then. Whether it is applied.
+        """Apply a stored event. One that was applied before changes nothing. Returns whether it is applied now.
 
         Raises NotFoundError.
         """
@@ -104,17 +105,17 @@ class WebhookService:
         return applied
 
     async def list_events(self, *, failed_only: bool, subject: str | None, limit: int) -> list[ListedEvent]:
-        """The newest events, without their payloads."""
+        """List the newest events, without their payloads."""
         async with self.database.reading() as connection:
             return await webhook_queries.list_events(connection, failed_only=failed_only, subject=subject, limit=limit)
 
     async def failed_events(self) -> Sequence[UUID]:
-        """Ids of all events without their effect, the oldest first."""
+        """List the ids of all events that were not applied yet, the oldest first."""
         async with self.database.reading() as connection:
             return await webhook_queries.failed_events(connection)
 
     async def get_event(self, event_id: UUID) -> StoredEvent:
-        """One event, whole. Raises NotFoundError."""
+        """Return one event with its payload. Raises NotFoundError."""
         async with self.database.reading() as connection:
             row = await webhook_queries.read_event(connection, event_id)
         if row is None:
@@ -122,7 +123,8 @@ class WebhookService:
         return row
 
     def _forget_state(self, row: NewEvent | StoredEvent) -> None:
-        """Only events about users themselves change what a user may do."""
+        """Forget the remembered state of the user that an event is about. Only events of the types `user.…` can change
+        what a user may do."""
         if row.event_type.startswith("user.") and row.subject:
             self.states.forget_subject(self.issuer, row.subject)
 
@@ -134,13 +136,13 @@ class WebhookService:
         try:
             event = ClerkEvent.model_validate(row.payload)
         except ValidationError as error:
-            # Stored by a release that read it otherwise; raised, it would stand in the way of all that are due later.
+            # Another release stored it and could read it. The error is not raised, since it would block later events.
             await self._keep_failed(uow, row.id, row.event_type, error, attempts=attempts)
             return False
         return await self._attempt(uow, row.id, event, attempts=attempts)
 
     async def _attempt(self, uow: UnitOfWork, event_id: UUID, event: ClerkEvent, *, attempts: int) -> bool:
-        """Step: apply the event, or keep its error; whether it is applied. Raises when Postgres is away."""
+        """Step: apply the event, or store its error. Returns whether it is applied. Raises only if Postgres is away."""
         try:
             async with uow.savepoint():
                 was_news = await self._apply(uow, event)
@@ -149,7 +151,7 @@ class WebhookService:
                 raise
             was_news = False
             if not await self._is_erased(uow, event):
-                # Whatever is wrong with the event or with us, the event is kept.
+                # Whatever is wrong, with the event or with us, the event is kept.
                 await self._keep_failed(uow, event_id, event.type, error, attempts=attempts)
                 return False
         if not was_news and await self._is_erased(uow, event):
@@ -172,7 +174,7 @@ class WebhookService:
         return subject is not None and await self.upstream.is_erased(uow, self.issuer, subject)
 
     async def _apply(self, uow: UnitOfWork, event: ClerkEvent) -> bool:
-        """Step: the effect of one event; whether it had any. Types without one are kept, and that is all."""
+        """Step: carry out the effect of one event. Returns whether it changed anything; many types have no effect."""
         if event.type in _USER_EVENTS:
             user = read_user(event.data, issuer=self.issuer, told_at=event.timestamp)
             return await self.upstream.apply(uow, user)
@@ -181,7 +183,7 @@ class WebhookService:
         if event.type == "session.created":
             session = read_session(event.data)
             if session.actor is not None:
-                # Somebody else signed in as them.
+                # The session is an impersonation, and no sign-in of the user.
                 return False
             return await self.upstream.record_sign_in(
                 uow,

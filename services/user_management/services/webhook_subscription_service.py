@@ -1,6 +1,7 @@
-"""Who is told of events by webhook: what administrators and services do with subscriptions.
+"""The management of webhook subscriptions by administrators and services.
 
-A subscription belongs to whoever made it. Whether it is told anything depends on what its owner may do at that moment.
+A subscription belongs to the user or service that made it. Whether it is told of events depends on what that owner may
+do at that moment.
 """
 
 from dataclasses import asdict, dataclass
@@ -52,7 +53,8 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 MAX_PER_OWNER: Final = 20
 MAX_REPLAYED: Final = 10_000
 LEASE_SECONDS: Final = 30.0
-"""How long a delivery is one worker's: longer than a slice may take, so that only a dead worker's is tried again."""
+"""The lease of a worker on a delivery: longer than a slice may take, so that only the delivery of a dead worker is
+tried by another."""
 DISABLED_BY_OWNER: Final = "owner"
 NO_SUBSCRIPTION: Final = "There is no such subscription."
 _OWNER_MAY_NOT_HEAR: Final = (
@@ -66,7 +68,7 @@ _URL_REFUSED: Final = (
 
 @dataclass(kw_only=True, eq=False)
 class WebhookSubscriptionService:
-    """Subscriptions. A service sees its own alone, an administrator all of them."""
+    """Manages subscriptions. A service sees only its own, an administrator sees all."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory
@@ -74,12 +76,12 @@ class WebhookSubscriptionService:
     vault: VaultService
     signer: Signer
     source: str
-    """`source`: what our events name as theirs."""
+    """The `source` attribute of our events."""
     admins: frozenset[str]
-    """Users who administer: what they subscribed is told."""
+    """The ids of the users who administer; only their subscriptions, and those of services, are served."""
 
     async def create_subscription(self, actor: Principal, request: CreateSubscriptionRequest) -> NewSubscription:
-        """A new subscription with its secret, which is shown nowhere afterwards.
+        """Make a subscription and return it with its secret, which is never shown again.
 
         Raises ValidationFailedError, ConflictError for one too many, KeyUnavailableError.
         """
@@ -122,7 +124,8 @@ class WebhookSubscriptionService:
     async def list_subscriptions(
         self, actor: Principal, *, limit: int, cursor: str | None
     ) -> Page[SubscriptionResponse]:
-        """The newest first. Raises ValidationFailedError for a cursor of another list."""
+        """List the subscriptions that the caller sees, the newest first. Raises ValidationFailedError for a cursor of
+        another list."""
         owner = _owner(actor)
         scope = f"webhook_subscriptions:{owner or '*'}"
         before = UUID(self.signer.decode_cursor(scope, cursor)[0]) if cursor else None
@@ -133,7 +136,7 @@ class WebhookSubscriptionService:
         return Page(items=items, next_cursor=self.signer.encode_cursor(scope, [str(items[-1].id)]) if more else None)
 
     async def get_subscription(self, actor: Principal, subscription_id: UUID) -> SubscriptionResponse:
-        """One of the caller's. Raises NotFoundError."""
+        """Return one of the subscriptions that the caller sees. Raises NotFoundError."""
         async with self.database.reading() as connection:
             row = await queries.find(connection, subscription_id, owner=_owner(actor), admins=self.admins)
         if row is None:
@@ -148,7 +151,7 @@ class WebhookSubscriptionService:
         *,
         expected: frozenset[int] | None = None,
     ) -> SubscriptionResponse:
-        """Change what is given; `expected`: only if its version is one of these.
+        """Change the members that `update` has. With `expected`, the version must be one of these.
 
         Raises NotFoundError, ValidationFailedError, PreconditionFailedError.
         """
@@ -169,7 +172,7 @@ class WebhookSubscriptionService:
     async def delete_subscription(
         self, actor: Principal, subscription_id: UUID, *, expected: frozenset[int] | None = None
     ) -> None:
-        """Remove it with all its deliveries. Raises NotFoundError, PreconditionFailedError."""
+        """Delete a subscription with all its deliveries. Raises NotFoundError, PreconditionFailedError."""
         async with self.unit_of_work(actor) as uow:
             row = await self._lock(uow, actor, subscription_id, expected=expected)
             await queries.delete(uow.connection, subscription_id)
@@ -178,7 +181,8 @@ class WebhookSubscriptionService:
     async def rotate_secret(
         self, actor: Principal, subscription_id: UUID, *, overlap_seconds: int = DEFAULT_OVERLAP_SECONDS
     ) -> NewSecret:
-        """A new secret; the present one signs beside it for `overlap_seconds`, a former one no more.
+        """Make a new signing secret and return it. The present one still signs for `overlap_seconds`; one from before
+        it no longer signs.
 
         Raises NotFoundError, KeyUnavailableError.
         """
@@ -198,7 +202,7 @@ class WebhookSubscriptionService:
     async def send_test(self, actor: Principal, subscription_id: UUID) -> QueuedDelivery:
         """Queue an event of the type `webhook.test`, or hasten the one that is pending: there is one at a time.
 
-        Raises NotFoundError, ConflictError while it is disabled, or its owner may not hear.
+        Raises NotFoundError, and ConflictError while the subscription is disabled or its owner may not be told.
         """
         async with self.unit_of_work(actor) as uow:
             row = await self._lock_active(uow, actor, subscription_id)
@@ -222,7 +226,8 @@ class WebhookSubscriptionService:
     async def list_deliveries(
         self, actor: Principal, subscription_id: UUID, *, state: DeliveryState | None, limit: int, cursor: str | None
     ) -> Page[DeliveryResponse]:
-        """The newest first. Raises NotFoundError, ValidationFailedError for a cursor of another list."""
+        """List a subscription's deliveries, the newest first. Raises NotFoundError, and ValidationFailedError for a
+        cursor of another list."""
         scope = f"webhook_deliveries:{subscription_id}:{state or '*'}"
         before = int(self.signer.decode_cursor(scope, cursor)[0]) if cursor else None
         async with self.database.reading() as connection:
@@ -239,7 +244,7 @@ class WebhookSubscriptionService:
     async def replay(self, actor: Principal, subscription_id: UUID, request: ReplayRequest) -> Replayed:
         """Send deliveries again under their old ids, at most 10,000 at a time, the oldest first.
 
-        Raises NotFoundError, ConflictError while it is disabled, or its owner may not hear.
+        Raises NotFoundError, and ConflictError while the subscription is disabled or its owner may not be told.
         """
         wanted = delivery_queries.ReplayFilter(since=request.since, until=request.until, event_ids=request.event_ids)
 
@@ -248,7 +253,8 @@ class WebhookSubscriptionService:
             made = await delivery_queries.requeue(uow.connection, subscription_id, wanted, limit=MAX_REPLAYED)
             _audit(uow, "replayed", subscription_id, {"deliveries": [None, len(made)]})
         has_more = len(made) == MAX_REPLAYED
-        # What failed is pending now: the same question finds the rest, where a time would find what got through too.
+        # Failed deliveries are pending now, so the same request finds the rest. By time, accepted ones would be found
+        # too.
         next_since = made[-1] if has_more and not wanted.failed_only else None
         return Replayed(queued=len(made), has_more=has_more, next_since=next_since)
 
@@ -256,7 +262,7 @@ class WebhookSubscriptionService:
         try:
             await self.targets.check(url)
         except TargetRefusedError as error:
-            # One answer for all reasons: what our resolver knows is nobody's business.
+            # One answer for all reasons, since callers must not learn what our resolver knows.
             failure = {"loc": ("body", "url"), "msg": _URL_REFUSED, "type": "webhook_target"}
             raise ValidationFailedError.of_fields([failure]) from error
 
@@ -280,7 +286,7 @@ class WebhookSubscriptionService:
 
 
 async def disable(uow: UnitOfWork, subscription_id: UUID, *, reason: str) -> None:
-    """Step: stop telling a subscription, which is locked and active; what is pending waits until it is enabled."""
+    """Step: disable a subscription, which must be locked and active. Pending deliveries wait until it is enabled."""
     await queries.disable(uow.connection, subscription_id, reason=reason)
     await delivery_queries.park(uow.connection, [subscription_id])
     changes = {"status": [SubscriptionStatus.ACTIVE.value, SubscriptionStatus.DISABLED.value]}
@@ -295,7 +301,7 @@ async def _change(uow: UnitOfWork, row: ShownSubscription, changed: Subscription
     if status == SubscriptionStatus.ACTIVE:
         values["disabled_reason"] = None
     if status == SubscriptionStatus.ACTIVE or "url" in changed:
-        # Another try, or another receiver: what failed before is no reason to give up soon.
+        # Enabled again, or with another receiver: former failures must not make us give up soon.
         values["failing_since"] = None
     await queries.update(uow.connection, row.id, values)
     if status == SubscriptionStatus.DISABLED:
@@ -307,12 +313,12 @@ async def _change(uow: UnitOfWork, row: ShownSubscription, changed: Subscription
 
 
 def _owner(actor: Principal) -> str | None:
-    """The service whose subscriptions the caller sees; None: everybody's."""
+    """Return the service whose subscriptions the caller sees; None: the caller sees all."""
     return None if actor.is_admin or actor.kind is PrincipalKind.SYSTEM else actor.id
 
 
 async def _client_of(uow: UnitOfWork, actor: Principal) -> UUID | None:
-    """The service that a new subscription belongs to; None: the user who makes it."""
+    """Return the service that a new subscription belongs to; None: it belongs to the user who makes it."""
     if actor.kind is PrincipalKind.USER:
         return None
     client = await client_queries.lock_client(uow.connection, actor.id)
@@ -326,13 +332,13 @@ def _unique(names: list[str]) -> list[str]:
 
 
 def _origin(url: str) -> str:
-    """Scheme, host and port: the rest of a receiver's URL is often its password."""
+    """Return scheme, host and port of a URL: the rest of a receiver's URL often serves as its password."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def _told(values: JSONObject) -> JSONObject:
-    """What the audit is told of columns."""
+    """Return columns as the audit may record them, with no more of a URL than its origin."""
     return {name: _origin(str(value)) if name == "url" else value for name, value in values.items()}
 
 

@@ -39,7 +39,8 @@ def load_settings(**overrides: Any) -> Settings:
             path = [str(part) for part in failure["loc"][:2]]
             problems["_".join(path).upper()] = failure["msg"].removeprefix("Value error, ")
             _use_default(defaults, path)
-        # With the unreadable variables at their defaults the rest can still be judged: one message, every problem.
+        # With the unreadable variables at their defaults the rest can still be checked, so that one message has every
+        # problem.
         settings = Settings(**defaults)
     if settings.is_production:
         for variable, reason in production_problems(settings):
@@ -61,5 +62,5 @@ def _use_default(overrides: dict[str, Any], path: list[str]) -> None:
 
 @cache
 def get_settings() -> Settings:
-    """The settings of this process."""
+    """Return the settings of this process."""
     return load_settings()

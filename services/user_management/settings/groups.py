@@ -36,7 +36,7 @@ from services.user_management.settings.values import (
 )
 
 DEVELOPMENT_SECRET = "development-only-development-only"  # noqa: S105 - production refuses this value
-"""Default of every secret in development."""
+"""The default of every secret in development; production refuses it."""
 
 
 class Environment(StrEnum):
@@ -84,15 +84,15 @@ class ClerkGroup(BaseModel):
     webhook_signing_secret: Annotated[SecretStr, AfterValidator(webhook_secrets)] = SecretStr(
         "whsec_" + base64.b64encode(DEVELOPMENT_SECRET.encode()).decode()
     )
-    """`whsec_…`; several, separated by spaces, while one is being rotated."""
+    """The webhooks' signing secret, `whsec_…`; several, separated by spaces, while one is being rotated."""
     authorized_parties: TextList = ["http://localhost:3000"]
     """Origins that may be in `azp`."""
     allow_missing_azp: bool = False
     instance_id: str | None = None
     """When set, webhooks of any other Clerk instance are refused."""
     cookie_suffix: Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z0-9_-]{8}$")] = None
-    """Of the instance's own session cookie, `__session_<suffix>`: the first 8 characters of the base64url of the SHA-1
-    of its publishable key."""
+    """The suffix of the Clerk instance's own session cookie, `__session_<suffix>`: the first 8 characters of the
+    base64url of the SHA-1 of its publishable key."""
 
     @property
     def keys_url(self) -> str:
@@ -103,7 +103,7 @@ class KeySourceKind(StrEnum):
     """Who turns what `ENCRYPTION_KEYS` holds into secrets."""
 
     STATIC = "static"
-    """Nobody has to: the values are the secrets."""
+    """No key source unwraps them: the values are the secrets."""
     AWS_KMS = "aws_kms"
     TRANSIT = "transit"
     """HashiCorp Vault or OpenBao."""
@@ -154,8 +154,8 @@ class EncryptionGroup(BaseModel):
         return self
 
     def secrets(self) -> dict[int, bytes]:
-        """Key version → what is given for it, of the variable and of the file: the secret, or with a source that
-        unwraps the text of the wrapped one. Raises ValueError when the file cannot be used."""
+        """Return, by key version, what the variable and the file hold: the secret, or with a source that unwraps, the
+        text of the wrapped secret. Raises ValueError when the file cannot be used."""
         given = {version: key.get_secret_value() for version, key in self.keys.items()}
         if self.keys_file is None:
             return given
@@ -214,7 +214,7 @@ class ErasureGroup(BaseModel):
 class RefreshGroup(BaseModel):
     spread_seconds: float = Field(default=600.0, ge=0, le=800)
     """Over how long each run of the refresh job, one per quarter of an hour, spreads its calls, so that no provider
-    meets all of them at once."""
+    gets all of them at once."""
 
 
 class LimitsGroup(BaseModel):

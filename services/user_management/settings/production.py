@@ -9,7 +9,7 @@ from services.user_management.settings.root import Settings
 
 
 def production_problems(settings: Settings) -> Iterator[tuple[str, str]]:
-    """What production refuses, as (variable, reason)."""
+    """Yield (variable, reason) for every setting that production refuses."""
     if settings.sandbox.url:
         yield "SANDBOX_URL", "must not be set in production"
     if settings.clerk.secret_key is None:
@@ -40,7 +40,7 @@ def _weak_secrets(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _weak_keys(encryption: EncryptionGroup) -> Iterator[tuple[str, str]]:
-    """Keys that anybody knows or could guess, in the variable or in the file; of a wrapped one nothing can be said."""
+    """Yield keys that anybody knows or could guess, in the variable or in the file. Wrapped keys cannot be judged."""
     if encryption.source is not KeySourceKind.STATIC:
         return
     development = DEVELOPMENT_SECRET.encode()[:32]
@@ -56,7 +56,7 @@ def _weak_keys(encryption: EncryptionGroup) -> Iterator[tuple[str, str]]:
 def _weak_urls(settings: Settings) -> Iterator[tuple[str, str]]:
     transit = settings.encryption.transit_url
     if transit is not None and not transit.startswith("https://") and not _is_this_machine(_host(transit)):
-        # Plain http is for an agent beside this process, which speaks TLS for us.
+        # Plain http is allowed only to an agent beside this process, which speaks TLS for us.
         yield "ENCRYPTION_TRANSIT_URL", "must be an https URL, or an agent's on this machine"
     for variable, url in _urls(settings):
         if not url.startswith("https://"):

@@ -1,4 +1,4 @@
-"""Reading and checking of single values. Errors never quote a secret."""
+"""Functions that read and check single values of variables. Their errors never quote a secret."""
 
 import base64
 import binascii
@@ -16,14 +16,14 @@ Network = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class QuotaPolicy:
-    """`limit` requests, at once or spread, and as many again evenly over each `window_seconds`."""
+    """A quota: `limit` requests may come at once, and come back evenly over `window_seconds`."""
 
     limit: int
     window_seconds: int
 
 
 def parse_json(value: object) -> object:
-    """A JSON object from the environment."""
+    """Parse JSON from the environment. Raises ValueError."""
     if not isinstance(value, str):
         return value
     try:
@@ -33,7 +33,7 @@ def parse_json(value: object) -> object:
 
 
 def parse_list(value: object) -> object:
-    """A JSON list, or plain values between commas."""
+    """Parse a JSON list, or plain values separated by commas."""
     if isinstance(value, str) and not value.lstrip().startswith("["):
         return [part.strip() for part in value.split(",") if part.strip()]
     return parse_json(value)
@@ -76,7 +76,7 @@ def folder(path: Path | None) -> Path | None:
 
 
 def read_key_map(path: Path) -> dict[object, object]:
-    """The JSON object of a key file. Raises ValueError that says what is wrong, never with a key in it."""
+    """Read the JSON object of a key file. Raises ValueError, which says what is wrong and never quotes a key."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -89,7 +89,8 @@ def read_key_map(path: Path) -> dict[object, object]:
 
 
 def decode_key_map(keys: object) -> dict[int, bytes]:
-    """Base64 values to bytes. Raises ValueError naming the version (never the value)."""
+    """Decode the base64 values of a key map into secrets of 32 bytes. Raises ValueError naming the version (never the
+    value)."""
     decoded: dict[int, bytes] = {}
     if not isinstance(keys, dict):
         raise ValueError("is not a JSON object of version to base64")
@@ -106,7 +107,7 @@ def decode_key_map(keys: object) -> dict[int, bytes]:
 
 
 def wrapped_key_map(keys: object) -> dict[int, bytes]:
-    """Wrapped secrets as their key source wrote them. Raises ValueError naming the version (never the value)."""
+    """Return wrapped secrets as their key source wrote them. Raises ValueError naming the version (never the value)."""
     if not isinstance(keys, dict):
         raise ValueError("is not a JSON object of version to wrapped secret")
     for version, value in keys.items():
@@ -122,7 +123,8 @@ def _key_version(version: object) -> int:
 
 
 def parse_quota_policy(value: object) -> object:
-    """`COUNT/SECONDS`. At most a million in a window: a request then takes a microsecond, the least we count in."""
+    """Parse `COUNT/SECONDS`. COUNT is at most a million: with a window of one second a request then takes a
+    microsecond, our unit of time. Raises ValueError."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"([1-9][0-9]{0,6})/([1-9][0-9]{0,4})", value.strip())
@@ -132,7 +134,8 @@ def parse_quota_policy(value: object) -> object:
 
 
 def parse_networks(value: object) -> object:
-    """A JSON list, or networks between commas or spaces; an address is a network of one."""
+    """Parse networks, as a JSON list or separated by commas or spaces; an address is a network of one. Raises
+    ValueError."""
     if isinstance(value, str):
         value = parse_json(value) if value.lstrip().startswith("[") else re.split(r"[,\s]+", value.strip())
     if not isinstance(value, list):

@@ -29,16 +29,16 @@ class WorkerRuntime:
         self._runner.run(self._container.start())
 
     def run(self, use_case: Callable[[Container], Coroutine[Any, Any, Result]]) -> Result:
-        """Run one use case. A Runner shares one context between its runs, so each gets a fresh one: nothing that one
-        task sets is seen by the next."""
+        """Run one use case in a fresh context, so that no task sees what the one before has set: a Runner would share
+        one context between its runs."""
         if self._runner is None or self._container is None:
             raise RuntimeError("the worker runtime was not started")
         return self._runner.run(self._settled(use_case, self._container), context=Context())
 
     @staticmethod
     async def _settled(use_case: Callable[[Container], Coroutine[Any, Any, Result]], container: Container) -> Result:
-        """Run one use case, then wait for the refreshes under way. Between two runs the loop stands still, and no
-        refresh may be left half way with the only copy of a token answer."""
+        """Run one use case, then wait for the refreshes under way. Between two runs the event loop does not run, and no
+        refresh may be interrupted while it holds the only copy of a token answer."""
         try:
             return await use_case(container)
         finally:

@@ -1,4 +1,4 @@
-"""Tasks that apply what the identity provider told us earlier, and check whether we still agree with it."""
+"""Tasks that apply events that the identity provider sent earlier, and compare our users with its users."""
 
 from functools import partial
 

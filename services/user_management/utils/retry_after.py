@@ -1,4 +1,4 @@
-"""The `Retry-After` header (RFC 9110 section 10.2.3), as those send it whom we call."""
+"""Reads the header `Retry-After` (RFC 9110 section 10.2.3) in answers to our calls."""
 
 import re
 from datetime import UTC, datetime
@@ -6,7 +6,7 @@ from email.utils import parsedate_to_datetime
 
 
 def read_retry_after(text: str, now: datetime) -> float | None:
-    """Seconds from `now`, of a number or a date; None for anything else, whatever it is."""
+    """Return the seconds from `now`, read from a number or a date; None for any other text."""
     text = text.strip()
     if re.fullmatch("[0-9]{1,9}", text):
         return float(text)
@@ -15,7 +15,7 @@ def read_retry_after(text: str, now: datetime) -> float | None:
 
 
 def read_http_date(text: str) -> datetime | None:
-    """An HTTP date (RFC 9110 section 5.6.7), aware; None for anything else, whatever it is."""
+    """Read an HTTP date (RFC 9110 section 5.6.7) as an aware datetime; None for any other text."""
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, OverflowError):

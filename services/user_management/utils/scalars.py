@@ -19,7 +19,8 @@ def _as_text(value: Any) -> Any:
 
 
 def _in_utc(moment: datetime) -> datetime:
-    """The first and the last day of the calendar have hours that UTC, and with it Postgres, does not reach."""
+    """Convert a time to UTC. On the first and the last day of the calendar some hours have no UTC time that Python or
+    Postgres can hold; these are refused."""
     try:
         return moment.astimezone(UTC)
     except OverflowError:

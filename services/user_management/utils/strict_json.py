@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 means it and as few parsers take it: no NaN, no duplicate names, no bottomless nesting."""
+"""Parses JSON as strictly as RFC 8259 means it: no NaN, no duplicate names, and limited nesting."""
 
 import json
 import math
@@ -7,14 +7,14 @@ from typing import Any, Final
 
 MAX_DEPTH: Final = 32
 MAX_PUNCTUATION: Final = 1 << 16
-"""Commas and opening brackets, those in strings included: no document has more values. The parser, in C, holds the
-interpreter for the whole document, whatever thread it runs in: with so many for up to 5 ms, and for 80 ms with as many
-as fit into 1 MiB."""
+"""The most commas and opening brackets, those in strings included, which bounds the number of values. The parser is in
+C and holds the interpreter for the whole document, whatever thread it runs in: for up to 5 ms at this limit, and for 80
+ms with as many values as fit into 1 MiB."""
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
 class StrictJSONError(ValueError):
-    """Not one strict JSON document; the message says why, without quoting the input."""
+    """Raised for input that is not one strict JSON document; the message says why, without quoting the input."""
 
 
 def loads(raw: bytes) -> Any:
@@ -41,8 +41,8 @@ def loads(raw: bytes) -> Any:
 
 
 def storable(value: Any) -> Any:
-    """`value` with U+FFFD for every character that JSON allows and Postgres cannot store: NUL and half a surrogate
-    pair. For what cannot be sent back to its author; their own input is refused instead."""
+    """Replace by U+FFFD every character that JSON allows and Postgres cannot store: NUL and half a surrogate pair. This
+    is for input that we cannot send back to its author; a caller's own input is refused instead."""
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value)
     if isinstance(value, list):
@@ -60,7 +60,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _finite(text: str) -> float:
-    """Refuse a number like 1e400, which would become infinity, and that is not JSON when it is written again."""
+    """Read a float, but refuse a number like 1e400: it would become infinity, which JSON cannot express."""
     number = float(text)
     if not math.isfinite(number):
         raise StrictJSONError("a number is too large")

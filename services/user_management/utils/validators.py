@@ -1,8 +1,8 @@
-"""Text that comes from outside: what is accepted, and the one form in which it is kept.
+"""Rules for text that comes from outside: what is accepted, and the one form in which it is stored.
 
-Each rule is a plain function (the text in its kept form, or PydanticCustomError, which is a ValueError) and a type for
-schemas. Nothing is removed but what a docstring says is; applying a rule to its own result changes nothing. Messages
-say what to do and never repeat the text.
+Each rule is a plain function, which returns the text in its stored form or raises PydanticCustomError (a ValueError),
+and a type for schemas. Only what a docstring names is removed; applying a rule to its own result changes nothing.
+Messages say what to do and never repeat the text.
 """
 
 import html
@@ -61,7 +61,7 @@ _URL: Final = re.compile(
     rf"{_SCHEME}(?:(?P<name>{_DNS_NAME})|{_IPV4}|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])"
     + _url_tail(_NOT_IN_URL + _INVISIBLE_BEYOND)
 )
-# Without IPv6, of which no readable pattern tells the right from the wrong.
+# This leaves IPv6 out, since no readable pattern tells valid IPv6 addresses from invalid ones.
 _URL_PATTERN: Final = f"^{_SCHEME}(?:{_DNS_NAME}|{_IPV4}){_url_tail(_NOT_IN_URL + _FORBIDDEN)}$"
 
 _LOCALE_PATTERN: Final = r"([A-Za-z]{2,3})(-[A-Za-z]{4})?(-(?:[A-Za-z]{2}|[0-9]{3}))?"
@@ -72,8 +72,8 @@ _WITHOUT_SEPARATORS: Final = str.maketrans("", "", " ().-")
 
 
 def _zone_names() -> frozenset[str]:
-    """The pinned package's own list. `zoneinfo.available_timezones()` adds what this machine has (`localtime`), which
-    the next one need not have."""
+    """Return the names that the pinned package `tzdata` lists. `zoneinfo.available_timezones()` adds those of this
+    machine (`localtime`), which other machines need not have."""
     names = importlib.resources.files("tzdata").joinpath("zones").read_text(encoding="ascii").split()
     return frozenset(names) - {"Factory", "localtime", "posixrules"}
 
@@ -92,7 +92,7 @@ def plain_line(text: str, *, max_length: int) -> str:
             "text_forbidden_character", "must be one line without control or text direction characters: remove them"
         )
     text = text.strip()
-    # Before NFC, whose time grows with the square of a run of combining marks.
+    # The length is checked before NFC, whose time grows with the square of a run of combining marks.
     if len(text) <= max_length * _LONGEST_DECOMPOSITION:
         text = unicodedata.normalize("NFC", text)
     if len(text) > max_length:
@@ -136,13 +136,14 @@ def email_address(text: str) -> str:
 
 
 def normalize_email(email: str) -> str:
-    """The form that addresses are compared in: NFC and lower case. Done here, since lower() in SQL depends on the
-    cluster's locale."""
+    """Return the form in which addresses are compared: NFC and lower case. It is computed here, since lower() in SQL
+    depends on the cluster's locale."""
     return unicodedata.normalize("NFC", email).lower()
 
 
 def search_key(text: str) -> str:
-    """The form that names are searched in: NFKD without its marks, case folded, single spaces. `text` is bounded."""
+    """Return the form in which names are searched: NFKD without marks, case-folded, with single spaces. The caller has
+    to bound the length of `text`."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return " ".join(plain.casefold().split())
 
@@ -194,14 +195,16 @@ def phone_number(text: str) -> str:
 
 
 def _line_schema(max_length: int, *, forbidden: str = _FORBIDDEN) -> dict[str, Any]:
-    """What OpenAPI can say of a line; characters beyond U+FFFF have no escape that all its readers know."""
+    """Return the JSON Schema of a line, as far as a pattern can say it: characters beyond U+FFFF are left out, since no
+    escape for them is known to all readers of OpenAPI."""
     pattern = f"^[^{forbidden}]*[^{forbidden}{_INVISIBLE}][^{forbidden}]*$"
     return {"type": "string", "minLength": 1, "maxLength": max_length, "pattern": pattern}
 
 
 @dataclass(frozen=True, slots=True)
 class PlainLine:
-    """`Annotated[str, PlainLine(200)]`: a `plain_line` of at most 200 characters, counted in the form that is kept."""
+    """The type of a `plain_line`: `Annotated[str, PlainLine(200)]` has at most 200 characters, counted in the stored
+    form."""
 
     max_length: int
 
@@ -239,4 +242,4 @@ PhoneNumber = Annotated[
 ]
 ProviderName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 Scope = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]{1,256}$")]
-"""scope-token of RFC 6749 section 3.3."""
+"""A scope, which is a scope-token of RFC 6749 section 3.3."""

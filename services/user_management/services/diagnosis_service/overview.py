@@ -1,4 +1,4 @@
-"""The two findings that depend on all others: the integration works, or it does not and nobody knows why."""
+"""The two findings that depend on all others: the integration works, or it does not and no rule explains why."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,8 @@
-"""Every 15 minutes: tells a dead token from a provider that is down from a client of ours that is refused.
+"""The check that runs every 15 minutes and tells three troubles apart: a dead token, a provider that is down, and a
+client of ours that the provider refuses.
 
 Only the first of these is a user's concern. A walk over the serving integrations, the longest unprobed first, probes
-those that nothing else would notice: what is refreshed all the time proves itself by that.
+those whose trouble nothing else would notice: an integration that is refreshed regularly proves itself by that.
 """
 
 import asyncio
@@ -30,9 +31,9 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 CHECK_PERIOD_SECONDS: Final = 900.0
 CONCURRENCY: Final = 16
 MAX_PROBES: Final = 500
-"""In one run: 15 minutes."""
+"""The most probes in one run, which is one period of 15 minutes."""
 IDLE_SECONDS: Final = 86_400.0
-"""An integration that was neither refreshed nor checked for so long is looked at."""
+"""For how long an integration must have been neither refreshed nor checked before it is due."""
 PAGE: Final = 500
 _FIRST_PROBED: Final = Place(datetime(1970, 1, 1, tzinfo=UTC))
 
@@ -41,12 +42,12 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Run:
-    """One run: where its walk is, and what it has seen. Lies in the cursor between two slices."""
+    """One run of the check: where its walk is, and what it has seen. Between two slices it is kept in the cursor."""
 
     began: datetime
-    """By the database's clock."""
+    """When the run began, by the database's clock."""
     after: Place | None = field(default_factory=Place)
-    """None: the walk is over."""
+    """Where the walk goes on; None: it is over."""
     probes: int = 0
     tallies: Tallies = field(default_factory=lambda: Tallies({}))
 
@@ -77,7 +78,8 @@ class IntegrationHealthService:
     start_slice: StartSlice
 
     async def check(self, actor: Principal, cursor: Any) -> JSONObject | None:
-        """Slice: first the required scopes, then the integrations, then what is known of the providers."""
+        """Slice: enforce the required scopes, then check the integrations, then write the providers' states. Returns
+        the next cursor; None when the run is over."""
         time = self.start_slice()
         cursor = cursor or {"scopes": None}
         if "scopes" in cursor:
@@ -102,7 +104,8 @@ class IntegrationHealthService:
             return await queries.read_states(connection, [provider.name for provider in self.providers])
 
     async def _walk_on(self, actor: Principal, run: _Run, states: dict[str, ProviderState], time: SliceTime) -> None:
-        """Check what is due on the next page. A page that is not finished is walked again in the next slice."""
+        """Check the due integrations of the next page. If time runs out, the next slice goes on after the last one that
+        was begun."""
         if run.after is None:
             return
         unwell = [
@@ -123,7 +126,7 @@ class IntegrationHealthService:
             )
         last = await self._check_all(actor, page.due, run, time)
         if last is not None:
-            # In the order of the page the next one begins after the last that was begun.
+            # The page's order is the walk's, so the walk goes on after the last integration that was begun.
             run.after = last
         elif page.end is not None:
             run.after = page.end
@@ -131,7 +134,7 @@ class IntegrationHealthService:
             run.after = _FIRST_PROBED if run.after.probed_at is None else None
 
     async def _check_all(self, actor: Principal, due: list[Candidate], run: _Run, time: SliceTime) -> Place | None:
-        """Sixteen at once. Returns where it was broken off; None when all were looked at."""
+        """Check integrations, sixteen at once. Returns the place after which time ran out; None if all were checked."""
         waiting = iter(due)
         broken_off: list[Place] = []
         begun = run.after
@@ -153,7 +156,7 @@ class IntegrationHealthService:
         return broken_off[0] if broken_off else None
 
     async def _conclude(self, actor: Principal, run: _Run, states: dict[str, ProviderState]) -> None:
-        """Write what was seen of each provider; one of which nothing was seen keeps what is known of it."""
+        """Write the state of each provider of which the run has seen anything; the others keep their states."""
         verdicts = {name: verdict for name in run.tallies if (verdict := run.tallies.verdict(name)) is not None}
         async with self.unit_of_work(actor) as uow:
             for name, (state, reason) in verdicts.items():
@@ -167,7 +170,7 @@ class IntegrationHealthService:
 
 
 def _tell(provider: str, former: ProviderState, state: ProviderState, reason: str | None) -> None:
-    """A refused client is told in every run: somebody has to act."""
+    """Log a provider's state if it changed; a refused client is logged in every run, since somebody has to act."""
     if state is ProviderState.MISCONFIGURED:
         log.error("provider.misconfigured", provider=provider, reason=reason)
     elif state is not former and state is ProviderState.DOWN:

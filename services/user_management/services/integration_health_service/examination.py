@@ -29,21 +29,24 @@ from services.user_management.services.vault_service import VaultService
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 REFUSED_SECONDS: Final = 900.0
-"""Two refusals of a token that cannot be refreshed lie at least so far apart before the user is asked."""
+"""For how long a token that cannot be refreshed must have been refused, by at least two probes, before its user is
+asked to connect again."""
 LAST_REFRESH_SECONDS: Final = 10.0
-"""After a slice's beginning: a probe (8 s) may still be followed by a refresh, within the 20 s a slice may take."""
+"""How long after a slice's beginning a refused probe may still be followed by a refresh, so that both (8 s each) fit
+into the 20 s that a slice may take."""
 REFRESH_FAILED: Final = "refresh_failed"
 _NOT_ITS_TURN: Final = frozenset({TOO_MANY_CALLS, TOO_LATE})
-"""We did not come to ask it. That the breaker is open (`breaker_open`) is different: it says that it fails."""
+"""Codes of calls that were not sent for reasons of our own, and say nothing about the provider. An open breaker
+(`breaker_open`) is not among them: it is open because the provider fails."""
 _NO_VERDICT: Final = RATE_LIMIT_CODES | {NO_USERINFO_ENDPOINT}
-"""It cannot be asked, or not so often: that says nothing about how it is."""
+"""Codes of a provider that cannot be probed, or not so often; they say nothing about its state."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(kw_only=True, eq=False)
 class Examination:
-    """Finds out about one integration at a time, and tells the run's tallies about its provider."""
+    """Examines one integration at a time, and notes in the run's tallies what that tells of its provider."""
 
     unit_of_work: UnitOfWorkFactory
     providers: ProviderRegistry
@@ -59,7 +62,7 @@ class Examination:
         """
         async with self.unit_of_work(actor) as uow:
             await queries.note_probed(uow.connection, held.id)
-        # What cannot be refreshed although it should be is not well, whatever user info says about the present token.
+        # An integration whose refreshes fail is not well, even if the provider still accepts the present access token.
         ailing = held.status == IntegrationStatus.DEGRADED and held.has_refresh_token
         try:
             if (held.expired or ailing) and not held.cooling:
@@ -121,7 +124,8 @@ class Examination:
             _weigh(held.provider, result.failure, tallies)
 
     async def _accept(self, actor: Principal, held: Candidate) -> None:
-        """Note it. Where there is a refresh token its failures stay counted: user info says nothing about them."""
+        """Note that the provider accepted the access token. Failures of refreshes stay counted, since a probe says
+        nothing about the refresh token."""
         alone = not held.has_refresh_token
         recovers = alone and held.status == IntegrationStatus.DEGRADED
         async with self.unit_of_work(actor) as uow:
@@ -140,7 +144,8 @@ class Examination:
 
 
 def _weigh(provider: str, error: ProviderCallError, tallies: Tallies) -> None:
-    """What a call that failed says of the provider: one that answers is not down, and our own haste is not its."""
+    """Note what a failed call tells of the provider. One that refuses has at least answered, so it is not down, and a
+    call that we never sent tells nothing."""
     if error.code in _NO_VERDICT:
         tallies.postpone(provider)
     elif error.kind is ProviderErrorKind.OPERATOR:

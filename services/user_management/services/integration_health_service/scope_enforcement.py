@@ -22,14 +22,15 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 BATCH: Final = 200
 WITHDRAWN_AFTER_SECONDS: Final = 3600.0
-"""Four runs, each by any of the processes."""
+"""How long a scope stays in force after a process last required it: four runs of the check, each of which any process
+may do."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Position:
-    """How far the integrations of one provider were held against one set of scopes."""
+    """How far the integrations of one provider were compared with one set of scopes."""
 
     provider: str
     required: tuple[str, ...]
@@ -42,11 +43,11 @@ class _Position:
 
 @dataclass(kw_only=True, eq=False)
 class ScopeEnforcement:
-    """Marks what lacks a scope that is required by now, and brings back what lacks nothing any more.
+    """Marks integrations that lack a scope which is required by now, and brings those back that no longer lack one.
 
     `provider_health.scopes_required_at` says when each scope was last required, by the database's clock;
-    `enforced_scopes` what was last enforced. The latter is written when all connections are through, so a run that is
-    cut off is repeated, which changes nothing for those that were marked before.
+    `enforced_scopes` which scopes were last enforced. The latter is written when all integrations have been compared,
+    so a run that is cut off is repeated, which changes nothing for those that were marked before.
     """
 
     unit_of_work: UnitOfWorkFactory
@@ -54,7 +55,8 @@ class ScopeEnforcement:
     status: IntegrationStatusTracker
 
     async def enforce(self, actor: Principal, position: list[Any] | None, time: SliceTime) -> list[Any] | None:
-        """Go on from `position` for as long as there is time; where to go on from, None when nothing is left."""
+        """Go on from `position` for as long as there is time. Returns where the next slice goes on; None when nothing
+        is left."""
         began = None if position is None else _position(position)
         for provider in self.providers:
             async with self.unit_of_work(actor) as uow:
@@ -88,7 +90,7 @@ class ScopeEnforcement:
             batch = await queries.holders(
                 uow.connection, provider.name, after=(position.account_id, position.id), limit=BATCH
             )
-            # Whoever locks several integrations does so in the order of their ids; else two would wait for each other.
+            # Every transaction that locks several integrations does so in the order of their ids, against deadlocks.
             for holder in sorted(batch, key=lambda holder: holder.id):
                 if holder.is_serving and not _covers(provider, holder, position.required):
                     integration = IntegrationVersion(holder.id, holder.token_version)
@@ -108,7 +110,8 @@ class ScopeEnforcement:
             after = batch[-1].id if batch else None
 
     async def _recover(self, uow: UnitOfWork, holder: Holder) -> None:
-        """Step: the requirement was withdrawn. What serves only until its access token runs out says so again."""
+        """Step: make an integration active again, since the scope that it lacked is no longer required. One that serves
+        only until its access token runs out is marked as degraded again."""
         integration = IntegrationVersion(holder.id, holder.token_version)
         recovered = await self.status.mark_recovered(uow, integration, was=IntegrationStatus.NEEDS_REAUTH)
         if recovered and holder.for_a_time:
@@ -116,12 +119,13 @@ class ScopeEnforcement:
 
 
 def _enforceable(provider: Provider) -> tuple[str, ...]:
-    """Required scopes of which an answer would tell."""
+    """Return the required scopes that a token answer would name if the user had consented to them."""
     return tuple(sorted(set(provider.config.required_scopes) - set(provider.config.unreported_scopes)))
 
 
 def _covers(provider: Provider, holder: Holder, required: Iterable[str]) -> bool:
-    """Against what is in force, which may be more than this process requires itself."""
+    """Tell whether an integration has all scopes in `required`. These are the scopes in force, which may be more than
+    this process itself requires."""
     return set(required) <= set(provider.config.normalise(holder.granted_scopes))
 
 

@@ -1,4 +1,4 @@
-"""What one run of the check has seen of each provider, and what follows from it."""
+"""The tallies of one run of the check: what it has seen of each provider, and the state that follows from it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -8,7 +8,7 @@ from services.user_management.core.json_types import JSONObject
 from services.user_management.enums import ProviderState
 
 DOWN_AFTER: Final = 3
-"""So many integrations that fail in a row, with none in between that is answered, are the provider's trouble."""
+"""How many integrations must fail in a row, with no answer in between, before the provider counts as down."""
 
 
 @dataclass(slots=True)
@@ -21,7 +21,7 @@ class Tally:
     reason: str | None = None
     misconfigured: bool = False
     postponed: bool = False
-    """It asks for fewer calls, or cannot be probed at all: nothing that says how it is."""
+    """Whether the provider asked for fewer calls, or cannot be probed at all; neither tells its state."""
 
 
 class Tallies:
@@ -41,30 +41,30 @@ class Tallies:
         return iter(self._tallies)
 
     def note_answer(self, provider: str) -> None:
-        """It answered for one integration, whatever it said about it."""
+        """Note that the provider answered for one integration, whatever the answer was."""
         tally = self._of(provider)
         tally.answered += 1
         tally.failed_in_a_row = 0
 
     def note_failure(self, provider: str, reason: str) -> None:
-        """No answer, or one that blames itself."""
+        """Note that the provider gave no answer, or one that reports a failure of its own."""
         tally = self._of(provider)
         tally.failed += 1
         tally.failed_in_a_row += 1
         tally.reason = reason
 
     def note_misconfigured(self, provider: str, reason: str) -> None:
-        """It refuses our client: one answer is enough."""
+        """Note that the provider refuses our client; one such answer is enough to mark it."""
         tally = self._of(provider)
         tally.misconfigured = True
         tally.reason = reason
 
     def postpone(self, provider: str) -> None:
-        """Leave it alone for this run."""
+        """Leave the provider alone for the rest of this run."""
         self._of(provider).postponed = True
 
     def is_left_alone(self, provider: str) -> bool:
-        """Whether the rest of the provider's integrations waits for the next run."""
+        """Tell whether the provider's remaining integrations wait for the next run."""
         tally = self._of(provider)
         return tally.misconfigured or tally.postponed or tally.failed_in_a_row >= DOWN_AFTER
 
@@ -72,7 +72,7 @@ class Tallies:
         return self._of(provider).answered > 0
 
     def verdict(self, provider: str) -> tuple[ProviderState, str | None] | None:
-        """The provider's state and its reason; None when nothing was seen of it."""
+        """Return the provider's state and its reason; None if the run has seen nothing of it."""
         tally = self._of(provider)
         if tally.misconfigured:
             return ProviderState.MISCONFIGURED, tally.reason

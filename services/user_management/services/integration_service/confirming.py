@@ -35,7 +35,7 @@ from services.user_management.services.vault_service import VaultService, code_b
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 CONFIRM_SECONDS: Final = 30.0
-"""Longer than a code's exchange takes; meanwhile no revocation of the user's begins."""
+"""For how long no revocation of the user's consents begins: longer than the exchange of a code takes."""
 _DEAD: Final = (IntegrationStatus.NEEDS_REAUTH, IntegrationStatus.REVOKED, IntegrationStatus.DISCONNECTED)
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ class Confirmations:
     async def confirm_integration(
         self, actor: Principal, user_id: str, provider_name: str, request: ConfirmRequest
     ) -> IntegrationResponse:
-        """Finish what this very user started: use up the flow, exchange the code, store the tokens.
+        """Finish a connect attempt that this user started: use up the flow, exchange the code, store the tokens.
 
         Raises UnknownProviderError, FlowNotFoundError (also for somebody else's flow), FlowRefusedError,
         ProviderUnavailableError, ProviderMisconfiguredError, ProviderAnswerError.
@@ -137,7 +137,8 @@ class Confirmations:
     async def _consume(
         self, actor: Principal, user_id: str, provider: Provider, request: ConfirmRequest
     ) -> ConsumedFlow:
-        """In a transaction of its own: once used up, a flow stays used up, whatever the provider says next."""
+        """Use up the flow. This has a transaction of its own, so that the flow stays used up whatever the provider
+        answers next."""
         flow_id = self.signer.read_flow_ticket(request.flow) if request.flow else None
         state_hash = sha256(request.state) if request.state else None
         async with self.unit_of_work(actor) as uow:
@@ -193,7 +194,7 @@ class Confirmations:
             raise exchange_problem(error) from None
 
     async def _qualify(self, uow: UnitOfWork, connected: Connected, *, missing: list[str], answer: TokenAnswer) -> None:
-        """Step: mark at once what lacks required scopes, or works only until its access token runs out."""
+        """Step: mark a new integration if it lacks required scopes, or works only until its access token runs out."""
         integration = IntegrationVersion(connected.id, connected.token_version)
         if missing:
             await self.status.mark_needs_reauth(uow, integration, ReauthReason.SCOPE_MISSING)

@@ -134,7 +134,7 @@ class ConnectFlows:
         return AuthorizeResponse(authorization_url=url, flow_id=flow_id, expires_at=now + FLOW_LIFETIME)
 
     async def _addressed(self, user_id: str, provider: Provider, request: AuthorizeRequest) -> _Addressed | None:
-        """The integration that is to be renewed or widened; None: there is none, or one more account is wanted."""
+        """Find the integration that is to be renewed or widened; None: there is none, or one more account is wanted."""
         if request.new_account:
             return None
         async with self.database.reading() as connection:
@@ -149,7 +149,7 @@ class ConnectFlows:
         return _Addressed(row.account_email, frozenset(row.granted_scopes), has_usable_refresh_token=serving)
 
     def _ways_back(self, provider: Provider, request: AuthorizeRequest) -> tuple[str, str]:
-        """(return URL, redirect URI): both exactly as they were allowed."""
+        """Return (return URL, redirect URI), each exactly as the settings allow it. Raises ValidationFailedError."""
         return_url = request.return_url or self.policy.return_urls[0]
         if return_url not in self.policy.return_urls:
             raise ValidationFailedError("return_url is not on the list of allowed URLs.")
@@ -163,10 +163,11 @@ class ConnectFlows:
         return self.signer.nonce(state_hash) if provider.config.nonce else None
 
     async def record_provider_return(self, actor: Principal, provider_name: str, returned: ProviderReturn) -> str:
-        """Keep the code on the flow and say where the browser goes. Exchanges nothing: nobody is signed in here.
+        """Store the code with the flow and return the URL to which the browser goes. The code is not exchanged here,
+        where nobody is signed in.
 
-        The browser takes the flow's ticket along. Without it the flow cannot be confirmed, so whoever started a flow
-        and made somebody else consent in another browser gains nothing by it.
+        The URL carries the flow's ticket, without which the flow cannot be confirmed. So an attacker who starts a flow
+        and makes somebody else consent in another browser gains nothing.
 
         Raises UnknownProviderError, FlowNotFoundError.
         """
@@ -193,7 +194,8 @@ class ConnectFlows:
 
 
 def _requested_scopes(provider: Provider, wanted: Iterable[str], addressed: _Addressed | None) -> tuple[str, ...]:
-    """What is required, what is wanted, and, so that nothing is lost by widening, what was granted before."""
+    """Return the scopes to ask for: the required ones, the wanted ones and, so that nothing is lost by widening, those
+    that the integration has already. Raises ValidationFailedError for an unknown scope."""
     known = set(provider.config.scopes) | set(provider.config.required_scopes)
     chosen = set(provider.config.normalise(wanted))
     unknown = sorted(chosen - known)

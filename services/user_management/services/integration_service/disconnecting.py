@@ -49,7 +49,7 @@ async def disconnect_all(
 def disconnect_response(
     providers: ProviderRegistry, held: LiveIntegration, state: RevocationState | None
 ) -> DisconnectResponse:
-    """What the user is told of an integration that `disconnect` has ended."""
+    """Build the answer to the user about an integration that `disconnect` has ended."""
     revocation: Literal["pending", "impossible", "none"] = "none"
     if state is not None:
         revocation = "pending" if state is RevocationState.PENDING else "impossible"
@@ -72,7 +72,7 @@ async def release_tokens(uow: UnitOfWork, providers: ProviderRegistry, user_id: 
 async def _request_revocation(
     uow: UnitOfWork, providers: ProviderRegistry, held: LiveIntegration
 ) -> RevocationState | None:
-    # A provider that is not configured at the moment may be again tomorrow; then its way of revoking is known.
+    # A provider that is not configured now may be configured again later; only then is its way of revoking known.
     provider = providers.get(held.provider) if held.provider in providers else None
     preferred = TokenKind.REFRESH if provider is None else preferred_kind(provider)
     possible = provider is None or provider.config.can_revoke

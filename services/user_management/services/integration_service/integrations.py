@@ -163,7 +163,8 @@ class IntegrationService:
         return row
 
     def _not_connected(self, provider: str) -> ApplicationError:
-        """An integration whose provider is no longer configured is still shown, and can be ended."""
+        """Build the error for an integration that does not exist. This is where an unknown provider is refused, and not
+        earlier: an integration whose provider is no longer configured is still shown, and can be ended."""
         if provider not in self.providers:
             return UnknownProviderError()
         return NotConnectedError(extra={"reconnect_url": self.links.url(provider, [])})
@@ -171,9 +172,10 @@ class IntegrationService:
     async def _lock(
         self, uow: UnitOfWork, user_id: str, provider: str, account: str | None
     ) -> tuple[LiveIntegration, ShownIntegration]:
-        """Step: the user and all their integrations are locked, so that primaries change one after the other.
+        """Step: lock the user and all their integrations, so that changes of the primary one run one after the other.
 
-        The user as well, for a connect of one more account sees the primary of before, and is not seen by us.
+        The user is locked too, because a connect of one more account under way is not among the integrations that we
+        see, and would itself see the former primary one.
         """
         if not await integration_queries.lock_active_user(uow.connection, user_id):
             raise UserNotFoundError
@@ -219,7 +221,7 @@ class IntegrationService:
 
     def _refusal(self, row: ShownIntegration) -> JSONObject:
         shown = self._response(row)
-        # Also for an integration that shows none, as it works: whoever is refused here is told the way on.
+        # An integration that works shows no link, but a user who is refused here must be told how to go on.
         link = shown.reconnect_url or self.links.url(row.provider, shown.granted_scopes)
         return {"reason": shown.status_reason, "reconnect_url": link}
 

@@ -1,4 +1,4 @@
-"""What comes back from a provider when somebody connects, and what is wrong with it."""
+"""What the provider's redirect brings back when a user connects, and the errors for a return that cannot be used."""
 
 import math
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ async def issuer_error(oauth: OAuthClient, provider: Provider, issuer: str | Non
 
 
 def exchange_problem(error: ProviderCallError) -> ApplicationError:
-    """Return the error that tells the user of a call that failed while they connected."""
+    """Return the error that tells the user that a call to the provider failed while they connected."""
     extra: dict[str, Any] = {"reason": error.code}
     if error.kind is ProviderErrorKind.OPERATOR:
         return ProviderMisconfiguredError(extra=extra)

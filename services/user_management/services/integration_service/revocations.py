@@ -1,4 +1,5 @@
-"""Revoking at the providers what users have given up here: tried until it sticks, or is known to be impossible."""
+"""Revokes at the providers what users have given up here; it is tried until it succeeds or is known to be
+impossible."""
 
 import asyncio
 from dataclasses import dataclass
@@ -23,9 +24,9 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 
 BATCH: Final = 8
 LEASE_SECONDS: Final = 30.0
-"""Longer than a slice and its last call take."""
+"""The lease of a revocation: longer than a slice and its last call take."""
 BACK_OFF_SECONDS: Final = (10.0, 60.0, 300.0, 1800.0, 7200.0, 21_600.0, 43_200.0)
-"""After each failure; the last one again and again."""
+"""The pauses after each failure; the last one is repeated."""
 GIVEN_UP_AFTER_SECONDS: Final = 7 * 86_400.0
 REVOCATION_PRUNING: Final = Pruning(timedelta(days=90), queries.prune)
 ACCESS_TOKEN_RAN_OUT: Final = "access_token_ran_out"  # noqa: S105 - a reason
@@ -46,9 +47,9 @@ class RevocationService:
     async def revoke_due(self, actor: Principal, _cursor: Any = None) -> None:
         """Slice: carry out the revocations that are due now, batch by batch.
 
-        The last batch comes to its end: a renewal is stored within ten seconds. What the job's own limit may still cut
-        off is the revoking, which is done again by whoever comes next: to revoke twice is to revoke once (RFC 7009
-        section 2.2).
+        The last batch is finished even when time is over, since a renewed token must be stored, which takes ten seconds
+        at most. The job's time limit can only cut off the call that revokes. It is made again later, and to revoke
+        twice does no harm (RFC 7009 section 2.2).
         """
         time = self.start_slice()
         while time.may_begin():
@@ -59,7 +60,7 @@ class RevocationService:
             ended = await asyncio.gather(
                 *(self._revoke(actor, revocation) for revocation in due), return_exceptions=True
             )
-            # Each comes to its end first: what breaks one must not cut another off between answer and storing.
+            # All are awaited first: an error in one must not cut off another between its answer and storing it.
             for failure in filter(None, ended):
                 raise failure
 
@@ -87,10 +88,11 @@ class RevocationService:
             await self._finish(actor, revocation, RevocationState.DONE, failure=outcome if was_gone else None)
 
     async def _token_to_show(self, actor: Principal, provider: Provider, revocation: DueRevocation) -> str | None:
-        """What the provider is to end; None: there is nothing left to show it."""
+        """Return the token to revoke at the provider, renewed if it has run out; None: the revocation is finished, or
+        somebody else has taken it over."""
         if not revocation.has_run_out and not _is_refused_kind(provider, revocation.token.kind):
             return self._open(revocation, revocation.token)
-        # A provider that knows no such token, or knows it no more, would be taken to have revoked it.
+        # A token that has run out must not be sent: a provider that does not know it would be taken to have revoked it.
         held = revocation.token if revocation.token.kind is TokenKind.REFRESH else revocation.renewal
         if held is None:
             await self._finish(actor, revocation, RevocationState.IMPOSSIBLE, failure=ACCESS_TOKEN_RAN_OUT)
@@ -109,7 +111,7 @@ class RevocationService:
     async def _renewed(
         self, actor: Principal, provider: Provider, revocation: DueRevocation, held: SealedToken
     ) -> str | None:
-        """A new access token, kept before it is used; None: somebody else has taken the revocation over."""
+        """Get a new access token and store it before it is used; None: somebody else has taken the revocation over."""
         refresh_token = self._open(revocation, held)
         version = await self.vault.active_version()
         answer = await self.oauth.refresh(provider, refresh_token=refresh_token)
@@ -168,6 +170,6 @@ class RevocationService:
 
 
 def _is_refused_kind(provider: Provider, kind: TokenKind) -> bool:
-    """Whether this is a refresh token and the provider revokes by access token alone, which nobody knew when the user
-    disconnected: the provider was not configured."""
+    """Tell whether this is a refresh token although the provider revokes only by access token. That was unknown when
+    the user disconnected if the provider was not configured then."""
     return kind is TokenKind.REFRESH and preferred_kind(provider) is TokenKind.ACCESS

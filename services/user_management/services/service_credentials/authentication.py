@@ -28,7 +28,7 @@ class ServiceAuthentication:
         self._list_again_at = 0.0
 
     async def authenticate(self, credential: ServiceCredential) -> Principal:
-        """Find the service that calls, by its name. Raises UnauthenticatedError."""
+        """Return the principal of the service that the key belongs to. Raises UnauthenticatedError."""
         async with self._database.reading() as connection:
             caller = await queries.authenticate(
                 connection, key_id=credential.key_id, secret_hash=credential.secret_hash
@@ -44,11 +44,12 @@ class ServiceAuthentication:
         )
 
     async def is_listed(self, credential: ServiceCredential) -> bool:
-        """Whether the key was live within the last second: worth a statement, which alone says whether it still is."""
+        """Tell whether the key was live within the last second. Only such a key is worth the SQL statement that tells
+        whether it still is."""
         async with self._listing:
             now = self._clock.monotonic()
             if now >= self._list_again_at:
-                # Before asking, so that those who wait for their turn do not ask again where this fails.
+                # Set before asking, so that callers who wait for their turn do not ask again if this fails.
                 self._list_again_at = now + LIST_SECONDS
                 async with self._database.reading() as connection:
                     self._listed = await queries.live_keys(connection)

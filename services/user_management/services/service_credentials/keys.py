@@ -14,7 +14,7 @@ KEY_PREFIX: Final = "ums"
 
 @dataclass(frozen=True, slots=True)
 class ServiceCredential:
-    """A service key as presented; whether it is good, a statement decides."""
+    """A service key as a caller presented it; an SQL statement decides whether it is valid."""
 
     key_id: str
     secret_hash: bytes
@@ -22,7 +22,7 @@ class ServiceCredential:
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """A new key; `text` is for its service alone."""
+    """A new key; `text` holds its secret, and only its service may learn it."""
 
     id: str
     text: str

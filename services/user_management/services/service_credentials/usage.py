@@ -11,7 +11,7 @@ PERIOD_SECONDS: Final = 60.0
 
 
 def key_usage(unit_of_work: UnitOfWorkFactory, clock: Clock) -> UseRecorder:
-    """The recorder of `service_keys.last_used_at`, by key id."""
+    """Return the recorder of `service_keys.last_used_at`, which is told key ids."""
     return UseRecorder(
         unit_of_work, clock, thing="service_key", period_seconds=PERIOD_SECONDS, write=queries.record_use
     )

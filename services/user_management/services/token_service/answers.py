@@ -1,4 +1,4 @@
-"""Builds the question to the door, and turns what it says into an answer to a sibling service."""
+"""Builds queries for the door, and turns its readings into answers to sibling services."""
 
 import math
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 Value = TypeVar("Value")
 
 DEFAULT_TTL_SECONDS: Final = 300.0
-"""Wanted life of a token when the caller does not say."""
+"""The remaining life that a token must have if the caller does not say."""
 
 _REFUSALS: Final[dict[TokenOutcome, type[ApplicationError]]] = {
     TokenOutcome.GRANT_DENIED: GrantDeniedError,
@@ -65,7 +65,7 @@ _WITH_RECONNECT_URL: Final = {
 
 @dataclass(kw_only=True, eq=False)
 class TokenAnswers:
-    """Builds the question for a request, and the answer from what came of it."""
+    """Builds the door's query for a service's request, and the answer to the service from the door's reading."""
 
     unit_of_work: UnitOfWorkFactory
     providers: ProviderRegistry
@@ -76,7 +76,7 @@ class TokenAnswers:
     clock: Clock
 
     def query(self, credential: ServiceCredential, request: TokenRequest) -> TokenQuery:
-        """Build the question that the door is asked for `request`."""
+        """Build the query that the door is asked for `request`."""
         known = request.provider in self.providers
         return TokenQuery(
             key_id=credential.key_id,
@@ -150,7 +150,7 @@ class TokenAnswers:
             integration = IntegrationVersion(integration_id, version)
             marked = await self.status.mark_needs_reauth(uow, integration, reason)
             if not marked and await integration_queries.has_moved(uow.connection, integration_id, version):
-                # A reconnect or a refresh came between: what was unreadable is no longer there.
+                # A reconnect or a refresh came between, and has replaced the unreadable token.
                 raise ProviderUnavailableError("The integration has just changed; ask again.")
             await TokenRead.objects.create(
                 id=uuid7(),
@@ -161,7 +161,7 @@ class TokenAnswers:
                 provider=request.provider,
                 integration_id=reading.integration_id,
                 outcome=TokenOutcome.NEEDS_REAUTH.value,
-                # Under our names, as the door records them.
+                # The scopes are recorded under our names, as the door records them.
                 scopes=list(self.providers.get(request.provider).config.normalise(request.scopes)),
                 reason=request.reason,
                 request_id=current_context().request_id,

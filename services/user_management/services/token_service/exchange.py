@@ -1,4 +1,4 @@
-"""Token exchange (RFC 8693), a standard form of the token read."""
+"""Token exchange (RFC 8693), a form of the token read that standard OAuth clients can use."""
 
 import re
 from collections.abc import Mapping
@@ -22,7 +22,8 @@ GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - RFC 8693 section 3
 JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
 USER_ID: Final = "urn:user-management:token-type:user-id"
-"""Our own: `subject_token` is a user id, vouched for by the service that asks, as in `POST /internal/tokens/get`."""
+"""A type of our own: `subject_token` is a user id, and we trust the calling service that it asks for that user, as in
+`POST /internal/tokens/get`."""
 _UNDERSTOOD: Final = {
     "grant_type",
     "subject_token",
@@ -38,14 +39,14 @@ _UNDERSTOOD: Final = {
     "client_secret",
 }
 _INTEGRAL: Final = re.compile(r"[0-9]{1,9}(\.0{1,9})?", re.ASCII)
-"""An integer as a form may write it; in JSON Schema's terms 60.0 is one too."""
+"""An integer as a form may write it; to JSON Schema 60.0 is an integer too."""
 _ERRORS: Final = {
     "grant_denied": "unauthorized_client",
     "reason_required": "invalid_request",
     "unknown_provider": "invalid_target",
     "insufficient_scope": "invalid_scope",
 }
-"""Our code → OAuth's; every other refusal is about the subject: `invalid_grant`."""
+"""Our error code → OAuth's. Every other refusal is about the subject, and is `invalid_grant`."""
 
 
 class TokenExchange:
@@ -56,7 +57,8 @@ class TokenExchange:
         self._sessions = sessions
 
     async def exchange(self, credential: ServiceCredential, form: Mapping[str, str]) -> TokenExchangeResponse:
-        """A provider's access token for the user behind `subject_token`; `audience` (or `resource`) is the provider.
+        """Return a provider's access token for the user of `subject_token`; `audience` (or `resource`) names the
+        provider.
 
         Raises TokenExchangeError, UnauthenticatedError, RateLimitedError, RetryLaterError, ProviderMisconfiguredError.
         """
@@ -77,7 +79,7 @@ class TokenExchange:
         if form.get("grant_type") != GRANT_TYPE:
             raise TokenExchangeError("unsupported_grant_type", f"grant_type must be {GRANT_TYPE}.")
         if unknown := sorted(form.keys() - _UNDERSTOOD):
-            # RFC 6749 lets servers ignore what they do not know; an `actor_token` that is ignored would mislead.
+            # RFC 6749 lets servers ignore unknown parameters, but to ignore an `actor_token` would mislead the caller.
             raise TokenExchangeError("invalid_request", f"Not understood: {', '.join(unknown)}.")
         if form.get("requested_token_type", ACCESS_TOKEN) != ACCESS_TOKEN:
             raise TokenExchangeError("invalid_request", f"requested_token_type can only be {ACCESS_TOKEN}.")

@@ -19,19 +19,19 @@ from services.user_management.services.token_service.answers import DEFAULT_TTL_
 from services.user_management.services.token_service.refresh import TokenRefresher
 
 CONCURRENCY: Final = 16
-"""Refreshes of one slice at once; a provider's own cap may be lower."""
+"""How many refreshes a slice makes at once; a provider's own cap may be lower."""
 BATCH: Final = 64
 SLICE_PERIOD_SECONDS: Final = 10.0
 """How often the job gets a slice (its tick)."""
 REFRESH_PERIOD_SECONDS: Final = 900.0
-"""A run per quarter of an hour: with tokens of an hour's life, a longer one leaves the last refresh before the end to a
-reader, and renews what that reader has just renewed."""
+"""How often a run begins, a quarter of an hour. With tokens that live an hour, a longer period would leave the last
+refresh before the end to a reader, and then renew what that reader has just renewed."""
 
 log = structlog.get_logger(__name__)
 
 
 class RefreshJobs:
-    """Slices for the slot runner. Their state is in the rows: what was refreshed is no longer found."""
+    """The slices of the refresh jobs. Their state is in the rows: a token that was refreshed is no longer found."""
 
     def __init__(
         self,
@@ -49,9 +49,10 @@ class RefreshJobs:
         self._horizon_seconds = REFRESH_PERIOD_SECONDS + spread_seconds + DEFAULT_TTL_SECONDS
 
     async def sweep(self, _actor: Principal, _cursor: Any = None) -> None:
-        """Slice: try again every refresh whose outcome nobody knows, such as one whose process was killed.
+        """Slice: try every refresh again whose outcome is unknown, such as one whose process was killed.
 
-        Each once: those that cannot be tried now, as their provider is held back, stay among them.
+        A slice tries each of them once. Those that cannot be tried now, because their provider is held back, are found
+        again by the next slice.
         """
         time = self._start_slice()
         after = UUID(int=0)
@@ -64,11 +65,11 @@ class RefreshJobs:
             after = found[-1].integration_id
 
     async def refresh_due(self, _actor: Principal, cursor: Any = None) -> JSONObject | None:
-        """Slice: renew access tokens that a reader would find too short-lived before the next run has come to them, the
-        next one first.
+        """Slice: renew the access tokens that would become too short-lived for readers before the next run reaches
+        them, those that run out soonest first.
 
-        The cursor is where the walk over them is, and how many a slice may renew, so that no provider meets all of a
-        run at once; None when the walk is over.
+        The cursor holds the position of the walk, and how many tokens a slice may renew, so that no provider gets all
+        calls of a run at once. Returns None when the walk is over.
         """
         time = self._start_slice()
         share, position = _read_cursor(cursor) if cursor is not None else (await self._share(), DuePosition())
@@ -100,7 +101,7 @@ class RefreshJobs:
             )
 
     async def _refresh_batch(self, batch: list[DueRefresh], time: SliceTime) -> int:
-        """Refresh in order, several at once; how many were begun before the time was over."""
+        """Refresh in order, several at once. Returns how many were begun before the time was over."""
         waiting = iter(batch)
         begun = 0
 
@@ -116,7 +117,7 @@ class RefreshJobs:
         return begun
 
     async def _refresh_one(self, item: DueRefresh) -> None:
-        """Refresh one integration; if that is impossible, as under a missing key, the others go on."""
+        """Refresh one integration. An error, such as a missing key, is only logged, so that the others go on."""
         try:
             result = await self._refresher.refresh(item.integration_id, item.token_version)
         except ApplicationError as error:

@@ -19,13 +19,14 @@ from services.user_management.services.token_service.refresh_attempt import Refr
 from services.user_management.services.use_recorder import UseRecorder
 
 MINIMUM_TTL_SECONDS: Final = 30.0
-"""What is still handed out when the provider cannot be asked for a newer one."""
+"""The remaining life with which a token is still handed out when the provider gives no newer one."""
 DOOR_TIMEOUT_SECONDS: Final = 2.0
 BATCH_TIMEOUT_SECONDS: Final = 4.0
 BATCH_CONCURRENCY: Final = 8
-"""Members of one batch that are refreshed at once."""
+"""How many members of one batch are refreshed at once."""
 BATCH_SECONDS: Final = 7.0
-"""For all of them: a refresh that is out by then goes on, and its token is there for the next call."""
+"""The time for all refreshes of a batch. A refresh that is under way when it ends goes on, and the next call gets its
+token."""
 _NOT_RENEWED: Final = {RefreshOutcome.UNAVAILABLE, RefreshOutcome.MISCONFIGURED, RefreshOutcome.IMPOSSIBLE}
 
 
@@ -41,8 +42,8 @@ class TokenService:
     async def get_valid_token(self, credential: ServiceCredential, request: TokenRequest) -> TokenResponse:
         """Return a token that lives long enough, refreshed first if need be.
 
-        Raises one error of the table in the API documentation; each is recorded but `unauthenticated`, 502
-        and 503.
+        Raises one of the errors in the table of `documentation/token-api.md`. All are recorded, except
+        `unauthenticated` and those with status 502 or 503.
         """
         query = self.answers.query(credential, request)
         reading = await self._read(query)
@@ -52,10 +53,10 @@ class TokenService:
         return await self._hand_out(credential, request, reading, result)
 
     async def refresh_token(self, credential: ServiceCredential, request: TokenRequest) -> TokenResponse:
-        """A token that is newer than the one the provider has just refused to the caller. A token that was issued less
-        than ten seconds ago is not replaced; one that nothing can replace is handed out again.
+        """Return a token that is newer than the one that the provider has just refused to the caller. A token that was
+        issued less than ten seconds ago is not replaced, and one without a refresh token is handed out again.
 
-        Raises as `get_valid_token`; also ProviderUnavailableError when the provider cannot be asked.
+        Raises what `get_valid_token` raises, and ProviderUnavailableError when the provider cannot be asked.
         """
         query = self.answers.query(credential, request)
         reading = await self._read(query._replace(replaces=True))
@@ -64,13 +65,13 @@ class TokenService:
             result = await self._refresh(reading)
             if result.outcome in {RefreshOutcome.UNAVAILABLE, RefreshOutcome.MISCONFIGURED}:
                 raise unavailable(result)
-            # What nothing can replace is good for as long as it lives.
+            # A token that cannot be replaced is handed out for as long as it lives.
             irreplaceable = result.outcome is RefreshOutcome.IMPOSSIBLE
             reading = await self._read(query._replace(default_seconds=MINIMUM_TTL_SECONDS) if irreplaceable else query)
         return await self._hand_out(credential, request, reading, result)
 
     async def get_many(self, credential: ServiceCredential, requests: Sequence[TokenRequest]) -> list[TokenBatchItem]:
-        """An answer to each request, in order; those that need no refresh by one statement. Raises
+        """Answer each request, in order. One statement answers all that need no refresh. Raises
         UnauthenticatedError."""
         queries = [self.answers.query(credential, request) for request in requests]
         readings = await read_tokens(self.database.door, queries, timeout_seconds=BATCH_TIMEOUT_SECONDS)
@@ -91,13 +92,14 @@ class TokenService:
             except ApplicationError as error:
                 return TokenBatchItem(problem=TokenProblem.of(error))
             except Exception as error:
-                # One member's bad luck, the others' tokens are good: out of time, or Postgres away by now.
+                # Time has run out, or Postgres is away by now. That concerns this member only: the others' tokens are
+                # good.
                 if not is_unavailable(error):
                     raise
                 return TokenBatchItem(problem=TokenProblem.of(unavailable(None)))
 
         pairs = zip(requests, readings, strict=True)
-        # All are waited for, also when one fails in a way that nobody foresaw: none may go on unobserved.
+        # All are awaited, even if one fails with an unexpected error, so that none goes on unobserved.
         return _all_or_the_first_error(await asyncio.gather(*(member(*pair) for pair in pairs), return_exceptions=True))
 
     async def _read(self, query: TokenQuery) -> TokenReading:
@@ -109,7 +111,8 @@ class TokenService:
         return result
 
     async def _renew(self, query: TokenQuery, stale: TokenReading) -> tuple[TokenReading, RefreshResult | None]:
-        """Refresh, and ask the door again. If nothing newer is to be had, a lifetime that was not demanded is lowered.
+        """Refresh, and ask the door again. If there is no newer token, less remaining life is accepted, unless the
+        caller demanded more.
 
         Raises KeyUnavailableError.
         """
@@ -117,7 +120,7 @@ class TokenService:
         try:
             result = await self._refresh(stale)
         except (KeyUnavailableError, *DatabaseError):
-            # What this process lacks for a refresh takes nothing from what still lives.
+            # This process cannot refresh, but the present token may still live long enough.
             reading = await self._read(lowered)
             if reading.outcome is TokenOutcome.STALE:
                 raise

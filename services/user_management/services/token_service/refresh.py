@@ -46,10 +46,10 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 WAIT_SECONDS: Final = 9.0
 """How long a caller waits for somebody else's refresh: longer than one call to a provider may take."""
 RENEWAL_SECONDS: Final = 1.0
-"""How often the holder of a short lease renews it: a quick call costs no further write, and a renewal that fails is
-made up for before the lease ends."""
+"""How often the holder of a short lease renews it: late enough that a quick call costs no further write, and early
+enough that a renewal that fails can be repeated before the lease ends."""
 STORE_SECONDS: Final = 0.5
-"""What a process that stops keeps for storing an answer that came at the last moment."""
+"""The time that a stopping process reserves for storing an answer that comes at the last moment."""
 
 log = structlog.get_logger(__name__)
 
@@ -94,16 +94,17 @@ class TokenRefresher:
         return await asyncio.shield(flight)
 
     def stop_by(self, stops_at: float) -> None:
-        """Start no call that could outlive this process, and let nobody wait so long; `stops_at` is monotonic."""
+        """From now on start no call, and let no caller wait, beyond `stops_at` (monotonic), when this process ends."""
         self._stops_at = stops_at
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Let the refreshes under way finish."""
+        """Wait for the refreshes under way, for at most `timeout_seconds`."""
         if self._flights:
             await asyncio.wait(self._flights.values(), timeout=timeout_seconds)
 
     def _may_call(self, ends: float) -> bool:
-        """Whether a call begun now would be over, its answer stored, before `ends` and before this process stops."""
+        """Tell whether a call that begins now would be over, with its answer stored, before `ends` (monotonic) and
+        before this process stops."""
         needed = CALL_TIMEOUT_SECONDS + STORE_SECONDS
         return not self._is_stopping() and self._clock.monotonic() + needed <= min(ends, self._stops_at)
 
@@ -127,8 +128,8 @@ class TokenRefresher:
                     return result
 
     async def _carry_out(self, claim: Claim, claimed_at: float) -> RefreshResult:
-        """Call the provider and keep its answer. A short lease is renewed meanwhile, so that it outlives neither this
-        process by much nor the call by anything."""
+        """Call the provider and store its answer. A short lease is renewed meanwhile: so it lasts as long as the call,
+        but ends soon if this process is killed."""
         may_store_until = claimed_at + LEASE_SECONDS
         leased_until = claimed_at + (SHORT_LEASE_SECONDS if claim.is_short else LEASE_SECONDS)
 
@@ -146,8 +147,8 @@ class TokenRefresher:
         return attempt.result()
 
     async def _renew(self, claim: Claim) -> bool:
-        """Whether Postgres was there to renew the lease. Where it is not, the lease runs out, and the call goes on:
-        whoever makes another disturbs nobody at such a provider."""
+        """Renew a short lease; return False if Postgres is away. Then the lease runs out while the call goes on: at a
+        provider with short leases, a second call by somebody else does no harm."""
         try:
             async with self._unit_of_work(REFRESHER) as uow:
                 await queries.renew(uow.connection, claim)
@@ -157,8 +158,8 @@ class TokenRefresher:
         return True
 
     async def _may_claim(self, wanted: DueRefresh) -> bool:
-        """A process that stops leaves the lease to one that goes on, and one whose breaker holds the provider back to
-        one that may be answered."""
+        """Tell whether this process should take the lease. A process that is stopping, or whose breaker holds the
+        provider back, leaves it to another."""
         if not self._may_call(math.inf):
             return False
         if not self._gate.holds_anything_back:
@@ -214,7 +215,8 @@ class TokenRefresher:
         return None
 
     def _outcome_of(self, state: RefreshState) -> RefreshOutcome:
-        """What the failure that caused a cool-down means for those who come during it. Raises KeyUnavailableError."""
+        """Return the outcome for callers during a cool-down, which follows from the failure that caused it. Raises
+        KeyUnavailableError."""
         if state.last_failure == KEY_UNAVAILABLE:
             raise KeyUnavailableError(retry_after=math.ceil(state.cool_down_seconds))
         if state.last_failure == ReauthReason.NO_REFRESH_TOKEN:

@@ -45,33 +45,35 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 DEGRADED_AFTER_FAILURES: Final = 3
 EXHAUSTED_AFTER_SECONDS: Final = 3 * 86_400.0
 EXHAUSTED_AFTER_FAILURES: Final = 6
-"""For how long, and how often at least, a provider must refuse with a code nobody knows before the user is asked."""
+"""How long, and how often at least, a provider must refuse with an unknown code before the user has to connect
+again."""
 KEY_UNAVAILABLE: Final = "key_unavailable"
 _MAX_COOL_DOWN_SECONDS: Final = 300.0
 _MAX_PROVIDERS_WISH_SECONDS: Final = 3600.0
 _OPERATOR_COOL_DOWN_SECONDS: Final = 30.0
 _KEY_COOL_DOWN_SECONDS: Final = 5.0
 _STRICT_NEXT_TRY_SECONDS: Final = 15.0
-"""After a lost answer of a provider that takes each token once: the next try may be the last that can succeed, so it
-waits for better weather, and four times as long for each earlier call of which nobody knows how it ended."""
+"""The extra pause after an answer was lost, at a provider that accepts each token once. The next try may be the last
+that can succeed, so it waits until the trouble may be over, and four times as long for each earlier call whose outcome
+is unknown."""
 _NOT_SENT: Final = {BREAKER_OPEN: 1.0, TOO_MANY_CALLS: 1.0, TOO_LATE: 0.0}
-"""Failures of which the provider has seen nothing, and for how many seconds the integration is left alone after them:
-another process may be better off, and where ours or its lease ends it may go on at once."""
+"""Failures before anything was sent → for how many seconds the integration is left alone. Another process may fare
+better; after `too_late`, when our own end or the lease's left no time for the call, it may go on at once."""
 _END_WITH: Final = {
     ReauthReason.GRANT_REFUSED: RefreshEnd.REAUTH,
     ReauthReason.REFRESH_INTERRUPTED: RefreshEnd.INTERRUPTED,
 }
-"""How a refresh ended that the provider has refused for good; other reasons are not about its answer, or come after
-one that was counted."""
+"""How a refresh is counted that ended with this reason. Other reasons are not about the provider's answer to it, or
+follow a refresh that was counted already."""
 
 log = structlog.get_logger(__name__)
 
 
 class RefreshOutcome(StrEnum):
-    """How a refresh ended, for whoever waited for it."""
+    """How a refresh ended, for the callers who waited for it."""
 
     REFRESHED = "refreshed"
-    """The fence moved: by us or by somebody else, there is a newer token."""
+    """The token version (the fence) has moved: we or somebody else stored a newer token."""
     REFUSED = "refused"
     """The integration needs its user, who has to connect again."""
     IMPOSSIBLE = "impossible"
@@ -89,7 +91,7 @@ class RefreshResult:
 
 
 REFRESHER: Final = system("token_refresh")
-"""Refreshes are done in its name, whoever waits for them."""
+"""The actor of all refreshes, whoever waits for them."""
 REFRESHED: Final = RefreshResult(RefreshOutcome.REFRESHED)
 REFUSED: Final = RefreshResult(RefreshOutcome.REFUSED)
 
@@ -146,8 +148,8 @@ class RefreshAttempts:
         return refresh_token
 
     async def _store(self, claim: Claim, provider: Provider, answer: TokenAnswer, lease_ends: float) -> RefreshResult:
-        """Keep the answer. Whatever Postgres says, try again for as long as the lease protects it: the refresh token in
-        our hands may be the only one that still works."""
+        """Store the answer. If Postgres fails in whatever way, try again until `lease_ends`, because the refresh token
+        in the answer may be the only one that still works."""
         pause = 0.05
         while True:
             try:
@@ -171,7 +173,8 @@ class RefreshAttempts:
                 uow.connection,
                 integration_id=claim.integration_id,
                 token_version=claim.token_version,
-                # Who has taken over may have used the token again, for which a strict provider ends what we were given.
+                # A process that took over may have used the old token again; a strict provider then ends the consent,
+                # and with it the tokens that we were given.
                 attempts=claim.attempts if provider.config.refresh is RefreshKind.STRICT else None,
                 scopes=_granted(provider, answer, claim),
                 cool_down_seconds=_OPERATOR_COOL_DOWN_SECONDS if answer.is_expired else 0.0,
@@ -192,13 +195,14 @@ class RefreshAttempts:
         return True
 
     async def _revoke_if_ended(self, uow: UnitOfWork, claim: Claim, provider: Provider, answer: TokenAnswer) -> None:
-        """Step: the user disconnected while the provider was asked; what it issued is not what is being revoked."""
+        """Step: have the new tokens revoked if the user disconnected while the provider was asked. The revocation of
+        the disconnect covers only the old ones."""
         if await integration_queries.has_ended(uow.connection, claim.integration_id):
             origin = Origin(claim.integration_id, claim.user_id, claim.provider, account_id="")
             await revoke_unkept(uow, self.vault, provider, origin, answer=answer, key_version=claim.active_key_version)
 
     async def _tell(self, uow: UnitOfWork, claim: Claim, provider: Provider, advanced: Advanced) -> None:
-        """Step: audit the refresh; say so if the integration works again, or if it now lacks what is required."""
+        """Step: audit the refresh, and record if the integration works again, or lacks a required scope now."""
         target = ("integration", str(claim.integration_id))
         uow.audit("integration.token_refreshed", target=target, user_id=claim.user_id)
         uow.count(integration_counts.refresh(claim.provider, RefreshEnd.REFRESHED))
@@ -245,7 +249,7 @@ class RefreshAttempts:
         backoff = min(_MAX_COOL_DOWN_SECONDS, 2.0 ** min(claim.failures, 9) + extra_seconds)
         cool_down = backoff * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
         if error.retry_after is not None:
-            # Never before the provider's wish; a little after it, as not all may come in one instant.
+            # Never earlier than the provider asks, and a little later at random, so that not all calls come at once.
             wish = min(_MAX_PROVIDERS_WISH_SECONDS, error.retry_after)
             cool_down = max(cool_down, wish + random.uniform(0, min(30.0, 0.1 * wish)))  # noqa: S311 - jitter
         failure = Failure(error.code, error.detail)
@@ -320,10 +324,11 @@ class RefreshAttempts:
         outcome_unknown: bool = False,
         provider_failed: bool = False,
     ) -> FailureRun:
-        """Give the lease back. An earlier unknown outcome stays unknown until an answer is stored, and without a
-        `failure` what was known of the last one stays known. A call that was not sent never was.
+        """Give the lease back. An earlier unknown outcome stays unknown until an answer is stored. Without a `failure`
+        the recorded one stays. A call that was not sent is not counted as an attempt.
 
-        Only failures of the provider degrade a connection: an operator's mistake is no reason to mark anybody.
+        Only failures of the provider degrade an integration: an operator's mistake is no reason to mark users'
+        integrations.
         """
         attempts = claim.attempts if outcome_unknown or claim.earlier_outcome_unknown else 0
         async with self.unit_of_work(REFRESHER) as uow:

@@ -12,13 +12,13 @@ from services.user_management.unit_of_work import UnitOfWork
 async def store_tokens(
     uow: UnitOfWork, vault: VaultService, answer: TokenAnswer, *, user_id: str, integration_id: UUID, key_version: int
 ) -> None:
-    """Step: keep what the provider issued. Without a new refresh token an old one stays."""
+    """Step: store the tokens that the provider issued. If no new refresh token came, an old one stays."""
     elapsed = uow.clock.monotonic() - answer.sent_at
     lifetime = None if answer.lifetime_seconds is None else answer.lifetime_seconds - elapsed
     plaintexts: list[tuple[TokenKind, str, float | None]] = [(TokenKind.ACCESS, answer.access_token, lifetime)]
     if answer.refresh_token is not None:
         plaintexts.append((TokenKind.REFRESH, answer.refresh_token, None))
     for kind, plaintext, seconds in plaintexts:
-        # Sealing takes microseconds and no I/O, so it may stand inside the transaction.
+        # Sealing takes microseconds and no I/O, so it may be done inside the transaction.
         ciphertext = vault.seal(plaintext, token_binding(user_id, integration_id, kind), key_version)
         await put_token(uow.connection, integration_id, NewToken(kind, ciphertext, key_version, seconds))

@@ -1,4 +1,5 @@
-"""The rules, each of which looks at the evidence for one cause, in the order in which equal findings are told."""
+"""The rules of the diagnosis: each looks at the evidence for one cause. Their order is that of findings that are
+equally sure and equally bad."""
 
 from collections.abc import Callable
 from typing import Final

@@ -15,7 +15,7 @@ _LIKELY_CAUSES: Final = {
 
 
 def _last_failure_is(evidence: Evidence, kind: ProviderErrorKind) -> bool:
-    """Whether the present failure of a serving integration is of this kind."""
+    """Tell whether the integration serves tokens and its present failure is of this kind."""
     held, provider = evidence.connection, evidence.provider
     if held is None or provider is None or not held.is_serving or held.last_failure is None:
         return False
