@@ -1,14 +1,14 @@
-"""Who comes to a door, and what each kind of door says to them."""
+"""The callers of the access matrix, and the status with which each route answers each of them."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
 
 Answers = dict[str, int]
-"""Subject → status."""
+"""Caller → status of the answer."""
 
 INACTIVE: Final = ("suspended user", "deactivated user", "deleted user")
 USERS: Final = ("owner", "other user", "admin", "impersonated", "impersonated admin")
-"""Good sessions. Whoever acts as an admin has no power of an admin."""
+"""Callers with a valid session. One who acts as an administrator has none of the administrator's rights."""
 SERVICES: Final = ("granted service", "reading service", "searching service", "managing service", "admin service")
 REFUSED: Final = (
     # No credential, or one that is good nowhere.
@@ -38,7 +38,8 @@ SUBJECTS: Final = (*USERS, *INACTIVE, "pending session", *SERVICES, *REFUSED)
 
 
 def _door(*, users: int, services: int, **others: int) -> Answers:
-    """401 to all who are refused, 403 to those who may not act; `others` by subject, blanks as underscores."""
+    """Build the answers of a route: 401 to refused callers, 403 to users who may not act, `users` and `services` to
+    these groups. `others` gives answers of single callers; blanks in their names are written as underscores."""
     answers = dict.fromkeys(SUBJECTS, 401) | dict.fromkeys(USERS, users) | dict.fromkeys(SERVICES, services)
     if users != 401:
         answers |= dict.fromkeys((*INACTIVE, "pending session"), 403)
@@ -46,32 +47,32 @@ def _door(*, users: int, services: int, **others: int) -> Answers:
 
 
 def anybody(status: int) -> Answers:
-    """No credential is looked at."""
+    """Return the answers of a route that looks at no credential."""
     return dict.fromkeys(SUBJECTS, status)
 
 
 def own(status: int) -> Answers:
-    """Only the user in the path; to all other users there is no such thing."""
+    """Return the answers of a route for the user in the path alone; all other users get 404."""
     return _door(users=404, services=401, owner=status, impersonated=status)
 
 
 def own_in_person(status: int) -> Answers:
-    """The same, and nobody who acts as a user."""
+    """Return the answers of a route for the user in the path alone, which also refuses impersonated sessions."""
     return own(status) | {"impersonated": 403, "impersonated admin": 403}
 
 
 def users(status: int) -> Answers:
-    """Every user."""
+    """Return the answers of a route for every user."""
     return _door(users=status, services=401)
 
 
 def admins(status: int) -> Answers:
-    """Admins, and services with that permission."""
+    """Return the answers of a route for administrators, and services with the permission `admin`."""
     return _door(users=403, services=403, admin=status, admin_service=status)
 
 
 def admins_and(service: str) -> Callable[[int], Answers]:
-    """The same, and a service with another permission."""
+    """Return the answers of a route for administrators and for one more kind of service."""
 
     def door(status: int) -> Answers:
         return admins(status) | {service: status}
@@ -80,7 +81,7 @@ def admins_and(service: str) -> Callable[[int], Answers]:
 
 
 def services_with(service: str) -> Callable[[int], Answers]:
-    """Services with a permission."""
+    """Return the answers of a route for services with a permission."""
 
     def door(status: int) -> Answers:
         return _door(users=401, services=403, admin_service=status) | {service: status}
@@ -89,12 +90,12 @@ def services_with(service: str) -> Callable[[int], Answers]:
 
 
 def granted_services(status: int) -> Answers:
-    """Services with a grant for the provider, whatever their permissions."""
+    """Return the answers of a route for services with a grant for the provider, whatever their permissions."""
     return _door(users=401, services=403, granted_service=status)
 
 
 def clerk(status: int) -> Answers:
-    """Whoever can sign; to all others the headers are malformed."""
+    """Return the answers of a route for callers who can sign; all others have malformed headers."""
     return dict.fromkeys(SUBJECTS, 400) | {"signed webhook": status}
 
 
@@ -157,4 +158,4 @@ DOORS: Final[Mapping[str, Answers]] = {
     "GET /webhook-subscriptions/{subscription_id}/deliveries": admins_and("managing service")(200),
     "POST /webhook-subscriptions/{subscription_id}/replay": admins_and("managing service")(202),
 }
-"""Every route, and how it answers whom."""
+"""Every route, with its answers to all callers."""

@@ -1,4 +1,4 @@
-"""Whom tests act as where it does not matter who acts."""
+"""The actor of tests in which it does not matter who acts."""
 
 from typing import Final
 

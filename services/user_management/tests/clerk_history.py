@@ -17,36 +17,36 @@ Event = dict[str, Any]
 State = dict[str, Any]
 
 START: Final = (int(time.time()) - 86_400) * 1000
-"""Yesterday, milliseconds: histories are of the past, since a sweep's own reading is always later."""
+"""Yesterday, in milliseconds: histories lie in the past, since a sweep always reads later than they happened."""
 IMAGE: Final = "https://img.example/portrait"
 NOT_STATE: Final = {"created_at", "updated_at", "version", "deleted_at", "last_active_at"}
-"""Columns that tell of the way, not of where it led."""
+"""Columns that depend on the order of the events and not on the state in which they end."""
 
 
 def described(user_id: str, *, at: int, **fields: Any) -> dict[str, Any]:
-    """A Clerk user as of `at` milliseconds after START."""
+    """Describe a Clerk user as of `at` milliseconds after START."""
     user = new_user(user_id, now=START)
     change_user(user, {"image_url": IMAGE, "updated_at": START + at, **fields}, now=START)
     return user
 
 
 def event(event_type: str, subject: dict[str, Any], *, at: int = 0) -> Event:
-    """An envelope that was written `at` milliseconds after START."""
+    """Build an event that was written `at` milliseconds after START."""
     return {"object": "event", "type": event_type, "timestamp": START + at, "data": subject}
 
 
 def updated(user_id: str, *, at: int, **fields: Any) -> Event:
-    """`user.updated`."""
+    """Build an event of the type `user.updated`."""
     return event("user.updated", described(user_id, at=at, **fields), at=at)
 
 
 def deleted(user_id: str, *, at: int) -> Event:
-    """`user.deleted`."""
+    """Build an event of the type `user.deleted`."""
     return event("user.deleted", {"id": user_id, "object": "user", "deleted": True}, at=at)
 
 
 def signed_in(user_id: str, *, at: int, session_id: str | None = None) -> Event:
-    """`session.created`, of a session that began at `at`."""
+    """Build an event of the type `session.created`, for a session that began at `at`."""
     began = START + at
     kind = "session.created"
     named = session_id or clerk_id("sess")
@@ -55,7 +55,7 @@ def signed_in(user_id: str, *, at: int, session_id: str | None = None) -> Event:
 
 
 async def deliver(container: Container, told: Event, message_id: str | None = None) -> WebhookAccepted:
-    """Hand an event, whose signature is taken for good, to the inbox."""
+    """Hand an event to the inbox, as if its signature had been verified."""
     with use_context(RequestContext(request_id="test")):
         return await container.clerk.webhooks.receive_clerk_event(
             message_id or clerk_id("msg"), ClerkEvent.model_validate(told), told
@@ -63,7 +63,7 @@ async def deliver(container: Container, told: Event, message_id: str | None = No
 
 
 async def states(owner: "Owner[asyncpg.Record]") -> dict[str, State]:
-    """By user id, all that is kept of users but NOT_STATE."""
+    """Return, by user id, everything that is stored of users, without the columns of NOT_STATE."""
     found: dict[str, State] = {}
     for row in await owner.fetch("SELECT * FROM users"):
         kept = {name: value for name, value in row.items() if name not in NOT_STATE}
@@ -80,18 +80,18 @@ async def states(owner: "Owner[asyncpg.Record]") -> dict[str, State]:
 
 
 async def state_of(owner: "Owner[asyncpg.Record]", user_id: str) -> State:
-    """The state of one user. Raises KeyError where there is none."""
+    """Return the state of one user. Raises KeyError if there is no such user."""
     return (await states(owner))[user_id]
 
 
 async def count(owner: "Owner[asyncpg.Record]", table: str) -> int:
-    """Rows of a table."""
+    """Count the rows of a table."""
     rows: int = await owner.fetchval(f"SELECT count(*) FROM {table}")  # noqa: S608 - our own table names
     return rows
 
 
 async def changes_of(owner: "Owner[asyncpg.Record]", user_id: str, action: str) -> list[dict[str, list[Any]]]:
-    """Old and new values in the audit of one user's `action`, oldest first."""
+    """Return old and new values in the audit of one user's `action`, the oldest first."""
     rows = await owner.fetch(
         "SELECT d.changes FROM audit_logs l JOIN audit_details d ON d.id = l.id"
         " WHERE l.user_id = $1 AND l.action = $2 ORDER BY l.id",
@@ -102,6 +102,6 @@ async def changes_of(owner: "Owner[asyncpg.Record]", user_id: str, action: str) 
 
 
 async def published(owner: "Owner[asyncpg.Record]", user_id: str) -> list[tuple[str, dict[str, Any]]]:
-    """Type and payload of the events told about one user, in order."""
+    """Return type and payload of the events about one user, in order."""
     rows = await owner.fetch("SELECT event_type, payload FROM outbox_events WHERE subject = $1 ORDER BY seq", user_id)
     return [(row["event_type"], json.loads(row["payload"])) for row in rows]

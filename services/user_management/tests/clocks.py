@@ -8,7 +8,8 @@ NOW: Final = 1_800_000_000
 
 
 class SetClock:
-    """Both clocks: `seconds` is Unix time for the one and means nothing for the other."""
+    """Wall clock and monotonic clock in one: `seconds` is Unix time to the former and an arbitrary count to the
+    latter."""
 
     def __init__(self, seconds: float = NOW) -> None:
         self.seconds = seconds

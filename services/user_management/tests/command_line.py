@@ -32,7 +32,7 @@ def inherited_environment() -> dict[str, str]:
 
 
 def run_command(arguments: Sequence[str], environment: Mapping[str, str]) -> Ended:
-    """A command from its start to its end, which is at most a minute away."""
+    """Run a command to its end, for a minute at most."""
     with tempfile.TemporaryDirectory() as folder:
         streams = Path(folder) / "stdout", Path(folder) / "stderr"
         process = _FORKS.Process(target=_become, args=(list(arguments), dict(environment), *streams))

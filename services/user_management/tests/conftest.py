@@ -33,7 +33,7 @@ ADMIN_USER_ID = "user_administrator"
 
 @pytest.fixture(autouse=True)
 def plain_tracebacks() -> None:
-    """structlog's own default draws every local variable of a traceback, which takes seconds."""
+    """Configure logging, since structlog's default renders every local variable of a traceback, which takes seconds."""
     renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[structlog.processors.add_log_level, renderer])
     log_request.write_to(None)
@@ -116,7 +116,8 @@ def no_surprises_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def clean_database(owner: "asyncpg.Connection[asyncpg.Record]", container: Container) -> None:
-    """No row but the first encryption key, which the session's container registered, and no failure remembered."""
+    """Empty all tables, except for the first encryption key, which the session's container registered, and forget all
+    remembered failures."""
     forget_failures(container)
     container.keys.vault.poison_guard = PoisonGuard(container.resources.clock)
     container.users.states.forget()

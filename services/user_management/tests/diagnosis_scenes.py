@@ -1,4 +1,4 @@
-"""Broken connections for tests of the diagnosis: made at the sandbox, aged there and here alike."""
+"""Broken integrations for tests of the diagnosis: made at the sandbox, and aged there and here alike."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ def configure_imitations(journey: Journey, folder: Path, monkeypatch: pytest.Mon
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """A connection that is about to break."""
+    """An integration that is about to break."""
 
     scene: Connected
 
@@ -62,14 +62,14 @@ class Patient:
         return found
 
     async def age(self, days: float) -> None:
-        """All that has happened to the connection happened so much earlier, also at the provider."""
+        """Move everything that has happened to the integration into the past by `days`, here and at the provider."""
         self.party.age(days * DAY)
         shifts = ", ".join(f"{column} = {column} - make_interval(secs => $2)" for column in _AGED)
         statement = f"UPDATE integrations SET {shifts} WHERE id = $1"  # noqa: S608 - our own column names
         await self.scene.journey.owner.execute(statement, self.scene.integration_id, days * DAY)
 
     async def worked(self, days_ago: float) -> None:
-        """The last refresh was then."""
+        """Let the last refresh have been `days_ago`."""
         await self.scene.journey.owner.execute(
             "UPDATE integrations SET last_refresh_at = now() - make_interval(secs => $2) WHERE id = $1",
             self.scene.integration_id,
@@ -77,22 +77,22 @@ class Patient:
         )
 
     async def read(self) -> int:
-        """Somebody wants the token, and it has to be refreshed for that; the status of the answer."""
+        """Ask for the token, which has to be refreshed for that. Returns the status of the answer."""
         await self.scene.journey.age_tokens()
         await self.scene.set("refresh_not_before", None)
         return (await self.scene.get()).status_code
 
     async def diagnose(self, **parameters: str) -> dict[str, Any]:
-        """What the user is told."""
+        """Return the diagnosis as the user gets it."""
         return await diagnose(self.scene.journey, self.scene.person, self.scene.provider, **parameters)
 
     async def findings(self) -> dict[str, dict[str, Any]]:
-        """Findings by code."""
+        """Return the diagnosis's findings by their codes."""
         return {finding["code"]: finding for finding in (await self.diagnose())["findings"]}
 
 
 async def diagnose(journey: Journey, person: Person, provider: str, **parameters: str) -> dict[str, Any]:
-    """The answer of the route."""
+    """Return the answer of the route that diagnoses a user's own integration."""
     path = f"/users/me/integrations/{provider}/diagnose"
     response = await journey.client.get(path, headers=person.headers, params=parameters)
     assert response.status_code == 200, response.text

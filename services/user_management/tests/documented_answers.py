@@ -1,4 +1,4 @@
-"""A look at every answer of the application under test: is it one that the OpenAPI document lists?"""
+"""Checks for every answer of the application under test that the OpenAPI document lists it."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -13,13 +13,13 @@ from services.user_management.middleware.prefix import OPERATOR_PATHS, PREFIX
 def documented_answers(app: FastAPI) -> Callable[[httpx.Response], Awaitable[None]]:
     """A response hook of httpx that fails the test when the document does not list the status, or a problem's code."""
     document = app.openapi()
-    # Paths of their own come before templates.
+    # Fixed paths come before templates.
     templates = sorted(document["paths"], key=lambda path: path.count("{"))
     patterns = [(re.compile(re.sub(r"\{\w+\}", "[^/]+", path)), document["paths"][path]) for path in templates]
     shared: dict[str, Any] = document["components"]["responses"]
 
     async def check(response: httpx.Response) -> None:
-        # As it was sent: the document does not speak of the spellings that hide a path.
+        # The path as it was sent: the document does not cover spellings that hide a path.
         sent = response.request.url.raw_path.partition(b"?")[0].decode()
         path = sent.removeprefix(PREFIX)
         if path != sent and any(path.startswith(operators) for operators in OPERATOR_PATHS):

@@ -1,4 +1,4 @@
-"""Events of every type, for tests of how they are told."""
+"""Events of every type, for tests of how they are sent."""
 
 from typing import Any
 
@@ -8,6 +8,6 @@ from services.user_management.schemas.events import OUTBOX_EVENTS, UserEvent
 
 
 def happened(event_type: EventType, **members: Any) -> UserEvent:
-    """The published example of the type, of `user_1`, with other `members`."""
+    """Return the published example of a type of event, about `user_1`, with other `members`."""
     event = OUTBOX_EVENTS[event_type]
     return event.model_validate(EXAMPLES[f"{event.__name__}Event"]["data"] | {"user_id": "user_1"} | members)

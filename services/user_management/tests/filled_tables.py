@@ -71,8 +71,8 @@ THIS_MONTH: Final = """
 
 @asynccontextmanager
 async def filled(owner: "asyncpg.Connection[asyncpg.Record]") -> AsyncIterator[None]:
-    """Rows in the tables that grow, gone afterwards: with none, every index is as good as another. Without scans of
-    whole tables, which are right for what is small and stays small."""
+    """Fill the tables that grow, within the block; on empty tables the planner finds every index as good as another.
+    Scans of whole tables, which are right for small tables, are discouraged."""
     transaction = owner.transaction()
     await transaction.start()
     try:

@@ -10,16 +10,16 @@ from services.user_management.services.key_rotation_service import KeyRotationSe
 from services.user_management.services.vault_service import VaultService
 
 SECOND_ROOT = b"2" * KEY_BYTES
-"""Of key version 2, wherever a test has one."""
+"""The root key of key version 2 in all tests that have one."""
 
 
 def first_root(container: Container) -> bytes:
-    """The root key of version 1, as the session's container derived it."""
+    """Return the root key of version 1, as the session's container derived it."""
     return container.keys.vault.encryption._roots[1]
 
 
 async def vault_with(container: Container, roots: Mapping[int, bytes]) -> VaultService:
-    """Another process's vault."""
+    """Make the vault of another process, which holds these root keys."""
     vault = VaultService(
         load_keys=lambda: TokenEncryption(roots),
         unit_of_work=container.resources.unit_of_work,
@@ -30,12 +30,12 @@ async def vault_with(container: Container, roots: Mapping[int, bytes]) -> VaultS
 
 
 async def vault_of_both(container: Container) -> VaultService:
-    """The vault of a process that holds the versions 1 and 2."""
+    """Make the vault of another process, which holds the versions 1 and 2."""
     return await vault_with(container, {1: first_root(container), 2: SECOND_ROOT})
 
 
 def rotation_with(container: Container, vault: VaultService) -> KeyRotationService:
-    """Another process's rotation."""
+    """Make the key rotation of another process, which has this vault."""
     return KeyRotationService(
         vault=vault,
         database=container.resources.database,
@@ -48,7 +48,7 @@ def rotation_with(container: Container, vault: VaultService) -> KeyRotationServi
 
 @contextmanager
 def holding(container: Container, vault: VaultService) -> Iterator[None]:
-    """For a while the session's container holds the keys of `vault`."""
+    """Let the session's container hold the keys of `vault` within the block."""
     before = container.keys.vault._encryption
     container.keys.vault._encryption = vault.encryption
     try:

@@ -1,4 +1,4 @@
-"""Runs of the periodic check, and connections that are due for it."""
+"""Runs of the periodic check, and integrations that are due for it."""
 
 import json
 from typing import Any
@@ -11,7 +11,8 @@ STATIC = "sandbox-static"
 
 
 async def run_check(journey: Journey) -> int:
-    """One run, slice after slice; the cursor goes through JSON as it does through its row. Returns how many slices."""
+    """Do one run of the check, slice after slice. The cursor passes through JSON, as it does through its row. Returns
+    the number of slices."""
     cursor: Any = None
     for slices in range(1, 100):
         cursor = await journey.container.integrations.health.check(TESTER, cursor)
@@ -22,7 +23,7 @@ async def run_check(journey: Journey) -> int:
 
 
 async def forget_reads(scene: Connected) -> None:
-    """Nothing has proved the connection for more than a day."""
+    """Let more than a day have passed since anything last proved that integrations work."""
     await scene.journey.owner.execute(
         "UPDATE integrations SET connected_at = now() - interval '25 hours', last_refresh_at = NULL,"
         " last_checked_at = CASE WHEN last_checked_at IS NULL THEN NULL ELSE now() - interval '25 hours' END"
@@ -35,7 +36,7 @@ async def health_of(journey: Journey, provider: str = STATIC) -> dict[str, Any] 
 
 
 async def crowd(journey: Journey, size: int, provider: str = STATIC) -> list[Connected]:
-    """So many users with a connection each that is due."""
+    """Make `size` users, each with an integration that is due for a check."""
     first = await Connected.at(journey, provider)
     others = [
         await Connected.at(journey, provider, email=f"user{number}@example.com", key=first.key)

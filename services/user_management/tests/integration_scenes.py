@@ -1,4 +1,5 @@
-"""Connections that tests need many of or in other shapes: further accounts, providers with other files, processes."""
+"""Integrations that tests need in numbers or in other forms: further accounts, providers with other files,
+processes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ CONNECT_PAGE: Final = "http://localhost:3000/connect/"
 async def returned_flow(
     journey: Journey, person: Person, account: str | None = None, provider: str = PROVIDER, **body: Any
 ) -> str:
-    """The ticket of a flow that the provider has returned to; what is left is to confirm it."""
+    """Bring a flow as far as the provider's return, and return its ticket; only the confirmation is left."""
     started = await journey.authorize(person, provider, **body)
     location = await journey.consent(started["authorization_url"], account=account or person.email)
     return flow_ticket(expect(await journey.callback(location), 303))
@@ -46,14 +47,15 @@ async def connect_account(
 
 
 async def connected_to(journey: Journey, provider: str, *, email: str = "ada@example.com") -> Connected:
-    """A new user's connection with what `provider` demands, and a service that may read its tokens."""
+    """Make a new user's integration with the scopes that `provider` requires, and a service that may read its
+    tokens."""
     person = await journey.sign_up(email)
     connection = await connect_account(journey, person, email, provider)
     return Connected(journey, person, str(connection["id"]), provider, await journey.service_key(provider))
 
 
 async def due_connections(journey: Journey, person: Person, provider: str, count: int) -> list[UUID]:
-    """Connections that run out within the hour, the next one first."""
+    """Make integrations whose access tokens run out within the hour, and list their ids, the soonest first."""
     ids = []
     for number in range(count):
         account = f"account-{number}@example.com"
@@ -72,7 +74,7 @@ async def due_connections(journey: Journey, person: Person, provider: str, count
 
 @contextmanager
 def no_longer_offering(container: Container, provider: str) -> Iterator[None]:
-    """For a while the provider is not configured."""
+    """Take the provider out of the configuration within the block."""
     providers = container.resources.providers._providers
     former = providers.pop(provider)
     try:
@@ -91,7 +93,7 @@ def offering(
     tables: str = "",
     without: Iterable[str] = (),
 ) -> Iterator[None]:
-    """For a while the operator's file of a sandbox provider has further `keys` and `tables`, and lacks others."""
+    """Within the block, add `keys` and `tables` to the operator's file of a sandbox provider, and leave others out."""
     name = provider_name(kind)
     registry = container.resources.providers
     former = registry.get(name)
@@ -112,12 +114,12 @@ def offering(
 
 
 def forget_failures(container: Container) -> None:
-    """No circuit breaker is open, whatever tests before did to the providers."""
+    """Close all circuit breakers, whatever earlier tests did to the providers."""
     container.resources.oauth.gate._entrances.clear()
 
 
 def refresher_elsewhere(container: Container, *, is_stopping: Callable[[], bool] = lambda: False) -> TokenRefresher:
-    """The refresher of another process: it shares the database with ours, and nothing else."""
+    """Make the refresher of another process, which shares only the database with ours."""
     oauth = OAuthClient(container.resources.http, container.resources.clock)
     attempts = RefreshAttempts(
         unit_of_work=container.resources.unit_of_work,
@@ -139,7 +141,7 @@ def refresher_elsewhere(container: Container, *, is_stopping: Callable[[], bool]
 
 
 def revocation_job(container: Container) -> RevocationService:
-    """The job of another process."""
+    """Make the revocation job of another process."""
     return RevocationService(
         unit_of_work=container.resources.unit_of_work,
         providers=container.resources.providers,
@@ -156,7 +158,7 @@ def refresh_jobs(
     spread_seconds: float = 0.0,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> RefreshJobs:
-    """The periodic jobs of a process."""
+    """Make the periodic refresh jobs of a process."""
     return RefreshJobs(
         database=container.resources.database,
         refresher=refresher,
@@ -166,7 +168,7 @@ def refresh_jobs(
 
 
 async def stored_rows(owner: "asyncpg.Connection[asyncpg.Record]") -> list[tuple[Any, ...]]:
-    """Every connection and every token, to be compared before and after."""
+    """Return the rows of all integrations and all tokens, to be compared before and after."""
     found = [
         *await owner.fetch("SELECT * FROM integrations ORDER BY id"),
         *await owner.fetch("SELECT * FROM encrypted_tokens ORDER BY id"),
@@ -175,18 +177,18 @@ async def stored_rows(owner: "asyncpg.Connection[asyncpg.Record]") -> list[tuple
 
 
 async def revocation_of(journey: Journey) -> dict[str, Any]:
-    """The only revocation there is."""
+    """Return the only revocation that there is."""
     return await only_row(journey, "SELECT * FROM token_revocations")
 
 
 async def revocation_states(journey: Journey) -> list[str]:
-    """The states of all revocations, the one requested first at the head."""
+    """List the states of all revocations, in the order in which they were requested."""
     rows = await journey.owner.fetch("SELECT state FROM token_revocations ORDER BY requested_at, id")
     return [row["state"] for row in rows]
 
 
 async def make_revocations_due(journey: Journey) -> None:
-    """Let the back-off, or somebody's lease, end now."""
+    """End the back-off and the lease of every pending revocation now."""
     await journey.owner.execute(
         "UPDATE token_revocations SET next_attempt_at = now(), lease_until = least(lease_until, now())"
         " WHERE state = 'pending'"

@@ -1,4 +1,4 @@
-"""The main job in process, for tests to start from where they are interested."""
+"""The steps of the main job, run in this process, from which a test can start at the point that it is about."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,20 +22,20 @@ class Journey(MainJob):
     owner: "asyncpg.Connection[asyncpg.Record]"
 
     def headers_of(self, user_id: str, **overrides: Any) -> dict[str, str]:
-        """A session of the user."""
+        """Return the headers of a session of the user."""
         return {"Authorization": f"Bearer {self.sandbox.clerk.session_token(user_id, **overrides)}"}
 
     def ticket(self, started: dict[str, Any]) -> str:
-        """What the callback of a started flow gives the browser."""
+        """Return the ticket that the callback of a started flow gives the browser."""
         return self.container.resources.signer.flow_ticket(UUID(started["flow_id"]))
 
     async def webhook(self, event_type: str, user: dict[str, Any], **options: Any) -> httpx.Response:
-        """A signed Clerk event."""
+        """Send a signed event of Clerk, and return the answer."""
         headers, body = self.sandbox.clerk.signed_event(event_type, user, **options)
         return await self.client.post("/webhooks/clerk", headers=headers, content=body)
 
     async def sign_up(self, email: str = "ada@example.com", **fields: Any) -> Person:
-        """A user whom Clerk told us of; the webhook takes no detour over the network."""
+        """Make a user of Clerk and tell the service of them by a webhook, without the network."""
         user = self.sandbox.clerk.create_user(email=email, first_name="Ada", last_name="Example", **fields)
         expect(await self.webhook("user.created", user), 200)
         return Person(user["id"], email, self.headers_of(user["id"]))
@@ -48,7 +48,7 @@ class Journey(MainJob):
         scopes: list[str] | None = None,
         reason_required: bool = False,
     ) -> dict[str, str]:
-        """Headers of a new sibling service with a grant."""
+        """Make a sibling service with a grant, and return its headers."""
         key = await self.container.service_clients.create_service(TESTER, name)
         await self.container.service_clients.grant(
             TESTER, name, provider, scopes=scopes, reason_required=reason_required

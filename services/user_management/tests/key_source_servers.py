@@ -1,4 +1,5 @@
-"""What unwraps keys, on this machine: moto's KMS, a transit engine of our own, a real one where there is a binary."""
+"""Servers that unwrap keys, on this machine: moto's KMS, a transit engine of our own, and a real one if a binary is
+installed."""
 
 import base64
 import json
@@ -40,7 +41,7 @@ def _until_it_answers(child: Child, url: str) -> None:
 
 @contextmanager
 def moto_server(log: Path) -> Iterator[str]:
-    """URL of moto's AWS; it knows every service, and a symmetric KMS key once one is created."""
+    """Run moto's imitation of AWS and return its URL. It has every service, and a KMS key once one is created."""
     (port,) = ports.free_ports(1)
     url = f"http://{ports.LOOPBACK}:{port}"
     command = [sys.executable, "-m", "moto.server", "-H", ports.LOOPBACK, "-p", str(port)]
@@ -54,7 +55,8 @@ def moto_server(log: Path) -> Iterator[str]:
 
 
 class FakeTransit(ThreadingHTTPServer):
-    """Encrypts nothing: a wrapped text is a ticket. `answer` replaces what the next requests get."""
+    """An imitation of the transit engine. It does not encrypt: a wrapped text is only a name for the secret that it
+    keeps. `answer` replaces the answers to all further requests."""
 
     def __init__(self) -> None:
         super().__init__((ports.LOOPBACK, 0), _TransitHandler)
@@ -69,7 +71,7 @@ class FakeTransit(ThreadingHTTPServer):
         return f"http://{ports.LOOPBACK}:{self.server_port}"
 
     def handle_call(self, path: str, token: str | None, body: dict[str, str]) -> tuple[int, bytes]:
-        """Status and body of the answer."""
+        """Return status and body of the answer."""
         self.requests.append((path, body))
         if self.failures_left:
             self.failures_left -= 1
@@ -90,7 +92,7 @@ class FakeTransit(ThreadingHTTPServer):
         return 404, b'{"errors":[]}'
 
     def wrap_as_is(self, secret: bytes, version: int) -> str:
-        """Wrapped by somebody else: any length."""
+        """Wrap a secret of any length, as another client of the engine could."""
         text = f"vault:v1:{secrets.token_urlsafe(24)}"
         associated = base64.b64encode(f"user-management:{version}".encode()).decode()
         self.wrapped[text] = base64.b64encode(secret).decode(), associated
@@ -109,12 +111,12 @@ class _TransitHandler(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - the name that http.server passes
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def fake_transit() -> Iterator[FakeTransit]:
-    """A running one."""
+    """Run an imitation of the transit engine."""
     server = FakeTransit()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
@@ -127,13 +129,13 @@ def fake_transit() -> Iterator[FakeTransit]:
 
 
 def transit_binary() -> str | None:
-    """OpenBao or Vault, where one is on the PATH."""
+    """Return the path of OpenBao or Vault; None if neither is on the PATH."""
     return shutil.which("bao") or shutil.which("vault")
 
 
 @contextmanager
 def real_transit(binary: str, log: Path) -> Iterator[str]:
-    """URL of a development server in memory with the transit engine and our key."""
+    """Run an in-memory development server with the transit engine and our key, and return its URL."""
     (port,) = ports.free_ports(1)
     url = f"http://{ports.LOOPBACK}:{port}"
     command = [

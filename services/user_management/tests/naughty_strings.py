@@ -1,4 +1,4 @@
-"""Hostile strings, each with what it tries: for every place that takes text from outside.
+"""Hostile strings for every place that takes text from outside, each with a name for what it tries.
 
 Our own, in the manner of the "big list of naughty strings". Characters that an editor hides are written as escapes.
 """

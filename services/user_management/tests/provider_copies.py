@@ -22,7 +22,7 @@ def copy_providers(folder: Path, sandbox_url: str) -> list[str]:
 
 @contextmanager
 def imitated(container: Container, sandbox: Sandbox, folder: Path) -> Iterator[None]:
-    """For a while the built-in providers are offered as well, and what imitates them knows nobody yet.
+    """Within the block, offer the built-in providers as well; their imitations begin without any account.
 
     GitHub's and Slack's tokens run out, and a refresh uses up its token.
     """
@@ -44,7 +44,7 @@ def imitated(container: Container, sandbox: Sandbox, folder: Path) -> Iterator[N
 
 
 def living_tokens(provider: Provider, account: str = "ada@example.com") -> int:
-    """How many access and refresh tokens of the account the provider would still accept."""
+    """Count the access tokens and the refresh tokens of the account that the provider would still accept."""
     now = time.monotonic()
     grants = [grant for grant in provider.grants(account) if grant.alive]
     access = [token for grant in grants for token in grant.access_tokens if not token.revoked]

@@ -29,7 +29,7 @@ Reply = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
 
 @dataclass
 class Edge:
-    """The network: answers in the order of a script per URL; the last one again and again."""
+    """The scripted network. It gives the answers of each URL in their order, and repeats the last one."""
 
     script: dict[str, list[Reply]] = field(default_factory=dict)
     requests: list[httpx.Request] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Edge:
         return sum(str(request.url) == url for request in self.requests)
 
     def form(self, index: int = -1) -> dict[str, str]:
-        """The form that was sent."""
+        """Return the form that a request has sent."""
         return dict(parse_qsl(self.requests[index].content.decode(), keep_blank_values=True))
 
 
@@ -62,26 +62,26 @@ def client(edge: Edge, clock: SetClock | None = None) -> OAuthClient:
 
 
 def built_in(name: str, parameters: Mapping[str, str] | None = None, /, **changes: Any) -> Provider:
-    """A built-in provider with our client; `changes` are made to its file."""
+    """Return a built-in provider with our client; `changes` are made to its file."""
     registration = Registration(CLIENT_ID, SecretStr(CLIENT_SECRET), parameters or {})
     provider = load_providers([BUILT_IN], {name: registration}).get(name)
     return Provider(provider.config.model_copy(update=changes), CLIENT_ID, SecretStr(CLIENT_SECRET))
 
 
 def body(members: Any, status: int = 200, **headers: str) -> httpx.Response:
-    """A JSON answer."""
+    """Build a JSON answer."""
     return httpx.Response(status, headers=headers, content=json.dumps(members).encode())
 
 
 def key_set() -> dict[str, Any]:
-    """The JWKS with the one key that signs ID tokens here."""
+    """Return the JWKS with the one key that signs ID tokens in these tests."""
     numbers = PRIVATE_KEY.public_key().public_numbers()
     entry = {"kty": "RSA", "kid": KEY_ID, "use": "sig", "n": _unsigned(numbers.n), "e": _unsigned(numbers.e)}
     return {"keys": [entry]}
 
 
 def id_token(header: Mapping[str, Any] | None = None, /, **claims: Any) -> str:
-    """One of Google for our client, but for what is given; `ABSENT` leaves a claim out."""
+    """Sign an ID token of Google for our client. What is given replaces its claims; `ABSENT` leaves a claim out."""
     members = {
         "iss": "https://accounts.google.com",
         "aud": CLIENT_ID,
@@ -96,7 +96,7 @@ def id_token(header: Mapping[str, Any] | None = None, /, **claims: Any) -> str:
 
 
 def grant(clock: SetClock | None = None, *, token: str | None = None, access_token: str = ACCESS_TOKEN) -> TokenAnswer:
-    """What a code was exchanged for."""
+    """Return a token answer for an authorization code."""
     return TokenAnswer(
         access_token=access_token,
         refresh_token="refresh-1",

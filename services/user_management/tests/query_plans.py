@@ -1,4 +1,4 @@
-"""What Postgres would do for a statement: its plan, and the scans in it that read a whole table."""
+"""Finds out Postgres's plan for a statement, and the scans in it that read a whole table."""
 
 import json
 import re
@@ -33,7 +33,7 @@ class Plan:
         return cls(answer["Plan"])
 
     def nodes(self, node: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-        """All nodes, from the top."""
+        """Yield all nodes, from the top."""
         node = self.root if node is None else node
         yield node
         for child in node.get("Plans", []):
@@ -57,7 +57,7 @@ class Plan:
             yield from self._scans(child, stops_early=stops_early)
 
     def rows_looked_at(self) -> int:
-        """Of an executed plan: the most rows that one scan went through."""
+        """Return the most rows that one scan of an executed plan went through."""
         scans = [node for node in self.nodes() if "Relation Name" in node or "Index Name" in node]
         looked_at = (
             (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in scans
@@ -75,14 +75,14 @@ def _reads_whole(node: dict[str, Any], indexes: "Indexes", *, many: int, stops_e
 
 @dataclass(frozen=True, slots=True)
 class Indexes:
-    """What the catalogue says of the indexes there are."""
+    """The indexes that exist, as the catalogue describes them."""
 
     first_column: dict[str, str]
     partial: frozenset[str]
 
     @classmethod
     async def read(cls, connection: "asyncpg.Connection[asyncpg.Record]") -> "Indexes":
-        """Of every table, and of every partition."""
+        """Read the indexes of every table and of every partition."""
         rows = await connection.fetch(
             "SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid, 1, true) AS first,"
             " indpred IS NOT NULL AS partial FROM pg_index"
@@ -99,7 +99,7 @@ class Indexes:
 
 
 async def generic_plan(connection: "asyncpg.Connection[asyncpg.Record]", statement: str) -> Plan:
-    """The plan for any values of the statement's parameters."""
+    """Return the generic plan, for any values of the statement's parameters."""
     # Inside a function, since the driver would want values for the parameters.
     await connection.execute(_EXPLAIN)
     return Plan.of_json(await connection.fetchval("SELECT pg_temp.explain($1)", statement))

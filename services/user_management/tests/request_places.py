@@ -1,5 +1,5 @@
-"""Every place of the API that takes text, found in the OpenAPI document, so that a new route is tried without being
-named; and requests that are good but for the text in one of them."""
+"""Finds every place of the API that takes text in the OpenAPI document, so that a new route is tried without being
+named, and builds requests that are valid except for the text in one place."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -43,7 +43,7 @@ class Prepared:
 
 
 def places(document: Schema) -> Iterator[Place]:
-    """All places, in the document's order."""
+    """List all places, in the document's order."""
     for path, item in document["paths"].items():
         for method, operation in item.items():
             for parameter in operation.get("parameters", []):
@@ -73,7 +73,7 @@ def _body(operation: Schema) -> _Body | None:
 
 
 def _resolve(document: Schema, schema: Schema) -> list[Schema]:
-    """What `schema` may stand for, without references and alternatives."""
+    """Return the schemas that `schema` may stand for, with references and alternatives resolved."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return _resolve(document, document["components"]["schemas"][name])
@@ -82,7 +82,8 @@ def _resolve(document: Schema, schema: Schema) -> list[Schema]:
 
 
 def _text_in(document: Schema, schema: Schema, where: JSONPath = ()) -> Iterator[JSONPath]:
-    """Paths to what may hold a string: strings, other scalars that might convert one, and what has no type at all."""
+    """Yield the paths to members that may hold a string: strings, other scalars that might be converted from one, and
+    members without a type."""
     found: set[JSONPath] = set()
     for one in _resolve(document, schema):
         kind = one.get("type")
@@ -97,7 +98,7 @@ def _text_in(document: Schema, schema: Schema, where: JSONPath = ()) -> Iterator
 
 
 def _sample(document: Schema, schema: Schema, good: Mapping[str, Any], name: str = "") -> Any:
-    """A value that the schema accepts, as far as can be told; `good` knows values by the member's name."""
+    """Return a value that the schema should accept; `good` has values by the member's name."""
     if name in good:
         return good[name]
     one = _resolve(document, schema)[0]
@@ -111,7 +112,7 @@ def _sample(document: Schema, schema: Schema, good: Mapping[str, Any], name: str
 
 
 def _put(document: Any, where: JSONPath, value: Any) -> Any:
-    """`document` with `value` at `where`."""
+    """Return `document` with `value` at `where`."""
     if not where:
         return value
     step, *rest = where
@@ -126,7 +127,7 @@ def _escaped(text: str) -> str:
 
 
 def prepare(document: Schema, place: Place, text: str, good: Mapping[str, Any]) -> Prepared:
-    """The request with `text` in its place, and `good` values in all others that must have one."""
+    """Build the request with `text` in its place, and `good` values in all other places that need one."""
     parameters = {kind: dict[str, str]() for kind in ("path", "query", "header")}
     for parameter in place.operation.get("parameters", []):
         if parameter["in"] == "path" or parameter.get("required"):

@@ -14,7 +14,7 @@ Headers = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A user with one connection, and `key`, the headers of a service that may read its tokens."""
+    """A user with one integration, and `key`, the headers of a service that may read its tokens."""
 
     journey: Journey
     person: Person
@@ -43,12 +43,12 @@ class Connected:
 
     @property
     def headers(self) -> Headers:
-        """Headers of a session of the user."""
+        """Return the headers of a session of the user."""
         return self.person.headers
 
     @property
     def party(self) -> str:
-        """The provider's name in the sandbox."""
+        """Return the provider's name in the sandbox."""
         return provider_party(self.provider)
 
     async def get(self, **body: Any) -> httpx.Response:
@@ -60,20 +60,20 @@ class Connected:
         self.journey.sandbox.faults.add(Fault(party=self.party, operation=operation, action=action, **fields))
 
     def calls(self, operation: str = "token.refresh") -> int:
-        """How often the provider was asked."""
+        """Count the calls of `operation` to the provider."""
         return self.journey.sandbox.ledger.count(party=self.party, operation=operation)
 
     async def set(self, column: str, value: Any) -> None:
-        """Overwrite one column of the connection."""
+        """Overwrite one column of the integration."""
         statement = f"UPDATE integrations SET {column} = $2 WHERE id = $1"  # noqa: S608 - our own column names
         await self.journey.owner.execute(statement, self.integration_id, value)
 
     async def row(self) -> dict[str, Any]:
-        """The connection as it lies in the database."""
+        """Return the integration's row."""
         return await only_row(self.journey, "SELECT * FROM integrations WHERE id = $1", self.integration_id)
 
     async def ciphertext(self, kind: str) -> bytes:
-        """The stored ciphertext of one token."""
+        """Return the stored ciphertext of one token."""
         statement = "SELECT ciphertext FROM encrypted_tokens WHERE integration_id = $1 AND kind = $2"
         stored: bytes = await self.journey.owner.fetchval(statement, self.integration_id, kind)
         return stored
@@ -85,29 +85,29 @@ class Connected:
 
 
 def provider_party(provider: str) -> str:
-    """`sandbox-static` is `oidc:static` in the sandbox's ledger."""
+    """Return the provider's name in the sandbox's ledger: `oidc:static` for `sandbox-static`."""
     return provider.replace("sandbox-", "oidc:")
 
 
 async def only_row(journey: Journey, statement: str, *arguments: Any) -> dict[str, Any]:
-    """The single row that `statement` finds."""
+    """Return the single row that `statement` finds."""
     (row,) = await journey.owner.fetch(statement, *arguments)
     return dict(row)
 
 
 async def audit_actions(journey: Journey, user_id: str | None = None) -> list[str]:
-    """Audited actions, oldest first; of one user when given."""
+    """List the audited actions, of one user if given, the oldest first."""
     statement = "SELECT action FROM audit_logs WHERE $1::text IS NULL OR user_id = $1 ORDER BY occurred_at"
     return [row["action"] for row in await journey.owner.fetch(statement, user_id)]
 
 
 async def read_outcomes(journey: Journey) -> list[str]:
-    """Outcomes in the record of token reads, oldest first."""
+    """List the outcomes in the record of token reads, the oldest first."""
     return [row["outcome"] for row in await journey.owner.fetch("SELECT outcome FROM token_reads ORDER BY read_at")]
 
 
 def assert_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """`response` is the problem `code`, complete and in agreement with itself; returns its body."""
+    """Check that `response` is the problem `code`, complete and consistent. Returns its body."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = response.json()

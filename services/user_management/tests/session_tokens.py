@@ -31,7 +31,7 @@ CLAIMS: Final[dict[str, Any]] = {
     "v": 2,
 }
 ABSENT: Final = object()
-"""In place of a value: the member is left out."""
+"""In place of a value it leaves the member out."""
 
 
 class OneKey:
@@ -57,10 +57,10 @@ def signed(header: bytes, payload: bytes) -> str:
 
 
 def token(header: Mapping[str, Any] | None = None, /, **claims: Any) -> str:
-    """A valid token, but for what is given."""
+    """Sign a token that is valid, except for what is given."""
     return signed(encoded(HEADER | dict(header or {})), encoded(CLAIMS | claims))
 
 
 def encoded(members: dict[str, Any]) -> bytes:
-    """JSON, without the members that are ABSENT."""
+    """Encode as JSON, without the members that are ABSENT."""
     return json.dumps({name: value for name, value in members.items() if value is not ABSENT}).encode()

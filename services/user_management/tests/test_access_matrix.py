@@ -28,7 +28,7 @@ from services.user_management.tests.scenes import Connected, Headers
 OTHER_KEY: Final = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 ACTOR: Final = {"iss": "https://dashboard.clerk.com", "sid": "sess_support", "sub": "user_support"}
 TARGET: Final = "target"
-"""The service that admins work on."""
+"""The name of the service that administrators change."""
 BODIES: Final[dict[str, dict[str, Any]]] = {
     "PATCH /users/{user_id}": {"first_name": "Augusta"},
     "PUT /users/{user_id}": {"first_name": "Augusta"},
@@ -41,7 +41,8 @@ ENCRYPTED: Final = ".".join(base64.urlsafe_b64encode(b"part").rstrip(b"=").decod
 
 
 class Stage:
-    """A user with a connection, a person and a service for admins to work on, and everybody who comes to the door."""
+    """The state that every call finds: a user with an integration, a user and a service that administrators change, and
+    the credentials of all callers."""
 
     def __init__(self, scene: Connected, credentials: dict[str, Headers], patient: Person, key_id: str) -> None:
         self.scene = scene
@@ -69,7 +70,7 @@ class Stage:
         return cls(scene, credentials, patient, target["Authorization"].split("_")[1])
 
     async def attempt(self, route: str, subject: str) -> int:
-        """Call `route` as `subject`; everybody finds the same state."""
+        """Call `route` as `subject`, from the same state every time. Returns the status of the answer."""
         await self._reset(restorable=route.endswith("/restore"))
         method, template = route.split(" ")
         path, document = await self._request(route, template)
@@ -103,7 +104,7 @@ class Stage:
             await self.journey.connect(self.scene.person, self.scene.provider)
 
     async def _request(self, route: str, template: str) -> tuple[str, dict[str, Any]]:
-        """Path with its query, and the body."""
+        """Return the path with its query, and the body."""
         user_id = self._patient.id if template.startswith("/admin/") else self.scene.user_id
         path = template.format(
             user_id=user_id,
@@ -134,14 +135,14 @@ class Stage:
         return bodies.get(route) or BODIES.get(route, {})
 
     async def _subscribe(self) -> UUID:
-        """A subscription of the service that may manage its own."""
+        """Make a subscription of the service that may manage its own."""
         subscriptions = self.journey.container.events.subscriptions
         owner = Principal(PrincipalKind.SERVICE, "managing-service")
         request = CreateSubscriptionRequest(url="http://127.0.0.1:9/")
         return (await subscriptions.create_subscription(owner, request)).id
 
     async def _consented(self) -> str:
-        """Where the provider sends the browser after a consent."""
+        """Consent at the provider; return the URL to which it sends the browser."""
         started = await self.journey.authorize(self.scene.person, self.scene.provider)
         return await self.journey.consent(started["authorization_url"], account=self.scene.person.email)
 
@@ -163,7 +164,7 @@ class Stage:
 
 
 def _sessions(journey: Journey, user_id: str) -> dict[str, Headers]:
-    """Sessions of the user, good and bad, and what may be taken for one."""
+    """Return the headers of valid and invalid sessions of the user, and of credentials that may be taken for one."""
     clerk = journey.sandbox.clerk
     claims: dict[str, dict[str, Any]] = {
         "owner": {},
@@ -196,7 +197,8 @@ def _sessions(journey: Journey, user_id: str) -> dict[str, Headers]:
 
 
 async def _keys(journey: Journey) -> dict[str, Headers]:
-    """Keys of services, good and bad; the bad ones with all permissions, so that those are not what refuses them."""
+    """Return the headers of valid and invalid service keys. The invalid ones have all permissions, so that they are not
+    refused for a lack of those."""
     clients = journey.container.service_clients
     everything = tuple(ServicePermission)
     wanted: dict[str, tuple[ServicePermission, ...]] = {

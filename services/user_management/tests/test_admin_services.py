@@ -35,17 +35,17 @@ class Administrator:
         return await self.journey.client.request(method, f"{SERVICES}{path}", headers=headers, content=content)
 
     async def create(self, name: str = "calendar", **fields: Any) -> str:
-        """A new service; its key."""
+        """Make a service, and return its key."""
         created: dict[str, Any] = expect(await self("POST", "", {"name": name, **fields}), 201).json()
         return str(created["key"])
 
     async def show(self, name: str = "calendar") -> dict[str, Any]:
-        """The service as the API shows it."""
+        """Return the service as the API shows it."""
         shown: dict[str, Any] = expect(await self("GET", f"/{name}"), 200).json()
         return shown
 
     async def changes(self, action: str) -> dict[str, Any]:
-        """The old and new values in the only record of `action` on the service `calendar`."""
+        """Return the old and new values in the only record of `action` on the service `calendar`."""
         row = await only_row(
             self.journey,
             "SELECT d.changes, l.* FROM audit_logs l JOIN audit_details d USING (id) WHERE l.action = $1"

@@ -48,7 +48,7 @@ async def detail(journey: Journey, admin: Headers, user_id: str) -> dict[str, An
 
 
 async def listed(journey: Journey, admin: Headers, path: str = USERS, **parameters: str) -> list[str]:
-    """Ids in the list, without the admin's own."""
+    """Return the ids in the list, without the administrator's own."""
     response = await journey.client.get(path, headers=admin, params=parameters)
     assert response.status_code == 200, response.text
     return [user["id"] for user in response.json()["items"] if user["id"] != ADMIN_USER_ID]
@@ -264,7 +264,7 @@ async def test_deletion_is_confirmed_with_the_end_of_the_hold_back_and_repeated_
     confirmed = DeletionResponse.model_validate_json(first.content)
     assert confirmed.deleted_at == await journey.owner.fetchval("SELECT deleted_at FROM users WHERE id = $1", ada.id)
     assert confirmed.restorable_until - confirmed.deleted_at == timedelta(days=30)
-    # Held back with its grant, for a restoration.
+    # The integration and its consent are kept for a restoration.
     assert confirmed.ended.connections == []
     assert (await audit_actions(journey, ada.id)).count("user.deleted") == 1
 

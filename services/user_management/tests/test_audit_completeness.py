@@ -1,4 +1,4 @@
-"""Whatever changes something leaves a record, in the transaction of the change."""
+"""Every route that changes something leaves a record, in the transaction of the change."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,12 +18,13 @@ PROVIDER = "sandbox-static"
 Call = Callable[[], Awaitable[httpx.Response]]
 Prepare = Callable[[Journey], Awaitable[Call]]
 CALLBACK = "GET /oauth/callback/{provider}"
-"""Changes something although it is a GET."""
+"""A route that changes something although it is a GET."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """`prepare` goes as far as the call and returns it; `audit` and `reads` are what the call alone must write."""
+    """A call and its records. `prepare` sets everything up and returns the call; `audit` and `reads` are what the call
+    alone must write."""
 
     prepare: Callable[[Journey], Awaitable[Call]]
     audit: tuple[str, ...] = ()
@@ -67,7 +68,7 @@ async def _get_token_after_expiry(journey: Journey) -> Call:
 
 
 def _own_integration(method: str, path: str = "", body: dict[str, object] | None = None) -> Prepare:
-    """A user's call on their own connection."""
+    """Prepare a user's call on their own integration."""
 
     async def prepare(journey: Journey) -> Call:
         scene = await Connected.at(journey)
@@ -79,7 +80,7 @@ def _own_integration(method: str, path: str = "", body: dict[str, object] | None
 
 
 def _ask_for_token(path: str, *, as_form: bool = False) -> Prepare:
-    """A service's call for a token that has to be refreshed."""
+    """Prepare a service's call for a token that has to be refreshed."""
 
     async def prepare(journey: Journey) -> Call:
         scene = await Connected.at(journey)
@@ -98,7 +99,8 @@ def _ask_for_token(path: str, *, as_form: bool = False) -> Prepare:
 
 
 def _administer(method: str, path: str, body: dict[str, object] | None = None) -> Callable[[Journey], Awaitable[Call]]:
-    """An admin's call on the service `calendar-sync`, which has a grant; `{key_id}` in the path is that of its key."""
+    """Prepare an administrator's call on the service `calendar-sync`, which has a grant; `{key_id}` in the path is that
+    of its key."""
 
     async def prepare(journey: Journey) -> Call:
         services = journey.container.service_clients
@@ -113,7 +115,7 @@ def _administer(method: str, path: str, body: dict[str, object] | None = None) -
 
 
 def _edit(method: str) -> Callable[[Journey], Awaitable[Call]]:
-    """A user's call on their own profile."""
+    """Prepare a user's call on their own profile."""
 
     async def prepare(journey: Journey) -> Call:
         ada = await journey.sign_up()
@@ -125,7 +127,7 @@ def _edit(method: str) -> Callable[[Journey], Awaitable[Call]]:
 
 
 def _treat(method: str, action: str = "", change: str = "") -> Callable[[Journey], Awaitable[Call]]:
-    """An admin's call on somebody's account, after an SQL `change` of it."""
+    """Prepare an administrator's call on another user, after an SQL `change` of that user."""
 
     async def prepare(journey: Journey) -> Call:
         ada = await journey.sign_up()
@@ -147,7 +149,7 @@ async def _batch_get(journey: Journey) -> Call:
 def _subscription(
     method: str, path: str = "", body: dict[str, object] | None = None
 ) -> Callable[[Journey], Awaitable[Call]]:
-    """An admin's call on a subscription to webhooks; without a `path` that makes one."""
+    """Prepare an administrator's call on a webhook subscription; without a `path`, the call that makes one."""
 
     async def prepare(journey: Journey) -> Call:
         admin = {"X-API-Key": await journey.container.service_clients.create_service(TESTER, "operations", ["admin"])}
@@ -269,13 +271,13 @@ RECORDS: dict[str, tuple[Recorded, ...]] = {
 
 
 async def _audited(journey: Journey) -> list[tuple[str, str]]:
-    """Action and request id of every audit row, oldest first."""
+    """Return action and request id of every audit row, the oldest first."""
     rows = await journey.owner.fetch("SELECT action, request_id FROM audit_logs ORDER BY occurred_at")
     return [(row["action"], row["request_id"]) for row in rows]
 
 
 async def _read(journey: Journey) -> list[tuple[str, str]]:
-    """Outcome and request id of every recorded read, oldest first."""
+    """Return outcome and request id of every recorded read, the oldest first."""
     rows = await journey.owner.fetch("SELECT outcome, request_id FROM token_reads ORDER BY read_at")
     return [(row["outcome"], row["request_id"]) for row in rows]
 

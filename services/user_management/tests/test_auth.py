@@ -26,7 +26,7 @@ async def _users(journey: Journey) -> int:
 
 
 async def _early_in_a_second() -> int:
-    """Unix seconds, with most of the second still to come: claims count in whole ones."""
+    """Return the Unix time, waiting until most of the second is still to come: claims count in whole seconds."""
     if (late := time.time() % 1) > 0.5:
         await asyncio.sleep(1.001 - late)
     return int(time.time())

@@ -1,4 +1,4 @@
-"""One fault stays where it is: with its connection, its provider, its job, its process."""
+"""A fault affects only its integration, its provider, its job or its process."""
 
 import asyncio
 from typing import Any

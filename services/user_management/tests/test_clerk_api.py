@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:clerk_backen
 
 @pytest.fixture
 def clerk_sandbox() -> Sandbox:
-    """A sandbox of its own: its users are counted here."""
+    """Make a sandbox for this test alone, since the tests count its users."""
     return Sandbox(base_url="http://clerk.test")
 
 
@@ -47,7 +47,7 @@ def directory(http: HttpClient) -> ClerkDirectory:
 
 
 def _answering(response: httpx.Response) -> ClerkDirectory:
-    """A directory for which everything is answered alike."""
+    """Return a directory that gets the same answer to every call."""
 
     def answer(_: httpx.Request) -> httpx.Response:
         return httpx.Response(response.status_code, headers=response.headers, stream=response.stream)

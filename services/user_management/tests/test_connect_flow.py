@@ -1,4 +1,5 @@
-"""From `authorize` to a connection: each attempt once, by the person who started it, nothing before they confirm."""
+"""From `authorize` to an integration: each attempt works once, only for the user who started it, and nothing is stored
+before that user confirms."""
 
 import asyncio
 from typing import Any
@@ -32,7 +33,7 @@ async def _connections(journey: Journey) -> int:
 
 
 async def _returned(journey: Journey, ada: Person) -> tuple[str, dict[str, str]]:
-    """A flow that the provider has returned to: its ticket, and the parameters of the return."""
+    """Bring a flow as far as the provider's return. Returns its ticket, and the parameters of the return."""
     started = await journey.authorize(ada, PROVIDER)
     location = await journey.consent(started["authorization_url"], account=ada.email)
     return flow_ticket(expect(await journey.callback(location), 303)), _query(location)

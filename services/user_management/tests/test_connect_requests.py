@@ -1,4 +1,5 @@
-"""What a provider is asked for, and what is believed of its return: what this user started, and nothing else."""
+"""The authorization requests that are sent to a provider, and the returns that are accepted: only those of an attempt
+that this user started."""
 
 import asyncio
 from collections.abc import Iterator
@@ -31,21 +32,21 @@ JWKS = "http://sandbox.test/oidc/static/jwks.json"
 
 @pytest.fixture
 def front_end(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The front end may be returned to itself (FRONTEND_REDIRECT_URIS)."""
+    """Allow the provider to return to the front end directly (FRONTEND_REDIRECT_URIS)."""
     policy = replace(container.integrations.connect_flows.policy, redirect_uris=(FRONT_END,))
     monkeypatch.setattr(container.integrations.connect_flows, "policy", policy)
 
 
 @pytest.fixture
 def asking(container: Container, tmp_path: Path) -> Iterator[None]:
-    """A provider that shows its consent page only when told to."""
+    """Make the provider show its consent page only when told to."""
     with offering(container, tmp_path, tables=CONSENT, without=["prompt"]):
         yield
 
 
 @pytest.fixture
 def with_nonce(container: Container, tmp_path: Path) -> Iterator[None]:
-    """A provider whose ID token must repeat the nonce."""
+    """Make the provider one whose ID token must repeat the nonce."""
     with offering(container, tmp_path, keys=f'nonce = true\njwks_uri = "{JWKS}"'):
         yield
 
@@ -55,7 +56,7 @@ def _query(url: str) -> dict[str, str]:
 
 
 async def _asked(journey: Journey, person: Person, **body: Any) -> dict[str, str]:
-    """The parameters of the authorization request."""
+    """Return the parameters of the authorization request."""
     return _query((await journey.authorize(person, PROVIDER, **body))["authorization_url"])
 
 
@@ -207,7 +208,7 @@ async def test_redirect_uri_must_be_exactly_an_allowed_one(journey: Journey, red
 
 
 async def _returned_to_front_end(journey: Journey, person: Person) -> dict[str, str]:
-    """The parameters with which the provider has sent the browser to the front end."""
+    """Return the parameters with which the provider has sent the browser to the front end."""
     started = await journey.authorize(person, PROVIDER, redirect_uri=FRONT_END)
     assert _query(started["authorization_url"])["redirect_uri"] == FRONT_END
     location = await journey.consent(started["authorization_url"], account=person.email)

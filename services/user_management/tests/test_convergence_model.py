@@ -82,7 +82,7 @@ class World:
     now: int = 0
 
     def happen(self, number: int, change: Any, wait: int) -> None:
-        """One step of the history; the dead and the tired do nothing."""
+        """Take one step of the history. A user who is deleted, or has taken LONGEST steps, does nothing."""
         person = f"user_{number}"
         self.now += wait
         self.taken[person] = self.taken.get(person, 0) + 1
@@ -136,7 +136,7 @@ class Heard:
             self.news.setdefault(person, []).append((*key, _visible(subject)))
 
     def edit(self, person: str, edit: dict[str, str | None]) -> bool:
-        """Whether there is somebody to edit."""
+        """Edit a user here; return whether there is such a user."""
         if person not in self.known or person in self.gone:
             return False
         self.local.setdefault(person, {}).update({name: value for name, value in edit.items() if value})

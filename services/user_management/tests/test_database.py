@@ -1,4 +1,4 @@
-"""What the database's errors mean to a caller."""
+"""The answers to a caller when the database fails."""
 
 from collections.abc import AsyncIterator
 
@@ -19,7 +19,7 @@ CREATE TRIGGER gives_way BEFORE UPDATE ON integrations FOR EACH ROW EXECUTE FUNC
 
 @pytest.fixture
 async def victim(connected: Connected, sqlstate: str) -> AsyncIterator[Connected]:
-    """A connection whose every change is a transaction that Postgres gives up."""
+    """An integration whose row cannot be changed: Postgres gives every such transaction up."""
     owner: asyncpg.Connection[asyncpg.Record] = connected.journey.owner
     await owner.execute(GIVES_WAY.format(sqlstate=sqlstate))
     yield connected

@@ -1,4 +1,5 @@
-"""Why a grant died: each cause is brought about at the imitation of its provider, and told from the others."""
+"""The causes for which a consent ends: each is brought about at the imitation of its provider, and told from the
+others."""
 
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ async def test_google_account_connected_once_is_not_the_token_limit(journey: Jou
 
 
 async def _same_account_connected(patient: Patient, other: Patient, *, times: int) -> None:
-    """`other` has the same account at the provider, and connected it again and again."""
+    """Let `other` have the same account at the provider, and have connected it `times` times."""
     owner = patient.scene.journey.owner
     await owner.execute(
         "UPDATE integrations SET provider_account_id = (SELECT provider_account_id FROM integrations WHERE id = $1)"

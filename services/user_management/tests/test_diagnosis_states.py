@@ -1,4 +1,5 @@
-"""What stands in the way of a connection besides its grant: scopes, tokens, keys, the provider, and clocks."""
+"""Causes of trouble with an integration other than the end of its consent: scopes, tokens, keys, the provider, and
+clocks."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,5 @@
-"""The end of a connection: unreadable here at once, and revoked at the provider until that sticks."""
+"""The end of an integration: its tokens are unreadable here at once, and their revocation at the provider is tried
+until it succeeds."""
 
 import asyncio
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ NO_REVOCATION = 'revocation_note = "Remove the access at https://accounts.exampl
 
 @pytest.fixture
 def whole_consent(container: Container, tmp_path: Path) -> Iterator[None]:
-    """A provider at which revoking one token ends all that the account has granted."""
+    """Make the provider one at which revoking one token ends the account's whole consent."""
     with offering(container, tmp_path, tables=WHOLE_GRANT, without=["revocation_endpoint"]):
         yield
 

@@ -54,7 +54,7 @@ async def test_documented_file_gives_a_connection_that_is_refreshed(
 
 @pytest.fixture
 def globex(journey: Journey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journey:
-    """The provider that publishes nothing, at which the account has consented before."""
+    """Offer the documented provider without discovery, at which the account has consented before."""
     hosts = ("id.globex.example", "api.globex.example")
     addresses = {f"https://{host}": f"/as/{host}" for host in hosts}
     _offer(journey, tmp_path, monkeypatch, PROVIDERS, "globex", addresses)

@@ -68,7 +68,7 @@ async def _connect(journey: Journey) -> None:
 
 
 async def _refuse(journey: Journey, error: str, times: int = 1) -> Connected:
-    """A connection whose refresh fails so often."""
+    """Make an integration whose refresh fails `times` times with `error`."""
     connected = await Connected.at(journey)
     await journey.age_tokens()
     for _ in range(times):
@@ -130,7 +130,7 @@ SCENES: Final[dict[str, Callable[[Journey], Awaitable[object]]]] = {
 
 @pytest.fixture
 async def receiver(journey: Journey) -> AsyncIterator[Receiver]:
-    """It is told of everything."""
+    """Run a receiver with a subscription to all events."""
     async with receiving() as started:
         headers = journey.headers_of(ADMIN_USER_ID)
         subscription = {"url": started.url}
@@ -139,7 +139,7 @@ async def receiver(journey: Journey) -> AsyncIterator[Receiver]:
 
 
 def _published(app: FastAPI, event_type: str) -> dict[str, Any]:
-    """The schema of the whole event, references and all."""
+    """Return the schema of the whole event, with all schemas that it refers to."""
     document = app.openapi()
     content = document["webhooks"][event_type]["post"]["requestBody"]["content"]
     return {**content["application/cloudevents+json"]["schema"], "components": document["components"]}

@@ -55,7 +55,7 @@ class Exchange:
         self.body = b""
 
     async def run(self) -> None:
-        """To its end. Raises what the application lets through."""
+        """Run the request to its end. Raises any exception that leaves the application."""
         await self._app(self._scope, self._receive, self._send)
 
     async def _receive(self) -> Message:

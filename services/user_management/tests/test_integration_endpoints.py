@@ -1,4 +1,4 @@
-"""Connections as their user sees them: what can be connected, what is connected, and who read it."""
+"""Integrations as their user sees them: what can be connected, what is connected, and who read its tokens."""
 
 from typing import Any
 

@@ -20,7 +20,8 @@ REFUSAL: dict[str, Any] = {"action": "status", "status": 401, "body": {"error": 
 
 
 async def _without_refresh_token(scene: Connected) -> None:
-    """A connection whose access token does not run out, as of a classic OAuth app at GitHub."""
+    """Turn the integration into one without a refresh token whose access token does not run out, as that of a classic
+    OAuth app at GitHub."""
     await scene.journey.owner.execute("DELETE FROM encrypted_tokens WHERE kind = 'refresh'")
     await scene.journey.owner.execute("UPDATE encrypted_tokens SET expires_at = NULL")
 
@@ -129,7 +130,7 @@ async def test_those_whose_key_is_missing_here_do_not_stand_before_the_others(
 
 
 class _Ticking(SystemClock):
-    """Goes on by one second with every look."""
+    """A clock that goes on by one second each time it is read."""
 
     def __init__(self) -> None:
         self._seconds = 0.0

@@ -1,4 +1,5 @@
-"""How a path and a query name a connection: what no provider or account is called is refused on every route alike."""
+"""The parameters that name an integration in a path and a query: a text that cannot be a provider's or an account's
+name is refused on every route alike."""
 
 import pytest
 

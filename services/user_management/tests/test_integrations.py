@@ -1,4 +1,4 @@
-"""Connections as the product changes them: notes, the primary account, a refresh on demand; and how many there are."""
+"""Integrations as the product changes them: notes, the primary account, a refresh on demand; and several accounts."""
 
 import asyncio
 import itertools
@@ -334,7 +334,7 @@ async def test_two_accounts_confirmed_at_once_have_one_primary(journey: Journey)
 
 
 async def _blocked_or_done(journey: Journey, task: "asyncio.Task[Any]") -> None:
-    """Until somebody in Postgres waits for a lock, or the task has got through without one."""
+    """Wait until a transaction in Postgres waits for a lock, or the task has ended without waiting for one."""
     waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"
     async with asyncio.timeout(10):
         for pause in itertools.repeat(0.01):

@@ -1,4 +1,5 @@
-"""Where the issuer's keys come from: one fetch for everybody, none for a forger, and no outage for who is known."""
+"""The fetches of the issuer's keys: one for all callers, none for forged tokens, and no outage for keys that are
+known."""
 
 import asyncio
 import json

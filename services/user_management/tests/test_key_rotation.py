@@ -1,4 +1,4 @@
-"""Re-encrypting what is under a former key version, and retiring it: every place, and no lost update."""
+"""The re-encryption of everything under a former key version, and its retirement: every place, and no lost update."""
 
 import asyncio
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ def disarmed() -> Iterator[None]:
 
 
 async def people(journey: Journey, count: int) -> list[Connected]:
-    """Connected ones, with two tokens each."""
+    """Make users with an integration each, with two tokens."""
     first = await Connected.at(journey)
     others = [
         await Connected.at(journey, email=f"person{number}@example.com", key=first.key) for number in range(1, count)
@@ -82,12 +82,12 @@ async def token_versions(journey: Journey) -> list[int]:
 
 
 async def settle(journey: Journey) -> None:
-    """Let the activation be a while ago."""
+    """Move the activation of the key version into the past."""
     await journey.owner.execute("UPDATE encryption_keys SET activated_at = activated_at - interval '5 minutes'")
 
 
 def silently(_progress: Progress) -> None:
-    """Nobody looks."""
+    """Ignore the progress."""
 
 
 async def test_every_place_is_encrypted_anew_and_still_reads_the_same(

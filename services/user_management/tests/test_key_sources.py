@@ -1,4 +1,4 @@
-"""Where key secrets come from: the environment, AWS KMS (moto's), a transit engine; and what each of them refuses."""
+"""The key sources: the environment, AWS KMS (moto's), a transit engine; and what each of them refuses."""
 
 import base64
 import json
@@ -33,7 +33,7 @@ REGION = "eu-central-1"
 
 @pytest.fixture(autouse=True, scope="module")
 def credentials() -> Iterator[None]:
-    """Of nobody; moto asks for none, botocore does. And nobody waits."""
+    """Set AWS credentials that mean nothing, since botocore needs some and moto does not, and remove all waiting."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")

@@ -1,4 +1,4 @@
-"""What Prometheus is told about connections: facts that are committed, by whichever process, bounded labels."""
+"""The metrics about integrations: only what is committed, by whichever process, with bounded labels."""
 
 import asyncio
 import re
@@ -26,7 +26,7 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
-    """(name, values of the labels in the order of `_LABELS`) → value."""
+    """Parse metrics into (name, values of the labels in the order of `_LABELS`) → value."""
     found = {}
     for line in text.splitlines():
         if (match := _SAMPLE.match(line)) is not None:
@@ -36,20 +36,20 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
 
 
 async def scrape(journey: Journey) -> dict[tuple[str, ...], float]:
-    """What `/metrics` says now."""
+    """Read `/metrics` and parse it."""
     response = await journey.client.get("/metrics")
     assert response.status_code == 200
     return samples(response.text)
 
 
 async def refreshes_of(scene: Connected) -> dict[str, float]:
-    """Outcome → how many; those that did not happen are left out."""
+    """Return the number of refreshes by outcome; outcomes that did not happen are left out."""
     found = await scrape(scene.journey)
     return {key[2]: value for key, value in found.items() if key[0] == REFRESHES and key[1] == STATIC and value}
 
 
 class _ChangedMyMindError(Exception):
-    """Undoes what was counted."""
+    """Raised in a transaction to undo what it has counted."""
 
 
 async def _roll_back(journey: Journey) -> None:

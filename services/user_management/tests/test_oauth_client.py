@@ -1,4 +1,4 @@
-"""The OAuth protocol with each built-in provider: what is sent, what an answer grants, how a token is revoked."""
+"""The OAuth protocol with each built-in provider: what is sent, what a token answer holds, how a token is revoked."""
 
 import asyncio
 import base64
@@ -523,4 +523,4 @@ async def test_whatever_a_provider_answers_is_a_grant_or_a_typed_error(
             assert error.answered
             assert len(error.code) <= 64
         case _:
-            pytest.fail(f"neither a grant nor a typed error: {outcome!r}")
+            pytest.fail(f"neither a token answer nor a typed error: {outcome!r}")

@@ -1,4 +1,4 @@
-"""Whose connection it is: from the ID token, from user info, and from both where they must agree."""
+"""The account that tokens belong to: read from the ID token, from user info, and from both where they must agree."""
 
 from typing import Any
 

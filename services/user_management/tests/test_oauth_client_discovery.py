@@ -39,7 +39,7 @@ ALGORITHMS = "id_token_signing_alg_values_supported"
 
 
 def acme(**keys: Any) -> Provider:
-    """The provider of the six-line file."""
+    """Return the provider of the six-line file."""
     members = {"name": "acme", "display_name": "Acme", "issuer": ISSUER, "discovery": True} | keys
     config = ProviderConfig.model_validate({"refresh": RefreshKind.OVERLAP, **members})
     return Provider(config, CLIENT_ID, SecretStr("secret-1"))

@@ -26,7 +26,7 @@ PROVIDER = "sandbox-static"
 
 @dataclass
 class Outage:
-    """A service in a process of its own, a user with a connection, and the power over its servers."""
+    """A service in a process of its own, a user with an integration, and control of its servers."""
 
     stack: Stack
     job: MainJob
@@ -38,7 +38,7 @@ class Outage:
 
     @property
     def key(self) -> dict[str, str]:
-        """Headers of the development service."""
+        """Return the headers of the development service."""
         return {"Authorization": f"Bearer {self.stack.service_key}"}
 
     async def read(self) -> httpx.Response:
@@ -63,7 +63,7 @@ class Outage:
         return await self.client.get(f"/oauth/callback/{PROVIDER}", params={"state": "s", "code": "c"})
 
     async def everything(self) -> list[httpx.Response]:
-        """One of each kind of request."""
+        """Send one request of each kind, and return the answers."""
         return [await self.read(), await self.write(), await self.token(), await self.webhook(), await self.callback()]
 
     async def run_out(self) -> None:
@@ -162,7 +162,7 @@ async def test_valkey_that_accepts_and_never_answers_hinders_nobody(outage: Outa
 
 
 async def test_provider_away_costs_only_those_who_need_it(outage: Outage) -> None:
-    # Stands last: a sandbox that was killed has forgotten its keys and its grants.
+    # This comes last: a sandbox that was killed has forgotten its keys and the consents.
     session = await outage.job.session(outage.person.id)
     fresh = await outage.token()
     await outage.run_out()

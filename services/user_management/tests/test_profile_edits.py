@@ -39,7 +39,7 @@ async def read(journey: Journey, ada: Person) -> dict[str, Any]:
 
 
 async def forget_records(journey: Journey) -> None:
-    """So that a test finds only what it has caused itself."""
+    """Delete audit rows and events, so that a test finds only its own."""
     await journey.owner.execute("DELETE FROM audit_details; DELETE FROM audit_logs; DELETE FROM outbox_events")
 
 

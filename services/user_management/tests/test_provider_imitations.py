@@ -1,4 +1,5 @@
-"""The built-in files, pointed at the sandbox's imitations: a whole connection with each provider, over its own wire."""
+"""The built-in files, pointed at the sandbox's imitations: an account is connected at each provider, in that provider's
+own form of the protocol."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -30,19 +31,19 @@ NAMES = ["google", "microsoft", "github", "slack"]
 
 @dataclass
 class World:
-    """Everybody of one connection."""
+    """The parties of one connect attempt."""
 
     browser: httpx.AsyncClient
     oauth: OAuthClient
     folder: Path
 
     def provider(self, name: str) -> Provider:
-        """The built-in file, its addresses the sandbox's."""
+        """Return the provider of the built-in file, with the sandbox's addresses."""
         copy_provider_files(self.folder, SANDBOX_URL)
         return load_providers([self.folder], {name: Registration(CLIENT_ID, SecretStr(CLIENT_SECRET))}).get(name)
 
     async def connect(self, provider: Provider, *, nonce: str | None = NONCE) -> TokenAnswer:
-        """From the authorization URL to tokens; the person agrees."""
+        """Go from the authorization URL to tokens; the person consents."""
         config = provider.config
         url = await self.oauth.authorization_url(
             provider,

@@ -425,7 +425,7 @@ def test_every_function_is_run() -> None:
 
 @asynccontextmanager
 async def recording(url: str) -> AsyncIterator[tuple[AsyncConnection, list[tuple[str, Any]]]]:
-    """A connection in a transaction that is rolled back, and the (statement, parameters) that it was sent."""
+    """Open a connection in a transaction that is rolled back, and record the (statement, parameters) sent on it."""
     engine = create_async_engine(sqlalchemy_url(url))
     sent: list[tuple[str, Any]] = []
 
@@ -443,7 +443,7 @@ async def recording(url: str) -> AsyncIterator[tuple[AsyncConnection, list[tuple
 
 @asynccontextmanager
 async def recording_pool(url: str) -> AsyncIterator[tuple["asyncpg.Pool[asyncpg.Record]", list[str]]]:
-    """The same for the driver's statements."""
+    """Open a driver's pool of one connection, and record the statements sent on it."""
     sent: list[str] = []
 
     async def note(connection: Any) -> None:

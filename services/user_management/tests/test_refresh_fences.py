@@ -34,12 +34,12 @@ from services.user_management.tests.scenes import Connected
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory, unit_of_work_factory
 
 HELD_SECONDS = 600.0
-"""Until `sandbox.faults.clear()`."""
+"""A delay that lasts until `sandbox.faults.clear()`."""
 
 
 @pytest.fixture
 async def strict(journey: Journey) -> AsyncIterator[Connected]:
-    """A connection whose provider takes each refresh token once; its access token has run out."""
+    """Make an integration whose provider accepts each refresh token once, and whose access token has run out."""
     scene = await Connected.at(journey, "sandbox-strict")
     await journey.age_tokens()
     yield scene
@@ -50,7 +50,7 @@ async def strict(journey: Journey) -> AsyncIterator[Connected]:
 async def _hold_refresh(
     scene: Connected, action: FaultAction = "delay", **fault: Any
 ) -> "asyncio.Task[httpx.Response]":
-    """A reader whose refresh has reached the provider and gets no answer until the faults are cleared."""
+    """Start a read whose refresh has reached the provider and gets no answer until the faults are cleared."""
     scene.fail(action, delay_seconds=HELD_SECONDS, **fault)
     reader = asyncio.create_task(scene.get())
     committed = {"committed": True} if fault.get("when") == "after" else {}

@@ -37,7 +37,7 @@ WHERE kind = 'access'
 
 @pytest.fixture
 async def stale(connected: Connected) -> Connected:
-    """A connection whose access token has run out."""
+    """An integration whose access token has run out."""
     await connected.journey.age_tokens()
     return connected
 

@@ -1,4 +1,4 @@
-"""What each kind of failure does to a connection."""
+"""What each kind of failure of a refresh does to an integration."""
 
 import asyncio
 from pathlib import Path
@@ -23,7 +23,7 @@ REVOKED = f'[errors]\ntoken_revoked = "revoked"\n\n{DETAILS}'
 
 
 async def _fail_once(scene: Connected, **fault: Any) -> dict[str, Any]:
-    """One refresh that fails, as soon as a cool-down allows; the connection afterwards."""
+    """Let one refresh fail, as soon as a cool-down allows it, and return the integration's row afterwards."""
     await scene.set("refresh_not_before", None)
     scene.fail(fault.pop("action", "error"), **fault)
     await scene.get()
@@ -42,7 +42,7 @@ async def _events(journey: Journey) -> list[str]:
 
 @pytest.fixture
 async def stale(connected: Connected) -> Connected:
-    """A connection whose access token has run out."""
+    """An integration whose access token has run out."""
     await connected.journey.age_tokens()
     return connected
 
@@ -233,7 +233,7 @@ async def test_cool_down_grows_with_the_failures_even_if_the_provider_wishes_a_s
 
 @pytest.fixture
 async def strict(journey: Journey) -> Connected:
-    """A connection that has run out, at a provider that takes each refresh token once."""
+    """An integration whose access token has run out, at a provider that accepts each refresh token once."""
     scene = await Connected.at(journey, "sandbox-strict")
     await journey.age_tokens()
     return scene

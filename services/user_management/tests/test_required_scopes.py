@@ -1,4 +1,5 @@
-"""Required scopes that change: who lacks one by now is asked, who lacks none any more comes back, nobody flips."""
+"""Changes of the required scopes: integrations that lack one need their users, those that no longer lack one come back,
+and none goes back and forth."""
 
 import asyncio
 import json
@@ -27,7 +28,7 @@ WAITED_FOR = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid
 
 @pytest.fixture
 async def disconnecting(servers: Servers, database_name: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """The connection of another process, which locks what a user has."""
+    """Open a database connection, as another process has it, by which a test locks the user's rows."""
     connection = await asyncpg.connect(servers.owner_url(database_name))
     yield connection
     await connection.close()
@@ -41,7 +42,7 @@ async def _an_hour_goes_by(journey: Journey) -> None:
 
 
 async def _check_requiring(journey: Journey, required: Sequence[str]) -> None:
-    """A run by a process that requires these scopes."""
+    """Do a run of the check in a process that requires these scopes."""
     with pytest.MonkeyPatch.context() as patch:
         configure(journey, patch, STATIC, required_scopes=tuple(required))
         await run_check(journey)

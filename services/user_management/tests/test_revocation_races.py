@@ -1,4 +1,5 @@
-"""Disconnects and reconnects that meet a call to the provider: nothing is left alive there, nothing new is ended."""
+"""Disconnects and reconnects during a call to the provider: no token is left alive there, and no new consent is
+ended."""
 
 import asyncio
 from collections.abc import Iterator
@@ -41,7 +42,8 @@ def _alive(scene: Connected) -> int:
 
 
 async def _refresh_out(scene: Connected) -> "asyncio.Task[httpx.Response]":
-    """A reader whose refresh the provider has carried out and not yet answered; the access token before it works on."""
+    """Start a read whose refresh the provider has carried out and not answered yet; the former access token still
+    works."""
     await scene.journey.age_tokens(seconds_left=200)
     scene.fail("delay", delay_seconds=600, when="after")
     reader = asyncio.create_task(scene.get())

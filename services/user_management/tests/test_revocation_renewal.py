@@ -1,4 +1,4 @@
-"""Providers that end a grant by its access token alone: one that has run out is renewed before it is revoked."""
+"""Providers that end a consent by an access token only: a token that has run out is renewed before it is revoked."""
 
 import asyncio
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def built_in_providers(container: Container, journey: Journey, tmp_path: Path) -
 
 @pytest.fixture(params=["github", "slack"])
 async def run_out(request: pytest.FixtureRequest, journey: Journey) -> Connected:
-    """A connection whose access token has run out, here and at the provider; nobody has refreshed it."""
+    """An integration whose access token has run out, here and at the provider; nobody has refreshed it."""
     scene = await connected_to(journey, request.param)
     await _run_out(scene)
     return scene

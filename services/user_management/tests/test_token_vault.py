@@ -1,4 +1,4 @@
-"""Damaged rows and missing keys: one connection suffers for its own row, nobody for the operator's mistake."""
+"""Damaged rows and missing keys: a damaged row marks its own integration, an operator's mistake marks none."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -140,7 +140,7 @@ async def test_key_version_that_this_process_lacks_touches_no_row(connected: Con
 
 @pytest.fixture
 async def missing_active_key(connected: Connected) -> AsyncIterator[None]:
-    """The version that encrypts is one that this process does not hold."""
+    """Make a version the active one that this process does not hold."""
     owner = connected.journey.owner
     await owner.execute("UPDATE encryption_keys SET state = 'decrypt_only'")
     await owner.execute(

@@ -1,4 +1,4 @@
-"""A provider that was taken out of the configuration: what is connected to it is still shown, and can be ended."""
+"""A provider that was taken out of the configuration: its integrations are still shown, and can be ended."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +27,7 @@ ROUTES = [
 
 @pytest.fixture
 def gone(connected: Connected) -> Iterator[Connected]:
-    """A connection to a provider that was configured when it was made."""
+    """An integration whose provider was taken out of the configuration since it was made."""
     with no_longer_offering(connected.journey.container, PROVIDER):
         yield connected
 

@@ -1,4 +1,5 @@
-"""Grants that come to nothing after the code was exchanged: given back, unless that would end another connection."""
+"""Tokens that no integration will hold after the code was exchanged: they are revoked, unless that would end another
+consent."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Who may act, as of when; and how often activity is written."""
+"""Which users may act and how soon a change is seen; and how often activity is written."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ def clock() -> SetClock:
 
 @pytest.fixture
 def other_process(journey: Journey, clock: SetClock, monkeypatch: pytest.MonkeyPatch) -> UserStates:
-    """The memory of another process, which the guards of the application under test now ask."""
+    """Give the guards of the application under test another process's memory of users."""
     container = journey.container
     states = UserStates(container.resources.database, clock)
     sign_in = SignIn(
@@ -88,7 +88,7 @@ async def test_lifted_suspension_is_seen_within_two_seconds_by_another_process(
 
 
 class _LateAnswers:
-    """Postgres behind a slow line: an answer is on its way until `arrive` is set."""
+    """A slow Postgres: its answers are held back until `arrive` is set."""
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._pool = pool
@@ -106,7 +106,7 @@ class _LateAnswers:
         return self
 
     async def release(self, _connection: object) -> None:
-        """Nothing was taken."""
+        """Do nothing, since `acquire` has taken no connection."""
 
     async def fetchrow(self, statement: str, *arguments: Any) -> Any:
         row = await self._pool.fetchrow(statement, *arguments)

@@ -29,7 +29,7 @@ STATE: Final = "SELECT state, attempts, last_status, last_error, next_attempt_at
 
 
 class Scene:
-    """A subscription at a receiver of the test's own."""
+    """A subscription whose receiver belongs to the test."""
 
     def __init__(self, journey: Journey, receiver: Receiver) -> None:
         self.journey = journey
@@ -37,13 +37,13 @@ class Scene:
         self.container: Container = journey.container
 
     async def subscribe(self, url: str | None = None) -> tuple[UUID, str]:
-        """Id and secret of a new subscription to everything."""
+        """Make a subscription to all events, and return its id and secret."""
         request = CreateSubscriptionRequest(url=url or self.receiver.url)
         created = await self.container.events.subscriptions.create_subscription(ADMIN, request)
         return created.id, created.secret
 
     async def happen(self, *event_types: EventType, **payload: Any) -> None:
-        """Events, relayed."""
+        """Publish events and relay them."""
         async with self.container.resources.unit_of_work(TESTER) as uow:
             for event_type in event_types or (EventType.USER_UPDATED,):
                 uow.publish(happened(event_type, **payload))
@@ -53,7 +53,7 @@ class Scene:
         await self.container.events.deliveries.deliver_due(TESTER)
 
     async def pass_time(self, **interval: int) -> None:
-        """Let everything that waits be due; with an interval, failures began so much earlier."""
+        """Make all waiting deliveries due; `interval` moves the beginning of failures into the past."""
         await self.journey.owner.execute(
             "UPDATE webhook_deliveries SET next_attempt_at = now() WHERE next_attempt_at IS NOT NULL"
         )
@@ -64,11 +64,11 @@ class Scene:
             )
 
     async def state(self) -> dict[str, Any]:
-        """The only delivery."""
+        """Return the only delivery."""
         return await only_row(self.journey, STATE)
 
     async def until(self, condition: str) -> None:
-        """Until a query of the owner's says so."""
+        """Wait until the SQL query `condition` is true."""
         async with asyncio.timeout(10):
             for pause in itertools.repeat(0.01):
                 if await self.journey.owner.fetchval(condition):
@@ -76,7 +76,7 @@ class Scene:
                 await asyncio.sleep(pause)
 
     async def wait_seconds(self) -> float:
-        """Until the only delivery is tried again."""
+        """Return the seconds until the only delivery is tried again."""
         row = await only_row(
             self.journey, "SELECT extract(epoch FROM next_attempt_at - now())::float AS wait FROM webhook_deliveries"
         )

@@ -14,7 +14,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 def answer(status: int, **headers: str) -> bytes:
-    """A whole answer without a body; underscores in names stand for hyphens."""
+    """Build a whole answer without a body; underscores in header names stand for hyphens."""
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
     return f"HTTP/1.1 {status} Whatever\r\n{lines}Content-Length: 0\r\n\r\n".encode()
 
@@ -35,7 +35,8 @@ class Received:
 
 @dataclass
 class Receiver:
-    """Keeps what comes. Answers with `answers` in turn, then with `otherwise`, when it `may_answer`; None: never."""
+    """A receiver that keeps its requests. It answers with `answers` in turn, then with `otherwise`, once `may_answer`
+    is set; to an answer None it never replies."""
 
     port: int = 0
     scheme: str = "http"
@@ -46,7 +47,7 @@ class Receiver:
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     """Set with every request."""
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set from the beginning."""
+    """Set from the beginning; a test clears it to hold answers back."""
     _open: set["asyncio.Task[Any]"] = field(default_factory=set)
 
     @property
@@ -54,11 +55,11 @@ class Receiver:
         return f"{self.scheme}://127.0.0.1:{self.port}/hook"
 
     def url_of(self, host: str) -> str:
-        """The same under a name."""
+        """Return the receiver's URL under the name `host`."""
         return f"{self.scheme}://{host}:{self.port}/hook"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection with one request."""
+        """Serve one connection with one request."""
         task = asyncio.current_task()
         assert task is not None
         self._open.add(task)
@@ -91,7 +92,7 @@ class Receiver:
         self.may_answer.set()
 
     async def end(self) -> None:
-        """Drop whoever still waits."""
+        """Drop all connections that still wait for an answer."""
         waiting = list(self._open)
         for task in waiting:
             task.cancel()
@@ -100,7 +101,7 @@ class Receiver:
 
 @asynccontextmanager
 async def receiving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
-    """A running receiver."""
+    """Run a receiver."""
     receiver = Receiver(scheme="http" if tls is None else "https")
     server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0, ssl=tls)
     receiver.port = server.sockets[0].getsockname()[1]

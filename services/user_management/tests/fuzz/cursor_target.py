@@ -1,4 +1,4 @@
-"""Cursors: nobody makes one but us, and none for another list."""
+"""Fuzz target: only cursors that we made, and for this list, are accepted."""
 
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ _MADE: Final[tuple[list[Any], ...]] = ([], ["2026-11-20T14:00:00Z", "0199"], [1,
 
 
 def seeds() -> list[bytes]:
-    """Ours, and one of ours for another list."""
+    """Return cursors of ours for this list, and one for another list."""
     made = [_SIGNER.encode_cursor(_SCOPE, position) for position in _MADE]
     return [cursor.encode() for cursor in (*made, _SIGNER.encode_cursor("another list", _MADE[1]))]
 

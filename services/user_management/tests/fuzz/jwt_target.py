@@ -36,7 +36,7 @@ VERIFIER: Final = SessionVerifier(_OneKey(), issuer=ISSUER, authorized_parties=[
 
 
 def fuzz_one(data: bytes) -> None:
-    """Feed one input; anything but a documented refusal gets out.
+    """Feed one input. Every exception that is not a documented refusal is raised.
 
     The first byte chooses what the rest is: a whole credential, a signed header, a signed payload, or a key set.
     """
@@ -53,7 +53,7 @@ def fuzz_one(data: bytes) -> None:
 
 
 def seeds() -> list[bytes]:
-    """One well-formed input of each kind."""
+    """Return one well-formed input of each kind."""
     token = _signed(_HEADER, _PAYLOAD).encode()
     return [b"\x00" + token, b"\x01" + _HEADER, b"\x02" + _PAYLOAD, b"\x03" + _key_set()]
 

@@ -1,4 +1,4 @@
-"""Service keys: exactly one, in exactly one form, out of whatever headers come."""
+"""Fuzz target: from any headers, exactly one service key in exactly one form is read, or none."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ _KEY: Final = b"ums_0123456789ab_" + b"c" * 64
 
 
 def seeds() -> list[bytes]:
-    """One key where it belongs, twice, and where it does not."""
+    """Return inputs with a key in its place, with two keys, and with a key in a wrong place."""
     # The first byte of a line picks its header: 0, 1 and 2 are themselves.
     return [
         b"\x00Bearer " + _KEY,
@@ -25,7 +25,7 @@ def seeds() -> list[bytes]:
 
 
 def fuzz_one(data: bytes) -> None:
-    """Read the key off a request with these headers. Raises AssertionError when something else is taken for one."""
+    """Read the key of a request with these headers. Raises AssertionError when something else is taken for a key."""
     headers = lines_of(data, _NAMES)
     try:
         credential = service_credential(request_of(headers))

@@ -1,4 +1,5 @@
-"""Strict JSON: what it reads, any parser reads to the same value; what it made storable, Postgres takes."""
+"""Fuzz target: every parser reads what strict JSON accepts as the same value, and Postgres can store what `storable`
+returns."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from services.user_management.utils import strict_json
 
 
 def seeds() -> list[bytes]:
-    """What is at the edge of being read."""
+    """Return inputs that are just acceptable, or just not."""
     return [
         b'{"type": "user.created", "data": {"id": "user_1", "n": [1, -0.5e10, true, null]}}',
         b'"\\ud83d\\ude00 \\ud800 \\u0000"',
@@ -21,7 +22,7 @@ def seeds() -> list[bytes]:
 
 
 def fuzz_one(data: bytes) -> None:
-    """Read `data`. Raises AssertionError where the reading is not faithful."""
+    """Read `data`. Raises AssertionError if the value differs from what other parsers read or Postgres stores."""
     try:
         value = strict_json.loads(data)
     except strict_json.StrictJSONError:
@@ -33,7 +34,7 @@ def fuzz_one(data: bytes) -> None:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every string in `value`, names included."""
+    """Yield every string in `value`, names included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

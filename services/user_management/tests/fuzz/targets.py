@@ -16,18 +16,18 @@ _SUFFIX: Final = "_target"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One of them."""
+    """One fuzz target."""
 
     fuzz_one: Callable[[bytes], None]
     seeds: list[bytes]
 
     @classmethod
     def load(cls, name: str) -> Self:
-        """Import it, and with it what it fuzzes."""
+        """Import the target of this name, and with it the code that it fuzzes."""
         module = importlib.import_module(f"{PACKAGE}.{name}{_SUFFIX}")
         return cls(module.fuzz_one, module.seeds())
 
 
 def target_names() -> list[str]:
-    """Every target of this package."""
+    """List the names of all targets of this package."""
     return sorted(path.stem.removesuffix(_SUFFIX) for path in Path(__file__).parent.glob(f"*{_SUFFIX}.py"))

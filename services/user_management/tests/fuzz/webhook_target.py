@@ -1,4 +1,4 @@
-"""Webhooks: any headers, and any body under a valid signature, end in an event or in a refusal of our catalogue."""
+"""Fuzz target: any headers, and any body under a valid signature, end in an event or in a refusal of our catalogue."""
 
 import base64
 import hashlib
@@ -24,7 +24,7 @@ from services.user_management.tests.fuzz.wire import Header, finish, lines_of, r
 
 _HEADERS: Final = (b"svix-id", b"svix-timestamp", b"svix-signature", b"content-type")
 _NOW: Final = b"now"
-"""Stands for the time of the run, without which nothing but the timestamp would ever be looked at."""
+"""Stands for the time of the run. With any other timestamp, nothing behind the check of the timestamp would run."""
 _KEY: Final = bytes(range(32))
 _SECRET: Final = f"whsec_{base64.b64encode(_KEY).decode()}"
 _SIGNED: Final = 0x73
@@ -50,7 +50,7 @@ def _event(kind: str, member: object) -> bytes:
 
 
 def seeds() -> list[bytes]:
-    """What gets past the first checks."""
+    """Return inputs that get past the first checks."""
     return [
         bytes([_SIGNED]) + _event("user.created", _USER),
         bytes([_SIGNED]) + _event("user.deleted", {"id": "user_1", "deleted": True}),
@@ -85,14 +85,14 @@ def _signature(body: bytes) -> list[Header]:
 
 
 def _unsigned(data: bytes) -> Request:
-    """Lines of headers up to an empty one, then the body."""
+    """Build a request from lines of headers up to an empty line, followed by the body."""
     head, _, body = data.partition(b"\n\n")
     headers = [(name, _now() if value == _NOW else value) for name, value in lines_of(head, _HEADERS)]
     return request_of(headers, body, app=_APP)
 
 
 def _forge(data: bytes) -> None:
-    """Without the guard's last step, which counts refusals in Redis."""
+    """Verify a forged webhook as the guard does, without its last step, which counts refusals in Redis."""
     try:
         finish(_verified(_unsigned(data)))
     except (InvalidWebhookHeadersError, InvalidSignatureError):
@@ -115,7 +115,8 @@ def _send(body: bytes) -> None:
 
 
 def fuzz_one(data: bytes) -> None:
-    """Verify and read one webhook. Raises whatever is no refusal, and AssertionError for a forgery believed."""
+    """Verify and read one webhook. Raises every error that is not a refusal, and AssertionError if a forgery is
+    accepted."""
     if data[:1] == bytes([_SIGNED]):
         _send(data[1:])
     else:

@@ -1,4 +1,4 @@
-"""Requests as a hostile client puts them on the wire, for code that reads them off it."""
+"""Requests as a hostile client sends them, for targets that read requests."""
 
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
@@ -11,7 +11,8 @@ T = TypeVar("T")
 
 
 def finish(coroutine: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns that waits for nothing but the request; without an event loop, four times as fast."""
+    """Run a coroutine that awaits nothing but the request, and return its result. Without an event loop this is four
+    times as fast."""
     try:
         coroutine.send(None)
     except StopIteration as returned:
@@ -22,7 +23,7 @@ def finish(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def request_of(headers: Sequence[Header], body: bytes = b"", *, app: FastAPI | None = None) -> Request:
-    """A POST with these headers, as an ASGI server hands it over."""
+    """Build a POST with these headers, as an ASGI server passes it on."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
@@ -32,5 +33,5 @@ def request_of(headers: Sequence[Header], body: bytes = b"", *, app: FastAPI | N
 
 
 def lines_of(text: bytes, names: Sequence[bytes]) -> list[Header]:
-    """One header for each line of `text`; its first byte says which of `names`, the others are its value."""
+    """Return one header for each line of `text`: the first byte chooses one of `names`, the others are the value."""
     return [(names[line[0] % len(names)], line[1:]) for line in text.split(b"\n") if line]

@@ -26,7 +26,7 @@ SELECT string_agg(line, chr(10) ORDER BY line) FROM (
 
 
 def query(url: str, *statements: str) -> object:
-    """Run statements one after another; the value of the last."""
+    """Run statements one after another; return the value of the last one."""
 
     async def run() -> object:
         connection = await asyncpg.connect(url)
@@ -42,7 +42,7 @@ def query(url: str, *statements: str) -> object:
 
 @pytest.fixture
 def database(servers: Servers, worker_name: str) -> Iterator[str]:
-    """An empty database."""
+    """Make an empty database."""
     name = f"test_migrations_{worker_name}"
     administration = servers.superuser_url("postgres")
     query(administration, f"DROP DATABASE IF EXISTS {name}")

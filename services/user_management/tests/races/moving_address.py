@@ -1,4 +1,4 @@
-"""An address of Postgres that outlives its server: what a virtual IP, a DNS name or a pooler is to the service."""
+"""An address of Postgres that can be moved to another server, as a virtual IP, a DNS name or a pooler can."""
 
 import asyncio
 import threading
@@ -25,7 +25,7 @@ class _Line:
         self._answers: asyncio.Task[None] | None = None
 
     async def serve(self, target: Path) -> None:
-        """Carry everything both ways until either side hangs up."""
+        """Pass all bytes on in both directions until either side hangs up."""
         try:
             size = await self._reader.readexactly(4)
             self._startup = size + await self._reader.readexactly(int.from_bytes(size) - 4)
@@ -38,7 +38,7 @@ class _Line:
             self.cut()
 
     async def lead_to(self, target: Path, *, greet: bool) -> None:
-        """Go on with another server. `greet`: log in there on behalf of the client, who does not notice."""
+        """Go on with another server. `greet`: log in there on behalf of the client, which does not notice."""
         if self._answers is not None:
             self._answers.cancel()
         if self._server is not None:

@@ -65,7 +65,7 @@ class Failover:
 
     @asynccontextmanager
     async def load(self) -> AsyncIterator[None]:
-        """Reads, writes and token reads, a hundred a second, whether they are answered or not."""
+        """Within the block, send a hundred reads, writes and token reads a second, whether they are answered or not."""
         over = asyncio.Event()
 
         async def send() -> None:
@@ -85,7 +85,7 @@ class Failover:
             await sending
 
     async def until_answered(self, *, seconds: float = 30) -> float:
-        """Wait until one of each kind that was asked from now on has succeeded; the seconds that took."""
+        """Wait until one request of each kind that is sent from now on has succeeded. Returns the seconds that took."""
         started, seen = time.monotonic(), len(self.answers)
 
         async def all_kinds() -> bool:
@@ -95,7 +95,7 @@ class Failover:
         return time.monotonic() - started
 
     async def until_refused(self, number: int) -> None:
-        """Wait for `number` answers from now on, all of which are refusals by the end."""
+        """Wait until the last `number` answers from now on are all refusals."""
         seen = len(self.answers)
 
         async def enough() -> bool:
@@ -159,7 +159,8 @@ async def failover(request: pytest.FixtureRequest) -> AsyncIterator[Failover]:
 
 
 async def _fail_over(failover: Failover, *, seconds: float) -> tuple[float, float]:
-    """Everything that happens to the service under load; how long writes took to come back, each time."""
+    """Under load, fail over; then lead the address to the former primary, which is a standby now, and back again.
+    Returns the seconds after which all kinds of requests succeeded again, each time."""
     async with failover.load():
         await failover.until_answered()
         await asyncio.sleep(seconds)  # of the load before anything happens
@@ -191,7 +192,7 @@ async def _judge(failover: Failover) -> None:
 
 
 async def _become_a_standby(failover: Failover, kind: str) -> None:
-    """Open connections find themselves on a standby, as behind a pooler: the first refusal replaces all of them."""
+    """Lead open connections to a standby, as a pooler does; the first refusal must replace all of them."""
     for each in ("read", "write", "token"):
         assert (await failover.ask(each)).status_code == 200
     failover.address.move(failover.standby.socket_dir)

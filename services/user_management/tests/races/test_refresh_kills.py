@@ -25,7 +25,7 @@ from services.user_management.core.failpoints import Failpoint
 pytestmark = pytest.mark.serial
 
 TWO_KINDS: tuple[Kind, ...] = ("static", "strict")
-"""The one that forgives everything, and the one that forgives nothing."""
+"""The most lenient kind of provider and the strictest one."""
 WITH_THE_CALL_OUT = (Failpoint.PROVIDER_COMMITTED, Failpoint.ANSWER_PARSED)
 
 

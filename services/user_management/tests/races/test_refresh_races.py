@@ -63,7 +63,7 @@ async def kill_while_refreshing(fleet: Fleet, *, kind: str, kills: int) -> list[
     """SIGKILL the first API `kills` times while its refresh is at the provider, which has carried it out; their leases
     run out.
 
-    Each kill meets another user's connection. Returns the ids of the users.
+    Each kill hits another user's integration. Returns the ids of the users.
     """
     first, _ = fleet.jobs
     users = []
@@ -96,7 +96,7 @@ async def refreshes_committed(fleet: Fleet, kind: str, *, at_least: int) -> bool
 
 
 async def eventually(fleet: Fleet, user_id: str, kind: str, *, seconds: float) -> int:
-    """The status of a token read once it is no longer 503, or 503 when `seconds` are over."""
+    """Return the status of a token read once it is no longer 503; 503 when `seconds` are over."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
         answer = await fleet.jobs[1].get_token(fleet.key, user_id, f"sandbox-{kind}")

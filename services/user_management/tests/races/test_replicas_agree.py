@@ -26,11 +26,11 @@ pytestmark = pytest.mark.serial
 
 ROUNDS: Final = 10
 SEEN_WITHIN: Final = 2.0
-"""Seconds from a change at one process to its being seen by all, as is promised."""
+"""The seconds within which all processes see a change that one of them made; the documentation promises this."""
 POLL_SECONDS: Final = 0.1
-"""Between two requests of a user: 100 a minute are allowed."""
+"""The pause between two requests of a user, who may send 100 a minute."""
 OTHER_WAY: Final = {"id", "identities", "preferences"}
-"""What tells two users apart who were told the same."""
+"""The members in which the states of two users differ after the same events."""
 EFFECTS_OF_CREATION: Final = """
 SELECT (SELECT count(*) FROM users WHERE id = $1), (SELECT count(*) FROM user_identities WHERE user_id = $1),
        (SELECT count(*) FROM user_preferences WHERE user_id = $1),
@@ -53,7 +53,7 @@ async def sender(fleet: Fleet, tmp_path: Path) -> AsyncIterator[Sender]:
 
 @pytest.fixture(autouse=True)
 def no_deadlock(fleet: Fleet) -> Any:
-    """Postgres has found no deadlock while the test ran."""
+    """Check that Postgres has found no deadlock while the test ran."""
     log = fleet.stack.log_path("postgres")
     before = log.read_text(errors="replace").count("deadlock detected")
     yield
@@ -76,7 +76,7 @@ async def test_event_delivered_50_times_to_both_at_once_has_one_effect(fleet: Fl
 
 
 Told = tuple[str, Event]
-"""Whom an event is about, and the event."""
+"""The user that an event is about, and the event."""
 
 
 def _update_and_delete(first: str, _second: str) -> list[Told]:
@@ -213,7 +213,7 @@ async def _new_service(fleet: Fleet, name: str) -> str:
 
 
 async def _statuses(client: httpx.AsyncClient, key: str) -> list[int]:
-    """Of both ways in which a service key is looked up."""
+    """Return the statuses of two requests, one for each way in which a service key is looked up."""
     headers = {"Authorization": f"Bearer {key}"}
     wanted = {"user_id": "user_nobody", "provider": "sandbox-static"}
     token = await client.post("/internal/tokens/get", headers=headers, json=wanted)
@@ -311,7 +311,7 @@ async def test_key_rotated_at_both_at_once_leaves_two_new_ones_and_one_without_a
 
 
 class TwoWorkers:
-    """The stack's worker and beat and a second of each, and what both workers have logged."""
+    """The stack's worker and beat, a second worker and beat, and the logs of both workers."""
 
     def __init__(self, stack: Stack, log: Path) -> None:
         self._broker = broker_url(stack.environment["REDIS_URL"])
@@ -323,16 +323,16 @@ class TwoWorkers:
         return "worker.started" in text and "beat.started" in text
 
     async def stop(self) -> None:
-        """End the second ones in order: a slot that is under way would keep its lease."""
+        """End the second worker and beat in an orderly way: otherwise a slot under way would keep its lease."""
         await asyncio.gather(*(asyncio.to_thread(child.stop, signal.SIGTERM, timeout=10) for child in self._children))
 
     def logged(self, *words: str) -> int:
-        """Lines of both workers that hold all of `words`."""
+        """Count the log lines of both workers that hold all of `words`."""
         lines = itertools.chain.from_iterable(log.read_text(errors="replace").splitlines() for log in self._logs)
         return sum(all(word in line for word in words) for line in lines)
 
     def tick(self, job: JobName) -> None:
-        """Twenty beats at once."""
+        """Send the ticks of twenty beats at once."""
         with Celery(broker=self._broker, set_as_current=False) as broker:
             for _ in range(20):
                 broker.send_task(job.value)
@@ -349,7 +349,7 @@ async def workers(fleet_stack: Stack, tmp_path_factory: pytest.TempPathFactory) 
 
 
 async def _slots_passed(fleet: Fleet, count: int) -> None:
-    """Wait until `count` slots of the retries began and ended from now on, behind all that was ticked before."""
+    """Wait until `count` slots of the retries have begun and ended from now on, after all earlier ticks."""
     query = "SELECT count(*) FROM job_runs WHERE job = $1 AND started_at > $2 AND finished_at IS NOT NULL"
     now = await fleet.database.fetchval("SELECT now()")
 
@@ -361,7 +361,7 @@ async def _slots_passed(fleet: Fleet, count: int) -> None:
 
 @asynccontextmanager
 async def _failing_users(fleet: Fleet) -> AsyncIterator[None]:
-    """No new user whose id begins with `user_failing`."""
+    """Within the block, make every insert of a user fail whose id begins with `user_failing`."""
     await fleet.database.execute(
         "ALTER TABLE users ADD CONSTRAINT fails CHECK (NOT starts_with(id, 'user_failing')) NOT VALID"
     )
@@ -376,7 +376,7 @@ async def _make_due(fleet: Fleet) -> None:
 
 
 async def _attempts(fleet: Fleet) -> dict[str, int]:
-    """By event id, of those that fail."""
+    """Return the number of attempts of each failing event, by event id."""
     rows = await fleet.database.fetch(
         "SELECT id::text, attempts FROM webhook_events WHERE starts_with(subject, 'user_failing')"
     )

@@ -43,7 +43,7 @@ CONNECTIONS: Final = 800
 WRITERS: Final = 3
 ATTEMPTS: Final = 5
 FEW_LEFT: Final = 1300
-"""Rows: with fewer under the former version, the other version becomes the active one and all begins again."""
+"""With fewer rows than this under the former version, the other version becomes active and everything begins again."""
 END_SECONDS: Final = 60.0
 PEOPLE: Final = """
 WITH made AS (
@@ -81,7 +81,7 @@ class Tokens:
     stored: int = 0
 
     async def seed(self) -> None:
-        """Two tokens for each connection, under version 1."""
+        """Store two tokens for each integration, under version 1."""
         self.people = [tuple(row) for row in await self.owner.fetch(PEOPLE, CONNECTIONS)]
         rows = []
         for (integration_id, user_id), kind in itertools.product(self.people, TokenKind):
@@ -91,7 +91,7 @@ class Tokens:
         await self.owner.executemany(TOKEN, rows)
 
     async def store(self, chance: random.Random) -> None:
-        """What a refresh does at its end: both tokens of one connection, under the version that is active now."""
+        """Store new tokens as a refresh does at its end: both tokens of one integration, under the active version."""
         integration_id, user_id = self.people.pop(chance.randrange(len(self.people)))
         version = await self.vault.active_version()
         texts = {kind: secrets.token_urlsafe(40) for kind in TokenKind}
@@ -105,7 +105,8 @@ class Tokens:
 
     @asynccontextmanager
     async def written(self, chance: random.Random) -> AsyncIterator[None]:
-        """While writers store new tokens in random rows; no two of them in the same one, as the lease sees to it."""
+        """Within the block, let writers store new tokens in random rows; no two in the same row, as the lease
+        ensures."""
         ended = asyncio.Event()
 
         async def write() -> None:
@@ -122,7 +123,7 @@ class Tokens:
                 ended.set()
 
     async def read(self) -> dict[tuple[UUID, str], str]:
-        """All stored tokens. Raises PoisonedCiphertextError."""
+        """Read and decrypt all stored tokens. Raises PoisonedCiphertextError."""
         users = dict(self.people)
         rows = await self.owner.fetch("SELECT integration_id, kind, ciphertext, key_version FROM encrypted_tokens")
         return {
@@ -135,11 +136,11 @@ class Tokens:
         }
 
     async def left(self) -> int:
-        """Rows that are not under the active version."""
+        """Count the rows that are not under the active version."""
         return int(await self.owner.fetchval(LEFT, await self.owner.fetchval(ACTIVE)))
 
     async def begin_again_if_done(self) -> None:
-        """There must be something for the next rotation to do."""
+        """Activate the other version if too little is left for the next rotation to do."""
         if await self.left() < FEW_LEFT:
             await self.owner.execute(SWAP.format(version=3 - await self.owner.fetchval(ACTIVE)))
 
@@ -153,9 +154,8 @@ class Rotations:
         self._tokens = tokens
 
     async def killed(self, point: Failpoint | None, chance: random.Random) -> bool:
-        """Start one and see it die: at a failpoint, or (None) some milliseconds after it has begun to write.
-
-        False: it came to its end before, since the writers had left it less to do.
+        """Start a rotation and let it die: at a failpoint or, if that is None, some milliseconds after it has begun to
+        write. False: it ended before, since the writers had left it less to do.
         """
         await self._tokens.begin_again_if_done()
         before = await self._tokens.left()
@@ -173,7 +173,7 @@ class Rotations:
         return ended == -signal.SIGKILL
 
     async def finished(self) -> int | None:
-        """The return code of one that nobody kills."""
+        """Run a rotation that nobody kills, and return its exit code."""
         return await asyncio.to_thread(self._start({}).wait, END_SECONDS)
 
     def _start(self, environment: Mapping[str, str]) -> Child:
@@ -216,7 +216,7 @@ def rotations(servers: Servers, database_name: str, tokens: Tokens, tmp_path: Pa
 
 
 async def killed_at(point: Failpoint | None, rotations: Rotations, chance: random.Random) -> bool:
-    """Whether one of the next few rotations was killed there."""
+    """Tell whether one of the next few rotations was killed at `point`."""
     for _ in range(ATTEMPTS):
         if await rotations.killed(point, chance):
             return True

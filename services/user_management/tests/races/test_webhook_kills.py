@@ -26,11 +26,12 @@ EVENT_IS_KEPT: Final = {
     Failpoint.WEBHOOK_APPLIED: False,
     Failpoint.WEBHOOK_COMMITTED: True,
 }
-"""The failpoints that are exercised here, and whether who dies there leaves the event behind."""
+"""The failpoints that are exercised here, and whether a process that dies there leaves the event stored."""
 NO_ANSWER: Final = {"ReadError", "RemoteProtocolError"}
-"""How a connection looks whose other end was killed after it had taken the request."""
+"""The errors of a connection whose other end was killed after it had read the request."""
 RANDOM_KILL_WITHIN: Final = 0.06
-"""Seconds from sending. Measured: the first event of a new process, while others start, takes 40 ms (p90 66 ms)."""
+"""The longest time from sending to the kill, in seconds. Measured: the first event of a new process, while others
+start, takes 40 ms (p90 66 ms)."""
 MAX_DELIVERIES: Final = 5
 IN_INBOX: Final = "SELECT count(*) FROM webhook_events WHERE message_id = $1"
 
@@ -46,20 +47,20 @@ class Kill:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of the process."""
+        """Return the environment variables of the process."""
         armed = {} if self.point is None else {"FAILPOINT": f"{self.point}:kill:{self.number}"}
         return {"ENVIRONMENT": "test", **armed}
 
 
 def planned(seed: int, points: list[Failpoint | None]) -> list[Kill]:
-    """Kills at `points`, in an order and at passes and moments that follow from `seed`."""
+    """Plan kills at `points`, in an order and at passes and moments that follow from `seed`."""
     chance = random.Random(seed)  # noqa: S311 - reproducible on purpose
     chance.shuffle(points)
     return [Kill(point, chance.choice((1, 2)), chance.uniform(0, RANDOM_KILL_WITHIN)) for point in points]
 
 
 class Deliveries:
-    """What a sender goes through with processes that die under it."""
+    """The deliveries of a sender to processes that are killed meanwhile."""
 
     def __init__(self, fleet: Fleet, sender: Sender, run: str) -> None:
         self._fleet = fleet
@@ -109,7 +110,7 @@ class Deliveries:
         return attempt
 
     async def _judge_inbox(self, kill: Kill) -> None:
-        """Before anybody delivers again: what the killed process has left of the event."""
+        """Check what the killed process has left of the event, before anybody delivers it again."""
         assert self._pending is not None
         is_kept = bool(await self._fleet.database.fetchval(IN_INBOX, self._pending.id))
         if kill.point is not None:

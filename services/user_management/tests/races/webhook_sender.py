@@ -1,4 +1,4 @@
-"""A sender of webhooks that keeps its own ledger, and the verdict: the ledger against the rows, event by event."""
+"""A sender of webhooks that keeps its own ledger, and the comparison of that ledger with the rows, event by event."""
 
 import json
 import time
@@ -17,7 +17,7 @@ from services.user_management.tests.clerk_history import START, Event, deleted, 
 
 Database = asyncpg.Connection
 LIFE = ("user.created", "user.updated", "session.created", "user.deleted")
-"""What is told of every user, in this order."""
+"""The events about every user, in this order."""
 
 ROWS = """
 SELECT e.event_type, e.message_id, e.applied_at IS NOT NULL AS is_applied, e.attempts, e.error
@@ -74,13 +74,13 @@ class Sender:
         self.messages: list[Message] = []
 
     def message(self, told: Event, subject: str) -> Message:
-        """A new message, not sent yet."""
+        """Make a new message, which is not sent yet."""
         message = Message(f"msg_{subject.partition('_')[2]}_{len(self.messages)}", subject, told)
         self.messages.append(message)
         return message
 
     async def deliver(self, url: str, message: Message, *, pid: int | None = None) -> Attempt:
-        """One attempt, written to the ledger. Raises AssertionError for an answer that is neither 200 nor none."""
+        """Make one attempt and write it to the ledger. Raises AssertionError for an answer other than 200."""
         body = encode_event(message.event)
         headers = signature_headers(body, message_id=message.id, timestamp=int(time.time()), secrets=[self._secret])
         began = time.monotonic()
@@ -103,7 +103,7 @@ class Sender:
 
 
 def lives(sender: Sender, run: str) -> Iterator[Message]:
-    """Messages of one user's LIFE after the other's, without end."""
+    """Yield the messages of one user's LIFE after the other's, without end."""
     number = 0
     while True:
         user_id = f"user_{run}x{number}"
@@ -113,7 +113,7 @@ def lives(sender: Sender, run: str) -> Iterator[Message]:
 
 
 def life(user_id: str) -> list[Event]:
-    """What is told of one user, in the order of LIFE."""
+    """Return the events about one user, in the order of LIFE."""
     address = f"{user_id.lower()}@example.com"
     return [
         event("user.created", described(user_id, at=1, first_name="Ada", email=address), at=1),
@@ -124,12 +124,12 @@ def life(user_id: str) -> list[Event]:
 
 
 def session_of(user_id: str) -> str:
-    """The id of the one session of a user."""
+    """Return the id of the user's only session."""
     return f"sess_{user_id.partition('_')[2]}"
 
 
 def expected_effects(user_id: str, told: list[str]) -> Counter[str]:
-    """Rows that the events of these types, which begin a LIFE, have to leave."""
+    """Return the rows that events of these types, which begin a LIFE, have to leave."""
     effects = Counter({"identity": 1, "preferences": 1})
     for event_type in told:
         if event_type == "session.created":
@@ -140,7 +140,7 @@ def expected_effects(user_id: str, told: list[str]) -> Counter[str]:
 
 
 def expected_state(user_id: str, told: list[str]) -> dict[str, Any]:
-    """The user's row after them."""
+    """Return the user's row after these events."""
     signed_in_at = datetime.fromtimestamp((START + 3) / 1000, UTC) if "session.created" in told else None
     is_deleted = "user.deleted" in told
     return {
@@ -153,7 +153,7 @@ def expected_state(user_id: str, told: list[str]) -> dict[str, Any]:
 
 
 async def differences(database: "Database[asyncpg.Record]", messages: list[Message]) -> list[str]:
-    """By SQL, every user of whom the rows are not exactly the effects of the acknowledged messages, each once."""
+    """Find, by SQL, every user whose rows are not exactly the effects of the acknowledged messages, each once."""
     by_user: dict[str, list[Message]] = {}
     for message in messages:
         if message.is_acknowledged:

@@ -1,4 +1,4 @@
-"""What the tests of the rate limits share: policies, a clock, and how to count who gets through."""
+"""Helpers of the tests of the rate limits: policies, a clock, and functions that count which requests pass."""
 
 import asyncio
 from typing import Any
@@ -18,7 +18,7 @@ POLICIES = {
 
 
 async def passed(limits: RateLimits, rate_class: RateClass, key: str, times: int) -> int:
-    """How many of so many requests at once get through."""
+    """Send `times` requests at once; return how many of them pass."""
     found = await asyncio.gather(*(limits.spend(rate_class, key) for _ in range(times)), return_exceptions=True)
     for answer in found:
         assert isinstance(answer, Allowance | RateLimitedError), answer
@@ -26,6 +26,6 @@ async def passed(limits: RateLimits, rate_class: RateClass, key: str, times: int
 
 
 def value_of(metric: Any) -> float:
-    """What a gauge or a counter stands at."""
+    """Return the value of a gauge or a counter."""
     (family,) = metric.collect()
     return float(next(sample.value for sample in family.samples if not sample.name.endswith("_created")))

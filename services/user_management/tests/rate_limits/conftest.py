@@ -1,4 +1,4 @@
-"""A bucket that is full, and the client to look into it."""
+"""Fixtures: the key of a full bucket, and a client with which to look into it."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from services.user_management.tests.clocks import SetClock
 
 @pytest.fixture
 def key() -> str:
-    """A bucket that nobody has touched."""
+    """Return the key of a bucket that nobody has used."""
     return f"user_{secrets.token_hex(8)}"
 
 

@@ -22,7 +22,7 @@ from services.user_management.tests.rate_limits.allowances import POLICIES
 
 
 async def sign_in_as(request: Request, user: str) -> None:
-    """As a guard does."""
+    """Set the request's principal, as a guard does."""
     remember_principal(request, Principal(PrincipalKind.USER, user))
 
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.serial
 
 @contextmanager
 def stopped(server: ValkeyServer) -> Iterator[None]:
-    """`server` accepts and never answers."""
+    """Within the block, let `server` accept connections and never answer."""
     os.kill(server.pid, signal.SIGSTOP)
     try:
         yield
@@ -40,7 +40,7 @@ def stopped(server: ValkeyServer) -> Iterator[None]:
 
 @pytest.fixture
 def own_valkey() -> Iterator[ValkeyServer]:
-    """A server that the test may do anything to."""
+    """Run a server of the test's own, which it may stop or kill."""
     with scratch_folder() as folder, ValkeyServer(folder / "valkey", settings={"appendonly": "no"}) as server:
         yield server
 

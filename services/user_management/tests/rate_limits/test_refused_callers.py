@@ -1,4 +1,5 @@
-"""Who pays for a refusal: the address that guessed, and nobody who only came late or came by."""
+"""Refusals count against an address that guesses, and not against one whose credential has just run out, nor against
+its neighbours."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -39,7 +40,7 @@ CALLBACK = "/oauth/callback/sandbox-static?state=unknown&code=c"
 
 @pytest.fixture
 async def narrow(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Journey]:
-    """Two refusals an hour for each address, counted in this process: other tests come from the same address."""
+    """Allow two refusals an hour per address, counted in this process, since other tests come from the same address."""
     container = journey.container
     policies = {**container.resources.settings.limits.policies(), RateClass.ANONYMOUS: QuotaPolicy(2, 3600)}
     nowhere = create_redis_client("unix:///nowhere/valkey.sock")
@@ -82,7 +83,8 @@ async def test_guesses_of_a_neighbour_do_not_close_the_way_back_from_a_provider(
 
 @pytest.fixture
 async def judged(narrow: Journey) -> AsyncIterator[list[str]]:
-    """Every statement that compares a service key, of both pools; requests one by one take the same connections."""
+    """Record every statement that compares a service key, on both pools; requests sent one by one reuse the same
+    connections."""
     sent: list[str] = []
 
     def note(statement: str) -> None:

@@ -24,7 +24,7 @@ def limits(redis: RedisClient) -> RateLimits:
 
 @pytest.fixture
 async def two_processes(servers: Servers) -> AsyncIterator[list[RateLimits]]:
-    """The limits as two processes have them, each with a connection of its own that is open."""
+    """Make the limits of two processes, each with an open connection of its own."""
     clients = [create_redis_client(servers.valkey_url) for _ in range(2)]
     limits = [RateLimits(client, {RateClass.USER: QuotaPolicy(100, 86_400)}, SystemClock()) for client in clients]
     for each in limits:

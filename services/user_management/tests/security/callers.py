@@ -1,4 +1,4 @@
-"""Everybody who may call, each with a credential and with the values that lead them to something."""
+"""Every kind of caller, with a credential and with parameter values under which there is something to find."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,7 +25,8 @@ _MOSTLY_REAL: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`parameters` are schemathesis'. One who is `at_home` owns what they lead to, and is tried more thoroughly."""
+    """One kind of caller. `parameters` are values for schemathesis. A caller who is `at_home` owns what these name, and
+    is tried more thoroughly."""
 
     credential: Credential | None
     parameters: Mapping[str, Any] = field(default_factory=lambda: _MOSTLY_REAL)
@@ -45,7 +46,7 @@ _ALIVE: Final = (
 
 
 async def callers(journey: Journey) -> dict[str, Caller]:
-    """Sign everybody up, connect the owner, and grant."""
+    """Sign all users up, connect the owner's account, make the services and give them their grants."""
     owner = await journey.sign_up("owner@example.com", user_id=OWNER_ID)
     await journey.connect(owner, PROVIDER)
     await journey.sign_up("other@example.com", user_id=OTHER_ID)
@@ -66,7 +67,7 @@ async def callers(journey: Journey) -> dict[str, Caller]:
 
 def _session(journey: Journey, user_id: str) -> Credential:
     async def credential(_body: bytes) -> Headers:
-        # An earlier case may have deleted or suspended somebody; nobody would get past the guard any more.
+        # An earlier case may have deleted or suspended the user, who would then not get past the guard.
         await journey.owner.execute(_ALIVE)
         return journey.headers_of(user_id)
 

@@ -1,4 +1,5 @@
-"""The application as schemathesis calls it: from its own thread and event loop, while pools live in ours."""
+"""A bridge by which schemathesis calls the application from its own thread and event loop, while the pools live in
+ours."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,7 +21,7 @@ class LoopBridge:
     """
 
     def __init__(self, app: ASGIApp, credential: Credential | None = None) -> None:
-        """Without `credential` requests keep whatever was generated for them."""
+        """`credential` None: requests keep the headers that were generated for them."""
         self._app = app
         self._credential = credential
         self._loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Schemathesis over the whole OpenAPI document: whatever is routed is called, and every answer held against it."""
+"""Runs schemathesis over the whole OpenAPI document: every route is called, and every answer is compared with it."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ _CHECKS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is tried. `parameters` and `dictionaries` are schemathesis' own: values that lead somewhere."""
+    """The plan of a run. `parameters` and `dictionaries` are passed to schemathesis: values that exist."""
 
     seed: int
     examples: int
@@ -48,11 +48,11 @@ class Findings:
 
     @property
     def untried(self) -> set[str]:
-        """Operations of the document that no case was made for."""
+        """Return the operations of the document for which no case was made."""
         return self.operations - set(self.cases)
 
     def add(self, other: "Findings") -> None:
-        """Count another run in."""
+        """Add the findings of another run."""
         self.operations |= other.operations
         self.cases += other.cases
         self.statuses += other.statuses
@@ -63,7 +63,8 @@ class Findings:
 def undocumented_answer_is_a_problem(
     _context: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case[Any]
 ) -> None:
-    """A status that the operation does not list is an RFC 9457 problem whose `type` is of our catalogue."""
+    """Check that an answer whose status the operation does not list is an RFC 9457 problem with a `type` of our
+    catalogue."""
     documented = case.operation.definition.raw["responses"]
     if str(response.status_code) in documented:
         return

@@ -20,7 +20,7 @@ _EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 
 
 def _changed(seed: bytes) -> st.SearchStrategy[bytes]:
-    """`seed` with one stretch of it replaced."""
+    """Return `seed` with one stretch of it replaced."""
     places = st.integers(0, len(seed))
     return st.builds(
         lambda start, length, text: seed[:start] + text + seed[start + length :],

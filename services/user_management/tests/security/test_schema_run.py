@@ -1,4 +1,4 @@
-"""That a run finds what it is there to find: applications with one fault each."""
+"""Tests that a run finds what it should, on applications with one fault each."""
 
 import asyncio
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def _application(answer: Callable[[], Response]) -> FastAPI:
 
 
 def _undescribed_problems() -> dict[int | str, dict[str, object]]:
-    """Whatever else is answered is a problem."""
+    """Document every other answer as a problem."""
     return {"default": {"description": "A problem", "content": {MEDIA_TYPE: {}}}}
 
 
