@@ -64,7 +64,7 @@ class NewServiceKey(BaseModel):
     @computed_field  # type: ignore[prop-decorator]  # pydantic's documented order of decorators
     @property
     def key_id(self) -> str:
-        """Return the id within the key, by which lists and records name it."""
+        """The id within the key, by which lists and records name it."""
         return self.key.split("_")[1]
 
 

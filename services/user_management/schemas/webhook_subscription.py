@@ -167,7 +167,7 @@ class DeliveryResponse(BaseModel):
     @computed_field  # type: ignore[prop-decorator]  # pydantic's documented order of decorators
     @property
     def webhook_id(self) -> str:
-        """Return the value of the header `webhook-id`, which is the same at each attempt."""
+        """The value of the header `webhook-id`, which is the same at each attempt."""
         return f"{MESSAGE_PREFIX}{self.event_id}"
 
 
