@@ -1,4 +1,4 @@
-"""Statements on key versions and on the ciphertexts under them. Every column of ciphertexts is an entry in PLACES."""
+"""Statements on key versions and the ciphertexts under them. A new column of ciphertexts needs an entry in PLACES."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

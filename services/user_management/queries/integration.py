@@ -206,8 +206,8 @@ async def lock_active_user(connection: AsyncConnection, user_id: str) -> bool:
 
 
 async def connect(connection: AsyncConnection, *, user_id: str, provider: str, consent: Consent) -> Connected:
-    """Insert the account's integration, or restore it with a new fence. Lock the user first; then only a refresh can
-    still change the integration, and may have marked it while we waited for its row."""
+    """Insert the account's integration, or restore it with a new fence. Lock the user first, which keeps other connects
+    away. A refresh may still have marked the integration while we waited for its row."""
     account = {"user_id": user_id, "provider": provider, "account_id": consent.account_id}
     former_status = (await connection.execute(_LOCK_FORMER, account)).scalar_one_or_none()
     parameters = account | {

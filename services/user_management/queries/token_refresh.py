@@ -311,10 +311,12 @@ async def advance(
     scopes: tuple[str, ...] | None,
     cool_down_seconds: float = 0.0,
 ) -> Advanced | None:
-    """Raise the token version (the fence), release the lease and make the integration active, whatever its status was.
+    """Raise the token version (the fence), release the lease, and make the integration active, also if it was degraded
+    or needed its user.
 
-    None if somebody else stored an answer first. If `attempts` is given, also None when the row counts more attempts by
-    now: then somebody else has claimed the integration and may have asked the provider.
+    None if somebody else stored an answer first, or the integration is revoked or disconnected. If `attempts` is given,
+    also None when the row counts more attempts by now: then somebody else has claimed the integration and may have
+    asked the provider.
     """
     parameters: dict[str, Any] = {
         "id": integration_id,

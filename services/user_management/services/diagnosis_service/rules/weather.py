@@ -24,7 +24,7 @@ def _last_failure_is(evidence: Evidence, kind: ProviderErrorKind) -> bool:
 
 
 def provider_down(evidence: Evidence) -> Finding | None:
-    """Find a provider that answered the periodic check for no integration at all."""
+    """Find a provider that is down, according to the periodic check of all integrations."""
     health = evidence.health
     if health is None or health.state is not ProviderState.DOWN:
         return None
