@@ -1,6 +1,6 @@
 """The commands in small, whole: real servers, real load, the result file. What they measure here is judged nowhere.
 
-Those that need wrk, which nothing of ours installs, run at night.
+Those that need wrk, which nothing of ours installs, or take long, run at night.
 """
 
 import json
@@ -61,6 +61,7 @@ def test_user_scale_in_small_finds_users_in_every_case(tmp_path: Path) -> None:
     assert set(kept.values()) == {"pass"}
 
 
+@pytest.mark.nightly
 def test_connection_scale_in_small_gets_what_it_asks_for_in_every_case(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
 

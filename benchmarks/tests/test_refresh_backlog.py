@@ -10,6 +10,7 @@ from benchmarks import refresh_backlog
 pytestmark = pytest.mark.serial
 
 
+@pytest.mark.nightly
 def test_refresh_backlog_in_small_calls_the_provider_once_per_connection(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
 

@@ -1,6 +1,7 @@
 """Events of users in every order, twice, and at once: all lead to one state."""
 
 import asyncio
+import math
 from typing import Any, Final
 
 import asyncpg
@@ -36,15 +37,15 @@ COPIED: Final = (
 
 
 def _history(user_id: str, *, ends: str) -> list[Event]:
-    """Six events of one user, oldest first."""
+    """Six events of one user. Without the first one, a change of name that the third repeats, the end is the same."""
     name = {"first_name": "Ada", "last_name": "Lovelace"}
     address = {"email": "Ada@Example.com", "phone": "+441632960000"}
     renamed = {**address, "first_name": "Augusta", "last_name": "King"}
     moved = {**renamed, "email": "countess@example.com", "email_verified": False}
     last = deleted(user_id, at=5000) if ends == "deleted" else updated(user_id, at=5000, **moved, banned=False)
     return [
-        event("user.created", described(user_id, at=0, **name, **address)),
         updated(user_id, at=1000, **renamed),
+        event("user.created", described(user_id, at=0, **name, **address)),
         updated(user_id, at=2000, **moved),
         updated(user_id, at=3000, **moved, banned=True),
         signed_in(user_id, at=4000, session_id=f"sess_{user_id}"),
@@ -79,22 +80,24 @@ def _anonymous(user_id: str, state: State) -> str:
 
 
 @pytest.mark.parametrize("ends", ["deleted", "unbanned"])
-async def test_history_of_six_events_in_all_720_orders_ends_in_one_state(
-    container: Container, owner: "Owner[asyncpg.Record]", ends: str
+@pytest.mark.parametrize("numbers", [range(1, 6), pytest.param(range(6), marks=pytest.mark.nightly)], ids=len)
+async def test_history_ends_in_one_state_in_whatever_order_it_is_told(
+    container: Container, owner: "Owner[asyncpg.Record]", numbers: range, ends: str
 ) -> None:
-    """What orders begin with in common is told once: 1,956 events instead of 4,320. Rows are all that is remembered."""
+    """Five events in all 120 orders, at night six in all 720. What orders begin with in common is told once, since rows
+    are all that is remembered: 325 events instead of 600, and 1,956 instead of 4,320."""
     gate = asyncio.Semaphore(AT_ONCE)
     orders: list[Order] = [()]
-    for _ in range(6):
-        orders = [(*order, number) for order in orders for number in range(6) if number not in order]
+    for _ in numbers:
+        orders = [(*order, number) for order in orders for number in numbers if number not in order]
         await _twins(owner, orders)
         await asyncio.gather(*(_tell_next(container, order, ends=ends, gate=gate) for order in orders))
 
     whole = {_person(order) for order in orders}
     found = {user_id: state for user_id, state in (await states(owner)).items() if user_id in whole}
-    assert len(found) == 720
+    assert len(found) == math.factorial(len(numbers))
     assert len({_anonymous(user_id, state) for user_id, state in found.items()}) == 1
-    state = found["user_012345"]
+    state = found[_person(tuple(numbers))]
     assert (state["email"], state["email_verified"], state["first_name"]) == ("countess@example.com", False, "Augusta")
     assert (state["is_deleted"], state["status"]) == ((True, "deactivated") if ends == "deleted" else (False, "active"))
     assert len(state["sign_ins"]) == len(state["identities"]) == len(state["preferences"]) == 1

@@ -17,7 +17,7 @@ from services.user_management.tests.security.schema_run import Findings, Plan, r
 
 SEED = 20261120
 NIGHTLY_CASES = 24_000
-_EXAMPLES, _EXAMPLES_AT_HOME = 4, 8
+_EXAMPLES, _EXAMPLES_AT_HOME = 2, 4
 _NIGHTLY_EXAMPLES = 60
 
 
