@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from benchmarks.deployment import Deployment
 from services.user_management.database import sqlalchemy_url
-from services.user_management.queries import token_refresh, token_revocation
-from services.user_management.queries.token_refresh import DuePosition, DueStep
+from services.user_management.queries import due_refresh, token_revocation
+from services.user_management.queries.due_refresh import DuePosition, DueStep
 from services.user_management.services.integration_service import revocations
 from services.user_management.services.token_service import jobs
 from services.user_management.services.token_service.answers import DEFAULT_TTL_SECONDS
@@ -71,7 +71,7 @@ class JobCaller(AbstractContextManager["JobCaller"]):
 
     async def _due_page(self) -> list[DueStep]:
         async with self._engine.connect() as connection:
-            return await token_refresh.due(
+            return await due_refresh.due(
                 connection,
                 within_seconds=_WITHIN_SECONDS,
                 period_seconds=jobs.REFRESH_PERIOD_SECONDS,

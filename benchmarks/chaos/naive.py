@@ -20,7 +20,8 @@ from services.user_management.core.principal import system
 from services.user_management.integrations.oauth_client import TokenAnswer
 from services.user_management.main import main as run_web
 from services.user_management.queries import integration, token_refresh
-from services.user_management.queries.token_refresh import Advanced, Claim, DueRefresh
+from services.user_management.queries.due_refresh import DueRefresh
+from services.user_management.queries.token_refresh import Advanced, Claim
 from services.user_management.services.token_service import refresh_attempt
 from services.user_management.services.token_service.refresh import TokenRefresher
 from services.user_management.services.token_service.refresh_attempt import RefreshResult

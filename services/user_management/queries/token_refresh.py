@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -102,39 +101,6 @@ WHERE id = :id AND token_version = :token_version AND refresh_lease_owner = :own
 RETURNING refresh_failures, extract(epoch FROM now() - failing_since)::float8 AS failing_seconds
 """).bindparams(sa.bindparam("failure", type_=sa.Text()), sa.bindparam("detail", type_=sa.Text()))
 
-_UNSETTLED = sa.text("""
-SELECT id, token_version FROM integrations
-WHERE refresh_attempts > 0 AND id > :after AND status IN ('active', 'degraded')
-  AND (refresh_lease_until IS NULL OR refresh_lease_until < now())
-  AND (refresh_not_before IS NULL OR refresh_not_before <= now())
-  AND EXISTS (SELECT FROM users u WHERE u.id = user_id AND u.deleted_at IS NULL AND u.status = 'active')
-ORDER BY id LIMIT :limit
-""")
-
-# Without this, among many rows Postgres makes a new plan for the values of every page. It is the same plan each time,
-# and making it takes longer than reading the page.
-_KEEP_PLAN = sa.text("SELECT set_config('plan_cache_mode', 'force_generic_plan', true)")
-
-# Users who are not served are excluded, rather than served ones joined: the former are few and their index is in
-# memory, while the latter are many and their rows lie anywhere.
-_DUE = sa.text("""
-SELECT i.id, i.token_version, i.refresh_due_at
-FROM integrations i
-WHERE i.refresh_due_at < now() + make_interval(secs => :within_seconds)
-  AND (i.refresh_due_at, i.id) > (:after, :after_id)
-  AND i.refresh_issued_at < date_bin(make_interval(secs => :period_seconds), now(), 'epoch')
-  AND i.status IN ('active', 'degraded') AND i.refresh_lease_until IS NULL
-  AND (i.refresh_not_before IS NULL OR i.refresh_not_before <= now())
-  AND NOT EXISTS (
-      SELECT FROM users u WHERE u.id = i.user_id AND (u.deleted_at IS NOT NULL OR u.status <> 'active'))
-ORDER BY i.refresh_due_at, i.id LIMIT :limit
-""").bindparams(sa.bindparam("after", type_=sa.DateTime(timezone=True)), sa.bindparam("after_id", type_=sa.Uuid()))
-
-_COUNT_DUE = sa.text("""
-SELECT count(*) FROM integrations
-WHERE refresh_due_at < now() + make_interval(secs => :within_seconds) AND status IN ('active', 'degraded')
-""")
-
 
 @dataclass(frozen=True, slots=True)
 class StoredToken:
@@ -222,28 +188,6 @@ class NewToken:
     ciphertext: bytes
     key_version: int
     lifetime_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class DueRefresh:
-    integration_id: UUID
-    token_version: int
-
-
-class DuePosition(NamedTuple):
-    """A place in the walk over integrations in the order in which their tokens run out; the default is before all of
-    them."""
-
-    due_at: datetime = datetime.min.replace(tzinfo=UTC)
-    integration_id: UUID = UUID(int=0)
-
-
-@dataclass(frozen=True, slots=True)
-class DueStep:
-    """One integration of the walk, and the walk's position after it."""
-
-    refresh: DueRefresh
-    position: DuePosition
 
 
 async def claim(
@@ -372,35 +316,3 @@ async def release(
     if row is None or not provider_failed:
         return FailureRun(0, 0.0)
     return FailureRun(int(row.refresh_failures), float(row.failing_seconds))
-
-
-async def unsettled(connection: AsyncConnection, *, after: UUID, limit: int) -> list[DueRefresh]:
-    """List refreshes whose outcome is unknown and that nobody is working on, beginning after the integration
-    `after`."""
-    rows = await connection.execute(_UNSETTLED, {"after": after, "limit": limit})
-    return [DueRefresh(row.id, row.token_version) for row in rows]
-
-
-async def due(
-    connection: AsyncConnection, *, within_seconds: float, period_seconds: float, after: DuePosition, limit: int
-) -> list[DueStep]:
-    """List integrations whose access token runs out soon, the soonest first, from the position `after` on.
-
-    A token that was issued within the current period is left alone, however short it lives: otherwise a run would never
-    end. Suspended users' tokens, which ran out long ago, come first in this order, and a walk passes them only once.
-    """
-    parameters = {
-        "within_seconds": within_seconds,
-        "period_seconds": period_seconds,
-        "after": after.due_at,
-        "after_id": after.integration_id,
-        "limit": limit,
-    }
-    await connection.execute(_KEEP_PLAN)
-    rows = await connection.execute(_DUE, parameters)
-    return [DueStep(DueRefresh(row.id, row.token_version), DuePosition(row.refresh_due_at, row.id)) for row in rows]
-
-
-async def count_due(connection: AsyncConnection, *, within_seconds: float) -> int:
-    """Count roughly how many integrations `due` will list in all."""
-    return int((await connection.execute(_COUNT_DUE, {"within_seconds": within_seconds})).scalar_one())

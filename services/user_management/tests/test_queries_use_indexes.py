@@ -21,6 +21,7 @@ from services.user_management.database import driver_url, sqlalchemy_url
 from services.user_management.enums import DeliveryState, IntegrationStatus, ProviderState, RevocationState, TokenKind
 from services.user_management.queries import (
     diagnosis,
+    due_refresh,
     encryption_key,
     integration,
     integration_counter,
@@ -307,7 +308,7 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "token_revocation.finish": [lambda c, _: token_revocation.finish(c, ID, RevocationState.DONE)],
     "token_revocation.postpone": [lambda c, _: token_revocation.postpone(c, ID, seconds=1, failure="x")],
     "token_revocation.prune": [lambda c, _: token_revocation.prune(c, before=NOW)],
-    "token_refresh.count_due": [lambda c, _: token_refresh.count_due(c, within_seconds=1)],
+    "due_refresh.count_due": [lambda c, _: due_refresh.count_due(c, within_seconds=1)],
     "token_refresh.claim": [_claim_and_release],
     "token_refresh.renew": [_claim_and_release],
     "token_refresh.release": [_claim_and_release],
@@ -316,10 +317,10 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
         lambda c, _: token_refresh.advance(c, integration_id=ID, token_version=1, attempts=1, scopes=None)
     ],
     "token_refresh.put_token": [lambda c, s: token_refresh.put_token(c, UUID(s.integration_id), NEW_TOKEN)],
-    "token_refresh.unsettled": [lambda c, _: token_refresh.unsettled(c, after=ID, limit=1)],
-    "token_refresh.due": [
-        lambda c, _: token_refresh.due(
-            c, within_seconds=1, period_seconds=1, after=token_refresh.DuePosition(NOW, ID), limit=1
+    "due_refresh.unsettled": [lambda c, _: due_refresh.unsettled(c, after=ID, limit=1)],
+    "due_refresh.due": [
+        lambda c, _: due_refresh.due(
+            c, within_seconds=1, period_seconds=1, after=due_refresh.DuePosition(NOW, ID), limit=1
         )
     ],
     "user.read_identity": [lambda pool, _: user.read_identity(pool, issuer="x", subject="x")],

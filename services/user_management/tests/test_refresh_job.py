@@ -11,8 +11,8 @@ from services.sandbox.faults import Fault
 from services.user_management.celery_config import TICKS
 from services.user_management.enums import JobName
 from services.user_management.integrations.provider_gate import FAILURES
-from services.user_management.queries import token_refresh as queries
-from services.user_management.queries.token_refresh import DueStep
+from services.user_management.queries import due_refresh as queries
+from services.user_management.queries.due_refresh import DueStep
 from services.user_management.services.token_service import REFRESH_PERIOD_SECONDS
 from services.user_management.services.token_service import jobs as jobs_module
 from services.user_management.services.token_service.answers import DEFAULT_TTL_SECONDS

@@ -12,8 +12,8 @@ from services.user_management.core.json_types import JSONObject
 from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.exceptions import ApplicationError
-from services.user_management.queries import token_refresh as queries
-from services.user_management.queries.token_refresh import DuePosition, DueRefresh, DueStep
+from services.user_management.queries import due_refresh as queries
+from services.user_management.queries.due_refresh import DuePosition, DueRefresh, DueStep
 from services.user_management.services.slice_time import SliceTime, StartSlice
 from services.user_management.services.token_service.answers import DEFAULT_TTL_SECONDS
 from services.user_management.services.token_service.refresh import TokenRefresher

@@ -25,11 +25,11 @@ from services.user_management.integrations.oauth_config import ProviderRegistry
 from services.user_management.integrations.provider_gate import ProviderGate
 from services.user_management.logging_config import summarize_error
 from services.user_management.queries import token_refresh as queries
+from services.user_management.queries.due_refresh import DueRefresh
 from services.user_management.queries.token_refresh import (
     LEASE_SECONDS,
     SHORT_LEASE_SECONDS,
     Claim,
-    DueRefresh,
     RefreshState,
 )
 from services.user_management.services.token_service.refresh_attempt import (
