@@ -111,7 +111,7 @@ def test_run_signalled_again_while_stopping_still_stops_in_order(scratch: Path) 
 
         elapsed = time.monotonic() - started
     assert status == 0
-    assert 8 < elapsed < 10.5
+    assert 8 < elapsed < 16, "the grace of 8 s is given once, however many signals come"
     assert not alive(pids)
 
 

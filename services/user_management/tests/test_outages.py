@@ -158,7 +158,7 @@ async def test_valkey_that_accepts_and_never_answers_hinders_nobody(outage: Outa
 
     assert during == [200, 201, 200, 200, 404]
     assert (ready.status_code, ready.json()["redis"]) == (200, "degraded")
-    assert seconds < 1.5
+    assert seconds < 4, "redis-py's own patience with a silent server would be over 4 s"
 
 
 async def test_provider_away_costs_only_those_who_need_it(outage: Outage) -> None:

@@ -3,10 +3,8 @@
 import asyncio
 import os
 import signal
-import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import structlog
@@ -18,8 +16,10 @@ from services.user_management.enums import RateClass
 from services.user_management.exceptions import RateLimitedError
 from services.user_management.observability import RATE_LIMITER_DEGRADED
 from services.user_management.rate_limiter import RateLimits
+from services.user_management.rate_limiter.allowance import Quota, Verdict
 from services.user_management.rate_limiter.rate_limits import RETRY_SECONDS
-from services.user_management.redis_client import create_redis_client
+from services.user_management.rate_limiter.shared_buckets import PATIENCE_SECONDS, SharedBuckets
+from services.user_management.redis_client import RedisError, create_redis_client
 from services.user_management.services.health_service import HealthService
 from services.user_management.settings import DatabaseGroup
 from services.user_management.tests.clocks import SetClock
@@ -51,6 +51,24 @@ async def limits(own_valkey: ValkeyServer, clock: SetClock) -> AsyncIterator[Rat
     yield RateLimits(client, POLICIES, clock)
     await client.aclose()
     RATE_LIMITER_DEGRADED.set(0)
+
+
+@pytest.fixture
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what happens to the questions to Redis, in order: each is "asked", and "given up" if it fails."""
+    happened: list[str] = []
+    spend = SharedBuckets.spend
+
+    async def watched(self: SharedBuckets, name: str, quota: Quota) -> Verdict:
+        happened.append("asked")
+        try:
+            return await spend(self, name, quota)
+        except (RedisError, OSError):
+            happened.append("given up")
+            raise
+
+    monkeypatch.setattr(SharedBuckets, "spend", watched)
+    return happened
 
 
 async def test_dead_redis_leaves_the_same_policy_in_this_process(
@@ -91,30 +109,35 @@ async def test_redis_that_is_back_counts_again(
 
 
 async def test_silent_redis_costs_one_request_a_quarter_of_a_second(
-    limits: RateLimits, own_valkey: ValkeyServer, clock: SetClock, key: str
+    limits: RateLimits, own_valkey: ValkeyServer, clock: SetClock, key: str, questions: list[str]
 ) -> None:
     with stopped(own_valkey):
-        first = await _seconds(limits.spend(RateClass.USER, key))
-        others = await _seconds(passed(limits, RateClass.USER, key, 50))
+        await limits.spend(RateClass.USER, key)
+        of_the_first = [*questions]
+        await passed(limits, RateClass.USER, key, 50)
+        of_the_others = questions[2:]
         clock.seconds += RETRY_SECONDS
         probe = asyncio.create_task(limits.spend(RateClass.USER, key))
         await asyncio.sleep(0)  # until it has sent its question
-        beside_the_probe = await _seconds(passed(limits, RateClass.USER, key, 40))
+        await passed(limits, RateClass.USER, key, 40)
+        beside_the_probe = questions[2:]
         await probe
 
-    assert 0.2 < first < 0.5
-    assert others < 0.2
-    assert beside_the_probe < 0.2
+    assert PATIENCE_SECONDS == 0.25
+    assert of_the_first == ["asked", "given up"]
+    assert of_the_others == []
+    assert beside_the_probe == ["asked"]
     assert limits.degraded
 
 
 async def test_crowd_before_a_silent_redis_waits_no_longer_than_one(
-    limits: RateLimits, own_valkey: ValkeyServer, key: str
+    limits: RateLimits, own_valkey: ValkeyServer, key: str, questions: list[str]
 ) -> None:
     with stopped(own_valkey):
-        waited = await _seconds(passed(limits, RateClass.WEBHOOK, key, 300))
+        await passed(limits, RateClass.WEBHOOK, key, 300)
 
-    assert waited < 0.75
+    # All wait at the same time: nobody begins after somebody else has given up.
+    assert questions == ["asked"] * 300 + ["given up"] * 300
     assert limits.degraded
 
 
@@ -143,9 +166,3 @@ async def test_health_says_who_counts(limits: RateLimits, own_valkey: ValkeyServ
     await limits.spend(RateClass.USER, key)
 
     assert (before, health.health().rate_limiter) == ("shared", "in_process")
-
-
-async def _seconds(work: Coroutine[Any, Any, object]) -> float:
-    started = time.monotonic()
-    await work
-    return time.monotonic() - started
