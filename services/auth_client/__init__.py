@@ -1,4 +1,4 @@
-"""A sibling service's client for the internal token API of the user management service; needs httpx alone."""
+"""Client with which sibling services get users' access tokens from the user management service; needs httpx alone."""
 
 from services.auth_client.async_client import AsyncTokenClient
 from services.auth_client.errors import (

@@ -19,7 +19,8 @@ _CLOSED = Problem(CLIENT_CLOSED, "the client was closed while the request was un
 
 
 class AsyncTokenClient(BaseTokenClient):
-    """Client that gets tokens from the user management service. One client serves all tasks of one event loop only."""
+    """Client that gets users' access tokens from the user management service. It serves all tasks, but of one event
+    loop only."""
 
     def __init__(
         self,
@@ -29,9 +30,10 @@ class AsyncTokenClient(BaseTokenClient):
         http: httpx.AsyncClient | None = None,
         options: ClientOptions | None = None,
     ) -> None:
-        """Create the client. `http` is a client of the caller's, which the caller closes.
+        """Create the client. `http` is an httpx client that the caller made and closes; without it, the client makes
+        and closes one, which uses no proxy from the environment.
 
-        Raises ValueError for a text that is not a URL or not a key.
+        Raises ValueError for a malformed address or key, and httpx.InvalidURL for an address that httpx cannot parse.
         """
         super().__init__(base_url, service_key, options=options)
         self._http = http or httpx.AsyncClient(**HTTP_DEFAULTS)
@@ -48,7 +50,11 @@ class AsyncTokenClient(BaseTokenClient):
         min_ttl_seconds: int | None = None,
         reason: str | None = None,
     ) -> Token:
-        """Return a usable token, perhaps one that was handed out a moment ago. Raises TokenError."""
+        """Return a usable token, perhaps a remembered one, which was asked for less than `max_reuse_seconds` ago. The
+        parameters are the fields of TokenRequest.
+
+        Raises TokenError, and TypeError if `scopes` is a single text.
+        """
         request = TokenRequest(user_id, provider, scopes, account, min_ttl_seconds, reason)
         return await self._shared(self._exchange.read(request))
 
@@ -63,24 +69,26 @@ class AsyncTokenClient(BaseTokenClient):
         reason: str | None = None,
         rejected: Token | None = None,
     ) -> Token:
-        """Return a newer token, if there is one, for when the provider answers 401 to a good one. Raises TokenError.
+        """Return a newer token, for when the provider answers 401 to one that should be good. The service replaces no
+        token that is less than ten seconds old or that nothing can replace, and returns that one again.
 
         Pass the refused token as `rejected`: then all callers that were refused with the same token cause one refresh.
+        Raises TokenError, and TypeError if `scopes` is a single text.
         """
         request = TokenRequest(user_id, provider, scopes, account, min_ttl_seconds, reason)
         return await self._shared(self._exchange.renewal(request, rejected))
 
     async def get_many(self, requests: Iterable[TokenRequest]) -> list[Token | TokenError]:
-        """Return one token or error for each request, in their order, asking for a hundred at a time. Raises no
-        TokenError."""
+        """Return a token or an error for each request, in the order of the requests. Those without a remembered token
+        are sent to the service, at most a hundred at a time. Raises no TokenError."""
         wanted = list(requests)
         known = self._exchange.remembered(wanted)
         known |= await self._run(self._exchange.converse(BATCH_PATH, [it for it in wanted if it not in known]))
         return tokens_or_errors(known[request] for request in wanted)
 
     async def aclose(self) -> None:
-        """Give up what is under way (its callers get TryLaterError), and close the connections unless they are the
-        caller's."""
+        """Cancel the requests of `get` and `refresh` that are under way (their callers get TryLaterError), and close
+        the connections, unless the caller passed `http`. Await calls of `get_many` first: they are not cancelled."""
         flights = list(self._flights.values())
         for flight in flights:
             flight.cancel()
@@ -97,8 +105,8 @@ class AsyncTokenClient(BaseTokenClient):
         await self.aclose()
 
     async def _shared(self, call: Call) -> Token:
-        """Return a remembered token, or ask, or wait for whoever is asking the same. A caller that is cancelled does
-        not cancel the request."""
+        """Return a remembered token, or the token from the request that is under way for an equal call, or from a new
+        request. The request goes on if a caller is cancelled. Raises TokenError."""
         if token := self._exchange.recall(call):
             return token
         flight = self._flights.get(call)

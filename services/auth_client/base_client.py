@@ -1,4 +1,4 @@
-"""The base of both clients: everything besides their input and output."""
+"""The base class of the synchronous and the asynchronous client."""
 
 import os
 from typing import Final, Self
@@ -12,7 +12,7 @@ KEY_VARIABLE: Final = "USER_MANAGEMENT_KEY"
 
 
 class BaseTokenClient:
-    """Base of both clients: construction, and what needs no network."""
+    """Base of both clients: construction, and the methods that need no network."""
 
     def __init__(self, base_url: str, service_key: str, *, options: ClientOptions | None = None) -> None:
         self._options = options or ClientOptions()
@@ -21,14 +21,17 @@ class BaseTokenClient:
 
     @classmethod
     def from_environment(cls, *, options: ClientOptions | None = None) -> Self:
-        """Create a client from USER_MANAGEMENT_URL and USER_MANAGEMENT_KEY; nothing else here reads the environment.
+        """Create a client with the address and the key in the variables USER_MANAGEMENT_URL and USER_MANAGEMENT_KEY.
+        Nothing else in this package reads the environment.
 
-        Raises ValueError, naming the variable that is missing.
+        Raises ValueError, which names the variable, if one is missing or empty; otherwise the same errors as creating
+        a client with that address and key.
         """
         return cls(_variable(URL_VARIABLE), _variable(KEY_VARIABLE), options=options)
 
     def forget(self, user_id: str, provider: str | None = None) -> None:
-        """Drop the remembered tokens of a user, for instance on the event `integration.revoked`."""
+        """Drop the remembered tokens of a user, of one provider or (None) of all, for instance on the event
+        `integration.revoked`. The answer to a read that is under way will not be remembered."""
         self._exchange.memory.forget(user_id, provider)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The address of the service, the key of the caller, and the HTTP requests that result."""
+"""The user management service's address, the key with which it is called, and the HTTP requests to it."""
 
 import re
 from typing import Final, TypedDict
@@ -24,11 +24,15 @@ HTTP_DEFAULTS: Final = HttpDefaults(trust_env=False, follow_redirects=False)
 
 
 class Endpoint:
-    """The service's address and the key of one sibling. The key is in no repr and in no error."""
+    """The user management service's address, and the key of the service that calls it. No repr or error shows the
+    key."""
 
     def __init__(self, base_url: str, service_key: str, options: ClientOptions) -> None:
-        """Check the address and the key. Raises ValueError if one is not well formed: a stray newline would end up
-        in an HTTP error."""
+        """Check the address and the key, and keep them.
+
+        Raises ValueError if one is malformed, and httpx.InvalidURL for an address that httpx cannot parse. Without the
+        check, a key with a stray newline would be quoted in the error of the HTTP library.
+        """
         url = httpx.URL(base_url)
         if url.scheme not in {"http", "https"} or not url.host or url.query or url.fragment or url.userinfo:
             raise ValueError("base_url must be http(s)://host[:port][/path] and nothing else")
@@ -54,5 +58,5 @@ class Endpoint:
 
 
 def answer_of(response: httpx.Response) -> Answer:
-    """Return what the logic needs of a response that was read to its end."""
+    """Return the status, the body and the Retry-After header of a response that was read to its end."""
     return Answer(response.status_code, response.content, response.headers.get("Retry-After"))

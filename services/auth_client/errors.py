@@ -1,4 +1,4 @@
-"""Errors that say why there is no token, by what the caller can do about it."""
+"""Errors that say why there is no token: one class for each thing that a caller can do about it."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,7 +6,8 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Members of a problem document (RFC 9457) that a caller can use. Never holds a token or a key."""
+    """Reason why there is no token: what a caller can use of the service's problem document (RFC 9457), or what this
+    client noticed by itself. A problem never holds a token or a key."""
 
     code: str
     """Stable code of the service, or one of this client's own: `service_unreachable`, `unexpected_answer`,
@@ -17,7 +18,7 @@ class Problem:
     request_id: str | None = None
     """Id of the request, to quote when asking the service's operators."""
     retry_after: int | None = None
-    """Seconds to wait before the call is worth repeating; None if nobody knows."""
+    """Seconds to wait before the call is worth repeating; None if the answer does not say."""
     reconnect_url: str | None = None
     reason: str | None = None
     missing_scopes: tuple[str, ...] = ()
@@ -49,7 +50,7 @@ class ReconnectNeededError(TokenError):
         super().__init__(problem)
         self.reconnect_url: Final = problem.reconnect_url
         self.reason: Final = problem.reason
-        """Code for why the integration stopped working, such as `grant_refused`."""
+        """Code for why the integration stopped working, such as `grant_refused`; None if the service gave none."""
         self.missing_scopes: Final = problem.missing_scopes
 
 
@@ -63,8 +64,8 @@ class NotAllowedError(TokenError):
 
 
 class TryLaterError(TokenError):
-    """Error for a call that would work later; `retry_after` says when, if anybody knows. The client has already
-    retried as far as its options allow."""
+    """Error for a call that may work later: in `retry_after` seconds, if that is known. The client has already
+    retried as far as its options allow, unless it was closed meanwhile (`client_closed`)."""
 
 
 class MisconfiguredError(TokenError):
@@ -87,19 +88,19 @@ _BY_CODE: Final[dict[str, type[TokenError]]] = {
 
 
 def error_of(problem: Problem) -> TokenError:
-    """Return a new error for the problem each time, because callers that shared a request each add their own
-    traceback."""
+    """Return an error for the problem, a new one at each call: callers that shared a request each add a traceback to
+    theirs."""
     return _class_of(problem)(problem)
 
 
 def passes_by_itself(problem: Problem) -> bool:
-    """Tell whether the same call may work later."""
+    """Tell whether repeating the call may bring a token, as for all problems that TryLaterError stands for, except that
+    this client was closed."""
     return _class_of(problem) is TryLaterError and problem.code != CLIENT_CLOSED
 
 
 def _class_of(problem: Problem) -> type[TokenError]:
-    """Return the error class for the problem's code; a code that is younger than this client is judged by its
-    status."""
+    """Return the error class for the problem's code, or for its status if this client does not know the code."""
     status = problem.status or 0
     by_status: type[TokenError] = MisconfiguredError
     if status in {401, 403}:

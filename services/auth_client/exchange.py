@@ -1,7 +1,8 @@
-"""The logic of which requests go to the service and when they are repeated, without any input or output.
+"""The logic that decides which requests go to the service and when they are repeated, without any input or output.
 
-A conversation is a generator: it yields what to do (`Post` or `Pause`), is sent the result, and returns the outcomes.
-The synchronous and the asynchronous client differ only in how they do what it yields.
+A conversation is a generator: it yields what to do (`Post` or `Pause`), is sent the result (None after a `Pause`), and
+returns an outcome, a token or a problem, for each request. The synchronous and the asynchronous client differ only in
+how they do what a conversation yields.
 """
 
 import json
@@ -34,7 +35,8 @@ OUT_OF_TIME: Final = Problem(SERVICE_UNREACHABLE, "the time ran out before this 
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """Instruction to send a request, and to come back with its Answer, or with a Problem if there is none."""
+    """Instruction to send an HTTP request, and to resume the conversation with the Answer, or with a Problem if none
+    came."""
 
     path: str
     body: bytes
@@ -43,7 +45,7 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Instruction to wait, then to go on."""
+    """Instruction to wait, and to resume the conversation with None."""
 
     seconds: float
 
@@ -54,20 +56,22 @@ Conversation = Generator[Post | Pause, Answer | Problem | None, Outcomes]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One question to the service. Callers whose calls are equal share one conversation."""
+    """A request for one token, at one path of the service. Callers whose calls are equal at the same time share one
+    conversation."""
 
     path: str
     request: TokenRequest
     generation: int
-    """Generation of the memory at the time of the call: whoever asks after something was forgotten does not share the
-    answer of those who asked before. It is 0 for a forced refresh, whose answer is always current."""
+    """Value of `TokenMemory.generation` when the call was made. It grows when something is forgotten, so that a caller
+    who asks after that does not share the answer of those who asked before. 0 for a forced refresh (`renewal`), whose
+    answer is always current."""
     rejected: Token | None = field(default=None, compare=False)
-    """Token that the provider refused. It does not distinguish calls: whichever it was, a refresh under way leads to
-    a newer one, so its callers share."""
+    """Token that the provider refused, if the caller named it. It is not compared: whichever token was refused, the
+    refresh under way brings a newer one, so all who wait for a refresh share it."""
 
 
 class Exchange:
-    """The logic that both clients share."""
+    """The logic that both clients share: it makes calls, looks into the memory, and holds conversations."""
 
     def __init__(self, options: ClientOptions, clock: Callable[[], float] = time.monotonic) -> None:
         self.options = options
@@ -79,12 +83,13 @@ class Exchange:
         return Call(GET_PATH, request, self.memory.generation)
 
     def renewal(self, request: TokenRequest, rejected: Token | None) -> Call:
-        """Return a call for a token that is newer than the one that the service holds."""
+        """Return a call for a forced refresh: for a token that is newer than the one that the service holds.
+        `rejected` is the token that the provider refused, if the caller names it."""
         return Call(REFRESH_PATH, request, 0, rejected)
 
     def recall(self, call: Call) -> Token | None:
-        """Return a remembered token that makes the call unnecessary; for a refresh, one that has replaced the rejected
-        token for another caller."""
+        """Return a remembered token that makes the call unnecessary, or None. For a refresh, that is a token other than
+        the rejected one, which another caller got; a refresh that names no rejected token is always necessary."""
         if call.path == REFRESH_PATH and call.rejected is None:
             return None
         token = self.memory.recall(call.request)
@@ -92,14 +97,16 @@ class Exchange:
         return token if replaced else None
 
     def remembered(self, requests: Iterable[TokenRequest]) -> Outcomes:
-        """Return the outcomes that memory already has, so that they need not be asked for."""
+        """Return the requests for which a token is remembered, each with that token; the service need not be asked for
+        them."""
         return {request: token for request in requests if (token := self.memory.recall(request))}
 
     def converse(self, path: str, requests: Iterable[TokenRequest]) -> Conversation:
-        """Ask for tokens until each one is there or finally refused, or until attempts or time run out.
+        """Ask the service at `path` for tokens until each one is there or finally refused, or until attempts or time
+        run out. Returns an outcome for each request, and remembers the tokens.
 
-        Asking twice is safe: a read changes nothing but its record, and the service does not replace a token that it
-        got less than ten seconds ago.
+        Asking twice is safe: a read only adds a record of itself, and the service does not replace a token that it got
+        less than ten seconds ago.
         """
         started = self._clock()
         outcomes: Outcomes = {}
@@ -139,8 +146,8 @@ class Exchange:
         return self.options.deadline_seconds - (self._clock() - started)
 
     def _waits(self, attempt: int, outcomes: Outcomes, started: float) -> dict[TokenRequest, float]:
-        """Return the seconds to wait before each request that may still succeed is repeated. It leaves out those for
-        which the service asks for more time than is left, and is empty after the last attempt."""
+        """Return, for each request that may still succeed, the seconds to wait before it is repeated. Left out are
+        requests whose wait would outlast the time that is left; after the last attempt, all of them."""
         if attempt >= self.options.max_attempts:
             return {}
         share = random.random()  # noqa: S311 - jitter, so that the replicas of a caller do not retry in step
@@ -164,7 +171,7 @@ def token_or_raise(outcome: Outcome) -> Token:
 
 
 def tokens_or_errors(outcomes: Iterable[Outcome]) -> list[Token | TokenError]:
-    """Return tokens, and errors as values, for callers that work through a list."""
+    """Return each token, and for each problem an error as a value that is not raised, in the order of the outcomes."""
     return [error_of(outcome) if isinstance(outcome, Problem) else outcome for outcome in outcomes]
 
 

@@ -1,4 +1,4 @@
-"""Memory of tokens that were handed out a moment ago."""
+"""Memory of tokens that the service gave a short time ago, so that they can be handed out again without asking."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -10,8 +10,8 @@ from services.auth_client.options import ClientOptions
 from services.auth_client.tokens import Token, TokenRequest
 
 ENDLESS_REUSE_SECONDS: Final = 60.0
-"""Longest reuse of tokens that do not expire, whatever `max_reuse_seconds` says: only asking again shows that one was
-revoked."""
+"""Longest reuse of a token that does not expire, even if `max_reuse_seconds` is more: only asking again shows that such
+a token was revoked."""
 
 _Key = tuple[str, str, Iterable[str], str | None, str | None]
 
@@ -21,11 +21,12 @@ class _Entry:
     token: Token
     sent_at: float
     """Time at which the request was sent, by the monotonic clock, because the service's wall clock is not trusted to
-    agree with ours. `expires_in` was counted from a later time, so counting from here errs on the safe side."""
+    agree with this process's. The service counted `expires_in` from a later time, so counting from this one errs on the
+    safe side."""
 
 
 class TokenMemory:
-    """Bounded memory of tokens for one process, safe between threads."""
+    """Tokens by request, at most `max_remembered`, in the memory of one process, whose threads may share it."""
 
     def __init__(self, options: ClientOptions, clock: Callable[[], float]) -> None:
         self._options = options
@@ -33,10 +34,12 @@ class TokenMemory:
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
         self._lock = Lock()
         self.generation = 0
-        """Number that grows when something is forgotten. An answer to a request from before that is not remembered."""
+        """Number that grows with each `forget`. The answer to a request that was sent before the `forget` is not
+        remembered."""
 
     def recall(self, request: TokenRequest) -> Token | None:
-        """Return a remembered token that still has more time left than the request and the margin demand."""
+        """Return the remembered token, with the `expires_in` that it has now. None if there is none, if it is too old
+        for reuse, or if it has no more life left than the request and `reuse_margin_seconds` demand."""
         key = _key(request)
         with self._lock:
             entry = self._entries.get(key)
@@ -52,7 +55,8 @@ class TokenMemory:
         return token if token.expires_in is None or token.expires_in > demanded else None
 
     def remember(self, request: TokenRequest, token: Token, *, sent_at: float, generation: int) -> None:
-        """Keep an answer, unless something was forgotten since it was asked for."""
+        """Keep a token that was asked for at `sent_at` (monotonic time) in generation `generation`, unless something
+        was forgotten since then or reuse is switched off. The least recently used tokens over the limit are dropped."""
         with self._lock:
             if generation != self.generation or not self._options.max_reuse_seconds:
                 return
@@ -63,7 +67,7 @@ class TokenMemory:
                 self._entries.popitem(last=False)
 
     def forget(self, user_id: str, provider: str | None = None) -> int:
-        """Drop a user's tokens, of one provider or of all. Returns the new generation."""
+        """Drop a user's tokens, of one provider or (None) of all. Returns the new generation."""
         with self._lock:
             # One token can be remembered under several sets of scopes, so all of them go.
             gone = [key for key in self._entries if key[0] == user_id and provider in (None, key[1])]
@@ -78,6 +82,6 @@ class TokenMemory:
 
 
 def _key(request: TokenRequest) -> _Key:
-    """Return the key under which an answer is remembered. The reason is part of it: the user is shown each reason,
-    so each makes a read of its own."""
+    """Return the key under which a token is remembered. The reason is part of the key: the user is shown every reason,
+    so a token that was read for one reason is not handed out for another."""
     return request.user_id, request.provider, request.scopes, request.account, request.reason

@@ -1,4 +1,4 @@
-"""The token client for threads."""
+"""The synchronous token client."""
 
 import time
 from collections.abc import Iterable
@@ -18,11 +18,12 @@ from services.auth_client.tokens import Token, TokenRequest
 from services.auth_client.wire import BATCH_PATH, Answer, Outcome, unreachable
 
 _Flight = Future[Outcome | None]
-"""A request under way. Its result is None if the thread that sent it was interrupted, so another has to."""
+"""A request that one thread makes and others wait for. The result is None if that thread was interrupted; then one of
+the others makes the request."""
 
 
 class TokenClient(BaseTokenClient):
-    """Client that gets tokens from the user management service. One client serves all threads of a process.
+    """Client that gets users' access tokens from the user management service. It serves all threads of a process.
 
     Connections do not survive a fork: create the client in the worker process (Celery: `worker_process_init`).
     """
@@ -35,9 +36,10 @@ class TokenClient(BaseTokenClient):
         http: httpx.Client | None = None,
         options: ClientOptions | None = None,
     ) -> None:
-        """Create the client. `http` is a client of the caller's, which the caller closes.
+        """Create the client. `http` is an httpx client that the caller made and closes; without it, the client makes
+        and closes one, which uses no proxy from the environment.
 
-        Raises ValueError for a text that is not a URL or not a key.
+        Raises ValueError for a malformed address or key, and httpx.InvalidURL for an address that httpx cannot parse.
         """
         super().__init__(base_url, service_key, options=options)
         self._http = http or httpx.Client(**HTTP_DEFAULTS)
@@ -55,7 +57,11 @@ class TokenClient(BaseTokenClient):
         min_ttl_seconds: int | None = None,
         reason: str | None = None,
     ) -> Token:
-        """Return a usable token, perhaps one that was handed out a moment ago. Raises TokenError."""
+        """Return a usable token, perhaps a remembered one, which was asked for less than `max_reuse_seconds` ago. The
+        parameters are the fields of TokenRequest.
+
+        Raises TokenError, and TypeError if `scopes` is a single text.
+        """
         request = TokenRequest(user_id, provider, scopes, account, min_ttl_seconds, reason)
         return self._shared(self._exchange.read(request))
 
@@ -70,23 +76,25 @@ class TokenClient(BaseTokenClient):
         reason: str | None = None,
         rejected: Token | None = None,
     ) -> Token:
-        """Return a newer token, if there is one, for when the provider answers 401 to a good one. Raises TokenError.
+        """Return a newer token, for when the provider answers 401 to one that should be good. The service replaces no
+        token that is less than ten seconds old or that nothing can replace, and returns that one again.
 
         Pass the refused token as `rejected`: then all callers that were refused with the same token cause one refresh.
+        Raises TokenError, and TypeError if `scopes` is a single text.
         """
         request = TokenRequest(user_id, provider, scopes, account, min_ttl_seconds, reason)
         return self._shared(self._exchange.renewal(request, rejected))
 
     def get_many(self, requests: Iterable[TokenRequest]) -> list[Token | TokenError]:
-        """Return one token or error for each request, in their order, asking for a hundred at a time. Raises no
-        TokenError."""
+        """Return a token or an error for each request, in the order of the requests. Those without a remembered token
+        are sent to the service, at most a hundred at a time. Raises no TokenError."""
         wanted = list(requests)
         known = self._exchange.remembered(wanted)
         known |= self._run(self._exchange.converse(BATCH_PATH, [it for it in wanted if it not in known]))
         return tokens_or_errors(known[request] for request in wanted)
 
     def close(self) -> None:
-        """Close the connections, unless they are the caller's."""
+        """Close the connections, unless the caller passed `http`."""
         if self._owns_http:
             self._http.close()
 
@@ -99,7 +107,8 @@ class TokenClient(BaseTokenClient):
         self.close()
 
     def _shared(self, call: Call) -> Token:
-        """Return a remembered token, or ask, or wait for the thread that is asking the same."""
+        """Return a remembered token, or the token from a request: from this thread's own, or from an equal one that
+        another thread makes, which is awaited for `deadline_seconds`. Raises TokenError."""
         outcome: Outcome | None = self._exchange.recall(call)
         while outcome is None:
             with self._lock:

@@ -7,18 +7,20 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """Request that says which token is needed, and why."""
+    """Request that says which token is needed, and why. Raises TypeError if `scopes` is a single text."""
 
     user_id: str
-    """User id of the service, or a subject of its default issuer."""
+    """The user's id in the user management service, or the user's subject at the service's default issuer (the party
+    that signs users' session tokens)."""
     provider: str
     scopes: Iterable[str] = ()
-    """Scopes that must all be granted. They are kept sorted, because their order means nothing."""
+    """Scopes that must all be granted. They are kept sorted and each once: their order means nothing."""
     account: str | None = None
-    """Account id at the provider, or its e-mail; by default, the user's primary integration."""
+    """The account's id at the provider, or the account's e-mail address; by default, the account of the user's primary
+    integration."""
     min_ttl_seconds: int | None = None
-    """Seconds that the token must still be good for, a hard demand, which the service caps at half the token's
-    issued life. By default, whatever is usable."""
+    """Seconds that the token must still be good for; the service caps them at half the token's issued life, and gives
+    no token that is good for less. By default, any usable token will do."""
     reason: str | None = None
     """Reason for the read, which the user is shown in the integration's activity."""
 
@@ -30,22 +32,24 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An access token that may be used now. Its text is not in the repr, so a logged object gives nothing away."""
+    """An access token that may be used now. The token's text is not in the repr, so that it is not logged with the
+    object."""
 
     access_token: str = field(repr=False)
     token_type: str
     expires_at: datetime | None
-    """End of the token's life by the service's clock; None if it does not expire. Show it to people, and
-    compute with `expires_in`."""
+    """End of the token's life by the service's clock; None if the token does not expire. Show it to people, but
+    compute with `expires_in`, since this machine's clock may differ."""
     expires_in: int | None
-    """Seconds that were left when the token was handed out, by this process's monotonic clock."""
+    """Seconds of the token's life that were left when it was handed out, by this process's monotonic clock; None if the
+    token does not expire."""
     scopes: tuple[str, ...]
     """Scopes that the user consented to, which may be more than was asked for."""
     provider: str
     account: str
     integration_id: str
     refreshed: bool
-    """Whether the token was replaced at the provider while this call waited."""
+    """Whether the service first had to get this token from the provider. A remembered token keeps the value."""
 
     @property
     def authorization(self) -> str:
@@ -53,7 +57,7 @@ class Token:
         return f"{self.token_type} {self.access_token}"
 
     def aged(self, seconds: float) -> "Token":
-        """Return the same token as it will be that many seconds later."""
+        """Return the same token with `expires_in` lowered by `seconds`, to no less than 0."""
         if self.expires_in is None:
             return self
         return replace(self, expires_in=max(0, int(self.expires_in - seconds)))

@@ -1,4 +1,5 @@
-"""Translation between values and the bodies of the service's internal token API."""
+"""Translation of token requests into bodies for the service's internal token API, and of its answers into tokens and
+problems."""
 
 import json
 import re
@@ -22,7 +23,7 @@ _SECONDS: Final = re.compile(r"[0-9]{1,6}")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer, read to its end."""
+    """What the client uses of an HTTP answer, whose body was read to its end."""
 
     status: int
     body: bytes
@@ -43,7 +44,8 @@ def outcome_of(answer: Answer) -> Outcome:
 
 
 def outcomes_of_batch(answer: Answer, count: int) -> list[Outcome]:
-    """Return one outcome for each of `count` items, in the order asked; a refused batch refuses each item."""
+    """Return one outcome for each of `count` items, in the order asked. If the whole batch was refused, or the answer
+    is not a list of that length, each item gets the same problem."""
     document = _json_object(answer.body)
     if answer.status != 200:
         return [_problem(document, answer)] * count
@@ -54,8 +56,8 @@ def outcomes_of_batch(answer: Answer, count: int) -> list[Outcome]:
 
 
 def unreachable(error: Exception) -> Problem:
-    """Return the problem of a failed connection. It names the kind of failure only, since the texts of HTTP
-    libraries may quote headers."""
+    """Return the problem for a request that got no answer. Its text names only the class of `error`, since the messages
+    of HTTP libraries may quote headers."""
     return Problem(SERVICE_UNREACHABLE, f"the user management service gave no answer: {type(error).__name__}")
 
 
@@ -71,7 +73,8 @@ def _item(item: Any, answer: Answer) -> Outcome:
 
 
 def _token(document: dict[str, Any]) -> Token | None:
-    """Return the token in the document; None if there is none, since something else may answer at this address."""
+    """Return the token in the document, or None if the document is no well-formed token: something other than the
+    service may answer at its address."""
     end, left, scopes = document.get("expires_at"), document.get("expires_in"), document.get("scopes")
     texts = [_text(document, name) for name in _TEXTS]
     if not all(texts) or not isinstance(scopes, list) or (left is not None and _whole_number(left) is None):
@@ -110,7 +113,8 @@ def _problem(document: dict[str, Any], answer: Answer) -> Problem:
 
 
 def _faults(document: dict[str, Any]) -> str:
-    """Return the fields that a validation error names; the service never repeats their values."""
+    """Return a text that lists the fields that a validation error names, and what is wrong with each; empty if it names
+    none. The service never repeats the fields' values."""
     details = document.get("details")
     errors = details.get("errors") if isinstance(details, dict) else None
     if not isinstance(errors, list):
