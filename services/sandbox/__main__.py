@@ -5,7 +5,7 @@ from services.sandbox.settings import SandboxSettings
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve a sandbox that the `SANDBOX_…` variables set up, until SIGTERM or SIGINT."""
     settings = SandboxSettings()
     create_server(settings.sandbox(), host=settings.host, port=settings.port).run()
 

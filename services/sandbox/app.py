@@ -23,7 +23,8 @@ from services.sandbox.state import Sandbox
 
 
 def create_app(sandbox: Sandbox) -> FastAPI:
-    """Return the application that serves a sandbox. The caller keeps the sandbox and may inspect it at any time."""
+    """Return the application that serves a sandbox. The caller keeps the sandbox and may inspect it at any time; when
+    the application shuts down, it closes the sandbox's ledger file."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -1,4 +1,5 @@
-"""Faulty answers: connections that break, and bodies that are truncated, oversized or of the wrong kind."""
+"""The answers that scripted faults give: errors, connections that break, and bodies that are truncated, oversized or of
+the wrong kind."""
 
 from collections.abc import Callable
 
@@ -23,7 +24,7 @@ class ResetResponse(Response):
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
-        """Reset the connection instead of answering."""
+        """Reset the connection instead of answering. Raises `httpx.ReadError` in process."""
         if not await reset_connection(scope, receive):
             raise httpx.ReadError("connection reset by the sandbox")
 
@@ -32,7 +33,8 @@ class MidBodyResetResponse(Response):
     """An answer that breaks off: the headers announce the whole body, and the connection closes after half of it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send half of the announced body, then close the connection."""
+        """Send half of the announced body, then close the connection. Raises `httpx.RemoteProtocolError` in process,
+        where there is no connection to close."""
         half = bytes(self.body)[: len(self.body) // 2]
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": half, "more_body": True})
@@ -49,7 +51,8 @@ def _scripted_status(fault: Fault) -> Response:
 
 
 def error_answer(fault: Fault) -> Response:
-    """Return a scripted error in the format of RFC 6749 section 5.2."""
+    """Return a scripted error in the format of RFC 6749 section 5.2; its status, if the fault names none, is the usual
+    one for the code."""
     status = fault.status or STATUS_OF_ERROR.get(fault.error, 400)
     body = {"error": fault.error, "error_description": fault.description, **fault.members}
     return JSONResponse(body, status, fault.headers)
@@ -68,7 +71,8 @@ _REPLACEMENTS: dict[str, Callable[[Fault], Response]] = {
 
 
 def replacement(fault: Fault, error_style: Callable[[Fault], Response]) -> Response | None:
-    """Return the answer that replaces the real one; `None` for a fault that only delays or edits the real one."""
+    """Return the answer that replaces the real one; `None` for a fault that only delays or alters the real one.
+    `error_style` writes the answer of a fault with the action `error`."""
     if fault.action == "error":
         return error_style(fault)
     make = _REPLACEMENTS.get(fault.action)
@@ -76,7 +80,9 @@ def replacement(fault: Fault, error_style: Callable[[Fault], Response]) -> Respo
 
 
 def spoiled(fault: Fault, answer: Response, error_style: Callable[[Fault], Response]) -> Response:
-    """Return what the client gets in place of the real answer, after the party has carried out the call."""
+    """Return what the client gets after the party (Clerk or a provider) has carried out the call: the real answer as
+    the fault alters it, or the one that replaces it. A fault that edits members leaves alone an answer that is not 200.
+    """
     if edits_answer(fault) and answer.status_code == 200:
         return edited(fault, answer)
     if fault.action == "truncated_json":

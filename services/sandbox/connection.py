@@ -21,9 +21,9 @@ class TransportAwareProtocol(HttpToolsProtocol):
 
 
 async def reset_connection(scope: Scope, receive: Receive, *, flush: bool = False) -> bool:
-    """End the connection of a request; return False if there is none (an in-process transport).
+    """End the connection of a request, and return True; return False if there is none (an in-process transport).
 
-    With `flush`, what was written is delivered before the connection closes; without it, the peer sees a reset.
+    With `flush`, what was written is delivered before the connection closes; without `flush`, the peer sees a reset.
     """
     extension = scope.get("extensions", {}).get(_EXTENSION)
     if extension is None:

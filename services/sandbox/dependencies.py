@@ -1,4 +1,4 @@
-"""Dependencies of the routes: the sandbox behind the application, and the provider named in the path."""
+"""FastAPI dependencies of the routes: the sandbox that the application serves, and the provider named in the path."""
 
 from typing import Annotated
 
@@ -32,6 +32,7 @@ def _controlled_provider(kind: str, sandbox: CurrentSandbox) -> Provider:
 
 
 CurrentProvider = Annotated[Provider, Depends(_current_provider)]
-"""The plain provider named in the path; imitations have paths of their own."""
+"""The plain provider named in the path (the sandbox has one for each refresh kind); imitations of real providers have
+paths of their own. Raises `SandboxError` (404) for an unknown name."""
 ControlledProvider = Annotated[Provider, Depends(_controlled_provider)]
-"""The provider named in the path, whether plain or an imitation."""
+"""The provider named in the path, whether plain or an imitation. Raises `SandboxError` (404) for an unknown name."""

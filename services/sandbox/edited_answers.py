@@ -1,4 +1,4 @@
-"""Token answers that are correct but for one member, a mistake that the client has to notice by itself."""
+"""Edits of a correct token answer that make one member wrong or leave it out, which the client has to notice."""
 
 import base64
 import json
@@ -39,7 +39,8 @@ def _claims_of(id_token: str) -> Body:
 
 
 def _signed_again(**claims: Any) -> Callable[[Body, Fault], Body]:
-    """Return an edit that replaces claims of the ID token and signs it again with the provider's own key."""
+    """Return an edit that replaces claims of the ID token and signs it again with the provider's own key. An answer
+    without an ID token stays as it is."""
 
     def edit(body: Body, _: Fault) -> Body:
         if "id_token" not in body:
@@ -87,7 +88,8 @@ def edits_answer(fault: Fault) -> bool:
 
 
 def edited(fault: Fault, answer: Response) -> Response:
-    """Return the answer with the fault's change, in the format it had: JSON or a form."""
+    """Return the answer with the fault's change, in the format that the answer had: JSON or a form. If it is Slack's,
+    with a person's tokens, the change is made to those."""
     edit = _EDITS[fault.action]
     if answer.media_type == FORM_TYPE:
         fields = dict(parse_qsl(bytes(answer.body).decode()))

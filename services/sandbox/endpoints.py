@@ -1,4 +1,5 @@
-"""The endpoints that every provider has, whatever its paths are."""
+"""The endpoints that every provider has, whatever its paths are. Each records the call in the ledger (the sandbox's
+record of all calls), and applies scripted faults."""
 
 from typing import Any
 
@@ -25,7 +26,8 @@ async def serve_keys(sandbox: Sandbox, provider: Provider) -> Response:
 
 
 async def serve_authorization(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
-    """Serve the consent page; with `auto=approve` or `auto=deny`, decide at once for the account in `login_hint`."""
+    """Serve the consent page. With `auto=approve` or `auto=deny` in the query, answer instead with the redirect that
+    follows this decision of the account in `login_hint`."""
     form = read_query(request)
     return await sandbox.intake.serve(
         provider.party,
@@ -36,7 +38,8 @@ async def serve_authorization(request: Request, sandbox: Sandbox, provider: Prov
 
 
 async def serve_decision(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
-    """Take the form of the consent page: the request's parameters, `decision`, `account` and `granted_scope`."""
+    """Answer the form of the consent page (the authorization request's parameters, `decision`, `account` and
+    `granted_scope`) with the redirect that follows the decision."""
     form = await read_form(request)
     decision = form.get("decision") or "missing"
     return await sandbox.intake.serve(
@@ -48,7 +51,7 @@ async def serve_decision(request: Request, sandbox: Sandbox, provider: Provider)
 
 
 async def serve_token(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
-    """Exchange a code or a refresh token."""
+    """Exchange a code or a refresh token for tokens."""
     form, persona = await read_form(request), provider.persona
     authorization, accept = request.headers.get("authorization"), request.headers.get("accept", "")
     return await sandbox.intake.serve(
@@ -66,7 +69,7 @@ async def serve_token(request: Request, sandbox: Sandbox, provider: Provider) ->
 
 
 async def serve_revocation(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
-    """Revoke the consent under which a token was issued."""
+    """Revoke the consent under which a token was issued, and at some providers all consents of its account."""
     form = await read_form(request)
     authorization = request.headers.get("authorization")
     return await sandbox.intake.serve(

@@ -1,4 +1,4 @@
-"""Scripted faults: what a party does wrong, on which call, and how often."""
+"""Scripted faults: what a party (Clerk or a provider) does wrong, on which call, and how often."""
 
 import asyncio
 from fnmatch import fnmatchcase
@@ -37,10 +37,10 @@ SPOILS_THE_REAL_ANSWER: frozenset[FaultAction] = frozenset(
 
 
 class Fault(BaseModel):
-    """One scripted fault.
+    """One scripted fault, which applies to the next `times` calls that match.
 
     `party` and `operation` are shell patterns (`oidc:*`). Every action may also wait `delay_seconds`. `when` says
-    whether the fault strikes before the party carries out the call, or after it (the change is made, but the answer is
+    whether the fault applies before the party carries out the call, or after it (the change is made, but the answer is
     lost or late). Clearing the faults ends every wait that is under way, so a test can hold a call and release it.
 
     `status`: answers with `status` (default 500), `body` and `headers`. `error`: answers with an error in the party's
@@ -68,7 +68,7 @@ class Fault(BaseModel):
 
     @property
     def strikes_before_commit(self) -> bool:
-        """Tell whether the fault strikes before the party has changed its state."""
+        """Tell whether the fault applies before the party carries out the call."""
         return self.when == "before" and self.action not in SPOILS_THE_REAL_ANSWER
 
     def matches(self, party: str, operation: str) -> bool:
@@ -77,18 +77,19 @@ class Fault(BaseModel):
 
 
 class Faults:
-    """The faults that have strikes left, in the order in which they were added."""
+    """The faults that are not used up, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._pending: list[Fault] = []
         self._released = asyncio.Event()
 
     def add(self, fault: Fault) -> None:
-        """Script a fault; it strikes the next `times` calls that match."""
+        """Apply a copy of the fault to the next `times` calls that match."""
         self._pending.append(fault.model_copy())
 
     def take(self, party: str, operation: str) -> Fault | None:
-        """Use up one strike of the first fault that matches, and return that fault; `None` if none matches."""
+        """Return the fault that applies to this call, the oldest that matches, and lower its `times` by one; `None` if
+        none matches."""
         fault = next((one for one in self._pending if one.matches(party, operation)), None)
         if fault is None:
             return None
@@ -107,7 +108,7 @@ class Faults:
             return  # The whole delay has passed.
 
     def pending(self) -> list[Fault]:
-        """Return the faults that have strikes left."""
+        """Return the faults that are not used up; `times` is what is left of each."""
         return list(self._pending)
 
     def clear(self) -> None:

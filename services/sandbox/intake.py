@@ -1,4 +1,5 @@
-"""The path of every recorded call: the ledger, a scripted fault if there is one, the party's own answer."""
+"""Serves every call to a party (Clerk or a provider): records the call in the ledger, applies a scripted fault if one
+matches, and gets the party's answer."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,10 +12,10 @@ from services.sandbox.faults import Fault, Faults
 from services.sandbox.ledger import Entry, Ledger
 
 Handler = Callable[[Entry], Response]
-"""A function that gives a party's answer. It is synchronous on purpose: no other call can come in between, so rotation
-and reuse detection are atomic."""
+"""A function that carries out a call, adds to its ledger entry, and returns the party's answer. It is synchronous on
+purpose: no other call can come in between, so rotation and reuse detection are atomic."""
 ErrorStyle = Callable[[Fault], Response]
-"""A function that writes a scripted `error` in a party's own format."""
+"""A function that writes the answer of a fault with the action `error`, in a party's own format."""
 
 
 class Intake:
@@ -34,7 +35,8 @@ class Intake:
         error_style: ErrorStyle = error_answer,
         **known: Any,
     ) -> Response:
-        """Answer one call after the party's `latency_seconds`. `known` are `Entry` fields known at the start."""
+        """Answer one call, after the party's usual `latency_seconds`. `error_style` writes the answer of a fault with
+        the action `error`; `known` are `Entry` fields that are known at the start."""
         fault = self.faults.take(party, operation)
         entry = self.ledger.start(party, operation, fault=fault.action if fault else None, **known)
         if latency_seconds:

@@ -1,4 +1,5 @@
-"""The ledger: every call to or from a party with its answer, in order, as evidence that tests can check."""
+"""The ledger: every call to or from a party (Clerk or a provider) with its answer, in order, as evidence that tests can
+check."""
 
 import asyncio
 import hashlib
@@ -11,13 +12,15 @@ from typing import Any, Literal, TextIO
 
 
 def fingerprint(token: str | None) -> str | None:
-    """Return the first 16 hex digits of the SHA-256: enough to compare tokens, useless as one. `None` stays `None`."""
+    """Return the first 16 hex digits of a token's SHA-256: enough to compare tokens, and of no use as a token. `None`
+    stays `None`."""
     return None if token is None else hashlib.sha256(token.encode()).hexdigest()[:16]
 
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """One call. It is listed from its start (`state` "started"), so that a test can wait until a call is under way."""
+    """One call. The entry is in the ledger from the call's start (`state` "started"), so that a test can wait until a
+    call is under way."""
 
     seq: int
     party: str
@@ -35,7 +38,7 @@ class Entry:
     """Whether the provider has carried out the change; a fault may still hide the answer."""
     fault: str | None = None
     status: int | None = None
-    """HTTP status of the answer; `None` until there is one, and if the connection was reset."""
+    """HTTP status of the answer; `None` until there is one, and if the connection failed or was reset."""
     error: str | None = None
     duration_ms: float | None = None
     note: str | None = None
@@ -46,7 +49,8 @@ class Entry:
 
 
 class Ledger:
-    """Entries in memory and, if a file is named, as JSON lines (one per change; the last line of a `seq` wins)."""
+    """Entries in memory and, if `file` is given, as JSON lines appended to it: one for each change of an entry, so that
+    the last line with a `seq` has that entry's latest state."""
 
     def __init__(self, file: Path | None = None) -> None:
         self._entries: list[Entry] = []
@@ -55,7 +59,7 @@ class Ledger:
         self._file: TextIO | None = file.open("a", encoding="utf-8") if file else None
 
     def start(self, party: str, operation: str, **known: Any) -> Entry:
-        """Record that a call has arrived. `known` are further `Entry` fields."""
+        """Record the start of a call, and return its entry. `known` are further `Entry` fields."""
         entry = Entry(seq=self._next_seq, party=party, operation=operation, **known)
         self._next_seq += 1
         self._entries.append(entry)
@@ -63,7 +67,7 @@ class Ledger:
         return entry
 
     def update(self, entry: Entry) -> None:
-        """Publish the present state of an entry to the file and to waiters."""
+        """Write an entry's present state to the file, and wake everything that waits in `wait_for`."""
         if self._file is not None:
             self._file.write(json.dumps(entry.as_json()) + "\n")
             self._file.flush()
@@ -71,7 +75,7 @@ class Ledger:
         self._changed = asyncio.Event()
 
     def finish(self, entry: Entry, *, status: int | None) -> None:
-        """Record the answer; `status` is `None` when the connection was reset instead."""
+        """Record the end of a call; `status` is `None` if the connection failed or was reset."""
         entry.status = status
         entry.state = "finished"
         entry.duration_ms = round((time.monotonic() - entry.monotonic) * 1000, 3)
@@ -91,7 +95,8 @@ class Ledger:
     async def wait_for(
         self, party: str, operation: str, *, at_least: int = 1, timeout_seconds: float = 5.0, **fields: Any
     ) -> list[Entry]:
-        """Wait until `at_least` entries match, and return them. Raises `TimeoutError`."""
+        """Wait until `at_least` entries match, as in `entries`, and return all that match. Raises `TimeoutError` after
+        `timeout_seconds`."""
         async with asyncio.timeout(timeout_seconds):
             while len(found := self.entries(party, operation, **fields)) < at_least:
                 await self._changed.wait()
@@ -102,7 +107,7 @@ class Ledger:
         self._entries.clear()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, if there is one; later changes are kept in memory only."""
         if self._file is not None:
             self._file.close()
             self._file = None

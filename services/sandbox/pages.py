@@ -29,7 +29,7 @@ def text(value: object) -> str:
 
 
 def page(title: str, *parts: str, status: int = 200) -> HTMLResponse:
-    """Return a whole page. `parts` are HTML already."""
+    """Return a whole page. `parts` are HTML already, and are not escaped."""
     links = "".join(f'<a href="{path}">{label}</a>' for path, label in _NAVIGATION)
     document = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{text(title)} · Sandbox</title>'
@@ -40,12 +40,12 @@ def page(title: str, *parts: str, status: int = 200) -> HTMLResponse:
 
 
 def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a table; its cells are HTML already."""
+    """Return a table as HTML. The cells of `rows` are HTML already, and are not escaped."""
     head = "".join(f"<th>{text(heading)}</th>" for heading in headings)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def hidden(name: str, value: str) -> str:
-    """Return a hidden form field."""
+    """Return a hidden form field as HTML."""
     return f'<input type="hidden" name="{text(name)}" value="{text(value)}">'

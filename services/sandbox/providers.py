@@ -1,4 +1,5 @@
-"""What the service needs to connect to the plain providers: the OAuth client, and a provider file for each kind."""
+"""What the service needs to connect to the plain providers, one for each refresh kind (what becomes of a refresh token
+that was used): the OAuth client, and a provider file for each kind."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -47,12 +48,12 @@ email = "email"
 
 
 def provider_name(kind: Kind) -> str:
-    """Return the name under which the service knows a kind."""
+    """Return the name under which the service knows the plain provider of a kind."""
     return f"sandbox-{kind}"
 
 
 def provider_file(kind: Kind, base_url: str) -> str:
-    """Return the text of one provider file (TOML). `base_url` is the sandbox's own address."""
+    """Return the text of the provider file of one kind (TOML). `base_url` is the sandbox's own address."""
     scopes = "\n".join(f'"{name}" = "{purpose}"' for name, purpose in SCOPES.items())
     return _TEMPLATE.format(kind=kind, issuer=f"{base_url.rstrip('/')}/oidc/{kind}", scopes=scopes)
 

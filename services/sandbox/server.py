@@ -10,7 +10,8 @@ DRAIN_SECONDS = 1
 
 
 def create_server(sandbox: Sandbox, *, host: str = "127.0.0.1", port: int = 8001) -> uvicorn.Server:
-    """Return a uvicorn server for a sandbox. A second after SIGTERM it cuts off calls that a fault still delays."""
+    """Return a uvicorn server for a sandbox. A second after SIGTERM the server cuts off the calls that are still under
+    way, such as those that a fault delays."""
     return uvicorn.Server(
         uvicorn.Config(
             create_app(sandbox),

@@ -9,7 +9,8 @@ from services.sandbox.state import Sandbox
 
 
 class SandboxSettings(BaseSettings):
-    """Settings of the process. `base_url` is needed only if others reach the sandbox at another address."""
+    """Settings of the process. `base_url` is needed only if others reach the sandbox at another address than
+    `http://{host}:{port}`."""
 
     model_config = SettingsConfigDict(env_prefix="SANDBOX_", env_ignore_empty=True)
 

@@ -68,7 +68,7 @@ _keys: dict[tuple[str, int], SigningKey] = {}
 
 
 def signing_key(party: str, generation: int, *, kid_prefix: str = "") -> SigningKey:
-    """Return the `generation`-th key of a party, made at first use.
+    """Return the `generation`-th key of a party. It is made at first use, and then the same for the whole process.
 
     The `kid` is derived from the RFC 7638 thumbprint, so it never names two different keys.
     """

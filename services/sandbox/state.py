@@ -29,7 +29,7 @@ def _imitated(base_url: str) -> tuple[Persona, ...]:
 
 
 class Sandbox:
-    """The parties, the ledger of their calls, and the faults that are scripted for them.
+    """The parties (Clerk and the providers), the ledger of their calls, and the faults that are scripted for them.
 
     `base_url` is the sandbox's own address, which appears in issuers and metadata. `webhook_transport` replaces the
     network for outgoing webhooks if the service runs in the same process.
@@ -58,9 +58,9 @@ class Sandbox:
             webhook_transport=webhook_transport,
         )
         self.providers: dict[str, Provider] = {kind: Provider(_plain(kind, self.base_url)) for kind in KINDS}
-        """The plain providers by refresh kind."""
+        """The plain providers by refresh kind (what becomes of a refresh token that was used)."""
         self.imitations = {persona.name: Provider(persona) for persona in _imitated(self.base_url)}
-        """Google, Microsoft, GitHub, Slack, and Globex from the documentation, by party name."""
+        """The imitations of Google, Microsoft, GitHub, Slack, and Globex from the documentation, by name (`google`)."""
 
     @property
     def api_url(self) -> str:

@@ -1,4 +1,4 @@
-"""The part of Clerk's Backend API that the service reads when it reconciles."""
+"""The part of Clerk's Backend API that the service reads when it reconciles (compares all of its users with Clerk)."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -14,8 +14,9 @@ from services.sandbox.ledger import Entry
 
 
 class UserList(BaseModel):
-    """Query of `GET /v1/users`. `order_by` may begin with + (ascending, the default) or -. `user_id` may occur up to a
-    hundred times (`user_id=…&user_id=…`, as Clerk's SDKs send it); the answer then holds only the users it names.
+    """Query of `GET /v1/users`. `order_by` is descending with a leading -, and ascending with + or without a sign.
+    `user_id` may occur up to a hundred times (`user_id=…&user_id=…`, as Clerk's SDKs send it); the answer then holds
+    only the users that it names.
     """
 
     limit: int = Field(default=10, ge=1, le=500)
@@ -27,7 +28,7 @@ class UserList(BaseModel):
 
 
 class BackendError(Exception):
-    """An error in Clerk's own format."""
+    """A refusal by the Backend API."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -36,7 +37,7 @@ class BackendError(Exception):
         self.message = message
 
     def response(self) -> JSONResponse:
-        """Return the error as `{"errors": [{code, message, long_message}]}`."""
+        """Return the refusal in Clerk's own format, `{"errors": [{code, message, long_message}]}`."""
         error = {"code": self.code, "message": self.message, "long_message": self.message}
         return JSONResponse({"errors": [error]}, self.status)
 
@@ -47,7 +48,11 @@ def _require_secret_key(request: Request) -> None:
 
 
 def with_secret_key(request: Request, answer: Callable[[], Any]) -> Handler:
-    """Return a handler that answers only requests with `Authorization: Bearer sk_…`."""
+    """Return a handler that sends what `answer` returns, as JSON, if the request has `Authorization: Bearer sk_…`.
+
+    A request without it (401), and a `BackendError` that `answer` raises, get an error body, and its code is written to
+    the request's entry in the ledger (the sandbox's record of all calls).
+    """
 
     def handler(entry: Entry) -> Response:
         try:
@@ -61,7 +66,7 @@ def with_secret_key(request: Request, answer: Callable[[], Any]) -> Handler:
 
 
 def list_users(clerk: Clerk, query: UserList) -> list[ClerkUser]:
-    """Return one page of users; ties are broken by id, so that pages never overlap."""
+    """Return one page of users. Those with the same time are in the order of their ids, so that pages never overlap."""
     field = query.order_by.lstrip("+-")
     named = set(query.user_id)
     meant = [user for user in clerk.stored_users() if not named or user["id"] in named]
@@ -70,12 +75,12 @@ def list_users(clerk: Clerk, query: UserList) -> list[ClerkUser]:
 
 
 def count_users(clerk: Clerk) -> dict[str, Any]:
-    """Return the number of users."""
+    """Return the number of users, as the object in which Clerk sends it."""
     return {"object": "total_count", "total_count": len(clerk.stored_users())}
 
 
 def get_user(clerk: Clerk, user_id: str) -> ClerkUser:
-    """Return one user. Raises `BackendError` (404)."""
+    """Return one user. Raises `BackendError` (404) for an unknown id."""
     user = clerk.user(user_id)
     if user is None:
         raise BackendError(404, "resource_not_found", f"No user was found with id {user_id}.")

@@ -1,4 +1,4 @@
-"""Clerk as one object, which tests hold and routes call."""
+"""The imitation of Clerk as one object, which tests use directly and the sandbox's routes call."""
 
 import copy
 import time
@@ -29,7 +29,8 @@ INSTANCE_ID = "ins_2sandboxSANDBOXsandbox00000"
 class Clerk:
     """An instance of Clerk with its keys, users and webhooks.
 
-    Returned users are copies; change users through the methods, which raise `KeyError` for an unknown user.
+    Returned users are copies, except those of `stored_users`. Change users through the methods that do so; they raise
+    `KeyError` for an unknown user, and send no webhook.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Clerk:
 
     @property
     def signing_key(self) -> SigningKey:
-        """Return the key that signs at present."""
+        """Return the key that signs session tokens at present."""
         return self._key(self._key_generation)
 
     @property
@@ -67,7 +68,7 @@ class Clerk:
 
     @property
     def jwks_url(self) -> str:
-        """Return the address of the published keys."""
+        """Return the URL of the published keys."""
         return f"{self.issuer}/.well-known/jwks.json"
 
     def jwks(self) -> dict[str, Any]:
@@ -75,13 +76,14 @@ class Clerk:
         return {"keys": [key.jwk for key in self._published_keys]}
 
     def rotate_key(self, *, keep_old: bool = True) -> SigningKey:
-        """Sign with a new key from now on; the old keys stay published only with `keep_old`."""
+        """Sign with a new key from now on, and return it; the old keys stay published only with `keep_old`."""
         self._key_generation += 1
         self._published_keys = [self.signing_key, *(self._published_keys if keep_old else [])]
         return self.signing_key
 
     def session_token(self, user_id: str, **overrides: Any) -> str:
-        """Return a session token (for overrides see `build_session_token`), also for a user who no longer exists."""
+        """Return a session token; the user need not exist. For `overrides`, and for the `ValueError` and `TypeError`
+        that bad ones raise, see `build_session_token`."""
         return build_session_token(
             user_id,
             signing_key=self.signing_key,
@@ -99,7 +101,11 @@ class Clerk:
         user_id: str | None = None,
         **fields: Any,
     ) -> ClerkUser:
-        """Create a user. `fields` are as in `update_user`; without `email` the user has no e-mail address."""
+        """Create a user, and return it. `fields` are the changes of `update_user`; without `email` the user has no
+        e-mail address, and without `user_id` a new id. A user who has that id already is replaced.
+
+        Raises `KeyError` for an unknown field.
+        """
         now = milliseconds()
         user = new_user(user_id or clerk_id("user"), now=now)
         names = {"first_name": first_name, "last_name": last_name}
@@ -108,9 +114,11 @@ class Clerk:
         return copy.deepcopy(user)
 
     def update_user(self, user_id: str, **changes: Any) -> ClerkUser:
-        """Change a user. `changes` are keys of the user object, or `email`, `email_verified`, `phone`, `image_url`.
+        """Change a user, and return it. `changes` are keys of the user object, or `email`, `email_verified`, `phone`,
+        `image_url`.
 
-        `updated_at` grows by at least a millisecond, so that two changes are never simultaneous.
+        `updated_at`, unless it is among the changes, grows by at least a millisecond, so that two changes are never
+        simultaneous.
         Raises `KeyError` for an unknown user or key.
         """
         user = self._users[user_id]
@@ -127,7 +135,8 @@ class Clerk:
         return self.update_user(user_id, banned=False)
 
     def lock_user(self, user_id: str) -> ClerkUser:
-        """Lock a user out for an hour, as after too many wrong passwords."""
+        """Lock a user out, as after too many wrong passwords. The user object says for an hour, but the lockout lasts
+        until `unlock_user`."""
         return self.update_user(user_id, locked=True, lockout_expires_in_seconds=3600)
 
     def unlock_user(self, user_id: str) -> ClerkUser:
@@ -135,12 +144,13 @@ class Clerk:
         return self.update_user(user_id, locked=False, lockout_expires_in_seconds=None)
 
     def swap_emails(self, first_id: str, second_id: str) -> tuple[ClerkUser, ClerkUser]:
-        """Swap the primary e-mail addresses of two users; the first user changes first."""
+        """Swap the primary e-mail addresses of two users, and return both users; the first one changes first. Each
+        address becomes its new user's only one, and is verified."""
         first, second = primary_email(self._users[first_id]), primary_email(self._users[second_id])
         return self.update_user(first_id, email=second), self.update_user(second_id, email=first)
 
     def delete_user(self, user_id: str) -> ClerkUser:
-        """Delete a user and return the `data` of `user.deleted`."""
+        """Delete a user, and return the `data` of the event `user.deleted`."""
         user = self._users.pop(user_id)
         external = {"external_id": user["external_id"]} if user["external_id"] else {}
         return {"id": user_id, "object": "user", "deleted": True, **external}
@@ -155,7 +165,8 @@ class Clerk:
         return copy.deepcopy(self.stored_users())
 
     def stored_users(self) -> list[ClerkUser]:
-        """Return all users without a copy, only to be read: copying 20,000 for each page of a list takes seconds."""
+        """Return all users, oldest first, not as copies, so do not change them: copying 20,000 users for each page of a
+        list takes seconds."""
         return list(self._users.values())
 
     def session_event(
@@ -169,7 +180,7 @@ class Clerk:
     ) -> ClerkSession:
         """Return the `data` of a `session.…` event. The session is that of `session_token` unless `session_id` names
         another, and began at `created_at` (milliseconds), now by default. `user` is `None` unless `with_user` is set.
-        The user need not exist. Raises `KeyError` for any other type of event.
+        The user need not exist. Raises `KeyError` for a type of event that is not about sessions.
         """
         now = milliseconds()
         began = now if created_at is None else created_at
@@ -201,7 +212,8 @@ class Clerk:
         timestamp: int | None = None,
         secrets: Sequence[str] | None = None,
     ) -> dict[str, str]:
-        """Return the `svix-*` headers for a body; `timestamp` is in seconds, now by default."""
+        """Return the `svix-*` headers for a body. `timestamp` is in seconds, now by default; there is one signature for
+        each of `secrets`, by default the instance's one. Raises `ValueError` for a malformed secret."""
         return signature_headers(
             body,
             message_id=message_id or clerk_id("msg"),
@@ -226,8 +238,8 @@ class Clerk:
         return headers | {"content-type": "application/json"}, body
 
     async def send_event(self, event_type: str, subject: ClerkObject, *, timestamp: int | None = None) -> bool | None:
-        """Post an event to the service. Return whether it was accepted, or `None` if no webhook URL is configured.
-        `timestamp` is the envelope's, as in `event`.
+        """Post an event to the service, in at most four attempts. Return whether the service accepted it (2xx), or
+        `None` if no webhook URL is configured. `timestamp` is the envelope's, as in `event`.
         """
         event = self.event(event_type, subject, timestamp=timestamp)
         entry = await self.webhooks.deliver(event, message_id=clerk_id("msg"))

@@ -15,7 +15,7 @@ NOT_BEFORE_SLACK_SECONDS = 10
 
 
 def session_id(user_id: str) -> str:
-    """Return the id of the one session that a sandbox user has."""
+    """Return the id of the one session that a user of the sandbox has; it is derived from the user's id."""
     return f"sess_{hashlib.sha256(user_id.encode()).hexdigest()[:27]}"
 
 
@@ -63,7 +63,8 @@ def build_session_token(
     `algorithm` (RS256, RS384, RS512, HS256, HS384, HS512, none) replaces RS256, in the header too;
     `key` (an RSA private key or its PEM; bytes or other text for HMAC) replaces Clerk's key.
 
-    Raises `ValueError` when the algorithm does not fit the key.
+    Raises `ValueError` when the algorithm does not fit the key or a PEM cannot be read, and `TypeError` for a private
+    key that is not RSA or is encrypted.
     """
     claims = dict(overrides)
     issued_at = int(claims.pop("issued_at", time.time()))

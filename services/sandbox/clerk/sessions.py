@@ -14,7 +14,7 @@ STATUS_AFTER: Final = {
     "session.removed": "removed",
     "session.revoked": "revoked",
 }
-"""Type of event → status of its session. Clerk does send `pending`, although its published schema lacks it."""
+"""Type of event → status of its session. Clerk does send `pending`, although its published schema lacks that status."""
 
 _LIFETIME_MILLISECONDS: Final = 7 * 24 * 3600 * 1000
 _ABANDONED_AFTER_MILLISECONDS: Final = 30 * 24 * 3600 * 1000
@@ -29,9 +29,10 @@ def new_session(
     updated_at: int,
     user: ClerkUser | None,
 ) -> ClerkSession:
-    """Return the session in an event of this type: every key of the schema; times are in milliseconds.
+    """Return the session that an event of this type is about, with every key of the schema; times are in milliseconds.
+    Without `session_id` it is the session of the user's session tokens.
 
-    Raises `KeyError` for an event that is not about sessions.
+    Raises `KeyError` for a type of event that is not about sessions.
     """
     if event_type not in STATUS_AFTER:
         raise KeyError(f"there is no session event {event_type}; the events are {', '.join(STATUS_AFTER)}")

@@ -20,12 +20,12 @@ def clerk_id(prefix: str) -> str:
 
 
 def milliseconds() -> int:
-    """Return the present time in the unit of Clerk's timestamps."""
+    """Return the present Unix time in milliseconds, the unit of Clerk's timestamps."""
     return time.time_ns() // 1_000_000
 
 
 def email_address(email: str, *, verified: bool, now: int) -> dict[str, Any]:
-    """Return one entry of `email_addresses`."""
+    """Return one entry of a user's `email_addresses`. `now` is in milliseconds, as everywhere in this file."""
     return {
         "id": clerk_id("idn"),
         "object": "email_address",
@@ -46,7 +46,7 @@ def email_address(email: str, *, verified: bool, now: int) -> dict[str, Any]:
 
 
 def phone_number(number: str, *, now: int) -> dict[str, Any]:
-    """Return one entry of `phone_numbers`, already verified."""
+    """Return one entry of a user's `phone_numbers`, already verified."""
     return {
         "id": clerk_id("idn"),
         "object": "phone_number",
@@ -69,7 +69,7 @@ def phone_number(number: str, *, now: int) -> dict[str, Any]:
 
 
 def new_user(user_id: str, *, now: int) -> ClerkUser:
-    """Return a user without any address: every key of the schema, with its value for a new user."""
+    """Return a user without e-mail address and phone number: every key of the schema, with its value for a new user."""
     image_url = f"https://img.sandbox.example/{user_id}"
     return {
         "id": user_id,
@@ -137,10 +137,10 @@ def _set_phone(user: ClerkUser, phone: str | None, *, now: int) -> None:
 def change_user(user: ClerkUser, changes: dict[str, Any], *, now: int) -> None:
     """Apply changes to a user in place. `email` and `phone` become the only e-mail address and phone number, and `None`
     removes them; `email_verified` (true for a new address by default) applies to the primary e-mail address;
-    `image_url` also sets `profile_image_url` and `has_image`; every other key is set in the user object itself, which
-    may have those in `OPTIONAL_KEYS` too.
+    `image_url` also sets `profile_image_url` and `has_image`; every other key is set in the user object as it is.
 
-    Raises `KeyError` for a key the user object does not have.
+    Raises `KeyError` for any other key that is neither in the user object nor in `OPTIONAL_KEYS`; e-mail address, phone
+    number, `profile_image_url` and `has_image` are changed by then.
     """
     remaining = dict(changes)
     verified = remaining.pop("email_verified", None)
@@ -160,6 +160,6 @@ def change_user(user: ClerkUser, changes: dict[str, Any], *, now: int) -> None:
 
 
 def primary_email(user: ClerkUser) -> str | None:
-    """Return the primary e-mail address, if there is one."""
+    """Return the primary e-mail address; `None` if there is none."""
     addresses = (one for one in user["email_addresses"] if one["id"] == user["primary_email_address_id"])
     return next((str(one["email_address"]) for one in addresses), None)

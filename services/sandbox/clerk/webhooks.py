@@ -26,7 +26,7 @@ def new_webhook_secret() -> str:
 
 
 def encode_event(event: ClerkEvent) -> bytes:
-    """Return the body that is signed and sent."""
+    """Return an event as the JSON body that is signed and sent."""
     return json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -43,7 +43,8 @@ def _signature(secret: str, signed_content: bytes) -> str:
 
 
 def signature_headers(body: bytes, *, message_id: str, timestamp: int, secrets: Sequence[str]) -> dict[str, str]:
-    """Return the three `svix-` headers. Several secrets give several signatures, as while a secret is rotated."""
+    """Return the three `svix-` headers of a body; `timestamp` is in Unix seconds. Several secrets give several
+    signatures, as while a secret is rotated. Raises `ValueError` for a malformed secret."""
     signed_content = f"{message_id}.{timestamp}.".encode() + body
     return {
         "svix-id": message_id,
@@ -53,7 +54,8 @@ def signature_headers(body: bytes, *, message_id: str, timestamp: int, secrets: 
 
 
 class WebhookSender:
-    """Sends signed events to the service. A message keeps its id over all attempts."""
+    """Sends signed events to the service, and records each attempt in the ledger (the sandbox's record of all calls).
+    The event keeps its message id over all attempts. Raises `ValueError` for a malformed secret."""
 
     def __init__(
         self, ledger: Ledger, *, url: str | None, secret: str, transport: httpx.AsyncBaseTransport | None = None
