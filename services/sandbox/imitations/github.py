@@ -1,4 +1,5 @@
-"""GitHub's quirks: https://docs.github.com/en/apps/oauth-apps/building-oauth-apps/authorizing-oauth-apps."""
+"""The sandbox's imitation of GitHub, with what GitHub's OAuth does otherwise than the standards:
+https://docs.github.com/en/apps/oauth-apps/building-oauth-apps/authorizing-oauth-apps."""
 
 import hashlib
 import re
@@ -27,7 +28,7 @@ _INCLUDED = {
     "admin:org": {"write:org", "read:org"},
     "write:org": {"read:org"},
 }
-"""A scope → the scopes that it includes, which answers leave out beside it."""
+"""Scope → the scopes that it includes, which are not named where the scope itself is."""
 _ERRORS = {
     "invalid_client": ("incorrect_client_credentials", "The client_id and/or client_secret passed are incorrect."),
     "code": ("bad_verification_code", "The code passed is incorrect or expired."),
@@ -41,7 +42,8 @@ class GitHubSettings(ProviderSettings):
 
     access_token_lifetime_seconds: int = Field(default=8 * 3600, ge=1)
     expiring_tokens: bool = False
-    """Whether the app's user tokens expire (after 8 hours) and come with a refresh token that is rotated."""
+    """Whether the app's user tokens expire (by default after 8 hours), and come with a refresh token that each refresh
+    replaces."""
     public_email: bool = False
     """Whether people show their e-mail address on their profile."""
     extra_scopes: tuple[str, ...] = ()
@@ -56,7 +58,8 @@ def number_of(account: Account) -> int:
 
 
 class GitHub(Persona):
-    """GitHub: errors with status 200, forms instead of JSON, and tokens that expire only if the app is set so."""
+    """GitHub: errors have status 200, answers are forms unless JSON is asked for, and tokens expire only if the app's
+    settings say so."""
 
     settings: GitHubSettings
     extra_parameters = ("login",)
@@ -69,7 +72,7 @@ class GitHub(Persona):
         super().__init__("github", party="github", issuer=issuer, kind="strict", settings=GitHubSettings())
 
     def requested_scopes(self, form: Form) -> tuple[str, ...]:
-        """Return the scopes of the request. There may be none, and GitHub ignores unknown ones."""
+        """Return the scopes of the request, of which there may be none. What does not look like a scope is ignored."""
         return tuple(scope for scope in self.parse_scopes(form.get("scope") or "") if self.is_scope(scope))
 
     def parse_scopes(self, text: str) -> tuple[str, ...]:
@@ -87,7 +90,8 @@ class GitHub(Persona):
         *,
         earlier: tuple[str, ...],  # noqa: ARG002  each token has its own scopes
     ) -> tuple[str, ...]:
-        """Return the scopes without those that another one includes."""
+        """Return the scopes that the person ticked and the setting `extra_scopes`, without `withheld_scopes` and
+        without those that another scope includes."""
         wanted = [
             scope for scope in (*ticked, *self.settings.extra_scopes) if scope not in self.settings.withheld_scopes
         ]
@@ -101,11 +105,13 @@ class GitHub(Persona):
         *,
         consented_before: bool,  # noqa: ARG002  it does not matter here
     ) -> bool:
-        """Tell whether the client gets a refresh token: if the app's tokens expire, or for `offline_access`."""
+        """Tell whether the client gets a refresh token: if the app's tokens expire, or the scopes hold
+        `offline_access`."""
         return self.settings.expiring_tokens or "offline_access" in scopes
 
     def access_token_lifetime(self, *, offline: bool) -> int | None:
-        """Return the lifetime of an access token; without a refresh token it does not expire."""
+        """Return the lifetime of an access token in seconds; `None`, so that it does not expire, unless a refresh token
+        comes with it (`offline`)."""
         return self.settings.access_token_lifetime_seconds if offline else None
 
     def refresh_token_ends_at(self, token: RefreshToken) -> float | None:
@@ -113,16 +119,16 @@ class GitHub(Persona):
         return token.issued_at + REFRESH_TOKEN_DAYS * DAY_SECONDS
 
     def successor(self, token: RefreshToken, *, now: float) -> RefreshToken | None:  # noqa: ARG002  the time does not matter
-        """Return the next refresh token; each is for a single use."""
+        """Return a new refresh token, and end the presented one."""
         return use_up(token)
 
     def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
-        """Return the answer with scopes separated by commas."""
+        """Return the answer with scopes separated by commas, without `offline_access`, and with the type `bearer`."""
         scope = ",".join(scope for scope in tokens.scope.split() if scope != "offline_access")
         return super().exchange_answer(tokens, account) | {"token_type": "bearer", "scope": scope}
 
     def grant_type(self, form: Form) -> str | None:
-        """Return the grant type; GitHub asks for none with a code."""
+        """Return the grant type, which GitHub does not ask for with a code; `None` without type and code."""
         return super().grant_type(form) or ("authorization_code" if "code" in form else None)
 
     def translated(self, refusal: OAuthError) -> OAuthError:
@@ -150,7 +156,7 @@ class GitHub(Persona):
         headers: Mapping[str, str] | None = None,
         accept: str = "",
     ) -> Response:
-        """Return the body as a form, unless the client asks for JSON by name."""
+        """Return the body as a form, unless `accept` names `application/json`."""
         if "application/json" in accept:
             return super().encoded(body, status=status, headers=headers, accept=accept)
         return Response(urlencode(body), status, NOT_STORED | dict(headers or {}), media_type=FORM_TYPE)

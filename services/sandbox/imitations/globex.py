@@ -1,4 +1,5 @@
-"""Globex, the documentation's invented provider: it publishes no metadata and has every quirk of its provider file."""
+"""The sandbox's imitation of Globex, the documentation's invented provider: it publishes no metadata, and differs from
+the standards in every way that its provider file describes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +10,14 @@ from services.sandbox.oidc.persona import Persona
 
 _SCOPES = frozenset({"profile.read", "documents.read", "documents.write"})
 _INCLUDED = {"documents.write": {"documents.read"}}
-"""A scope → the scopes that it includes, which answers leave out beside it."""
+"""Scope → the scopes that it includes, which answers do not name where they name the scope itself."""
 _PREFIX = "globex."
 _OTHER_NAMES = {"documents.read": "docs_ro"}
 
 
 class Globex(Persona):
-    """OAuth without OpenID Connect: comma-separated scopes, answers that nest the token, claims of another shape."""
+    """Globex: OAuth without OpenID Connect, with commas between the scopes of a request, answers that nest the access
+    token, and claims of another shape."""
 
     extra_parameters = ("access_type",)
     seeding_parameters: Mapping[str, str] = {"access_type": "offline", "prompt": "consent"}
@@ -48,12 +50,13 @@ class Globex(Persona):
         return parameters.get("access_type") == "offline" and (asks_again or not consented_before)
 
     def claims(self, account: Account, scopes: tuple[str, ...]) -> dict[str, Any]:  # noqa: ARG002  the same for all scopes
-        """Return the person and their workspace, which is the domain of their e-mail address."""
+        """Return the account's id, its e-mail address as `login`, and its workspace, whose id is the address's domain."""
         workspace = account.email.rpartition("@")[2]
         return {"id": account.id, "login": account.email, "workspace": {"id": workspace}}
 
     def refresh_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:  # noqa: ARG002  as the base class declares it
-        """Return the answer without a lifetime, and with scopes in Globex's own spelling."""
+        """Return the answer without `expires_in`, and with scopes in Globex's own spelling; left out are those that
+        another scope includes."""
         included = {narrow for scope in tokens.scope.split() for narrow in _INCLUDED.get(scope, ())}
         named = [
             _OTHER_NAMES.get(scope, f"{_PREFIX}{scope}") for scope in tokens.scope.split() if scope not in included
@@ -63,6 +66,6 @@ class Globex(Persona):
         return members
 
     def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
-        """Return the answer with the first access token in an object of its own."""
+        """Return the answer to a code: like that to a refresh token, but with the access token as `result.token`."""
         members = self.refresh_answer(tokens, account)
         return {"result": {"token": members.pop("access_token")}, **members}

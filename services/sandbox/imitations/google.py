@@ -1,4 +1,5 @@
-"""Google's quirks: https://developers.google.com/identity/protocols/oauth2/web-server."""
+"""The sandbox's imitation of Google, with what Google's OAuth does otherwise than the standards:
+https://developers.google.com/identity/protocols/oauth2/web-server."""
 
 import hashlib
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ _PREFIX = "https://www.googleapis.com/auth/"
 _ALIASES = {f"{_PREFIX}userinfo.email": "email", f"{_PREFIX}userinfo.profile": "profile"}
 _LONG_NAMES = {short: long for long, short in _ALIASES.items()}
 _POLICY_SUBTYPES = frozenset({"invalid_rapt", "admin_policy_enforced"})
-"""Reasons of a revocation that Google names in `error_subtype`."""
+"""Reasons for a revocation that Google names in `error_subtype`."""
 
 
 class GoogleSettings(ProviderSettings):
@@ -41,7 +42,8 @@ class GoogleSettings(ProviderSettings):
 
 
 class Google(Persona):
-    """Google: one refresh token per consent, never rotated, and scopes that answers give other names."""
+    """Google: a consent has one refresh token, which a refresh does not replace, and answers name `email` and `profile`
+    by longer names."""
 
     settings: GoogleSettings
     extra_parameters = ("access_type", "include_granted_scopes")
@@ -54,22 +56,24 @@ class Google(Persona):
         super().__init__("google", party="google", issuer=issuer, kind="static", settings=GoogleSettings())
 
     def check_person(self) -> None:
-        """Refuse people who are not in the app's organisation, on Google's own page; the client hears nothing."""
+        """Raise `SandboxError` (403) if the app is internal to an organisation: the person sees an error page of
+        Google's, and is not sent back to the client."""
         if self.settings.org_internal:
             raise SandboxError(403, "Error 403: org_internal")
 
     def parse_scopes(self, text: str) -> tuple[str, ...]:
-        """Return the scopes; `email` and `profile` also have a long spelling."""
+        """Return the scopes, each once; the long names of `email` and `profile` become the short ones."""
         return tuple(dict.fromkeys(_ALIASES.get(scope, scope) for scope in text.split()))
 
     def is_scope(self, scope: str) -> bool:
-        """Tell whether the scope is on offer; Google has no `offline_access`."""
+        """Tell whether the scope is an OpenID scope or looks like one of Google's; Google has no `offline_access`."""
         return scope in {"openid", "email", "profile"} or scope.startswith(_PREFIX)
 
     def consented_scopes(
         self, ticked: tuple[str, ...], parameters: Mapping[str, str], *, earlier: tuple[str, ...]
     ) -> tuple[str, ...]:
-        """Return the scopes; incremental authorization adds those that were granted earlier."""
+        """Return the scopes that the person ticked; with incremental authorization (`include_granted_scopes=true`),
+        also those of the account's earlier consents."""
         merges = parameters.get("include_granted_scopes") == "true"
         return tuple(dict.fromkeys(ticked + earlier)) if merges else ticked
 
@@ -86,25 +90,26 @@ class Google(Persona):
         return parameters.get("access_type") == "offline" and (asks_again or not consented_before)
 
     def refresh_tokens_per_account(self) -> int | None:
-        """Return how many refresh tokens an account may have; one more ends the oldest without notice."""
+        """Return how many live refresh tokens an account may have; issuing one more ends the oldest without notice."""
         return self.settings.refresh_token_limit
 
     def refresh_token_ends_at(self, token: RefreshToken) -> float | None:
-        """Return when the token expires: after 7 days in Testing, or after the days that the person allowed."""
+        """Return when the token expires: after 7 days in Testing, otherwise after the days that the person allowed;
+        `None` if they are not limited."""
         days = TESTING_DAYS if self.settings.testing else self.settings.time_based_access_days
         return None if days is None else token.issued_at + days * DAY_SECONDS
 
     def refresh_token_problem(self, token: RefreshToken, *, now: float) -> str | None:
-        """Return why the token is too old; six months without use also end it."""
+        """Return why the token is too old: "expired", or "idle" after six months without use; `None` if it is not."""
         idle = now - token.used_at >= IDLE_DAYS * DAY_SECONDS
         return super().refresh_token_problem(token, now=now) or ("idle" if idle else None)
 
     def id_token_issuer(self, account: Account) -> str:
-        """Return the issuer with or without a scheme; Google uses both forms."""
+        """Return the issuer, without a scheme if the settings say so; Google uses both forms."""
         return LEGACY_ISSUER if self.settings.legacy_issuer else super().id_token_issuer(account)
 
     def claims(self, account: Account, scopes: tuple[str, ...]) -> dict[str, Any]:
-        """Return the usual claims and `azp`, the client that asked."""
+        """Return the usual claims of the account, and `azp`, the client that asked."""
         return account_claims(account, scopes) | {"azp": CLIENT_ID}
 
     def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
@@ -114,7 +119,8 @@ class Google(Persona):
         return super().exchange_answer(tokens, account) | {"scope": " ".join(shuffled)}
 
     def translated(self, refusal: OAuthError) -> OAuthError:
-        """Return the refusal in Google's words: dead refresh tokens all look alike, unless a policy ended them."""
+        """Return the refusal in Google's words. Refresh tokens that no longer work are all refused alike, except that
+        `error_subtype` says so if a policy ended the token."""
         if refusal.error != "invalid_grant":
             return refusal
         if refusal.cause in _POLICY_SUBTYPES:

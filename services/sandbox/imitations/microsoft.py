@@ -1,4 +1,5 @@
-"""Microsoft's quirks (identity platform v2.0): https://learn.microsoft.com/entra/identity-platform."""
+"""The sandbox's imitation of Microsoft (identity platform v2.0), with what Microsoft's OAuth does otherwise than the
+standards: https://learn.microsoft.com/entra/identity-platform."""
 
 import re
 import secrets
@@ -68,7 +69,8 @@ def _as_told(scope: str) -> str:
 
 
 class Microsoft(Persona):
-    """Microsoft: each refresh gives a new refresh token and leaves the old ones valid; scopes have another spelling."""
+    """Microsoft: each refresh gives a new refresh token and leaves the old ones valid, and answers spell scopes
+    otherwise than requests do."""
 
     settings: MicrosoftSettings
     sends_issuer = False
@@ -80,27 +82,29 @@ class Microsoft(Persona):
         super().__init__("microsoft", party="microsoft", issuer=issuer, kind="overlap", settings=MicrosoftSettings())
 
     def check_request(self, form: Form) -> None:
-        """Refuse an unknown prompt, or more than one at a time."""
+        """Raise `OAuthError` for a `prompt` that is `none` (nobody is signed in), unknown, or more than one value."""
         super().check_request(form)
         prompt = form.get("prompt")
         if prompt is not None and prompt not in _PROMPTS:
             raise OAuthError("invalid_request", "unsupported prompt", cause="prompt")
 
     def parse_scopes(self, text: str) -> tuple[str, ...]:
-        """Return the scopes, stored as `mail.read`: neither case nor the prefix of Graph matters."""
+        """Return the scopes in lower case and without Graph's prefix (`mail.read`), since neither case nor prefix
+        matters."""
         return super().parse_scopes(" ".join(scope.removeprefix(GRAPH) for scope in text.lower().split()))
 
     def is_scope(self, scope: str) -> bool:
-        """Tell whether the text looks like a scope; Graph has hundreds."""
+        """Tell whether the text looks like a scope; Graph has hundreds, so they are not listed."""
         return scope == "offline_access" or _SCOPE.fullmatch(scope) is not None
 
     def access_token_lifetime(self, *, offline: bool) -> int | None:  # noqa: ARG002  the same for all
-        """Return a lifetime of 60 to 90 minutes, unless set otherwise."""
+        """Return a random lifetime in seconds: 60 to 90 minutes, unless the settings say otherwise."""
         jitter = self.settings.access_token_lifetime_jitter_seconds
         return self.settings.access_token_lifetime_seconds + secrets.randbelow(jitter + 1)
 
     def refresh_token_problem(self, token: RefreshToken, *, now: float) -> str | None:
-        """Return why the token is too old: 90 days without use, or 24 hours of age in a single-page app."""
+        """Return why the token is too old: "idle" after 90 days without use, "spa_lifetime" after 24 hours in a
+        single-page app; `None` if it is not."""
         if self.settings.spa and now - token.issued_at >= SPA_HOURS * 3600:
             return "spa_lifetime"
         return "idle" if now - token.used_at >= IDLE_DAYS * DAY_SECONDS else None
@@ -124,7 +128,8 @@ class Microsoft(Persona):
         return claims
 
     def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
-        """Return the answer with Graph's scopes first, with their prefix, and never `offline_access`."""
+        """Return the answer with `ext_expires_in`, and with Graph's scopes first, with their prefix, and never
+        `offline_access`."""
         granted = tokens.scope.split()
         graph = [_as_told(scope) for scope in granted if scope not in {*_OPENID_SCOPES, "offline_access"}]
         scope = " ".join([*graph, *(scope for scope in reversed(_OPENID_SCOPES) if scope in granted)])
@@ -132,11 +137,12 @@ class Microsoft(Persona):
         return answer | {"scope": scope.lower() if self.settings.lower_case_scopes else scope}
 
     def translated(self, refusal: OAuthError) -> OAuthError:
-        """Return the refusal with one of the AADSTS numbers."""
+        """Return the refusal with Microsoft's error number (AADSTS…), unless there is none for it."""
         return described(refusal)
 
     def error_body(self, refusal: OAuthError) -> dict[str, Any]:
-        """Return the standard members, and those that Microsoft's support asks for."""
+        """Return the standard members, and those for Microsoft's support: error numbers, time, trace and correlation
+        id."""
         moment, trace, correlation = datetime.now(UTC), str(uuid.uuid4()), str(uuid.uuid4())
         timestamp = f"{moment:%Y-%m-%d %H:%M:%SZ}"
         suffix = f"Trace ID: {trace} Correlation ID: {correlation} Timestamp: {timestamp}"

@@ -1,4 +1,5 @@
-"""Microsoft's error numbers: https://learn.microsoft.com/entra/identity-platform/reference-error-codes."""
+"""Microsoft's errors and their numbers, for the sandbox's imitation of Microsoft:
+https://learn.microsoft.com/entra/identity-platform/reference-error-codes."""
 
 import re
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ _BY_ERROR = {
 
 
 def described(refusal: OAuthError) -> OAuthError:
-    """Return the refusal as Microsoft reports it; one that has no number stays as it is."""
+    """Return the refusal as Microsoft reports it; a refusal that has no number stays as it is."""
     fault = _BY_CAUSE.get(refusal.cause) or _BY_ERROR.get(refusal.error)
     if fault is None:
         return refusal

@@ -1,4 +1,5 @@
-"""Slack's quirks (OAuth v2): https://docs.slack.dev/authentication/installing-with-oauth."""
+"""The sandbox's imitation of Slack, with what Slack's OAuth v2 does otherwise than the standards:
+https://docs.slack.dev/authentication/installing-with-oauth."""
 
 import hashlib
 import re
@@ -17,7 +18,7 @@ from services.sandbox.oidc.rotation import use_up
 from services.sandbox.oidc.settings import ProviderSettings
 
 BOT = "bot:"
-"""Prefix that marks the bot's scopes among those of a grant, since Slack keeps two lists."""
+"""Prefix that marks the bot's scopes among those of a consent, since Slack keeps two lists."""
 APP_ID = "ASANDBOX"
 _SCOPE = re.compile(r"[a-z_.-]+(:[a-z_.]+)*")
 _ERRORS = {
@@ -29,7 +30,7 @@ _ERRORS = {
     "invalid_request": "invalid_arguments",
 }
 _DEAD_TOKENS = {"unknown": "invalid_auth", "expired": "token_expired", "account_inactive": "account_inactive"}
-"""Why a bearer token is refused → Slack's code; any other cause is a revocation."""
+"""Why an access token is refused → Slack's code for it; for any other cause the code is `token_revoked`."""
 
 
 class SlackSettings(ProviderSettings):
@@ -37,7 +38,7 @@ class SlackSettings(ProviderSettings):
 
     access_token_lifetime_seconds: int = Field(default=12 * 3600, ge=1)
     token_rotation: bool = False
-    """Whether tokens live 12 hours and come with single-use refresh tokens."""
+    """Whether access tokens expire (by default after 12 hours), and come with refresh tokens for a single use."""
 
 
 def user_id_of(account: Account) -> str:
@@ -56,7 +57,7 @@ def _is_bots(scopes: str) -> bool:
 
 
 class Slack(Persona):
-    """Slack: errors with status 200, and the person's token and the bot's in one answer."""
+    """Slack: errors have status 200, and one answer holds both the person's token and the bot's."""
 
     settings: SlackSettings
     extra_parameters = ("user_scope", "team")
@@ -67,7 +68,10 @@ class Slack(Persona):
         super().__init__("slack", party="slack", issuer=issuer, kind="strict", settings=SlackSettings())
 
     def requested_scopes(self, form: Form) -> tuple[str, ...]:
-        """Return the person's scopes (`user_scope`) and the bot's (`scope`). Raises `OAuthError` invalid_scope."""
+        """Return the person's scopes (`user_scope`), then the bot's (`scope`) with the prefix `BOT`.
+
+        Raises `OAuthError` invalid_scope if there are none, or one does not look like a scope.
+        """
         users = self.parse_scopes(form.get("user_scope") or "")
         bots = tuple(f"{BOT}{scope}" for scope in self.parse_scopes(form.get("scope") or ""))
         scopes = users + bots
@@ -90,25 +94,27 @@ class Slack(Persona):
         *,
         consented_before: bool,  # noqa: ARG002  it does not matter here
     ) -> bool:
-        """Tell whether the client gets a refresh token, which depends on the app's settings."""
+        """Tell whether the client gets a refresh token, which depends on the setting `token_rotation` alone."""
         return self.settings.token_rotation
 
     def token_scopes(self, scopes: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-        """Return the scopes of the person's token, then the bot's; either may be missing."""
+        """Return the scopes of the person's token, then those of the bot's token. A token without scopes is left out,
+        but there is always one token."""
         users = tuple(scope for scope in scopes if not _is_bots(scope))
         bots = tuple(scope for scope in scopes if _is_bots(scope))
         return tuple(part for part in (users, bots) if part) or ((),)
 
     def access_token_lifetime(self, *, offline: bool) -> int | None:
-        """Return the lifetime of an access token; without rotation it does not expire."""
+        """Return the lifetime of an access token in seconds; `None`, so that it does not expire, unless a refresh token
+        comes with it (`offline`)."""
         return self.settings.access_token_lifetime_seconds if offline else None
 
     def successor(self, token: RefreshToken, *, now: float) -> RefreshToken | None:  # noqa: ARG002  the time does not matter
-        """Return the next refresh token; each is for a single use."""
+        """Return a new refresh token, and end the presented one."""
         return use_up(token)
 
     def token_prefixes(self, scopes: tuple[str, ...]) -> tuple[str, str]:
-        """Return prefixes that look like Slack's, and show that the tokens are the sandbox's."""
+        """Return the prefixes of access and refresh tokens: Slack's own, followed by the sandbox's."""
         kind = "xoxb" if scopes and _is_bots(scopes[0]) else "xoxp"
         rotating = "xoxe." if self.settings.token_rotation else ""
         return f"{rotating}{kind}-{ACCESS_TOKEN_PREFIX}", f"xoxe-1-{REFRESH_TOKEN_PREFIX}"
@@ -121,7 +127,7 @@ class Slack(Persona):
         return self._installation(account) | {"authed_user": authed_user} | (_token_members(bot) if bot else {})
 
     def refresh_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
-        """Return the token at the top of the answer, whether it is the person's or the bot's."""
+        """Return the answer with the token at the top, whether it is the person's or the bot's."""
         return self._installation(account) | _token_members(tokens)
 
     def _installation(self, account: Account) -> dict[str, Any]:
@@ -134,7 +140,7 @@ class Slack(Persona):
         }
 
     def claims(self, account: Account, scopes: tuple[str, ...]) -> dict[str, Any]:
-        """Return the answer of `openid.connect.userInfo`."""
+        """Return what the Web API's method `openid.connect.userInfo` answers."""
         claims: dict[str, Any] = {
             "ok": True,
             "sub": user_id_of(account),
@@ -148,7 +154,7 @@ class Slack(Persona):
         return claims
 
     def grant_type(self, form: Form) -> str | None:
-        """Return the grant type; Slack asks for none with a code."""
+        """Return the grant type, which Slack does not ask for with a code; `None` without type and code."""
         return super().grant_type(form) or ("authorization_code" if "code" in form else None)
 
     def translated(self, refusal: OAuthError) -> OAuthError:
@@ -163,11 +169,11 @@ class Slack(Persona):
         return OAuthError(error, refusal.description, status=200, cause=refusal.cause, members=refusal.members)
 
     def error_status(self, error: str) -> int:
-        """Return the status of an error: 200, except for too many requests."""
+        """Return the status of a scripted error: 200, or 429 for `ratelimited`."""
         return 429 if error == "ratelimited" else 200
 
     def error_body(self, refusal: OAuthError) -> dict[str, Any]:
-        """Return the body of an error, of which the code is the only standard member."""
+        """Return the body of an error: `ok`, the code, and the refusal's members, but no description."""
         return {"ok": False, "error": refusal.error, **refusal.members}
 
 

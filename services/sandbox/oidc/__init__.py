@@ -1,1 +1,1 @@
-"""An OpenID provider whose refresh behaviour is one of four kinds."""
+"""An imitated OpenID provider. Its refresh kind, one of four, says what becomes of a refresh token that was used."""

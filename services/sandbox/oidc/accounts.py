@@ -16,7 +16,7 @@ class Account:
 
 
 class Accounts:
-    """Accounts by id and by e-mail address. An account that is looked up and does not exist is made."""
+    """Accounts by id and by e-mail address; one of `DEFAULT_EMAIL` is there from the start."""
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
@@ -25,7 +25,8 @@ class Accounts:
         self.get(DEFAULT_EMAIL)
 
     def get(self, reference: str) -> Account:
-        """Return the account with this id or e-mail address. An id derives from the address, to survive restarts."""
+        """Return the account with this id or e-mail address, and make it if there is none. The id of a new account is
+        derived from the address, so that it is the same after a restart."""
         known = self._by_id.get(reference) or self._by_email.get(reference)
         return known or self._add(reference)
 

@@ -75,7 +75,10 @@ def carried_parameters(persona: Persona) -> tuple[str, ...]:
 
 
 def parse_request(persona: Persona, form: Form) -> AuthorizationRequest:
-    """Parse a request and check the rest of it. Raises `OAuthError`, which goes back to the client by redirect."""
+    """Parse a request and check all of it.
+
+    Raises `OAuthError`, which goes back to the client by redirect, and `SandboxError` as `trusted_redirect_uri` does.
+    """
     if form.repeated and set(form.repeated) & set(carried_parameters(persona)):
         raise OAuthError("invalid_request", f"repeated parameters: {', '.join(form.repeated)}")
     if form.get("response_type") != "code":

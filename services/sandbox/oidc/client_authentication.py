@@ -23,7 +23,8 @@ def _basic_credentials(header: str) -> tuple[str, str]:
 
 
 def presented_client(authorization: str | None, form: Form) -> str | None:
-    """Return the client id that a request names, authenticated or not, for the ledger."""
+    """Return the client id that a request names, authenticated or not, for the ledger (the sandbox's record of all
+    calls); `None` if it names none."""
     try:
         return _basic_credentials(authorization)[0] if authorization else form.get("client_id")
     except OAuthError:
@@ -31,7 +32,10 @@ def presented_client(authorization: str | None, form: Form) -> str | None:
 
 
 def authenticate_client(authorization: str | None, form: Form) -> str:
-    """Authenticate by client_secret_basic or client_secret_post; return the client id. Raises `OAuthError`."""
+    """Authenticate by client_secret_basic or client_secret_post; return the client id.
+
+    Raises `OAuthError`: invalid_client, or invalid_request for both methods at once.
+    """
     if authorization and "client_secret" in form:
         raise OAuthError("invalid_request", "more than one kind of client authentication")
     if authorization:

@@ -22,7 +22,12 @@ from services.sandbox.pages import page, text
 def authorization_answer(
     provider: Provider, form: Form, entry: Entry, *, decision: str | None, action: str
 ) -> Response:
-    """Return the redirect after a decision; without a decision, the consent page, which posts one to `action`."""
+    """Return the redirect that follows a decision ("approve" or "deny"); without a decision, the consent page, whose
+    form posts one to the path `action`.
+
+    What is wrong with the request goes back to the client in the redirect, but to the person on an error page if client
+    or redirect URI cannot be trusted or the provider refuses the person. The outcome is written to `entry`.
+    """
     try:
         redirect_uri = trusted_redirect_uri(form)
         provider.persona.check_person()

@@ -6,10 +6,11 @@ NOT_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
 class OAuthError(Exception):
-    """A refusal with an OAuth error code; `status` is 400 unless the code asks for another.
+    """A refusal with the OAuth error code `error`, and the HTTP status and headers of its answer.
 
-    `cause` distinguishes refusals to which the standard gives the same code (an unknown code, a wrong redirect URI),
-    for providers that have a code for each. `members` go into the body beside the standard ones.
+    `cause` distinguishes refusals to which the standard gives the same error code (an unknown authorization code, a
+    wrong redirect URI), for providers that have an error code for each. `members` go into the body beside the standard
+    ones.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ ACCESS_TOKEN_PREFIX = "sbx-at-"  # noqa: S105  likewise
 
 @dataclass(slots=True)
 class Grant:
-    """One consent of an account. All tokens issued under it are its family, which stops working with it."""
+    """One consent of an account to a client. The tokens issued under it stop working when it ends."""
 
     account: Account
     client_id: str
@@ -37,7 +37,7 @@ class Grant:
         self.revoked_because = self.revoked_because or reason
 
     def new_refresh_token(self, scopes: tuple[str, ...], prefix: str) -> "RefreshToken":
-        """Return one more refresh token of the family, which begins with `prefix`."""
+        """Issue one more refresh token under the consent, and return it; its value begins with `prefix`."""
         value = f"{prefix}{secrets.token_urlsafe(32)}"
         token = RefreshToken(value=value, grant=self, scopes=scopes, prefix=prefix)
         self.refresh_tokens.append(token)
@@ -49,7 +49,7 @@ class Grant:
             token.revoked = True
 
     def age(self, seconds: float) -> None:
-        """Make everything that was issued so far this many seconds older."""
+        """Make the tokens that were issued so far older by `seconds`; the time of a rotation stays as it is."""
         for refresh_token in self.refresh_tokens:
             refresh_token.issued_at -= seconds
             refresh_token.used_at -= seconds
@@ -70,7 +70,7 @@ class RefreshToken:
     issued_at: float = field(default_factory=time.monotonic)
     used_at: float = field(default_factory=time.monotonic)
     dead_because: str | None = None
-    """Why this token ended although its grant did not."""
+    """Why this token ended by itself; `None` if it did not, or only together with its grant."""
 
     @property
     def alive(self) -> bool:
@@ -78,7 +78,7 @@ class RefreshToken:
         return self.dead_because is None and self.grant.alive
 
     def renewed(self) -> "RefreshToken":
-        """Return one more refresh token like this one."""
+        """Issue one more refresh token with the same grant, scopes and prefix, and return it."""
         return self.grant.new_refresh_token(self.scopes, self.prefix)
 
 
@@ -109,4 +109,4 @@ class AuthorizationCode:
     authenticated_at: int
     value: str = field(default_factory=lambda: f"sbx-code-{secrets.token_urlsafe(24)}")
     grant: Grant | None = None
-    """Set once the code has been exchanged; a second exchange revokes it."""
+    """The grant that the exchange of the code made, `None` before it. A second exchange revokes the grant."""

@@ -14,7 +14,8 @@ ID_TOKEN_LIFETIME_SECONDS = 3600
 
 
 class IssuedTokens(BaseModel):
-    """A successful token answer before it is encoded; `expires_in` is in seconds."""
+    """A successful token answer before it is encoded. `expires_in` is in seconds, and `None` if the token does not
+    expire."""
 
     access_token: str
     token_type: str = "Bearer"  # noqa: S105  the type's name
@@ -25,10 +26,10 @@ class IssuedTokens(BaseModel):
     refresh_token_expires_in: int | None = None
     id_token: str | None = None
     also: Self | None = Field(default=None, exclude=True)
-    """A second access token of the same consent, with what belongs to it."""
+    """A second access token of the same consent, with its scopes and refresh token; `as_json` leaves it out."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the members of the answer, without the tokens that were not issued."""
+        """Return the members of the answer that are not `None`, without `also`."""
         return self.model_dump(exclude_none=True)
 
 

@@ -1,4 +1,5 @@
-"""What distinguishes one provider from another: what it grants, how long that lasts, and how it writes its answers."""
+"""Personas: what distinguishes one of the sandbox's providers from another. A persona decides what the provider grants,
+how long that lasts, and how answers are written."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,12 +21,13 @@ from services.sandbox.providers import SCOPES, Kind
 
 
 class Persona:
-    """A plain OpenID provider of one refresh kind. Imitations override what the real providers do differently."""
+    """Behaviour of a plain OpenID provider of one refresh kind (what becomes of a refresh token that was used).
+    Imitations override what the real providers do differently."""
 
     extra_parameters: tuple[str, ...] = ()
     """Parameters of the authorization request that only this provider has."""
     login_hint_parameter = "login_hint"
-    """The request parameter that names the account; `login_hint` does so at every provider."""
+    """The parameter of the authorization request that names the account; `login_hint` does so at every provider."""
     seeding_parameters: Mapping[str, str] = {"prompt": "consent"}
     """The parameters assumed for a consent that is made without an authorization request."""
     sends_issuer = True
@@ -33,7 +35,7 @@ class Persona:
     revokes_account = False
     """Whether revoking one token ends every consent that the account gave the client."""
     offline_access_needs_consent = True
-    """Whether `offline_access` is ignored unless the consent page was asked for (OpenID Connect Core section 11)."""
+    """Whether `offline_access` is ignored without `prompt=consent` in the request (OpenID Connect Core section 11)."""
     takes_basic_authentication = True
     """Whether clients may authenticate in the Authorization header."""
     userinfo_scope = "openid"
@@ -55,10 +57,12 @@ class Persona:
     # What a request asks for, and what the provider grants.
 
     def check_person(self) -> None:
-        """Raise `SandboxError` if the provider refuses the person on its own page and does not tell the client."""
+        """Raise `SandboxError` if the provider refuses the person on a page of its own, without a redirect back to the
+        client; a plain provider refuses nobody."""
 
     def requested_scopes(self, form: Form) -> tuple[str, ...]:
-        """Return the scopes of an authorization request. Raises `OAuthError` invalid_scope."""
+        """Return the scopes of an authorization request. Raises `OAuthError` invalid_scope if there are none or one is
+        unknown."""
         scopes = self.parse_scopes(form.get("scope") or "")
         if not scopes or not all(self.is_scope(scope) for scope in scopes):
             raise OAuthError("invalid_scope", "no scope, or an unknown one")
@@ -69,11 +73,14 @@ class Persona:
         return tuple(dict.fromkeys(text.split()))
 
     def is_scope(self, scope: str) -> bool:
-        """Tell whether the scope is on offer."""
+        """Tell whether the provider offers the scope."""
         return scope in SCOPES
 
     def check_request(self, form: Form) -> None:
-        """Check the other parameters. Raises `OAuthError`, which goes back to the client by redirect."""
+        """Check parameters that can differ between providers: here `prompt`, which must not be `none`.
+
+        Raises `OAuthError`, which goes back to the client by redirect.
+        """
         if form.get("prompt") == "none":
             raise OAuthError("login_required", "nobody is ever signed in here")
 
@@ -84,7 +91,8 @@ class Persona:
         *,
         earlier: tuple[str, ...],  # noqa: ARG002  for imitations, which may decide by it
     ) -> tuple[str, ...]:
-        """Return the scopes that a consent covers; `earlier` are those of the account's live consents."""
+        """Return the scopes that a consent covers. `ticked` are the scopes that the person allowed, `earlier` those of
+        the account's live consents, and `parameters` the parameters of the request."""
         if not self.offline_access_needs_consent or "consent" in parameters.get("prompt", "").split():
             return ticked
         return tuple(scope for scope in ticked if scope != "offline_access")
@@ -96,7 +104,8 @@ class Persona:
         *,
         consented_before: bool,  # noqa: ARG002  likewise
     ) -> bool:
-        """Tell whether the client gets a refresh token with a new consent."""
+        """Tell whether the client gets a refresh token with a new consent: here, if it covers `offline_access`.
+        `consented_before` says whether the account has a live consent already."""
         return "offline_access" in scopes
 
     def token_scopes(self, scopes: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
@@ -106,11 +115,13 @@ class Persona:
     # How long tokens last. Times are of the monotonic clock.
 
     def access_token_lifetime(self, *, offline: bool) -> int | None:  # noqa: ARG002  for imitations, which may decide by it
-        """Return the lifetime in seconds; `None` for a token that does not expire."""
+        """Return the lifetime of an access token in seconds; `None` if it does not expire. `offline` says whether its
+        consent comes with a refresh token."""
         return self.settings.access_token_lifetime_seconds
 
     def refresh_tokens_per_account(self) -> int | None:
-        """Return how many live ones an account may have; one more ends the oldest. `None` if there is no limit."""
+        """Return how many live refresh tokens an account may have, `None` if there is no limit; one more ends the
+        oldest."""
         return None
 
     def refresh_token_ends_at(self, token: RefreshToken) -> float | None:  # noqa: ARG002  likewise
@@ -118,12 +129,14 @@ class Persona:
         return None
 
     def refresh_token_problem(self, token: RefreshToken, *, now: float) -> str | None:
-        """Return why a token that nobody ended is too old; `None` if it is not."""
+        """Return why a refresh token that was not ended otherwise is too old, as an `OAuthError.cause`; `None` if it is
+        not."""
         ends_at = self.refresh_token_ends_at(token)
         return "expired" if ends_at is not None and now >= ends_at else None
 
     def successor(self, token: RefreshToken, *, now: float) -> RefreshToken | None:
-        """Return the refresh token to answer with; `None` if the presented one stays valid. Raises `OAuthError`."""
+        """Return the refresh token to answer with; `None` if the presented one stays valid and the answer holds none.
+        Raises `OAuthError` if the presented token was used before and the kind does not allow that (see `rotate`)."""
         return rotate(token, self.kind, now=now, grace_seconds=self.settings.grace_seconds)
 
     # How answers are written.
@@ -141,15 +154,15 @@ class Persona:
         return account_claims(account, scopes)
 
     def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:  # noqa: ARG002  likewise
-        """Return the body that answers a code."""
+        """Return the body of the answer to a code."""
         return tokens.as_json()
 
     def refresh_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
-        """Return the body that answers a refresh token."""
+        """Return the body of the answer to a refresh token."""
         return self.exchange_answer(tokens, account)
 
     def grant_type(self, form: Form) -> str | None:
-        """Return the grant type of a token request."""
+        """Return the grant type of a token request; `None` if it names none."""
         return form.get("grant_type")
 
     def translated(self, refusal: OAuthError) -> OAuthError:
@@ -157,7 +170,7 @@ class Persona:
         return refusal
 
     def error_status(self, error: str) -> int:
-        """Return the HTTP status of a scripted error."""
+        """Return the HTTP status of a scripted error whose script names none."""
         return STATUS_OF_ERROR.get(error, 400)
 
     def error_body(self, refusal: OAuthError) -> dict[str, Any]:
@@ -188,7 +201,11 @@ class Persona:
         return self.refused(refusal, accept=accept)
 
     def handler(self, answer: Callable[[Entry], Response], *, accept: str = "") -> Handler:
-        """Return a handler that turns refusals into error bodies and notes them in the ledger."""
+        """Return a handler that calls `answer` with the call's entry in the ledger (the sandbox's record of all calls).
+
+        If `answer` raises `OAuthError`, the handler returns the provider's error response, and writes to the entry the
+        provider's code (`error`) and the description before translation (`note`). `accept` is the request's header.
+        """
 
         def handle(entry: Entry) -> Response:
             try:

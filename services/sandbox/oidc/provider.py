@@ -1,4 +1,4 @@
-"""One provider: its grants, and the operations on them."""
+"""One provider of the sandbox: its grants (accounts' consents to a client), and the operations on them."""
 
 import secrets
 import time
@@ -17,7 +17,8 @@ from services.sandbox.signing import SigningKey, provider_signing_key
 
 
 class Provider:
-    """An OAuth provider with a persona. Methods are synchronous, so each is atomic within the process."""
+    """An OAuth provider, whose persona decides what differs between providers. Methods are synchronous, so each is
+    atomic within the process."""
 
     def __init__(self, persona: Persona) -> None:
         self.persona = persona
@@ -26,7 +27,7 @@ class Provider:
         self.forget()
 
     def forget(self) -> None:
-        """Return to the initial state: default settings and no consents."""
+        """Return to the initial state: default settings, the default account, and no consents."""
         self.settings = type(self.persona.settings)()
         self.accounts = Accounts(namespace=self.persona.name)
         self._codes: dict[str, AuthorizationCode] = {}
@@ -37,7 +38,7 @@ class Provider:
 
     @property
     def settings(self) -> ProviderSettings:
-        """Return the settings, which tests may change."""
+        """Return the persona's settings, which tests may change."""
         return self.persona.settings
 
     @settings.setter
@@ -63,7 +64,8 @@ class Provider:
         code_challenge: str | None = None,
         parameters: Mapping[str, str] | None = None,
     ) -> AuthorizationCode:
-        """Return a code for a consent. `parameters` are those of the request, by which the persona may decide."""
+        """Return a new code for a consent to `scopes`. The persona may change the scopes, and may decide by the
+        request's `parameters`."""
         consented, offline = self._consent(account, scopes, parameters or {})
         code = AuthorizationCode(
             account=account,
@@ -91,9 +93,11 @@ class Provider:
     def exchange_code(
         self, value: str, *, client_id: str, redirect_uri: str | None, code_verifier: str | None
     ) -> tuple[Grant, IssuedTokens]:
-        """Exchange a code once. A second exchange revokes the tokens of the first (RFC 6749 section 4.1.2).
+        """Exchange a code for a new grant and its first tokens. A second exchange of the code revokes the grant (RFC
+        6749 section 4.1.2).
 
-        Raises `OAuthError` invalid_grant for a code that is unknown, used, expired or bound to something else.
+        Raises `OAuthError` invalid_grant for a code that is unknown, used, expired, or bound to another client,
+        redirect URI or verifier.
         """
         code = self._codes.get(value)
         if code is None or code.client_id != client_id:
@@ -118,7 +122,8 @@ class Provider:
         return grant, self._first_tokens(grant)
 
     def issue(self, account: str, scopes: tuple[str, ...], parameters: Mapping[str, str] | None = None) -> IssuedTokens:
-        """Issue tokens under a new consent without an authorization request, to prepare many integrations."""
+        """Issue tokens under a new consent without an authorization request, to prepare many integrations.
+        `parameters` are those that the request would have had, by default the persona's `seeding_parameters`."""
         owner = self.accounts.get(account)
         asked = self.persona.seeding_parameters if parameters is None else parameters
         consented, offline = self._consent(owner, scopes, asked)
@@ -150,10 +155,11 @@ class Provider:
     def refresh(
         self, value: str, *, client_id: str, scopes: tuple[str, ...] | None = None
     ) -> tuple[Grant, IssuedTokens]:
-        """Exchange a refresh token as the persona does; `scopes` may narrow the scopes of the new access token.
+        """Exchange a refresh token for new tokens, which are returned with their grant. `scopes` may narrow the scopes
+        of the new access token. The persona decides whether the refresh token is replaced, and what its reuse means.
 
-        Raises `OAuthError`: invalid_grant for a token that is unknown, dead or reused, and invalid_scope for a wider
-        scope, which does not use up the token.
+        Raises `OAuthError`: invalid_grant for a token that is unknown, ended, too old or reused, and invalid_scope for
+        a scope that the token does not have, in which case the token is not used up.
         """
         now = time.monotonic()
         token = self._refresh_tokens.get(value)
@@ -231,7 +237,8 @@ class Provider:
         return token.grant if token is not None and token.grant.client_id == client_id else None
 
     def revoke(self, value: str, *, client_id: str) -> Grant | None:
-        """Revoke and return the grant of an access or refresh token (RFC 7009 section 2.1); `None` if unknown."""
+        """Revoke the grant of an access or refresh token (RFC 7009 section 2.1), and all others of its account if the
+        persona says so. Return the token's grant, `None` for an unknown token."""
         grant = self.grant_of(value, client_id=client_id)
         if grant is None:
             return None
@@ -251,14 +258,15 @@ class Provider:
         return list(self._grants if account is None else self._grants_of[self.accounts.get(account).id])
 
     def revoke_account(self, account: str, reason: str = "revoked_by_user") -> int:
-        """End the consents of an account, as the person or a policy would. Return how many ended."""
+        """End the live consents of an account (id or e-mail), as the person or a policy would. Return how many ended."""
         live = [grant for grant in self.grants(account) if grant.alive]
         for grant in live:
             grant.revoke(reason)
         return len(live)
 
     def expire_access_tokens(self, account: str | None = None) -> int:
-        """Make the access tokens issued so far, but not the refresh tokens, expire now. Return how many expired."""
+        """Make the access tokens issued so far, but not the refresh tokens, expire now: those of one account (id or
+        e-mail) or of all. Return how many expired."""
         now = time.monotonic()
         live = [token for grant in self.grants(account) for token in grant.access_tokens if token.expires_at > now]
         for token in live:
@@ -266,7 +274,8 @@ class Provider:
         return len(live)
 
     def age(self, seconds: float, account: str | None = None) -> int:
-        """Make everything that was issued so far this many seconds older. Return how many grants that concerns."""
+        """Make the tokens that were issued so far, to one account (id or e-mail) or to all, older by `seconds`. Return
+        how many grants that concerns."""
         grants = self.grants(account)
         for grant in grants:
             grant.age(seconds)

@@ -1,4 +1,4 @@
-"""The four ways in which providers treat the refresh token that was just used."""
+"""The four ways in which providers treat a refresh token that was just used (refresh kinds), and a fifth, `use_up`."""
 
 from services.sandbox.oidc.errors import OAuthError
 from services.sandbox.oidc.grants import RefreshToken
@@ -6,7 +6,8 @@ from services.sandbox.providers import Kind
 
 
 def rotate(token: RefreshToken, kind: Kind, *, now: float, grace_seconds: float) -> RefreshToken | None:
-    """Return the refresh token to answer with, or `None` if the presented one stays valid and is not repeated.
+    """Return the refresh token to answer with, or `None` if the presented one stays valid and the answer holds none.
+    `now` is monotonic time.
 
     - static (Google): the presented token stays valid.
     - overlap (Microsoft): a new token each time, and every old one stays valid.
@@ -30,6 +31,7 @@ def rotate(token: RefreshToken, kind: Kind, *, now: float, grace_seconds: float)
 
 
 def use_up(token: RefreshToken) -> RefreshToken:
-    """Return a successor and end the old token; presenting it again revokes nothing (GitHub, Slack)."""
+    """Return a successor, and end the old token. If the old token is presented again, it is refused, but its grant is
+    not revoked (GitHub, Slack)."""
     token.dead_because = "used"
     return token.renewed()

@@ -1,4 +1,5 @@
-"""The token, revocation and user-info endpoints: from a form to an answer."""
+"""The token, revocation and user-info endpoints: they turn a request into an answer, and write what happened to the
+request's entry in the ledger (the sandbox's record of all calls)."""
 
 from fastapi.responses import Response
 
@@ -11,7 +12,7 @@ from services.sandbox.oidc.issued_tokens import IssuedTokens
 from services.sandbox.oidc.provider import Provider
 
 OPERATIONS = {"authorization_code": "token.exchange", "refresh_token": "token.refresh"}
-"""Grant type → operation in the ledger; any other grant type is "token.other"."""
+"""Grant type → name of the operation in the ledger; for any other grant type it is "token.other"."""
 
 
 def _required(form: Form, name: str) -> str:
