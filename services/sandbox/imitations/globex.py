@@ -50,7 +50,8 @@ class Globex(Persona):
         return parameters.get("access_type") == "offline" and (asks_again or not consented_before)
 
     def claims(self, account: Account, scopes: tuple[str, ...]) -> dict[str, Any]:  # noqa: ARG002  the same for all scopes
-        """Return the account's id, its e-mail address as `login`, and its workspace, whose id is the address's domain."""
+        """Return the account's id, its e-mail address as `login`, and its workspace, whose id is the domain of the
+        address."""
         workspace = account.email.rpartition("@")[2]
         return {"id": account.id, "login": account.email, "workspace": {"id": workspace}}
 

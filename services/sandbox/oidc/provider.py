@@ -258,7 +258,8 @@ class Provider:
         return list(self._grants if account is None else self._grants_of[self.accounts.get(account).id])
 
     def revoke_account(self, account: str, reason: str = "revoked_by_user") -> int:
-        """End the live consents of an account (id or e-mail), as the person or a policy would. Return how many ended."""
+        """End the live consents of an account (id or e-mail), as the person or a policy would, and return how many
+        ended. `reason` becomes the `cause` of later refusals."""
         live = [grant for grant in self.grants(account) if grant.alive]
         for grant in live:
             grant.revoke(reason)

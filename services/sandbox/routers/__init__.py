@@ -1,1 +1,1 @@
-"""The HTTP routes of every party."""
+"""The HTTP routes of the sandbox: those of every party (Clerk and the providers), controls and pages."""

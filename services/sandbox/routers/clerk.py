@@ -1,4 +1,4 @@
-"""Clerk over HTTP: keys, Backend API, and the controls that stand in for its dashboard."""
+"""The routes of the imitated Clerk: keys, Backend API, and controls for what people do in the real dashboard."""
 
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ router = APIRouter(prefix="/clerk")
 
 
 class SessionTokenRequest(BaseModel):
-    """A session token to make. `overrides` are as in `Clerk.session_token`; null removes a claim."""
+    """A session token to make. `overrides` are those of `build_session_token`: mostly claims; null removes a claim."""
 
     user_id: str
     overrides: dict[str, Any] = Field(default_factory=dict)
@@ -29,7 +29,7 @@ class KeyRotation(BaseModel):
 
 
 class SessionEvent(BaseModel):
-    """Arguments of `Clerk.session_event`, and the `timestamp` of the envelope."""
+    """Arguments of `Clerk.session_event`, and the `timestamp` of the event's envelope (both times in milliseconds)."""
 
     event_type: str = "session.created"
     session_id: str | None = None
@@ -62,14 +62,14 @@ async def published_keys(sandbox: CurrentSandbox) -> Response:
 
 @router.get("/v1/jwks")
 async def backend_keys(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Serve the public keys through the Backend API."""
+    """Serve the public keys through the Backend API, which asks for a secret key."""
     handler = with_secret_key(request, sandbox.clerk.jwks)
     return await sandbox.intake.serve("clerk", "backend.jwks", handler)
 
 
 @router.get("/v1/users")
 async def backend_users(request: Request, query: Annotated[UserList, Query()], sandbox: CurrentSandbox) -> Response:
-    """Serve users as a bare array."""
+    """Serve one page of users as a bare array."""
     handler = with_secret_key(request, lambda: list_users(sandbox.clerk, query))
     return await sandbox.intake.serve("clerk", "users.list", handler)
 
@@ -83,14 +83,15 @@ async def backend_count(request: Request, sandbox: CurrentSandbox) -> Response:
 
 @router.get("/v1/users/{user_id}")
 async def backend_user(request: Request, user_id: str, sandbox: CurrentSandbox) -> Response:
-    """Serve one user."""
+    """Serve one user; 404 for an unknown id."""
     handler = with_secret_key(request, lambda: get_user(sandbox.clerk, user_id))
     return await sandbox.intake.serve("clerk", "users.get", handler, account=user_id)
 
 
 @router.post("/_control/session-tokens")
 async def make_session_token(wanted: SessionTokenRequest, sandbox: CurrentSandbox) -> dict[str, str]:
-    """Sign a user in, or forge a token."""
+    """Return a session token for a user, who need not exist; `overrides` can make the token a wrong one. 422 for
+    overrides that make none."""
     try:
         return {"token": sandbox.clerk.session_token(wanted.user_id, **wanted.overrides)}
     except (ValueError, TypeError) as problem:
@@ -99,13 +100,14 @@ async def make_session_token(wanted: SessionTokenRequest, sandbox: CurrentSandbo
 
 @router.post("/_control/rotate-key")
 async def rotate_key(wanted: KeyRotation, sandbox: CurrentSandbox) -> dict[str, str]:
-    """Sign with a new key from now on."""
+    """Sign with a new key from now on, and return its `kid`."""
     return {"kid": sandbox.clerk.rotate_key(keep_old=wanted.keep_old).kid}
 
 
 @router.post("/_control/users", status_code=201)
 async def create_user(fields: dict[str, Any], sandbox: CurrentSandbox, *, silent: Silent = False) -> dict[str, Any]:
-    """Create a user (`Clerk.create_user`) and send `user.created`."""
+    """Create a user (`Clerk.create_user`) and send `user.created`. Returns the user and `webhook_accepted`, which is
+    null if no webhook was sent. 422 for an unknown field."""
     try:
         user = sandbox.clerk.create_user(**fields)
     except (KeyError, TypeError) as problem:
@@ -122,7 +124,8 @@ def _require_user(sandbox: Sandbox, user_id: str) -> None:
 async def update_user(
     user_id: str, changes: dict[str, Any], sandbox: CurrentSandbox, *, silent: Silent = False
 ) -> dict[str, Any]:
-    """Change a user (`Clerk.update_user`) and send `user.updated`."""
+    """Change a user (`Clerk.update_user`), and send `user.updated`. 404 for an unknown user, and 422 for an unknown
+    field."""
     _require_user(sandbox, user_id)
     try:
         user = sandbox.clerk.update_user(user_id, **changes)
@@ -133,7 +136,7 @@ async def update_user(
 
 @router.delete("/_control/users/{user_id}")
 async def delete_user(user_id: str, sandbox: CurrentSandbox, *, silent: Silent = False) -> dict[str, Any]:
-    """Delete a user and send `user.deleted`."""
+    """Delete a user and send `user.deleted`. 404 for an unknown user."""
     _require_user(sandbox, user_id)
     remains = sandbox.clerk.delete_user(user_id)
     return {"user": remains, "webhook_accepted": await _tell(sandbox, "user.deleted", remains, silent=silent)}
@@ -143,7 +146,8 @@ async def delete_user(user_id: str, sandbox: CurrentSandbox, *, silent: Silent =
 async def tell_of_session(
     user_id: str, wanted: SessionEvent, sandbox: CurrentSandbox, *, silent: Silent = False
 ) -> dict[str, Any]:
-    """Send an event about a session of a user, who need not exist any more (`Clerk.session_event`)."""
+    """Send an event about a session of a user, who need not exist any more (`Clerk.session_event`). 422 for a type of
+    event that is not about sessions."""
     arguments = wanted.model_dump(exclude={"event_type", "timestamp"})
     try:
         session = sandbox.clerk.session_event(wanted.event_type, user_id, **arguments)
@@ -161,7 +165,7 @@ async def restrict_user(
     *,
     silent: Silent = False,
 ) -> dict[str, Any]:
-    """Ban, unban, lock or unlock a user, and send `user.updated`."""
+    """Ban, unban, lock or unlock a user, and send `user.updated`. 404 for an unknown user."""
     _require_user(sandbox, user_id)
     clerk = sandbox.clerk
     changes = {
@@ -176,7 +180,8 @@ async def restrict_user(
 
 @router.post("/_control/swap-emails")
 async def swap_emails(pair: UserPair, sandbox: CurrentSandbox, *, silent: Silent = False) -> dict[str, Any]:
-    """Swap the e-mail addresses of two users, and send `user.updated` for one after the other."""
+    """Swap the e-mail addresses of two users, and send `user.updated` for one after the other. 404 for an unknown
+    user."""
     _require_user(sandbox, pair.first)
     _require_user(sandbox, pair.second)
     users = sandbox.clerk.swap_emails(pair.first, pair.second)

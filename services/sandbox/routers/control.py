@@ -1,4 +1,4 @@
-"""Health, ledger and faults over HTTP."""
+"""The routes for the sandbox's health, its ledger (the record of all calls to and from a party) and scripted faults."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ async def health() -> dict[str, str]:
 async def read_ledger(
     sandbox: CurrentSandbox, party: str | None = None, operation: str | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the ledger's entries, oldest first."""
+    """Return the ledger's entries, oldest first, of one party or operation if they are named."""
     return {"items": [entry.as_json() for entry in sandbox.ledger.entries(party, operation)]}
 
 
@@ -33,14 +33,14 @@ async def clear_ledger(sandbox: CurrentSandbox) -> Response:
 
 @router.post("/_faults", status_code=201)
 async def add_fault(fault: Fault, sandbox: CurrentSandbox) -> Fault:
-    """Script a fault."""
+    """Apply a fault to the next `times` calls that match it. Returns the fault."""
     sandbox.faults.add(fault)
     return fault
 
 
 @router.get("/_faults")
 async def list_faults(sandbox: CurrentSandbox) -> dict[str, list[Fault]]:
-    """Return the faults that have strikes left."""
+    """Return the faults that are not used up."""
     return {"items": sandbox.faults.pending()}
 
 

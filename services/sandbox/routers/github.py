@@ -1,4 +1,5 @@
-"""GitHub's paths: the OAuth pages, and the part of the REST API that identifies accounts and revokes tokens."""
+"""The routes of the imitated GitHub, at GitHub's paths: the OAuth pages, and the part of the REST API that identifies
+accounts and revokes tokens."""
 
 import json
 from collections.abc import Callable
@@ -43,19 +44,19 @@ async def discovery(sandbox: CurrentSandbox) -> Response:
 
 @router.get("/github.com/login/oauth/authorize")
 async def ask(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Serve the consent page; with `auto`, decide at once."""
+    """Serve the consent page; with `auto=approve` or `auto=deny`, the redirect that follows this decision."""
     return await endpoints.serve_authorization(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.post("/github.com/login/oauth/authorize")
 async def decide(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Take the decision that was made on the consent page."""
+    """Answer the form of the consent page with the redirect that follows the decision."""
     return await endpoints.serve_decision(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.post("/github.com/login/oauth/access_token")
 async def token(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Exchange a code or a refresh token."""
+    """Exchange a code or a refresh token for tokens."""
     return await endpoints.serve_token(request, sandbox, sandbox.imitations[NAME])
 
 
@@ -125,19 +126,20 @@ async def user(request: Request, sandbox: CurrentSandbox) -> Response:
 
 @router.get("/api.github.com/user/emails")
 async def emails(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Serve all addresses of the token's account; the primary one is not the first."""
+    """Serve all addresses of the token's account, of which the primary one is not the first; 404 without the scope
+    `user` or `user:email`."""
     return await _serve_api(request, sandbox, "userinfo.emails", _addresses)
 
 
 @router.delete("/api.github.com/applications/{client_id}/grant")
 async def delete_grant(client_id: str, request: Request, sandbox: CurrentSandbox) -> Response:
-    """Revoke everything that the account granted to the app."""
+    """Revoke everything that the account of an access token granted to the app; 404 for a token that does not work."""
     return await _serve_deletion(request, sandbox, client_id, _end_account)
 
 
 @router.delete("/api.github.com/applications/{client_id}/token")
 async def delete_token(client_id: str, request: Request, sandbox: CurrentSandbox) -> Response:
-    """Revoke one token."""
+    """Revoke one access token and the refresh tokens with its scopes; 404 for a token that does not work."""
     return await _serve_deletion(request, sandbox, client_id, Provider.revoke_access_token)
 
 

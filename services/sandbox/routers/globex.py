@@ -1,4 +1,5 @@
-"""Globex's paths, as the documentation's provider file names them for the region `eu`."""
+"""The routes of the imitated Globex, an invented provider, at the paths that the provider file in the documentation
+names for the region `eu`."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -12,19 +13,19 @@ router = APIRouter(prefix="/as", include_in_schema=False)
 
 @router.get("/id.globex.example/eu/oauth2/authorize")
 async def ask(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Serve the consent page; with `auto`, decide at once."""
+    """Serve the consent page; with `auto=approve` or `auto=deny`, the redirect that follows this decision."""
     return await endpoints.serve_authorization(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.post("/id.globex.example/eu/oauth2/authorize")
 async def decide(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Take the decision that was made on the consent page."""
+    """Answer the form of the consent page with the redirect that follows the decision."""
     return await endpoints.serve_decision(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.post("/id.globex.example/eu/oauth2/token")
 async def token(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Exchange a code or a refresh token."""
+    """Exchange a code or a refresh token for tokens."""
     return await endpoints.serve_token(request, sandbox, sandbox.imitations[NAME])
 
 

@@ -1,4 +1,4 @@
-"""Google's paths."""
+"""The routes of the imitated Google, at Google's paths."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -45,19 +45,19 @@ async def keys(sandbox: CurrentSandbox) -> Response:
 
 @router.get("/accounts.google.com/o/oauth2/v2/auth")
 async def ask(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Serve the consent page; with `auto`, decide at once."""
+    """Serve the consent page; with `auto=approve` or `auto=deny`, the redirect that follows this decision."""
     return await endpoints.serve_authorization(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.post("/accounts.google.com/o/oauth2/v2/auth")
 async def decide(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Take the decision that was made on the consent page."""
+    """Answer the form of the consent page with the redirect that follows the decision."""
     return await endpoints.serve_decision(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.post("/oauth2.googleapis.com/token")
 async def token(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Exchange a code or a refresh token."""
+    """Exchange a code or a refresh token for tokens."""
     return await endpoints.serve_token(request, sandbox, sandbox.imitations[NAME])
 
 
@@ -69,7 +69,8 @@ async def userinfo(request: Request, sandbox: CurrentSandbox) -> Response:
 
 @router.post("/oauth2.googleapis.com/revoke")
 async def revoke(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Revoke everything that the account granted to the client, which need not authenticate; dead tokens are errors."""
+    """Revoke everything that the account of a token granted to the client, which need not authenticate. A token that is
+    unknown or no longer works is refused."""
     provider = sandbox.imitations[NAME]
     form, query = await read_form(request), read_query(request)
     presented = form.get("token") or query.get("token")

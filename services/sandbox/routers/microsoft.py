@@ -1,4 +1,4 @@
-"""Microsoft's paths. There is none for revoking a token."""
+"""The routes of the imitated Microsoft, at Microsoft's paths. There is none for revoking a token."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/as", include_in_schema=False)
 
 @router.get(f"{_LOGIN}/v2.0/.well-known/openid-configuration")
 async def discovery(tenant: str, sandbox: CurrentSandbox) -> Response:
-    """Serve Microsoft's metadata; the issuer of `common` is a template."""
+    """Serve Microsoft's metadata; the issuer for `common` and `organizations` is a template with `{tenantid}`."""
     login = f"{sandbox.base_url}/as/login.microsoftonline.com"
     issuer_tenant = "{tenantid}" if tenant in _MULTI_TENANT else tenant
     document: dict[str, Any] = {
@@ -46,19 +46,19 @@ async def keys(sandbox: CurrentSandbox) -> Response:
 
 @router.get(f"{_LOGIN}/oauth2/v2.0/authorize")
 async def ask(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Serve the consent page; with `auto`, decide at once."""
+    """Serve the consent page; with `auto=approve` or `auto=deny`, the redirect that follows this decision."""
     return await endpoints.serve_authorization(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.post(f"{_LOGIN}/oauth2/v2.0/authorize")
 async def decide(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Take the decision that was made on the consent page."""
+    """Answer the form of the consent page with the redirect that follows the decision."""
     return await endpoints.serve_decision(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.post(f"{_LOGIN}/oauth2/v2.0/token")
 async def token(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Exchange a code or a refresh token."""
+    """Exchange a code or a refresh token for tokens."""
     return await endpoints.serve_token(request, sandbox, sandbox.imitations[NAME])
 
 

@@ -1,4 +1,4 @@
-"""The endpoints of the plain providers over HTTP, apart from the controls."""
+"""The routes of the plain providers, one for each refresh kind (what becomes of a refresh token that was used)."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -24,19 +24,19 @@ async def keys(provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
 
 @router.get("/authorize")
 async def ask(request: Request, provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
-    """Serve the consent page; with `auto`, decide at once."""
+    """Serve the consent page; with `auto=approve` or `auto=deny`, the redirect that follows this decision."""
     return await endpoints.serve_authorization(request, sandbox, provider)
 
 
 @router.post("/authorize")
 async def decide(request: Request, provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
-    """Take the decision that was made on the consent page."""
+    """Answer the form of the consent page with the redirect that follows the decision."""
     return await endpoints.serve_decision(request, sandbox, provider)
 
 
 @router.post("/token")
 async def token(request: Request, provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
-    """Exchange a code or a refresh token."""
+    """Exchange a code or a refresh token for tokens."""
     return await endpoints.serve_token(request, sandbox, provider)
 
 

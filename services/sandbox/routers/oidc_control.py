@@ -1,4 +1,4 @@
-"""Controls by which a test or a person changes a provider from outside."""
+"""The routes by which a test or a person changes a provider of the sandbox from outside."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ class Revocation(BaseModel):
 
 
 class Age(BaseModel):
-    """The days by which grants grow older; everybody's do if `account` (id or e-mail) is missing."""
+    """The days by which the tokens of an account (id or e-mail) grow older; everybody's do if it is missing."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -52,7 +52,8 @@ class ClockOffset(BaseModel):
 
 
 class NewGrant(BaseModel):
-    """A grant to make without an authorization request; `parameters` are those that the request would have had."""
+    """A consent to make without an authorization request. `parameters` are those that the request would have had, by
+    default such that a refresh token comes with the consent, if the provider gives one for these scopes."""
 
     account: str
     scopes: list[str]
@@ -61,32 +62,32 @@ class NewGrant(BaseModel):
 
 @router.post("/expire")
 async def expire(provider: ControlledProvider, wanted: Expiry | None = None) -> dict[str, int]:
-    """Make access tokens expire now."""
+    """Make access tokens expire now. Returns how many expired."""
     return {"expired": provider.expire_access_tokens(wanted.account if wanted else None)}
 
 
 @router.post("/revoke")
 async def revoke(provider: ControlledProvider, wanted: Revocation) -> dict[str, int]:
-    """End the consents of an account, as the person or a policy would."""
+    """End the consents of an account, as the person or a policy would. Returns how many ended."""
     return {"revoked": provider.revoke_account(wanted.account, wanted.reason)}
 
 
 @router.post("/age")
 async def age(provider: ControlledProvider, wanted: Age) -> dict[str, int]:
-    """Make everything that was issued so far `days` older."""
+    """Make the tokens that were issued so far `days` older. Returns how many consents that concerns."""
     return {"aged": provider.age(wanted.days * DAY_SECONDS, wanted.account)}
 
 
 @router.post("/reset")
 async def reset(provider: ControlledProvider) -> dict[str, Any]:
-    """Forget every consent and setting, and return the default settings."""
+    """Forget every account, consent and setting, and return the default settings."""
     provider.forget()
     return provider.settings.model_dump()
 
 
 @router.post("/clock-offset")
 async def set_clock_offset(provider: ControlledProvider, wanted: ClockOffset) -> dict[str, Any]:
-    """Move the provider's clock."""
+    """Set by how much the provider's clock is ahead, and return the settings."""
     provider.settings.clock_offset_seconds = wanted.seconds
     return provider.settings.model_dump()
 
@@ -99,7 +100,7 @@ async def read_settings(provider: ControlledProvider) -> dict[str, Any]:
 
 @router.post("/settings")
 async def change_settings(provider: ControlledProvider, changes: dict[str, Any]) -> dict[str, Any]:
-    """Change some settings; the others stay."""
+    """Change some settings, and return all; those that are not named stay. 422 for an unknown or invalid one."""
     try:
         provider.settings = type(provider.settings).model_validate(provider.settings.model_dump() | changes)
     except ValidationError as problem:
@@ -109,7 +110,7 @@ async def change_settings(provider: ControlledProvider, changes: dict[str, Any])
 
 @router.post("/grants", status_code=201)
 async def issue_grant(provider: ControlledProvider, wanted: NewGrant) -> dict[str, Any]:
-    """Make a grant and return its token answer."""
+    """Make a consent and return its token answer."""
     persona = provider.persona
     tokens = provider.issue(wanted.account, persona.parse_scopes(" ".join(wanted.scopes)), wanted.parameters)
     return persona.exchange_answer(tokens, provider.accounts.get(wanted.account))
@@ -117,7 +118,8 @@ async def issue_grant(provider: ControlledProvider, wanted: NewGrant) -> dict[st
 
 @router.get("/grants")
 async def list_grants(provider: ControlledProvider, account: str | None = None) -> dict[str, Any]:
-    """Return grants and whether they still work, which crash tests compare with the service's own view."""
+    """Return the consents, of one account or of all, and whether their tokens still work. Crash tests compare this with
+    what the service believes."""
     return {"items": [_grant_json(grant) for grant in provider.grants(account)]}
 
 

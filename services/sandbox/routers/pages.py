@@ -1,4 +1,4 @@
-"""The overview and the ledger as HTML pages."""
+"""The pages that show people the providers and the ledger (the record of all calls)."""
 
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
@@ -15,7 +15,7 @@ _HEADINGS = ("#", "Time", "Party", "Operation", "Account", "Status", "Error", "F
 
 @router.get("/")
 async def overview(sandbox: CurrentSandbox) -> HTMLResponse:
-    """Show the providers, their accounts and their grants."""
+    """Show the providers, with their accounts and the number of their live consents."""
     rows = [
         (
             text(name),
@@ -33,7 +33,7 @@ async def overview(sandbox: CurrentSandbox) -> HTMLResponse:
 
 @router.get("/_ledger.html")
 async def ledger_page(sandbox: CurrentSandbox, party: str | None = None, operation: str | None = None) -> HTMLResponse:
-    """Show the last entries, newest first."""
+    """Show the last 200 entries, newest first, of one party or operation if they are named."""
     newest = sandbox.ledger.entries(party, operation)[-LEDGER_PAGE_ENTRIES:]
     return page("Ledger", table(_HEADINGS, (_row(entry) for entry in reversed(newest))))
 

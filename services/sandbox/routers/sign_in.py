@@ -1,4 +1,5 @@
-"""The sign-in page: users, a form for a new one, and a session token with a command that uses it."""
+"""The sign-in pages: one with the users and a form for a new user, and one with a session token and a command that uses
+it."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -33,7 +34,7 @@ def _row(user: ClerkUser) -> tuple[str, ...]:
 
 @router.get("/sign-in")
 async def sign_in_page(sandbox: CurrentSandbox) -> HTMLResponse:
-    """Show the users who can sign in."""
+    """Show the users, who can sign in here, and a form for a new user."""
     rows = [_row(user) for user in sandbox.clerk.users()]
     users = table(("Name", "E-mail", "Id", ""), rows) if rows else "<p>There are no users yet.</p>"
     return page("Sign in", users, _NEW_USER_FORM)
@@ -41,7 +42,7 @@ async def sign_in_page(sandbox: CurrentSandbox) -> HTMLResponse:
 
 @router.post("/sign-in/users")
 async def create_user(request: Request, sandbox: CurrentSandbox) -> RedirectResponse:
-    """Create a user as Clerk would at sign-up, webhook included."""
+    """Create a user as Clerk would at sign-up, webhook included, and go back to the sign-in page."""
     form = await read_form(request)
     user = sandbox.clerk.create_user(
         email=form.get("email"), first_name=form.get("first_name"), last_name=form.get("last_name")
@@ -52,7 +53,7 @@ async def create_user(request: Request, sandbox: CurrentSandbox) -> RedirectResp
 
 @router.post("/sign-in")
 async def sign_in(request: Request, sandbox: CurrentSandbox) -> HTMLResponse:
-    """Show the user's session token, and a command that uses it."""
+    """Show a new session token of the user, and a command that uses it; 404 for an unknown user."""
     user_id = (await read_form(request)).get("user_id") or ""
     if sandbox.clerk.user(user_id) is None:
         raise SandboxError(404, f"there is no user {user_id}")

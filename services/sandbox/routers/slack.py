@@ -1,4 +1,5 @@
-"""Slack's paths: the OAuth page, and the methods of the Web API that concern a token."""
+"""The routes of the imitated Slack, at Slack's paths: the OAuth page, and the methods of the Web API that concern a
+token."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,19 +23,19 @@ router = APIRouter(prefix="/as/slack.com", include_in_schema=False)
 
 @router.get("/oauth/v2/authorize")
 async def ask(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Serve the consent page; with `auto`, decide at once."""
+    """Serve the consent page; with `auto=approve` or `auto=deny`, the redirect that follows this decision."""
     return await endpoints.serve_authorization(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.post("/oauth/v2/authorize")
 async def decide(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Take the decision that was made on the consent page."""
+    """Answer the form of the consent page with the redirect that follows the decision."""
     return await endpoints.serve_decision(request, sandbox, sandbox.imitations[NAME])
 
 
 @router.post("/api/oauth.v2.access")
 async def token(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Exchange a code or a refresh token."""
+    """Exchange a code or a refresh token for tokens."""
     return await endpoints.serve_token(request, sandbox, sandbox.imitations[NAME])
 
 
@@ -103,19 +104,19 @@ async def auth_test(request: Request, sandbox: CurrentSandbox) -> Response:
 @router.post("/api/users.identity", operation_id="users_identity_by_post")
 @router.get("/api/users.identity")
 async def users_identity(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Serve the person in the format of the legacy "Sign in with Slack"."""
+    """Serve the person in the format of the legacy "Sign in with Slack"; needs the scope `identity.basic`."""
     return await _serve_method(request, sandbox, "userinfo", _identified)
 
 
 @router.post("/api/openid.connect.userInfo", operation_id="openid_user_info_by_post")
 @router.get("/api/openid.connect.userInfo")
 async def user_info(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Serve the person in the format of OpenID Connect."""
+    """Serve the person in the format of OpenID Connect; needs the scope `openid`."""
     return await _serve_method(request, sandbox, "userinfo", _told)
 
 
 @router.post("/api/auth.revoke", operation_id="auth_revoke_by_post")
 @router.get("/api/auth.revoke")
 async def revoke(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Revoke the token that the request carries."""
+    """Revoke the access token that the request carries, and the refresh tokens with its scopes."""
     return await _serve_method(request, sandbox, "revoke", _revoked)
