@@ -12,7 +12,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RS
 
 
 class TransportAwareProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, which also gives the application the transport: ASGI has no way to reset it."""
+    """uvicorn's HTTP protocol, which also gives the application the transport: ASGI cannot reset a connection."""
 
     def on_message_begin(self) -> None:
         """Add the transport to the scope of the request that begins."""

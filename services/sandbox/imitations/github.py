@@ -1,4 +1,4 @@
-"""The sandbox's imitation of GitHub, with what GitHub's OAuth does otherwise than the standards:
+"""The sandbox's imitation of GitHub, with what GitHub's OAuth does differently from the standards:
 https://docs.github.com/en/apps/oauth-apps/building-oauth-apps/authorizing-oauth-apps."""
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The sandbox's imitation of Google, with what Google's OAuth does otherwise than the standards:
+"""The sandbox's imitation of Google, with what Google's OAuth does differently from the standards:
 https://developers.google.com/identity/protocols/oauth2/web-server."""
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The sandbox's imitation of Microsoft (identity platform v2.0), with what Microsoft's OAuth does otherwise than the
+"""The sandbox's imitation of Microsoft (identity platform v2.0), with what Microsoft's OAuth does differently from the
 standards: https://learn.microsoft.com/entra/identity-platform."""
 
 import re
@@ -70,7 +70,7 @@ def _as_told(scope: str) -> str:
 
 class Microsoft(Persona):
     """Microsoft: each refresh gives a new refresh token and leaves the old ones valid, and answers spell scopes
-    otherwise than requests do."""
+    differently from requests."""
 
     settings: MicrosoftSettings
     sends_issuer = False

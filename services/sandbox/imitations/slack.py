@@ -1,4 +1,4 @@
-"""The sandbox's imitation of Slack, with what Slack's OAuth v2 does otherwise than the standards:
+"""The sandbox's imitation of Slack, with what Slack's OAuth v2 does differently from the standards:
 https://docs.slack.dev/authentication/installing-with-oauth."""
 
 import hashlib

@@ -25,8 +25,8 @@ class Accounts:
         self.get(DEFAULT_EMAIL)
 
     def get(self, reference: str) -> Account:
-        """Return the account with this id or e-mail address, and make it if there is none. The id of a new account is
-        derived from the address, so that it is the same after a restart."""
+        """Return the account with this id or e-mail address, and make it if there is none. An account that is made for
+        an address gets an id that is derived from the address, so that the id is the same after a restart."""
         known = self._by_id.get(reference) or self._by_email.get(reference)
         return known or self._add(reference)
 

@@ -7,7 +7,7 @@ from services.sandbox.providers import SCOPES
 
 
 def metadata(provider: Provider) -> dict[str, Any]:
-    """Return the discovery document of a plain provider."""
+    """Return the discovery document of a plain provider, one that imitates no real one."""
     issuer = provider.issuer
     authentication = ["client_secret_basic", "client_secret_post"]
     return {

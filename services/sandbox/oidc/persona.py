@@ -185,7 +185,7 @@ class Persona:
         headers: Mapping[str, str] | None = None,
         accept: str = "",  # noqa: ARG002  likewise
     ) -> Response:
-        """Return the response with this body for a client that sent this `Accept` header."""
+        """Return the response with this body. Imitations may choose its format by `accept`, the client's header."""
         return JSONResponse(body, status, NOT_STORED | dict(headers or {}))
 
     def refused(self, refusal: OAuthError, *, accept: str = "") -> Response:

@@ -232,7 +232,7 @@ class Provider:
         return token
 
     def grant_of(self, value: str, *, client_id: str) -> Grant | None:
-        """Return the grant, live or dead, of an access or refresh token; `None` for an unknown token."""
+        """Return the grant, even if it was revoked, of an access or refresh token; `None` for an unknown token."""
         token = self._refresh_tokens.get(value) or self._access_tokens.get(value)
         return token.grant if token is not None and token.grant.client_id == client_id else None
 

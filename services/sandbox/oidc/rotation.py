@@ -1,4 +1,4 @@
-"""The four ways in which providers treat a refresh token that was just used (refresh kinds), and a fifth, `use_up`."""
+"""The ways in which providers treat a refresh token that was used: four refresh kinds, and a variant of the last."""
 
 from services.sandbox.oidc.errors import OAuthError
 from services.sandbox.oidc.grants import RefreshToken

@@ -64,7 +64,7 @@ def token_answer(
 
 
 def revocation_answer(provider: Provider, form: Form, *, authorization: str | None, entry: Entry) -> Response:
-    """Answer a revocation (RFC 7009): 200 also for a token that is unknown or dead already. Raises `OAuthError`."""
+    """Answer a revocation (RFC 7009): 200 also for a token that is unknown or no longer works. Raises `OAuthError`."""
     takes_basic = provider.persona.takes_basic_authentication
     client_id = authenticate_client(authorization if takes_basic else None, form)
     grant = provider.revoke(_required(form, "token"), client_id=client_id)
