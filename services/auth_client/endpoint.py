@@ -30,10 +30,13 @@ class Endpoint:
     def __init__(self, base_url: str, service_key: str, options: ClientOptions) -> None:
         """Check the address and the key, and keep them.
 
-        Raises ValueError if one is malformed, and httpx.InvalidURL for an address that httpx cannot parse. Without the
-        check, a key with a stray newline would be quoted in the error of the HTTP library.
+        Raises ValueError if one is malformed. Without the check, a key with a stray newline would be quoted in the
+        error of the HTTP library.
         """
-        url = httpx.URL(base_url)
+        try:
+            url = httpx.URL(base_url)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"base_url: {error}") from None
         if url.scheme not in {"http", "https"} or not url.host or url.query or url.fragment or url.userinfo:
             raise ValueError("base_url must be http(s)://host[:port][/path] and nothing else")
         if not _KEY.fullmatch(service_key):

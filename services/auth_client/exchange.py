@@ -101,7 +101,7 @@ class Exchange:
         them."""
         return {request: token for request in requests if (token := self.memory.recall(request))}
 
-    def converse(self, path: str, requests: Iterable[TokenRequest]) -> Conversation:
+    def converse(self, path: str, requests: Sequence[TokenRequest]) -> Conversation:
         """Ask the service at `path` for tokens until each one is there or finally refused, or until attempts or time
         run out. Returns an outcome for each request, and remembers the tokens.
 

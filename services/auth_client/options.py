@@ -33,4 +33,6 @@ class ClientOptions:
         positive = (self.timeout_seconds, self.connect_timeout_seconds, self.deadline_seconds, self.max_attempts)
         not_negative = (self.backoff_seconds, self.max_reuse_seconds, self.reuse_margin_seconds, self.max_remembered)
         if min(positive) <= 0 or min(not_negative) < 0:
-            raise ValueError("times, attempts and sizes are positive; pauses, reuse and margin may be 0")
+            raise ValueError(
+                "timeouts, the deadline and attempts must be positive; pauses, reuse, margin and sizes not negative"
+            )

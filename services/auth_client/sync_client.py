@@ -39,7 +39,7 @@ class TokenClient(BaseTokenClient):
         """Create the client. `http` is an httpx client that the caller made and closes; without it, the client makes
         and closes one, which uses no proxy from the environment.
 
-        Raises ValueError for a malformed address or key, and httpx.InvalidURL for an address that httpx cannot parse.
+        Raises ValueError for a malformed address or key.
         """
         super().__init__(base_url, service_key, options=options)
         self._http = http or httpx.Client(**HTTP_DEFAULTS)

@@ -215,7 +215,9 @@ def test_key_of_another_form_is_refused_without_repeating_it(key: str) -> None:
     assert not key.strip() or key.strip() not in str(raised.value)
 
 
-@pytest.mark.parametrize("url", ["", "users.example.com", "ftp://users.example.com", "http://a:b@users.example.com"])
+@pytest.mark.parametrize(
+    "url", ["", "http://[", "users.example.com", "ftp://users.example.com", "http://a:b@users.example.com"]
+)
 def test_url_that_is_no_service_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="base_url"):
         TokenClient(url, KEY)
