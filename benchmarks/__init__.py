@@ -1,1 +1,1 @@
-"""Figures of the service under load: `python -m benchmarks` (needs `wrk`)."""
+"""Benchmarks of the service, each run by `python -m benchmarks NAME`; some need the load generator `wrk`."""

@@ -1,6 +1,7 @@
 """Runs one benchmark: `python -m benchmarks NAME …`.
 
-Exits with 0 when every bar is met, and with 1 when one is not or when the run could not be made.
+Exits with 0 when every limit is kept, with 1 when one is not or the run could not be made, with 2 for wrong arguments,
+with 130 after Ctrl-C and with 143 after SIGTERM.
 """
 
 import argparse

@@ -2,4 +2,4 @@
 
 
 class BenchmarkError(Exception):
-    """Ends the run; its text is one line and is shown without a traceback."""
+    """Failure that ends a benchmark; its text is one line and is printed without a traceback."""

@@ -1,10 +1,13 @@
-"""`python -m benchmarks chaos`: the promises about refreshing tokens, kept while everything around it breaks.
+"""`python -m benchmarks chaos`: tests what is promised about refreshing tokens while processes, servers and providers
+fail.
 
-For whoever doubts them, in this order: `verdict` says what counts as lost, from three witnesses of which none is the
-service: what the driver was answered (`ledger`), what the provider was asked (`witness`), and what lies in Postgres
-(`connections`); `aftermath` asks them. `kills`, `restarts`, `races`, `outages` and `bad_answers` do the harm. `naive`
-is the refresher without lease and fence, which has to fail the same run. `fleet` and `workers` hold the processes,
-`run` the order and the table.
+To check it, read in this order: `verdict` says what counts as lost. It judges from three witnesses, none of which is
+the service: what the driver (this benchmark) was answered (`ledger`), which calls the provider received (`witness`),
+and what is stored in Postgres (`connections`); `aftermath` collects their evidence. `kills`, `restarts`, `races`,
+`outages`, `bad_answers` and `clocks` cause the failures. `naive` is a refresher without lease and fence, with which the
+same run has to fail. `fleet` and `workers` hold the processes, `run` the order of the scenarios and the table of
+results.
 
-All that is left to chance follows from the printed seed. Nothing is tried again until it succeeds.
+What the code here calls a connection is an integration: a user's linked account at a provider. All random choices
+follow from the printed seed. A scenario whose promise fails is not tried again.
 """

@@ -1,4 +1,4 @@
-"""Asking the witnesses, once everything has settled."""
+"""Collects the evidence for the verdict of the chaos run, once the interrupted refreshes have been settled."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _SETTLES_WITHIN_SECONDS: Final = 90.0
 
 
 class Harmed(Protocol):
-    """Something happened to a connection."""
+    """A failure that was inflicted on one integration (in code a connection) at the time `at`."""
 
     @property
     def connection(self) -> Connection: ...
@@ -29,7 +29,8 @@ class Harmed(Protocol):
 
 
 async def until_settled(fleet: Fleet, connections: Sequence[Connection]) -> None:
-    """Wait until no refresh of a dead process is left open; the verdict says who was too late."""
+    """Wait, for at most 90 seconds, until no integration has a refresh whose end is unknown. Return in any case: the
+    verdict shows which of them were too late."""
 
     async def none_is_open() -> bool:
         return await fleet.rows.count_unsettled(connections) == 0
@@ -38,7 +39,9 @@ async def until_settled(fleet: Fleet, connections: Sequence[Connection]) -> None
 
 
 async def gather_evidence(fleet: Fleet, harmed: Sequence[Harmed]) -> list[Evidence]:
-    """Rows and calls as they are; then a fresh token of every connection, used at the provider."""
+    """Return the evidence about each harmed integration, in their order: its row and the provider's calls as they are
+    now; then its access token is made to expire, and a fresh one is asked for and used at the provider. Raises
+    MainJobError."""
     connections = [one.connection for one in harmed]
     states = await fleet.rows.states(connections)
     # What is committed by now is in the next scrape.
@@ -61,8 +64,9 @@ async def gather_evidence(fleet: Fleet, harmed: Sequence[Harmed]) -> list[Eviden
 
 
 async def renewed(fleet: Fleet, connections: Sequence[Connection], *, promise: str) -> list[Answer]:
-    """A token of each, asked for when the one that is there has run out: the old one says nothing about the refresh
-    token."""
+    """Make the access token of each integration expire and return the answers to requests for new ones, in the same
+    order; the ledger notes them under `promise`. An old access token that still works would say nothing about the
+    refresh token."""
     gate = asyncio.Semaphore(_ASKED_AT_ONCE)
     await fleet.rows.run_out(*connections)
     await fleet.rows.end_cool_downs(*connections)
@@ -75,7 +79,8 @@ async def renewed(fleet: Fleet, connections: Sequence[Connection], *, promise: s
 
 
 async def calls_by_account(fleet: Fleet) -> dict[tuple[Kind, str], list[Call]]:
-    """Every refresh that the provider could tell whose it was."""
+    """Return the refresh calls at all providers, by kind and account. Calls for which the provider names no account are
+    left out. Raises MainJobError."""
     found: dict[tuple[Kind, str], list[Call]] = {}
     for kind in KINDS:
         for call in await fleet.witness.calls(kind):

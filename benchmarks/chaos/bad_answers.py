@@ -1,4 +1,4 @@
-"""R7: providers that answer badly, late or not at all."""
+"""Promise R7 of the chaos run: providers that answer badly, late or not at all."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,24 +18,25 @@ CALLS_PER_FAILURE: Final = 3
 BREAKER_FAILURES: Final = 5
 BREAKER_ASKED: Final = 12
 LONG_GRACE_SECONDS: Final = 900.0
-"""Longer than it takes: a provider that rotates and keeps the new refresh token to itself ends the connection with the
-grace, and what is asked here is whether the old token was kept for as long as it is good."""
+"""How long, during this scenario, the `grace` provider accepts a refresh token that it has replaced; longer than the
+scenario takes. Where its answer lacks the new refresh token, the integration ends with this time; what is tested is
+whether the service keeps the old token for as long as it works."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What the sandbox does to one refresh."""
+    """One way in which the sandbox spoils its answer to a refresh; `action` and `details` are those of its faults."""
 
     action: str
     details: dict[str, Any] = field(default_factory=dict)
     kinds: Sequence[Kind] = KINDS
-    """Of providers that can do this and keep their own word."""
+    """Kinds of provider to which it is done; any other would itself end the integration by it."""
     has_tokens: bool = False
-    """The answer is odd, and the tokens in it are good: there is no excuse for losing them."""
+    """Whether the answer, though odd, holds good tokens; then there is no excuse for losing them."""
 
     @property
     def name(self) -> str:
-        """For the ledger."""
+        """The name of the fault in the ledger: its action, and the status if it has one."""
         return f"{self.action} {self.details.get('status', '')}".strip()
 
 
@@ -57,20 +58,22 @@ FAULTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One fault that met one connection."""
+    """One fault, the integration (in code a connection) whose refresh it met, and what followed."""
 
     fault: Fault
     connection: Connection
     at: datetime
     status: str
-    """Of the connection right afterwards."""
+    """Status of the integration right after the fault."""
     first: Answer
     calls: int
-    """Of the provider, until somebody had a good token again or was told that there is none."""
+    """Refresh calls that the provider received, from the faulty one until a later request got an answer other than
+    503."""
 
 
 async def answer_badly(fleet: Fleet, per_kind: int) -> list[Promise]:
-    """R7: every fault for every kind, `per_kind` times; then the breaker."""
+    """Test R7: inflict every fault `per_kind` times on each kind of provider that it is for, then test the breaker;
+    return the promises. Raises BenchmarkError, MainJobError."""
     await fleet.witness.change("grace", grace_seconds=LONG_GRACE_SECONDS)
     found = await asyncio.gather(*(_cases_of(fleet, kind, per_kind) for kind in KINDS))
     cases = [case for of_kind in found for case in of_kind]
@@ -97,8 +100,9 @@ async def answer_badly(fleet: Fleet, per_kind: int) -> list[Promise]:
 
 
 async def _cases_of(fleet: Fleet, kind: Kind, per_kind: int) -> list[Case]:
-    """One after the other, so that no fault meets another call than its own. The APIs take turns: neither sees so many
-    failures in a row that its breaker opens, which is another promise."""
+    """Inflict the faults of one kind one after the other, so that none meets another fault's call, and return the
+    cases. The APIs take turns, so that neither sees enough failures in a row to open its breaker, which `_breaker`
+    tests."""
     cases = []
     for number, fault in enumerate([fault for fault in FAULTS if kind in fault.kinds] * per_kind):
         (connection,) = fleet.take(kind)
@@ -118,7 +122,9 @@ async def _cases_of(fleet: Fleet, kind: Kind, per_kind: int) -> list[Case]:
 
 
 async def _breaker(fleet: Fleet) -> list[Promise]:
-    """A process that has seen nothing yet, and a provider that is down for everybody."""
+    """Test the breaker, by which a process stops calling a provider for a while after several failures in a row: a new
+    process asks for the tokens of twelve integrations at a provider that fails every call. Return the promises about
+    the number of calls and about integrations that are lost."""
     connections = fleet.take("static", BREAKER_ASKED)
     await fleet.rows.run_out(*connections)
     await fleet.witness.break_next("static", "status", status=500, times=BREAKER_ASKED)

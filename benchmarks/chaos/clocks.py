@@ -1,8 +1,9 @@
-"""R8: everybody's clock is ten minutes wrong: the provider's, and those of our own processes against Postgres.
+"""Promise R8 of the chaos run: clocks are ten minutes wrong: the provider's, and those of the service's processes
+against that of Postgres.
 
-The processes read a wrong wall clock because they are told to (`CLOCK_OFFSET_SECONDS`, in the test environment). Who
-stores an expiry by that clock is found out in both directions: ten minutes ahead, an expired token is handed out once
-its short life is over; ten minutes behind, every token has run out when it comes, and readers get none.
+The processes read a wrong wall clock because `CLOCK_OFFSET_SECONDS` (in the test environment) says so. A service that
+stored expiries by that clock would be found out in both directions: ten minutes ahead, an expired token is handed out
+once its short life is over; ten minutes behind, every token counts as expired when it arrives, and readers get none.
 """
 
 import asyncio
@@ -25,39 +26,42 @@ from services.sandbox.providers import KINDS
 from services.user_management.enums import JobName
 
 CLOCK_OFFSETS: Final = (-600, 600)
-"""Seconds."""
+"""Seconds by which a clock is ahead; a negative offset puts it behind."""
 PER_KIND: Final = len(CLOCK_OFFSETS) * len(CLOCK_OFFSETS) * 2
-"""Connections that one round uses up: for each of the provider's clocks and ours, one for an API, one for a worker."""
+"""Integrations of each kind that one repetition uses up: for each offset of the provider's clock and each of the
+processes', one that an API refreshes and one that a worker refreshes."""
 LIFE_SECONDS: Final = 6
-"""Of an access token, so that its end can be waited for."""
+"""Lifetime of an access token in this scenario, so short that its end can be waited for."""
 REFRESHES: Final = 2
-"""Of each connection: the first, and the one after the life of its token."""
+"""Expected refreshes of each integration: the first, and the one after the life of its token."""
 _WRONG_BY_SECONDS: Final = 300.0
-"""A refresh that was audited so far from the database's time was the work of a process whose clock is wrong."""
+"""A refresh whose audit row is further than this from the database's time was the work of a process with a wrong
+clock."""
 _JOB_SECONDS: Final = 30.0
 
 
 @dataclass(slots=True)
 class Case:
-    """A connection that a process with a wrong clock has refreshed."""
+    """An integration (in code a connection) that a process with a wrong clock was to refresh."""
 
     connection: Connection
     by_wrong_clock: bool
-    """The audit log bears the wrong time."""
+    """Whether the audit row of the refresh bears a wrong time, which proves that such a process did it."""
     answers: list[Answer] = field(default_factory=list)
-    """Of every process, right afterwards and when the token had run out."""
+    """Answers of all processes, right after the refresh and when the token had expired."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """Processes whose clocks are wrong."""
+    """The API processes (`urls`) and workers whose clocks are wrong, one of each for each offset."""
 
     urls: Sequence[str]
     workers: Sequence[Worker]
 
 
 async def tell_wrong_time(fleet: Fleet, per_kind: int) -> list[Promise]:
-    """R8: `per_kind` times for each combination of clocks."""
+    """Test R8, `per_kind` times for each combination of clocks; return the promises. Raises BenchmarkError,
+    MainJobError."""
     cases: list[Case] = []
     async with _processes(fleet) as wrong:
         for offset in CLOCK_OFFSETS:
@@ -73,7 +77,7 @@ async def tell_wrong_time(fleet: Fleet, per_kind: int) -> list[Promise]:
 
 
 def judge(cases: Sequence[Case], refreshes: Sequence[int]) -> list[Promise]:
-    """`refreshes`: how many the provider has carried out for each of the cases."""
+    """Return the promises; `refreshes` are the refresh calls that the provider received for each of the cases."""
     answers = [answer for case in cases for answer in case.answers]
     handed_out = [answer for answer in answers if answer.status == 200]
     refused = sum(not answer.works for answer in handed_out)
@@ -91,7 +95,8 @@ def judge(cases: Sequence[Case], refreshes: Sequence[int]) -> list[Promise]:
 
 @asynccontextmanager
 async def _processes(fleet: Fleet) -> AsyncIterator[Wrong]:
-    """An API and a worker for each offset. The stack's own worker rests, so that it is known who works."""
+    """Run an API and a worker for each offset, with short-lived tokens. The stack's own worker is stopped meanwhile, so
+    that it is known which worker does the work."""
     environments = [{"ENVIRONMENT": "test", "CLOCK_OFFSET_SECONDS": str(offset)} for offset in CLOCK_OFFSETS]
     log = fleet.folder / "wrong-clocks.log"
     await asyncio.to_thread(fleet.stack.kill, "worker", signal.SIGTERM)
@@ -109,7 +114,8 @@ async def _processes(fleet: Fleet) -> AsyncIterator[Wrong]:
 
 
 async def _round(fleet: Fleet, wrong: Wrong) -> list[Case]:
-    """Every wrong process refreshes a connection of each kind; everybody reads them at once, and after their life."""
+    """Have each process with a wrong clock refresh one integration of each kind; all processes are asked for the tokens
+    at once, and again after the tokens' life. Return the cases."""
     cases: list[Case] = []
     for url in wrong.urls:
         connections = [connection for kind in KINDS for connection in fleet.take(kind)]
@@ -140,7 +146,8 @@ async def _renew_by(fleet: Fleet, worker: Worker, connections: Sequence[Connecti
 
 
 async def _read_at_once(fleet: Fleet, wrong: Wrong, connections: Sequence[Connection]) -> list[Case]:
-    """Who has refreshed them is asked before anybody reads, and so may refresh them again."""
+    """Ask every process for the tokens and return the cases. Who has refreshed them is looked up before, since these
+    requests may refresh them again."""
     errors = await fleet.rows.clock_errors(connections)
     cases = [Case(one, by_wrong_clock=errors.get(one.id, 0.0) > _WRONG_BY_SECONDS) for one in connections]
     await _read(fleet, wrong, cases)
@@ -148,7 +155,8 @@ async def _read_at_once(fleet: Fleet, wrong: Wrong, connections: Sequence[Connec
 
 
 async def _read(fleet: Fleet, wrong: Wrong, cases: Sequence[Case]) -> None:
-    """Every process in turn, wrong and right."""
+    """Ask every process, with a wrong clock or a right one, for the token of each case, one process after the other;
+    add the answers to the cases."""
 
     async def read(case: Case) -> None:
         for url in (*wrong.urls, *fleet.stack.api_urls):

@@ -1,4 +1,5 @@
-"""Connections to do harm to, and what Postgres says about them: seen with SQL, never with the service's eyes."""
+"""Integrations to do harm to (in the code of the chaos run: connections), and what Postgres says about them, read and
+changed by SQL and not through the service."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,43 +72,45 @@ _DONE_SLOTS: Final = "SELECT count(*) FROM job_runs WHERE job = $1 AND finished_
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """One user's connection to the sandbox's provider of one kind."""
+    """One user's integration (linked account) at the sandbox's provider of one kind."""
 
     id: UUID
     user_id: str
     kind: Kind
     account: str
-    """At the provider."""
+    """Id of the account at the provider."""
     token_version: int
-    """When it was made."""
+    """Version of the tokens when the integration was made; each refresh that is stored adds one."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A row at one moment."""
+    """The row of an integration at one moment."""
 
     status: str
     reason: str | None
     token_version: int
     flagged_at: datetime | None
-    """When the audit log says that the user was needed."""
+    """When, by the audit log, the integration first became `needs_reauth`; None if it never did."""
     interrupted_number: int | None = None
-    """The how many-th interrupted connection of its provider it is; None: it is none."""
+    """Its place in time, from 1, among the interrupted integrations of its provider (`needs_reauth` because of
+    `refresh_interrupted`); None if it is not one of them."""
 
 
 async def open_pool(stack: Stack) -> "asyncpg.Pool[asyncpg.Record]":
-    """Connections to the stack's Postgres that see every row."""
+    """Return a pool of connections to the stack's Postgres as superuser, who sees every row."""
     return await asyncpg.create_pool(stack.postgres.url(role=SUPERUSER), min_size=0, max_size=4, command_timeout=30)
 
 
 class Rows:
-    """The tables, as somebody sees and changes them who is not the service."""
+    """Reads and changes the tables by SQL, without the service."""
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._pool = pool
 
     async def connections(self, accounts: Sequence[str], kinds: Mapping[str, Kind]) -> list[Connection]:
-        """Those of `accounts` at the providers; `kinds` by provider name."""
+        """Return the integrations of `accounts` at all providers, in order of their users; `kinds` gives the kind by
+        provider name."""
         return [
             Connection(
                 row["id"], row["user_id"], kinds[row["provider"]], row["provider_account_id"], row["token_version"]
@@ -116,31 +119,34 @@ class Rows:
         ]
 
     async def run_out(self, *connections: Connection) -> None:
-        """Their access tokens expire, and nobody but a reader notices."""
+        """Make the access tokens expire in such a way that a reader notices and the refresh job does not."""
         await self._pool.execute(_RUN_OUT, _ids(connections))
 
     async def make_due(self, *connections: Connection) -> None:
-        """Their access tokens expire, and the refresh job is to renew them."""
+        """Make the access tokens expire in such a way that the next run of the refresh job renews them."""
         await self._pool.execute(_MAKE_DUE, _ids(connections))
 
     async def put_off(self, connection: Connection) -> None:
-        """Its access token lasts again: there is nothing to renew before it is run out anew."""
+        """Make the access token last another day, so that the refresh job has nothing to renew before it is made to
+        expire again."""
         await self._pool.execute(_PUT_OFF, connection.id)
 
     async def end_cool_downs(self, *connections: Connection) -> None:
-        """What was to be waited for has passed."""
+        """End the waits before the next refresh attempt (`refresh_not_before`)."""
         await self._pool.execute(_END_COOL_DOWN, _ids(connections))
 
     async def end_leases(self, *connections: Connection) -> None:
-        """Whoever holds a lease no longer does, without knowing it: as if half a minute had passed."""
+        """End the leases (the right of one process to refresh), without their holders' knowledge: as if half a minute
+        had passed."""
         await self._pool.execute(_END_LEASES, _ids(connections))
 
     async def leave_unsettled(self, connection: Connection) -> None:
-        """As a process leaves it that was killed before it sent anything, half a minute ago: the sweeper's work."""
+        """Leave the row as a process does that was killed before it called the provider, half a minute ago: it is for
+        the job that sweeps leases to settle."""
         await self._pool.execute(_LEAVE_UNSETTLED, connection.id)
 
     async def states(self, connections: Iterable[Connection]) -> dict[UUID, State]:
-        """By connection id."""
+        """Return the present state of each integration, by its id."""
         return {
             row["id"]: State(
                 row["status"], row["status_reason"], row["token_version"], row["flagged_at"], row["interrupted_number"]
@@ -149,32 +155,33 @@ class Rows:
         }
 
     async def clock_errors(self, connections: Iterable[Connection]) -> dict[UUID, float]:
-        """By connection id: how far the process that refreshed it last is from the database's time; seconds."""
+        """Return, by integration id, the seconds between the audit row of the last refresh, which has the time of the
+        process that did it, and the database's time. Integrations without a refresh are left out."""
         return {row["id"]: row["seconds"] for row in await self._pool.fetch(_CLOCK_ERRORS, _ids(connections))}
 
     async def count_unsettled(self, connections: Iterable[Connection]) -> int:
-        """How many have a refresh of which nobody knows how it ended."""
+        """Count the integrations with a refresh of which nobody knows how it ended."""
         return int(await self._pool.fetchval(_UNSETTLED, _ids(connections)))
 
     async def mark_slots_done(self, job: JobName, period: timedelta) -> None:
-        """The job has already run, in this period and in those of the coming days."""
+        """Mark the job as having run, in the present period and in the next 200."""
         await self._pool.execute(_MARK_SLOTS_DONE, job.value, period)
 
     async def free_slot(self, job: JobName) -> None:
-        """The job has not run in this period."""
+        """Forget the runs of the job in the present period and in earlier ones, so that the next order runs it."""
         await self._pool.execute(_FREE_SLOT, job.value)
 
     async def slot_is_done(self, job: JobName) -> bool:
-        """Whether the job has run in this period."""
+        """Tell whether the job has finished a run since `free_slot` forgot the earlier ones."""
         return bool(await self._pool.fetchval(_DONE_SLOTS, job.value))
 
     async def fetch_value(self, sql: str, *arguments: Any) -> Any:
-        """The first column of the first row."""
+        """Return the first column of the first row; None if there is no row."""
         return await self._pool.fetchval(sql, *arguments)
 
 
 def kinds_by_provider(kinds: Sequence[Kind]) -> dict[str, Kind]:
-    """Provider name → kind."""
+    """Return the kind of each provider, by provider name."""
     return {provider_name(kind): kind for kind in kinds}
 
 

@@ -1,4 +1,5 @@
-"""What everything is done to: two copies of the API, a worker, a beat and the sandbox, over servers of their own."""
+"""The stack under test in the chaos run: two copies of the API, a worker, a beat and the sandbox, over a Postgres and a
+Valkey started for it."""
 
 import asyncio
 import itertools
@@ -28,9 +29,11 @@ from services.user_management.enums import JobName
 
 SCOPES: Final = ["openid", "email", "offline_access", "calendar.read"]
 TOKEN_LIFE_SECONDS: Final = 86_400
-"""Longer than the refresh job looks ahead: it renews what a scenario makes due and nothing else."""
+"""Lifetime of access tokens: longer than the refresh job looks ahead, so that it renews what a scenario makes due and
+nothing else."""
 GRACE_SECONDS: Final = 60.0
-"""The shortest grace that anything is promised for."""
+"""How long the `grace` provider accepts a refresh token that it has replaced: the shortest such time for which anything
+is promised."""
 ENVIRONMENT: Final = {
     "DRAIN_DELAY_SECONDS": "1",
     "LIMITS_INTERNAL": "1000000/1",
@@ -43,7 +46,8 @@ ORDERED_JOBS: Final = {
     JobName.CHECK_INTEGRATIONS: timedelta(minutes=15),
     JobName.RECONCILE_CLERK: timedelta(days=1),
 }
-"""Jobs that run when a scenario wants them and not by the clock; Clerk knows nobody of those who are connected here."""
+"""Jobs with their periods that run when a scenario wants them and not by the clock. One that reconciles with Clerk
+would find that Clerk knows none of the users made here."""
 NAIVE_RECIPE: Final = Recipe(procfile=Path(__file__).with_name("Procfile.naive"))
 _SEEDING_SECONDS: Final = 900.0
 _AT_ONCE: Final = 16
@@ -51,11 +55,11 @@ _AT_ONCE: Final = 16
 
 @dataclass
 class Fleet:
-    """A running stack, and whoever deals with it."""
+    """A running stack, with the objects that ask it, read its rows and record its answers."""
 
     stack: Stack
     folder: Path
-    """For logs; gone afterwards."""
+    """Folder of the logs, deleted at the end of the run."""
     client: httpx.AsyncClient
     witness: Witness
     rows: Rows
@@ -63,10 +67,11 @@ class Fleet:
     meter: Meter
     unused: dict[Kind, list[Connection]] = field(default_factory=dict)
     users: int = 0
-    """Made so far."""
+    """Number of users made so far."""
 
     def take(self, kind: Kind, count: int = 1) -> list[Connection]:
-        """Connections that nothing has happened to. Raises BenchmarkError when there are too few."""
+        """Return integrations (in code connections) to which nothing has happened, and never again the same ones.
+        Raises BenchmarkError when too few are left."""
         left = self.unused.get(kind, [])
         if len(left) < count:
             raise BenchmarkError(f"there are {len(left)} unused connections of kind {kind}, {count} are wanted")
@@ -74,7 +79,8 @@ class Fleet:
         return taken
 
     async def ask(self, url: str, connection: Connection, *, promise: str) -> Answer:
-        """Ask one process for a token, as a sibling service does, and use it at the provider at once."""
+        """Ask the process at `url` for a token, as a sibling service does, and use it at the provider at once. The
+        ledger notes the request and the answer under `promise`."""
         number = self.ledger.asked(promise=promise, url=url, user=connection.user_id, kind=connection.kind)
         answer = await self._asked(url, connection)
         self.ledger.answered(number, answer)
@@ -101,7 +107,8 @@ class Fleet:
         return Answer(200, refreshed=document["refreshed"], token=fingerprint(token), accepted=accepted)
 
     async def ask_patiently(self, connection: Connection, *, promise: str, seconds: float = 45.0) -> Answer:
-        """The same at the processes in turn for as long as they say "later", but no longer than `seconds`."""
+        """Ask the API processes in turn, as `ask` does, while they answer 503 or not at all, but no longer than
+        `seconds`; return the last answer."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         urls = itertools.cycle(self.stack.api_urls)
@@ -112,7 +119,8 @@ class Fleet:
             await asyncio.sleep(min(answer.retry_after or 0.2, 2.0))
 
     async def connect(self, kinds: Sequence[Kind], count: int) -> None:
-        """Make `count` more users with a connection of each of `kinds`. Raises BenchmarkError."""
+        """Make `count` more users with an integration of each of `kinds`, for `take` to return. Raises BenchmarkError,
+        MainJobError."""
         numbers = range(self.users, self.users + count)
         self.users += count
         gate = asyncio.Semaphore(_AT_ONCE)
@@ -131,7 +139,7 @@ class Fleet:
             self.unused.setdefault(connection.kind, []).append(connection)
 
     def _seed(self, grants: Sequence[Granted]) -> None:
-        """Through the service's own code, in a process of its own."""
+        """Store the grants through the service's own code, in a separate process. Raises BenchmarkError."""
         path = self.folder / "grants.jsonl"
         path.touch(mode=0o600)
         path.write_text("".join(json.dumps(vars_of(grant)) + "\n" for grant in grants))
@@ -149,12 +157,12 @@ class Fleet:
 
 
 def _account(user: int) -> str:
-    """Of the user `user`, at every provider."""
+    """Return the account id of the user of number `user`, the same at every provider."""
     return f"account-{user}"
 
 
 def vars_of(grant: Granted) -> dict[str, Any]:
-    """The members; a dataclass with slots has no `__dict__`."""
+    """Return the fields by name; `vars()` does not, as a dataclass with slots has no `__dict__`."""
     return {name: getattr(grant, name) for name in Granted.__slots__}
 
 
@@ -162,7 +170,11 @@ def vars_of(grant: Granted) -> dict[str, Any]:
 async def fleet_in(
     folder: Path, ledger: Ledger, *, naive: bool = False, environment: Mapping[str, str] = ENVIRONMENT
 ) -> AsyncIterator[Fleet]:
-    """Start a fleet on empty data in `folder`. Raises DevstackError, BenchmarkError."""
+    """Start a fleet on empty data in `folder`, and stop it at the end of the block.
+
+    With `naive` it has the refresher without lease and fence. `environment` is laid over ENVIRONMENT. The provider's
+    ledger goes beside `ledger`. Raises DevstackError, MainJobError.
+    """
     variables = {
         **_cleared(),
         **ENVIRONMENT,
@@ -198,5 +210,5 @@ async def fleet_in(
 
 
 def _cleared() -> dict[str, str]:
-    """The run uses servers of its own, whatever the person's environment names."""
+    """Return empty values for variables of the person's environment that would name other servers or change the run."""
     return dict.fromkeys(("DATABASE_URL", "DATABASE_MIGRATION_URL", "REDIS_URL", "FAILPOINT", "ENVIRONMENT"), "")

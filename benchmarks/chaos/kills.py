@@ -1,8 +1,10 @@
-"""R1 and R2: SIGKILL of a process while it refreshes, at every failpoint and at moments that chance decides.
+"""Promises R1 and R2 of the chaos run: SIGKILL of an API process (R1) or a worker (R2) while it refreshes, at every
+failpoint (a named place in the code where a test can have the process killed) and at random moments.
 
-One kill is one SIGKILL of one process that was about to refresh one connection, which nothing had happened to before.
-The faults only make room for the kill: none of them can cost a connection. What a kill has cost is read from the
-witnesses afterwards (`verdict`), not concluded from where it was aimed.
+One kill is one SIGKILL of one process that was about to refresh one integration (in code a connection), to which
+nothing had happened before. The sandbox's faults only hold the provider's answer back until the kill: none of them can
+cost an integration. What a kill has cost is read from the witnesses afterwards (`verdict`), not concluded from where it
+was aimed.
 """
 
 import asyncio
@@ -35,21 +37,22 @@ KILL_POINTS: Final = (
     Failpoint.STORED,
     Failpoint.BEFORE_ANSWER,
 )
-"""K0 to K8."""
+"""Failpoints in the order in which a refresh passes them; in reports they are called K0 to K8."""
 ONLY_WITH_A_READER: Final = frozenset({Failpoint.BEFORE_ANSWER})
-"""The refresh job answers nobody."""
+"""Failpoints that the refresh job does not reach, as it answers nobody."""
 RANDOM_WITHIN_SECONDS: Final = 0.12
-"""Of sending the request or the order; a refresh of a new process takes about 60 ms."""
+"""Longest time from sending the request or the order to a random kill; a refresh of a new process takes about 60 ms."""
 HOLD_SECONDS: Final = 1.0
-"""How long the provider holds a call that K2 or K3 is about; the process is dead long before."""
+"""How long the provider holds a call when the process is to die at K2 (sent) or K3 (carried out by the provider); the
+process is dead long before."""
 _FIRES_WITHIN_SECONDS: Final = 30.0
 _AIMS: Final = 5
 _CHILDREN: Final = 6
-"""Of a worker whose children die one by one: Celery replaces them every five seconds."""
+"""Most children of a worker whose children die one by one: Celery replaces them every five seconds."""
 
 
 class Victim(StrEnum):
-    """What is killed."""
+    """Kind of process that is killed."""
 
     API = "api"
     WORKER = "worker"
@@ -57,46 +60,47 @@ class Victim(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """How one process is to end."""
+    """Plan of one kill."""
 
     victim: Victim
     kind: Kind
     point: Failpoint | None
-    """None: `delay` seconds after it was told to refresh."""
+    """Where the process dies; None: `delay` seconds after it was told to refresh."""
     delay: float
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of the process."""
+        """The variables that make the process die at its failpoint; none for a random kill."""
         return armed_with(self.point)
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Kills per kind. Failpoints find the holes that somebody thought of, so a fifth is left to chance."""
+    """Kills per kind of provider. Failpoints find only the faults that somebody thought of, so some kills (a fifth in
+    the full run) come at random moments."""
 
     at_failpoints: int
     at_random: int
 
     @property
     def total(self) -> int:
-        """Both."""
+        """The number of kills of both sorts."""
         return self.at_failpoints + self.at_random
 
 
 @dataclass(frozen=True, slots=True)
 class Killed:
-    """A kill, and whom it met."""
+    """A kill that was tried, and the integration that the process was to refresh."""
 
     kill: Kill
     connection: Connection
     pid: int | None
-    """Of the process that SIGKILL has ended; None: the failpoint was not reached."""
+    """Process id of what SIGKILL has ended; None: nothing died so, as the failpoint was not reached."""
     at: datetime
 
 
 def armed_with(point: Failpoint | None) -> dict[str, str]:
-    """The environment of a process that dies there."""
+    """Return the environment variables that have a process killed at `point`; none if `point` is None."""
     return {} if point is None else {"ENVIRONMENT": "test", "FAILPOINT": f"{point}:kill"}
 
 
@@ -108,7 +112,8 @@ def plan(
     *,
     points: Sequence[Failpoint] = KILL_POINTS,
 ) -> list[Kill]:
-    """The same kills for each kind, in an order and at random moments that follow from the seed."""
+    """Plan the same kills for each kind, in an order and with random delays that `chance` gives. The failpoints of
+    `points` take turns; those that a worker does not reach are left out for it."""
     points = [point for point in points if victim is Victim.API or point not in ONLY_WITH_A_READER]
     aimed: list[Failpoint | None] = [points[number % len(points)] for number in range(share.at_failpoints)]
     kills = [
@@ -121,12 +126,13 @@ def plan(
 
 
 async def carry_out(fleet: Fleet, api: Sequence[Kill], worker: Sequence[Kill]) -> tuple[list[Killed], list[Killed]]:
-    """Both at once: while the one waits for a process to start, the other kills."""
+    """Kill processes of the API and workers at the same time, as one side kills while the other waits for a process to
+    start. Return the kills of the API and those of the worker."""
     return await asyncio.gather(_kill_apis(fleet, api), _kill_workers(fleet, worker))
 
 
 async def _make_room(fleet: Fleet, kill: Kill) -> None:
-    """Let the provider be slow where the failpoint is about what it has done so far."""
+    """Have the provider hold its answer where the process is to die between the call and the answer."""
     if kill.point is Failpoint.SENT:
         # Never carried out; 503 is an answer, so nothing is lost should another process's call meet it.
         await fleet.witness.break_next(kill.kind, "status", status=503, delay_seconds=HOLD_SECONDS)
@@ -135,7 +141,7 @@ async def _make_room(fleet: Fleet, kill: Kill) -> None:
 
 
 async def _kill_apis(fleet: Fleet, kills: Sequence[Kill]) -> list[Killed]:
-    """One process of the API after the other; the next ones start meanwhile."""
+    """Kill one process of the API after the other, while the next ones start; return the kills."""
     environments = [kill.environment for kill in kills]
     log = fleet.folder / "killed-web.log"
     async with aclosing(successive_replicas(fleet.stack, fleet.client, log, environments)) as replicas:
@@ -166,7 +172,8 @@ async def _kill_api(fleet: Fleet, replica: Replica, kill: Kill) -> Killed:
 
 
 async def _kill_workers(fleet: Fleet, kills: Sequence[Kill]) -> list[Killed]:
-    """A worker per failpoint, one after the other, while the next one starts; Celery replaces the children that die."""
+    """Kill the children of one worker per failpoint, one worker after the other, while the next one starts; Celery
+    replaces the children that die. Return the kills."""
     waiting: dict[Failpoint | None, list[Kill]] = {}
     for kill in kills:
         waiting.setdefault(kill.point, []).append(kill)
@@ -183,14 +190,15 @@ async def _kill_workers(fleet: Fleet, kills: Sequence[Kill]) -> list[Killed]:
 
 
 def _start_worker(fleet: Fleet, stack: ExitStack, kills: Sequence[Kill]) -> Worker:
-    """For kills at one point. Which of several children has the work is not known from outside, so that it can be
-    killed at a random moment it has to be the only one."""
+    """Start a worker for kills at one point. For random kills it has one child: which of several has the work is not
+    known from outside."""
     concurrency = 1 if kills[0].point is None else min(len(kills), _CHILDREN)
     return stack.enter_context(worker_in(fleet.stack, fleet.folder, kills[0].environment, concurrency=concurrency))
 
 
 async def _kill_worker(fleet: Fleet, worker: Worker, kill: Kill) -> Killed:
-    """Have the worker run the refresh job, to which exactly one connection is due."""
+    """Have the worker run the refresh job, to which exactly one integration is due, and return which child SIGKILL
+    ended."""
     (connection,) = fleet.take(kill.kind)
     dead = None
     for _ in range(_AIMS):
@@ -213,7 +221,8 @@ async def _kill_worker(fleet: Fleet, worker: Worker, kill: Kill) -> Killed:
 
 
 async def _nobody_dies(fleet: Fleet, kill: Kill) -> bool:
-    """Whether the refresh job came to its end, past the failpoint that was to end it."""
+    """Tell whether the refresh job came to its end, past the failpoint that was to end it; always false for a random
+    kill."""
     return kill.point is not None and await fleet.rows.slot_is_done(JobName.REFRESH_DUE_TOKENS)
 
 
@@ -230,10 +239,10 @@ def _record(fleet: Fleet, killed: Killed) -> Killed:
 
 
 def per_point(killed: Sequence[Killed]) -> Counter[str]:
-    """How many kills happened where: `K0` to `K8`, `random`."""
+    """Count the kills that happened, by the name of their point: `K0` to `K8`, `random`."""
     return Counter(name_of(one.kill.point) for one in killed if one.pid is not None)
 
 
 def name_of(point: Failpoint | None) -> str:
-    """`K0` to `K8`, or `random`."""
+    """Return the name of a kill's point: `K0` to `K8`, or `random` for None."""
     return "random" if point is None else f"K{KILL_POINTS.index(point)}"

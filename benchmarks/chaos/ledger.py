@@ -1,4 +1,5 @@
-"""The driver's own record: every request, and what became of it, one line of JSON each, written as it happens."""
+"""The record of the chaos run's driver: a line of JSON for every request, every answer and everything that the driver
+did to the service, each written as it happens."""
 
 import hashlib
 import json
@@ -11,39 +12,41 @@ from typing import Any, Final, TextIO
 
 DRIVER_FILE: Final = "driver.jsonl"
 PROVIDER_FILE: Final = "sandbox.jsonl"
-"""The provider's own record, beside it."""
+"""File of the sandbox's record of calls to the providers, in the same folder."""
 
 
 def fingerprint(token: str) -> str:
-    """The first 16 hex digits of SHA-256, as the sandbox's ledger has it: tells tokens apart and is not one."""
+    """Return the first 16 hex digits of the token's SHA-256, as the sandbox's ledger has it: they tell tokens apart and
+    cannot be used as one."""
     return hashlib.sha256(token.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of asking the service for a token, and of using it at the provider in the same moment."""
+    """Outcome of asking the service for a token, and of using the token at the provider in the same moment."""
 
     status: int | None
-    """None: no answer came, see `error`."""
+    """HTTP status of the service's answer; None if no answer came, see `error`."""
     code: str | None = None
-    """Of the problem, where it is one."""
+    """Type of the problem; None if the answer is not a problem."""
     reason: str | None = None
     retry_after: float | None = None
+    """Seconds, from the answer's Retry-After; None if it has none."""
     refreshed: bool = False
     token: str | None = None
-    """Its fingerprint."""
+    """Fingerprint of the token."""
     accepted: bool | None = None
-    """Whether the provider took the token; None: there was none."""
+    """Whether the provider took the token; None if there was no token."""
     error: str | None = None
 
     @property
     def works(self) -> bool:
-        """A token was handed out, and it is good."""
+        """Whether a token was handed out and the provider took it."""
         return self.status == 200 and self.accepted is True
 
 
 class Ledger:
-    """A file that only grows; with the token answers in memory too, for the verdict."""
+    """File to which lines are only added; answers are kept in memory too, for the verdict."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,19 +55,19 @@ class Ledger:
         self._number = 0
 
     def note(self, event: str, **fields: Any) -> None:
-        """Write one line."""
+        """Write one line: the time, the event and its fields."""
         line = {"at": datetime.now(UTC).isoformat(), "event": event, **fields}
         self._file.write(json.dumps(line, default=str) + "\n")
         self._file.flush()
 
     def asked(self, **fields: Any) -> int:
-        """A request goes out; its number."""
+        """Write that a request goes out, and return its number."""
         self._number += 1
         self.note("asked", number=self._number, **fields)
         return self._number
 
     def answered(self, number: int, answer: Answer) -> None:
-        """It was answered, or will never be."""
+        """Write and remember how the request `number` was answered, or that it never will be."""
         self.answers.append(answer)
         self.note("answered", number=number, **asdict(answer))
 
@@ -73,17 +76,17 @@ class Ledger:
         self._file.close()
 
     def refused_by_provider(self) -> int:
-        """Tokens that were handed out and that the provider did not take."""
+        """Count the tokens that were handed out and that the provider did not take."""
         return sum(answer.status == 200 and not answer.accepted for answer in self.answers)
 
     def handed_out(self) -> int:
-        """Tokens that were handed out."""
+        """Count the tokens that were handed out."""
         return sum(answer.status == 200 for answer in self.answers)
 
 
 @contextmanager
 def ledger_in(folder: Path) -> Iterator[Ledger]:
-    """A ledger in `folder`, closed at the end."""
+    """Provide a ledger in `folder`, closed at the end of the block. An existing file is added to."""
     ledger = Ledger(folder / DRIVER_FILE)
     try:
         yield ledger

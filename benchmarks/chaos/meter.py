@@ -1,4 +1,5 @@
-"""What Prometheus would have seen, and when: the counter of interrupted refreshes, scraped like any other."""
+"""Scrapes the service's counter of interrupted refreshes as Prometheus would, and remembers when it saw each number
+first."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,7 +18,7 @@ _INTERRUPTED: Final = {"status": "needs_reauth", "reason": "refresh_interrupted"
 
 
 class Meter:
-    """Scrapes until it is told to end."""
+    """Remembers when the count of interrupted integrations at each kind of provider reached each number."""
 
     def __init__(self, client: httpx.AsyncClient, urls: Sequence[str]) -> None:
         self._client = client
@@ -25,11 +26,12 @@ class Meter:
         self._reached: dict[tuple[Kind, int], datetime] = {}
 
     def seen_at(self, kind: Kind, number: int | None) -> datetime | None:
-        """When a scrape first counted `number` interrupted connections of the kind; None: none has."""
+        """Return when a scrape first counted `number` interrupted integrations of the kind; None if none did, or if
+        `number` is None."""
         return None if number is None else self._reached.get((kind, number))
 
     async def watch(self) -> None:
-        """Scrape for ever; an API that is being restarted is left out."""
+        """Scrape without end, once a second, the first API that can be reached: one may be restarting."""
         while True:
             for url in self._urls:
                 with suppress(httpx.TransportError):
@@ -38,14 +40,15 @@ class Meter:
             await asyncio.sleep(SCRAPE_SECONDS)
 
     def note(self, counts: Mapping[Kind, int], at: datetime) -> None:
-        """A scrape: whoever it is the first to count was seen then."""
+        """Record a scrape: `at` becomes the time of each number up to a kind's count that had none yet."""
         for kind, count in counts.items():
             for number in range(1, count + 1):
                 self._reached.setdefault((kind, number), at)
 
 
 def interrupted(text: str) -> dict[Kind, int]:
-    """How many connections have needed their user because a refresh was interrupted, as `/metrics` says it."""
+    """Return from the text of `/metrics` how many integrations of each kind have become `needs_reauth` because a
+    refresh was interrupted. Kinds without such a line are left out."""
     kinds = {provider_name(kind): kind for kind in KINDS}
     return {
         kinds[sample.labels["provider"]]: int(sample.value)
@@ -58,7 +61,8 @@ def interrupted(text: str) -> dict[Kind, int]:
 
 @asynccontextmanager
 async def metering(client: httpx.AsyncClient, urls: Sequence[str]) -> AsyncIterator[Meter]:
-    """A meter that scrapes until the end of the block."""
+    """Provide a meter that scrapes until the end of the block. Raises there what ended the scraping early, if anything
+    did."""
     meter = Meter(client, urls)
     task = asyncio.create_task(meter.watch())
     try:

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.chaos.naive web|worker …`: the service with the refresher that everybody writes first.
+"""`python -m benchmarks.chaos.naive web|worker …`: the service with the naive refresher that most people write first.
 
-No lease: whoever finds a token stale asks the provider, and leaves no trace of having asked. No fence: whoever comes
-last is stored, and whoever is refused last is believed. No single flight: two callers in one process are two calls. A
-token runs out by the process's own wall clock. Everything else is the product's own code.
-A chaos run that does not fail on this can tell nothing about the product.
+No lease: a process that finds a token expired asks the provider, and leaves no trace of having asked. No fence: the
+answer that comes last is stored, and a refusal that comes last is believed. No single flight: two callers in one
+process make two calls. A token expires by the process's own wall clock. All other code is the product's. A chaos run
+that does not fail with this refresher can tell nothing about the product.
 """
 
 import sys
@@ -45,7 +45,8 @@ _set_status_behind_fence: Final = integration.set_status
 async def claim_without_lease(
     connection: AsyncConnection, *, integration_id: UUID, token_version: int, **lease: Any
 ) -> Claim | None:
-    """The tokens, whoever else may have them and whatever has become of `token_version`."""
+    """Claim the tokens for a refresh, in place of `token_refresh.claim`, even if another process holds the lease or has
+    changed `token_version`; leave no lease behind."""
     current = await _forget_lease(connection, integration_id) or token_version
     claim = await _claim_with_lease(connection, integration_id=integration_id, token_version=current, **lease)
     await _forget_lease(connection, integration_id)
@@ -55,7 +56,7 @@ async def claim_without_lease(
 async def advance_without_fence(
     connection: AsyncConnection, *, integration_id: UUID, token_version: int, **changes: Any
 ) -> Advanced | None:
-    """The last one is stored."""
+    """Store the change, in place of `token_refresh.advance`, even if another process has stored one since."""
     current = await _forget_lease(connection, integration_id) or token_version
     changes["attempts"] = None
     return await _advance_behind_fence(connection, integration_id=integration_id, token_version=current, **changes)
@@ -64,7 +65,8 @@ async def advance_without_fence(
 async def set_status_without_fence(
     connection: AsyncConnection, *, integration_id: UUID, token_version: int, **changes: Any
 ) -> tuple[str, str] | None:
-    """A refusal is believed, whatever somebody else has stored since it was asked for."""
+    """Set the status, in place of `integration.set_status`, even if another process has stored new tokens since the
+    refused call."""
     current = (await connection.execute(_CURRENT_VERSION, {"id": integration_id})).scalar_one_or_none()
     return await _set_status_behind_fence(
         connection, integration_id=integration_id, token_version=current or token_version, **changes
@@ -74,7 +76,7 @@ async def set_status_without_fence(
 async def store_by_the_wall(
     uow: UnitOfWork, vault: VaultService, grant: TokenAnswer, *, integration_id: UUID, **owner: Any
 ) -> None:
-    """`now() + expires_in`, as this machine's clock has it."""
+    """Store the tokens with an expiry of `now() + expires_in` by this machine's clock, in place of `store_tokens`."""
     await store_tokens(uow, vault, grant, integration_id=integration_id, **owner)
     if grant.lifetime_seconds is not None:
         expires_at = uow.clock.now() + timedelta(seconds=grant.lifetime_seconds)
@@ -82,7 +84,8 @@ async def store_by_the_wall(
 
 
 async def refresh_alone(self: TokenRefresher, integration_id: UUID, token_version: int) -> RefreshResult:
-    """Every caller for itself."""
+    """Refresh for this caller alone, in place of `TokenRefresher.refresh`, even if another one is doing so in this
+    process."""
     context = RequestContext(request_id=current_context().request_id, actor=system("token_refresh"))
     wanted = DueRefresh(integration_id, token_version)
     return await self._fly(wanted, context)
@@ -94,7 +97,7 @@ async def _forget_lease(connection: AsyncConnection, integration_id: UUID) -> in
 
 
 def main() -> None:
-    """Take the safeguards away, then run the ordinary process."""
+    """Replace the service's safeguards by the functions above, then run the web process or the worker."""
     token_refresh.claim = claim_without_lease
     token_refresh.advance = advance_without_fence
     integration.set_status = set_status_without_fence

@@ -1,4 +1,5 @@
-"""R6: Postgres is killed while the provider is answering: the answers may hold the only tokens that still work."""
+"""Promise R6 of the chaos run: Postgres is killed while the provider is answering. Its answers may hold the only tokens
+that still work."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,26 +14,27 @@ from benchmarks.report import Promise
 from services.sandbox.providers import KINDS
 
 HOLD_SECONDS: Final = 1.0
-"""From the moment the provider has carried a refresh out to its answer; Postgres is dead by then."""
+"""How long the provider holds the answer to a refresh that it has carried out; Postgres is dead before it ends."""
 HOLD_SECONDS_EACH: Final = 0.05
-"""And so much more for each connection, as the first has to wait for all the others to be carried out."""
+"""Added to HOLD_SECONDS for each integration, as the first answer has to wait until all refreshes are carried out."""
 SHORT_SECONDS: Final = 1.0
-"""From the last answer to the start of Postgres."""
+"""Time from the last answer to the start of Postgres in the short outage."""
 LONGER_THAN_THE_LEASE_SECONDS: Final = 33.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """One connection whose refresh it met."""
+    """One integration (in code a connection) whose refresh met the outage; at the time `at`, Postgres was back."""
 
     connection: Connection
     at: datetime
     was_early: bool
-    """Its answer came before Postgres was dead: nothing was tried."""
+    """Whether its request was answered before Postgres was dead, so that the outage tested nothing."""
 
 
 async def short_outage(fleet: Fleet, per_kind: int) -> list[Promise]:
-    """A second: nothing is lost, of whatever kind."""
+    """Test an outage that ends a second after the last answer: no integration of any kind may be lost. Return the
+    promises."""
     struck = await _strike(fleet, per_kind, SHORT_SECONDS)
     await until_settled(fleet, [one.connection for one in struck])
     evidence = await gather_evidence(fleet, struck)
@@ -44,7 +46,9 @@ async def short_outage(fleet: Fleet, per_kind: int) -> list[Promise]:
 
 
 async def long_outage(fleet: Fleet, per_kind: int) -> list[Promise]:
-    """Longer than a lease: the answers are gone. Where the old token still works it is used again, else it is said."""
+    """Test an outage that is longer than a lease, so that the provider's answers are gone. Where the old refresh token
+    still works, it must be used again; where it does not (`strict`), the service must say that the user has to
+    reconnect. Return the promises."""
     struck = await _strike(fleet, per_kind, LONGER_THAN_THE_LEASE_SECONDS)
     await until_settled(fleet, [one.connection for one in struck])
     evidence = await gather_evidence(fleet, struck)
@@ -65,8 +69,8 @@ def _met(struck: Sequence[Outage], name: str) -> Promise:
 
 
 async def _strike(fleet: Fleet, per_kind: int, seconds: float) -> Sequence[Outage]:
-    """Kill Postgres when every refresh has been carried out and none has been answered; start it `seconds` after the
-    last answer."""
+    """Kill Postgres when the provider has carried out every refresh and answered none, and start it `seconds` after the
+    last answer. Return one outage for each integration."""
     connections = [connection for kind in KINDS for connection in fleet.take(kind, per_kind)]
     await fleet.rows.run_out(*connections)
     hold = HOLD_SECONDS + HOLD_SECONDS_EACH * len(connections)

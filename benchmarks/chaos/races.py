@@ -1,4 +1,4 @@
-"""R4 and R5: many processes after one connection, and one that comes too late."""
+"""Promises R4 and R5 of the chaos run: many processes refresh one integration at once, and one process is too late."""
 
 import asyncio
 from typing import Final
@@ -15,15 +15,18 @@ from services.user_management.enums import JobName
 
 CALLERS_PER_API: Final = 2
 PROVIDER_SECONDS: Final = 0.1
-"""How long the one call takes: time for all others to come."""
+"""How long the provider takes for a refresh: time for all other callers to come."""
 JOBS: Final = (JobName.REFRESH_DUE_TOKENS, JobName.SWEEP_LEASES)
 _ROUND_SECONDS: Final = 60.0
 _HOLD_SECONDS: Final = 7.0
-"""Shorter than the service waits for a provider (8 s), longer than it takes somebody else to refresh."""
+"""How long the provider holds the call of the process that is to lose: shorter than the service waits for a provider (8
+s), longer than another process needs to refresh."""
 
 
 async def race(fleet: Fleet, rounds: int) -> list[Promise]:
-    """R4: an expired token of a strict provider, two workers and two APIs, all at once; `rounds` times."""
+    """Test R4, `rounds` times: the token of a strict provider (each refresh token works once) has expired, and two
+    workers and two APIs want it at once. The first answer 409 (the user has to reconnect) ends the test. Return the
+    promises. Raises BenchmarkError, MainJobError."""
     (connection,) = fleet.take("strict")
     await fleet.witness.change("strict", delay_seconds=PROVIDER_SECONDS)
     answers: list[Answer] = []
@@ -49,7 +52,9 @@ async def race(fleet: Fleet, rounds: int) -> list[Promise]:
 
 
 async def _race_once(fleet: Fleet, connection: Connection, workers: tuple[Worker, Worker]) -> list[Answer]:
-    """The refresh job sees it as due, the sweeper as left behind by a dead process, the readers as expired."""
+    """Run one round and return the answers. The refresh job sees the token as due, the sweeper sees its refresh as left
+    behind by a dead process, and the readers see it as expired. Raises BenchmarkError when a job does not run in
+    time."""
     await fleet.rows.make_due(connection)
     await fleet.rows.leave_unsettled(connection)
     for job in JOBS:
@@ -67,7 +72,9 @@ async def _race_once(fleet: Fleet, connection: Connection, workers: tuple[Worker
 
 
 async def come_too_late(fleet: Fleet, rounds: int) -> list[Promise]:
-    """R5: who lost the lease while the provider thought about it gets invalid_grant, and the winner has stored."""
+    """Test R5, `rounds` times: a process loses its lease while the provider holds its call, and gets invalid_grant when
+    another one, the winner, has stored new tokens. The first answer 409 (the user has to reconnect) to a loser ends the
+    test. Return the promises. Raises BenchmarkError, MainJobError."""
     connections = [fleet.take(kind)[0] for kind in KINDS]
     losers: list[Answer] = []
     winners: list[Answer] = []
@@ -88,7 +95,7 @@ async def come_too_late(fleet: Fleet, rounds: int) -> list[Promise]:
 
 
 async def _lose(fleet: Fleet, connection: Connection) -> tuple[Answer, Answer]:
-    """One round; the winner's answer and the loser's."""
+    """Run one round; return the winner's answer and the loser's."""
     first, second = fleet.stack.api_urls
     await fleet.rows.run_out(connection)
     await fleet.witness.break_next(

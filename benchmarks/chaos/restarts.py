@@ -1,4 +1,5 @@
-"""R3: APIs and worker are restarted one after the other, as a deployment does it, while siblings ask for tokens."""
+"""Promise R3 of the chaos run: APIs and worker are restarted one after the other, as a deployment does it, while
+sibling services ask for tokens."""
 
 import asyncio
 import random
@@ -19,34 +20,36 @@ from services.sandbox.providers import KINDS, provider_name
 from services.user_management.enums import JobName
 
 PER_KIND: Final = 6
-"""Half of them for readers, half for the worker."""
+"""Integrations of each kind: half of them are read by the callers, half are refreshed by the worker."""
 CALLERS: Final = 6
 PROVIDER_SECONDS: Final = 0.5
-"""Long enough that some refresh is always under way when a process is told to end."""
+"""How long the provider takes for a refresh: long enough that one is always under way when a process is told to end."""
 EXPIRY_SECONDS: Final = 0.3
-"""Between two connections that expire."""
+"""Time between two integrations whose tokens are made to expire."""
 WORKER: Final = "worker"
 PROCESSES: Final = ("web", WORKER, "web-2")
-"""In this order."""
+"""Processes in the order in which they are restarted."""
 _BUSY_WITHIN_SECONDS: Final = 20.0
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 class Balancer(httpx.AsyncBaseTransport):
-    """What stands before several processes: a refused connection is tried at the other one.
+    """HTTP transport that acts as the load balancer before several processes: a refused connection is tried at the next
+    one.
 
-    A request that was sent is nobody else's: a balancer cannot know what a POST has done. Whoever resets or ends the
-    connection then has dropped it, and it is counted.
+    A request that was sent is never sent to another process: a balancer cannot know what a POST has done. If its
+    connection fails then, the request counts as dropped.
     """
 
     def __init__(self, ports: Sequence[int], transport: httpx.AsyncBaseTransport) -> None:
         self.dropped: list[str] = []
-        """What the dropped requests ended with."""
+        """The port and the error of each dropped request."""
         self._ports = list(ports)
         self._transport = transport
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """At the process that answered last; the others follow. Raises httpx.TransportError."""
+        """Send the request to the process that answered last, or, where a connection is refused, to the next ones.
+        Raises httpx.TransportError."""
         for port in list(self._ports):
             request.url = request.url.copy_with(port=port)
             try:
@@ -65,7 +68,8 @@ class Balancer(httpx.AsyncBaseTransport):
 
 
 async def roll(fleet: Fleet, restarts: int, *, every_seconds: float, chance: random.Random) -> list[Promise]:
-    """Restart `restarts` processes in turn. The callers use the client that siblings use, and nothing else."""
+    """Test R3: restart `restarts` processes in turn, one every `every_seconds`, while callers ask for tokens with the
+    client that sibling services use. Return the promises. Raises BenchmarkError, DevstackError, MainJobError."""
     read, worked = ([one for kind in KINDS for one in fleet.take(kind, PER_KIND // 2)] for _ in range(2))
     for kind in KINDS:
         await fleet.witness.change(kind, delay_seconds=PROVIDER_SECONDS)
@@ -110,7 +114,8 @@ async def _restart(fleet: Fleet, name: str) -> None:
 
 
 async def _busy(fleet: Fleet, connections: Sequence[Connection]) -> int:
-    """Give the worker these to refresh; how many of them it has begun with when the provider is at its first."""
+    """Give the worker these integrations to refresh, wait up to 20 s until it has begun, and return how many refreshes
+    are under way then."""
     await fleet.rows.make_due(*connections)
     await fleet.rows.free_slot(JobName.REFRESH_DUE_TOKENS)
 
@@ -124,7 +129,8 @@ async def _busy(fleet: Fleet, connections: Sequence[Connection]) -> int:
 async def _load(
     fleet: Fleet, connections: Sequence[Connection], chance: random.Random, *, balancer: Balancer, over: asyncio.Event
 ) -> list[Answer]:
-    """Callers without a pause, and connections that expire under them, until it is `over`."""
+    """Ask for tokens by several callers without a pause, while the tokens of integrations chosen at random expire,
+    until `over` is set; return the answers."""
     answers: list[Answer] = []
 
     async def expire() -> None:

@@ -1,4 +1,4 @@
-"""The order of the run, and its table."""
+"""Runs the scenarios of the chaos run in their order, and prints the table of promises."""
 
 import asyncio
 import random
@@ -30,7 +30,8 @@ MUST_FAIL_WHEN_NAIVE: Final = (
     "R8.expired",
     "R8.unserved",
 )
-"""Without lease and fence, and with expiries by the own clock. If these hold all the same, the run can tell nothing."""
+"""Promises that the naive refresher has to break: it has no lease and no fence, and takes expiries from its own clock.
+If one holds all the same, the run can tell nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +41,22 @@ class Size:
     api_kills: Share
     worker_kills: Share
     restarts: int
-    """In all."""
+    """In all, not per kind."""
     restart_every_seconds: float
     race_rounds: int
-    """In all."""
+    """In all, not per kind."""
     late_rounds: int
-    """In all."""
+    """In all, not per kind."""
     struck_by_outage: int
     long_outage: bool
-    """Longer than a lease, so it takes more than half a minute."""
+    """Whether Postgres is also killed for longer than a lease, which takes more than half a minute."""
     bad_answers: int
-    """Of each fault."""
+    """How often each fault is inflicted."""
     wrong_clocks: int
 
     @property
     def connections(self) -> int:
-        """What the scenarios use up."""
+        """Integrations of each kind that the scenarios use up."""
         killed = self.api_kills.total + self.worker_kills.total
         outage = self.struck_by_outage * (2 if self.long_outage else 1)
         bad = self.bad_answers * len(bad_answers.FAULTS) + bad_answers.BREAKER_ASKED
@@ -91,20 +92,21 @@ FULL: Final = Size(
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the person chose."""
+    """The options of one run, from the command line."""
 
     quick: bool
     naive: bool
     seed: int
     json_path: Path | None
     ledgers: Path | None
-    """Where the ledgers are kept; a scratch folder otherwise."""
+    """Folder in which the ledgers are kept; None for a scratch folder."""
 
 
 def run(options: Options) -> bool:
-    """Do harm, print and write; whether every promise was kept, or under `naive` whether those failed that had to.
+    """Make the chaos run, print its table and write the result to `json_path` if there is one. Return whether every
+    promise was kept, or under `naive` whether those failed that had to.
 
-    Raises BenchmarkError or DevstackError.
+    Raises BenchmarkError, DevstackError, MainJobError or OSError.
     """
     circumstances = Circumstances.of("chaos", options.seed)
     print(circumstances.line(), flush=True)
@@ -136,7 +138,8 @@ async def _run(folder: Path, ledger: Ledger, size: Size, options: Options) -> li
 
 
 async def kill_and_race(fleet: Fleet, size: Size, options: Options) -> list[Promise]:
-    """R1 to R4: the races and restarts go on while the leases of the dead run out."""
+    """Test R1 to R4 and return the promises; the races and restarts go on while the leases of killed processes end.
+    Under `naive`, the restarts (R3) are left out."""
     chance = random.Random(options.seed)  # noqa: S311 - reproducible on purpose
     api = kills.plan(chance, Victim.API, size.api_kills)
     worker = kills.plan(chance, Victim.WORKER, size.worker_kills)
@@ -165,7 +168,8 @@ async def _judge(fleet: Fleet, name: str, killed: Sequence[Killed], planned: int
 
 
 def _scenarios(fleet: Fleet, size: Size, *, naive: bool) -> list[Callable[[], Awaitable[list[Promise]]]]:
-    """What needs the faults for itself, so it comes when every refresh of the dead is settled."""
+    """Return the scenarios that script faults for themselves, and so come when every refresh of a killed process is
+    settled. Under `naive`, they are those that the naive refresher has to fail."""
 
     async def wrong_time() -> list[Promise]:
         _say("R8: clocks ten minutes off, the provider's and ours")
@@ -194,14 +198,14 @@ def _scenarios(fleet: Fleet, size: Size, *, naive: bool) -> list[Callable[[], Aw
 
 
 def handed_out(ledger: Ledger) -> Promise:
-    """Over the whole run: no token was handed out that the provider refused in the same moment."""
+    """Return the promise that in the whole run no token was handed out that the provider refused in the same moment."""
     return Promise.at_most(
         "R.refused", f"of {ledger.handed_out()} tokens handed out refused", ledger.refused_by_provider(), 0
     )
 
 
 def _tells(promises: Sequence[Promise]) -> bool:
-    """Whether the naive refresher failed where it had to."""
+    """Print and return whether the naive refresher broke all promises that it had to break."""
     failed = {promise.id for promise in promises if promise.verdict is Verdict.FAIL}
     missed = [name for name in MUST_FAIL_WHEN_NAIVE if name not in failed]
     told = (

@@ -1,9 +1,10 @@
-"""What a kill has cost, from three witnesses: the driver's answers, the provider's calls, the rows.
+"""Judges what a kill has cost, from three witnesses: the answers to the driver (this benchmark), the provider's calls,
+and the rows.
 
-A connection works when a token that was refreshed afterwards was handed out and the provider took it. Otherwise it is
-lost, which is excused in one case alone: a strict provider had carried a refresh out whose answer nobody could store.
-Then the old token is used up and the new one died with the process, and nobody can bring it back; what can be
-demanded is that it is said, in time.
+An integration (in code a connection) works when a token that was refreshed afterwards was handed out and the provider
+took it. Otherwise it is lost, which is excused in one case alone: a strict provider (each refresh token works once) had
+carried out a refresh whose answer nobody could store. Then the old token is used up and the new one died with the
+process, and nobody can bring it back; what can be demanded is that the service says so in time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,73 +24,76 @@ _SERVING: Final = frozenset({"active", "degraded"})
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the witnesses say about one connection that was hit."""
+    """What the witnesses say about one integration that was harmed."""
 
     connection: Connection
     harmed_at: datetime
     answer: Answer
-    """To somebody who asked at the end."""
+    """Answer to a request for a fresh token at the end."""
     was_renewed: bool
-    """The tokens in the row were replaced for them."""
+    """Whether that request led to new tokens in the row."""
     state: State
-    """When everything had settled, before anybody asked."""
+    """The row when everything had settled, before that request."""
     calls: Sequence[Call]
-    """Of its account, at the provider, until everything had settled."""
+    """Refresh calls of its account that the provider received before that request."""
     metered_at: datetime | None = None
-    """When a scrape of the metrics first counted it as interrupted."""
+    """When a scrape of the metrics first counted it as interrupted; None if none did."""
 
     @property
     def works(self) -> bool:
-        """There was a fresh token, and it was good."""
+        """Whether the request at the end got a fresh token that the provider took."""
         return self.answer.works and self.was_renewed
 
     @property
     def answers_lost(self) -> int:
-        """Refreshes that the provider carried out and whose answer is not in Postgres, when everything had settled."""
+        """Number of refreshes that the provider carried out and whose answer was not in Postgres when everything had
+        settled."""
         stored = self.state.token_version - self.connection.token_version
         return sum(call.committed for call in self.calls) - stored
 
     @property
     def is_excused(self) -> bool:
-        """Nobody could have kept it."""
+        """Whether nobody could have kept the integration: the provider is strict, and an answer is lost."""
         return self.connection.kind == "strict" and self.answers_lost > 0
 
     @property
     def is_flagged(self) -> bool:
-        """The service says of its own accord that the user is needed, and why."""
+        """Whether the service says by itself that the user has to reconnect, and why: `needs_reauth` because of
+        `refresh_interrupted`, with an audit row."""
         state = self.state
         said = (state.status, state.reason) == ("needs_reauth", "refresh_interrupted")
         return said and state.flagged_at is not None
 
     @property
     def lost_at(self) -> datetime:
-        """When the tokens were lost, if they were: with the kill, or with the last call that the provider carried out.
-        A process that is killed for another connection may have been refreshing this one."""
+        """When the tokens were lost, if they were: at the kill, or at the last call that the provider carried out, if
+        that was later. A process that is killed for another integration may have been refreshing this one."""
         return max([self.harmed_at, *(call.at for call in self.calls if call.committed)])
 
     @property
     def flagged_after_seconds(self) -> float:
-        """From the loss to the row in the audit log."""
+        """Seconds from the loss to the row in the audit log; 0 if there is no such row."""
         flagged_at = self.state.flagged_at
         return 0.0 if flagged_at is None else (flagged_at - self.lost_at).total_seconds()
 
     @property
     def is_unmetered(self) -> bool:
-        """Its user is needed because of the kill, and whoever watches the metrics was not told in time."""
+        """Whether the integration is flagged, and the metrics did not show it within a minute of the loss."""
         if not self.is_flagged:
             return False
         return self.metered_at is None or (self.metered_at - self.lost_at).total_seconds() > FLAGGED_WITHIN_SECONDS
 
     @property
     def is_left_active(self) -> bool:
-        """It is shown as working, and does not work."""
+        """Whether it is shown as working, and does not work."""
         return self.state.status in _SERVING and not self.works
 
 
 def judge(
     name: str, evidence: Sequence[Evidence], *, kills: int, planned: int, per_point: Mapping[str, int]
 ) -> list[Promise]:
-    """The promises about one kind of victim."""
+    """Return the promises about one kind of victim, called `name` (R1 or R2). Of the `planned` kills, `kills` happened,
+    `per_point` of them at each point."""
     lost = [one for one in evidence if not one.works]
     kept_kinds = [one for one in evidence if one.connection.kind != "strict"]
     strict = [one for one in evidence if one.connection.kind == "strict"]

@@ -1,4 +1,4 @@
-"""Waiting for what nobody announces."""
+"""Waiting by polling, for conditions that nobody announces."""
 
 import asyncio
 import itertools
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float, pause: float = 0.01) -> bool:
-    """Whether `condition` came true within `seconds`; looked at every `pause` seconds."""
+    """Check `condition` every `pause` seconds; return whether it came true within `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             for wait in itertools.repeat(pause):

@@ -1,4 +1,5 @@
-"""The provider as a witness: what it was asked, and what it was made to do wrong."""
+"""The sandbox's providers as a witness in the chaos run: which calls they received, and which faults they are made to
+have."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,27 +19,28 @@ _STRIKES_WITHIN_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One refresh as the provider saw it."""
+    """One refresh call as the provider recorded it."""
 
     account: str | None
-    """None where the provider did not get as far as looking at the token."""
+    """Account of the refresh token; None where the provider did not get as far as looking at the token."""
     refresh_token: str | None
-    """Fingerprint of the one that was presented."""
+    """Fingerprint of the refresh token that was presented."""
     issued: str | None
-    """Fingerprint of the one that was answered."""
+    """Fingerprint of the refresh token in the answer."""
     committed: bool
+    """Whether the provider carried the refresh out."""
     at: datetime
-    """When it came in."""
+    """When the call came in."""
 
 
 class Witness:
-    """The sandbox."""
+    """Client of the sandbox. Where the sandbox answers with an unexpected status, methods raise MainJobError."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
     async def grant(self, kind: Kind, account: str, scopes: list[str]) -> dict[str, Any]:
-        """The token answer of a new consent."""
+        """Make a new consent for the account and return the provider's token answer."""
         body = {"account": account, "scopes": scopes}
         answer: dict[str, Any] = expect(await self._client.post(f"/oidc/{kind}/_control/grants", json=body), 201).json()
         return answer
@@ -48,20 +50,20 @@ class Witness:
         expect(await self._client.post(f"/oidc/{kind}/_control/settings", json=settings), 200)
 
     async def offset_clock(self, kind: Kind, seconds: int) -> None:
-        """Put the provider's clock ahead of everybody's."""
+        """Put the provider's clock `seconds` ahead of the real time, or behind it if negative."""
         expect(await self._client.post(f"/oidc/{kind}/_control/clock-offset", json={"seconds": seconds}), 200)
 
     async def break_next(self, kind: Kind, action: str, **details: Any) -> None:
-        """Script what goes wrong with the next refresh, or with the next `times`."""
+        """Script a fault of the sandbox: `action` befalls the next refresh, or as many as `times` in `details` says."""
         fault = {"party": f"oidc:{kind}", "operation": REFRESH, "action": action, **details}
         expect(await self._client.post("/_faults", json=fault), 201)
 
     async def let_go(self) -> None:
-        """End all faults and all delays that are going on."""
+        """Remove all scripted faults and end all delays that are going on."""
         expect(await self._client.delete("/_faults"), 204)
 
     async def calls(self, kind: Kind) -> list[Call]:
-        """Every refresh so far, oldest first."""
+        """Return every refresh call so far, oldest first."""
         query = {"party": f"oidc:{kind}", "operation": REFRESH}
         items = expect(await self._client.get("/_ledger", params=query), 200).json()["items"]
         return [
@@ -76,18 +78,20 @@ class Witness:
         ]
 
     async def calls_of(self, kind: Kind, account: str) -> list[Call]:
-        """Those with one account's refresh tokens, the refused ones included, for which the provider names nobody."""
+        """Return the calls with one account's refresh tokens, including the refused ones, for which the provider names
+        no account."""
         calls = await self.calls(kind)
         tokens = {token for call in calls if call.account == account for token in (call.refresh_token, call.issued)}
         return [call for call in calls if call.account == account or call.refresh_token in tokens]
 
     async def reuses(self, kind: Kind, account: str) -> int:
-        """How often the provider has revoked a grant of the account because a refresh token was used twice."""
+        """Return how often the provider has revoked a grant of the account because a refresh token was used twice."""
         answer = await self._client.get(f"/oidc/{kind}/_control/grants", params={"account": account})
         return sum(item["revoked_because"] == REUSED for item in expect(answer, 200).json()["items"])
 
     async def until_struck(self) -> None:
-        """Wait until every scripted fault has met its call. Raises BenchmarkError."""
+        """Wait until every scripted fault has met its call. Raises BenchmarkError when one does not within 30
+        seconds."""
 
         async def none_is_left() -> bool:
             return not expect(await self._client.get("/_faults"), 200).json()["items"]
@@ -96,6 +100,6 @@ class Witness:
             raise BenchmarkError(f"a scripted fault met no refresh within {_STRIKES_WITHIN_SECONDS:g} s")
 
     async def accepts(self, kind: Kind, access_token: str) -> bool:
-        """Whether the token opens the user's profile now."""
+        """Tell whether the token opens the user's profile at the provider now."""
         headers = {"Authorization": f"Bearer {access_token}"}
         return (await self._client.get(f"/oidc/{kind}/userinfo", headers=headers)).status_code == 200

@@ -1,4 +1,5 @@
-"""Celery workers beside the stack's: they listen on queues of their own, so that it is known who does which work."""
+"""Celery workers beside the stack's own. Each listens on a separate queue, so that it is known which worker does which
+work."""
 
 import asyncio
 import itertools
@@ -25,7 +26,7 @@ _numbers = itertools.count(1)
 
 
 class Worker:
-    """A worker whose `concurrency` children do the work that is ordered."""
+    """A Celery worker, started at once, whose `concurrency` child processes do the jobs that are ordered."""
 
     def __init__(self, stack: Stack, folder: Path, environment: Mapping[str, str], *, concurrency: int) -> None:
         self._queue = f"chaos-{next(_numbers)}"
@@ -35,7 +36,7 @@ class Worker:
         self._parent = start(stack, "worker", self._log, environment, *options)
 
     async def until_ready(self) -> None:
-        """Wait until it takes orders. Raises BenchmarkError."""
+        """Wait until the worker takes orders. Raises BenchmarkError when it ends or takes too long."""
 
         async def is_ready() -> bool:
             return _READY in self._text() or self._parent.returncode is not None
@@ -44,11 +45,12 @@ class Worker:
             raise BenchmarkError(f"a worker did not start: {self._text()[-500:]}")
 
     async def order(self, job: JobName) -> None:
-        """Send the message that beat would send."""
+        """Order the job from this worker, by the message that beat would send."""
         await asyncio.to_thread(self._broker.send_task, job.value, queue=self._queue)
 
     async def children(self) -> list[int]:
-        """The processes that do the work: children of our own child, at least one. Raises BenchmarkError."""
+        """Return the process ids of the worker's children, which do the work, once there is at least one. Raises
+        BenchmarkError."""
 
         seen: list[int] = []
 
@@ -61,10 +63,10 @@ class Worker:
         return seen  # not looked at again: the last one may just have died
 
     def deaths(self) -> list[int]:
-        """The children that ended by SIGKILL so far, in no order.
+        """Return the children that ended by SIGKILL so far, in no order.
 
-        The kernel says it of those that nobody has reaped yet, the log of their parent of the others: Celery looks
-        after its children every five seconds.
+        The kernel tells it of children that nobody has reaped yet, the worker's log of the others: Celery looks after
+        its children every five seconds.
         """
         reaped = {int(pid) for pid in _DEATH.findall(self._text())}
         return list(reaped | set(filter(_was_killed, self._children())))
@@ -72,7 +74,8 @@ class Worker:
     async def until_death(
         self, known: Collection[int], *, seconds: float, unless: Callable[[], Awaitable[bool]]
     ) -> int | None:
-        """A child that ended by SIGKILL and is none of the `known`; None: none does within `seconds`, or `unless`."""
+        """Wait for a child to end by SIGKILL that is none of the `known`, and return its process id; None if none does
+        within `seconds` or before `unless` comes true."""
 
         async def is_decided() -> bool:
             return bool(set(self.deaths()) - set(known)) or await unless()
@@ -81,12 +84,12 @@ class Worker:
         return next(iter(set(self.deaths()) - set(known)), None)
 
     async def kill_child(self, child: int) -> None:
-        """SIGKILL to the process that does the work, if it still is the child of our child."""
+        """Send SIGKILL to the process, if it is still a living child of the worker."""
         if child in self._living():
             os.kill(child, signal.SIGKILL)
 
     def kill(self) -> None:
-        """End it with its children."""
+        """Kill the worker with its children, and close the connection to the broker."""
         self._parent.kill()
         self._broker.close()
 
@@ -105,7 +108,8 @@ class Worker:
 
 
 def _was_killed(pid: int) -> bool:
-    """Whether it is a zombie that SIGKILL has made: proc_pid_stat(5), state and exit_code, the third and last field."""
+    """Tell whether the process is a zombie that SIGKILL has made: state and exit_code, the third and the last field in
+    proc_pid_stat(5)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -115,7 +119,7 @@ def _was_killed(pid: int) -> bool:
 
 @contextmanager
 def worker_in(stack: Stack, folder: Path, environment: Mapping[str, str], *, concurrency: int = 1) -> Iterator[Worker]:
-    """A worker that is started here and gone at the end; wait for `until_ready`."""
+    """Provide a worker that is started here and killed at the end of the block; wait for `until_ready`."""
     worker = Worker(stack, folder, environment, concurrency=concurrency)
     try:
         yield worker
