@@ -1,6 +1,8 @@
-"""Compares the service with its floor: the same load on both in turn, over the same database.
+"""Compares the service with its floor (a bare server that does the least that such a request costs): the same load on
+both in turn, over the same database.
 
-What a machine can do differs; the share that the service takes for itself does not. So the bar is a ratio of rates.
+What a machine can do differs; the share that the service takes for itself does not. So the limit is on the ratio of the
+rates.
 """
 
 import statistics
@@ -35,7 +37,7 @@ class Options:
     json_path: Path | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the options as a JSON object for the result file."""
+        """Return the options as a JSON object for the result file, with null for the path of that file."""
         return {**asdict(self), "json_path": None}
 
 
@@ -80,7 +82,7 @@ class Subject(Generic[M]):
 
     @property
     def p99_milliseconds(self) -> float:
-        """Latency of the slowest hundredth in milliseconds: the median of the rounds."""
+        """The 99th percentile of the latency in milliseconds: the median of the rounds."""
         return statistics.median(measured.load.p99_milliseconds for measured in self.rounds)
 
     @property
@@ -90,7 +92,7 @@ class Subject(Generic[M]):
 
     @property
     def failures(self) -> int:
-        """Number of answers other than 200 and of answers that never came."""
+        """Number of failures in all rounds: answers with a status of 400 or more, and answers that never came."""
         return sum(measured.load.failures for measured in self.rounds)
 
 
@@ -106,7 +108,8 @@ class Comparison(Generic[M]):
     def ratio_percent(self) -> float:
         """The service's rate in percent of the floor's.
 
-        The median of the rounds: each round of the service is set against the floor's neighbouring one.
+        Each round of the service is divided by the floor's round of the same number, which was run right after or
+        before it; the median of these ratios counts.
         """
         pairs = zip(self.service.rounds, self.floor.rounds, strict=True)
         return 100 * statistics.median(service.load.rate / floor.load.rate for service, floor in pairs)
@@ -117,7 +120,8 @@ class Comparison(Generic[M]):
         return self.service.failures + self.floor.failures
 
     def promises(self, circumstances: Circumstances, *, minimum_ratio_percent: float) -> list[Promise]:
-        """Return what every comparison is judged by: the ratio, memory, failures and the p99 latency."""
+        """Return what every comparison is judged by: the ratio, memory, failures and the p99 latency, which is judged
+        on an idle machine only."""
         service, idle = self.service, circumstances.is_idle
         rounds = [*service.rounds, *self.floor.rounds]
         counts = {"answered": sum(measured.load.requests for measured in rounds)}
@@ -138,14 +142,16 @@ class Comparison(Generic[M]):
 
 
 def web_server(deployment: Deployment, name: str = SERVICE) -> ServerUnderTest:
-    """Return the service as a server under test, with the command of its Procfile."""
+    """Return the service as a server under test, with the command of its Procfile, not yet started. Raises
+    DevstackError."""
     web = read_procfile(REPOSITORY / "Procfile", deployment.environment)["web"]
     (port,) = ports.free_ports()
     return ServerUnderTest(name, web, port=port, environment=deployment.environment, folder=deployment.folder)
 
 
 def floor_server(deployment: Deployment, module: str, **variables: str) -> ServerUnderTest:
-    """Return `python -m MODULE` as a server under test, in the environment of the service plus `variables`."""
+    """Return `python -m MODULE` as a server under test, in the environment of the service plus `variables`, not yet
+    started. Raises DevstackError."""
     environment = {**deployment.environment, **variables}
     (port,) = ports.free_ports()
     return ServerUnderTest(
@@ -209,6 +215,6 @@ def conclude(
     options: Options,
     circumstances: Circumstances,
 ) -> bool:
-    """Print and write what was found; return whether every bar is met. Raises OSError."""
+    """Print and write what was found; return whether every limit that was judged is kept. Raises OSError."""
     details = {"options": options.as_json(), "modes": [found.as_json() for found in comparisons]}
     return report.conclude(table(comparisons), promises, circumstances, json_path=options.json_path, details=details)

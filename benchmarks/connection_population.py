@@ -1,9 +1,11 @@
-"""Fills a database with integrations in SQL: as many integrations as users, each with two tokens and its token reads.
+"""Fills a database with integrations in SQL: as many integrations as users, each with two tokens, and those at Google
+with six token reads.
 
-Of ten users the first has two accounts at Google, the second has one account at each of three providers, the next three
-have none, and the others have one. About every tenth integration is due for a refresh, one in a hundred waits for its
-user, and for every twentieth there is one that was given up; most of those were revoked long ago. The ciphertexts are
-as long as real ones, and unreadable.
+Of ten users one has two accounts at Google, one has an account at each of three providers, three have none, and five
+have one. About every tenth integration is due for a refresh within the hour, and one in a hundred is in `needs_reauth`.
+To every twentieth there is the revocation of a former integration, which has no row any more: one in fifty of these is
+pending, the others were done at some time in the last 60 days. The ciphertexts are as long as real ones, but cannot be
+decrypted.
 """
 
 from typing import Final
@@ -15,7 +17,7 @@ from benchmarks.seeding import PROVIDER, SCOPE
 USERS_IN_A_BLOCK: Final = 10
 """Size of the repeating block of users; a block has as many integrations as users."""
 READS_PER_CONNECTION: Final = 6
-"""Reads of each integration at Google in the last weeks: 4.8 million records for a million integrations."""
+"""Reads of each integration at Google in the last 25 days: 4.8 million records for a million integrations."""
 TABLES: Final = "integrations, encrypted_tokens, token_reads, token_revocations"
 
 # Building an index is several times faster than growing it. The indexes of constraints stay: their rows come in order.
@@ -126,8 +128,8 @@ CROSS JOIN (SELECT version FROM encryption_keys WHERE state = 'active') AS key;
 def fill(deployment: Deployment, connections: int, *, seed: int) -> None:
     """Insert `connections` integrations, as many users, and all rows that depend on them, in whole blocks.
 
-    The numbers are rounded up. The deployment must have a key version and a service, and no users.
-    Raises BenchmarkError.
+    Both numbers are rounded up to a multiple of ten. The deployment must have a key version and a service, and no
+    users. Raises BenchmarkError.
     """
     users = -(-connections // USERS_IN_A_BLOCK) * USERS_IN_A_BLOCK
     populate(deployment, users, seed=seed)

@@ -1,6 +1,7 @@
 """Sends the same token reads to a deployment of a thousand integrations and to one of a million, in turn.
 
-Both run at once. A time that grows with the number of integrations belongs to a query that no index serves.
+Both deployments run at the same time. A time that grows with the number of integrations belongs to a query that no
+index serves.
 """
 
 import statistics
@@ -65,7 +66,7 @@ class Growth:
         return self.large.p50_milliseconds / self.small.p50_milliseconds
 
     def promises(self) -> list[Promise]:
-        """Return the bar on the growth, and the promise that every answer was the expected one."""
+        """Return the limit on the growth, and the promise that every answer was the expected one."""
         name = f"connection_scale[{self.case}]"
         failures = {"small": self.small.failures, "large": self.large.failures}
         return [
@@ -75,9 +76,9 @@ class Growth:
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every bar is met.
+    """Measure, print and write the result; return whether every limit is kept.
 
-    Raises BenchmarkError or DevstackError.
+    Raises BenchmarkError, DevstackError or OSError.
     """
     circumstances = Circumstances.of("connection_scale", options.seed)
     print(circumstances.line(), flush=True)
@@ -106,7 +107,8 @@ def _deployments(stack: ExitStack, options: Options) -> tuple[list[Case], list[C
 
 
 def _populate(deployment: Deployment, connections: int, options: Options) -> tuple[Respondents, str]:
-    """Fill a deployment; return the users to ask about and the key of a service that may read their tokens."""
+    """Fill a deployment; return the users to ask about and the key of a service that may read their tokens. Raises
+    BenchmarkError."""
     seeded = deployment.run_python("-m", "benchmarks.seeding", "connected", "0", str(options.seed))
     fill(deployment, connections, seed=options.seed)
     respondents = Respondents(deployment, count=2 * options.requests, seed=options.seed)
@@ -120,7 +122,7 @@ def _populate(deployment: Deployment, connections: int, options: Options) -> tup
 def _measure(small: Sequence[Case], large: Sequence[Case], options: Options) -> list[Growth]:
     """Ask every question of every case in both deployments: the first half warms up, the second half is measured.
 
-    No user is asked about twice where there are enough: whether their rows are in memory is a part of what grows.
+    No user is asked about twice if there are enough users: whether a user's rows are in memory is a part of what grows.
     """
     pairs = list(zip(small, large, strict=True))
     samples: list[list[tuple[Sample, Sample]]] = [[] for _ in pairs]

@@ -19,7 +19,7 @@ READ: Final = "/internal/tokens/get"
 BATCH_READ: Final = "/internal/tokens/batch-get"
 BATCH_SIZE: Final = 50
 LISTED: Final = 3
-"""Number of integrations of each user whose integrations are listed."""
+"""Number of integrations that a user must have for the case `own integrations`."""
 READ_RATIO: Final = 1.3
 OTHER_RATIO: Final = 1.5
 
@@ -67,7 +67,7 @@ class Case:
 class Respondents:
     """The users about whom one deployment is asked, chosen by the seed.
 
-    Some come several times where fewer than `count` fit. Raises BenchmarkError where none fits.
+    Where fewer than `count` users fit a question, some come several times. Raises BenchmarkError where none fits.
     """
 
     def __init__(self, deployment: Deployment, *, count: int, seed: int) -> None:
@@ -82,7 +82,7 @@ class Respondents:
         self.with_several: list[str] = self._sample("u.id", _WITH_SEVERAL, count)
 
     def give_tokens(self) -> None:
-        """Give the users whose tokens will be read tokens that the vault can open."""
+        """Give the users whose tokens will be read tokens that the vault can open. Raises BenchmarkError."""
         path = Path(self._deployment.folder, "read_users.json")
         users = {*self.with_token, *(user for user, _ in self.with_second_account)}
         path.write_text(json.dumps(sorted(users)))

@@ -1,4 +1,5 @@
-"""Times the queries of the periodic jobs, run here as the jobs run them, so that no worker changes what is measured."""
+"""Times the database queries of the periodic jobs. They are run here, as the jobs run them, and not by a worker, which
+would change what is measured."""
 
 import asyncio
 import time
@@ -24,7 +25,7 @@ DUE_AT_ONCE: Final = jobs.BATCH // 2
 
 
 class JobCaller(AbstractContextManager["JobCaller"]):
-    """A database connection that stays open, under the service's own role."""
+    """Runs the queries on one database connection that stays open, with the service's own role."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._runner = asyncio.Runner()
@@ -41,10 +42,11 @@ class JobCaller(AbstractContextManager["JobCaller"]):
         self._runner.close()
 
     def find_due_refreshes(self) -> tuple[float, int]:
-        """Return the milliseconds, and how many integrations the next page of the refresh job's walk has.
+        """Fetch the next page of the integrations that the refresh job walks through; return the milliseconds and how
+        many there are on the page.
 
-        Pages of different length cannot be compared, so only full ones are timed. At the end
-        the walk begins anew, untimed.
+        After a page that is not full the walk begins anew, and its first page is the one that is timed: pages of
+        different length cannot be compared.
         """
         milliseconds, found = self._timed(self._find_due_refreshes)
         if found < DUE_AT_ONCE:

@@ -33,7 +33,7 @@ SELECT id, user_id FROM integrations WHERE user_id = ANY(:user_ids) AND provider
 
 
 async def seal(user_ids: Sequence[str]) -> None:
-    """Seal new tokens for all working integrations of the users."""
+    """Seal new tokens for all active integrations of the users at Google."""
     container = Container(get_settings())
     await container.start()
     try:

@@ -37,7 +37,8 @@ class Deployment:
     postgres: PostgresServer
 
     def run_python(self, *arguments: str) -> Finished:
-        """Run `python ARGUMENTS…` in the environment. Raises BenchmarkError with the last line that it printed."""
+        """Run `python ARGUMENTS…` in the environment. If it fails, raises BenchmarkError with the last line that it
+        printed."""
         command = [sys.executable, *arguments]
         finished = process.run(command, env=self.environment, cwd=self.folder, timeout=_PREPARATION_SECONDS)
         if finished.returncode != 0:

@@ -1,4 +1,6 @@
-"""Measures what other callers notice while strangers send the worst bodies, hang up in them, or never end a head."""
+"""Measures the latency of `/health` and the growth of the service's memory while strangers (clients without a valid
+credential) attack: with the costliest bodies, by hanging up in the middle of a body, or with a request head of many
+megabytes."""
 
 import json
 import statistics
@@ -30,29 +32,29 @@ class Options:
     strangers: int
     hang_ups: int
     megabytes: int
-    """Size of one request head."""
+    """Size of the request head in the attacks `headers` and `url`."""
     seed: int
     json_path: Path | None
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What repeated requests for `/health` saw during one attack or one quiet period."""
+    """What repeated requests for `/health` showed during one attack or one quiet period."""
 
     name: str
     requests: int
     p99_milliseconds: float
     slowest_milliseconds: float
     grown_megabytes: float
-    """Growth of the service's memory: the largest resident set that was seen, less the one before."""
+    """Growth of the service's memory: the largest resident set that was seen, less the one at the start."""
     statuses: Sequence[int] = ()
     """Statuses that the strangers got; 0 where no answer came."""
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every bar is met.
+    """Measure, print and write the result; return whether every limit is kept.
 
-    Raises BenchmarkError or DevstackError.
+    Raises BenchmarkError, DevstackError or OSError.
     """
     circumstances = Circumstances.of("hostile_bodies", options.seed)
     print(circumstances.line(), flush=True)
@@ -80,9 +82,9 @@ def run(options: Options) -> bool:
 
 
 def promises(quiet: Watched, attacks: Sequence[Watched], *, tracebacks: int) -> list[Promise]:
-    """Return each figure against its bar.
+    """Return each figure against its limit.
 
-    Memory under the attack with bodies has no bar: many connections hold bodies at once.
+    Memory under the attack with bodies has no limit: many connections hold bodies at once.
     """
     kept: list[Promise] = []
     for attack in attacks:
@@ -108,7 +110,8 @@ def promises(quiet: Watched, attacks: Sequence[Watched], *, tracebacks: int) -> 
 def _watch(
     name: str, deployment: Deployment, server: ServerUnderTest, *, seconds: int, count: int | None = None
 ) -> Watched:
-    """Ask for `/health` again and again, for `seconds`, or where `count` is given until the attack `name` ends.
+    """Ask for `/health` again and again for `seconds`, and where `count` is given until the attack `name` of that size
+    has ended too.
 
     Raises BenchmarkError.
     """

@@ -1,8 +1,10 @@
-"""Plays strangers who mean harm: `python -m benchmarks.hostile_strangers URL ATTACK COUNT SECONDS`.
+"""Attacks the service as clients without a valid credential do: `python -m benchmarks.hostile_strangers URL ATTACK
+COUNT SECONDS`.
 
-Prints the statuses of the answers as a JSON array, with 0 where no answer came. The attacks, each over after SECONDS:
-`bodies`: COUNT connections keep posting the worst 1 MiB bodies. `hang_ups`: COUNT requests end in the middle of their
-body. `headers`, `url`: one request with a head of COUNT megabytes.
+Prints the statuses of the answers as a JSON array, with 0 where no answer came. The attacks: with `bodies`, COUNT
+connections keep posting the costliest bodies of 1 MiB for SECONDS. With `hang_ups`, COUNT requests, spread over
+SECONDS, end in the middle of their body. With `headers` and `url`, one request has a head of COUNT megabytes. An attack
+that goes on for ten seconds longer is broken off.
 """
 
 import argparse
@@ -29,14 +31,16 @@ _TARGETS: Final = (
 
 
 def head_of(number: int, length: int) -> bytes:
-    """Return the request head that the stranger of this number sends."""
+    """Return the head of a request with a body of `length` bytes, as the client of this number sends it; the numbers
+    take turns at four routes."""
     target, credential = _TARGETS[number % len(_TARGETS)]
     lines = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{credential}\r\n"
     return f"{target} HTTP/1.1\r\n{lines}".encode()
 
 
 async def _send(address: tuple[str, int], parts: list[bytes], *, answered: bool = True) -> int:
-    """Send `parts` on a new connection and return the status of the answer.
+    """Send `parts` on a new connection, and then abort it. Return the status of the answer; 0 if none came, or if it is
+    not `answered`: then nothing is waited for once the parts are sent.
 
     The answer may come before all parts are sent.
     """
@@ -62,7 +66,8 @@ async def _send(address: tuple[str, int], parts: list[bytes], *, answered: bool 
 
 
 async def bodies(address: tuple[str, int], count: int, ends: float) -> list[int]:
-    """Post the worst body from `count` connections until `ends`, whatever the answers are."""
+    """Post the costliest body from `count` connections until `ends`, whatever the answers are; return their
+    statuses."""
     statuses: list[int] = []
 
     async def stranger(number: int) -> None:
@@ -74,7 +79,8 @@ async def bodies(address: tuple[str, int], count: int, ends: float) -> list[int]
 
 
 async def hang_ups(address: tuple[str, int], count: int, ends: float) -> list[int]:
-    """Send `count` requests that end within their body, one after the other, evenly spread until `ends`."""
+    """Send `count` requests that end within their body, one after the other, evenly spread until `ends`. Return a 0 for
+    each, as no answer is waited for."""
     pause = (ends - time.monotonic()) / count
     statuses = []
     for _ in range(count):
@@ -85,14 +91,14 @@ async def hang_ups(address: tuple[str, int], count: int, ends: float) -> list[in
 
 
 async def headers(address: tuple[str, int], megabytes: int, _ends: float) -> list[int]:
-    """Send one request with header lines of 64 KiB, `megabytes` in all."""
+    """Send one request with header lines of 64 KiB, `megabytes` in all; return its status."""
     line = b"X-Filler: " + b"x" * (_CHUNK - 12) + b"\r\n"
     lines = [line] * (megabytes * 1_000_000 // _CHUNK)
     return [await _send(address, [b"GET /health HTTP/1.1\r\nHost: x\r\n", *lines, b"\r\n"])]
 
 
 async def url(address: tuple[str, int], megabytes: int, _ends: float) -> list[int]:
-    """Send one request whose path is `megabytes` long."""
+    """Send one request whose path is `megabytes` long; return its status."""
     pieces = [b"x" * _CHUNK] * (megabytes * 1_000_000 // _CHUNK)
     return [await _send(address, [b"GET /", *pieces, b" HTTP/1.1\r\nHost: x\r\n\r\n"])]
 
@@ -101,7 +107,8 @@ ATTACKS: Final = {attack.__name__: attack for attack in (bodies, hang_ups, heade
 
 
 async def attack(name: str, service: str, count: int, seconds: float) -> list[int]:
-    """Run the attack `name` and return the statuses of the answers; `[0]` when it does not end in time."""
+    """Run the attack `name` and return the statuses of the answers; `[0]` when it has not ended within ten seconds
+    after `seconds`."""
     parts = urlsplit(service)
     address = parts.hostname or "", parts.port or 80
     try:

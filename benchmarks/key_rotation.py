@@ -47,14 +47,14 @@ class Options:
 
 @dataclass(slots=True)
 class Reads:
-    """What the readers of one phase saw."""
+    """Latencies of the reads in one phase, and what went wrong with those that failed."""
 
     milliseconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     @property
     def p99_milliseconds(self) -> float:
-        """Latency of the slowest hundredth. Raises BenchmarkError when too few reads were answered."""
+        """The 99th percentile of the latencies. Raises BenchmarkError when fewer than 100 reads were answered."""
         if len(self.milliseconds) < 100:
             raise BenchmarkError(f"only {len(self.milliseconds)} reads were answered")
         return statistics.quantiles(self.milliseconds, n=100)[98]
@@ -68,20 +68,21 @@ class Rotation:
     left_at_the_kill: int
     left: int
     seconds: float
-    """From the start of the first process to the end of the second."""
+    """Time from the start of the first rotation process to the end of the second."""
     quiet: Reads
     during: Reads
 
     @property
     def ratio(self) -> float:
-        """The p99 latency during the rotation, divided by the quiet one."""
+        """The p99 latency during the rotation, divided by the quiet one. Raises BenchmarkError, as p99_milliseconds
+        does."""
         return self.during.p99_milliseconds / self.quiet.p99_milliseconds
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every bar is met.
+    """Measure, print and write the result; return whether every limit is kept.
 
-    Raises BenchmarkError or DevstackError.
+    Raises BenchmarkError, DevstackError or OSError.
     """
     circumstances = Circumstances.of("key_rotation", options.seed)
     print(circumstances.line(), flush=True)
@@ -162,9 +163,10 @@ def _until_ended(child: Child, name: str, *, expected: int = 0) -> None:
 
 @contextmanager
 def _reading(url: str, requests: list[Request], seed: int) -> Iterator[Reads]:
-    """Run readers for the length of the block, each on its own connection.
+    """Run readers for the length of the block, each on its own connection, and yield what they record.
 
-    A reader sends one read after the other, with a pause between them.
+    A reader sends one read after the other, with a pause between them. A read without an answer, or with another status
+    than 200, is recorded as a failure, and reading goes on.
     """
     reads, ended = Reads(), threading.Event()
 

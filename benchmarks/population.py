@@ -1,8 +1,8 @@
 """Fills a database with users in SQL, their names as unevenly spread as people's.
 
-One user in a hundred is suspended here, and one is deleted. Addresses are made of the names, as companies do it:
-whoever is found by their first name is found by their address too. That is the hardest case for a search of both, which
-must list everybody once.
+One user in a hundred is suspended here, and one is deleted. E-mail addresses are made of the names, as companies do it:
+a search that finds a user by their first name finds them by their address too. That is the hardest case for a search of
+both, which must list everybody once.
 """
 
 from collections.abc import Iterable
@@ -98,7 +98,8 @@ SELECT '{issuer}', 'sess_' || substr(md5(id), 1, 27), id, now() - interval '60 d
 
 
 def populate(deployment: Deployment, count: int, *, seed: int) -> None:
-    """Insert `count` users, each with an identity and a session, as the owner, and update the statistics.
+    """Insert `count` users, each with an identity and a session, as the role that owns the tables, and update the
+    statistics.
 
     Raises BenchmarkError.
     """

@@ -1,4 +1,5 @@
-"""Runs a server under test: a child process of ours, proven to be the one that listens, with what it costs."""
+"""Runs a server under test as a child process, makes sure that it is the one that listens on its port, and measures its
+CPU time and memory."""
 
 import os
 import signal
@@ -21,14 +22,14 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the current resident set size of a process. Raises OSError when it has ended."""
+    """Return the current resident set size of a process in bytes. Raises OSError when it has ended."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
 
 
 class ServerUnderTest(AbstractContextManager["ServerUnderTest"]):
     """Runs `command` on `port` between entering and leaving; its output goes to NAME.log in `folder`.
 
-    It works in `folder`, so that no `.env` of the repository reaches it.
+    The server works in `folder`, so that no `.env` of the repository reaches it.
     """
 
     def __init__(
@@ -68,13 +69,14 @@ class ServerUnderTest(AbstractContextManager["ServerUnderTest"]):
         return self._child
 
     def cpu_seconds(self) -> float:
-        """Return its CPU time since the start, user and system. Raises BenchmarkError when it has ended."""
+        """Return the server's CPU time since the start in seconds, user and system. Raises BenchmarkError when it has
+        ended."""
         fields = self._proc("stat").rpartition(")")[2].split()
         utime, stime = int(fields[11]), int(fields[12])  # proc_pid_stat(5): fields 14 and 15, the name is field 2
         return (utime + stime) / _TICKS_PER_SECOND
 
     def resident_bytes(self) -> int:
-        """Return its current resident set size. Raises BenchmarkError when it has ended."""
+        """Return the server's current resident set size in bytes. Raises BenchmarkError when it has ended."""
         return int(self._proc("statm").split()[1]) * _PAGE_BYTES
 
     def _proc(self, name: str) -> str:

@@ -1,4 +1,5 @@
-"""Measures `GET /users/me` with a session token: the service, as in production, against its floor."""
+"""Measures `GET /users/me` with a session token: the service, as in production, against its floor (a bare server that
+does the least that such a request costs)."""
 
 from pathlib import Path
 from typing import Final
@@ -13,16 +14,16 @@ from benchmarks.sessions import SessionIssuer
 PATH: Final = "/users/me"
 MINIMUM_RATIO_PERCENT: Final = 55.0
 _ALL_ACTIVE: Final = "UPDATE users SET last_active_at = now()"
-"""Puts all users in the middle of a visit.
+"""Makes every user's last activity now.
 
-The first request in five minutes also writes, and here all first requests would come at once.
+The first request of a user in five minutes also writes, and here all first requests would come at once.
 """
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every bar is met.
+    """Measure, print and write the result; return whether every limit is kept.
 
-    Raises BenchmarkError or DevstackError.
+    Raises BenchmarkError, DevstackError or OSError.
     """
     wrk.require()
     circumstances = Circumstances.of("profile_read", options.seed)

@@ -1,4 +1,5 @@
-"""Spends once from each of many rate limit keys and prints what that cost this process, as one line of JSON."""
+"""Counts one request against each of many rate limit keys (one for each caller), and prints what that cost this
+process, as one line of JSON: `python -m benchmarks.rate_limit_child URL COUNT`."""
 
 import argparse
 import asyncio
@@ -19,19 +20,20 @@ from services.user_management.settings import QuotaPolicy
 KEY_CHARACTERS: Final = 64
 """Length of a key: the greatest length of a user id; addresses are shorter."""
 _POLICY: Final = QuotaPolicy(5, 86_400)
-"""A policy so slow that no bucket is full again, and so removed, before the run is over."""
+"""A quota that refills so slowly that no key has its full quota again, and is removed, before the run is over."""
 _WARM_UP_KEYS: Final = 2000
 _AT_ONCE: Final = 32
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident_bytes() -> int:
-    """Return the resident set size of this process."""
+    """Return the resident set size of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
 
 
 async def spend(url: str, count: int) -> dict[str, float]:
-    """Spend once from each of `count` keys, of all classes in turn; return memory in bytes and microseconds per key."""
+    """Count one request against each of `count` keys, of all rate classes in turn. Return the growth of this process in
+    bytes, the microseconds per key, and whether it did without Redis (`degraded`)."""
     redis = create_redis_client(url)
     limits = RateLimits(redis, dict.fromkeys(RateClass, _POLICY), SystemClock())
     await _spend_from(limits, range(_WARM_UP_KEYS))
@@ -57,7 +59,7 @@ async def _spend_from(limits: RateLimits, numbers: range) -> None:
 
 
 def main() -> None:
-    """Spend against the Redis that the command line names, which need not be running."""
+    """Count against the Redis of the URL on the command line, which need not be running, and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rate_limit_child")
     parser.add_argument("url")
     parser.add_argument("count", type=int)

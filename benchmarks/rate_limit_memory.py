@@ -1,7 +1,7 @@
 """Measures what a million callers cost the rate limiter.
 
-The figures are the memory of the process, with Redis and without it, and that of Redis itself. Whoever owns many
-addresses can make a key of each; neither the process nor Redis may keep them.
+The figures are the memory of the process, with Redis and without it, and that of Redis itself. A caller with many
+addresses can make a key of each; neither the process nor Redis may keep them for good.
 """
 
 import json
@@ -33,26 +33,27 @@ class Options:
     """The options of one run, from the command line."""
 
     keys: int
-    """Number of keys spent from in the process alone."""
+    """Number of keys that are counted in the process's own memory, without Redis."""
     redis_keys: int
-    """Number of keys spent from in Redis; the figures of Redis are per million."""
+    """Number of keys that are counted in Redis; the figures of Redis are per million."""
     json_path: Path | None
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What spending once from each of `keys` cost one fresh process."""
+    """What it cost one new process to count a request against each of `keys` keys."""
 
     keys: int
     grown_megabytes: float
     microseconds: float
-    """Time for one key, while others are under way."""
+    """The whole time, divided by the number of keys; 32 are counted at once."""
     degraded: bool
+    """Whether the process did without Redis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the spending left in Redis."""
+    """What the counting left in Redis."""
 
     keys: int
     without_expiry: int
@@ -65,9 +66,9 @@ class Stored:
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every bar is met.
+    """Measure, print and write the result; return whether every limit is kept.
 
-    Raises BenchmarkError or DevstackError.
+    Raises BenchmarkError, DevstackError or OSError.
     """
     circumstances = Circumstances.of("rate_limit_memory", seed=0)
     print(circumstances.line(), flush=True)
@@ -84,7 +85,7 @@ def run(options: Options) -> bool:
 
 
 def promises(alone: Spent, shared: Spent, stored: Stored) -> list[Promise]:
-    """Return each figure against its bar; Redis's memory has none, since its keys expire by themselves."""
+    """Return each figure against its limit; Redis's memory has none, since its keys expire by themselves."""
     name, what, limit = "rate_limit_memory", "MB grown", MAXIMUM_GROWTH_MEGABYTES
     return [
         Promise.at_most(f"{name}.in_process", what, alone.grown_megabytes, limit, counts={"keys": alone.keys}),
@@ -115,7 +116,8 @@ def _used_bytes(redis: Redis) -> int:
 
 
 def _lifetimes(redis: Redis) -> list[int]:
-    """Return the PTTL of every key in milliseconds; -1 stands for a key that never expires."""
+    """Return the PTTL of every key in milliseconds; -1 stands for a key that never expires. Keys that expire meanwhile
+    are left out."""
     names = redis.scan_iter(match="rl:*", count=_BATCH)
     lifetimes: list[int] = []
     while batch := list(islice(names, _BATCH)):
@@ -128,7 +130,7 @@ def _lifetimes(redis: Redis) -> list[int]:
 
 
 def _spend(url: str, count: int) -> Spent:
-    """Spend from `count` keys in a fresh process. Raises BenchmarkError."""
+    """Count against `count` keys in a new process. Raises BenchmarkError."""
     environment = {"PATH": os.defpath, "PYTHONPATH": str(REPOSITORY), "LC_ALL": "C.UTF-8"}
     command = [sys.executable, "-m", "benchmarks.rate_limit_child", url, str(count)]
     finished = process.run(command, env=environment, timeout=_RUN_SECONDS)

@@ -1,4 +1,5 @@
-"""Lets ten thousand tokens run out: the real worker must renew each of them once, and stay small."""
+"""Lets ten thousand tokens expire at once: the real worker must renew each of them once, and its memory must hardly
+grow."""
 
 import asyncio
 import time
@@ -19,7 +20,7 @@ from services.sandbox.providers import Kind
 from services.user_management.enums import JobName
 
 KIND: Final[Kind] = "strict"
-"""The refresh kind that forgives nothing: a second call with the same token would cost the integration."""
+"""The refresh kind whose refresh tokens work once: a second call with the same one would end the integration."""
 PROVIDER_SECONDS: Final = 0.2
 MAXIMUM_SECONDS: Final = 1200.0
 MAXIMUM_GROWTH_MIB: Final = 20.0
@@ -39,7 +40,7 @@ class Options:
 
     connections: int
     spread_seconds: int
-    """Time over which the job spreads the calls; with 0 it makes them as fast as it can."""
+    """Seconds over which the job spreads the calls; with 0 it makes them as fast as it can."""
     seed: int
     json_path: Path | None
 
@@ -53,13 +54,13 @@ class Backlog:
     renewed: int
     seconds: float
     growth_mib: float
-    """Growth of the worker and its children, from a tenth of the way to the end."""
+    """Growth of the memory of the worker and its children, from the renewal of the first tenth to the end."""
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every bar is met.
+    """Measure, print and write the result; return whether every limit is kept.
 
-    Raises BenchmarkError or DevstackError.
+    Raises BenchmarkError, DevstackError, MainJobError or OSError.
     """
     circumstances = Circumstances.of("refresh_backlog", options.seed)
     print(circumstances.line(), flush=True)
@@ -115,7 +116,7 @@ async def _measure(fleet: Fleet, options: Options) -> Backlog:
 
 
 def _worker_bytes(fleet: Fleet) -> int:
-    """Return the resident memory of the worker and its children; pages that they share count in each."""
+    """Return the resident memory of the worker and its children in bytes; pages that they share count in each."""
     parent = fleet.stack.process("worker").pid
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     return sum(resident_bytes(pid) for pid in (parent, *map(int, children)))

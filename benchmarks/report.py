@@ -90,7 +90,7 @@ class Circumstances:
 
     @property
     def is_idle(self) -> bool:
-        """Whether absolute timings may be judged."""
+        """Whether the machine was idle enough at the start for absolute timings to be judged."""
         return self.load_average <= IDLE_LOAD
 
     def line(self) -> str:
@@ -132,7 +132,7 @@ def conclude(
 ) -> bool:
     """Print the table `shown` and the promises, and write the result file if one is wanted.
 
-    Returns whether every bar is met. Raises OSError.
+    Returns whether every limit that was judged is kept. Raises OSError.
     """
     print(f"\n{shown}\n")
     for promise in promises:

@@ -1,7 +1,7 @@
-"""Seeds users, their integrations, and services: `python -m benchmarks.seeding`.
+"""Seeds users, their integrations, and services: `python -m benchmarks.seeding profiles|connected|granted|service …`.
 
-Runs as a process of its own, in the environment of the service, and goes through the service's own code: what it
-writes is what the service would have written. Where it makes a service, the last line it prints is the service key.
+Runs as a process of its own, in the environment of the service, and goes through the service's own code: what it writes
+is what the service would have written. Where it makes a service, the last line it prints is the service key.
 """
 
 import argparse
@@ -94,7 +94,8 @@ async def seed_profiles(settings: Settings, count: int) -> None:
 
 
 async def seed_connected(settings: Settings, count: int, tokens: random.Random) -> str:
-    """Seed `count` users with an integration each, and a service that may read the tokens; return its key."""
+    """Seed `count` users with an integration each, whose tokens `tokens` decides, and a service that may read them;
+    return the service's key."""
     async with _started(settings) as container:
         for users in _batches(count):
             await _connect_users(container, users, tokens)
@@ -145,7 +146,8 @@ async def _connect_users(container: Container, users: Sequence[SeededUser], toke
 
 
 async def connect_granted(settings: Settings, granted: Iterable["Granted"]) -> None:
-    """Seed users with integrations whose tokens a provider knows."""
+    """Seed the users of `granted` with integrations whose tokens a provider knows. Those of the same user must follow
+    one another."""
     async with _started(settings) as container:
         for number, of_user in groupby(granted, key=lambda grant: grant.user):
             async with container.resources.unit_of_work(TESTER) as uow:
@@ -209,7 +211,8 @@ async def _seed(arguments: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    """Seed the database of the environment."""
+    """Seed what the command line names in the database of the environment, and print the service key, or an empty
+    line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.seeding")
     whats = parser.add_subparsers(dest="what", required=True)
     profiles = whats.add_parser("profiles")

@@ -60,7 +60,8 @@ class Caller(AbstractContextManager["Caller"]):
         return self
 
     def reconnect(self) -> None:
-        """Make the next request on a new connection: a server closes one that is silent for some seconds."""
+        """Close the connection, so that the next request opens a new one: a server closes one that is silent for some
+        seconds."""
         self._connection.close()
 
     def call(self, request: Request) -> Answer:

@@ -67,9 +67,9 @@ class Load:
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every bar is met.
+    """Measure, print and write the result; return whether every limit is kept.
 
-    Raises BenchmarkError or DevstackError.
+    Raises BenchmarkError, DevstackError or OSError.
     """
     circumstances = Circumstances.of("token_load", options.seed)
     print(circumstances.line(), flush=True)
@@ -129,7 +129,7 @@ def _drive(deployment: Deployment, server: ServerUnderTest, options: Options, *,
 def differing_users(reads: list[Read], recorded: Mapping[str, int]) -> int:
     """Count the users with another number of records than of reads sent.
 
-    So a record under another user's name shows too.
+    A record under another user's name shows too, as it makes the numbers of both users differ.
     """
     sent = Counter(SeededUser.numbered(read.user).id for read in reads)
     return sum(sent[user] != recorded.get(user, 0) for user in sent.keys() | recorded.keys())

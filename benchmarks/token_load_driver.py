@@ -31,7 +31,7 @@ _LEAD_SECONDS: Final = 0.1
 
 
 class Read(NamedTuple):
-    """How one read went."""
+    """How one read went; times in seconds since the first was due."""
 
     user: int
     due: float
@@ -42,7 +42,7 @@ class Read(NamedTuple):
 
 
 class Lines:
-    """Connections to the server. The one that was used last is used first, so that few stay open."""
+    """Pool of connections to the server. The one that was used last is used first, so that few stay open."""
 
     def __init__(self, host: str, port: int) -> None:
         self._free: asyncio.LifoQueue[tuple[Connection, float]] = asyncio.LifoQueue()
@@ -50,7 +50,8 @@ class Lines:
             self._free.put_nowait((Connection(host, port), 0.0))
 
     async def post(self, request: bytes) -> tuple[float, int]:
-        """Send the request; return when it was sent (time.monotonic) and the status of the answer."""
+        """Send the request; return when it was sent (time.monotonic) and the status of the answer, or 0 when none
+        came."""
         connection, used_at = await self._free.get()
         sent = time.monotonic()
         if sent - used_at > _IDLE_SECONDS:
@@ -89,7 +90,8 @@ def rounds(users: int, lots: random.Random) -> Iterator[int]:
 
 
 async def offer(requests: list[bytes], order: Iterator[int], url: str, *, rate: int, seconds: int) -> list[Read]:
-    """Send `rate` reads a second for `seconds`, and wait for the last answer."""
+    """Send `rate` reads a second for `seconds`, wait for the last answer, and return the reads in the order of their
+    ends."""
     parts = urlsplit(url)
     lines, reads = Lines(parts.hostname or "", parts.port or 80), []
     began = time.monotonic() + _LEAD_SECONDS

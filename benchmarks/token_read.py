@@ -1,4 +1,5 @@
-"""Measures warm `POST /internal/tokens/get`: the service against its floor, waiting for the disk and not waiting."""
+"""Measures `POST /internal/tokens/get` for tokens that need no refresh: the service against its floor (a bare server
+that does the least that such a read costs), with commits that wait for the disk and with commits that do not."""
 
 import json
 import time
@@ -35,7 +36,7 @@ class RecordedMeasurement(Measurement):
 
     @property
     def unaccounted(self) -> int:
-        """Number of reads that were recorded and not answered before wrk left."""
+        """Number of reads that were recorded and not answered before wrk left; negative if answers lack a record."""
         return self.recorded - self.load.requests
 
     def line(self) -> str:
@@ -45,9 +46,9 @@ class RecordedMeasurement(Measurement):
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every bar is met.
+    """Measure, print and write the result; return whether every limit is kept.
 
-    Raises BenchmarkError or DevstackError.
+    Raises BenchmarkError, DevstackError or OSError.
     """
     wrk.require()
     circumstances = Circumstances.of("token_read", options.seed)
@@ -73,8 +74,8 @@ def _compare(mode: str, options: Options) -> Comparison[RecordedMeasurement]:
 
 
 def prepare(deployment: Deployment, options: Options) -> tuple[Path, tuple[ServerUnderTest, ServerUnderTest]]:
-    """Seed the deployment; return wrk's script, and the service and its floor, not yet started. Raises
-    BenchmarkError."""
+    """Seed the deployment; return wrk's script, and the service and its floor, not yet started. Raises BenchmarkError,
+    DevstackError."""
     print(f"seeding {options.users} users …", flush=True)
     seeded = deployment.run_python("-m", "benchmarks.seeding", "connected", str(options.users), str(options.seed))
     deployment.query("ANALYZE")  # else autovacuum does it in mid-run, and plans change
@@ -105,7 +106,7 @@ def _measure(deployment: Deployment, server: ServerUnderTest, load: wrk.Load) ->
 def _settled_count(deployment: Deployment) -> int:
     """Return the number of records once it stops growing.
 
-    When wrk leaves, one request per connection is still under way.
+    When wrk ends, one request per connection is still under way.
     """
     count = -1
     while (now := int(deployment.query(_COUNT))) != count:
@@ -117,7 +118,8 @@ def _settled_count(deployment: Deployment) -> int:
 def _promises(
     found: Comparison[RecordedMeasurement], options: Options, circumstances: Circumstances, minimum: float
 ) -> list[Promise]:
-    """Return the promises: a missing record, an extra one and any answer other than 200 are bugs."""
+    """Return the promises of every comparison, that every answer has a record, and that no more records than
+    connections belong to answers that wrk did not wait for."""
     rounds = [*found.service.rounds, *found.floor.rounds]
     counts = {"answered": sum(r.load.requests for r in rounds), "recorded": sum(r.recorded for r in rounds)}
     lost = max(0, -min(measured.unaccounted for measured in rounds))

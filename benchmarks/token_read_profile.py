@@ -1,4 +1,5 @@
-"""Shows where the CPU of a token read goes: py-spy's samples of the service and of its floor, by layer.
+"""Shows where the CPU of a token read goes: py-spy's samples of the service and of its floor (a bare server that does
+the least that such a read costs), by layer.
 
 py-spy looks at the call stack of a running process; time in C, system calls included, counts for the Python function
 that called it. A sample belongs to the innermost function of a file that is listed in LAYERS, so that what a library
@@ -37,7 +38,7 @@ LAYERS: Final[Mapping[str, tuple[str, ...]]] = {
     "strict JSON, models": ("pydantic/", f"{_OURS}utils/", f"{_OURS}core/parsing.py", f"{_OURS}routers/json_route.py"),
     "the read itself": (_OURS, "benchmarks/token_read_floor.py"),
 }
-"""Layers by the beginnings of their files' paths; the first that fits takes a file."""
+"""Layers, each with the beginnings of its files' paths; a file belongs to the first layer that fits."""
 _LINE: Final = re.compile(r"(?P<stack>.+) (?P<samples>\d+)")
 _FILE: Final = re.compile(r"\((?P<path>[^()]+):\d+\)$")
 
@@ -57,7 +58,7 @@ class Profile:
 
 
 def run(options: Options) -> bool:
-    """Measure and print; there is no bar. Raises BenchmarkError or DevstackError."""
+    """Measure and print; return True, as there is no limit to keep. Raises BenchmarkError or DevstackError."""
     wrk.require()
     _require_py_spy()
     print(Circumstances.of("token_read_profile", options.seed).line(), flush=True)
@@ -97,7 +98,8 @@ def _profile(server: ServerUnderTest, script: Path, options: Options) -> Profile
 
 def count_by_layer(lines: Iterable[str]) -> Counter[str]:
     """Count samples by layer. A line is `function (file:line);function (file:line) … samples`, the outermost function
-    first. Samples of other threads than the main one are left out, as they wait."""
+    first. Samples without a function of any layer are left out: they are of other threads than the main one, which
+    wait. Raises BenchmarkError for a line of another form."""
     counts: Counter[str] = Counter()
     for line in lines:
         found = _LINE.fullmatch(line)

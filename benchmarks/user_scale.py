@@ -1,6 +1,7 @@
 """Sends the same requests to a deployment of a thousand users and to one of a million, in turn.
 
-Both run at once. A time that grows with the number of users belongs to a query that no index serves.
+Both deployments run at the same time. A time that grows with the number of users belongs to a query that no index
+serves.
 """
 
 import statistics
@@ -78,7 +79,8 @@ class Growth:
         return self.large.p50_milliseconds / self.small.p50_milliseconds
 
     def promises(self) -> list[Promise]:
-        """Return the bar on the growth, and the promise that there were answers to time."""
+        """Return the limit on the growth, and the promises that all answers were 200 and that there were users in
+        them."""
         name = f"user_scale[{self.case}]"
         failures = self.small.failures + self.large.failures
         rows = {"small": self.small.rows, "large": self.large.rows}
@@ -91,7 +93,7 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class Town:
-    """A deployment whose service runs and can be asked."""
+    """A deployment whose service runs, with the connection to it and the cases to send."""
 
     caller: Caller
     cases: list[Case]
@@ -110,9 +112,9 @@ def _rows(document: dict[str, Any]) -> int:
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every bar is met.
+    """Measure, print and write the result; return whether every limit is kept.
 
-    Raises BenchmarkError or DevstackError.
+    Raises BenchmarkError, DevstackError or OSError.
     """
     circumstances = Circumstances.of("user_scale", options.seed)
     print(circumstances.line(), flush=True)

@@ -68,7 +68,7 @@ def wide_prefixes(deployment: Deployment) -> list[str]:
 
 
 class CaseMaker:
-    """Makes the cases of one deployment. Raises BenchmarkError."""
+    """Makes the cases of one deployment."""
 
     def __init__(self, deployment: Deployment, caller: Caller, *, issuer: SessionIssuer, key: str, seed: int) -> None:
         self._deployment = deployment
@@ -78,7 +78,8 @@ class CaseMaker:
         self._seed = seed
 
     def cases(self, count: int, name_prefixes: Sequence[str]) -> list[Case]:
-        """Return all cases with `count` requests each; `name_prefixes` are the same for all deployments."""
+        """Return all cases with `count` requests each; `name_prefixes` are the same for all deployments. Raises
+        BenchmarkError."""
         users = self._sample(count)
         everyone = list(islice(cycle(users), count * BATCH_SIZE))
         batches = [everyone[start : start + BATCH_SIZE] for start in range(0, len(everyone), BATCH_SIZE)]
@@ -123,7 +124,8 @@ class CaseMaker:
         return Case(f"search {name}", tuple(self._search(query) for query in islice(cycle(queries), count)))
 
     def _later(self, query: dict[str, str], *, pages: int) -> dict[str, str]:
-        """Return the query with the cursor that leads on from the page `pages`."""
+        """Turn `pages` pages of the query, and return it with the cursor of the page after them. Raises
+        BenchmarkError."""
         turned = dict(query)
         for _ in range(pages):
             page = self._caller.call(self._search(turned)).document()

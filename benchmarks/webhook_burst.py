@@ -40,12 +40,12 @@ class Burst:
     refused: int
     """Number of deliveries not answered 2xx."""
     rate: float
-    """Deliveries per second that went out."""
+    """Deliveries per second that were sent."""
     p50_seconds: float
-    """Latency from when a delivery was due, as for the p99: waiting for a connection counts."""
+    """Median latency from when a delivery was due, so that waiting for a connection counts; so does the p99."""
     p99_seconds: float
     slowest_seconds: float
-    """Longest time from when a delivery was sent, as a sender's timeout counts."""
+    """Longest time from sending a delivery to its answer, which is what a sender's timeout bounds."""
     cpu_milliseconds: float
     """CPU time of the service for one delivery."""
     applied: int
@@ -55,9 +55,9 @@ class Burst:
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every bar is met.
+    """Measure, print and write the result; return whether every limit is kept.
 
-    Raises BenchmarkError or DevstackError.
+    Raises BenchmarkError, DevstackError or OSError.
     """
     circumstances = Circumstances.of("webhook_burst", options.seed)
     print(circumstances.line(), flush=True)
@@ -95,7 +95,7 @@ def _burst(deployment: Deployment, options: Options) -> Burst:
 
 
 def _rate(deliveries: Sequence[Delivery], offered: int) -> float:
-    """Return the deliveries per second; the last one takes up its interval too."""
+    """Return the deliveries sent per second; the interval after the last one counts too."""
     return len(deliveries) / (max(delivery.sent for delivery in deliveries) + 1 / offered)
 
 

@@ -1,7 +1,7 @@
 """Reads the sender's ledger, works out what must follow from it, and compares the database with that.
 
-The service is not asked: what it should have made of the webhooks is worked out here a second time, from what was said
-and answered 2xx, and compared by SQL with what is there.
+The service is not asked: what it should have made of the webhooks is worked out here a second time, from the messages
+that were answered 2xx, and compared by SQL with what is there.
 """
 
 import json
@@ -69,14 +69,14 @@ class Ledger:
         return [message for message_id, message in self.messages.items() if message_id in ids]
 
     def events(self) -> State:
-        """Return what the inbox should hold."""
+        """Return the events that the inbox (the webhooks that the service has stored) should hold, by message id."""
         return {
             message["id"]: {"type": message["type"], "subject": message["subject"], "applied": True, "error": None}
             for message in self.accepted
         }
 
     def sessions(self) -> State:
-        """Return the sign-ins that there should be."""
+        """Return the sign-ins that there should be, by session id."""
         return {
             message["said"]["session_id"]: {
                 "subject": message["subject"],
@@ -87,7 +87,7 @@ class Ledger:
         }
 
     def users(self) -> State:
-        """Return the users that there should be: as last described, and deleted if any message said so."""
+        """Return the users that there should be, by subject: as last described, and deleted if any message said so."""
         users: State = {}
         for message in sorted(self.accepted, key=lambda message: int(message["said"].get("updated_at", 0))):
             user = users.setdefault(message["subject"], _nobody())
@@ -100,7 +100,8 @@ class Ledger:
         return users
 
     def effects(self) -> dict[str, int]:
-        """Return how many effects there should be: one for each user that began or ended.
+        """Return how many audit rows, outbox events and preferences there should be for the users that were created and
+        deleted.
 
         How often and in what order the messages came makes no difference.
         """

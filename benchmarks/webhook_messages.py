@@ -22,7 +22,7 @@ class Message:
     type: str
     subject: str
     said: dict[str, Any]
-    """What the user or the session is from then on; times in milliseconds."""
+    """What the message says of the user or the session; times in Unix milliseconds."""
     body: bytes
 
     def as_json(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Mix:
 
 
 def make_messages(count: int, lots: random.Random) -> list[Message]:
-    """Make `count` messages in random order; `lots` decides the users and their ids."""
+    """Make `count` messages, ordered by type; `lots` decides the users and their ids."""
     mix = Mix.of(count)
     now = time.time_ns() // 1_000_000
     users = [_new_user(number, lots, now - 5 * _MINUTE) for number in range(mix.created)]

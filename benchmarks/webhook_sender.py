@@ -1,8 +1,8 @@
 """Offers a burst of webhooks: `python -m benchmarks.webhook_sender URL MESSAGES RATE CONNECTIONS SEED LEDGER`.
 
-Each delivery is due at its place in the rate, whatever became of those before it, and is timed from then: that all
-connections were busy is the receiver's doing. Writes a ledger of what it sent and how it was answered, a JSON object
-in each line: first the messages, then the deliveries as they end.
+Each delivery is due at its place in the rate, whatever became of those before it, and is timed from then: a wait
+because all connections are busy counts as the receiver's. Writes a ledger of what it sent and how it was answered, a
+JSON object in each line: first the messages, then the deliveries in the order of their ends.
 """
 
 import argparse
@@ -89,7 +89,8 @@ class Connection:
 
 
 def prepare(messages: list[Message], url: str, rate: float, lots: random.Random) -> Iterator[Prepared]:
-    """Yield each message twice, signed, in the order in which the deliveries are due."""
+    """Yield each message twice, signed, in the order in which the deliveries are due; `rate` is their number per
+    second."""
     host, secret = urlsplit(url).netloc, os.environ[SECRET_VARIABLE]
     for number, message in zip(count(), deliveries(messages, lots), strict=False):
         signed = signature_headers(
@@ -101,7 +102,8 @@ def prepare(messages: list[Message], url: str, rate: float, lots: random.Random)
 
 
 async def offer(prepared: list[Prepared], url: str, connections: int) -> list[Delivery]:
-    """Send all deliveries, each when it is due or as soon after as a connection is free."""
+    """Send all deliveries, each when it is due or as soon after as a connection is free; return them in the order of
+    their ends."""
     parts = urlsplit(url)
     began = time.monotonic() + 0.1
     waiting, ended = iter(prepared), []

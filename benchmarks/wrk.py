@@ -59,7 +59,8 @@ class Posts:
         return self.bodies
 
     def lua(self) -> str:
-        """Return the Lua code of the request whose body is `line`. Raises ValueError."""
+        """Return the Lua code of the request whose body is `line`. Raises ValueError for text other than printable
+        ASCII."""
         table = ", ".join(f"[{_literal(name)}] = {_literal(value)}" for name, value in self.headers.items())
         return f'wrk.format("POST", {_literal(self.path)}, {{{table}}}, line)'
 
@@ -78,7 +79,8 @@ class Gets:
         return self.authorizations
 
     def lua(self) -> str:
-        """Return the Lua code of the request whose Authorization is `line`. Raises ValueError."""
+        """Return the Lua code of the request whose Authorization is `line`. Raises ValueError for a path of other than
+        printable ASCII."""
         return f'wrk.format("GET", {_literal(self.path)}, {{["Authorization"] = line}})'
 
 
@@ -121,7 +123,7 @@ def require() -> Path:
 def write_script(path: Path, requests: Posts | Gets, *, seed: int) -> None:
     """Write the Lua script, and beside it the values in which the requests differ.
 
-    Each request is a random one of `requests`. Raises ValueError for a value that is not one line of the script.
+    Each request is a random one of `requests`. Raises ValueError for a path or header that is not printable ASCII.
     """
     lines_path = path.with_suffix(".lines")
     lines_path.write_text("".join(f"{line}\n" for line in requests.lines))
@@ -130,7 +132,7 @@ def write_script(path: Path, requests: Posts | Gets, *, seed: int) -> None:
 
 
 def run(load: Load) -> LoadResult:
-    """Generate `load`. Raises BenchmarkError when wrk fails or hangs."""
+    """Generate `load` with wrk. Raises BenchmarkError when wrk is not installed, fails, hangs, or gets no answer."""
     command: list[str | Path] = [
         *(require(), "--threads", "1", "--connections", str(load.connections)),
         *("--duration", f"{load.seconds}s", "--script", load.script, load.url),
@@ -163,7 +165,8 @@ def parse(output: str) -> LoadResult:
 
 
 def _literal(text: str) -> str:
-    """Return a Lua string literal; for printable ASCII its escapes are those of JSON."""
+    """Return a Lua string literal; for printable ASCII its escapes are those of JSON. Raises ValueError for other
+    text."""
     if not (text.isascii() and text.isprintable()):
         raise ValueError("only printable ASCII goes into a script")
     return json.dumps(text)
