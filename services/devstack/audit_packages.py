@@ -120,13 +120,14 @@ def _found(answer: Answer, today: date) -> list[str]:
 
 
 def _skipped(answer: Answer) -> list[str]:
-    """Return the packages that the index lacks although it has others: they were withdrawn, or are not what we took
-    them for."""
+    """Return why packages were skipped: the index lacks them although it has others, so they were withdrawn, or are not
+    what we took them for."""
     return [one["skip_reason"] for one in answer.dependencies or () if "skip_reason" in one]
 
 
 def pip_audit(requirements: Sequence[Path]) -> Answer:
-    """Ask pip-audit about exactly the pins of these files, resolving and installing nothing."""
+    """Ask pip-audit about exactly the pins of these files, resolving and installing nothing. If it
+    takes longer than 300 seconds, the answer is that of an unreachable network."""
     files = [argument for path in requirements for argument in ("--requirement", str(path))]
     options = ("--disable-pip", "--no-deps", "--format", "json", "--aliases", "on", "--progress-spinner", "off")
     command = [sys.executable, "-m", "pip_audit", *options, "--timeout", str(SECONDS_PER_REQUEST), *files]
@@ -138,7 +139,7 @@ def pip_audit(requirements: Sequence[Path]) -> Answer:
 
 
 def main() -> None:
-    """Print the verdict, and exit with 1 when packages have to change."""
+    """Print the verdict on the pinned packages; exit with 1 if it is `failed`, otherwise with 0."""
     with tempfile.TemporaryDirectory() as folder:
         canary = Path(folder) / "canary.txt"
         canary.write_text(f"{CANARY}\n", encoding="utf-8")

@@ -1,8 +1,8 @@
 """Make `.venv` with the pinned requirements, then become the command that ./run, ./test or ./fix stands for.
 
-Runs on a bare Python >= 3.11 with the standard library alone, as `python -I bootstrap.py run|test|fix ARGUMENTS…`.
-It installs only when something changed. Of two starts at once, one waits for the other. An environment that a killed
-install left unfinished is made anew.
+Runs on a bare Python >= 3.11 with the standard library alone, as `python -I bootstrap.py run|test|fix ARGUMENTS…`. It
+installs only when something changed. When two are started at once, one waits for the other. An environment that a
+killed install left unfinished is made anew.
 """
 
 import fcntl
@@ -173,7 +173,8 @@ class Environment:
         return finished.returncode == 0
 
     def _checked(self, command: Sequence[str], failure: str) -> None:
-        """Run an installer. It inherits the lock, so the next start waits for an installer that outlives us."""
+        """Run an installer. Raises `BootstrapError` with `failure` and the cause. The installer inherits the lock, so
+        the next start waits for one that outlives this process."""
         finished = subprocess.run(
             command,
             capture_output=True,
@@ -208,7 +209,7 @@ def usage(script: str) -> str:
 
 
 def become(commands: list[tuple[str, ...]], environment: Environment) -> NoReturn:
-    """Run the commands in order, exit at the first that fails, and become the last one."""
+    """Run the commands in order, exit at the first that fails, and replace this process by the last one."""
     variables = clean_environment()
     for command in commands[:-1]:
         status = subprocess.run([environment.program(command[0]), *command[1:]], check=False, env=variables).returncode
@@ -219,7 +220,8 @@ def become(commands: list[tuple[str, ...]], environment: Environment) -> NoRetur
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
-    """Run the script that `arguments` name first, with the arguments that it was given."""
+    """Run the script that comes first in `arguments` with the others. Exits with 2 for wrong arguments, and with a
+    message of one line if the environment cannot be made."""
     script = arguments[0]
     commands = COMMANDS.get(tuple(arguments))
     if commands is None:

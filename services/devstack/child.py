@@ -1,4 +1,4 @@
-"""A child process and its process group; whatever the leader leaves behind is killed when it ends."""
+"""A child process that leads a process group; what it leaves behind of the group is killed when it ends."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ _POLL = 0.005
 
 
 class Child:
-    """A started process; whatever is left of its process group is killed as soon as it ends."""
+    """A started process; whatever is left of its process group is killed as soon as the process ends."""
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         self._popen = popen
@@ -26,12 +26,12 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Return the process id, which is also its process group and session."""
+        """Return the process id, which is also the id of its process group and session."""
         return self._popen.pid
 
     @property
     def returncode(self) -> int | None:
-        """Return the return code: None while it runs; negative if a signal ended it."""
+        """Return the return code: None while the process runs; negative if a signal ended it."""
         return self._returncode
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -40,7 +40,8 @@ class Child:
         return self._returncode
 
     def communicate(self, feed: bytes) -> bytes:
-        """Write `feed` to the process's stdin and return its output to the end. Both have to be pipes."""
+        """Write `feed` to the process's stdin and return its output to the end. Raises TypeError unless both are
+        pipes."""
         # Popen.communicate() would reap the process before its group is killed.
         if self.stdin is None or self.stdout is None:
             raise TypeError("communicate() needs stdin and output to be pipes")
@@ -56,13 +57,14 @@ class Child:
                 os.kill(self.pid, signum)
 
     def kill(self) -> None:
-        """Send SIGKILL to the process and its whole group."""
+        """Send SIGKILL to the process and its whole group. Nothing happens when the process has ended."""
         with self._lock:
             if self._returncode is None:
                 _kill_group(self.pid)
 
     def stop(self, signum: signal.Signals, *, timeout: float) -> int | None:
-        """Send `signum`, wait `timeout` seconds, then send SIGKILL; return the return code."""
+        """Send `signum`, wait up to `timeout` seconds for the end, then send SIGKILL to the group; return the return
+        code."""
         self.send_signal(signum)
         if self.wait(timeout) is None:
             self.kill()

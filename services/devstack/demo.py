@@ -1,4 +1,5 @@
-"""`./run demo`: the main job on a throw-away stack, told step by step."""
+"""`./run demo`: goes through the main job (a user connects an account, and a sibling service reads its token) on a
+throw-away stack, and prints each step."""
 
 import asyncio
 import itertools
@@ -36,7 +37,7 @@ FROM (VALUES ('sbx-at-control'), ('sbx-rt-control')) AS planted (token);
 
 
 class Story:
-    """Numbers the steps, and remembers the present one for the message if it fails."""
+    """Numbers the steps, and remembers the present one's title, to be named if it fails."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -45,7 +46,7 @@ class Story:
 
     @contextmanager
     def step(self, title: str) -> Iterator[Callable[[str], None]]:
-        """Tell one step. Yields a function that prints a detail below the title."""
+        """Print the number and the title of a step. Yields a function that prints a detail below them."""
         self._number += 1
         self.title = title
         self._say(f"\n{self._number}. {title}")
@@ -62,13 +63,14 @@ async def _main_job(stack: Stack) -> AsyncIterator[MainJob]:
 
 
 def require(condition: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as an assertion
-    """Check `condition`. Raises MainJobError with `otherwise`."""
+    """Raise MainJobError with the text `otherwise` unless `condition` is true."""
     if not condition:
         raise MainJobError(otherwise)
 
 
 async def tell(stack: Stack, story: Story) -> None:
-    """Go through every step of the main job. Raises MainJobError."""
+    """Go through every step of the main job. Raises MainJobError, httpx.HTTPError, TimeoutError or DevstackError if one
+    fails."""
     key = {"Authorization": f"Bearer {stack.service_key}"}
     async with _main_job(stack) as job:
         settings = {"access_token_lifetime_seconds": TOKEN_LIFE_SECONDS}
@@ -184,8 +186,8 @@ def _search_for_tokens(stack: Stack, detail: Callable[[str], None]) -> None:
 
 @contextmanager
 def _planted_tokens(stack: Stack) -> Iterator[None]:
-    """Keep a table of made-up tokens while the context lasts: a search that misses them would prove nothing by finding
-    none.
+    """Keep a table of made-up tokens in the database for the length of the block: only a search that finds these proves
+    anything by finding no others.
 
     It is not a temporary table, which pg_dump would not see.
     """
@@ -204,7 +206,7 @@ def _psql(stack: Stack, statements: str) -> None:
 
 
 def _dump(stack: Stack) -> bytes:
-    """Return every row of the database as plain text; bytea is written as hex."""
+    """Return every row of the database as plain text; bytea is written as hex. Raises MainJobError."""
     dump = run_process(
         [stack.postgres.bin_dir / "pg_dump", "--dbname", stack.postgres.url(role=SUPERUSER)], env=SERVER_ENVIRONMENT
     )

@@ -1,4 +1,5 @@
-"""The secrets of one DATA_DIR: made once, and kept beside the data that they protect."""
+"""The secrets of one DATA_DIR (the folder where a stack keeps everything): made once, and kept beside the data that
+they protect."""
 
 import base64
 import json

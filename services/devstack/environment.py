@@ -50,7 +50,8 @@ def development_environment(
     providers: Iterable[str],
     client: OAuthClient,
 ) -> dict[str, str]:
-    """Return variable → value, for every process of the stack; what the person set overrides it."""
+    """Return variable → value, for every process of the stack; `process_environment` lays the person's own values over
+    it."""
     clients = {name: {"client_id": client.client_id, "client_secret": client.client_secret} for name in providers}
     return {
         "ENVIRONMENT": "development",
@@ -86,8 +87,8 @@ def _sandbox_environment(addresses: Addresses) -> dict[str, str]:
 
 
 def _merged_clients(ours: str, persons: str) -> str:
-    """Return the person's OAuth clients beside the sandbox's. A value that is not a JSON object is left for the
-    service to refuse."""
+    """Return the person's OAuth clients beside the sandbox's; where both name a provider, the person's
+    client counts. A value that is not a JSON object is returned as it is, for the service to refuse."""
     try:
         clients = json.loads(persons)
     except ValueError:
@@ -96,8 +97,8 @@ def _merged_clients(ours: str, persons: str) -> str:
 
 
 def process_environment(development: Mapping[str, str], person: Mapping[str, str]) -> dict[str, str]:
-    """Return what the processes get: the person's environment wins, and programs come from our own virtual
-    environment."""
+    """Return the environment of the processes: the person's values win over the development values unless they are
+    empty, and programs are looked for in our own virtual environment first."""
     merged = {**development, **{name: value for name, value in person.items() if value or name not in development}}
     if person.get("OAUTH_CLIENTS"):
         merged["OAUTH_CLIENTS"] = _merged_clients(development["OAUTH_CLIENTS"], person["OAUTH_CLIENTS"])

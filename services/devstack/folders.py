@@ -31,7 +31,8 @@ def _digest(text: str) -> str:
 
 
 def make_folder(path: Path, *, private: bool = False) -> None:
-    """Make `path` and its missing parents. Others may pass through what root makes, but not a `private` one."""
+    """Make `path` and its missing parents, unless it exists. Where root makes them, others may pass through (not list)
+    them, but cannot enter `path` itself if it is `private`."""
     if path.is_dir():
         return
     make_folder(path.parent)
@@ -51,7 +52,8 @@ def require_reachable(path: Path, account: Account | None) -> None:
 
 
 def make_data_folder(path: Path, account: Account | None) -> None:
-    """Make `path` as a folder of `account` alone. Raises `DevstackError` when the account could not reach it."""
+    """Make `path` as a folder of `account` alone, unless it exists. Raises `DevstackError` when the account cannot
+    reach it."""
     require_reachable(path, account)
     if path.is_dir():
         return
@@ -70,8 +72,8 @@ def make_socket_folder(account: Account | None) -> Path:
 
 
 def _remove_abandoned() -> None:
-    """Remove old empty socket folders: a server whose owner was killed removes its socket but not the folder, and
-    nobody uses an empty one this old."""
+    """Remove socket folders that are empty and older than ten minutes. A server whose owner was killed removes its
+    socket but not the folder, and nobody uses an empty folder for so long."""
     for folder in SHORT_FOLDER.glob(f"{_SOCKET_PREFIX}*"):
         with contextlib.suppress(OSError):  # not empty, not ours, or removed meanwhile
             if time.time() - folder.stat().st_mtime > _ABANDONED_AFTER:
@@ -80,7 +82,8 @@ def _remove_abandoned() -> None:
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Make a throw-away data folder that the account of Postgres can also reach (pytest's tmp_path is root's only)."""
+    """Make a throw-away data folder that the account of Postgres can also reach (pytest's tmp_path is root's only), and
+    delete it at the end of the block."""
     folder = Path(tempfile.mkdtemp(prefix="ums-data-", dir=SHORT_FOLDER))
     if os.geteuid() == 0:
         folder.chmod(_PASSAGE)
@@ -120,7 +123,8 @@ def reachable_install(install: Path, account: Account | None, *, version: str) -
 
 
 def _copy_install(install: Path, copy: Path) -> None:
-    """Copy what the server needs, at the same places relative to each other, and make it readable for all."""
+    """Copy what the server needs, at the same places relative to each other, and make it readable for all. An existing
+    copy of another run is left as it is."""
     site, package = install.parents[1], install.parent.name
     parts = [Path(package, install.name, part) for part in _RUNTIME_PARTS]
     parts.append(Path(f"{package}.libs"))  # auditwheel puts shared libraries beside the package, found by RPATH

@@ -45,7 +45,8 @@ class _Reporter:
 
 
 def main() -> int:
-    """Run the plan that stdin brings, and return the exit status."""
+    """Run the plan that stdin brings, and return the exit status: 0 after a stop, 1 if something failed or there is no
+    plan."""
     orders = _lines(_STDIN)
     first = next(orders, None)
     if first is None:

@@ -1,4 +1,6 @@
-"""The front's side of the keeper: starts it, gives it orders, receives its events, and clears up if it is killed."""
+"""The front's side of the keeper. The keeper is the process that starts, watches and stops all others; the front is the
+process that the person started. The front starts the keeper, gives it orders and receives its events; if the keeper is
+killed, the front waits until its children are gone."""
 
 import itertools
 import json
@@ -23,11 +25,11 @@ _POLL = 0.02
 
 
 class KeeperProcess:
-    """A running keeper. It stops everything as soon as this process closes the pipe or ends, however it ends."""
+    """A running keeper. It stops everything as soon as this process closes the pipe to it or ends, however it ends."""
 
     def __init__(self, plan: Plan, *, lock: int, messages: process.Stream) -> None:
         """Start the keeper with `plan`. It holds the lock whose descriptor is `lock` as long as it lives, and writes
-        its stderr to `messages`."""
+        its stderr to `messages`. Raises `DevstackError` if it ends at once."""
         self.pids: dict[str, int] = {}
         self.bin_dir: Path | None = None
         self._events: SimpleQueue[dict[str, Any]] = SimpleQueue()
@@ -49,8 +51,8 @@ class KeeperProcess:
         return self._child.pid
 
     def next_event(self, timeout: float | None = None) -> dict[str, Any]:
-        """Return the next event. Raises `DevstackError` with what failed, `StartTimeoutError` after `timeout`
-        seconds."""
+        """Wait for the keeper's next event and return it. Raises `DevstackError` with what failed, `StartTimeoutError`
+        after `timeout` seconds; None waits for ever."""
         try:
             event = self._events.get(timeout=timeout)
         except Empty:
@@ -60,14 +62,16 @@ class KeeperProcess:
         return event
 
     def order(self, command: str, name: str, *, timeout: float, **details: Any) -> None:
-        """Give an order about one process and wait until it is carried out. Raises `DevstackError`."""
+        """Order the keeper to do `command` to the process `name`, and wait until it is done; each of its events may
+        take `timeout` seconds. Raises `DevstackError`, `StartTimeoutError`."""
         number = next(self._numbers)
         self._tell(json.dumps({"command": command, "name": name, "id": number, **details}))
         while (event := self.next_event(timeout))["event"] != "done" or event["id"] != number:
             pass
 
     def stop(self) -> None:
-        """Have everything stopped; return when no process is left."""
+        """Have everything stopped, and return when no process is left. A keeper that takes longer than 12 s is killed,
+        and its children are waited for, for at most 5 s."""
         if self._child.stdin is not None:
             with suppress(BrokenPipeError):  # it is dead already
                 self._child.stdin.close()
@@ -77,8 +81,8 @@ class KeeperProcess:
         self._wait_for_orphans()
 
     def _wait_for_orphans(self) -> None:
-        """Wait for the children of a keeper that was killed: PR_SET_PDEATHSIG is ending them, and init is their parent
-        by now."""
+        """Wait up to 5 s for the children of a keeper that was killed: PR_SET_PDEATHSIG is ending them, and init is
+        their parent by now."""
         deadline = time.monotonic() + _ORPHANS_LIMIT
         while any(Path(f"/proc/{pid}").exists() for pid in self.pids.values()) and time.monotonic() < deadline:
             time.sleep(_POLL)

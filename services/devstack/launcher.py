@@ -17,9 +17,10 @@ CANNOT_RUN = 127  # what a shell answers for a command that does not exist
 
 
 def die_with_parent(parent: int, death_signal: int) -> None:
-    """Ask the kernel for `death_signal` when the thread that started us ends (prctl(2), Linux only).
+    """Ask the kernel for `death_signal` when the thread that started us ends (prctl(2), Linux only); 0 asks for none.
 
-    The parent may have died before the request was made, so the parent is checked again afterwards.
+    The parent may have died before the request was made, so the parent is checked again afterwards: if it is gone, this
+    process exits. Raises OSError when the kernel refuses.
     """
     if sys.platform == "linux" and death_signal:
         libc = ctypes.CDLL(None, use_errno=True)

@@ -36,13 +36,17 @@ def flow_ticket(returned: httpx.Response) -> str:
 
 @dataclass
 class MainJob:
-    """Steps of the main job; `client` speaks to the service, `browser` to the sandbox."""
+    """Steps of the main job; `client` speaks to the service, `browser` to the sandbox.
+
+    Steps that do not return the response raise MainJobError when it is not the expected one.
+    """
 
     client: httpx.AsyncClient
     browser: httpx.AsyncClient
 
     async def sign_up(self, email: str = "ada@example.com", **fields: Any) -> Person:
-        """Sign a person up at Clerk, which tells the service by a signed webhook."""
+        """Sign a person up at Clerk, which tells the service by a signed webhook; `fields` go into the request beside
+        the e-mail."""
         body = {"email": email, "first_name": "Ada", "last_name": "Example", **fields}
         answer = expect(await self.browser.post("/clerk/_control/users", json=body), 201).json()
         if answer["webhook_accepted"] is not True:
@@ -63,19 +67,20 @@ class MainJob:
         return started
 
     async def consent(self, authorization_url: str, *, account: str, decision: str = "approve") -> str:
-        """Decide for the person at the provider; return where it sends the browser."""
+        """Decide for the person at the provider, as `account`; return the URL to which the provider sends the
+        browser."""
         url = urlsplit(authorization_url)
         form = {**dict(parse_qsl(url.query)), "decision": decision, "account": account}
         response = expect(await self.browser.post(url.path, data=form), 302, 303)
         return response.headers["location"]
 
     async def callback(self, location: str) -> httpx.Response:
-        """Follow the provider's redirect to the service, as the browser does."""
+        """Follow the provider's redirect to the service, as the browser does; return the service's response."""
         url = urlsplit(location)
         return await self.client.get(f"{url.path}?{url.query}")
 
     async def confirm(self, person: Person, provider: str, **body: Any) -> httpx.Response:
-        """Confirm a connect attempt in the person's name."""
+        """Confirm a connect attempt in the person's name; return the service's response."""
         return await self.client.post(f"/users/me/integrations/{provider}", headers=person.headers, json=body)
 
     async def connect(
@@ -92,12 +97,13 @@ class MainJob:
     async def get_token(
         self, key: dict[str, str], user_id: str, provider: str = "sandbox-static", **body: Any
     ) -> httpx.Response:
-        """Ask for a token as a sibling service does; `key` are the headers with its service key."""
+        """Ask for a token as a sibling service does, and return the response; `key` are the headers with its service
+        key."""
         document = {"user_id": user_id, "provider": provider, **body}
         return await self.client.post("/internal/tokens/get", headers=key, json=document)
 
     async def userinfo(self, access_token: str, kind: str = "static") -> httpx.Response:
-        """Use a token at the provider."""
+        """Use a token at the provider, and return its response."""
         return await self.browser.get(f"/oidc/{kind}/userinfo", headers={"Authorization": f"Bearer {access_token}"})
 
     async def ledger(self, party: str, operation: str) -> list[dict[str, Any]]:

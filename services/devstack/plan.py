@@ -1,4 +1,5 @@
-"""The plan that tells a keeper what to run; the front process makes it and sends it as one line of JSON."""
+"""The plan that tells a keeper (the process that starts, watches and stops all others) what to run; the front process
+makes it and sends it as one line of JSON."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +9,8 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One process. It is ready when `ready_url` answers 200, or it prints `ready_text`, or, with neither, at once."""
+    """One process. It is ready when `ready_url` answers 200, or when it prints `ready_text`, or, if it has neither, at
+    once."""
 
     name: str
     command: list[str]
@@ -28,8 +30,9 @@ class Plan:
     environment: dict[str, str]
     services: list[Service]
     postgres_sockets: str | None
-    """Socket folder of the embedded Postgres; None if somebody else's Postgres is used."""
+    """Socket folder of the embedded Postgres; None if DATABASE_URL names another Postgres."""
     valkey_sockets: str | None
+    """Socket folder of the embedded Valkey; None if REDIS_URL names another server."""
     postgres_settings: dict[str, str]
     cli: list[str]
     """Command of the service's CLI; empty if there is nothing to migrate and no key to make."""

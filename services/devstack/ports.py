@@ -23,7 +23,7 @@ def parse_port(value: str, *, variable: str) -> int:
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
-    """Tell whether a server could listen there now."""
+    """Tell whether a server could listen on the port now."""
     with socket.socket() as probe:
         # As servers do: connections in TIME_WAIT, of a server that just ended, do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,7 +55,8 @@ def free_ports(count: int = 1) -> list[int]:
 
 
 def is_served_by(port: int, session: int) -> bool:
-    """Tell whether a process of `session` listens on `port`. Always true where there is no /proc."""
+    """Tell whether a process of the session with the id `session` listens on `port`. Always true where there is no
+    /proc."""
     if not Path("/proc/net/tcp").exists():
         return True
     inodes = _listening_inodes(port)

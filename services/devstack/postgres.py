@@ -46,8 +46,8 @@ _ROLES = "".join(
 
 @cache
 def _wheel_install() -> tuple[Path, str]:
-    """Return the install tree in the wheel, and the wheel's version. The package is not imported, since its import
-    warns."""
+    """Return the install tree in the wheel, and the wheel's version. Raises `DevstackError` when it is not installed.
+    The package is not imported, since its import warns."""
     spec = util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise DevstackError(f"{_WHEEL} is not installed: start with ./run or ./test, which install it")
@@ -70,8 +70,8 @@ class PostgresServer:
         socket_dir: Path | None = None,
         log_path: Path | None = None,
     ) -> None:
-        """Prepare the server. `socket_dir` is an existing private folder of the account that will run Postgres; else
-        one is made."""
+        """Prepare the server. `socket_dir` is an existing private folder of the account that will run Postgres; if it
+        is None, `start()` makes one."""
         self.data_dir = data_dir.absolute()
         self._settings = dict(settings)
         self._socket_dir = socket_dir
@@ -81,30 +81,33 @@ class PostgresServer:
 
     @property
     def pid(self) -> int:
-        """Return the postmaster's process id."""
+        """Return the postmaster's process id. Raises `DevstackError` before the first start."""
         return self._server.child.pid
 
     @property
     def child(self) -> Child:
-        """Return the postmaster."""
+        """Return the postmaster. Raises `DevstackError` before the first start."""
         return self._server.child
 
     @property
     def bin_dir(self) -> Path:
-        """Return the folder of psql, pg_dump, pg_ctl and the rest; a copy if the account cannot enter root's own."""
+        """Return the folder of psql, pg_dump, pg_ctl and the rest; a copy if the account cannot enter root's own.
+        Raises `DevstackError` before the first start."""
         if self._bin_dir is None:
             raise DevstackError("Postgres was not started")
         return self._bin_dir
 
     @property
     def socket_dir(self) -> Path:
-        """Return the private folder of the socket, which is gone after `stop()`."""
+        """Return the private folder of the socket, which is gone after `stop()`. Raises `DevstackError` if none was
+        given and the server was not started."""
         if self._socket_dir is None:
             raise DevstackError("Postgres was not started")
         return self._socket_dir
 
     def url(self, *, role: str, database: str = DATABASE) -> str:
-        """Return `postgresql://role@/database?host=FOLDER`."""
+        """Return the URL `postgresql://ROLE@/DATABASE?host=FOLDER`, with the folder of the socket. Raises
+        `DevstackError` as `socket_dir` does."""
         return database_url(self.socket_dir, role=role, database=database)
 
     def start(self) -> None:
@@ -149,8 +152,8 @@ class PostgresServer:
         self.child.wait()
 
     def stop(self, *, timeout: float = 8.0) -> None:
-        """Shut the server down fast, or after `timeout` seconds immediately; see pg_ctl(1). Harmless when it does
-        not run."""
+        """Shut the server down fast, or after `timeout` seconds immediately (see pg_ctl(1)), and remove the folder of
+        its socket. Harmless when it does not run."""
         self._server.stop([(signal.SIGINT, timeout), (signal.SIGQUIT, 0.3)])
         if self._socket_dir is not None:
             remove_folder(self._socket_dir)
@@ -205,7 +208,8 @@ class PostgresServer:
             raise DevstackError(f"{self.data_dir} is not a Postgres data directory: {error.strerror}") from error
 
     def _remove_stale_files(self) -> None:
-        """Remove what a killed postmaster left: Postgres refuses to start while an unrelated process has its pid."""
+        """Remove what a killed postmaster left: Postgres refuses to start while an unrelated process has its pid.
+        Raises `AlreadyInUseError` if the postmaster lives."""
         pid_file = self.data_dir / "postmaster.pid"
         if pid_file.exists():
             pid = pid_file.read_text().partition("\n")[0].strip()
@@ -233,7 +237,7 @@ class PostgresServer:
 
 
 def database_url(socket_dir: Path, *, role: str, database: str = DATABASE) -> str:
-    """Return `postgresql://role@/database?host=FOLDER`."""
+    """Return the URL `postgresql://ROLE@/DATABASE?host=FOLDER` of a server whose socket is in `socket_dir`."""
     return f"postgresql://{quote(role)}@/{quote(database)}?host={quote(str(socket_dir))}"
 
 

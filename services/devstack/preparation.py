@@ -1,4 +1,5 @@
-"""Decisions before anything is started: addresses, environment, and the plan for the keeper."""
+"""Decisions before anything is started: addresses, environment, and the plan for the keeper (the process that starts,
+watches and stops all others)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,14 +49,15 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """Private folders for the sockets of the embedded servers; None if somebody else's server is used."""
+    """Private folders for the sockets of the embedded servers; None where the person's variables name another
+    server."""
 
     postgres: Path | None
     valkey: Path | None
 
 
 def make_socket_folders(choices: Choices) -> Sockets:
-    """Make a folder for each server that no environment variable replaces."""
+    """Make a folder for each server that no environment variable replaces, and return them."""
     account = account_for(choices.data_dir / "postgres")
     return Sockets(
         postgres=None if choices.person.get("DATABASE_URL") else folders.make_socket_folder(account),

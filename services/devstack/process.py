@@ -100,7 +100,7 @@ def _current_spawner() -> _Spawner:
 
 
 def kill_all() -> None:
-    """Refuse further starts, SIGKILL every child that still runs and wait for it: the last act of a process."""
+    """Refuse further starts, send SIGKILL to every child that still runs and wait for it: the last act of a process."""
     for child in _current_spawner().close():
         child.kill()
         child.wait()
@@ -119,7 +119,8 @@ def spawn(
     """Start `command` without a shell, with exactly the environment `env`.
 
     The process drops to `account` (needs root). `death_signal` is what the kernel sends when this process dies; None
-    for a process that has to outlive it. A command that does not exist ends with 127.
+    for a process that has to outlive it. A command that does not exist ends with 127. Raises `DevstackError` after
+    `kill_all()`.
     """
     uid, gid = (account.uid, account.gid) if account else (-1, -1)
     launcher = [
@@ -163,9 +164,10 @@ def run(
     feed: str = "",
     timeout: float = 60.0,
 ) -> Finished:
-    """Run a short command to its end, or to SIGKILL after `timeout` seconds.
+    """Run a short command to its end, or to SIGKILL after `timeout` seconds; return how it ended and what it printed.
 
-    `feed` is its stdin, and has to be smaller than the 64 KiB that a pipe holds.
+    `feed` is the command's stdin, and has to be smaller than the 64 KiB that a pipe holds. Raises `DevstackError` as
+    `spawn` does.
     """
     child = spawn(command, env=env, account=account, cwd=cwd, streams=PIPES)
     timer = threading.Timer(timeout, child.kill)

@@ -15,7 +15,7 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def is_ready(running: RunningService) -> bool:
-    """Ask the service once whether it is ready. Raises `DevstackError` when another program answers on its port."""
+    """Tell whether the service is ready now. Raises `DevstackError` when another program answers on its port."""
     service = running.service
     if service.ready_text is not None:
         return running.said_ready.is_set()
@@ -29,7 +29,7 @@ def is_ready(running: RunningService) -> bool:
 
 
 def answers(url: str) -> bool:
-    """Tell whether GET `url` gives 200 at once."""
+    """Tell whether GET `url` gives 200 within 2 s."""
     try:
         with _direct.open(url, timeout=_ANSWER_TIMEOUT) as response:
             return bool(response.status == HTTPStatus.OK)

@@ -18,7 +18,8 @@ START_SECONDS: Final = 60.0
 
 
 def start(stack: Stack, name: str, log: Path, environment: Mapping[str, str], *arguments: str) -> Child:
-    """Start one more of the Procfile's processes, with further `arguments`; it dies with this one."""
+    """Start one more of the process that the Procfile calls `name`, with further `arguments` and with `environment`
+    laid over the stack's; it dies with the present process. Raises `DevstackError`."""
     with log.open("ab") as output:
         return process.spawn(
             [*stack.command(name), *arguments],
@@ -43,7 +44,8 @@ class Replica:
         return self.child.pid
 
     async def until_ready(self, client: httpx.AsyncClient) -> None:
-        """Wait until this very process serves. Raises TimeoutError, RuntimeError."""
+        """Wait until this very process serves. Raises TimeoutError after 60 s, and RuntimeError when it ends or another
+        program answers on its port."""
         async with asyncio.timeout(START_SECONDS):
             while not await self._is_ready(client):
                 if self.child.returncode is not None:
@@ -53,8 +55,8 @@ class Replica:
             raise RuntimeError(f"another program than our replica answers on port {self._port}")
 
     async def until_ended(self) -> int | None:
-        """Wait for the end and return the return code: negative if a signal ended it, None if it still runs after
-        ten seconds."""
+        """Wait for the process to end and return its return code: negative if a signal ended it, None if it still runs
+        after ten seconds."""
         return await asyncio.to_thread(self.child.wait, 10)
 
     async def _is_ready(self, client: httpx.AsyncClient) -> bool:
@@ -66,9 +68,11 @@ class Replica:
 async def successive_replicas(
     stack: Stack, client: httpx.AsyncClient, log: Path, environments: Sequence[Mapping[str, str]], *, ahead: int = 2
 ) -> AsyncGenerator[Replica, None]:
-    """Yield ready replicas one after the other, each of which has to have ended when the next one is asked for.
+    """Yield a ready replica for each of `environments`, one after the other; each has to have ended when the next one
+    is asked for.
 
     `ahead` of them start while one serves. They take turns on `ahead + 1` ports, as a process that is restarted does.
+    Raises TimeoutError and RuntimeError as `until_ready` does.
     """
     own_ports = ports.free_ports(ahead + 1)
     waiting = deque[Replica]()
@@ -91,7 +95,8 @@ async def successive_replicas(
 async def parallel_replicas(
     stack: Stack, client: httpx.AsyncClient, log: Path, environments: Sequence[Mapping[str, str]]
 ) -> AsyncIterator[list[Replica]]:
-    """Provide ready replicas that serve at the same time."""
+    """Provide a ready replica for each of `environments`, all at the same time, and kill them at the end of the block.
+    Raises TimeoutError and RuntimeError as `until_ready` does."""
     free = ports.free_ports(len(environments))
     replicas = [Replica(stack, port, log, environment) for port, environment in zip(free, environments, strict=True)]
     try:

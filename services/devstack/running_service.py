@@ -1,4 +1,5 @@
-"""A started command of the stack; its output goes to its log and, with its name before it, to the person."""
+"""A started command of the stack; its output goes to its log and, if wanted, with its name before each line, to the
+person."""
 
 import os
 import subprocess
@@ -19,7 +20,8 @@ _OUTPUT_GRACE = 1.0  # seconds between the end of a process and the end of what 
 
 
 def echo_to_person(name: str, line: bytes) -> None:
-    """Write `NAME | line` to stderr, which the front connected with its own stdout."""
+    """Write `NAME | line` to stderr, which the front (the process that the person started) connected with its own
+    stdout."""
     with suppress(OSError):  # nobody reads any more; the log still has the line
         os.write(sys.stderr.fileno(), f"{name:<{_NAME_WIDTH}}| ".encode() + line + b"\n")
 
@@ -57,7 +59,7 @@ class RunningService:
         self._reader.start()
 
     def answer(self) -> str:
-        """Wait until the command closes its stdout, and return all of it; needs `keep_stdout`."""
+        """Wait until the command closes its stdout, and return all that it printed there; needs `keep_stdout`."""
         if self.child.stdout is None:
             return ""
         with self.child.stdout as stdout:

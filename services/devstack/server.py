@@ -34,18 +34,19 @@ class ServerProcess:
 
     @property
     def running(self) -> bool:
-        """Tell whether the child runs."""
+        """Tell whether the server runs."""
         return self._child is not None and self._child.returncode is None
 
     @property
     def child(self) -> Child:
-        """Return the child. Raises `DevstackError` before the first start."""
+        """Return the server's process. Raises `DevstackError` before the first start."""
         if self._child is None:
             raise DevstackError(f"{self.name} was not started")
         return self._child
 
     def lock(self) -> None:
-        """Take the directory for this process. Raises `AlreadyInUseError` when another run has it."""
+        """Take the directory for this process. Raises `AlreadyInUseError` when another run has it, `DevstackError` when
+        the server runs already."""
         if self.running:
             raise DevstackError(f"{self.name} is already running")
         if self._run_lock is None:
@@ -59,7 +60,8 @@ class ServerProcess:
             self._run_lock = None
 
     def launch(self, command: Sequence[str | Path], *, account: Account | None, death_signal: signal.Signals) -> None:
-        """Start the server as soon as no process of an earlier server is left."""
+        """Start the server as soon as no process of an earlier server is left. Raises `AlreadyInUseError` when one is
+        still there after 12 seconds."""
         path = self.data_dir.with_name(f"{self.data_dir.name}.server.lock")
         descriptor = directory_lock.acquire(path, in_use=self._in_use, wait=directory_lock.STILL_STOPPING)
         try:
@@ -90,7 +92,8 @@ class ServerProcess:
             raise DevstackError(f"another {self.name} (pid {answered}) answers in {self.data_dir}")
 
     def stop(self, signals: Sequence[tuple[signal.Signals, float]]) -> None:
-        """Send each signal and wait its seconds for the end; send SIGKILL after the last one."""
+        """Send each signal and wait its seconds for the end; send SIGKILL after the last one, and release the
+        directory."""
         if self._child is not None:
             for signum, seconds in signals:
                 self._child.send_signal(signum)
@@ -101,7 +104,7 @@ class ServerProcess:
         self.unlock()
 
     def last_log_line(self) -> str:
-        """Return the last line of the server's log."""
+        """Return the last line of the server's log that is not empty."""
         lines = self.log_path.read_text(errors="replace").splitlines() if self.log_path.exists() else []
         return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
 
@@ -111,5 +114,6 @@ class ServerProcess:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a socket folder. Both the keeper and the front do so, so it may be gone already."""
+    """Remove a socket folder. It may be gone already: both the process that runs the server and the one that made the
+    folder remove it."""
     shutil.rmtree(folder, ignore_errors=True)

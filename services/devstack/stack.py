@@ -61,7 +61,7 @@ class StackPostgres:
     socket_dir: Path
 
     def url(self, *, role: str, database: str = DATABASE) -> str:
-        """Return `postgresql://role@/database?host=FOLDER`."""
+        """Return the URL `postgresql://ROLE@/DATABASE?host=FOLDER`, with the folder of the socket."""
         return database_url(self.socket_dir, role=role, database=database)
 
 
@@ -73,7 +73,7 @@ class StackValkey:
     socket_dir: Path
 
     def url(self) -> str:
-        """Return `unix:///tmp/ums-XXXXXXXX/valkey.sock`."""
+        """Return the URL of the server's unix socket, for example `unix:///tmp/ums-1a2b3c4d/valkey.sock`."""
         return valkey_url(self.socket_dir)
 
 
@@ -120,12 +120,12 @@ class Stack:
 
     @property
     def api_urls(self) -> list[str]:
-        """Return the base URLs of the copies of the API."""
+        """Return the base URLs of all copies of the API."""
         return [f"http://{ports.LOOPBACK}:{port}" for port in self._choices.web_ports]
 
     @property
     def api_url(self) -> str:
-        """Return the base URL of the (first) API."""
+        """Return the base URL of the API, or of its first copy."""
         return self.api_urls[0]
 
     @property
@@ -135,16 +135,18 @@ class Stack:
 
     @property
     def service_key(self) -> str:
-        """Return the development service key, which has grants for every provider of the sandbox."""
+        """Return the development service key, which has grants for every provider of the sandbox; empty before it is
+        made."""
         return read_service_key(self.data_dir)
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return the environment of the stack's processes."""
+        """Return the environment of the stack's processes. Raises `DevstackError` before the start."""
         return dict(self._started_plan.environment)
 
     def command(self, name: str) -> list[str]:
-        """Return what the Procfile starts as `name`. Raises `DevstackError` when it names no such process."""
+        """Return the command line that the Procfile gives for `name`. Raises `DevstackError` when it has no such
+        process, or before the start."""
         commands = read_procfile(self._recipe.procfile, self._started_plan.environment)
         if name not in commands:
             raise DevstackError(f"{self._recipe.procfile.name} has no process {name!r}")
@@ -152,7 +154,7 @@ class Stack:
 
     @property
     def postgres(self) -> StackPostgres:
-        """Return the embedded Postgres. Raises `DevstackError` when DATABASE_URL replaced it."""
+        """Return the embedded Postgres. Raises `DevstackError` when DATABASE_URL replaced it, or before the start."""
         folder, keeper = self._started_plan.postgres_sockets, self._running_keeper
         if folder is None or keeper.bin_dir is None:
             raise DevstackError("DATABASE_URL names the database: there is no embedded Postgres")
@@ -160,7 +162,7 @@ class Stack:
 
     @property
     def valkey(self) -> StackValkey:
-        """Return the embedded Valkey. Raises `DevstackError` when REDIS_URL replaced it."""
+        """Return the embedded Valkey. Raises `DevstackError` when REDIS_URL replaced it, or before the start."""
         folder = self._started_plan.valkey_sockets
         if folder is None:
             raise DevstackError("REDIS_URL names the broker: there is no embedded Valkey")
@@ -168,11 +170,12 @@ class Stack:
 
     @property
     def keeper_pid(self) -> int:
-        """Return the id of the process that is the parent of all others."""
+        """Return the id of the process that is the parent of all others. Raises `DevstackError` before the start."""
         return self._running_keeper.pid
 
     def process(self, name: str) -> StackProcess:
-        """Return a process by its name: one of the Procfile, `web-2`, `sandbox`, `postgres`, `valkey`."""
+        """Return a process by its name: one of the Procfile, `web-2`, `sandbox`, `postgres`, `valkey`. Raises
+        `DevstackError` when there is none of that name."""
         pids = self._running_keeper.pids
         if name not in pids:
             raise DevstackError(f"there is no process {name!r}; there are {', '.join(pids)}")
@@ -183,15 +186,15 @@ class Stack:
         return self.data_dir / "log" / f"{name}.log"
 
     def kill(self, name: str, signum: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to one process and wait for its end, which does not end the stack."""
+        """Send a signal to one process and wait for its end, which does not end the stack. Raises `DevstackError`."""
         self._running_keeper.order("kill", name, timeout=_ORDER_LIMIT, signal=int(signum))
 
     def start_process(self, name: str) -> None:
-        """Start a process that was killed and wait until it is ready."""
+        """Start a process that was killed and wait until it is ready. Raises `DevstackError`."""
         self._running_keeper.order("start", name, timeout=_ORDER_LIMIT)
 
     def restart(self, name: str) -> None:
-        """Kill a process with SIGKILL and start it again."""
+        """Kill a process with SIGKILL and start it again. Raises `DevstackError`."""
         self.kill(name)
         self.start_process(name)
 
@@ -208,7 +211,7 @@ class Stack:
             raise
 
     def stop(self) -> None:
-        """Stop everything, within 10 s; harmless when nothing runs."""
+        """Stop everything, which takes 10 s at most; harmless when nothing runs."""
         self._undo.close()
 
     def wait(self) -> None:
@@ -250,7 +253,8 @@ class Stack:
             return KeeperProcess(plan, lock=lock, messages=messages)
 
     def _lock(self) -> int:
-        """Lock DATA_DIR. This process holds one lock; the keeper inherits the other, and may outlive it by 10 s."""
+        """Lock DATA_DIR, and return the lock for the keeper, the parent of all other processes. This process holds one
+        lock; the keeper inherits the other, and may outlive this process by 10 s. Raises `AlreadyInUseError`."""
         in_use = f"{self.data_dir} is in use by another run: set DATA_DIR to another folder"
         self._undo.callback(os.close, directory_lock.acquire(self.data_dir / "run.lock", in_use=in_use))
         path = self.data_dir / "keeper.lock"

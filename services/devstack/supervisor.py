@@ -1,4 +1,5 @@
-"""The keeper's work: start what a plan names, watch it, and stop all of it in order.
+"""The work of the keeper (the process that is the parent of all others): start what a plan names, watch it, and stop
+all of it in order.
 
 Starting happens in a thread of its own, so that a stop never waits for a start.
 """
@@ -29,7 +30,8 @@ _POLL = 0.1
 _LEAST = 0.2
 
 Event = dict[str, Any]
-"""`{"event": name, …}`: progress(text), started(name, pid), ready, failed(text), done(id), refused(id, text)."""
+"""`{"event": name, …}`: progress(text), started(name, pid, bin_dir of a server), ready, failed(text), done(id),
+refused(id, text)."""
 
 
 class StoppingError(DevstackError):
@@ -51,7 +53,8 @@ class Supervisor:
         self._servers = self._embedded_servers()
 
     def run(self) -> int:
-        """Run the plan until a stop is asked for (0) or something fails (1)."""
+        """Run the plan until a stop is asked for or something fails, then stop everything; return the exit status, 0 or
+        1."""
         threading.Thread(target=self._bring_up, name="bring-up", daemon=True).start()
         try:
             return self._obey()

