@@ -98,7 +98,7 @@ class Subject(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class Comparison(Generic[M]):
-    """Measurements of the service and of its floor under one name."""
+    """Measurements of the service and of its floor, and the name of what was compared."""
 
     name: str
     service: Subject[M]

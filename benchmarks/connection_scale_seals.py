@@ -25,7 +25,7 @@ from services.user_management.tests.actors import TESTER
 
 _ACCESS_BYTES, _REFRESH_BYTES = 110, 52  # in hex they are as long as the tokens that they replace
 _LIFETIME_SECONDS: Final = 7 * 86_400.0
-"""Longer than any run, so that no read finds a stale token and no provider is called."""
+"""Lifetime of an access token: longer than any run, so that no read finds an expired one and no provider is called."""
 _BATCH: Final = 250
 _HELD = sa.text("""
 SELECT id, user_id FROM integrations WHERE user_id = ANY(:user_ids) AND provider = :provider AND status = 'active'

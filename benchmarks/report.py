@@ -46,7 +46,7 @@ class Promise:
         judged: bool = True,
         counts: Mapping[str, float] | None = None,
     ) -> Self:
-        """Make a promise that is kept when `figure` reaches `limit`; with `judged=False` it has no verdict."""
+        """Make a promise that is kept when `figure` reaches `limit`; with `judged=False` it is not judged."""
         verdict = _verdict(kept=figure >= limit, judged=judged)
         return cls(promise_id, what, figure, f">= {limit:g}", verdict, counts or {})
 
@@ -61,7 +61,7 @@ class Promise:
         judged: bool = True,
         counts: Mapping[str, float] | None = None,
     ) -> Self:
-        """Make a promise that is kept when `figure` does not exceed `limit`; with `judged=False` it has no verdict."""
+        """Make a promise that is kept when `figure` does not exceed `limit`; with `judged=False` it is not judged."""
         verdict = _verdict(kept=figure <= limit, judged=judged)
         return cls(promise_id, what, figure, f"<= {limit:g}", verdict, counts or {})
 
@@ -111,7 +111,7 @@ def git_version() -> str:
 def write_json(
     path: Path, circumstances: Circumstances, promises: Sequence[Promise], details: Mapping[str, Any]
 ) -> None:
-    """Write the result file. Raises OSError."""
+    """Write the result file, and make the folders above it. Raises OSError."""
     document = {
         **asdict(circumstances),
         "passed": passed(promises),

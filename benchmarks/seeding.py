@@ -34,7 +34,7 @@ _SERVICE: Final = "benchmark"
 _BATCH: Final = 250
 _ACCESS_BYTES, _REFRESH_BYTES = 110, 52  # in hex about as long as Google's: 220 and 104 characters
 _LIFETIME_SECONDS: Final = 7 * 86_400.0
-"""Longer than any run, so that no read finds a stale token and no provider is called."""
+"""Lifetime of an access token: longer than any run, so that no read finds an expired one and no provider is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,9 @@ class SeededUser:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What a provider answered to one user's consent, one line of the input.
+    """What a provider answered to one user's consent: one line of the file that `granted` reads.
 
-    Lines of the same user must follow one another.
+    Lines of the same user must follow one another. `expires_in` is in seconds.
     """
 
     user: int
@@ -146,8 +146,8 @@ async def _connect_users(container: Container, users: Sequence[SeededUser], toke
 
 
 async def connect_granted(settings: Settings, granted: Iterable["Granted"]) -> None:
-    """Seed the users of `granted` with integrations whose tokens a provider knows. Those of the same user must follow
-    one another."""
+    """Seed the users of `granted` with integrations whose tokens a provider knows. The lines of one user must
+    follow one another."""
     async with _started(settings) as container:
         for number, of_user in groupby(granted, key=lambda grant: grant.user):
             async with container.resources.unit_of_work(TESTER) as uow:

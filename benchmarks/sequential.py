@@ -1,4 +1,4 @@
-"""Sends one request after the other on one connection and times each: the wait of a caller when nobody else calls."""
+"""Sends one request after the other on one connection and times each: how long a caller waits when no other calls."""
 
 import json
 import time

@@ -13,7 +13,7 @@ from services.sandbox.clerk.session_tokens import build_session_token
 from services.sandbox.signing import SigningKey, signing_key
 
 _LIFETIME_SECONDS: Final = 86_400
-"""Longer than any run. Clerk's tokens live for a minute, but verifying costs the same for any lifetime."""
+"""Lifetime of a session token: longer than any run. Clerk's live for a minute, but verifying one costs the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,8 @@ class Lines:
             self._free.put_nowait((Connection(host, port), 0.0))
 
     async def post(self, request: bytes) -> tuple[float, int]:
-        """Send the request; return when it was sent (time.monotonic) and the status of the answer, or 0 when none
-        came."""
+        """Send the request; return when it was sent (time.monotonic) and the status of the answer (0 when none
+        came)."""
         connection, used_at = await self._free.get()
         sent = time.monotonic()
         if sent - used_at > _IDLE_SECONDS:

@@ -62,7 +62,8 @@ class Case:
 
 
 def wide_prefixes(deployment: Deployment) -> list[str]:
-    """Return the commonest beginnings of first names, which fit a tenth of all users or more. Raises BenchmarkError."""
+    """Return the commonest beginnings of first names, each that of a tenth of all users or more. Raises
+    BenchmarkError."""
     found: list[str] = json.loads(deployment.query(_WIDE_PREFIXES.format(count=_NAME_PREFIXES)))
     return found
 

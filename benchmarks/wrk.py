@@ -47,7 +47,7 @@ end
 
 @dataclass(frozen=True, slots=True)
 class Posts:
-    """Requests that differ in their body."""
+    """POST requests that differ in their body."""
 
     path: str
     headers: Mapping[str, str]
@@ -67,7 +67,7 @@ class Posts:
 
 @dataclass(frozen=True, slots=True)
 class Gets:
-    """Requests that differ in who makes them."""
+    """GET requests that differ in their Authorization header."""
 
     path: str
     authorizations: Sequence[str]

@@ -34,7 +34,7 @@ class Outage:
 
 async def short_outage(fleet: Fleet, per_kind: int) -> list[Promise]:
     """Test an outage that ends a second after the last answer: no integration of any kind may be lost. Return the
-    promises."""
+    promises. Raises BenchmarkError, DevstackError, MainJobError."""
     struck = await _strike(fleet, per_kind, SHORT_SECONDS)
     await until_settled(fleet, [one.connection for one in struck])
     evidence = await gather_evidence(fleet, struck)
@@ -48,7 +48,7 @@ async def short_outage(fleet: Fleet, per_kind: int) -> list[Promise]:
 async def long_outage(fleet: Fleet, per_kind: int) -> list[Promise]:
     """Test an outage that is longer than a lease, so that the provider's answers are gone. Where the old refresh token
     still works, it must be used again; where it does not (`strict`), the service must say that the user has to
-    reconnect. Return the promises."""
+    reconnect. Return the promises. Raises BenchmarkError, DevstackError, MainJobError."""
     struck = await _strike(fleet, per_kind, LONGER_THAN_THE_LEASE_SECONDS)
     await until_settled(fleet, [one.connection for one in struck])
     evidence = await gather_evidence(fleet, struck)

@@ -19,14 +19,14 @@ PROVIDER_SECONDS: Final = 0.1
 JOBS: Final = (JobName.REFRESH_DUE_TOKENS, JobName.SWEEP_LEASES)
 _ROUND_SECONDS: Final = 60.0
 _HOLD_SECONDS: Final = 7.0
-"""How long the provider holds the call of the process that is to lose: shorter than the service waits for a provider (8
-s), longer than another process needs to refresh."""
+"""How long the provider holds the call of the process that is to lose: shorter than the 8 s that the service waits for
+a provider, longer than another process needs to refresh."""
 
 
 async def race(fleet: Fleet, rounds: int) -> list[Promise]:
     """Test R4, `rounds` times: the token of a strict provider (each refresh token works once) has expired, and two
     workers and two APIs want it at once. The first answer 409 (the user has to reconnect) ends the test. Return the
-    promises. Raises BenchmarkError, MainJobError."""
+    promises. Raises BenchmarkError, DevstackError, MainJobError."""
     (connection,) = fleet.take("strict")
     await fleet.witness.change("strict", delay_seconds=PROVIDER_SECONDS)
     answers: list[Answer] = []
@@ -72,9 +72,9 @@ async def _race_once(fleet: Fleet, connection: Connection, workers: tuple[Worker
 
 
 async def come_too_late(fleet: Fleet, rounds: int) -> list[Promise]:
-    """Test R5, `rounds` times: a process loses its lease while the provider holds its call, and gets invalid_grant when
-    another one, the winner, has stored new tokens. The first answer 409 (the user has to reconnect) to a loser ends the
-    test. Return the promises. Raises BenchmarkError, MainJobError."""
+    """Test R5, `rounds` times: a process loses its lease while the provider holds its call, and gets invalid_grant
+    after another one, the winner, has stored new tokens. The first answer 409 (the user has to reconnect) to a loser
+    ends the test. Return the promises. Raises BenchmarkError, MainJobError."""
     connections = [fleet.take(kind)[0] for kind in KINDS]
     losers: list[Answer] = []
     winners: list[Answer] = []

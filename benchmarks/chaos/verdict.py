@@ -92,8 +92,8 @@ class Evidence:
 def judge(
     name: str, evidence: Sequence[Evidence], *, kills: int, planned: int, per_point: Mapping[str, int]
 ) -> list[Promise]:
-    """Return the promises about one kind of victim, called `name` (R1 or R2). Of the `planned` kills, `kills` happened,
-    `per_point` of them at each point."""
+    """Return the promises about one kind of victim, called `name` (R1 or R2). Of the `planned` kills, `kills` happened;
+    `per_point` counts these by where they happened."""
     lost = [one for one in evidence if not one.works]
     kept_kinds = [one for one in evidence if one.connection.kind != "strict"]
     strict = [one for one in evidence if one.connection.kind == "strict"]

@@ -101,7 +101,8 @@ def judge(audit: Audit, canary: Path, requirements: Sequence[Path], *, today: da
 
 
 def _doubt(answer: Answer) -> Verdict | None:
-    """Return a verdict if the service does not know the canary's vulnerability, which every working one knows."""
+    """Return the verdict `not judged` if the service does not know the canary's vulnerability, which every working one
+    knows; otherwise None."""
     if any(dependency.get("vulns") for dependency in answer.dependencies or ()):
         return None
     reason = next(iter(_skipped(answer)), f"it knows nothing against {CANARY}")

@@ -43,7 +43,7 @@ class DevelopmentSecrets:
 
     @classmethod
     def of(cls, data_dir: Path) -> Self:
-        """Return the secrets of `data_dir`, made at the first call. Raises `DevstackError` when the file cannot be
+        """Return the secrets of `data_dir`, which the first call makes. Raises `DevstackError` when the file cannot be
         used."""
         path = data_dir / FILE
         if not path.exists():

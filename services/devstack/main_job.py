@@ -86,7 +86,7 @@ class MainJob:
     async def connect(
         self, person: Person, provider: str = "sandbox-static", *, scopes: tuple[str, ...] = ("calendar.read",)
     ) -> dict[str, Any]:
-        """Go the whole way from authorize to an integration, and return it."""
+        """Connect an account, from the start of a connect attempt to its confirmation, and return the integration."""
         started = await self.authorize(person, provider, scopes=list(scopes))
         location = await self.consent(started["authorization_url"], account=person.email)
         returned = expect(await self.callback(location), 303)
@@ -107,7 +107,7 @@ class MainJob:
         return await self.browser.get(f"/oidc/{kind}/userinfo", headers={"Authorization": f"Bearer {access_token}"})
 
     async def ledger(self, party: str, operation: str) -> list[dict[str, Any]]:
-        """Return the sandbox's ledger of calls to `party` for `operation`."""
+        """Return the calls to `party` for `operation` that the sandbox has recorded."""
         answer = await self.browser.get("/_ledger", params={"party": party, "operation": operation})
         items: list[dict[str, Any]] = expect(answer, 200).json()["items"]
         return items

@@ -147,7 +147,8 @@ class PostgresServer:
         (self.data_dir / "standby.signal").touch()
 
     def kill(self) -> None:
-        """Kill the server with SIGKILL, as a power cut does; `start()` brings it back."""
+        """Kill the server with SIGKILL, without a shutdown; `start()` brings it back. Raises `DevstackError` before the
+        first start."""
         self.child.kill()
         self.child.wait()
 

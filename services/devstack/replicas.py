@@ -30,7 +30,7 @@ def start(stack: Stack, name: str, log: Path, environment: Mapping[str, str], *a
 
 
 class Replica:
-    """A further process of the API."""
+    """A further process of the API, started at once; wait for `until_ready`."""
 
     def __init__(self, stack: Stack, port: int, log: Path, environment: Mapping[str, str]) -> None:
         self.url = f"http://{ports.LOOPBACK}:{port}"

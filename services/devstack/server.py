@@ -1,4 +1,4 @@
-"""The base of the embedded Postgres and Valkey: one directory, one child, one private socket folder."""
+"""What the embedded Postgres and Valkey have in common: a server process for one data directory, and its locks."""
 
 import os
 import shutil

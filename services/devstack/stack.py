@@ -175,7 +175,7 @@ class Stack:
 
     def process(self, name: str) -> StackProcess:
         """Return a process by its name: one of the Procfile, `web-2`, `sandbox`, `postgres`, `valkey`. Raises
-        `DevstackError` when there is none of that name."""
+        `DevstackError` when there is none of that name, or before the start."""
         pids = self._running_keeper.pids
         if name not in pids:
             raise DevstackError(f"there is no process {name!r}; there are {', '.join(pids)}")
