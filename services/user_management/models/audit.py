@@ -1,4 +1,5 @@
-"""The audit: who did what to whom. Its tables are append-only and partitioned by month, by the time in `id`."""
+"""The tables of the audit: who did what to whom. They are append-only, and partitioned by month by the time that the id
+(a UUID of version 7) begins with."""
 
 from datetime import datetime
 from typing import Any
@@ -10,7 +11,7 @@ from services.user_management.models.base import JSONB, Identifier, PgUUID, inde
 
 
 class AuditLog(ormar.Model):
-    """One change. The table has no foreign keys, because a record outlives the rows that it is about."""
+    """The record of one change. The table has no foreign keys, because a record outlives the rows that it is about."""
 
     ormar_config = table(
         "audit_logs",
@@ -33,7 +34,8 @@ class AuditLog(ormar.Model):
 
 
 class AuditDetail(ormar.Model):
-    """Old and new values of one change, under the id of its audit row; may hold personal data, so it can be erased."""
+    """The old and new values of one change, under the id of its row in `audit_logs`. They may hold personal data, so
+    the values about a user are deleted when the user is erased."""
 
     ormar_config = table(
         "audit_details",

@@ -28,8 +28,8 @@ _base_config = ormar.OrmarConfig(database=ormar_database, metadata=metadata)
 
 
 def table(name: str, *constraints: sa.Constraint | sa.Index) -> ormar.OrmarConfig:
-    """Return the ormar configuration of a model. ormar's type hints allow neither indexes nor single-column constraints
-    here."""
+    """Return the ormar configuration of a model whose table is called `name`. `items` is untyped because ormar's hints
+    allow neither indexes nor constraints of a single column."""
     items: list[Any] = list(constraints)
     return _base_config.copy(tablename=name, constraints=items)
 
@@ -72,7 +72,8 @@ class Identifier(ormar.Text):  # type: ignore[misc, valid-type]  # ormar types i
 
 
 def foreign_key(column: str, target: str, *, ondelete: str = "CASCADE") -> sa.Constraint:
-    """Return a foreign key of one column to `target`, written as `table.column`."""
+    """Return a foreign key of one column to `target`, written as `table.column`; by default, rows are deleted together
+    with the row that they refer to."""
     return sa.ForeignKeyConstraint([column], [target], ondelete=ondelete)
 
 

@@ -1,4 +1,4 @@
-"""The tables of users' integrations and of connect attempts."""
+"""The tables of users' integrations, connect attempts, tokens to be revoked, and providers' health."""
 
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,8 @@ from services.user_management.models.base import JSONB, Bytes, Identifier, PgUUI
 
 
 class Integration(ormar.Model):
-    """One account at one provider, connected by one user. The refresh lease and fence live on this row."""
+    """One account at one provider, connected by one user. The row also holds the lease of a refresh (the right of one
+    process, until a time, to refresh the tokens) and its fence, `token_version`."""
 
     ormar_config = table(
         "integrations",
@@ -77,31 +78,33 @@ class Integration(ormar.Model):
     metadata: Any = JSONB(nullable=True)
     """The product's own notes, such as a label; text by name. Null: none."""
     token_version: int = ormar.BigInteger(nullable=False)
-    """Fence: every stored answer of the provider raises it by one."""
+    """The fence: new tokens are stored only if this number is still the one that was read before the provider was
+    asked. A connect, a stored refresh and a disconnect each raise it by one."""
     refresh_lease_owner: UUID | None = PgUUID(nullable=True)
     refresh_lease_until: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     refresh_attempts: int = ormar.Integer(nullable=False)
-    """Calls sent to the provider since the last one whose outcome is known; 2 or more: the refresh token may have been
+    """Refresh calls whose outcome is not known, the one under way included; 2 or more: the refresh token may have been
     replaced without our knowledge."""
     refresh_not_before: datetime | None = ormar.DateTime(timezone=True, nullable=True)
-    """Cool-down after a transient failure."""
+    """The end of the cool-down after a failure: no refresh begins before it. Null or past: there is no cool-down."""
     refresh_failures: int = ormar.Integer(nullable=False)
     refresh_due_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
-    """When the access token runs out, kept by a trigger on `encrypted_tokens`; null without a refresh token."""
+    """When the access token runs out, kept by a trigger on `encrypted_tokens`; null if it does not, or if there is no
+    refresh token."""
     refresh_issued_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
-    """When that access token was issued, kept in the same way."""
+    """When that access token was issued, kept by the same trigger; null without a refresh token."""
     last_refresh_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     last_failure_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     last_failure: str | None = ormar.Text(nullable=True)
-    """Error code of the provider, or the kind of failure; never its body."""
+    """The provider's error code or a code of ours; never the body of an answer."""
     last_failure_detail: str | None = ormar.Text(nullable=True)
-    """The provider's code beneath that one, such as `invalid_rapt` or `AADSTS700082`."""
+    """The provider's more detailed code beside `last_failure`, such as `invalid_rapt` or `AADSTS700082`."""
     failing_since: datetime | None = ormar.DateTime(timezone=True, nullable=True)
-    """When the first of the present failures in a row happened."""
+    """When the first of the present failures in a row happened; null if there are none."""
     last_checked_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     """When the provider last accepted the access token in a check."""
     last_probed_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
-    """When a check last tried, whatever came of it."""
+    """When a check last tried this integration, whatever it found."""
     clock_skew_seconds: int | None = ormar.Integer(nullable=True)
     """The provider's clock minus ours, as its ID token said when the account was connected."""
     connected_at: datetime = ormar.DateTime(timezone=True, nullable=False)
@@ -112,7 +115,8 @@ class Integration(ormar.Model):
 
 
 class OAuthFlow(ormar.Model):
-    """One connect attempt: started by a user, returned to by the provider, consumed by the same user."""
+    """One connect attempt, in code a flow: a user starts it, the provider sends the browser back, and the same user
+    confirms it, which consumes it."""
 
     ormar_config = table(
         "oauth_flows",
@@ -140,7 +144,8 @@ class OAuthFlow(ormar.Model):
 
 
 class TokenRevocation(ormar.Model):
-    """A token that is to be revoked at its provider. It has no foreign key to integration or user: it outlives both."""
+    """A token that is or was to be revoked at its provider. The row has no foreign key to integration or user, because
+    it outlives both."""
 
     ormar_config = table(
         "token_revocations",
@@ -167,18 +172,21 @@ class TokenRevocation(ormar.Model):
     provider_account_id: str = Identifier(nullable=False)
     kind: str = ormar.Text(nullable=False)
     ciphertext: bytes | None = Bytes(max_length=1_000_000, nullable=True)
-    """The token as the integration held it, under the same binding; null once nothing is left to do."""
+    """The encrypted token, bound to its user, integration and kind like the integration's own; null once the revocation
+    is finished."""
     key_version: int | None = ormar.Integer(nullable=True)
     expires_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
-    """When an access token expires; a provider that revokes access tokens accepts no expired one."""
+    """When the access token expires, since a provider that revokes access tokens accepts no expired one; null for an
+    access token that does not expire, and for a refresh token."""
     refresh_ciphertext: bytes | None = Bytes(max_length=1_000_000, nullable=True)
-    """The refresh token beside an access token, to get a new one once that has expired."""
+    """The encrypted refresh token that gets a new access token to revoke once the stored one has expired; null if there
+    is none."""
     refresh_key_version: int | None = ormar.Integer(nullable=True)
     state: str = ormar.Text(nullable=False)
     attempts: int = ormar.Integer(nullable=False)
     next_attempt_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     lease_until: datetime | None = ormar.DateTime(timezone=True, nullable=True)
-    """The end of the lease of the process that is trying."""
+    """The end of the lease: until then the revocation is left to the process that has begun it. Null: nobody has."""
     last_failure: str | None = ormar.Text(nullable=True)
     requested_at: datetime = ormar.DateTime(timezone=True, nullable=False)
     finished_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
@@ -197,4 +205,4 @@ class ProviderHealth(ormar.Model):
     enforced_scopes: Any = JSONB(nullable=True)
     """The required scopes against which all integrations were last checked."""
     scopes_required_at: Any = JSONB(nullable=True)
-    """By scope, when a process last required it; scopes required within the last hour are in force."""
+    """For each scope, when a process last required it; scopes that were required within the last hour are in force."""

@@ -1,4 +1,4 @@
-"""Counters of what happened to integrations, which every process shows as metrics."""
+"""The table of counters of what happened to integrations, which every process of the API shows as metrics."""
 
 import sqlalchemy as sa
 
@@ -16,5 +16,6 @@ connection_counters = sa.Table(
     sa.Column("total", sa.BigInteger(), nullable=False),
     one_of("counter", IntegrationCounter),
 )
-"""A row per counter and shard, written in the transaction of what it counts. The number of rows is bounded: closed sets
-of labels, times providers, times shards."""
+"""One row per counter, labels and shard (one of several rows among which the writers of a count are spread), written in
+the transaction of what it counts. The number of rows is bounded: closed sets of labels, times providers, times
+shards."""

@@ -1,4 +1,4 @@
-"""Runs of periodic jobs."""
+"""The table of the runs of periodic jobs."""
 
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,8 @@ from services.user_management.models.base import JSONB, Identifier, PgUUID, inde
 
 
 class JobRun(ormar.Model):
-    """One slot of one job: claimed by a lease, so that any number of beats and workers run it once."""
+    """One slot (one due run) of one job. A worker claims it with a lease, so that it runs once, however many schedulers
+    and workers there are."""
 
     ormar_config = table(
         "job_runs",

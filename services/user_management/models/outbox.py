@@ -1,4 +1,4 @@
-"""Events that are to be told to others."""
+"""The table of the outbox: events that wait to be relayed to webhook subscriptions, or already were."""
 
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,8 @@ from services.user_management.models.base import JSONB, Identifier, PgUUID, inde
 
 
 class OutboxEvent(ormar.Model):
-    """One event, written in the transaction of the change that it tells; relayed in `seq` order, at least once."""
+    """One event, written in the transaction of the change that it reports. Events are relayed in the order of `seq`,
+    each at least once."""
 
     ormar_config = table(
         "outbox_events",

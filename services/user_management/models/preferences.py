@@ -11,7 +11,7 @@ from services.user_management.models.base import JSONB, Identifier, PgUUID, fore
 
 
 class UserPreferences(ormar.Model):
-    """What a user changed; everything else comes from the defaults of `schema_version`."""
+    """The preferences that a user changed; all others have the defaults of `schema_version`."""
 
     ormar_config = table("user_preferences", foreign_key("user_id", "users.id"))
 

@@ -43,7 +43,8 @@ class ServiceKey(ormar.Model):
 
 
 class ServiceGrant(ormar.Model):
-    """What a service may read: a provider's tokens, for some scopes (null: any), maybe only with a reason."""
+    """The right of a service to read tokens of one provider, for `scopes` (null: any); with `reason_required`, each
+    read must give a reason."""
 
     ormar_config = table(
         "service_grants", foreign_key("client_id", "service_clients.id"), sa.UniqueConstraint("client_id", "provider")

@@ -38,7 +38,8 @@ class EncryptedToken(ormar.Model):
 
 
 class EncryptionKey(ormar.Model):
-    """A key version that is or was in use. `canary` is a known text encrypted under it."""
+    """A key version (one secret that encrypts, by its number) that is or was in use. `canary` is a known text encrypted
+    under it: a process that can decrypt the text holds the right key."""
 
     ormar_config = table(
         "encryption_keys",
@@ -56,7 +57,8 @@ class EncryptionKey(ormar.Model):
 
 
 class TokenRead(ormar.Model):
-    """One answer of the token read statement. Append-only, partitioned by month on the time in `id`."""
+    """The record of one token read: a service's request for an access token, and its outcome. The table is append-only,
+    and partitioned by month by the time that the id (a UUID of version 7) begins with."""
 
     ormar_config = table(
         "token_reads",
@@ -73,7 +75,7 @@ class TokenRead(ormar.Model):
     client_id: UUID = PgUUID(nullable=False)
     key_id: str = Identifier(nullable=False)
     user_id: str = Identifier(nullable=False)
-    """The id of the user who was found; if there is none, the text that the request named."""
+    """The id of the user who was found; if nobody was, the text by which the request named the user."""
     provider: str = Identifier(nullable=False)
     integration_id: UUID | None = PgUUID(nullable=True)
     outcome: str = ormar.Text(nullable=False)

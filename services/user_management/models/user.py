@@ -57,8 +57,8 @@ class User(ormar.Model):
     profile_image_url: str | None = ormar.Text(nullable=True)
     phone: str | None = ormar.Text(nullable=True)
     status: str = ormar.Text(nullable=False)
-    """The status that counts, derived from decisions made here (`suspended_at`, `deleted_at`) and from upstream's
-    (`upstream_status`)."""
+    """The status that counts, derived from what was decided here (`suspended_at`, `deleted_at`) and from upstream's
+    status (`upstream_status`). Upstream is the identity provider as the source of news about users."""
     suspended_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     suspended_reason: str | None = ormar.Text(nullable=True)
     onboarding_completed: bool = ormar.Boolean(nullable=False)
@@ -66,15 +66,15 @@ class User(ormar.Model):
     last_login_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     last_active_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     local_fields: Any = JSONB(nullable=False)
-    """Names of fields edited here, which the upstream no longer overwrites."""
+    """Names of fields that were edited here, which upstream no longer overwrites."""
     upstream_profile: Any = JSONB(nullable=True)
     """The fields that can be edited here (and are then named in `local_fields`), as upstream last described them."""
     upstream_status: str | None = ormar.Text(nullable=True)
     upstream_updated_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     upstream_event_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     upstream_digest: bytes | None = Bytes(max_length=32, nullable=True)
-    """SHA-256 of the content. Together with the two times above it gives upstream's news a total order, so that every
-    process picks the same of two as the newer one."""
+    """SHA-256 of the user as upstream described them. With `upstream_updated_at` and `upstream_event_at` it gives
+    upstream's descriptions a total order, so that every process picks the same one of two as the newer."""
     deleted_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     deleted_by: str | None = ormar.Text(nullable=True)
     restored_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
@@ -101,7 +101,7 @@ erased_subjects = sa.Table(
     sa.Column("subject_hash", sa.LargeBinary(), primary_key=True),
     sa.Column("erased_at", sa.DateTime(timezone=True), nullable=False),
 )
-"""Keyed hashes of erased (issuer, subject) pairs, so that a late webhook creates nobody."""
+"""Keyed hashes of erased (issuer, subject) pairs, so that a webhook that arrives late does not create the user anew."""
 
 sign_ins = sa.Table(
     "sign_ins",
@@ -113,5 +113,5 @@ sign_ins = sa.Table(
     sa.Index("ix_sign_ins_user_id_started_at", "user_id", "started_at"),
     sa.Index("ix_sign_ins_started_at", "started_at"),
 )
-"""Sessions that began at the issuer, each stored once, so that sign-ins are counted correctly however often and late we
-are told of them."""
+"""Sessions that began at the issuer, each stored once, so that sign-ins are counted correctly however often and late
+the issuer reports them."""

@@ -1,4 +1,4 @@
-"""The inbox of upstream webhooks."""
+"""The table of the inbox: webhooks received from upstream, the identity provider."""
 
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,8 @@ from services.user_management.models.base import JSONB, Identifier, PgUUID, inde
 
 
 class WebhookEvent(ormar.Model):
-    """A verified event, stored in the transaction that applies it."""
+    """An event whose signature was verified. It is stored in the transaction that applies it; if that fails, with its
+    error, and is applied later."""
 
     ormar_config = table(
         "webhook_events",
@@ -25,9 +26,10 @@ class WebhookEvent(ormar.Model):
     message_id: str = Identifier(nullable=False)
     event_type: str = ormar.Text(nullable=False)
     subject: str | None = Identifier(nullable=True)
-    """Upstream's id of the user it is about."""
+    """Upstream's id of the user whom the event is about; null if it is about none."""
     payload: Any = JSONB(nullable=False)
-    """The event as it was signed, whatever it holds; no larger than a request's body may be, which is 1 MiB."""
+    """The event as it was signed, at most as large as a request's body may be (1 MiB); `{}` once it was erased with its
+    user."""
     received_at: datetime = ormar.DateTime(timezone=True, nullable=False)
     applied_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     attempts: int = ormar.Integer(nullable=False)

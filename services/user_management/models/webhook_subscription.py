@@ -1,4 +1,4 @@
-"""Outgoing webhooks: who wants to be told what, and each message to them."""
+"""The tables of outgoing webhooks: which address gets which events, and each message that is sent there."""
 
 from datetime import datetime
 from typing import Any
@@ -12,8 +12,8 @@ from services.user_management.models.base import JSONB, Bytes, PgUUID, foreign_k
 
 
 class WebhookSubscription(ormar.Model):
-    """An address that is told of events. It belongs to the service `client_id`; if that is null, to the user who made
-    it (`created_by`)."""
+    """An address to which events are sent. The subscription belongs to the service `client_id`; if that is null, to the
+    user who made it (`created_by`)."""
 
     ormar_config = table(
         "webhook_subscriptions",
@@ -40,7 +40,7 @@ class WebhookSubscription(ormar.Model):
     status: str = ormar.Text(nullable=False)
     disabled_reason: str | None = ormar.Text(nullable=True)
     failing_since: datetime | None = ormar.DateTime(timezone=True, nullable=True)
-    """When the first of the present failures in a row happened."""
+    """When the first of the present failures in a row happened; null if there are none."""
     last_sequence: int = ormar.BigInteger(nullable=False)
     """The number of the subscription's newest delivery."""
     version: int = ormar.Integer(nullable=False)
@@ -70,7 +70,8 @@ class WebhookDelivery(ormar.Model):
     state: str = ormar.Text(nullable=False)
     attempts: int = ormar.Integer(nullable=False)
     next_attempt_at: datetime | None = ormar.DateTime(timezone=True, nullable=True)
-    """When the delivery is due; while a worker tries it, the end of that worker's lease."""
+    """When the delivery is due; while a worker tries it, the end of that worker's lease. Null: it is finished, or its
+    subscription is disabled."""
     last_status: int | None = ormar.Integer(nullable=True)
     last_error: str | None = ormar.Text(nullable=True)
     created_at: datetime = ormar.DateTime(timezone=True, nullable=False)

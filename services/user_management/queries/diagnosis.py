@@ -13,7 +13,7 @@ from services.user_management.queries.rows import all_rows, one_row
 
 READS_LOOKED_AT: Final = 50
 ACCOUNTS_LOOKED_AT: Final = 50
-"""The most integrations of the same account by other users that are counted; what matters is whether there are few or
+"""The most integrations of the same account by other users that are looked at; what matters is whether there are few or
 many."""
 
 _SUBJECT = (
@@ -105,13 +105,13 @@ class DiagnosedProvider:
 
 @dataclass(frozen=True, slots=True)
 class StoredToken:
-    """A token of the diagnosed integration, sealed."""
+    """A token of the diagnosed integration, encrypted."""
 
     ciphertext: bytes
     key_version: int
     issued_at: datetime
     expires_at: datetime | None
-    """None for one that does not run out, and for every refresh token."""
+    """None for a token that does not run out, and for every refresh token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +141,11 @@ class DiagnosedIntegration:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The user that a diagnosis is about, with the provider's state and the integration if there is one."""
+    """The user whom a diagnosis is about, with the provider's state, and the integration and its tokens if there are
+    any."""
 
     read_at: datetime
-    """When it was read, by the database's clock."""
+    """When all of this was read, by the database's clock."""
     user_status: str
     user_deleted_at: datetime | None
     provider: DiagnosedProvider | None
@@ -156,7 +157,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeCount:
-    """How many of the latest reads had an outcome, and when the last of them was."""
+    """How many of the latest token reads had this outcome, and when the last one of these was."""
 
     outcome: str
     reads: int
@@ -169,14 +170,15 @@ class OtherConnects:
 
     connections: int
     newer_connects: int
-    """How often those integrations were connected after ours."""
+    """How often these integrations were connected after the diagnosed one was."""
     consent_ended_at: datetime | None
-    """When one of those integrations was last revoked at the provider, after ours was connected."""
+    """When a token of these integrations was last revoked at the provider, after the diagnosed one was connected; None:
+    never."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastRevocation:
-    """The revocation of the token that the last disconnect gave up."""
+    """The newest revocation of a token of the integration at its provider."""
 
     state: str
     attempts: int
@@ -188,7 +190,7 @@ class LastRevocation:
 
 @dataclass(frozen=True, slots=True)
 class ConnectAttempt:
-    """One attempt to connect."""
+    """One attempt of a user to connect an account."""
 
     status: str
     error: str | None
@@ -200,8 +202,11 @@ class ConnectAttempt:
 async def read_subject(
     connection: AsyncConnection, *, user_id: str, provider: str, account: str | None
 ) -> Subject | None:
-    """Read the user, the provider's state, the integration (of `account`, else the primary one, else the one that ended
-    last) and its tokens. None: there is no such user."""
+    """Read the user, the provider's state, one integration and its tokens; None: there is no such user.
+
+    The integration is that of `account` (id at the provider or e-mail; a match by id goes first). If `account` is None,
+    it is the primary one or, if all are disconnected, the one that was disconnected last.
+    """
     parameters = {"user_id": user_id, "provider": provider, "account": account}
     row = (await connection.execute(_SUBJECT, parameters)).one_or_none()
     if row is None:
@@ -232,13 +237,13 @@ def _token(row: sa.Row[Any], kind: str, expires_at: datetime | None) -> StoredTo
 
 
 async def latest_reads(connection: AsyncConnection, *, user_id: str, provider: str) -> list[OutcomeCount]:
-    """Count the latest token reads by their outcome."""
+    """Count the latest token reads (READS_LOOKED_AT of them) of a user's integrations with the provider, by outcome."""
     parameters = {"user_id": user_id, "provider": provider, "limit": READS_LOOKED_AT}
     return all_rows(OutcomeCount, await connection.execute(_READS, parameters))
 
 
 async def count_connects(connection: AsyncConnection, *, user_id: str, integration_id: UUID) -> int:
-    """Count how often this user has connected this account, as far back as the audit goes."""
+    """Count how often the user has connected the account of this integration, as far back as the audit goes."""
     parameters = {"user_id": user_id, "integration_id": str(integration_id)}
     return int((await connection.execute(_CONNECTS, parameters)).scalar_one())
 
@@ -246,7 +251,8 @@ async def count_connects(connection: AsyncConnection, *, user_id: str, integrati
 async def same_account(
     connection: AsyncConnection, *, provider: str, account_id: str, integration_id: UUID, since: datetime
 ) -> OtherConnects:
-    """Count other users' integrations of the same account, and what became of them after `since`."""
+    """Count other users' integrations of the same account, at most ACCOUNTS_LOOKED_AT, and how often they were
+    connected after `since`; find when one was last revoked after `since`."""
     parameters = {
         "provider": provider,
         "account_id": account_id,
@@ -260,13 +266,14 @@ async def same_account(
 
 
 async def last_revocation(connection: AsyncConnection, integration_id: UUID) -> LastRevocation | None:
-    """Read the revocation of the token that the last disconnect gave up."""
+    """Read the newest revocation of a token of the integration; None: none was ever requested."""
     return one_row(LastRevocation, await connection.execute(_REVOCATIONS, {"integration_id": integration_id}))
 
 
 async def recent_flows(
     connection: AsyncConnection, *, user_id: str, provider: str, since: datetime
 ) -> list[ConnectAttempt]:
-    """List a user's attempts to connect, the latest first. Of many attempts only the newest are kept."""
+    """List a user's attempts to connect the provider that began at `since` or later, the latest first. Of many
+    attempts, only the newest are in the database."""
     parameters = {"user_id": user_id, "provider": provider, "since": since}
     return all_rows(ConnectAttempt, await connection.execute(_FLOWS, parameters))

@@ -1,4 +1,5 @@
-"""Statements on key versions and the ciphertexts under them. A new column of ciphertexts needs an entry in PLACES."""
+"""Statements on key versions (one secret that encrypts, by its number) and the ciphertexts under them. A new column of
+ciphertexts needs an entry in PLACES."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,8 @@ _NONE: Final[Column] = sa.literal("")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """A column of ciphertexts with its key version, and the parts of the binding that they were encrypted with."""
+    """A column of ciphertexts with the column of their key versions, and the parts of their binding: what a ciphertext
+    belongs to, which must be given again, and the same, to decrypt it."""
 
     name: str
     """What the values are called in messages to the operator, in the plural."""
@@ -41,15 +43,17 @@ class Place:
     key_version: sa.Column[Any]
     purpose: str
     holder: Column
-    """The expression for the binding's `place`."""
+    """The expression for the binding's `place`, the id of the integration or subscription."""
     user_id: Column = field(default=_NONE)
     kind: Column = field(default=_NONE)
     joined: sa.FromClause | None = None
-    """The table joined with the others that hold parts of the binding; None: it needs no other."""
+    """The table joined with others that hold parts of the binding; None: no other is needed."""
     connection: tuple[Column, Column, Column] | None = None
-    """Id, fence and status of the integration that stops working if the value cannot be read."""
+    """Id, fence (`token_version`) and status of the integration that stops working if the value cannot be decrypted;
+    None: there is no such integration."""
     discard: sa.Update | sa.Delete | None = None
-    """The statement that removes unreadable values, to be narrowed to certain rows; None: a person has to decide."""
+    """The statement that removes values which cannot be decrypted, to be narrowed to certain rows; None: such values
+    are never removed, since a person has to decide."""
 
 
 TOKENS: Final = Place(
@@ -122,8 +126,8 @@ CODES: Final = "codes"
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A key version. `held_by` says what is under it, by the name of the place: a number, or only 0 or 1 for whether
-    there is anything."""
+    """A key version. `held_by` says for the name of each place what is encrypted under the version there: the number of
+    ciphertexts, or only 1 or 0 for whether there are any."""
 
     version: int
     state: str
@@ -134,7 +138,8 @@ class KeyRow:
 
 @dataclass(frozen=True, slots=True)
 class StoredSecret:
-    """A ciphertext with its binding."""
+    """A ciphertext with its binding; `id` is that of its row. The last three members are the integration that stops
+    working without it, or None."""
 
     id: UUID
     ciphertext: bytes
@@ -148,7 +153,7 @@ class StoredSecret:
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """A ciphertext that is to replace exactly the one in `former`."""
+    """A new `ciphertext` that is to replace the ciphertext `former` in the row `id`, if that still is there."""
 
     id: UUID
     former: bytes
@@ -156,7 +161,8 @@ class Renewed:
 
 
 async def usage(connection: AsyncConnection) -> list[KeyRow]:
-    """List every key version, ascending, with the numbers of ciphertexts under it."""
+    """List every key version, ascending, with the numbers of ciphertexts under it, those of authorization codes (CODES)
+    that have not expired included."""
     counts = [
         sa.select(sa.func.count()).where(place.key_version == _keys.c.version).scalar_subquery() for place in PLACES
     ]
@@ -167,7 +173,8 @@ async def usage(connection: AsyncConnection) -> list[KeyRow]:
 
 
 async def backlog(connection: AsyncConnection) -> list[KeyRow]:
-    """List every key version, ascending, with 1 or 0 for whether anything that can be re-encrypted is under it."""
+    """List every key version, ascending, with 1 or 0 for each of PLACES: whether anything that can be re-encrypted is
+    under it there."""
     found = [sa.cast(sa.exists().where(place.key_version == _keys.c.version), sa.Integer) for place in PLACES]
     return await _key_rows(connection, found)
 
@@ -182,7 +189,8 @@ async def _key_rows(connection: AsyncConnection, numbers: Sequence[Column]) -> l
 async def secrets_under(
     connection: AsyncConnection, place: Place, version: int, *, after: UUID, limit: int
 ) -> list[StoredSecret]:
-    """Read the next ciphertexts of `place` under `version`, in the order of their ids."""
+    """Read the next `limit` ciphertexts of `place` under `version`, in the order of their ids, beginning after the id
+    `after`."""
     integration_id, token_version, status = place.connection or (sa.null(), sa.null(), sa.null())
     key = place.table.c.id
     select = (
@@ -199,10 +207,11 @@ async def secrets_under(
 async def replace_secrets(
     connection: AsyncConnection, place: Place, renewed: Sequence[Renewed], *, version: int
 ) -> int:
-    """Store each new ciphertext where exactly its former one still is, in one statement. Returns how many were stored.
+    """Store each new ciphertext, encrypted under `version`, where exactly its former one still is, in one statement.
+    Returns how many were stored.
 
-    A row that somebody is writing at this moment is passed over: this statement waits for no row, so it can be part of
-    no deadlock.
+    A row that another transaction is writing at this moment is passed over: this statement waits for no row, so it can
+    be part of no deadlock.
     """
     key = place.table.c.id
     given = _given(
@@ -236,10 +245,11 @@ def _array(values: Sequence[object], item_type: sa.types.TypeEngine[Any]) -> Col
 
 
 async def lock_key(connection: AsyncConnection, version: int) -> tuple[str, float] | None:
-    """Lock a key version; return its state, and the seconds since a version was last activated. None: there is no such
-    version.
+    """Lock a key version until the transaction ends; return its state, and the seconds since any version was last
+    activated. None: there is no such version.
 
-    This waits for, and holds up, every transaction that stores something under it: their foreign keys lock it too.
+    This waits for, and holds up, every transaction that stores something under the version: their foreign keys lock its
+    row too.
     """
     since = sa.select(sa.func.max(_keys.c.activated_at)).scalar_subquery()
     elapsed = sa.cast(sa.extract("epoch", sa.func.now() - since), sa.Float)
@@ -249,7 +259,7 @@ async def lock_key(connection: AsyncConnection, version: int) -> tuple[str, floa
 
 
 async def retire_key(connection: AsyncConnection, version: int) -> None:
-    """Retire a key version, which is never used again."""
+    """Retire a key version for good."""
     values = {"state": "retired", "retired_at": sa.func.now()}
     await connection.execute(sa.update(_keys).where(_keys.c.version == version).values(**values))
 
@@ -257,10 +267,11 @@ async def retire_key(connection: AsyncConnection, version: int) -> None:
 async def discard_secrets(
     connection: AsyncConnection, place: Place, secrets: Sequence[StoredSecret], *, version: int
 ) -> int:
-    """Remove these unreadable ciphertexts where exactly they still are. Returns how many were removed.
+    """Remove the ciphertexts in `secrets`, which cannot be decrypted, where exactly they still are under `version`.
+    Returns how many were removed.
 
-    A ciphertext that has replaced one of them is kept, whatever its version. Nothing is removed from a place for which
-    a person has to decide.
+    A ciphertext that has replaced one of them is kept, whatever its version. Nothing is removed from a place that has
+    no `discard`.
     """
     if place.discard is None:
         return 0
@@ -274,7 +285,7 @@ async def discard_secrets(
 
 
 async def read_keys(connection: AsyncConnection) -> list[KeyRow]:
-    """List every key version, ascending, without what is under it."""
+    """List every key version, ascending, with an empty `held_by`."""
     return await _key_rows(connection, [])
 
 
@@ -289,7 +300,8 @@ async def add_key(connection: AsyncConnection, version: int, *, kdf: str, canary
 
 
 async def activate_key(connection: AsyncConnection, version: int) -> bool:
-    """Make a decrypt-only version the active one; False if it is no longer decrypt-only.
+    """Make a decrypt-only version the active one, with which everything new is encrypted; False if the version is no
+    longer decrypt-only.
 
     The time is stored by the database's clock, with which `lock_key` compares it. Raises IntegrityError while another
     version is active.
@@ -299,6 +311,6 @@ async def activate_key(connection: AsyncConnection, version: int) -> bool:
 
 
 async def yield_active(connection: AsyncConnection, version: int) -> bool:
-    """Make the active version decrypt-only; False if it is no longer the active one."""
+    """Make `version`, the active one, decrypt-only; False if it is no longer the active one."""
     update = sa.update(_keys).where(_keys.c.version == version, _keys.c.state == "active")
     return bool((await connection.execute(update.values(state="decrypt_only"))).rowcount)

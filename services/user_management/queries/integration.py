@@ -1,4 +1,8 @@
-"""Statements that connect an account, and guarded changes of an integration's status."""
+"""Statements that connect, show, change and end integrations.
+
+The fence of an integration is its `token_version`, which is raised by every connect, stored refresh and disconnect:
+what was found out about an older version no longer applies.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -161,7 +165,7 @@ class ShownIntegration:
     token_version: int
     version: int
     expires_at: datetime | None
-    """When the access token runs out; None: it does not."""
+    """When the access token runs out; None: it does not, or there is none."""
     refreshed_seconds_ago: float | None
     has_refresh_token: bool
     last_used_at: datetime | None
@@ -169,7 +173,7 @@ class ShownIntegration:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The integration that an account now has."""
+    """The integration that `connect` has made or restored."""
 
     id: UUID
     token_version: int
@@ -200,14 +204,15 @@ class LiveIntegration:
 
 
 async def lock_active_user(connection: AsyncConnection, user_id: str) -> bool:
-    """Lock an active user's row, so that the user's connects run one after the other; False if there is no such active
-    user."""
+    """Lock an active user's row until the transaction ends, so that the user's connects run one after the other; False
+    if there is no such user, or the user is deleted or not active."""
     return (await connection.execute(_LOCK_USER, {"user_id": user_id})).one_or_none() is not None
 
 
 async def connect(connection: AsyncConnection, *, user_id: str, provider: str, consent: Consent) -> Connected:
-    """Insert the account's integration, or restore it with a new fence. Lock the user first, which keeps other connects
-    away. A refresh may still have marked the integration while we waited for its row."""
+    """Make the account's integration or, if there was one, restore it with a new fence and without its failures. Lock
+    the user first, so that no other connect runs at the same time. A refresh may, and the former status that is
+    returned is the one that it has left."""
     account = {"user_id": user_id, "provider": provider, "account_id": consent.account_id}
     former_status = (await connection.execute(_LOCK_FORMER, account)).scalar_one_or_none()
     parameters = account | {
@@ -222,40 +227,44 @@ async def connect(connection: AsyncConnection, *, user_id: str, provider: str, c
 
 
 async def list_shown(connection: AsyncConnection, user_id: str) -> list[ShownIntegration]:
-    """List everything that is shown of the user's integrations, without the disconnected ones."""
+    """List everything that is shown of the user's integrations, without the disconnected ones, by provider, the primary
+    one first."""
     return all_rows(ShownIntegration, await connection.execute(_LIST, {"user_id": user_id}))
 
 
 async def find_shown(
     connection: AsyncConnection, *, user_id: str, provider: str, account: str | None
 ) -> ShownIntegration | None:
-    """Return everything that is shown of one integration: of `account` (id at the provider or e-mail), else of the
-    primary one."""
+    """Return everything that is shown of one integration that is not disconnected: the one of `account` (id at the
+    provider or e-mail; a match by id goes first) or, if `account` is None, the primary one. None if there is none."""
     parameters = {"user_id": user_id, "provider": provider, "account": account}
     return one_row(ShownIntegration, await connection.execute(_FIND, parameters))
 
 
 async def live_of_user(connection: AsyncConnection, user_id: str) -> list[LiveIntegration]:
-    """Return the user's integrations that are not disconnected, and lock their rows."""
+    """List the user's integrations that are not disconnected, in the order of their ids, and lock their rows until the
+    transaction ends."""
     rows = await connection.execute(_LIVE_OF_USER, {"user_id": user_id})
     return [LiveIntegration(row.id, row.user_id, row.provider, row.provider_account_id, row.status) for row in rows]
 
 
 async def set_metadata(connection: AsyncConnection, integration_id: UUID, metadata: dict[str, str] | None) -> None:
-    """Replace the product's notes about an integration."""
+    """Replace all of the product's notes about an integration; None: there are none."""
     await connection.execute(_SET_METADATA, {"id": integration_id, "metadata": metadata})
 
 
 async def make_primary(connection: AsyncConnection, *, user_id: str, provider: str, integration_id: UUID) -> bool:
-    """Make this integration the primary one, which requests without an account mean; False if it already was."""
+    """Make this integration of the user the primary one at its provider, which requests that name no account mean;
+    False if it was that already."""
     parameters = {"user_id": user_id, "provider": provider, "id": integration_id}
     await connection.execute(_YIELD_PRIMARY, parameters)
     return (await connection.execute(_MAKE_PRIMARY, {"id": integration_id})).rowcount == 1
 
 
 async def disconnect(connection: AsyncConnection, held: LiveIntegration, *, reason: str) -> None:
-    """End an integration whose row is locked: no token of it is readable from the commit on, and no answer of a refresh
-    that is under way is stored. Another account of the user becomes the primary one."""
+    """End an integration whose row is locked and delete its tokens. No answer of a refresh that is under way is stored
+    any more. If it was the primary one, another integration of the user with the provider becomes that, a working one
+    if there is one."""
     await connection.execute(_DISCONNECT, {"id": held.id, "reason": reason})
     await connection.execute(_FORGET_TOKENS, {"id": held.id, "kinds": ["access", "refresh"]})
     primary = {"user_id": held.user_id, "provider": held.provider}
@@ -264,18 +273,18 @@ async def disconnect(connection: AsyncConnection, held: LiveIntegration, *, reas
 
 
 async def forget_refresh_token(connection: AsyncConnection, integration_id: UUID) -> None:
-    """Delete the refresh token of a dead integration that its user is connecting again."""
+    """Delete the refresh token of an integration, for one that no longer worked and that its user connects again."""
     await connection.execute(_FORGET_TOKENS, {"id": integration_id, "kinds": ["refresh"]})
 
 
 async def has_ended(connection: AsyncConnection, integration_id: UUID) -> bool:
-    """Tell whether the integration was disconnected, or its user erased."""
+    """Tell whether the integration is disconnected, or its row is gone because its user was erased."""
     status = (await connection.execute(_STATUS, {"id": integration_id})).scalar_one_or_none()
     return status in (None, IntegrationStatus.DISCONNECTED)
 
 
 async def has_moved(connection: AsyncConnection, integration_id: UUID, token_version: int) -> bool:
-    """Tell whether the integration's tokens are no longer those of `token_version`."""
+    """Tell whether the integration's tokens are no longer those of `token_version`, or its row is gone."""
     found = await connection.execute(_TOKEN_VERSION, {"id": integration_id})
     return bool(found.scalar_one_or_none() != token_version)
 
@@ -296,10 +305,11 @@ async def set_status(
     failure: str | None = None,
     detail: str | None = None,
 ) -> tuple[str, str] | None:
-    """Change the status if the fence has not moved and it still is one of `from_statuses`; else None.
+    """Change the status and return (user id, provider); None, and no change, if the fence is no longer `token_version`
+    or the present status is not one of `from_statuses`.
 
-    `failure` and `detail` are what the provider said, if that is the cause. Returns (user id, provider). Releases the
-    lease: an integration that changed its status has nothing to refresh.
+    `failure` and `detail` are the provider's codes, if its answer is the cause; without `failure`, the last recorded
+    failure stays. The lease of a refresh is released: an integration that changed its status has nothing to refresh.
     """
     parameters = {
         "id": integration_id,

@@ -1,4 +1,5 @@
-"""Counters that are written in the transaction of what they count."""
+"""Statements on the counters of what happened to integrations, which are raised in the transaction of what they
+count."""
 
 import random
 from collections.abc import Mapping
@@ -10,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.user_management.core.integration_counts import IntegrationCount, IntegrationCounter
 
 SHARDS: Final = 16
-"""Rows per counter. A row stays locked from its update to the end of the commit, and a thousand refreshes may be under
-way."""
+"""How many rows share the count of one counter with its labels, so that writers seldom wait for each other: a row stays
+locked from its update to the end of the commit, and a thousand refreshes may be under way."""
 
 # Rows are written in one order, so that two transactions that count the same things cannot wait for each other.
 _ADD = sa.text("""
@@ -36,8 +37,8 @@ FROM connection_counters GROUP BY counter, provider, outcome, reason
 
 
 async def add(connection: AsyncConnection, counted: Mapping[IntegrationCount, int]) -> None:
-    """Raise the counters. This should be the last statement before a commit: other transactions that raise the same
-    counter may have to wait until then."""
+    """Raise each counter by its number. This should be the last statement before a commit: other transactions that
+    raise the same counters may have to wait until then."""
     counts = list(counted)
     parameters = {
         "shard": random.randrange(SHARDS),  # noqa: S311 - spreads the writers
@@ -51,7 +52,7 @@ async def add(connection: AsyncConnection, counted: Mapping[IntegrationCount, in
 
 
 async def read_totals(connection: AsyncConnection) -> dict[IntegrationCount, int]:
-    """Read all counters: some hundred rows."""
+    """Read the totals of all counters that were ever raised: some hundred."""
     rows = await connection.execute(_TOTALS)
     return {
         IntegrationCount(IntegrationCounter(row.counter), row.provider, row.outcome, row.reason): row.total

@@ -1,5 +1,5 @@
 """Statements on integrations that are due for a check, on providers' health, and on integrations that lack a required
-scope."""
+scope. A serving integration is one that can serve tokens: its status is `active` or `degraded`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -143,7 +143,7 @@ ORDER BY i.id LIMIT :limit
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A serving integration with its sealed access token."""
+    """A serving integration of an active user, with its encrypted access token."""
 
     id: UUID
     token_version: int
@@ -156,14 +156,14 @@ class Candidate:
     key_version: int
     expired: bool
     cooling: bool
-    """Whether a failure is so recent that the provider must not be asked for a refresh."""
+    """Whether a failure is so recent that the provider must not yet be asked for a refresh."""
     has_refresh_token: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far a walk has come. It first visits integrations that were never probed, by id, then the others, the longest
-    unprobed first."""
+    """How far a walk over the serving integrations has come. The walk first visits those that no check has ever tried
+    (probed), by id, and then the others, the one that was probed longest ago first."""
 
     probed_at: datetime | None = None
     id: UUID = FIRST
@@ -171,7 +171,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of the walk. `end` is None if nothing is left in this part of the walk."""
+    """A page of the walk: the integrations that are due, and the place after all that it looked at. `end` is None if
+    nothing is left in this part of the walk (never probed, or probed before)."""
 
     due: list[Candidate]
     end: Place | None
@@ -182,14 +183,14 @@ class Requirement:
     """Scopes that are required of a provider's integrations."""
 
     in_force: tuple[str, ...]
-    """The scopes that any process required lately, within `hold_seconds`."""
+    """The scopes that any process required within the last `hold_seconds` of `require`."""
     enforced: tuple[str, ...] | None
     """The scopes against which all integrations were last checked; None if they never were."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """An integration, and the scopes that its user granted."""
+    """An integration, with the scopes that its user granted."""
 
     id: UUID
     account_id: str
@@ -209,8 +210,13 @@ async def due_page(
     idle_seconds: float,
     page: int,
 ) -> Page:
-    """Read the next `page` integrations of the walk, and which of them are to be checked. Integrations that were probed
-    since the walk `began` are left out. `unwell`: providers whose recovery is looked for."""
+    """Walk over the next `page` serving integrations after the place `after`, and return those that are due for a
+    check.
+
+    Due are those that are degraded, whose access token does not run out, or that were neither connected, refreshed nor
+    checked for `idle_seconds`; at the providers `unwell`, whose recovery is looked for, all. Left out are integrations
+    that were probed since the walk `began`, that a process is refreshing, or whose user is not active.
+    """
     parameters: dict[str, Any] = {
         "after_id": after.id,
         "unwell": list(unwell),
@@ -229,7 +235,7 @@ async def due_page(
 
 
 async def find_candidate(connection: AsyncConnection, integration_id: UUID) -> Candidate | None:
-    """Find one serving integration of an active user."""
+    """Read one integration; None if it is not serving, has no access token, or its user is deleted or not active."""
     row = (await connection.execute(_ONE, {"id": integration_id})).one_or_none()
     return None if row is None else _candidate(row)
 
@@ -239,41 +245,45 @@ def _candidate(row: sa.Row[Any]) -> Candidate:
 
 
 async def note_probed(connection: AsyncConnection, integration_id: UUID) -> None:
-    """Note that a check tries this integration now: it goes to the end of the walk, whatever the check finds."""
+    """Record that a check tries this integration now; whatever the check finds, the integration goes to the end of the
+    walk."""
     await connection.execute(_PROBED, {"id": integration_id})
 
 
 async def note_accepted(connection: AsyncConnection, held: Candidate, *, whole: bool) -> None:
-    """Note that the provider accepted the access token. `whole`: nothing at all is wrong with the integration, and its
-    former failures are forgotten."""
+    """Record that the provider accepted the access token. `whole`: nothing at all is wrong with the integration, and
+    its recorded failures are cleared. Nothing changes if its tokens are new by now (the fence `token_version` has
+    moved), or it no longer serves."""
     parameters = {"id": held.id, "token_version": held.token_version, "whole": whole}
     await connection.execute(_ACCEPTED, parameters)
 
 
 async def note_refused(connection: AsyncConnection, held: Candidate, *, failure: str, detail: str | None) -> float:
-    """Note that the provider refused the access token; return for how many seconds it has been failing, 0 if the fence
-    has moved."""
+    """Record that the provider refused the access token, and return for how many seconds the integration has been
+    failing. Returns 0, and records nothing, if its tokens are new by now (the fence `token_version` has moved), or it
+    no longer serves."""
     parameters = {"id": held.id, "token_version": held.token_version, "failure": failure, "detail": detail}
     row = (await connection.execute(_REFUSED, parameters)).one_or_none()
     return 0.0 if row is None else float(row.refused_seconds)
 
 
 async def read_states(connection: AsyncConnection, providers: Iterable[str]) -> dict[str, ProviderState]:
-    """Return the states of these providers, as last written."""
+    """Return the states of these providers, as last written; providers that were never checked are left out."""
     rows = await connection.execute(_STATES, {"providers": list(providers)})
     return {row.provider: ProviderState(row.state) for row in rows}
 
 
 async def set_state(connection: AsyncConnection, provider: str, state: ProviderState, *, reason: str | None) -> None:
-    """Write the state of a provider that the check has seen. While the state lasts, the time of its beginning stays."""
+    """Write the state in which the check has found a provider. As long as the state is the same, the time since when it
+    is so stays."""
     await connection.execute(_SET_STATE, {"provider": provider, "state": state.value, "reason": reason})
 
 
 async def require(
     connection: AsyncConnection, provider: str, scopes: Sequence[str], *, hold_seconds: float
 ) -> Requirement:
-    """Note that this process requires `scopes` now. Returns what is in force: these scopes, and those that other
-    processes required within `hold_seconds`."""
+    """Record that this process requires `scopes` of the provider's integrations now. Returns what is in force: these
+    scopes, and those that any process required within `hold_seconds`."""
     parameters = {"provider": provider, "scopes": list(scopes), "hold_seconds": hold_seconds}
     row = (await connection.execute(_REQUIRE_TYPED, parameters)).one()
     enforced = None if row.enforced_scopes is None else tuple(row.enforced_scopes)
@@ -286,13 +296,15 @@ async def set_enforced(connection: AsyncConnection, provider: str, scopes: Seque
 
 
 async def holders(connection: AsyncConnection, provider: str, *, after: tuple[str, UUID], limit: int) -> list[Holder]:
-    """List integrations of a provider in the order of (account id, id)."""
+    """List the next `limit` integrations of a provider, whatever their status, in the order of (account id, id),
+    beginning after the pair `after`."""
     parameters = {"provider": provider, "after_account": after[0], "after_id": after[1], "limit": limit}
     return [_holder(row) for row in await connection.execute(_OF_PROVIDER, parameters)]
 
 
 async def lacking(connection: AsyncConnection, provider: str, *, after: UUID, limit: int) -> list[Holder]:
-    """List integrations that need their users because they lack a required scope, in the order of their ids."""
+    """List the next `limit` integrations of a provider that need their users because they lack a required scope, in the
+    order of their ids, beginning after the id `after`."""
     parameters = {"provider": provider, "after_id": after, "limit": limit}
     return [_holder(row) for row in await connection.execute(_LACKING, parameters)]
 

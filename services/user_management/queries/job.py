@@ -1,4 +1,4 @@
-"""Slots of periodic jobs, by the database's clock."""
+"""Statements on the slots of periodic jobs: a slot is one due run of a job. All times are by the database's clock."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,7 +48,8 @@ DELETE FROM job_runs WHERE started_at < :before
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One claimed slot of one job."""
+    """One slot of one job that this process has claimed. `slot` is when it began, `cursor` where the work goes on
+    (None: from the beginning)."""
 
     id: UUID
     owner: UUID
@@ -58,8 +59,9 @@ class Slot:
 
 
 async def claim(connection: AsyncConnection, *, job: str, period_seconds: float) -> Slot | None:
-    """Claim the job's current slot. None if it is done, has failed MAX_ATTEMPTS times, or another worker is still at
-    work on it or on an earlier slot: two runs of a job never overlap."""
+    """Claim the job's current slot, of `period_seconds`, for LEASE_SECONDS, and count the attempt. None if the slot is
+    done, has failed MAX_ATTEMPTS times, or another worker is still at work on it or on an earlier slot: two runs of a
+    job never overlap."""
     owner = uuid7()
     parameters = {
         "id": uuid7(),
@@ -74,23 +76,25 @@ async def claim(connection: AsyncConnection, *, job: str, period_seconds: float)
 
 
 async def finish(connection: AsyncConnection, slot: Slot) -> None:
-    """Mark the slot as done."""
+    """Mark the slot as done, unless another worker has claimed it meanwhile."""
     await connection.execute(_FINISH, {"id": slot.id, "owner": slot.owner})
 
 
 async def hand_on(connection: AsyncConnection, slot: Slot, cursor: Any) -> None:
-    """Release the slot with work left: the next tick goes on from `cursor`."""
+    """Release the slot with work left: a later claim of the same slot goes on from `cursor`, with all attempts anew.
+    Once the slot's period is over, nobody claims it any more."""
     await connection.execute(_CONTINUE, {"id": slot.id, "owner": slot.owner, "cursor": cursor})
 
 
 async def fail(connection: AsyncConnection, slot: Slot, error: str) -> None:
-    """Record that the run failed; the next tick tries again, until the attempts are used up."""
+    """Record that the run failed, and release the slot: it can be claimed again, unless this was the last of
+    MAX_ATTEMPTS."""
     parameters = {"id": slot.id, "owner": slot.owner, "error": error, "max_attempts": MAX_ATTEMPTS}
     await connection.execute(_FAIL, parameters)
 
 
 async def prune(connection: AsyncConnection, *, before: datetime) -> None:
-    """Forget runs that began earlier."""
+    """Delete the records of runs that began before `before`."""
     await connection.execute(_PRUNE, {"before": before})
 
 
@@ -101,6 +105,7 @@ async def database_now(connection: AsyncConnection) -> datetime:
 
 
 async def ensure_log_partitions(connection: AsyncConnection, *, months_ahead: int) -> int:
-    """Make the coming months' partitions of the append-only tables. Returns how many were new."""
+    """Make the partitions of the append-only tables (audit and token reads) up to `months_ahead` months from now.
+    Returns how many were new."""
     made = await connection.execute(sa.text("SELECT ensure_log_partitions(:months)"), {"months": months_ahead})
     return int(made.scalar_one())

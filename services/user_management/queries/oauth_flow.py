@@ -1,4 +1,5 @@
-"""Connect attempts: each is used once, by one UPDATE … RETURNING, and a user has a handful of them."""
+"""Statements on connect attempts, in code flows: each is used once, by one UPDATE … RETURNING, and a user has a handful
+of them."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 KEPT_PER_PROVIDER: Final = 10
 KEPT_PER_USER: Final = 50
-"""How many connect attempts of one user are kept, open or ended, including the one that just begins."""
+"""How many connect attempts of one user are kept, open or ended, including the one that is just beginning."""
 
 _RETURN = sa.text("""
 UPDATE oauth_flows
@@ -51,7 +52,8 @@ _PRUNE = sa.text("DELETE FROM oauth_flows WHERE expires_at < :before")
 
 @dataclass(frozen=True, slots=True)
 class ConsumedFlow:
-    """A flow that can never be used again, with what it held."""
+    """A flow that was just consumed and can never be used again, with what it held. `error` is why the provider or the
+    user refused, if one did."""
 
     id: UUID
     error: str | None
@@ -63,7 +65,8 @@ class ConsumedFlow:
 
 
 async def make_room(connection: AsyncConnection, *, user_id: str, provider: str) -> None:
-    """Delete the user's oldest attempts, whatever became of them, so that one more can begin. Lock the user first."""
+    """Delete the user's oldest attempts, open ones too, so that one more can begin within KEPT_PER_PROVIDER and
+    KEPT_PER_USER. Lock the user first."""
     limits = {"per_provider": KEPT_PER_PROVIDER, "per_user": KEPT_PER_USER}
     await connection.execute(_GIVE_UP, {"user_id": user_id, "provider": provider, **limits})
 
@@ -71,8 +74,8 @@ async def make_room(connection: AsyncConnection, *, user_id: str, provider: str)
 async def record_return(
     connection: AsyncConnection, flow_id: UUID, *, code: tuple[bytes, int] | None, error: str | None
 ) -> bool:
-    """Store what the provider sent back: `code` as (ciphertext, key version), or `error`. False if the attempt no
-    longer waits for it."""
+    """Store what the provider sent back: `code` as (ciphertext, key version), or `error`. False if the attempt does not
+    wait for an answer: it has one, has expired, or is gone."""
     parameters = {
         "id": flow_id,
         "status": "returned" if code else "failed",
@@ -86,9 +89,10 @@ async def record_return(
 async def consume(
     connection: AsyncConnection, *, user_id: str, provider: str, flow_id: UUID | None, state_hash: bytes | None
 ) -> ConsumedFlow | None:
-    """Use up the flow that `user_id` started; None when there is none, whatever the reason.
+    """Consume a flow that `user_id` started with `provider`. None if there is none, or it has expired or was consumed.
 
-    By `flow_id` after the provider returned to our callback, or by `state_hash` when it returned to the front end.
+    Give `flow_id` if the provider returned to our callback, whose answer must be stored already, or `state_hash` if it
+    returned to the front end.
     """
     parameters = {"user_id": user_id, "provider": provider, "flow_id": flow_id, "state_hash": state_hash}
     row = (await connection.execute(_CONSUME, parameters)).one_or_none()
@@ -106,5 +110,5 @@ async def consume(
 
 
 async def prune(connection: AsyncConnection, *, before: datetime) -> None:
-    """Delete attempts that ended before `before`, with the codes of those that nobody confirmed."""
+    """Delete attempts that expired before `before`, together with authorization codes that nobody used."""
     await connection.execute(_PRUNE, {"before": before})

@@ -1,4 +1,4 @@
-"""Statements on the outbox: the events that are to be told to others, in order."""
+"""Statements on the outbox: the events that are to be relayed to webhook subscriptions, in order."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -27,7 +27,7 @@ RETURNING seq
 
 @dataclass(frozen=True, slots=True)
 class WaitingEvent:
-    """An event that was not relayed yet."""
+    """An event that is not relayed yet."""
 
     id: UUID
     seq: int
@@ -38,8 +38,8 @@ class WaitingEvent:
 
 
 async def unpublished(connection: AsyncConnection, *, limit: int) -> list[WaitingEvent]:
-    """Read the oldest events that were not relayed yet. They are found by `published_at` and not by a position: an
-    event whose transaction commits late has a lower `seq` than events that were relayed already."""
+    """Read the `limit` oldest events that are not relayed yet. They are found by `published_at` and not by a position:
+    an event whose transaction commits late has a lower `seq` than events that were relayed already."""
     select = (
         sa.select(*(_events.c[field.name] for field in fields(WaitingEvent)))
         .where(_events.c.published_at.is_(None))
@@ -50,13 +50,13 @@ async def unpublished(connection: AsyncConnection, *, limit: int) -> list[Waitin
 
 
 async def mark_published(connection: AsyncConnection, sequence_numbers: list[int]) -> set[int]:
-    """Mark events as published; return the numbers of those that no other relay had marked. Waits for a relay that is
-    just marking them."""
+    """Mark events as relayed (published); return the numbers of those that no other process had marked. Waits for a
+    process that is just marking one of them."""
     rows = await connection.execute(_MARK_PUBLISHED, {"seqs": sequence_numbers})
     return set(rows.scalars())
 
 
 async def prune(connection: AsyncConnection, *, before: datetime) -> None:
-    """Delete published events from before `before`; ids are ordered by time."""
+    """Delete relayed events that were made before `before`; ids are ordered by time."""
     is_old = _events.c.id < uuid7_floor(before)
     await connection.execute(sa.delete(_events).where(is_old, _events.c.published_at.is_not(None)))

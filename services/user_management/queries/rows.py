@@ -1,4 +1,4 @@
-"""Rows of statements as typed values: the only way in which a row leaves `queries/`."""
+"""Functions that turn rows of statements into typed values: untyped rows do not leave `queries/`."""
 
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
