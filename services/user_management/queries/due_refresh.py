@@ -1,5 +1,5 @@
-"""Refreshes that nobody has asked for: those that are due before a reader needs them, and those whose outcome is
-unknown. All times are by the database's clock, so hosts whose clocks differ agree."""
+"""Statements on refreshes that no token read asks for: those that are due before a reader needs them, and those whose
+outcome is unknown. All times are by the database's clock, so hosts whose clocks differ agree."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -50,8 +50,8 @@ class DueRefresh:
 
 
 class DuePosition(NamedTuple):
-    """A place in the walk over integrations in the order in which their tokens run out; the default is before all of
-    them."""
+    """A place in the walk over integrations in the order in which their access tokens run out; the default is before
+    all integrations."""
 
     due_at: datetime = datetime.min.replace(tzinfo=UTC)
     integration_id: UUID = UUID(int=0)
@@ -66,8 +66,9 @@ class DueStep:
 
 
 async def unsettled(connection: AsyncConnection, *, after: UUID, limit: int) -> list[DueRefresh]:
-    """List refreshes whose outcome is unknown and that nobody is working on, beginning after the integration
-    `after`."""
+    """List the next `limit` integrations, in the order of their ids and after the id `after`, for which the outcome of
+    a refresh is unknown and no process is at work. Left out are those that are in a cool-down or cannot serve
+    tokens."""
     rows = await connection.execute(_UNSETTLED, {"after": after, "limit": limit})
     return [DueRefresh(row.id, row.token_version) for row in rows]
 
@@ -75,10 +76,13 @@ async def unsettled(connection: AsyncConnection, *, after: UUID, limit: int) -> 
 async def due(
     connection: AsyncConnection, *, within_seconds: float, period_seconds: float, after: DuePosition, limit: int
 ) -> list[DueStep]:
-    """List integrations whose access token runs out soon, the soonest first, from the position `after` on.
+    """List the next `limit` integrations whose access token runs out within `within_seconds` or has run out, the
+    soonest first, after the position `after`. Only integrations with a refresh token are listed; left out are those
+    that are being refreshed or in a cool-down, that cannot serve tokens, or whose user is deleted or not active.
 
-    A token that was issued within the current period is left alone, however short it lives: otherwise a run would never
-    end. Suspended users' tokens, which ran out long ago, come first in this order, and a walk passes them only once.
+    A token that was issued within the current period of `period_seconds` is left alone, however short it lives:
+    otherwise a run would never end. Tokens of suspended users, which ran out long ago, come first in this order, and a
+    walk passes over them only once.
     """
     parameters = {
         "within_seconds": within_seconds,
@@ -93,5 +97,5 @@ async def due(
 
 
 async def count_due(connection: AsyncConnection, *, within_seconds: float) -> int:
-    """Count roughly how many integrations `due` will list in all."""
+    """Count roughly how many integrations `due` will list in all: some that it leaves out are counted too."""
     return int((await connection.execute(_COUNT_DUE, {"within_seconds": within_seconds})).scalar_one())

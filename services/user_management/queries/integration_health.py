@@ -215,7 +215,8 @@ async def due_page(
 
     Due are those that are degraded, whose access token does not run out, or that were neither connected, refreshed nor
     checked for `idle_seconds`; at the providers `unwell`, whose recovery is looked for, all. Left out are integrations
-    that were probed since the walk `began`, that a process is refreshing, or whose user is not active.
+    without an access token, and those that were probed since the walk `began`, that a process is refreshing, or whose
+    user is not active.
     """
     parameters: dict[str, Any] = {
         "after_id": after.id,

@@ -66,7 +66,7 @@ class ConsumedFlow:
 
 async def make_room(connection: AsyncConnection, *, user_id: str, provider: str) -> None:
     """Delete the user's oldest attempts, open ones too, so that one more can begin within KEPT_PER_PROVIDER and
-    KEPT_PER_USER. Lock the user first."""
+    KEPT_PER_USER. An attempt that is being used at this moment is kept. Lock the user first."""
     limits = {"per_provider": KEPT_PER_PROVIDER, "per_user": KEPT_PER_USER}
     await connection.execute(_GIVE_UP, {"user_id": user_id, "provider": provider, **limits})
 

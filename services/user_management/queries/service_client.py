@@ -1,4 +1,4 @@
-"""Statements on sibling services and their keys: recognising a key, and changes that wait for each other."""
+"""Statements on sibling services, their keys and their grants."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +14,7 @@ _clients = ServiceClient.ormar_config.table
 _grants = ServiceGrant.ormar_config.table
 
 LIVE_KEY: Final = "(k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()))"
-"""A condition: the key `k` is neither revoked nor run out, by the database's clock."""
+"""An SQL condition: the key `k` is neither revoked nor expired, by the database's clock."""
 
 _AUTHENTICATE: Final = sa.text(f"""
 SELECT c.id, c.name, c.permissions
@@ -76,7 +76,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class ClientRow:
-    """A service."""
+    """The row of a service. `disabled_at` None: it is enabled."""
 
     id: UUID
     name: str
@@ -87,7 +87,7 @@ class ClientRow:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A key without its hash. `live`: neither revoked nor run out by the database's clock."""
+    """A key without its hash. `live`: it is neither revoked nor expired, by the database's clock."""
 
     id: str
     client_id: UUID
@@ -100,7 +100,7 @@ class KeyRow:
 
 @dataclass(frozen=True, slots=True)
 class GrantRow:
-    """What a service may ask for at one provider; `scopes` None: any."""
+    """The tokens of one provider that a service may read; `scopes` None: with any scopes."""
 
     client_id: UUID
     provider: str
@@ -110,7 +110,7 @@ class GrantRow:
 
 @dataclass(frozen=True, slots=True)
 class EndedKey:
-    """A key whose end was moved; `former_end` None: it had none."""
+    """A key whose expiry `end_live_keys` has set, from `former_end` (None: never) to `new_end`."""
 
     id: str
     former_end: datetime | None
@@ -131,7 +131,8 @@ async def live_keys(connection: AsyncConnection) -> frozenset[tuple[str, bytes]]
 
 
 async def lock_client(connection: AsyncConnection, name: str) -> ClientRow | None:
-    """Read the service's row, and lock it until the transaction ends."""
+    """Read the row of the service called `name`, and lock it until the transaction ends; None: there is no such
+    service."""
     statement = sa.select(_clients).where(_clients.c.name == name).with_for_update()
     row = (await connection.execute(statement)).mappings().one_or_none()
     return None if row is None else ClientRow(**row)
@@ -146,7 +147,7 @@ async def list_clients(connection: AsyncConnection, name: str | None) -> list[Cl
 
 
 async def list_keys(connection: AsyncConnection, client_ids: list[UUID]) -> list[KeyRow]:
-    """List the keys of some services, the oldest first."""
+    """List all keys of some services, revoked and expired ones too, the oldest first."""
     rows = await connection.execute(_KEYS, {"client_ids": client_ids})
     return [KeyRow(**row) for row in rows.mappings()]
 
@@ -159,13 +160,15 @@ async def list_grants(connection: AsyncConnection, client_ids: list[UUID]) -> li
 
 
 async def end_live_keys(connection: AsyncConnection, client_id: UUID, *, overlap_seconds: float) -> list[EndedKey]:
-    """Let every live key end in `overlap_seconds`, or when it would have ended anyway. Lock the service first."""
+    """Let every live key of a service expire in `overlap_seconds`, or earlier if it would have expired before. Returns
+    these keys. Lock the service first."""
     parameters = {"client_id": client_id, "overlap_seconds": overlap_seconds}
     return [EndedKey(**row) for row in (await connection.execute(_END_KEYS, parameters)).mappings()]
 
 
 async def revoke_keys(connection: AsyncConnection, client_id: UUID, *, key_id: str | None = None) -> list[str]:
-    """Revoke one key of a service, or all of them. Returns the ids of those that were not revoked before."""
+    """Revoke the key `key_id` of a service, or all its keys if that is None. Returns the ids of those that were not
+    revoked before."""
     rows = await connection.execute(_REVOKE_KEYS, {"client_id": client_id, "key_id": key_id})
     return sorted(row.id for row in rows)
 
@@ -182,5 +185,5 @@ async def set_disabled(connection: AsyncConnection, client_id: UUID, *, disabled
 
 
 async def record_use(connection: AsyncConnection, key_id: str) -> None:
-    """Write that a key is in use now, unless that was written within the last minute or the row is being changed."""
+    """Record that a key is in use now, unless that was recorded within the last minute or its row is being changed."""
     await connection.execute(_RECORD_USE, {"key_id": key_id})

@@ -1,4 +1,4 @@
-"""Reads the record of who read a user's tokens."""
+"""The statement that lists which services read a user's tokens."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,7 @@ _clients = ServiceClient.ormar_config.table
 
 @dataclass(frozen=True, slots=True)
 class ShownTokenRead:
-    """A token read as its user sees it."""
+    """A token read (one request of a service, granted or refused) as its user sees it."""
 
     id: UUID
     read_at: datetime
@@ -30,7 +30,8 @@ class ShownTokenRead:
 async def token_reads(
     connection: AsyncConnection, *, user_id: str, provider: str, before: UUID | None, limit: int
 ) -> list[ShownTokenRead]:
-    """List the reads of the user's tokens for `provider`, the newest first; ids are ordered by time."""
+    """List the token reads of a user with `provider`, refused ones too, the newest first; with `before`, only those
+    with a lower id. Ids are ordered by time."""
     select = (
         sa.select(
             _reads.c.id,

@@ -1,7 +1,8 @@
-"""The only door to a token: one statement that authenticates, decides, records, and hands out the ciphertext.
+"""The statement for a token read, called the door: it authenticates the service, decides, records the read, and returns
+the encrypted token. Services get tokens in no other way.
 
-One round trip, so that no check can be forgotten, nothing is cached, and a revoked key or grant is refused by the very
-next call. Written as plain SQL for the driver: through an ORM the same work takes three to five times as long.
+It is one round trip, so that no check can be forgotten, nothing is cached, and a revoked key or grant is refused by the
+very next call. It is plain SQL for the driver: through an ORM the same work takes three to five times as long.
 """
 
 import json
@@ -16,7 +17,7 @@ from services.user_management.enums import TokenOutcome
 from services.user_management.queries.service_client import LIVE_KEY
 
 NEW_FOR_SECONDS: Final = 10.0
-"""A token that is younger is not replaced on demand."""
+"""A token that was issued within this time is not replaced when a caller asks for another."""
 
 CALLER: Final = f"""
     SELECT k.id AS key_id, c.id AS client_id
@@ -87,7 +88,8 @@ ANSWER: Final = """
            CASE WHEN outcome = 'granted' THEN ciphertext END AS ciphertext
     FROM decision
 """
-"""These make up the door, for one request and for many; in braces is what differs."""
+"""The constants from CALLER to ANSWER are the parts of the door, for one request and for many. What differs between the
+two is in braces."""
 _ONE: Final = {
     "user": "$3",
     "issuer": "$4",
@@ -121,7 +123,8 @@ decision AS (
 
 
 def door(whole: str, places: Mapping[str, str]) -> str:
-    """The statement `whole` with the door's parts, which find what is asked for at `places`. Constants alone."""
+    """Return the statement `whole` with the door's parts put in. `places` gives, for each name in braces, the SQL
+    expression that stands there. All of these are constants, and no value of a request is among them."""
     parts = {
         "caller": CALLER,
         "allowed": ALLOWED,
@@ -136,13 +139,13 @@ def door(whole: str, places: Mapping[str, str]) -> str:
 
 
 STATEMENT: Final = door(_WHOLE, _ONE)
-"""Parameters: key id, secret hash, user id or subject, default issuer, provider, is it configured, scopes as JSON,
-account or null, reason or null, demanded life or null, default life (both seconds), id of the record, request id,
-whether the token is to be replaced unless it is new."""
+"""The door for one request. Its parameters: key id, secret hash, user id or subject, default issuer, provider, whether
+that is configured, scopes as JSON, account or null, reason or null, demanded remaining life or null, default remaining
+life (both in seconds), id of the record, request id, whether the token is to be replaced unless it is new."""
 
 
 class TokenQuery(NamedTuple):
-    """What is asked of the statement."""
+    """One token read: who asks, for whose token, and what it must be good for."""
 
     key_id: str
     secret_hash: bytes
@@ -154,16 +157,18 @@ class TokenQuery(NamedTuple):
     account: str | None
     reason: str | None
     demanded_seconds: float | None
-    """Hard demand of remaining life, capped at half the token's issued life."""
+    """The remaining life that the caller demands, at most half the token's whole life; None: no demand."""
     default_seconds: float
-    """The demand of remaining life that applies without a hard one."""
+    """The remaining life that is asked for when the caller demands none, at most half the token's whole life."""
     request_id: str
     replaces: bool = False
-    """The provider refused the token that we hold: it counts as stale, unless it was issued in the last ten seconds."""
+    """True: the provider refused the stored token, which counts as stale unless it was issued in the last
+    NEW_FOR_SECONDS."""
 
 
 class TokenReading(NamedTuple):
-    """The answer. `ciphertext` is there only when `outcome` is granted."""
+    """The door's answer. `ciphertext` is not None only if `outcome` is `granted`; it is `stale` if the token must be
+    refreshed first. `user_id` is the id of the user who was found or, if nobody was, the text that was asked with."""
 
     outcome: TokenOutcome
     client_id: UUID | None
@@ -181,7 +186,9 @@ class TokenReading(NamedTuple):
 
 
 async def read_token(pool: DriverPool, query: TokenQuery, *, timeout_seconds: float) -> TokenReading:
-    """Run the statement. When it raises, no token leaves: the record is in the same transaction."""
+    """Run the statement for one read, which also records the read unless the outcome is `stale` or `unauthenticated`.
+    Raises TimeoutError if no connection is free in time, and ReadOnlySQLTransactionError if the server takes no writes.
+    Then no token is returned, since the record is written in the same statement."""
     row = await fetch_row(
         pool,
         STATEMENT,

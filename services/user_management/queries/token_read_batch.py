@@ -1,4 +1,5 @@
-"""The door for many requests of one service at once: the same checks, the same record, one statement."""
+"""The door (the statement of a token read) for many requests of one service: the same checks and records as for one
+request, in one statement."""
 
 import json
 from collections.abc import Sequence
@@ -52,12 +53,15 @@ request AS MATERIALIZED (
 ORDER BY position
 """
 STATEMENT: Final = door(_WHOLE, _MANY)
-"""Parameters: key id, secret hash, default issuer, default life in seconds, the requests as JSON, request id."""
+"""The door for many requests. Its parameters: key id, secret hash, default issuer, default remaining life in seconds,
+the requests as JSON, request id."""
 
 
 async def read_tokens(pool: DriverPool, queries: Sequence[TokenQuery], *, timeout_seconds: float) -> list[TokenReading]:
-    """Run the statement for queries of one credential; return the answers in their order. If it raises, no token is
-    handed out."""
+    """Run the statement for at least one query, and return the answers in the order of `queries`. All must have the
+    key, issuer, default life and request id of the first; `replaces` has no effect. Raises TimeoutError if there is no
+    answer in time, and ReadOnlySQLTransactionError if the server takes no writes. Then no token is returned, since the
+    records are written in the same statement."""
     first = queries[0]
     requests = [
         {

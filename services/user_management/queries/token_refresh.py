@@ -1,4 +1,9 @@
-"""The lease and the fence of a refresh. All times are by the database's clock, so hosts whose clocks differ agree."""
+"""Statements on the lease and the fence of a refresh. All times are by the database's clock, so hosts whose clocks
+differ agree.
+
+The lease is the right of one process, until a time, to refresh an integration's tokens. The fence is the integration's
+`token_version`, which must be unchanged when the new tokens are stored.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +17,11 @@ from services.user_management.core.ids import uuid7
 from services.user_management.enums import TokenKind
 
 LEASE_SECONDS: Final = 30
-"""The lease at a provider that accepts each refresh token once: nobody else may call before the holder's call is surely
-over. At any provider it is also how long after its claim a holder may store an answer."""
+"""The lease at a provider that accepts each refresh token once: no other process may call before the holder's call is
+surely over. At any provider this is also how long after the claim its holder may store an answer."""
 SHORT_LEASE_SECONDS: Final = 4
-"""The lease at other providers, where a second call does no harm. It ends soon after its holder was killed, and a
-holder that lives renews it."""
+"""The lease at other providers, where a second call does no harm. It ends soon after the process that holds it was
+killed; a process that is alive renews it."""
 
 _CLAIM = (
     sa.text("""
@@ -104,7 +109,7 @@ RETURNING refresh_failures, extract(epoch FROM now() - failing_since)::float8 AS
 
 @dataclass(frozen=True, slots=True)
 class StoredToken:
-    """A token as it lies in the database."""
+    """A stored, encrypted token."""
 
     kind: TokenKind
     ciphertext: bytes
@@ -126,11 +131,11 @@ class Claim:
     provider: str
     granted_scopes: tuple[str, ...]
     attempts: int
-    """Calls of which nobody knows how they ended, this one included."""
+    """Calls whose outcome is unknown, the one that this claim is for included."""
     failures: int
-    """Failures in a row before this attempt."""
+    """Failures of the provider in a row before this claim."""
     last_failure: str | None
-    """The code of the last failure."""
+    """The code of the last failure; None if none is recorded."""
     active_key_version: int
     tokens: dict[TokenKind, StoredToken]
 
@@ -143,7 +148,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class RefreshState:
-    """What a caller who waits for somebody else's refresh reads of it."""
+    """What a process that waits for another process's refresh of an integration needs to know."""
 
     token_version: int
     provider: str
@@ -151,12 +156,15 @@ class RefreshState:
     serving: bool
     """Whether the integration serves tokens and its user is active, so that there is something to refresh."""
     leased: bool
+    """Whether a process holds the lease."""
     cool_down_seconds: float
+    """For how many seconds no refresh may begin; 0: one may begin now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong: the provider's error code or our own code, and the provider's more detailed code."""
+    """What went wrong: the provider's error code or a code of ours, and the provider's more detailed code if it sent
+    one."""
 
     code: str
     detail: str | None = None
@@ -164,8 +172,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class FailureRun:
-    """How many failures of the provider there were in a row, and how long ago the first was; both 0 for a failure of
-    ours."""
+    """How many failures of the provider there were in a row, and how many seconds ago the first of these was; both are
+    0 if the failure was not the provider's."""
 
     count: int
     seconds: float
@@ -173,7 +181,7 @@ class FailureRun:
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """An integration whose fence has moved."""
+    """An integration whose fence `advance` has raised, as it is now, with its status before."""
 
     former_status: str
     token_version: int
@@ -193,8 +201,9 @@ class NewToken:
 async def claim(
     connection: AsyncConnection, *, integration_id: UUID, token_version: int, short_at: Sequence[str] = ()
 ) -> Claim | None:
-    """Take the lease, a short one at the providers `short_at`. None if the token version moved, somebody holds the
-    lease, or the integration must not be refreshed now."""
+    """Take the lease, a short one at the providers `short_at`, and count the attempt. None if the tokens are no longer
+    those of `token_version`, a process holds the lease, or the integration must not be refreshed now: it is in a
+    cool-down or cannot serve tokens, or its user is deleted or not active."""
     owner = uuid7()
     parameters: dict[str, Any] = {
         "id": integration_id,
@@ -226,13 +235,14 @@ async def claim(
 
 
 async def renew(connection: AsyncConnection, held: Claim) -> None:
-    """Let a short lease begin anew, unless somebody else has taken it meanwhile."""
+    """Let a short lease last SHORT_LEASE_SECONDS from now, unless another process has taken it meanwhile."""
     parameters = {"id": held.integration_id, "owner": held.owner, "lease_seconds": SHORT_LEASE_SECONDS}
     await connection.execute(_RENEW, parameters)
 
 
 async def refresh_state(connection: AsyncConnection, integration_id: UUID) -> RefreshState | None:
-    """Read the state of a refresh once, for callers who wait for somebody else's."""
+    """Read the state of an integration's refresh once, for callers who wait for another process's refresh. None: there
+    is no such integration."""
     row = (await connection.execute(_STATE, {"id": integration_id})).one_or_none()
     if row is None:
         return None
@@ -255,12 +265,13 @@ async def advance(
     scopes: tuple[str, ...] | None,
     cool_down_seconds: float = 0.0,
 ) -> Advanced | None:
-    """Raise the token version (the fence), release the lease, and make the integration active, also if it was degraded
-    or needed its user.
+    """Raise the fence, release the lease, clear the recorded failures, and make the integration active, also if it was
+    degraded or needed its user. Call it before the new tokens are stored, in the same transaction. `scopes` replace the
+    granted ones, unless None; for `cool_down_seconds` no other refresh may begin.
 
-    None if somebody else stored an answer first, or the integration is revoked or disconnected. If `attempts` is given,
-    also None when the row counts more attempts by now: then somebody else has claimed the integration and may have
-    asked the provider.
+    None if the fence is no longer `token_version`, since other tokens were stored first, or the integration is revoked
+    or disconnected. If `attempts` is given, also None when the row counts more attempts by now: then another process
+    has claimed the integration and may have asked the provider.
     """
     parameters: dict[str, Any] = {
         "id": integration_id,
@@ -297,10 +308,11 @@ async def release(
     provider_failed: bool,
     cool_down_seconds: float,
 ) -> FailureRun:
-    """Give the lease back after a failure, with a cool-down. Only the provider's failures are counted. Without a
-    `failure` the recorded one stays. `attempts`: the number of calls whose outcome is unknown.
+    """Release the lease after a failure, with a cool-down. Without a `failure` the recorded one stays. Only a failure
+    of the provider (`provider_failed`) is counted. `attempts`: the number of calls whose outcome is unknown.
 
-    Returns the provider's failures in a row; none for a failure of ours, or if the lease was no longer ours.
+    Returns the provider's failures in a row; zero if the failure was not the provider's. Returns zero and changes
+    nothing if the lease was taken over, or the fence has moved.
     """
     parameters = {
         "id": held.integration_id,

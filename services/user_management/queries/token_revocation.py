@@ -100,7 +100,7 @@ _PRUNE = sa.text("DELETE FROM token_revocations WHERE id < :before AND state <> 
 
 @dataclass(frozen=True, slots=True)
 class SealedToken:
-    """A token as it is kept, under the binding of its integration and kind."""
+    """An encrypted token, which can be decrypted only together with its integration, user and kind (its binding)."""
 
     kind: TokenKind
     ciphertext: bytes
@@ -109,11 +109,11 @@ class SealedToken:
 
 @dataclass(frozen=True, slots=True)
 class SealedTokens:
-    """The sealed token that is to be revoked, and the sealed refresh token that renews it."""
+    """The encrypted token that is to be revoked, and the encrypted refresh token that can renew it."""
 
     token: SealedToken
     renewal: SealedToken | None
-    """The refresh token beside an access token."""
+    """The refresh token that came with an access token, to get a new one to revoke once that has expired."""
     lifetime_seconds: float | None
     """Seconds from now until the token expires; None if it does not."""
 
@@ -123,17 +123,17 @@ class Origin:
     """The user, provider and integration that a token came from."""
 
     integration_id: UUID
-    """The integration's id, part of the token's binding; any id will do for a token that never belonged to an
-    integration."""
+    """The integration's id, which is part of the token's binding; for a token that never belonged to an integration,
+    any id that the token was encrypted with."""
     user_id: str
     provider: str
     account_id: str
-    """The account's id at the provider; not used if the integration's row still exists, which has its own."""
+    """The account's id at the provider; if the integration's row still exists, the id in that row is stored instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class DueRevocation:
-    """A token to be revoked now, by us, for as long as the claim's lease lasts."""
+    """A token that this process has claimed and is to revoke before the claim's lease ends."""
 
     id: UUID
     integration_id: UUID
@@ -141,21 +141,24 @@ class DueRevocation:
     provider: str
     token: SealedToken
     renewal: SealedToken | None
-    """The refresh token beside an access token."""
+    """The refresh token with which a new access token can be got, if the one to revoke has expired."""
     has_run_out: bool
-    """Whether the access token has expired, so that the provider may call it unknown."""
+    """Whether the access token has expired or will within a minute, so that the provider may not know it any more."""
     attempts: int
-    """Attempts to revoke it, this one included."""
+    """Attempts to revoke the token, this one included."""
     age_seconds: float
+    """Seconds since the revocation was requested."""
     account_is_connected: bool
-    """The same account at the provider has a working integration again, of this user or of another."""
+    """Whether the same account at the provider has a working integration again, of this user or another, or one that
+    only lacks a required scope."""
 
 
 async def request(
     connection: AsyncConnection, integration_id: UUID, *, preferred: TokenKind, possible: bool
 ) -> RevocationState | None:
-    """Note that a token of the integration is to be revoked, `preferred` if there is one; call it before the tokens are
-    deleted. With `possible` False it is only recorded that it cannot be done. None: there is no token."""
+    """Record that a token of the integration is to be revoked, one of the kind `preferred` if there is one. Call it
+    before the tokens are deleted. With `possible` False it is only recorded that the provider cannot revoke. None:
+    there is no token, and nothing is recorded."""
     parameters = {"id": uuid7(), "integration_id": integration_id, "preferred": preferred.value, "possible": possible}
     if (await connection.execute(_REQUEST, parameters)).one_or_none() is None:
         return None
@@ -163,7 +166,7 @@ async def request(
 
 
 async def add(connection: AsyncConnection, origin: Origin, grant: SealedTokens) -> None:
-    """Note that a token is to be revoked which belongs to no integration, or no longer does."""
+    """Record that a token which belongs to no integration, or no longer does, is to be revoked."""
     parameters = _columns(grant) | {
         "id": uuid7(),
         "integration_id": origin.integration_id,
@@ -175,19 +178,22 @@ async def add(connection: AsyncConnection, origin: Origin, grant: SealedTokens) 
 
 
 async def hold_back(connection: AsyncConnection, *, user_id: str, provider: str, seconds: float) -> bool:
-    """Let no revocation of the user's consents at `provider` begin for `seconds`. Returns whether one is under way."""
+    """Let no pending revocation of the user's tokens at `provider` begin for `seconds`. Returns whether one is under
+    way already."""
     rows = await connection.execute(_HOLD_BACK, {"user_id": user_id, "provider": provider, "seconds": seconds})
     under_way = [bool(row.under_way) for row in rows]
     return any(under_way)
 
 
 async def supersede(connection: AsyncConnection, integration_id: UUID) -> None:
-    """Give up pending revocations of an account that was connected again: they would end the new consent too."""
+    """End pending revocations for an integration that was connected again, as superseded, and delete their ciphertexts:
+    to carry them out would end the new consent too."""
     await connection.execute(_SUPERSEDE, {"integration_id": integration_id})
 
 
 async def claim_due(connection: AsyncConnection, *, limit: int, lease_seconds: float) -> list[DueRevocation]:
-    """Take revocations that are due. If this process dies, others can take them when the lease ends."""
+    """Claim at most `limit` revocations that are due, for `lease_seconds`, and count the attempts. If this process
+    dies, others can claim them when the lease ends."""
     rows = await connection.execute(_CLAIM, {"limit": limit, "lease_seconds": lease_seconds})
     return [
         DueRevocation(
@@ -211,8 +217,8 @@ async def claim_due(connection: AsyncConnection, *, limit: int, lease_seconds: f
 
 
 async def renew(connection: AsyncConnection, held: DueRevocation, grant: SealedTokens) -> bool:
-    """Store the tokens that a refresh brought, before the provider is asked to revoke one of them. False: another
-    worker has taken the revocation over."""
+    """Store the tokens that a refresh brought in place of the claimed ones, before the provider is asked to revoke one
+    of them. False, and no change: another process has claimed the revocation meanwhile, or it is no longer pending."""
     parameters = _columns(grant) | {"id": held.id, "attempts": held.attempts}
     return (await connection.execute(_RENEW, parameters)).rowcount == 1
 
@@ -220,13 +226,15 @@ async def renew(connection: AsyncConnection, held: DueRevocation, grant: SealedT
 async def finish(
     connection: AsyncConnection, revocation_id: UUID, state: RevocationState, *, failure: str | None = None
 ) -> bool:
-    """End a revocation with `state` and delete its ciphertexts. False when it was superseded in the meantime."""
+    """End a revocation with `state` and delete its ciphertexts; without `failure`, the last recorded one stays. False,
+    and no change: the revocation was no longer pending."""
     parameters = {"id": revocation_id, "state": state.value, "failure": failure}
     return (await connection.execute(_FINISH, parameters)).rowcount == 1
 
 
 async def postpone(connection: AsyncConnection, revocation_id: UUID, *, seconds: float, failure: str) -> None:
-    """Let the revocation be tried again in `seconds`."""
+    """Record `failure`, release the lease, and let the revocation be tried again `seconds` from now. Nothing changes if
+    it is no longer pending."""
     await connection.execute(_POSTPONE, {"id": revocation_id, "seconds": seconds, "failure": failure})
 
 

@@ -1,4 +1,4 @@
-"""A user's row, whole or in part, as statements return it, and the columns that are written."""
+"""Types of a user's row, whole or in part: as statements return it, and the columns that are written."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +9,7 @@ from services.user_management.core.json_types import JSONObject
 
 @dataclass(frozen=True, slots=True)
 class ResolvedUser:
-    """The user behind an identity."""
+    """The user who signs in with an identity (an issuer and its subject)."""
 
     id: str
     status: str
@@ -75,7 +75,7 @@ class UserRow:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamState:
-    """The columns that tell which of the identity provider's news a user's row holds."""
+    """The columns that say how new the description is that a user's row holds from upstream, the identity provider."""
 
     subject: str
     restored_at: datetime | None

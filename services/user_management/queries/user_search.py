@@ -1,4 +1,5 @@
-"""Finds users. Each kind of search walks one index, so that a page costs the same among a thousand and a million."""
+"""Finds users. Each kind of search reads ranges of indexes, so that a page costs the same among a thousand users and a
+million."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,8 +19,9 @@ _HIGHEST: Final = "\U0010ffff"
 
 @dataclass(frozen=True, slots=True)
 class UserFilter:
-    """The criteria of a search; None: any value. A user matches if either `email_prefix` or `name_prefix` does; both
-    are search keys."""
+    """The criteria of a search; None: any value. If prefixes are given, a user must match at least one: `email_prefix`
+    is the beginning of the e-mail, `name_prefix` that of the first name, last name or e-mail. Both are in the form of
+    the columns `…_normalized`."""
 
     email_prefix: str | None = None
     name_prefix: str | None = None
@@ -27,7 +29,7 @@ class UserFilter:
     created_after: datetime | None = None
     created_before: datetime | None = None
     deleted: bool = False
-    """Whether to find deleted users instead of live ones; the prefixes then have no effect."""
+    """Whether to find deleted users instead of live ones. Not for use with a prefix: no index serves that."""
 
     @property
     def is_prefix(self) -> bool:
@@ -36,7 +38,8 @@ class UserFilter:
 
 @dataclass(frozen=True, slots=True)
 class FoundUser:
-    """A user who was found; if a prefix was given, with the search key that matched."""
+    """A user who was found. `matched` is the normalized column that begins with the prefix; None if no prefix was
+    given."""
 
     matched: str | None
     user: UserRow
@@ -44,14 +47,15 @@ class FoundUser:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a page ended: the sort key and the id of its last row."""
+    """The place where a page ended: the sort key and the id of its last row."""
 
     key: str | datetime
     id: str
 
     @classmethod
     def of(cls, wanted: UserFilter, found: FoundUser) -> "Position":
-        """Return the position of `found` in the list of users that match `wanted`."""
+        """Return the position of `found` in the list of users that match `wanted`. Raises RuntimeError if `found` comes
+        from another list and has no sort key of this one."""
         user = found.user
         key = found.matched if wanted.is_prefix else user.deleted_at if wanted.deleted else user.created_at
         if key is None:
@@ -66,7 +70,8 @@ class Position:
 
     @classmethod
     def decode(cls, values: list[str]) -> "Position":
-        """Read a position that `encode` wrote; the signature of the cursor guarantees that it did."""
+        """Return the position that `encode` turned into `values`. The signature of the cursor guarantees that they are
+        from there; others raise ValueError."""
         kind, key, user_id = values
         return cls(datetime.fromisoformat(key) if kind == "time" else key, user_id)
 
@@ -74,8 +79,8 @@ class Position:
 async def find_users(
     connection: AsyncConnection, wanted: UserFilter, *, after: Position | None, limit: int
 ) -> list[FoundUser]:
-    """Find the next `limit` users. With a prefix they are in the order of the key that matched, otherwise the newest
-    come first."""
+    """Find the next `limit` users that match `wanted`, after the position `after`. With a prefix they are in the order
+    of the column that matched; otherwise the ones that were created (or, of deleted users, deleted) last come first."""
     found = await connection.execute(_select(wanted, after, limit))
     return [FoundUser(row.pop("matched", None), UserRow(**row)) for row in map(dict, found.mappings())]
 
@@ -104,8 +109,8 @@ def _by_time(wanted: UserFilter, after: Position | None, limit: int) -> sa.Selec
 
 def _by_prefix(wanted: UserFilter, after: Position | None, limit: int) -> sa.Select[Any]:
     """Build a search with one branch per column that may match, each a range of that column's index. A user who matches
-    in several columns is listed by the first branch only. The indexes of later columns leave out users whom an earlier
-    branch always finds."""
+    in several columns is listed by the first of these branches only. The indexes of later columns leave out users whom
+    an earlier branch always finds."""
     branches = []
     earlier: list[sa.ColumnElement[bool]] = []
     folded = wanted.name_prefix if wanted.name_prefix != wanted.email_prefix else None

@@ -1,4 +1,5 @@
-"""Statements on the inbox of upstream's events: each message is stored once; a failed one is kept until it succeeds."""
+"""Statements on the inbox: events received from upstream, the identity provider. Each message is stored once; one that
+could not be applied is kept until it is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -44,7 +45,7 @@ class StoredEvent(ListedEvent):
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event to be stored; it is being applied for the first time."""
+    """An event to be stored, which is then applied for the first time in the same transaction."""
 
     id: UUID
     source: str
@@ -56,7 +57,8 @@ class NewEvent:
 
 
 async def insert_event(connection: AsyncConnection, event: NewEvent) -> bool:
-    """Store an event; False when the message id is known. A second delivery waits here for the first to commit."""
+    """Store an event with its first attempt counted; False when the message is stored already. While another
+    transaction stores the same message, this waits until that one has ended."""
     insert = (
         postgresql.insert(_events)
         .values(**columns_of(event), attempts=1)
@@ -67,7 +69,7 @@ async def insert_event(connection: AsyncConnection, event: NewEvent) -> bool:
 
 
 async def is_applied(connection: AsyncConnection, *, source: str, message_id: str) -> bool:
-    """Tell whether a message that is stored already has been applied."""
+    """Tell whether a message is stored and has been applied."""
     select = sa.select(_events.c.applied_at.is_not(None)).where(
         _events.c.source == source, _events.c.message_id == message_id
     )
@@ -81,20 +83,21 @@ async def mark_applied(connection: AsyncConnection, event_id: UUID) -> None:
 
 
 async def mark_failed(connection: AsyncConnection, event_id: UUID, *, error: str, retry_in: timedelta | None) -> None:
-    """Mark an event as failed. It is tried again after `retry_in`; None: only when an operator asks."""
+    """Record the error of an event that could not be applied. It is due again after `retry_in`; None: it is tried again
+    only when an operator asks."""
     due = None if retry_in is None else sa.func.now() + retry_in
     update = sa.update(_events).where(_events.c.id == event_id).values(error=error, next_attempt_at=due)
     await connection.execute(update)
 
 
 async def forget_payload(connection: AsyncConnection, event_id: UUID) -> None:
-    """Delete an event's payload, but keep its message id."""
+    """Delete an event's payload, but keep its row, so that its message id stays known."""
     await connection.execute(sa.update(_events).where(_events.c.id == event_id).values(payload=_FORGOTTEN))
 
 
 async def forget_payloads(connection: AsyncConnection, subject: str) -> None:
-    """Delete the payloads of all events about `subject`, keep their message ids, and mark them as applied, so that none
-    is tried again."""
+    """Delete the payloads of all events about `subject` and mark the events as applied, so that none is tried again.
+    Their rows are kept, so that their message ids stay known."""
     values = {
         "payload": _FORGOTTEN,
         "applied_at": sa.func.coalesce(_events.c.applied_at, sa.func.now()),
@@ -104,7 +107,8 @@ async def forget_payloads(connection: AsyncConnection, subject: str) -> None:
 
 
 async def lock_due_event(connection: AsyncConnection) -> StoredEvent | None:
-    """Lock and read the event that has been due longest. Events that another worker has locked are passed over."""
+    """Lock and read the event that has been due longest; None if none is due. Events that another transaction has
+    locked are passed over."""
     select = (
         sa.select(_events)
         .where(_events.c.applied_at.is_(None), _events.c.next_attempt_at <= sa.func.now())
@@ -116,7 +120,7 @@ async def lock_due_event(connection: AsyncConnection) -> StoredEvent | None:
 
 
 async def lock_event(connection: AsyncConnection, event_id: UUID) -> StoredEvent | None:
-    """Lock and read one event."""
+    """Lock and read one event; None if there is none of this id."""
     select = sa.select(_events).where(_events.c.id == event_id).with_for_update()
     return one_row(StoredEvent, await connection.execute(select))
 
@@ -130,7 +134,8 @@ async def count_attempt(connection: AsyncConnection, event_id: UUID) -> None:
 async def list_events(
     connection: AsyncConnection, *, failed_only: bool, subject: str | None, limit: int
 ) -> list[ListedEvent]:
-    """List the newest events, without their payloads."""
+    """List the `limit` newest events, the newest first, without their payloads. `failed_only`: those that are not
+    applied; `subject`: those about one subject of upstream's."""
     columns = (_events.c[field.name] for field in fields(ListedEvent))
     select = sa.select(*columns).order_by(_events.c.id.desc()).limit(limit)
     if failed_only:
@@ -141,18 +146,18 @@ async def list_events(
 
 
 async def failed_events(connection: AsyncConnection) -> Sequence[UUID]:
-    """List the ids of events that were not applied yet, the oldest first."""
+    """List the ids of all events that are not applied yet, the oldest first."""
     select = sa.select(_events.c.id).where(_events.c.applied_at.is_(None)).order_by(_events.c.id)
     return (await connection.execute(select)).scalars().all()
 
 
 async def read_event(connection: AsyncConnection, event_id: UUID) -> StoredEvent | None:
-    """Read one event with its payload."""
+    """Read one event with its payload; None if there is none of this id."""
     return one_row(StoredEvent, await connection.execute(sa.select(_events).where(_events.c.id == event_id)))
 
 
 async def prune(connection: AsyncConnection, *, before: datetime) -> None:
-    """Delete applied events from before `before`; ids are ordered by time."""
+    """Delete applied events that were received before `before`; ids are ordered by time."""
     await connection.execute(
         sa.delete(_events).where(_events.c.id < uuid7_floor(before), _events.c.applied_at.is_not(None))
     )

@@ -100,7 +100,8 @@ RETURNING created_at
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDelivery:
-    """One delivery that is ours until its lease ends, with its URL and the encrypted secrets that sign it."""
+    """A delivery that this process has claimed until its lease ends, with its URL and the encrypted secrets that sign
+    it."""
 
     id: UUID
     subscription_id: UUID
@@ -114,7 +115,7 @@ class ClaimedDelivery:
     secret_ciphertext: bytes
     secret_key_version: int
     former_secret_ciphertext: bytes | None
-    """The former signing secret; None if there is none, or its time is over."""
+    """The encrypted former secret, which signs too; None if there is none, or its time is over."""
     former_secret_key_version: int | None
     is_failing: bool
     """Whether the subscription's last delivery failed."""
@@ -122,7 +123,8 @@ class ClaimedDelivery:
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """An attempt that failed. `retry_seconds` None: it was the last one."""
+    """An attempt that failed. `status` is the HTTP status, None without an answer; `retry_seconds` says when the next
+    attempt is due, None if this was the last one."""
 
     status: int | None
     error: str
@@ -160,8 +162,8 @@ class ShownDelivery:
 
 @dataclass(frozen=True, slots=True)
 class ReplayFilter:
-    """Which deliveries to send again; without any criterion those that failed. The times are those at which deliveries
-    were queued; `until` is exclusive."""
+    """Which deliveries to send again: those that match all criteria, whatever their state; without any criterion, those
+    that failed. `since` and `until` are about when a delivery was queued; `until` is exclusive."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -173,7 +175,7 @@ class ReplayFilter:
 
 
 async def insert(connection: AsyncConnection, deliveries: Sequence[NewDelivery]) -> None:
-    """Store new deliveries, due now."""
+    """Store new deliveries, which are due now."""
     values = {
         "state": DeliveryState.PENDING.value,
         "attempts": 0,
@@ -186,8 +188,9 @@ async def insert(connection: AsyncConnection, deliveries: Sequence[NewDelivery])
 async def hasten_pending(
     connection: AsyncConnection, subscription_id: UUID, *, event_type: str, lease_seconds: float
 ) -> tuple[UUID, UUID] | None:
-    """Make the first pending delivery of a type of event due now, unless it is due soon or being sent. Returns its id
-    and the event's; None if there is none. Lock the subscription first."""
+    """Find the pending delivery of this type of event that is due first, and make it due now, unless it is due within
+    `lease_seconds` anyway, as it is while it is being sent. Returns the delivery's id and the event's; None if none is
+    pending. Lock the subscription first."""
     due = _deliveries.c.next_attempt_at
     later = due > sa.func.now() + timedelta(seconds=lease_seconds)
     first = (
@@ -215,8 +218,12 @@ async def claim_due(
     healthy_only: bool,
     lease_seconds: float,
 ) -> ClaimedDelivery | None:
-    """Claim the delivery that has been due longest, of a subscription that is not `busy` and whose owner may be told.
-    If this worker dies, others can claim it when the lease ends."""
+    """Claim the pending delivery that has been due longest, for `lease_seconds`, and count the attempt; None if there
+    is none. If this process dies, others can claim the delivery when the lease ends.
+
+    Left out are deliveries of subscriptions that are disabled or in `busy`, whose owner may not receive events now
+    (`admins` are the ids of the users who administer) or, with `healthy_only`, whose last delivery failed.
+    """
     parameters = {
         "admins": list(admins),
         "busy": list(busy),
@@ -228,7 +235,8 @@ async def claim_due(
 
 
 async def mark_delivered(connection: AsyncConnection, delivery_id: UUID, *, status: int) -> None:
-    """Mark a delivery as accepted by the receiver. This stands even if another worker has tried it meanwhile."""
+    """Mark a delivery as accepted by the receiver, with its HTTP status, even if another process has tried it
+    meanwhile."""
     values = {
         "state": DeliveryState.DELIVERED.value,
         "next_attempt_at": None,
@@ -240,8 +248,8 @@ async def mark_delivered(connection: AsyncConnection, delivery_id: UUID, *, stat
 
 
 async def mark_failed(connection: AsyncConnection, delivery: ClaimedDelivery, attempt: FailedAttempt) -> None:
-    """Record a failed attempt, unless another worker has tried the delivery since. Without `retry_seconds` the delivery
-    is given up. Lock the subscription first."""
+    """Record a failed attempt, unless the delivery was claimed again since. Without `retry_seconds` the delivery has
+    failed for good. Lock the subscription first."""
     values: dict[str, Any] = {"last_status": attempt.status, "last_error": attempt.error}
     if attempt.retry_seconds is None:
         values |= {"state": DeliveryState.FAILED.value, "next_attempt_at": None}
@@ -251,20 +259,22 @@ async def mark_failed(connection: AsyncConnection, delivery: ClaimedDelivery, at
 
 
 async def postpone(connection: AsyncConnection, delivery: ClaimedDelivery, *, error: str, seconds: float) -> None:
-    """Put off a delivery that we could not send. That is not the receiver's fault and uses up no attempt. Lock the
-    subscription first."""
+    """Make a delivery that was not sent for a reason of our own due again in `seconds`, unless it was claimed again
+    since. The attempt is not counted, since the receiver is not at fault. Lock the subscription first."""
     values = {"attempts": _deliveries.c.attempts - 1, "last_error": error, "next_attempt_at": _in(seconds)}
     await connection.execute(_still_ours(delivery).values(**values))
 
 
 async def park(connection: AsyncConnection, subscription_ids: Collection[UUID]) -> None:
-    """Park the pending deliveries until their subscriptions are enabled. Lock the subscriptions first."""
+    """Park the pending deliveries of disabled subscriptions: they are not due until `unpark`. Lock the subscriptions
+    first."""
     due = _deliveries.c.next_attempt_at.is_not(None)
     await connection.execute(_pending_of(subscription_ids).where(due).values(next_attempt_at=None))
 
 
 async def unpark(connection: AsyncConnection, subscription_ids: Collection[UUID]) -> None:
-    """Make parked deliveries due now, unless their subscription is still disabled. Lock the subscriptions first."""
+    """Make the parked deliveries of subscriptions that are enabled again due now; those of disabled ones stay parked.
+    Lock the subscriptions first."""
     parked = _deliveries.c.next_attempt_at.is_(None)
     await connection.execute(
         _pending_of(subscription_ids).where(parked, _is_active).values(next_attempt_at=sa.func.now())
@@ -272,13 +282,14 @@ async def unpark(connection: AsyncConnection, subscription_ids: Collection[UUID]
 
 
 def _in(seconds: float) -> sa.Case[datetime]:
-    """Return the time in `seconds` from now; null if the subscription is disabled, so that the delivery is parked."""
+    """Build the expression for the time `seconds` from now; null if the subscription is disabled, so that the delivery
+    is parked."""
     return sa.case((_is_active, sa.func.now() + timedelta(seconds=seconds)))
 
 
 def _still_ours(delivery: ClaimedDelivery) -> sa.Update:
-    """Build an update that applies only if the delivery is still ours. The number of attempts is the fence: after the
-    lease another worker may have tried, and its result is the newer one."""
+    """Build an update that applies only if the delivery is pending and nobody has claimed it since. The number of
+    attempts shows that: after the lease another process may have tried, and its result is the newer one."""
     fence = (_deliveries.c.id == delivery.id, _deliveries.c.attempts == delivery.attempts)
     return sa.update(_deliveries).where(*fence, _pending)
 
@@ -290,7 +301,8 @@ def _pending_of(subscription_ids: Collection[UUID]) -> sa.Update:
 async def list_deliveries(
     connection: AsyncConnection, subscription_id: UUID, *, state: DeliveryState | None, before: int | None, limit: int
 ) -> list[ShownDelivery]:
-    """List deliveries of a subscription, the newest first."""
+    """List the deliveries of a subscription, the newest first: those in `state`, or all if that is None; with `before`,
+    only those with a lower sequence number."""
     select = (
         sa.select(*(_deliveries.c[field.name] for field in fields(ShownDelivery)))
         .where(_deliveries.c.subscription_id == subscription_id)
@@ -307,7 +319,8 @@ async def list_deliveries(
 async def requeue(
     connection: AsyncConnection, subscription_id: UUID, wanted: ReplayFilter, *, limit: int
 ) -> list[datetime]:
-    """Make deliveries due again, the oldest first, with all attempts anew. Returns when each was queued, in order."""
+    """Make the `limit` oldest deliveries that match `wanted` due now, with all attempts anew. Returns when each was
+    first queued, the earliest first. Lock the subscription first, which must be active."""
     parameters = {
         "subscription_id": subscription_id,
         "failed_only": wanted.failed_only,
@@ -320,6 +333,7 @@ async def requeue(
 
 
 async def prune(connection: AsyncConnection, *, before: datetime) -> None:
-    """Delete deliveries from before `before` that were accepted or given up; ids are ordered by time."""
+    """Delete deliveries that were queued before `before` and were accepted or have failed for good; ids are ordered by
+    time."""
     finished = _deliveries.c.state.in_([DeliveryState.DELIVERED.value, DeliveryState.FAILED.value])
     await connection.execute(sa.delete(_deliveries).where(_deliveries.c.id < uuid7_floor(before), finished))

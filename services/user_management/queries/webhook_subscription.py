@@ -1,4 +1,5 @@
-"""Statements on webhook subscriptions. With an `owner` they find only that service's own."""
+"""Statements on webhook subscriptions. Those with a parameter `owner`, the name of a service, find only subscriptions
+of that service; None: of any owner. `admins` are always the ids of the users who administer."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from services.user_management.queries.service_client import LIVE_KEY
 
 @dataclass(frozen=True, slots=True)
 class ShownSubscription:
-    """A subscription as its owner sees it; never its secret."""
+    """A subscription as its owner sees it, without its secret. `owner` is a service's name or a user's id;
+    `owner_may_hear` whether the owner may receive events at present."""
 
     id: UUID
     owner: str
@@ -51,8 +53,9 @@ class SubscriptionColumns(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """An active subscription. `providers`: those that its service has a grant for; None: its owner administers and is
-    told of all."""
+    """An active subscription whose owner may receive events. `providers` are those that its service has a grant for;
+    events about integrations with others are not sent to it. None: its owner is an administrator and gets all
+    events."""
 
     id: UUID
     event_types: list[str]
@@ -77,8 +80,8 @@ OWNER_MAY_HEAR: Final = f"""
       AND (SELECT true FROM service_keys k WHERE k.client_id = c.id AND {LIVE_KEY} LIMIT 1)
 ) END IS TRUE)
 """  # noqa: S608 - our own constant
-"""A condition: the owner of the subscription would be allowed to make it today. `admins` are the ids of the users who
-administer."""
+"""An SQL condition: the owner of the subscription may receive events at present, as the owner would be allowed to make
+the subscription now. Put the subscriptions' alias in for `subscription`, and bind `admins`."""
 
 ADMINS: Final = sa.bindparam("admins", type_=sa.ARRAY(sa.Text()))
 
@@ -111,16 +114,16 @@ RETURNING status, failing_since <= now() - make_interval(secs => :patience_secon
 
 @dataclass(frozen=True, slots=True)
 class FailureState:
-    """The state of a subscription after a failed delivery; `too_long`: all deliveries have failed for too long a
-    time."""
+    """The state of a subscription after a failed delivery. `too_long`: for longer than the patience that was given, all
+    deliveries have failed."""
 
     is_active: bool
     too_long: bool
 
 
 async def lock_creation(connection: AsyncConnection) -> None:
-    """Let only one transaction at a time make subscriptions, until it ends, so that an owner's subscriptions can be
-    counted."""
+    """Wait until no other transaction makes a subscription, and keep others from it until this one ends, so that an
+    owner's subscriptions can be counted."""
     await connection.execute(_LOCK_CREATION)
 
 
@@ -136,8 +139,7 @@ async def count_owned(connection: AsyncConnection, *, client_id: UUID | None, cr
 async def find(
     connection: AsyncConnection, subscription_id: UUID, *, owner: str | None, admins: Collection[str]
 ) -> ShownSubscription | None:
-    """Read one subscription. None if there is none, or if it does not belong to `owner` (a service's name; None: any
-    owner)."""
+    """Read one subscription; None if there is none, or if it does not belong to the service `owner`."""
     select = _shown.where(_subscriptions.c.id == subscription_id)
     return await _one(connection, select, owner=owner, admins=admins)
 
@@ -161,7 +163,8 @@ async def _one(
 async def list_owned(
     connection: AsyncConnection, *, owner: str | None, admins: Collection[str], before: UUID | None, limit: int
 ) -> list[ShownSubscription]:
-    """List a service's subscriptions, or all if `owner` is None, the newest first; ids are ordered by time."""
+    """List the subscriptions of the service `owner`, or all if that is None, the newest first; with `before`, only
+    those with a lower id. Ids are ordered by time."""
     select = _shown.order_by(_subscriptions.c.id.desc()).limit(limit)
     if owner is not None:
         select = select.where(_clients.c.name == owner)
@@ -171,7 +174,7 @@ async def list_owned(
 
 
 async def update(connection: AsyncConnection, subscription_id: UUID, values: SubscriptionColumns) -> None:
-    """Write some columns of a subscription. Lock it first."""
+    """Write some columns of a subscription, which must be locked."""
     await connection.execute(_update_of(subscription_id).values(**values))
 
 
@@ -185,8 +188,8 @@ async def delete(connection: AsyncConnection, subscription_id: UUID) -> None:
 
 
 async def lock_listeners(connection: AsyncConnection, *, admins: Collection[str]) -> list[Listener]:
-    """Lock and list the active subscriptions whose owners may be told at this moment, in the order of their ids. While
-    they are locked, nobody else numbers their deliveries."""
+    """Lock and list the active subscriptions whose owners may receive events at this moment, in the order of their ids.
+    While these are locked, no other transaction numbers their deliveries."""
     select = (
         sa.select(
             _subscriptions.c.id,
@@ -224,14 +227,16 @@ async def set_last_sequence(connection: AsyncConnection, numbers: Mapping[UUID, 
 async def note_failure(
     connection: AsyncConnection, subscription_id: UUID, *, patience_seconds: float
 ) -> FailureState | None:
-    """Note that a delivery failed; this locks the subscription. None: the subscription no longer exists."""
+    """Record that a delivery failed, and lock the subscription. `patience_seconds` is how long all deliveries may fail.
+    None: the subscription no longer exists."""
     parameters = {"id": subscription_id, "patience_seconds": patience_seconds}
     row = (await connection.execute(_NOTE_FAILURE, parameters)).one_or_none()
     return None if row is None else FailureState(row.status == SubscriptionStatus.ACTIVE, row.too_long)
 
 
 async def note_success(connection: AsyncConnection, subscription_id: UUID) -> None:
-    """Note that a delivery was accepted. This writes nothing unless the one before it had failed."""
+    """Record that a delivery was accepted, which ends a run of failures. Without such a run nothing is written or
+    locked."""
     await connection.execute(
         sa.update(_subscriptions)
         .where(_subscriptions.c.id == subscription_id, _subscriptions.c.failing_since.is_not(None))
@@ -246,8 +251,8 @@ async def replace_secret(
     *,
     overlap: timedelta,
 ) -> None:
-    """Store a new signing secret, `sealed` as (ciphertext, key version). The present one becomes the former one for
-    `overlap`; if that is 0, it is removed. Lock the subscription first."""
+    """Store a new signing secret, `sealed` as (ciphertext, key version). The present secret becomes the former one,
+    which signs too for `overlap`; if that is 0, the present one is removed. Lock the subscription first."""
     stays = bool(overlap)
     values = {
         "former_secret_ciphertext": _subscriptions.c.secret_ciphertext if stays else None,
@@ -262,7 +267,8 @@ async def replace_secret(
 
 
 async def disable(connection: AsyncConnection, subscription_id: UUID, *, reason: str) -> None:
-    """Disable a subscription, so that nothing more is queued for it. Lock it first."""
+    """Disable a subscription, which must be locked, so that nothing more is queued for it. Its pending deliveries are
+    not touched."""
     values = {
         "status": SubscriptionStatus.DISABLED.value,
         "disabled_reason": reason,

@@ -81,7 +81,7 @@ async def grant_provider(
 async def withdraw_grant(
     actor: CurrentAdmin, name: NamePath, provider: ProviderPath, container: ContainerDependency
 ) -> None:
-    """Withdraw the service's grant for a provider: the service can read no more tokens of it."""
+    """Withdraw the service's grant for a provider: the service can read no more tokens of that provider."""
     await container.service_clients.withdraw_grant(actor, name, provider)
 
 
@@ -90,8 +90,8 @@ async def withdraw_grant(
 async def rotate_service_key(
     actor: CurrentAdmin, name: NamePath, body: RotateKeyRequest, container: ContainerDependency
 ) -> NewServiceKey:
-    """Issue a new key. The answer holds it, and it cannot be read again later. The service's other keys end after
-    the overlap."""
+    """Issue a new key. The answer holds it, and it cannot be read again later. The service's other keys expire after
+    `overlap_seconds`, unless they expire before."""
     key = await container.service_clients.rotate_key(actor, name, overlap_seconds=body.overlap_seconds)
     return NewServiceKey(name=name, key=key)
 
@@ -101,26 +101,27 @@ async def rotate_service_key(
 async def revoke_service_key(
     actor: CurrentAdmin, name: NamePath, key_id: KeyIdPath, container: ContainerDependency
 ) -> None:
-    """Refuse one key from now on."""
+    """Revoke one key: it is refused from now on, and this cannot be undone."""
     await container.service_clients.revoke_key(actor, name, key_id)
 
 
 @router.post("/{name}/disable")
 @raises(NotFoundError)
 async def disable_service(actor: CurrentAdmin, name: NamePath, container: ContainerDependency) -> ServiceResponse:
-    """Refuse the service, whatever key it has, until it is enabled again."""
+    """Refuse every key of the service, and send it no events, until it is enabled again."""
     return await container.service_clients.disable_service(actor, name)
 
 
 @router.post("/{name}/enable")
 @raises(NotFoundError)
 async def enable_service(actor: CurrentAdmin, name: NamePath, container: ContainerDependency) -> ServiceResponse:
-    """Accept the keys of a disabled service again."""
+    """Accept the keys of a disabled service again, and send it the events that have waited."""
     return await container.service_clients.enable_service(actor, name)
 
 
 @router.post("/{name}/revoke")
 @raises(NotFoundError)
 async def revoke_service(actor: CurrentAdmin, name: NamePath, container: ContainerDependency) -> RevokedKeys:
-    """Refuse every key of the service from now on."""
+    """Revoke every key of the service: all are refused from now on, and this cannot be undone. The service stays, and
+    can be given a new key."""
     return RevokedKeys(revoked=await container.service_clients.revoke_service(actor, name))

@@ -35,7 +35,7 @@ PageLimit = Annotated[Limit, Query()]
 async def list_deleted_users(
     container: ContainerDependency, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> AdminUserPage:
-    """List deleted users who are not erased yet, the most recently deleted first."""
+    """List deleted users whose data is not erased yet, the most recently deleted first."""
     return await container.users.administration.list_users(UserFilter(deleted=True), limit=limit, cursor=cursor)
 
 
@@ -43,14 +43,15 @@ async def list_deleted_users(
 async def list_users(
     container: ContainerDependency, wanted: UserFilterQuery, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> AdminUserPage:
-    """List live users whose e-mail or name begins with `q`; without `q`, all live users, the newest first."""
+    """List users who are not deleted and match the filters: with `q`, those whose e-mail, first name or last name
+    begins with it, in alphabetical order; without `q`, the newest first."""
     return await container.users.administration.list_users(wanted, limit=limit, cursor=cursor)
 
 
 @router.get("/{user_id}")
 @raises(UserNotFoundError)
 async def get_user_detail(user_id: UserId, container: ContainerDependency) -> AdminUserDetail:
-    """Return one user, deleted or not."""
+    """Return one user, deleted or not, with the number of their sign-ins in the last 30 days."""
     return await container.users.administration.get_user(user_id)
 
 
@@ -59,7 +60,8 @@ async def get_user_detail(user_id: UserId, container: ContainerDependency) -> Ad
 async def suspend_user(
     actor: CurrentAdmin, user_id: UserId, body: SuspendRequest, container: ContainerDependency
 ) -> AdminUserResponse:
-    """Suspend a user: their sessions and tokens are refused from now on."""
+    """Suspend a user: no session of theirs is accepted and no service can read their tokens until the suspension is
+    lifted. Suspending a user twice changes nothing."""
     return await container.users.administration.suspend_user(actor, user_id, reason=body.reason)
 
 
@@ -73,7 +75,7 @@ async def unsuspend_user(actor: CurrentAdmin, user_id: UserId, container: Contai
 @router.post("/{user_id}/restore")
 @raises(UserNotFoundError, ConflictError)
 async def restore_user(actor: CurrentAdmin, user_id: UserId, container: ContainerDependency) -> AdminUserResponse:
-    """Undo a user's deletion, which is possible until the hold-back ends."""
+    """Undo a user's deletion, which is possible until the hold-back (the days between deletion and erasure) ends."""
     return await container.users.administration.restore_user(actor, user_id)
 
 
@@ -82,5 +84,6 @@ async def restore_user(actor: CurrentAdmin, user_id: UserId, container: Containe
 async def delete_user_of_another(
     actor: CurrentAdmin, user_id: UserId, container: ContainerDependency
 ) -> DeletionResponse:
-    """Delete a user. `restore` undoes this until the hold-back ends. Deleting a user twice changes nothing."""
+    """Delete a user. `restore` undoes this until the hold-back (the days between deletion and erasure) ends. Deleting a
+    user twice changes nothing."""
     return await container.users.administration.delete_user(actor, user_id)

@@ -43,7 +43,7 @@ class TaggedModel(Protocol):
 
 
 def answer_conditionally(request: Request, answer: TaggedModel) -> Response:
-    """Return the model as JSON with its `etag`, or 304 when the client already holds that representation."""
+    """Return the model as JSON with its `etag`, or 304 when `If-None-Match` of a GET or HEAD request names that tag."""
     etag = answer.etag
     headers = {"ETag": etag}
     wanted = request.headers.get("if-none-match")
@@ -63,8 +63,8 @@ async def expected_versions(
         Header(max_length=1024, description="Proceed only if the resource still has one of these entity tags"),
     ] = None,
 ) -> frozenset[int] | None:
-    """Return the row versions that `If-Match` accepts; None accepts any. Weak and unknown tags match nothing (RFC
-    9110 section 13.1.1)."""
+    """Return the row versions that `If-Match` accepts; None: any. Weak tags, and tags of another form than ours, match
+    nothing (RFC 9110 section 13.1.1)."""
     if if_match is None or if_match.strip() == "*":
         return None
     versions = (_VERSION.fullmatch(tag.strip()) for tag in if_match.split(","))

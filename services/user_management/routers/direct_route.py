@@ -1,5 +1,6 @@
-"""The route for the hot paths: it calls guards and endpoint without dependency resolution and without the wrappers that
-an ordinary route puts around its endpoint. Either takes longer than the work itself."""
+"""The route for the hot paths (the most frequent requests). It calls guards and endpoint without FastAPI's resolution
+of dependencies, and without the wrappers that an ordinary route puts around its endpoint: each of the two takes longer
+than the work itself."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, get_type_hints
@@ -18,8 +19,9 @@ class DirectRoute(APIRoute):
     """A route that is declared as any other, so that its schema and operation id are the usual ones.
 
     Guards are the route's `dependencies`, called with the request alone, before the body is read. The endpoint takes
-    `request`, then the path parameters that it names, then `body`; it returns a model. What it raises is answered by
-    the application's exception handlers.
+    `request`, then the path parameters that it names, then `body`; it returns a model. A model with an `etag` is
+    answered conditionally. Unknown query parameters are refused. Errors are left to the application's exception
+    handlers.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Awaitable[BaseModel]], **options: Any) -> None:
@@ -33,7 +35,7 @@ class DirectRoute(APIRoute):
         self._is_tagged = hasattr(hints["return"], "etag")
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, which has the route's path; FastAPI answers one of another method with 405."""
+        """Answer one request for the route's path. If the route does not have its method, FastAPI answers with 405."""
         if scope["method"] not in (self.methods or ()):
             await super().handle(scope, receive, send)
             return
@@ -55,7 +57,8 @@ class DirectRoute(APIRoute):
 
 
 def add_direct_routes(app: FastAPI, router: APIRouter) -> None:
-    """Add the direct routes of `router` to the application itself. `include_router` would match each request twice."""
+    """Add the direct routes of `router` to the application itself; `include_router` would match each request twice.
+    Raises TypeError for any other kind of route."""
     for route in router.routes:
         if not isinstance(route, DirectRoute):
             raise TypeError(f"{route} is not a direct route")

@@ -1,4 +1,4 @@
-"""One example of each request and answer, put into the OpenAPI document by the name of its schema."""
+"""Examples for the OpenAPI document: one of each request and answer, by the name of its schema."""
 
 from typing import Any, Final
 
@@ -117,7 +117,7 @@ _SUBSCRIPTION: Final[dict[str, Any]] = {
 
 
 def _sent(event_type: str, **members: Any) -> dict[str, Any]:
-    """Return an event of the outbox as a webhook brings it."""
+    """Return an event of the outbox in the form in which a webhook delivers it."""
     return {
         "specversion": "1.0",
         "id": _OTHER_ID,
@@ -332,7 +332,8 @@ PARAMETERS: Final[dict[str, str]] = {
 
 
 def with_examples(document: dict[str, Any]) -> dict[str, Any]:
-    """Put an example into each request, each successful answer and each webhook, and return the document."""
+    """Put an example into each request, each successful answer and each webhook, and return the document. Raises
+    KeyError for a schema or a required parameter that has no example."""
     for item in (*document["paths"].values(), *document["webhooks"].values()):
         for operation in item.values():
             for parameter in operation.get("parameters", []):
@@ -354,5 +355,5 @@ def _example(media_type: str, schema: dict[str, Any]) -> Any:
 
 
 def schema_name(schema: dict[str, Any]) -> str:
-    """Return the name of a schema that is referred to or written out in place."""
+    """Return the name of a schema, which is a reference or is written out with its title."""
     return str(schema.get("$ref", schema.get("title", ""))).rpartition("/")[2]

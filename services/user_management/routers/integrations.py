@@ -64,7 +64,7 @@ async def list_providers(_user: CurrentUser, container: ContainerDependency) -> 
 
 @router.get("/users/{user_id}/integrations")
 async def list_integrations(user_id: OwnUserId, container: ContainerDependency) -> IntegrationList:
-    """List the user's integrations."""
+    """List the user's integrations, without those that are disconnected."""
     return await container.integrations.service.list_integrations(user_id)
 
 
@@ -82,7 +82,7 @@ async def get_integration(
     container: ContainerDependency,
     account: AccountQuery = None,
 ) -> Response:
-    """Return one integration of the user with a provider."""
+    """Return one integration of the user with a provider: the one of `account`, or without it the primary one."""
     return answer_conditionally(
         request, await container.integrations.service.get_integration(user_id, provider, account)
     )
@@ -139,8 +139,8 @@ async def disconnect_integration(
     container: ContainerDependency,
     account: AccountQuery = None,
 ) -> DisconnectResponse:
-    """End an integration. Its tokens are unreadable at once; their revocation at the provider is repeated until it
-    succeeds."""
+    """End an integration. Its tokens are deleted here at once. Their revocation at the provider, if there is one, is
+    repeated until it succeeds, for a week."""
     return await container.integrations.service.disconnect_integration(
         actor, user_id, provider, account, expected=expected
     )
@@ -163,7 +163,7 @@ async def refresh_integration(
     response: Response,
     account: AccountQuery = None,
 ) -> IntegrationResponse:
-    """Refresh the tokens at the provider now, unless that has just been done."""
+    """Refresh the tokens at the provider now, unless they were refreshed within the last ten seconds."""
     refreshed = await container.integrations.service.refresh_integration(user_id, provider, account)
     response.headers["ETag"] = refreshed.etag
     return refreshed
@@ -178,7 +178,7 @@ async def list_integration_activity(
     limit: Annotated[Limit, Query()] = DEFAULT_LIMIT,
     cursor: Annotated[str | None, Query(max_length=512)] = None,
 ) -> TokenReadPage:
-    """List which services read the user's tokens, when and why."""
+    """List which services asked for the user's tokens, when, why and with what outcome, the newest first."""
     return await container.integrations.service.list_activity(user_id, provider, limit=limit, cursor=cursor)
 
 
@@ -222,7 +222,7 @@ async def confirm_integration(
     container: ContainerDependency,
     response: Response,
 ) -> IntegrationResponse:
-    """Finish a connect attempt that this user started. The authorization code is exchanged only here."""
+    """Finish a connect attempt that this user started. Only here is the authorization code exchanged for tokens."""
     connected = await container.integrations.confirmations.confirm_integration(actor, user_id, provider, body)
     response.headers["ETag"] = connected.etag
     return connected
@@ -244,8 +244,8 @@ async def receive_oauth_callback(
     error: CallbackValue = None,
     iss: CallbackValue = None,
 ) -> RedirectResponse:
-    """Receive the browser that the provider sends back. This keeps the code, exchanges nothing, and redirects to the
-    product."""
+    """Receive the browser that the provider sends back. The authorization code is stored, not yet exchanged, and the
+    browser is redirected to the product, where the user confirms."""
     returned = ProviderReturn(state=state, code=code, error=error, issuer=iss)
     return RedirectResponse(
         await container.integrations.connect_flows.record_provider_return(ANONYMOUS, provider, returned),

@@ -50,27 +50,28 @@ TOKEN_REFUSALS: Final = (
     ProviderMisconfiguredError,
     KeyUnavailableError,
 )
-"""What a read of one token may be refused for."""
+"""The errors with which a read of one token may be refused, besides those of the guards."""
 
 
 @hot_router.post("/get")
 @raises(*TOKEN_REFUSALS)
 async def get_token(request: Request, body: TokenRequest) -> TokenResponse:
-    """Return a usable access token of one user for one provider, or one typed refusal."""
+    """Return a usable access token of one user for one provider, or a problem whose `type` says why there is none."""
     return await get_container(request).tokens.service.get_valid_token(service_credential(request), body)
 
 
 @hot_router.post("/refresh")
 @raises(*TOKEN_REFUSALS)
 async def refresh_token(request: Request, body: TokenRequest) -> TokenResponse:
-    """Return a newer token than the one that the provider has just refused."""
+    """Return a newer token than the one that the provider has just refused. A token that was issued less than ten
+    seconds ago is returned again, and so is one that cannot be refreshed."""
     return await get_container(request).tokens.service.refresh_token(service_credential(request), body)
 
 
 @hot_router.post("/batch-get", dependencies=[Depends(known_caller), Depends(body_up_to(MAX_BATCH_BYTES))])
 async def batch_get_tokens(request: Request, body: TokenBatchRequest) -> TokenBatch:
-    """Return up to 100 tokens, each as if it had been asked for alone. Each counts as a read against the caller's
-    allowance."""
+    """Return up to 100 tokens or problems, each as if the token had been asked for alone. Each counts as a read against
+    the caller's rate limit."""
     credential = service_credential(request)
     count_read(request, credential, reads=len(body.items) - 1)
     return TokenBatch(items=await get_container(request).tokens.service.get_many(credential, body.items))
@@ -78,5 +79,5 @@ async def batch_get_tokens(request: Request, body: TokenBatchRequest) -> TokenBa
 
 @router.post("/batch-get", dependencies=[Depends(permitted(ServicePermission.USERS_READ))])
 async def batch_get_users(body: UserBatchRequest, container: ContainerDependency) -> UserBatch:
-    """Return the profiles of up to 100 users."""
+    """Return the profiles of up to 100 users, and which of the ids no user has, or only a deleted one."""
     return await container.users.administration.batch_get(body.user_ids)

@@ -1,4 +1,5 @@
-"""The ordinary route, which reads strict JSON after its guards have passed."""
+"""The ordinary route, which reads its body only after its guards have passed, as strict JSON: without duplicate names,
+NaN or deep nesting."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
@@ -22,8 +23,8 @@ Endpoint = Callable[..., Coroutine[Any, Any, Any]]
 
 
 def body_up_to(limit: int) -> Callable[[Request], Awaitable[None]]:
-    """Return a dependency, to be declared after the guards, for routes that need more than 64 KiB; `limit` is in
-    bytes."""
+    """Return a dependency that lets a body of up to `limit` bytes be read, for routes that need more than the usual 64
+    KiB. Declare it after the guards."""
 
     async def allow_larger_body(_request: Request) -> None:
         allow_body(limit)
@@ -32,8 +33,8 @@ def body_up_to(limit: int) -> Callable[[Request], Awaitable[None]]:
 
 
 async def read_json(model: type[BaseModel], request: Request) -> BaseModel:
-    """Read the body as strict JSON, and return it as the model. Raises UnsupportedMediaTypeError, InvalidJSONError
-    or ValidationFailedError."""
+    """Read the body as strict JSON, and return it as the model. Raises UnsupportedMediaTypeError, BodyTooLargeError,
+    InvalidJSONError or ValidationFailedError."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not (
         media_type.startswith("application/") and media_type.endswith("+json")
@@ -64,8 +65,8 @@ class _UnreadRequest(Request):
 
 
 class JSONRoute(StrictRoute):
-    """The ordinary route: FastAPI's own, but the endpoint's `body` is read as strict JSON after guards and other
-    parameters have passed."""
+    """The ordinary route: FastAPI's own, but the endpoint's `body` is read as strict JSON, after the guards have passed
+    and all other parameters were found valid."""
 
     def __init__(self, path: str, endpoint: Endpoint, **options: Any) -> None:
         model = get_type_hints(endpoint).get("body")
@@ -83,8 +84,8 @@ class JSONRoute(StrictRoute):
 
 
 class OwnPathRoute(JSONRoute):
-    """The route of a path that a template would fit too (`/users/search`, `/users/{user_id}`). A method that the
-    path does not have ends here with 405, and does not reach the template."""
+    """The route of a fixed path that a path template fits too (`/users/search` and `/users/{user_id}`). A request whose
+    method the fixed path does not have is answered with 405 here, and does not reach the template's route."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child_scope = super().matches(scope)
@@ -92,13 +93,13 @@ class OwnPathRoute(JSONRoute):
 
 
 def _unread(body: Any, _validate: Callable[[Any], Any]) -> Any:
-    """Return the body unread, in place of the model's own validation and without an effect on its schema."""
+    """Return the body unread. This takes the place of the model's own validation, and leaves its schema as it is."""
     return body
 
 
 def _reading_last(endpoint: Endpoint, model: type[BaseModel]) -> Endpoint:
-    """Return `endpoint` wrapped to read its `body` last. FastAPI passes the unread request, and describes the model
-    as before."""
+    """Return `endpoint` wrapped, so that its `body` is read last. FastAPI passes the unread request to the wrapper, and
+    describes the model in the OpenAPI document as before."""
 
     @wraps(endpoint)
     async def read_and_call(*, body: _UnreadRequest, **others: Any) -> Any:

@@ -1,4 +1,5 @@
-"""The refusals of each operation, for the OpenAPI document: derived from its guards, body and declarations."""
+"""The refusals of each operation, for the OpenAPI document. They are derived from its guards, its body, and the errors
+that it declares with `raises`."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from services.user_management.schemas.problem import OAuthError, Problem
 
 _ANYWHERE: Final = (BadRequestError, BodyTooLargeError, ValidationFailedError, ApplicationError)
 """Errors that every operation can answer with: any request may be malformed HTTP, announce too large a body, have an
-unknown parameter, or meet a crash."""
+unknown parameter, or run into a fault of ours."""
 _OF_BODIES: Final = (InvalidJSONError, UnsupportedMediaTypeError)
 _PROBLEM: Final = "application/problem+json"
 _HEADERS: Final = {
@@ -68,7 +69,7 @@ def _errors_of(route: RouteContext) -> Errors:
 
 
 def _declared(dependant: Dependant) -> Iterator[type[ApplicationError]]:
-    """Yield the errors that the endpoint and its dependencies declare with `raises`."""
+    """Yield the errors that the endpoint and its dependencies, theirs too, declare with `raises`."""
     yield from getattr(dependant.call, "raises", ())
     for dependency in dependant.dependencies:
         yield from _declared(dependency)

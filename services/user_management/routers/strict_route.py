@@ -1,4 +1,4 @@
-"""Routes that refuse query parameters that they do not know."""
+"""The route class that refuses unknown and repeated query parameters, and the check that it makes."""
 
 from collections.abc import Callable, Coroutine, Iterator
 from functools import wraps
@@ -24,12 +24,13 @@ ANY_QUERY: Final[dict[str, Any]] = {
         }
     ]
 }
-"""`openapi_extra` for a route whose query others decide about. Even there, each parameter may occur only once."""
+"""`openapi_extra` for a route whose callers may add parameters that we do not know. Even there, each parameter may
+occur only once."""
 
 
 def refuse_unknown_query(request: Request, known: frozenset[str] | None) -> None:
-    """Check the query. Raises ValidationFailedError for a parameter that is not in `known` (None: any is) or occurs
-    twice."""
+    """Check the names in the query. Raises ValidationFailedError for a parameter that is not in `known` (None: every
+    one is allowed), or that occurs twice."""
     names = [name for name, _ in request.query_params.multi_items()]
     unknown = set() if known is None else set(names) - known
     doubled = {name for name in names if names.count(name) > 1} - unknown
@@ -50,7 +51,7 @@ async def _declared_query(request: Request) -> None:
 
 
 class StrictRoute(APIRoute):
-    """The ordinary route of this service, which refuses unknown and repeated query parameters."""
+    """A route that refuses unknown and repeated query parameters, after its guards have passed."""
 
     def __init__(self, path: str, endpoint: Callable[..., Coroutine[Any, Any, Any]], **options: Any) -> None:
         super().__init__(path, _with_declared_query(endpoint), **options)

@@ -61,8 +61,8 @@ router = APIRouter(prefix="/internal/oauth", tags=["internal"], route_class=Stri
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """Read the form. Each field may occur once (RFC 6749 section 3.2); blank ones count as left out. Raises
-    TokenExchangeError."""
+    """Read the form and return its fields, of which each may occur once (RFC 6749 section 3.2); blank ones are left
+    out. Raises UnsupportedMediaTypeError, BodyTooLargeError, and TokenExchangeError for what is no such form."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/x-www-form-urlencoded":
         raise UnsupportedMediaTypeError("Send application/x-www-form-urlencoded.")
@@ -80,10 +80,11 @@ async def read_form(request: Request) -> dict[str, str]:
 async def exchange_caller(
     request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
 ) -> ServiceCredential:
-    """Return the service key from where OAuth clients put it, and charge its allowance. The form is read only for what
-    no header has.
+    """Return the service key from one of the places where OAuth clients put it, and count one read against the key's
+    rate limit. The form is read only if no header has a key. The key is judged later, by the statement that reads the
+    token.
 
-    Raises UnauthenticatedError, RateLimitedError.
+    Raises UnauthenticatedError, RateLimitedError, DatabaseUnavailableError, and what `read_form` raises.
     """
     in_header = "authorization" in request.headers or "x-api-key" in request.headers
     form = await read_form(request) if not in_header and _is_form(request) else {}

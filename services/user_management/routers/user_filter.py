@@ -1,4 +1,4 @@
-"""Query parameters by which users are found."""
+"""Query parameters that filter a list of users."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ async def user_filter(
     created_after: Annotated[Moment | None, Query(description="From this time on")] = None,
     created_before: Annotated[Moment | None, Query(description="Up to this time, exclusive")] = None,
 ) -> UserFilter:
-    """Return the filter that the query asks for. Names are compared without case and accents."""
+    """Return the filter that the query asks for. Case does not count, nor do accents in names."""
     return UserFilter(
         email_prefix=normalize_email(q) if q else None,
         # A text with an @ is taken for an address and not for a name; a text of accents alone begins no name.

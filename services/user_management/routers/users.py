@@ -36,7 +36,7 @@ hot_router = APIRouter(tags=["users"], route_class=DirectRoute, dependencies=[De
 @hot_router.get("/users/{user_id}", responses=CONDITIONAL, openapi_extra=IF_NONE_MATCH)
 @raises(UserNotFoundError)
 async def get_user(request: Request, user_id: UserIdPath) -> UserResponse:
-    """Return the caller's own profile; `me` stands for their id."""
+    """Return the caller's own profile; `me` stands for the caller's id."""
     return await get_container(request).users.profiles.get_user(own_user_id(request, user_id))
 
 
@@ -54,8 +54,8 @@ async def search_users(
     limit: Annotated[Limit, Query()] = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> UserPage:
-    """Search live users by the beginning of their e-mail or names, by status and by time; without `q`, the newest
-    first."""
+    """List users who are not deleted and match the filters: with `q`, those whose e-mail, first name or last name
+    begins with it, in alphabetical order; without `q`, the newest first."""
     return await container.users.administration.search_users(wanted, limit=limit, cursor=cursor)
 
 
@@ -96,6 +96,7 @@ async def put_user(
 async def delete_user(
     actor: CurrentUser, user_id: OwnUserId, expected: IfMatch, container: ContainerDependency
 ) -> DeletionResponse:
-    """Delete the calling user. Sign-in and tokens end at once, and the data is erased after the hold-back. Later
-    requests are refused as `user_inactive`, with `deleted_at` and `restorable_until`."""
+    """Delete the calling user. Sessions and integrations end at once, and the data is erased after some days (the
+    hold-back). Until then, requests of the user are refused as `user_inactive`, with `deleted_at` and
+    `restorable_until`."""
     return await container.users.profiles.delete_user(actor, user_id, expected=expected)

@@ -108,8 +108,8 @@ async def delete_webhook_subscription(
 async def rotate_webhook_secret(
     manager: Manager, subscription_id: SubscriptionId, body: RotateSecretRequest, container: ContainerDependency
 ) -> NewSecret:
-    """Issue a new signing secret. The answer holds it, and it cannot be read again later. Both secrets sign until
-    the overlap is over."""
+    """Issue a new signing secret. The answer holds it, and it cannot be read again later. The former secret signs too
+    for `overlap_seconds`."""
     return await container.events.subscriptions.rotate_secret(
         manager, subscription_id, overlap_seconds=body.overlap_seconds
     )
@@ -120,8 +120,8 @@ async def rotate_webhook_secret(
 async def send_test_webhook(
     manager: Manager, subscription_id: SubscriptionId, container: ContainerDependency
 ) -> QueuedDelivery:
-    """Send an event of the type `webhook.test` as any other event is sent. There is only one at a time: while one is
-    pending, that one is sent next, and the answer is about it."""
+    """Queue an event of the type `webhook.test`, which is sent as any other event is. There is only one at a time:
+    while an earlier one is pending, no other is made, the pending one is due at once, and the answer is about that."""
     return await container.events.subscriptions.send_test(manager, subscription_id)
 
 
@@ -135,7 +135,7 @@ async def list_webhook_deliveries(
     limit: PageLimit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> DeliveryPage:
-    """List the deliveries that were sent, are waiting or have failed, the newest first."""
+    """List the deliveries of a subscription, in any state or in `state` alone, the newest first."""
     return await container.events.subscriptions.list_deliveries(
         manager, subscription_id, state=state, limit=limit, cursor=cursor
     )
@@ -146,5 +146,6 @@ async def list_webhook_deliveries(
 async def replay_webhooks(
     manager: Manager, subscription_id: SubscriptionId, body: ReplayRequest, container: ContainerDependency
 ) -> Replayed:
-    """Send deliveries again under their old ids, at most 10,000 at a time, the oldest first."""
+    """Queue deliveries to be sent again under their old ids, the oldest first and at most 10,000 at a time: those that
+    match all criteria of the body, delivered ones too; without criteria, those that failed."""
     return await container.events.subscriptions.replay(manager, subscription_id, body)

@@ -30,15 +30,15 @@ SIGNED_EVENT: Final[dict[str, Any]] = {
         "content": {"application/json": {"schema": ClerkEvent.model_json_schema()}},
     },
 }
-"""`openapi_extra` for what FastAPI cannot tell: the guard reads headers and body itself, since the signature is over
-the raw bytes."""
+"""`openapi_extra` for headers and body, of which FastAPI knows nothing: the guard reads them itself, since the
+signature is over the raw bytes."""
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"], route_class=StrictRoute)
 
 
 @router.post("/clerk", openapi_extra=SIGNED_EVENT)
 async def receive_clerk_webhook(webhook: ClerkWebhook, container: ContainerDependency) -> WebhookAccepted:
-    """Receive one of Clerk's events, signed as Standard Webhooks under headers named `svix-*` or `webhook-*`. 2xx
-    means that the event is stored; `applied` says whether it has taken effect already, or this service will try
-    again."""
+    """Receive one of Clerk's events, signed as Standard Webhooks under headers named `svix-*` or `webhook-*`. A 2xx
+    status means that the event is stored. `applied` is true if it has taken effect; if not, this service tries again by
+    itself."""
     return await container.clerk.webhooks.receive_clerk_event(webhook.message_id, webhook.event, webhook.payload)
