@@ -1,1 +1,2 @@
-"""Pure ASGI middleware, from the outside in (below CORS): context, body limit, prefix."""
+"""Pure ASGI middleware and handlers of errors. Below CORS a request passes, in this order: context, body limit,
+prefix."""

@@ -9,11 +9,13 @@ from services.user_management.core.context import current_context
 from services.user_management.exceptions import BadRequestError, BodyTooLargeError
 
 MAX_BODY_BYTES: Final = 1 << 20
-"""Limit for any route, in bytes. A body that announces more is refused before anybody asks who sends it."""
+"""Limit for any route, in bytes. A body that announces more is refused before the caller is authenticated."""
 
 
 class BodyLimitMiddleware:
-    """Middleware that raises BodyTooLargeError where a body is read: for its announced length, or while it arrives."""
+    """Middleware that limits what is read of a body. Reading raises BodyTooLargeError if the announced length is over
+    the limit, or as soon as more has arrived. A Content-Length over MAX_BODY_BYTES raises it at once, and one that is
+    no number raises BadRequestError."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""The address of a request's client, behind reverse proxies."""
+"""Finds the address of a request's client, behind reverse proxies."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -17,11 +17,12 @@ Address = IPv4Address | IPv6Address
 
 
 def client_address(scope: Scope, trusted_networks: Sequence[Network]) -> str | None:
-    """Return the address nearest to us that is not one of our proxies; None for a peer without one (a unix socket).
+    """Return the address nearest to us that is not in `trusted_networks`, those of our proxies; None if the peer has no
+    address (a unix socket).
 
-    Each proxy appends the peer it saw to X-Forwarded-For. So the header is read from the right, and an entry is
-    believed only if whoever wrote it is trusted: what a caller puts there stands to the left of what the first proxy
-    saw. An entry that is no address ends the walk. Where all are trusted, the leftmost is the client.
+    Each proxy appends the address of its peer to X-Forwarded-For. So the header is read from the right, and an entry is
+    believed only if the proxy that wrote it is trusted: what a caller puts there stands to the left of what the first
+    proxy appended. Reading ends at an entry that is no address. If all entries are trusted, the leftmost is the client.
     """
     peer = (scope.get("client") or ("", 0))[0]
     hop = _address(peer)
@@ -40,8 +41,8 @@ def client_address(scope: Scope, trusted_networks: Sequence[Network]) -> str | N
 
 
 def _forwarded_from_the_right(scope: Scope) -> Iterator[str]:
-    """Yield the entries of all lines, which are one list (RFC 9110 section 5.3), from the right; beyond MAX_HOPS,
-    one that is no address."""
+    """Return the entries of all X-Forwarded-For headers, which are one list (RFC 9110 section 5.3), from the right. If
+    there are more than MAX_HOPS, all others come last, as one entry."""
     lines = [value for name, value in scope["headers"] if name == _HEADER]
     entries = b",".join(lines).decode("latin-1").rsplit(",", MAX_HOPS)
     return (entry.strip() for entry in reversed(entries))

@@ -16,20 +16,20 @@ from services.user_management.exceptions import (
 
 TOKEN_PATH: Final = "/internal/oauth/token"  # noqa: S105 - a path
 UNCACHED: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-"""Headers that keep answers of either kind out of caches (RFC 6749 section 5.1)."""
+"""Headers that keep answers, tokens and refusals alike, out of caches (RFC 6749 section 5.1)."""
 _NOT_DESCRIBABLE: Final = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 """Characters that `error_description` may not hold: quotes, backslashes and all but printable ASCII."""
 
 
 def is_token_endpoint(scope: Scope) -> bool:
-    """Tell whether the request is for the token endpoint, under any prefix and with any method."""
+    """Tell whether the path is that of the token endpoint, under any prefix. The method does not count."""
     path: str = scope["path"]
     return path.endswith(TOKEN_PATH)
 
 
 def oauth_error_response(scope: Scope, error: ApplicationError) -> JSONResponse:
-    """Return the error in OAuth's form. `cause` is this service's own code; members that a caller can act on
-    (`reconnect_url` …) come along."""
+    """Return the response for an error in OAuth's form, with its body and headers. `cause` is this service's own code;
+    the error's extra members, on which a caller can act (`reconnect_url` …), are in the body too."""
     body = {
         "error": _name(error),
         "error_description": _NOT_DESCRIBABLE.sub("'", error.detail),

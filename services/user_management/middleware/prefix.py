@@ -1,7 +1,8 @@
-"""The prefix `/api/v1`, under which the same API is served as without it: mounting the routers twice would cost time on
-every request.
+"""Middleware for the prefix `/api/v1`, under which the API is served as well as without it: mounting the routers twice
+would cost time on every request.
 
-Paths for operators and siblings have one spelling, so that nobody can get round a reverse proxy's rule for them.
+Paths for operators and sibling services have only one spelling, so that no other spelling gets past a reverse proxy's
+rule for them.
 """
 
 from typing import Final
@@ -16,7 +17,8 @@ OPERATOR_PATHS: Final = frozenset({"/internal", "/health", "/ready", "/metrics",
 
 
 class PrefixMiddleware:
-    """Middleware that strips the prefix. Raises NotFoundError for paths that hide where they lead."""
+    """Middleware that strips the prefix from the path. Raises NotFoundError for OPERATOR_PATHS under the prefix or with
+    a percent sign, and for any path whose first segment is percent-encoded."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

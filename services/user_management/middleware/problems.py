@@ -40,12 +40,12 @@ log = structlog.get_logger(__name__)
 
 
 def refusal_response(scope: Scope, error: ApplicationError) -> JSONResponse:
-    """Return the error as a problem, or in OAuth's form where OAuth is spoken."""
+    """Return the response for an error: a problem (RFC 9457) or, at the token endpoint, OAuth's form."""
     return oauth_error_response(scope, error) if is_token_endpoint(scope) else problem_response(error)
 
 
 def problem_response(error: ApplicationError) -> JSONResponse:
-    """Return the response of a problem, with its body and headers."""
+    """Return the response for an error as a problem (RFC 9457), with its body and headers."""
     body = {
         "type": error.code,
         "title": error.title,
@@ -61,7 +61,9 @@ def problem_response(error: ApplicationError) -> JSONResponse:
 
 
 def as_application_error(error: Exception) -> ApplicationError:
-    """Return what the caller is told of `error`. The cause of a 500 is logged here, once."""
+    """Return the error with which to answer the caller: `error` itself if it is one of the catalogue,
+    DatabaseUnavailableError if Postgres is away, otherwise a plain 500. The cause of the latter two is logged here,
+    once."""
     if isinstance(error, ApplicationError):
         return error
     if is_unavailable(error):
@@ -72,12 +74,13 @@ def as_application_error(error: Exception) -> ApplicationError:
 
 
 async def handle_application_error(request: Request, error: Exception) -> Response:
-    """Answer an error that this service raised itself."""
+    """Answer an error of the catalogue, which this service raised itself."""
     return refusal_response(request.scope, as_application_error(error))
 
 
 async def handle_unauthenticated(request: Request, error: UnauthenticatedError) -> Response:
-    """Answer a request without a good credential, and charge its address's allowance, on every route alike."""
+    """Answer a request without a good credential, and count it against its address's rate limit, on every route alike;
+    over that limit the answer is 429. Nothing is counted if the error says that the request was no guess (`counts`)."""
     if error.counts:
         try:
             await refusal_limit(request)
@@ -87,12 +90,12 @@ async def handle_unauthenticated(request: Request, error: UnauthenticatedError) 
 
 
 async def handle_validation_error(request: Request, error: RequestValidationError) -> Response:
-    """Answer FastAPI's validation error with 422, without the input that FastAPI would echo."""
+    """Answer FastAPI's validation error with 422 (400 in OAuth's form), without the input that FastAPI would repeat."""
     return refusal_response(request.scope, ValidationFailedError.of_fields(error.errors()))
 
 
 async def handle_http_exception(request: Request, error: HTTPException) -> Response:
-    """Answer what the framework raises by itself: unknown paths and methods."""
+    """Answer an error that the framework raises by itself, such as for an unknown path or method."""
     problem = _FRAMEWORK_ERRORS.get(error.status_code, ApplicationError)
     headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
     return refusal_response(request.scope, problem(headers=headers))

@@ -1,5 +1,5 @@
-"""The layer below CORS: it sets request id, context and security headers, writes one log line, and lets no error get
-past."""
+"""The middleware below CORS: it sets the context of a request, the headers for request id and security, writes one log
+line, and turns errors into answers."""
 
 import re
 import secrets
@@ -27,17 +27,18 @@ _SECURITY_HEADERS: Final = (
 _STRICT_TRANSPORT: Final = (b"strict-transport-security", b"max-age=63072000; includeSubDomains")
 _CONTENT_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _UNLOGGED: Final = frozenset({"/health", "/ready"})
-"""Paths that are not logged, because probes would drown everything else."""
+"""Paths that are not logged, because probes ask for them so often that little else would be in the log."""
 _HUNG_UP: Final = 499
-"""Status in the log, as nginx has it, of a client that hung up in the middle of its body; nobody is there to be
-answered."""
+"""The status in the log, the same as nginx's, for a client that closed the connection in the middle of its body; there
+is nobody to answer."""
 _RECORDED: Final = frozenset({"/internal/tokens/get", "/internal/oauth/token"})
-"""Paths whose successful reads are not logged: each is a row of token_reads with this request's id, and a log line
+"""Paths whose successful requests are not logged: each has a row in `token_reads` with its request id, and a log line
 would cost more than the read."""
 
 
 class RequestContextMiddleware:
-    """Middleware that opens a RequestContext for each request."""
+    """Middleware that makes a RequestContext for each request, adds headers to the answer, and logs it. An error is
+    answered and not raised, unless the answer has begun already."""
 
     def __init__(self, app: ASGIApp, *, strict_transport: bool, trusted_networks: Sequence[Network] = ()) -> None:
         self._app = app
@@ -75,8 +76,8 @@ class RequestContextMiddleware:
             self._log(scope, status, time.monotonic() - started)
 
     def _missing(self, scope: Scope, message: Message) -> list[tuple[bytes, bytes]]:
-        """Return the headers of every answer that this one does not set itself. The documentation page is excepted
-        from some, since it needs its scripts."""
+        """Return the headers that every answer has and that `message` does not set itself. The documentation page gets
+        no content security policy, since it needs its scripts."""
         present = {name for name, _ in message["headers"]}  # in lower case, as ASGI demands
         wanted = self._page_headers if scope["path"] == "/docs" else self._headers
         added = current_context().response_headers.items()

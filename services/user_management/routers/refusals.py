@@ -69,7 +69,7 @@ def _errors_of(route: RouteContext) -> Errors:
 
 
 def _declared(dependant: Dependant) -> Iterator[type[ApplicationError]]:
-    """Yield the errors that the endpoint and its dependencies, theirs too, declare with `raises`."""
+    """Yield the errors that the endpoint, its dependencies and the dependencies of these declare with `raises`."""
     yield from getattr(dependant.call, "raises", ())
     for dependency in dependant.dependencies:
         yield from _declared(dependency)

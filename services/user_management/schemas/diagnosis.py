@@ -1,4 +1,4 @@
-"""The explanation, in words, why an integration works or does not, with evidence and a remedy."""
+"""The answer that explains in words why an integration works or does not, with evidence and a remedy."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -26,7 +26,7 @@ class Confidence(StrEnum):
     CERTAIN = "certain"
     """This service or the provider recorded this cause."""
     LIKELY = "likely"
-    """The times fit, and no other cause is recorded."""
+    """The times of what is recorded fit this cause, and no other cause is recorded."""
     POSSIBLE = "possible"
     """Nothing contradicts this cause."""
 
@@ -40,11 +40,12 @@ class Responsible(StrEnum):
     DEVELOPER = "developer"
     """Whoever builds the product on this service."""
     NOBODY = "nobody"
-    """It passes by itself, or nothing is wrong."""
+    """Nobody needs to act: the trouble passes by itself, or nothing is wrong."""
 
 
 class Finding(BaseModel):
-    """One cause. `explanation` and `fix` are for people who talk to users; `evidence` holds figures and times."""
+    """One cause of the integration's state. `explanation` and `fix` are for people who talk to users; `evidence` holds
+    figures and times."""
 
     code: str
     severity: Severity
@@ -57,7 +58,7 @@ class Finding(BaseModel):
 
 
 class IntegrationSummary(BaseModel):
-    """The integration as it is now; never a token."""
+    """The integration as it is now, without its tokens."""
 
     id: UUID
     provider_account_id: str
@@ -77,7 +78,7 @@ class IntegrationSummary(BaseModel):
 
 
 class ProbeOutcome(StrEnum):
-    """What came back when the provider was asked just now."""
+    """What came back when the provider was asked, for this answer, whether it accepts the access token."""
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
@@ -92,7 +93,8 @@ class ProbeOutcome(StrEnum):
 
 
 class ProbeResponse(BaseModel):
-    """One call to the provider, made for this answer."""
+    """The result of asking the provider, for this answer, whether it accepts the access token. `code` and `detail` are
+    those of a refusal or failure."""
 
     outcome: ProbeOutcome
     code: str | None = None
@@ -100,7 +102,8 @@ class ProbeResponse(BaseModel):
 
 
 class DiagnosisResponse(BaseModel):
-    """Findings, the surest first. One of severity `good` is among them when the integration works."""
+    """Findings, the surest first. If the integration works and there is nothing else to say about it, the only one has
+    the severity `good`."""
 
     user_id: str
     provider: str

@@ -66,7 +66,7 @@ class IntegrationEvent(UserEvent):
 
 
 class StatusChanged(IntegrationEvent):
-    """An integration works, or no longer does; `reason` says why not."""
+    """A change of an integration's status. `reason` says why it does not work, or not fully; null: it works."""
 
     reason: str | None
 
@@ -103,7 +103,7 @@ class IntegrationDisconnected(IntegrationEvent):
 
 
 class WebhookTest(EventData):
-    """An event that is sent only on request, to one subscription; nobody subscribes to it."""
+    """A test event, which is sent only on request, and to one subscription, whatever types of events that asks for."""
 
     event_type = "webhook.test"
     subscription_id: UUID
@@ -131,7 +131,8 @@ WEBHOOK_EVENTS: Final[tuple[type[EventData], ...]] = (*OUTBOX_EVENTS.values(), W
 
 
 class SentEvent(BaseModel):
-    """The event as a webhook brings it: a CloudEvent 1.0 in JSON, which may have further attributes."""
+    """An event in the form in which a webhook delivers it: a CloudEvent 1.0 in JSON, which may have further
+    attributes."""
 
     specversion: Literal["1.0"]
     id: UUID
@@ -150,7 +151,8 @@ class OrderedEvent(SentEvent):
 
 
 def sent_event(data: type[EventData]) -> type[SentEvent]:
-    """Return the model of the document that is sent with this `data`; it is named `…Event`."""
+    """Return the model of the document that is sent with this `data`; the model's name is that of `data` and
+    `Event`."""
     is_ordered = issubclass(data, UserEvent)
     return create_model(
         f"{data.__name__}Event",

@@ -1,4 +1,4 @@
-"""Liveness and readiness."""
+"""The answers about liveness and readiness."""
 
 from typing import Literal
 
@@ -8,14 +8,15 @@ ComponentState = Literal["ok", "unavailable", "unknown"]
 
 
 class HealthResponse(BaseModel):
-    """The answer of a process that lives. The components' states are as last seen; nothing was asked for this
-    answer."""
+    """The answer of a process that is alive. The states of its components are as they were last seen; no component was
+    asked for this answer."""
 
     status: Literal["ok"] = "ok"
     database: ComponentState
     redis: ComponentState
     rate_limiter: Literal["shared", "in_process"]
-    """`shared`: all processes count requests together; `in_process`: Redis is away, and each counts for itself."""
+    """`shared`: all processes count requests together; `in_process`: Redis does not answer, and each process counts for
+    itself."""
 
 
 class ReadyResponse(BaseModel):

@@ -1,4 +1,4 @@
-"""Integrations, and the requests that make one."""
+"""Integrations, the requests that make and change one, and the providers."""
 
 import zlib
 from datetime import datetime
@@ -14,14 +14,15 @@ from services.user_management.utils.validators import PlainLine, Scope
 ShownStatus = Literal[
     IntegrationStatus.ACTIVE, IntegrationStatus.DEGRADED, IntegrationStatus.NEEDS_REAUTH, IntegrationStatus.REVOKED
 ]
-"""The statuses that are shown; a disconnected integration is shown nowhere."""
+"""The statuses that are shown; a disconnected integration is not listed."""
 OAuthCode = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]{1,2048}$")]
 FlowTicket = Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{36}\.[A-Za-z0-9_-]{43}$")]
 OAuthState = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,256}$")]
 
 
 class AuthorizeRequest(BaseModel):
-    """The start of a connect attempt."""
+    """The request that starts a connect attempt. The addressed integration, which it renews or widens, is that of
+    `account`, or without it the primary one."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,7 +33,8 @@ class AuthorizeRequest(BaseModel):
     """The account whose integration is to be renewed or widened, by its id at the provider or its e-mail; default: the
     primary one."""
     new_account: bool = False
-    """Connect one more account, without asking for scopes that another integration has."""
+    """True: connect one more account. No integration is addressed then, so the scopes of an existing one are not asked
+    for."""
     return_url: Annotated[str, Field(max_length=2048)] | None = None
     """One of FRONTEND_RETURN_URLS; default: the first."""
     redirect_uri: Annotated[str, Field(max_length=2048)] | None = None
@@ -49,9 +51,10 @@ class AuthorizeRequest(BaseModel):
 
 
 class AuthorizeResponse(BaseModel):
-    """Send the browser to `authorization_url`. When it comes back to the return URL, confirm with its `flow` parameter.
+    """A connect attempt that has begun. Send the browser to `authorization_url`. When the browser comes back to the
+    return URL, confirm with the `flow` parameter of that URL.
 
-    `flow_id` names the attempt in logs and audit rows; it confirms nothing.
+    `flow_id` names the attempt in logs and audit rows; it does not serve to confirm.
     """
 
     authorization_url: str
@@ -60,8 +63,8 @@ class AuthorizeResponse(BaseModel):
 
 
 class ConfirmRequest(BaseModel):
-    """Either `flow`, the parameter of the return URL (the provider returned to our callback), or `code` and `state` (it
-    returned to the front end)."""
+    """The confirmation of a connect attempt: either `flow`, the parameter of the return URL, if the provider returned
+    to our callback, or `code` and `state`, if the provider returned to the front end."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -82,7 +85,7 @@ class ConfirmRequest(BaseModel):
 
 
 class IntegrationResponse(BaseModel):
-    """One integration; never a token."""
+    """One integration, without its tokens."""
 
     id: UUID
     provider: str
@@ -97,7 +100,7 @@ class IntegrationResponse(BaseModel):
     missing_scopes: list[str]
     """Scopes that were asked for or are required, and that the user did not consent to."""
     reconnect_url: str | None
-    """Where to send the user if the integration needs them or lacks scopes."""
+    """Where to send the user if the integration needs its user or lacks scopes; null if it does not."""
     expires_at: datetime | None
     """When the access token expires; null if it does not."""
     has_refresh_token: bool
@@ -107,13 +110,13 @@ class IntegrationResponse(BaseModel):
     last_checked_at: datetime | None
     last_failure_at: datetime | None
     last_used_at: datetime | None
-    """When a service was last given a token."""
+    """When a service was last given a token; null: never."""
     version: int = Field(exclude=True)
 
     @property
     def etag(self) -> str:
-        """Return the entity tag (RFC 9110 section 8.8.3): the version, and what changes without a new version: times,
-        and what follows from the provider's file."""
+        """Return the entity tag (RFC 9110 section 8.8.3). It is made of the version and of what can change without a
+        new version: times, and what is derived from the provider's file."""
         passing = (self.last_used_at, self.last_checked_at, self.last_failure_at, self.last_refresh_at)
         times = "-".join(f"{milliseconds(moment):x}" for moment in passing)
         derived = zlib.crc32(f"{self.missing_scopes}{self.reconnect_url}".encode())
@@ -132,7 +135,8 @@ class IntegrationUpdate(BaseModel):
     is_primary: Literal[True] | None = None
     """`true`: from now on, requests that name no account mean this one."""
     metadata: dict[MetadataName, Annotated[str, PlainLine(200)] | None] | None = None
-    """The product's own notes, such as a label: given names replace, null removes, others stay; at most 20."""
+    """The product's own notes, such as a label, by name: a text replaces a note, null removes it, and other notes stay;
+    null in place of all removes all. At most 20."""
 
 
 class DisconnectResponse(BaseModel):
@@ -142,8 +146,8 @@ class DisconnectResponse(BaseModel):
     provider: str
     provider_account_id: str
     revocation: Literal["pending", "impossible", "none"]
-    """The revocation at the provider. `pending`: it is tried until it succeeds; `impossible`: the provider offers no
-    way; `none`: there was no token."""
+    """The revocation at the provider. `pending`: it is tried until it succeeds, for a week; `impossible`: the provider
+    offers no way to revoke; `none`: there was no token."""
     revocation_note: str | None
     """What users can do at the provider themselves, if this service cannot revoke there."""
 

@@ -1,4 +1,5 @@
-"""Errors, as RFC 9457 problem details with the members our clients have always had."""
+"""The bodies of errors: RFC 9457 problem details with the members that our clients have always had, and OAuth's
+form."""
 
 from datetime import datetime
 from typing import Any
@@ -7,7 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Problem(BaseModel):
-    """`type` is a stable code from the catalogue; `message` repeats `detail`."""
+    """The body of an error (RFC 9457). `type` is a stable code from the catalogue of errors; `message` repeats
+    `detail`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -22,14 +24,14 @@ class Problem(BaseModel):
 
 
 class OAuthError(BaseModel):
-    """A refusal of the token endpoint (RFC 6749 section 5.2)."""
+    """The body of a refusal by the token endpoint (RFC 6749 section 5.2)."""
 
     model_config = ConfigDict(extra="allow")
 
     error: str
     error_description: str
     cause: str
-    """The code of this service for the refusal, as `type` of a problem has it."""
+    """This service's own code for the refusal, which is `type` in a problem."""
     request_id: str
     reason: str | None = None
     missing_scopes: list[str] | None = None

@@ -36,18 +36,19 @@ class PermissionsRequest(BaseModel):
 
 
 class GrantRequest(BaseModel):
-    """What a service may ask for at one provider."""
+    """The right to read tokens of one provider."""
 
     model_config = ConfigDict(extra="forbid")
 
     scopes: list[Scope] | None = Field(min_length=1, max_length=64)
-    """Null allows any scope. It must be given explicitly, because it is the widest grant there is."""
+    """The scopes that the service may ask for. Null allows any; it must be given explicitly, because it is the widest
+    grant there is."""
     reason_required: StrictBool = False
-    """Every read must give a reason."""
+    """Whether every read must give a reason."""
 
 
 class RotateKeyRequest(BaseModel):
-    """How long the former keys stay valid."""
+    """A request for a new key."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -64,7 +65,7 @@ class NewServiceKey(BaseModel):
     @computed_field  # type: ignore[prop-decorator]  # pydantic's documented order of decorators
     @property
     def key_id(self) -> str:
-        """The id within the key, by which lists and records name it."""
+        """The id within the key, by which lists and records name the key."""
         return self.key.split("_")[1]
 
 
@@ -84,7 +85,7 @@ class ServiceKeySummary(BaseModel):
 
 
 class ServiceGrantSummary(BaseModel):
-    """What a service may ask for at one provider."""
+    """The right of a service to read tokens of one provider."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -95,7 +96,7 @@ class ServiceGrantSummary(BaseModel):
 
 
 class ServiceResponse(BaseModel):
-    """A sibling service with everything it has; never a secret or its hash."""
+    """A sibling service with its permissions, grants and keys, without secrets or their hashes."""
 
     name: str
     created_at: datetime
@@ -106,12 +107,12 @@ class ServiceResponse(BaseModel):
 
 
 class ServiceList(BaseModel):
-    """All services, by name."""
+    """All services, in the order of their names."""
 
     items: list[ServiceResponse]
 
 
 class RevokedKeys(BaseModel):
-    """How many keys were revoked by this request."""
+    """How many keys this request has revoked."""
 
     revoked: int

@@ -24,28 +24,28 @@ class TokenRequest(BaseModel):
     """Scopes of which the user must have consented to every one. May be empty if the service's grant is not limited to
     scopes."""
     account: Annotated[str, PlainLine(320)] | None = None
-    """Account id at the provider, or its e-mail; default: the user's primary integration."""
+    """The account, by its id at the provider or its e-mail; default: that of the user's primary integration."""
     reason: Annotated[str, PlainLine(200)] | None = None
     """Why the service reads the token. The user sees it in the activity of the integration."""
     min_ttl_seconds: WholeNumber | None = Field(default=None, ge=1, le=86_400)
-    """The token must live at least this long (capped at half its issued life)."""
+    """For how many seconds the token must still live, at most half its whole life; default: the service's setting."""
 
 
 class TokenResponse(BaseModel):
-    """A usable access token. The refresh token never leaves the service."""
+    """A usable access token. Refresh tokens are never given out."""
 
     access_token: str
     token_type: str = "Bearer"  # noqa: S105 - RFC 6750
     expires_at: datetime | None
     """When the token expires; null if it does not."""
     expires_in: int | None
-    """Seconds until the token expires."""
+    """Seconds until the token expires; null if it does not."""
     scopes: list[str]
     provider: str
     account: str
     integration_id: UUID
     refreshed: bool
-    """Whether the token was replaced at the provider while this call waited, by this call or by another."""
+    """Whether the token was refreshed at the provider while this call waited, for this call or for another."""
 
 
 class TokenBatchRequest(BaseModel):
@@ -71,7 +71,7 @@ class TokenProblem(BaseModel):
 
     @classmethod
     def of(cls, error: ApplicationError) -> "TokenProblem":
-        """Make the problem from an error of the catalogue."""
+        """Return the members for an error of the catalogue."""
         return cls(
             type=error.code,
             title=error.title,
@@ -108,11 +108,11 @@ class TokenExchangeResponse(BaseModel):
     scope: str | None = None
     """The scopes that the user consented to; left out if the provider named none."""
     account: str
-    """Account id at the provider."""
+    """The account's id at the provider."""
 
 
 class TokenReadEntry(BaseModel):
-    """One read of a token, as shown to its user."""
+    """One request of a service for a token, granted or refused, as it is shown to the user."""
 
     id: UUID
     read_at: datetime

@@ -1,4 +1,4 @@
-"""A user's profile, as its owner, other services and admins see it."""
+"""A user's profile, as the user, other services and administrators see it, and the requests that change users."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
@@ -16,7 +16,7 @@ not even be sent to Postgres."""
 
 
 class UserResponse(BaseModel):
-    """The profile as its owner sees it."""
+    """The profile as the user sees it."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -44,9 +44,9 @@ class UserResponse(BaseModel):
 
 
 class UserUpdate(BaseModel):
-    """A merge patch (RFC 7396). Members that are left out stay; null removes a value, and hands a name or image back to
-    the identity provider. E-mail and phone can only be changed at the identity provider; here they are refused with
-    409."""
+    """A merge patch (RFC 7396) of the profile. Members that are left out stay. Null removes a value; a name or image is
+    then taken from the identity provider again. E-mail and phone can only be changed at the identity provider; here
+    they are refused with 409."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -68,7 +68,7 @@ class AdminUserResponse(UserResponse):
     upstream_status: str | None
     upstream_updated_at: datetime | None
     local_fields: list[str]
-    """Fields edited here, which the identity provider no longer overwrites."""
+    """Fields that were edited here, which the identity provider no longer overwrites."""
     deleted_at: datetime | None
     deleted_by: str | None
     restored_at: datetime | None
@@ -81,23 +81,24 @@ class AdminUserDetail(AdminUserResponse):
 
 
 class EndedAccess(BaseModel):
-    """What a deletion has ended. `all`: every one, whoever holds it; none works again before a restoration."""
+    """The access that a deletion has ended. `all`: every session and every service's reading of tokens, until an
+    administrator restores the user."""
 
     sessions: Literal["all"] = "all"
     """No session of the user is accepted."""
     token_reads: Literal["all"] = "all"  # noqa: S105 - not a secret
-    """No service is given a token of theirs."""
+    """No service is given a token of the user."""
     connections: list[DisconnectResponse]
-    """Integrations that this request has ended. Empty if somebody else deleted the user: then they are kept for a
-    restoration, no service can read them, and they are revoked when the user is erased."""
+    """Integrations that this request has ended. Empty if an administrator deleted the user: then the integrations are
+    kept for a restoration, no service can read their tokens, and these are revoked when the user is erased."""
 
 
 class DeletionResponse(BaseModel):
-    """A user who was just deleted."""
+    """The deletion of a user, by this request or an earlier one."""
 
     deleted_at: datetime
     restorable_until: datetime
-    """Until then an administrator can restore the user; after that the user is erased."""
+    """Until when an administrator can restore the user; after that the user is erased."""
     ended: EndedAccess
 
 
@@ -116,7 +117,7 @@ class UserBatchRequest(BaseModel):
 
 
 class UserBatch(BaseModel):
-    """The profiles of live users; `missing` are the ids that no live user has."""
+    """The profiles of users who are not deleted; `missing` are the ids that none of these has."""
 
     users: list[UserResponse]
     missing: list[str]

@@ -1,4 +1,4 @@
-"""Clerk's webhooks, parsed leniently: Clerk adds members over time.
+"""Clerk's webhooks, parsed leniently: members that we do not know are ignored, since Clerk adds some over time.
 
 Source: Clerk's webhook schemas, version 2025-04-15.
 """
@@ -34,7 +34,7 @@ EpochTime = Annotated[
 
 
 class ClerkEvent(BaseModel):
-    """An event of Clerk: what happened, when, and the object that it happened to."""
+    """An event of Clerk's: what happened (`type`), when, and the object that it happened to (`data`)."""
 
     type: str = Field(min_length=1, max_length=100)
     timestamp: EpochTime
@@ -58,7 +58,7 @@ class ClerkPhoneNumber(BaseModel):
 
 
 class ClerkUser(BaseModel):
-    """The members of a Clerk user that we keep. Users without any e-mail address are normal."""
+    """The members of a Clerk user that we read. A user may have no e-mail address at all."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -88,18 +88,18 @@ class ClerkUser(BaseModel):
 
 
 class ClerkSession(BaseModel):
-    """The members of a Clerk session that we keep."""
+    """The members of a Clerk session that we read."""
 
     id: str = Field(min_length=1, max_length=128)
     user_id: str = Field(min_length=1, max_length=64)
     created_at: EpochTime
     actor: dict[str, Any] | None = None
-    """Who acts as the user, in an impersonated session."""
+    """Who acts as the user, if the session is impersonated; None: it is the user's own."""
 
 
 class WebhookAccepted(BaseModel):
-    """The event is stored. `duplicate`: it was stored before. `applied`: it has taken effect; otherwise this service
-    tries again by itself, and the event need not be sent again."""
+    """The receipt for an event, which is stored. `duplicate`: it was stored before. `applied`: it has taken effect;
+    otherwise this service tries again by itself, and the event need not be sent again."""
 
     duplicate: bool
     applied: bool

@@ -1,4 +1,4 @@
-"""Subscriptions to outgoing webhooks, and their deliveries."""
+"""Subscriptions to outgoing webhooks, their deliveries, and the requests about both."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -58,7 +58,8 @@ class CreateSubscriptionRequest(BaseModel):
 
 
 class SubscriptionUpdate(BaseModel):
-    """A merge patch (RFC 7396). Members that are left out stay; null for `event_types` means all types."""
+    """A merge patch (RFC 7396) of a subscription. Members that are left out stay; null for `event_types` means all
+    types."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -66,7 +67,7 @@ class SubscriptionUpdate(BaseModel):
     event_types: EventNames | None = None
     description: Annotated[str, PlainLine(200)] | None = None
     status: SubscriptionStatus | None = None
-    """`disabled`: nothing is sent and nothing new is queued; `active`: what is pending is sent from now on."""
+    """`disabled`: nothing is sent and nothing new is queued; `active`: pending deliveries are sent from now on."""
 
     @field_validator("url", "status", mode="before")
     @classmethod
@@ -77,7 +78,7 @@ class SubscriptionUpdate(BaseModel):
 
 
 class RotateSecretRequest(BaseModel):
-    """How long the former secret goes on signing beside the new one."""
+    """A request for a new signing secret."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -86,7 +87,8 @@ class RotateSecretRequest(BaseModel):
 
 
 class ReplayRequest(BaseModel):
-    """Which deliveries to send again, whatever became of them; `{}` means those that failed."""
+    """Which deliveries to send again: those that match all the given criteria, delivered ones too; `{}` means those
+    that failed."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -98,16 +100,17 @@ class ReplayRequest(BaseModel):
 
 
 class SubscriptionResponse(BaseModel):
-    """A subscription; never its secret."""
+    """A subscription, without its secret."""
 
     model_config = ConfigDict(from_attributes=True)
 
     id: UUID
     owner: str
-    """The service (by name) or the user (by id) that made the subscription; what it may be told depends on them."""
+    """The service (by name) or the user (by id) that the subscription belongs to; which events it may receive depends
+    on the owner's rights."""
     owner_may_hear: bool
-    """False: nothing is sent or queued, because the owner is disabled, has no live key, lacks the permission, or is no
-    longer an administrator."""
+    """Whether the owner may receive events. False: nothing is sent or queued, because the service is disabled, has no
+    live key or lacks the permission, or the user is not active or no longer an administrator."""
     created_by: str
     url: str
     description: str | None
@@ -115,10 +118,10 @@ class SubscriptionResponse(BaseModel):
     status: SubscriptionStatus
     disabled_reason: str | None
     failing_since: datetime | None
-    """When the first of the present failures in a row happened; after five days of failures the subscription is
-    disabled."""
+    """When the first of the present failures in a row happened; null if there are none. After five days of failures the
+    subscription is disabled."""
     last_sequence: int
-    """`deliverysequence` of the newest event queued."""
+    """The `deliverysequence` of the newest event that was queued."""
     former_secret_until: datetime | None
     created_at: datetime
     updated_at: datetime
@@ -126,8 +129,8 @@ class SubscriptionResponse(BaseModel):
 
     @property
     def etag(self) -> str:
-        """Return the entity tag (RFC 9110 section 8.8.3): the version, which `If-Match` is compared with, and what
-        changes without a new version."""
+        """Return the entity tag (RFC 9110 section 8.8.3). It is made of the version, which `If-Match` is compared with,
+        and of what changes without a new version."""
         failing = 0 if self.failing_since is None else int(self.failing_since.timestamp() * 1000)
         return f'"{self.version}-{self.last_sequence:x}-{failing:x}-{self.owner_may_hear:d}"'
 
@@ -143,11 +146,11 @@ class NewSecret(BaseModel):
 
     secret: str = Field(repr=False)
     former_secret_until: datetime | None
-    """Until when events are signed with the former secret too."""
+    """Until when events are signed with the former secret too; null: they are not."""
 
 
 class DeliveryResponse(BaseModel):
-    """One event for one subscription."""
+    """The delivery of one event to one subscription."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -172,21 +175,22 @@ class DeliveryResponse(BaseModel):
 
 
 class QueuedDelivery(BaseModel):
-    """A delivery that was just queued."""
+    """A test delivery that was queued, just now or by an earlier request."""
 
     delivery_id: UUID
     webhook_id: str
 
 
 class Replayed(BaseModel):
-    """How many deliveries are sent again."""
+    """How many deliveries will be sent again."""
 
     queued: int
     has_more: bool
-    """Whether there are more. Then ask again, with `next_since` as `since`; if that is null, send the same request for
-    failed deliveries (`{}`), of which fewer are left by now."""
+    """Whether more deliveries match. Then ask again with `next_since` as `since`; if `next_since` is null, send the
+    same request for failed deliveries (`{}`) again, of which fewer are left by now."""
     next_since: datetime | None
-    """Always null after a request for failed deliveries: by time, delivered ones would be sent again too."""
+    """When the newest of the queued deliveries was first queued, if there are more. Always null after a request for
+    failed deliveries: with a time, delivered ones would be sent again too."""
 
 
 SubscriptionPage = Page[SubscriptionResponse]
