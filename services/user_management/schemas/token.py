@@ -28,7 +28,8 @@ class TokenRequest(BaseModel):
     reason: Annotated[str, PlainLine(200)] | None = None
     """Why the service reads the token. The user sees it in the activity of the integration."""
     min_ttl_seconds: WholeNumber | None = Field(default=None, ge=1, le=86_400)
-    """For how many seconds the token must still live, at most half its whole life; default: the service's setting."""
+    """For how many seconds the token must still live, at most half its whole life. Without this member, five minutes
+    are tried for, but not demanded."""
 
 
 class TokenResponse(BaseModel):
