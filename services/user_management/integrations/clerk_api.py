@@ -1,4 +1,5 @@
-"""Reads users from Clerk's Backend API, through Clerk's own SDK, for the reconciliation.
+"""Reads users from Clerk's Backend API, through Clerk's own SDK, for the reconciliation (the comparison of all our
+users with Clerk's).
 
 Importing this module costs a process about 35 MB and 0.2 s, nearly all of it the SDK's generated models (measured with
 7.0.0). Only the worker and the CLI reconcile, and they import it when they do; the container, which every API process
@@ -22,12 +23,12 @@ from services.user_management.http_client import HttpClient, ResponseTooLargeErr
 from services.user_management.utils.strict_json import storable
 
 CALL_SECONDS: Final = 10.0
-"""The time for one whole call. The SDK's own retries, which can last for minutes, are off: the next sweep asks again
-anyway."""
+"""The time for one whole call. The SDK's own retries, which can last for minutes, are off: the next reconciliation asks
+again anyway."""
 IDS_PER_CALL: Final = 100
 """The number of ids that Clerk takes in one filter."""
 MAX_PAGE_BYTES: Final = 32 << 20
-"""Room for the largest page, 500 users with 24 KB of metadata each, twice over."""
+"""The longest answer that is read: twice the largest page, which has 500 users with 24 KB of metadata each."""
 RATE_WINDOW_SECONDS: Final = 10
 """The period of Clerk's rate limits, and so the wait after a 429 that names none."""
 MAX_RETRY_AFTER_SECONDS: Final = 3600
@@ -52,14 +53,16 @@ class _Answer:
 
     @property
     def error_codes(self) -> list[str]:
-        """The codes of a refusal in Clerk's form, `{"errors": [{"code": …}]}`."""
+        """Return the codes of a refusal in Clerk's form, `{"errors": [{"code": …}]}`; none for a body of another
+        form."""
         document = self.document
         errors = document.get("errors") if isinstance(document, dict) else None
         return [str(error.get("code")) for error in errors or () if isinstance(error, dict)]
 
     @property
     def retry_after(self) -> int:
-        """Return the seconds to wait (RFC 9110 section 10.2.3). Dates are not read, since Clerk sends seconds."""
+        """Return the seconds to wait before the next call (RFC 9110 section 10.2.3), at most an hour. Dates are not
+        read, since Clerk sends seconds; without a number it is 10 after a 429, and 1 after anything else."""
         given = self.headers.get("retry-after", "")
         default = RATE_WINDOW_SECONDS if self.status == 429 else 1
         return min(int(given), MAX_RETRY_AFTER_SECONDS) if re.fullmatch("[0-9]{1,9}", given) else default
@@ -72,7 +75,8 @@ class _AnsweredError(Exception):
 
 
 class _AnswerCatcher:
-    """The SDK's HTTP client: it sends what the SDK has built and raises the answer past the SDK.
+    """The HTTP client that the SDK is given: it sends the requests that the SDK builds, and raises each answer as an
+    _AnsweredError, so that the SDK does not parse it.
 
     We cannot use the SDK's models of the answer. They are stricter than Clerk: one verification status that this
     release does not know, or a null where it wants a number, fails the page with all its users, and members that it
@@ -117,7 +121,8 @@ class ClerkDirectory:
         http: HttpClient | None = None,
         call_seconds: float = CALL_SECONDS,
     ) -> None:
-        """Prepare the client. `http` replaces the network; its owner has to close it."""
+        """Prepare the SDK; nothing is sent yet. `http` is used in place of a client of our own, and its owner has to
+        close it."""
         self._http = http or create_http_client()
         self._owns_http = http is None
         self._call_seconds = call_seconds
@@ -130,7 +135,7 @@ class ClerkDirectory:
 
     async def list_users(self, *, offset: int, limit: int) -> list[ClerkUser]:
         """Return one page, the oldest users first; `limit` is 1 to 500. A deletion between two pages moves later users
-        one place ahead."""
+        one place ahead, so that the next page misses one."""
         request = GetUserListRequest(offset=offset, limit=limit, order_by="+created_at")
         return _users(await self._answer(self._users.list_async(request=request)))
 
@@ -156,7 +161,7 @@ class ClerkDirectory:
         return _user(_document(answer), user_id)
 
     async def aclose(self) -> None:
-        """Close the connections, unless the HTTP client belongs to somebody else."""
+        """Close the connections, unless the HTTP client was given to the constructor."""
         if self._owns_http:
             await self._http.aclose()
 
@@ -172,7 +177,8 @@ class ClerkDirectory:
 
 
 def _document(answer: _Answer) -> Any:
-    """Return the JSON of a good answer. Raises the error that any other answer means."""
+    """Return the JSON of an answer with status 200; None if its body is not JSON. Raises RetryLaterError or
+    ClerkRefusedError for any other status."""
     if answer.status != 200:
         raise _failure(answer)
     return answer.document
@@ -201,7 +207,8 @@ def _failure(answer: _Answer) -> ApplicationError:
 
 
 def _is_refusal(answer: _Answer, codes: list[str]) -> bool:
-    """Tell whether Clerk itself refused: an HTML page comes from a proxy on the way, whatever its status."""
+    """Tell whether Clerk itself refused what was asked, so that asking again is no remedy. Rate limits and 5xx are not
+    that, nor is an HTML page, which comes from a proxy on the way, whatever its status."""
     if answer.status in {401, 403}:
         return "html" not in answer.headers.get("content-type", "")
     return 400 <= answer.status < 500 and answer.status != 429 and bool(codes)

@@ -1,4 +1,5 @@
-"""Finds a provider's endpoints: in its file, or in the document that it publishes (OpenID Connect Discovery 1.0)."""
+"""Finds a provider's endpoints: in the provider's file, or in the document that the provider publishes (OpenID Connect
+Discovery 1.0)."""
 
 import asyncio
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """The URLs of a provider's endpoints."""
+    """The URLs of a provider's endpoints; None where it has none."""
 
     authorization: str
     token: str
@@ -44,7 +45,8 @@ class Endpoints:
 
 @dataclass(slots=True)
 class _Published:
-    """What is known of one issuer's document. Times are in monotonic seconds."""
+    """What we know of one issuer's document: its content if it was ever fetched, and how the last attempts went. Times
+    are in monotonic seconds."""
 
     document: Mapping[str, Any] | None = None
     fetched_at: float = float("-inf")
@@ -54,8 +56,8 @@ class _Published:
 
 
 class Discovery:
-    """Knows the endpoints of providers. Documents are fetched when first needed, once for all callers, and kept for a
-    day; one that cannot be renewed stays in use."""
+    """Knows the endpoints of providers. A document is fetched when it is first needed, once for all callers, and is
+    renewed when it is a day old; one that cannot be renewed stays in use."""
 
     def __init__(self, http: HttpClient, clock: Clock) -> None:
         self._http = http
@@ -63,7 +65,8 @@ class Discovery:
         self._published: dict[str, _Published] = {}
 
     async def endpoints(self, config: ProviderConfig) -> Endpoints:
-        """Return the provider's endpoints. Raises ProviderCallError when they are not known and cannot be fetched."""
+        """Return the provider's endpoints. Raises ProviderCallError when they stand in a document that was never
+        fetched and cannot be fetched now."""
         document: Mapping[str, Any] = await self._document(config) if config.discovery else {}
         revocation = config.revocation
         if revocation is None and (url := config.revocation_endpoint or document.get("revocation_endpoint")):
@@ -78,8 +81,9 @@ class Discovery:
         )
 
     async def answers_iss(self, config: ProviderConfig) -> bool:
-        """Tell whether an authorization answer without `iss` must be refused, according to the file or the document. A
-        document that cannot be fetched promises nothing: no user who has just consented is turned away for it."""
+        """Tell whether an authorization answer without `iss` must be refused, according to the file or the document.
+        False, with a warning in the log, if the document cannot be fetched: no user who has just consented is turned
+        away for that."""
         if config.answers_iss or not config.discovery:
             return config.answers_iss
         try:
@@ -108,7 +112,8 @@ class Discovery:
         return max(1.0, COOL_DOWN_SECONDS - (self._clock.monotonic() - known.tried_at))
 
     def _start_fetch(self, config: ProviderConfig, known: _Published) -> asyncio.Task[None] | None:
-        """Return the fetch under way or a new one; None during the cool-down."""
+        """Return the fetch that is under way, or start one; None if the last attempt was less than COOL_DOWN_SECONDS
+        ago."""
         if known.fetch is not None and not known.fetch.done():
             return known.fetch
         now = self._clock.monotonic()
@@ -136,7 +141,8 @@ class Discovery:
 
 
 def _problem(config: ProviderConfig, document: Mapping[str, Any]) -> str | None:
-    """Return the name of what is wrong with a document (section 4.3: its `issuer` must be the one that was asked)."""
+    """Return the name of the member that makes a document unusable; None if the document is good. Section 4.3: its
+    `issuer` must be the one that was asked."""
     if document.get("issuer") != config.issuer:
         return "issuer"
     for name in ("authorization_endpoint", "token_endpoint", "userinfo_endpoint", "jwks_uri", "revocation_endpoint"):
@@ -146,9 +152,9 @@ def _problem(config: ProviderConfig, document: Mapping[str, Any]) -> str | None:
 
 
 def _has_foreign_id_tokens(config: ProviderConfig, document: Mapping[str, Any]) -> bool:
-    """Tell whether ID tokens would be verified and are known to be signed with something else than RS256, which the
-    list must contain (section 3). This is checked before a user is sent to consent: later, each connect would fail with
-    its code used up."""
+    """Tell whether we would verify ID tokens, and the document's list of their signing algorithms lacks RS256, which
+    the list must contain (section 3). This is checked before a user is sent to consent: later, each connect attempt
+    would fail with its code used up."""
     algorithms = document.get(_ID_TOKEN_ALGORITHMS)
     if algorithms is None or (config.jwks_uri is None and document.get("jwks_uri") is None):
         return False

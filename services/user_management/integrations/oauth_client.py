@@ -44,7 +44,7 @@ __all__ = [
 
 
 class RevocationOutcome(StrEnum):
-    """How a revocation ended; the token is dead either way."""
+    """How a revocation ended; in either case the token no longer works."""
 
     REVOKED = "revoked"
     ALREADY_GONE = "already_gone"
@@ -52,7 +52,7 @@ class RevocationOutcome(StrEnum):
 
 
 class OAuthClient:
-    """Calls any provider that a file describes."""
+    """Calls the OAuth endpoints of any provider that a file describes."""
 
     def __init__(self, http: HttpClient, clock: Clock, *, gate: ProviderGate | None = None) -> None:
         self.gate = gate or ProviderGate(clock)
@@ -74,7 +74,8 @@ class OAuthClient:
     ) -> str:
         """Build the URL to send the browser to (RFC 6749 section 4.1.1, PKCE per RFC 7636 section 4.3).
 
-        Raises ProviderCallError when the provider's endpoints cannot be discovered.
+        `ask_consent` adds the parameters that make the provider show its consent page. Raises ProviderCallError when
+        the provider's endpoints cannot be discovered.
         """
         config = provider.config
         endpoint = (await self._discovery.endpoints(config)).authorization
@@ -97,7 +98,8 @@ class OAuthClient:
         return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(parameters, quote_via=quote)}"
 
     async def answers_iss(self, provider: Provider) -> bool:
-        """Tell whether this provider's authorization answers always name their issuer (RFC 9207)."""
+        """Tell whether an authorization answer of this provider must be refused if it does not name its issuer (RFC
+        9207). False if that cannot be found out now."""
         return await self._discovery.answers_iss(provider.config)
 
     async def exchange_code(
@@ -114,29 +116,30 @@ class OAuthClient:
     ) -> TokenAnswer:
         """Exchange a refresh token for an access token and maybe a new refresh token (RFC 6749 section 6).
 
-        `may_send` is called when the provider's gate gives us our turn, just before sending: False ends the call with
-        nothing sent. Raises ProviderCallError.
+        `may_send` is called just before sending, once the limit on calls to this provider allows the call; if it
+        returns False, nothing is sent. Raises ProviderCallError, in that case too.
         """
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         return await self._token_request(provider, form, may_send, is_refresh=True)
 
     async def fetch_account(self, provider: Provider, answer: TokenAnswer, *, nonce: str | None = None) -> Account:
-        """Find out whose account the tokens belong to; `nonce` is that of the authorization request. Raises
-        ProviderCallError."""
+        """Find out whose account the tokens belong to; `nonce` is that of the authorization request, None if it had
+        none. Raises ProviderCallError."""
         endpoints = await self._discovery.endpoints(provider.config)
         return await self._accounts.read(provider, endpoints, answer, nonce)
 
     async def probe(self, provider: Provider, access_token: str) -> None:
-        """Show that the access token works. Raises ProviderCallError: REAUTH with ACCESS_TOKEN_REFUSED if it does
-        not."""
+        """Check that the access token works, by asking the user-info endpoint. Raises ProviderCallError: of the kind
+        REAUTH, with the code ACCESS_TOKEN_REFUSED, if the token does not work."""
         endpoints = await self._discovery.endpoints(provider.config)
         if endpoints.userinfo is None:
             raise ProviderCallError(ProviderErrorKind.OPERATOR, NO_USERINFO_ENDPOINT)
         await self._accounts.ask(provider, endpoints.userinfo, access_token)
 
     async def revoke(self, provider: Provider, *, token: str) -> RevocationOutcome:
-        """Revoke `token`: one of the kind that `config.revocation` asks for, or else the one that we hold. Raises
-        ProviderCallError."""
+        """Revoke `token`, which should be of the kind that the provider's file names (`revocation.token`) if we hold
+        one of that kind. Raises ProviderCallError: with the code REVOCATION_IMPOSSIBLE if the provider has no way to
+        revoke."""
         revocation = (await self._discovery.endpoints(provider.config)).revocation
         if revocation is None:
             raise ProviderCallError(ProviderErrorKind.UNKNOWN, REVOCATION_IMPOSSIBLE)

@@ -1,4 +1,4 @@
-"""Providers as data: one TOML file each, built in or the operator's own.
+"""Reads the providers, each of which is described by one TOML file, built in or the operator's own.
 
 A provider that publishes its endpoints (OpenID Connect Discovery) needs six lines:
 
@@ -60,7 +60,7 @@ class Provider:
 
 
 class ProviderRegistry:
-    """The providers that have client credentials."""
+    """The providers at which we have an OAuth client."""
 
     def __init__(self, providers: Iterable[Provider]) -> None:
         self._providers = {provider.name: provider for provider in providers}
@@ -80,7 +80,8 @@ class ProviderRegistry:
 
 
 def configured_providers(settings: Settings) -> ProviderRegistry:
-    """Load the built-in providers and the operator's own, as far as there are clients for them. Raises StartupError."""
+    """Load the built-in providers and the operator's own, but only those for which OAUTH_CLIENTS has a client. Raises
+    StartupError, in production also for a URL that is not https."""
     folders = [BUILT_IN] + ([settings.providers.dir] if settings.providers.dir else [])
     clients = {
         name: Registration(client.client_id, client.client_secret, client.parameters)
@@ -95,10 +96,11 @@ def configured_providers(settings: Settings) -> ProviderRegistry:
 
 
 def load_providers(folders: Iterable[Path], clients: Mapping[str, Registration]) -> ProviderRegistry:
-    """Read every `*.toml` in `folders`; a later folder replaces a provider of the same name.
+    """Read every `*.toml` in `folders`, and return the providers for which there is a client. A provider in a later
+    folder replaces one of the same name.
 
     `clients` maps a provider's name to our registration there. Raises StartupError naming file and key, or the two
-    files of one folder that have the same name.
+    files of one folder that have the same name, or the client for which there is no file.
     """
     configs: dict[str, ProviderConfig] = {}
     for folder in folders:
@@ -111,8 +113,8 @@ def load_providers(folders: Iterable[Path], clients: Mapping[str, Registration])
 
 
 def _read_folder(folder: Path) -> dict[str, ProviderConfig]:
-    """Read the providers of one folder, by name. Refuse two files with one name: somebody left a copy unfinished, and
-    nobody knows which file they meant."""
+    """Return the providers of one folder by name. Raises StartupError for two files with one name: somebody left a copy
+    unfinished, and nobody knows which file they meant."""
     configs: dict[str, ProviderConfig] = {}
     paths: dict[str, Path] = {}
     for path in sorted(folder.glob("*.toml")):

@@ -38,7 +38,7 @@ class Account:
     id: str
     email: str | None
     clock_skew_seconds: int | None = None
-    """The provider's clock minus ours; None without an ID token, which tells it."""
+    """The provider's clock minus ours, as its ID token shows it; None without an ID token."""
 
 
 class AccountReader:
@@ -49,7 +49,9 @@ class AccountReader:
         self._id_tokens = id_tokens
 
     async def read(self, provider: Provider, endpoints: Endpoints, answer: TokenAnswer, nonce: str | None) -> Account:
-        """Find the account that `answer`'s tokens belong to. Raises ProviderCallError."""
+        """Find the account that `answer`'s tokens belong to. `nonce` is the one that was sent to the provider; unless
+        it is None, there must be an ID token that repeats it. An e-mail address that cannot be found is None. Raises
+        ProviderCallError."""
         mapping = provider.config.account_mapping
         id_token = await self._verified(provider, endpoints, answer, nonce)
         claims: Mapping[str, Any] = id_token.claims if id_token else {}
@@ -67,7 +69,8 @@ class AccountReader:
         return Account(account_id, email, id_token.clock_skew_seconds if id_token else None)
 
     async def ask(self, provider: Provider, url: str, access_token: str) -> Answer:
-        """Send one GET with the access token. Raises ProviderCallError for anything but a success."""
+        """Send one GET with the access token, and return the answer if it is a success. Raises ProviderCallError for
+        anything else: with the code ACCESS_TOKEN_REFUSED if the provider refuses the token."""
         headers = {"Authorization": f"Bearer {access_token}"}
         answer = (await self._calls.send(provider, Request("GET", url, headers))).answer
         if answer.status == 200 and not is_refusal(answer.members()):
@@ -83,7 +86,8 @@ class AccountReader:
     async def _verified(
         self, provider: Provider, endpoints: Endpoints, answer: TokenAnswer, nonce: str | None
     ) -> IdToken | None:
-        """Verify the ID token, if there is one and its keys are known; the file or a nonce can demand one."""
+        """Return the verified ID token. None if there is none, or no address of the provider's keys, and neither the
+        file nor a nonce demands one. Raises ProviderCallError."""
         config = provider.config
         demanded = config.needs_id_token or nonce is not None
         if answer.id_token is None or endpoints.jwks is None or answer.received_at is None:
@@ -112,8 +116,9 @@ class AccountReader:
         return (await self._ask_again(provider, endpoints.userinfo, access_token)).members()
 
     async def _ask_again(self, provider: Provider, url: str, access_token: str) -> Answer:
-        """Ask up to three times in about the time of one call: the code is used up, and giving up would make the user
-        consent again."""
+        """Call `ask` up to three times, in about the time of one call, as long as the failures may pass by themselves.
+        The authorization code is used up by now, and after a failure the user would have to consent again. Raises
+        ProviderCallError."""
         failure = ProviderCallError(ProviderErrorKind.TRANSIENT, "timeout_error", outcome_unknown=True)
         try:
             async with asyncio.timeout(_ALL_TRIES_SECONDS):
@@ -133,7 +138,8 @@ class AccountReader:
         raise failure
 
     async def _listed_email(self, provider: Provider, url: str, access_token: str) -> str | None:
-        """Return the primary verified address. An integration works without one, so a failure is only logged."""
+        """Return the primary verified address; None if there is none or it cannot be had. An integration works without
+        an address, so a failure is only logged."""
         try:
             entries = (await self._ask_again(provider, url, access_token)).json()
         except ProviderCallError as error:
@@ -146,8 +152,8 @@ class AccountReader:
 
 
 def unusable(code: str, *, detail: str | None = None) -> ProviderCallError:
-    """Build the error for a complete answer that must not be used. The provider did what was asked: the code is used
-    up."""
+    """Build the error for a complete answer that must not be used. The provider did what was asked: the authorization
+    code is used up."""
     return ProviderCallError(
         ProviderErrorKind.TRANSIENT, code, detail=detail, answered=True, unusable=True, outcome_unknown=True
     )
@@ -162,7 +168,8 @@ def _account_id(claims: Mapping[str, Any], names: tuple[str, ...]) -> str | None
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:
-    """Return a claim by its name, which may be a URL, or by a dotted path."""
+    """Return the claim called `name` (some names are URLs), or what stands at `name` as a dotted path; None if there is
+    neither."""
     return claims[name] if name in claims else first_member(claims, [name])
 
 

@@ -27,7 +27,7 @@ _MAX_CLOCK_ERROR: Final = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete HTTP answer."""
+    """A complete HTTP answer. `received_at` is by our clock."""
 
     status: int
     headers: Mapping[str, str]
@@ -36,7 +36,7 @@ class Answer:
 
     def json(self) -> Any:
         """Return the JSON in the body; None for anything else, such as a proxy's HTML page. Violations of strict JSON
-        are let pass: they are no reason to lose a rotated refresh token."""
+        are accepted: they are no reason to lose a rotated refresh token."""
         try:
             return storable(json.loads(self.body))
         except (ValueError, RecursionError):
@@ -49,25 +49,25 @@ class Answer:
 
     @property
     def is_rate_limit(self) -> bool:
-        """Tell whether it is a rate limit: 429, or as GitHub says it, 403 with the time to wait or with an empty
+        """Tell whether the answer is a rate limit: 429 or, as GitHub sends it, 403 with `Retry-After` or with an empty
         quota."""
         return self.status == 429 or (self.status == 403 and ("retry-after" in self.headers or self._is_used_up))
 
     @property
     def is_later(self) -> bool:
-        """Tell whether the provider cannot serve us for now: too many calls, or a failure of its own."""
+        """Tell whether the provider cannot serve us for now: a rate limit, or a failure of its own (5xx)."""
         return self.is_rate_limit or self.status >= 500
 
     @property
     def said_at(self) -> datetime:
         """Return the time of the answer by the provider's clock (`Date`, RFC 9110 section 6.6.1), since the other times
-        in the answer follow that clock too; by ours if `Date` is missing or impossible."""
+        in the answer follow that clock too; by our clock if `Date` is missing or more than a day off."""
         said = read_http_date(self.headers.get("date", ""))
         return self.received_at if said is None or abs(said - self.received_at) > _MAX_CLOCK_ERROR else said
 
     def retry_after(self) -> float | None:
-        """Return the seconds to wait, from `Retry-After` or from the start of the next quota (GitHub, epoch
-        seconds)."""
+        """Return the seconds to wait, from `Retry-After` or from the start of the next quota (GitHub, epoch seconds);
+        None if the answer does not say."""
         wanted = read_retry_after(self.headers.get("retry-after", ""), self.said_at)
         if wanted is not None or not self._is_used_up:
             return wanted
@@ -82,12 +82,13 @@ class Answer:
 
 
 def first_member(document: Mapping[str, Any], paths: Iterable[str]) -> Any:
-    """Return the value at the first of the dotted `paths` that exists and is not null."""
+    """Return the value at the first of the dotted `paths` that exists and is not null; None if there is none."""
     return next((value for path in paths if (value := _member(document, path)) is not None), None)
 
 
 def is_refusal(document: Mapping[str, Any]) -> bool:
-    """Tell whether an answer with status 200 is an error, as GitHub (`error`) and Slack (`ok: false`) send them."""
+    """Tell whether the JSON object of an answer with status 200 is an error, as GitHub (`error`) and Slack (`ok:
+    false`) send them."""
     return document.get("ok") is False or isinstance(document.get("error"), str)
 
 
@@ -127,7 +128,8 @@ def refusal(config: ProviderConfig, answer: Answer) -> ProviderCallError:
 
 
 def _details(config: ProviderConfig, document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the detail codes beneath the error code, the most telling first."""
+    """Yield the detailed codes that the answer has besides its error code, in the order in which the provider's file
+    lists their places."""
     rules = config.error_details
     for path, prefix in rules.members.items():
         value = _member(document, path)

@@ -1,4 +1,5 @@
-"""Makes one HTTP call to a provider: through its gate, in limited time, with every failure as a ProviderCallError."""
+"""Makes one HTTP call to a provider: through the provider's gate (the cap on calls at once, and the breaker), in
+limited time, with every failure as a ProviderCallError."""
 
 import asyncio
 import base64
@@ -16,8 +17,9 @@ from services.user_management.integrations.provider_errors import TOO_LATE, Prov
 from services.user_management.integrations.provider_gate import Call, ProviderGate
 
 CALL_TIMEOUT_SECONDS: Final = 8.0
-"""The time for a whole call with connecting and reading, from our turn at the gate on. It is shorter than the drain of
-a stopping process (8.5 s) and the lease (30 s)."""
+"""The time for a whole call with connecting and reading, counted from when the gate lets the call through. It is
+shorter than the time that a stopping process leaves to calls under way (8.5 s), and than the lease of a refresh (30
+s)."""
 
 
 def always() -> bool:
@@ -53,8 +55,9 @@ class ProviderCalls:
         self._gate = gate
 
     async def send(self, provider: Provider, request: Request, *, may_send: Callable[[], bool] = always) -> Answered:
-        """Send a request and return any complete answer, even a refusal. `may_send` is called when the gate gives us
-        our turn. Raises ProviderCallError."""
+        """Send a request, return any complete answer, even a refusal, and report to the gate whether the provider
+        works. `may_send` is called once the gate has let the call through; if it returns False, nothing is sent. Raises
+        ProviderCallError."""
         prepared = self._http.build_request(
             request.method, request.url, headers=dict(request.headers), data=request.form, json=request.json
         )
@@ -89,8 +92,8 @@ class ProviderCalls:
 
 
 def basic_authentication(provider: Provider) -> str:
-    """Build the Authorization header of our client. RFC 6749 section 2.3.1: both parts are form-encoded before they are
-    joined."""
+    """Build the Authorization header by which our client authenticates. RFC 6749 section 2.3.1: both parts are
+    form-encoded before they are joined."""
     client_id, client_secret = provider.client_id, provider.client_secret.get_secret_value()
     pair = f"{quote(client_id, safe='')}:{quote(client_secret, safe='')}"
     return f"Basic {base64.b64encode(pair.encode()).decode()}"

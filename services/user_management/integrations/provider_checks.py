@@ -1,4 +1,5 @@
-"""Checks a provider file for keys that contradict each other although each by itself is right."""
+"""Checks a provider file for keys that contradict each other although each by itself is right, and for keys that are
+missing because of what others say."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -21,7 +22,7 @@ _DISCOVERED: Final = ("authorization_endpoint", "token_endpoint")
 
 
 def contradictions(config: ProviderConfig) -> Iterator[tuple[Location, str]]:
-    """Yield (location, message) for every contradiction between keys."""
+    """Yield (location, message) for every key that contradicts another, or is missing and needed because of others."""
     yield from _endpoints(config)
     yield from _placeholders(config)
     for table in ("authorization_parameters", "consent_parameters"):

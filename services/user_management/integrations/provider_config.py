@@ -66,7 +66,8 @@ class ProviderConfig(Section):
     """The authorization answer always names its issuer (RFC 9207); one that does not is refused. A discovered document
     may promise it too (`authorization_response_iss_parameter_supported`)."""
     id_token_issuers: tuple[str, ...] = ()
-    """Spellings of `iss` in ID tokens; `{claim}` is a claim of the token itself. None given: the issuer alone."""
+    """Spellings of `iss` in ID tokens; `{claim}` stands for the value of that claim in the same token. If there are
+    none, `iss` must be the issuer."""
     client_authentication: Literal["client_secret_basic", "client_secret_post"] = "client_secret_basic"
     authorization_parameters: dict[str, str] = {}
     consent_parameters: dict[str, str] = {}
@@ -93,17 +94,18 @@ class ProviderConfig(Section):
     """Scope → the narrower ones that come with it, and that an answer then leaves out."""
 
     default_lifetime_seconds: int | None = Field(default=None, ge=60)
-    """Life of an access token whose answer names none; absent: ten minutes if a refresh token comes with it or was used
-    for it, else it does not run out."""
+    """Life of an access token whose answer names none. If absent, it is ten minutes if a refresh token comes with the
+    access token or was used to get it; any other access token then does not run out."""
     daily_expiry: DailyExpiry | None = None
-    """When all access tokens die, for an answer that names no life."""
+    """The time of day at which all access tokens expire, for an answer that names no lifetime."""
     max_concurrency: int = Field(default=20, ge=1, le=1000)
-    """The most calls that one process makes at once."""
+    """The most calls to this provider that one process makes at once."""
 
     token_answer: TokenAnswer = TokenAnswer()
     error_details: ErrorDetails = ErrorDetails()
     errors: dict[str, ProviderErrorKind] = {}
-    """Maps `code` or `code/detail` to who has to act."""
+    """Error code, as `code` or `code/detail` → who has to act. What stands here goes before the codes of the
+    standards."""
     userinfo: UserInfoMapping | None = None
     account: AccountMapping | None = None
     revocation: Revocation | None = None
@@ -135,24 +137,24 @@ class ProviderConfig(Section):
 
     @property
     def rotates(self) -> bool:
-        """Tell whether a refresh token works once: after its use, or a little later, it is dead, and another use may
-        end the consent."""
+        """Tell whether a refresh token is replaced when it is used: then, or a little later, it no longer works, and
+        using it again may end the consent."""
         return self.refresh in {RefreshKind.STRICT, RefreshKind.GRACE}
 
     @property
     def can_revoke(self) -> bool:
-        """Tell whether revoking may be possible. A provider with discovery may still turn out to have no endpoint for
-        it."""
+        """Tell whether revoking tokens may be possible. The document of a provider with discovery may still turn out to
+        name no endpoint for that."""
         return self.revocation is not None or self.revocation_endpoint is not None or self.discovery
 
     def revocation_at(self, endpoint: str) -> Revocation:
-        """Return the description of RFC 7009 at `endpoint`, with the client authentication of the token endpoint
-        (section 2.1)."""
+        """Return a revocation as RFC 7009 defines it, at `endpoint`, with the client authentication of the token
+        endpoint (section 2.1)."""
         return Revocation(endpoint=endpoint, authentication=self.client_authentication)
 
     def error_kind(self, code: str, details: Collection[str] = ()) -> ProviderErrorKind | None:
-        """Return the kind of an error code. A known detail code decides before the code itself; None: neither is
-        known."""
+        """Return who has to act on an error code; None if neither the code nor any of its detail codes is known. A
+        known detail code decides before the code itself."""
         for detail in details:
             if (kind := self.errors.get(f"{code}/{detail}")) is not None:
                 return kind
@@ -160,7 +162,7 @@ class ProviderConfig(Section):
 
     def parse_scopes(self, text: str) -> tuple[str, ...]:
         """Return the scopes of a token answer under our names, with those that they imply and with the required ones
-        that an answer never names."""
+        that an answer never names (`unreported_scopes`)."""
         reported = self.normalise(text.replace(self.answer_scope_separator or self.scope_separator, " ").split())
         implied = [narrow for scope in reported for narrow in self.implied_scopes.get(scope, ())]
         unnamed = set(self.unreported_scopes) & set(self.required_scopes)
@@ -173,8 +175,9 @@ class ProviderConfig(Section):
     def granted(
         self, reported: Iterable[str] | None, requested: Collection[str], *, has_refresh_token: bool = True
     ) -> tuple[str, ...]:
-        """Return the scopes that the user consented to: those of the answer, or all of the request if the answer names
-        none (RFC 6749 section 5.1), and the requested ones that an answer never names.
+        """Return the scopes that the user consented to: those that the answer names (`reported`), or all of the request
+        if it names none (RFC 6749 section 5.1), and the requested ones that an answer never names
+        (`unreported_scopes`).
 
         Without a refresh token, `offline_access` is granted only where the answer names it: silence is no proof of it.
         """
@@ -184,11 +187,12 @@ class ProviderConfig(Section):
         return self.normalise([*(reported or ()), *assumed])
 
     def missing_required(self, granted: Iterable[str]) -> list[str]:
-        """Return the required scopes that are not among `granted`."""
+        """Return the required scopes that are not among `granted`, without those that an answer never names
+        (`unreported_scopes`)."""
         return sorted(set(self.required_scopes) - set(self.normalise(granted)) - set(self.unreported_scopes))
 
     def filled(self, parameters: Mapping[str, str]) -> Self:
-        """Return the configuration with the placeholders of all URLs filled."""
+        """Return the configuration with the placeholders of all URLs filled from `parameters`."""
         update: dict[str, object] = {
             name: fill(url, parameters) for name in _URL_FIELDS if isinstance(url := getattr(self, name), str)
         }

@@ -1,4 +1,4 @@
-"""The exception for a failed call to a provider: it says who has to act and what the provider may have done."""
+"""The exception for a failed call to a provider, and the codes of failures that we name ourselves."""
 
 import re
 from typing import Final
@@ -8,9 +8,9 @@ from services.user_management.enums import ProviderErrorKind
 TOO_MANY_CALLS: Final = "too_many_calls"
 """Our own cap on calls to one provider at once was reached; nothing was sent."""
 BREAKER_OPEN: Final = "breaker_open"
-"""The provider failed so often just now that nothing was sent."""
+"""The provider failed so often just now that we call it only later; nothing was sent."""
 TOO_LATE: Final = "too_late"
-"""The caller's time had run out when it was its turn; nothing was sent."""
+"""When the call's turn came, its caller had too little time left for it; nothing was sent."""
 NO_USERINFO_ENDPOINT: Final = "no_userinfo_endpoint"
 """The provider has no endpoint that tells whose account a token belongs to; nothing was sent."""
 REVOCATION_IMPOSSIBLE: Final = "revocation_impossible"
@@ -27,10 +27,11 @@ _ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 class ProviderCallError(Exception):
     """A call to a provider failed.
 
-    `code` is the provider's error code or our word for the failure, `detail` the provider's code beneath it.
-    `outcome_unknown` means that the request may have been carried out although no usable answer came; `answered` that
-    the provider sent a complete HTTP answer; `unusable` that it is neither what was asked for nor a refusal, so that
-    asking again is no remedy. `retry_after` is in seconds.
+    `kind` says who has to act. `code` is the provider's error code or our own name for the failure, `detail` a more
+    detailed code of the provider. `outcome_unknown` means that the request may have been carried out although no usable
+    answer came; `answered` that the provider sent a complete HTTP answer; `unusable` that what it sent is neither what
+    was asked for nor a refusal, so that asking again is no remedy. `retry_after` is the wait, in seconds, before
+    another call can help; None if unknown.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class ProviderCallError(Exception):
 
 
 def error_code(text: str) -> str:
-    """Return a provider's `error` in a form that may be stored and shown to users, in audit rows and in events."""
+    """Return a provider's `error` in a form that may be stored and shown to users, in audit rows and in events:
+    unchanged if it is a single word, otherwise `unknown_error`."""
     return text if is_error_code(text) else "unknown_error"
 
 
 def is_error_code(text: str) -> bool:
-    """Tell whether `text` is a single word, rather than a sentence, markup or somebody's data."""
+    """Tell whether `text` is a single word of at most 64 characters, rather than a sentence, markup or somebody's
+    data."""
     return _ERROR_CODE.fullmatch(text) is not None

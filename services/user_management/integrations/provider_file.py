@@ -1,4 +1,4 @@
-"""Reads provider files, and tells their author the file, the line and the key of everything that is wrong."""
+"""Reads provider files (TOML), and names the file, the line and the key of everything that is wrong in them."""
 
 import re
 import tomllib
@@ -34,10 +34,11 @@ def refuse(path: Path, text: str, problems: Iterable[tuple[Location, str]]) -> S
 
 
 def line_of(text: str, location: Sequence[str | int]) -> int | None:
-    """Return the line, from 1, where the key at `location` is set, or else that of the nearest key that encloses it.
+    """Return the number of the line, from 1, that sets the key at `location`, or else of the nearest key that encloses
+    it; None if the text has neither.
 
     The parser keeps no line numbers, so they are found in the text, where each key is on a line of its own. A value
-    that is nested within one line gets that line.
+    that is nested within one line gets the number of that line.
     """
     names = [part for part in location if isinstance(part, str)]
     lines = _lines_of_keys(text)

@@ -1,7 +1,8 @@
-"""A cap on the calls to one provider at once, and a circuit breaker, so that one provider cannot hold up the others.
+"""Limits how many calls run at one provider at once (cap), and stops calling a provider that fails again and again
+(circuit breaker), so that one provider cannot hold up the others.
 
-Each process has its own. A provider that is down for everybody opens the breaker of every process within seconds, and a
-shared breaker would be one more thing that can be away.
+Each process counts for itself. A provider that is down for everybody opens the breaker of every process within seconds,
+and a shared breaker would be one more thing that can fail.
 """
 
 import asyncio
@@ -21,14 +22,14 @@ from services.user_management.integrations.provider_errors import BREAKER_OPEN, 
 from services.user_management.observability import PROVIDER_BREAKER_OPEN
 
 WAIT_SECONDS: Final = 2.0
-"""How long a call waits for its turn under the cap."""
+"""How long a call waits for its turn when as many calls as the cap allows are running."""
 FAILURES: Final = 5
 """How many failures in a row, within WINDOW_SECONDS, open the breaker."""
 WINDOW_SECONDS: Final = 30.0
 FIRST_OPEN_SECONDS: Final = 15.0
 MAX_OPEN_SECONDS: Final = 120.0
 MAX_RETRY_AFTER_SECONDS: Final = 3600.0
-"""The longest `Retry-After` that we obey: a provider's mistake must not silence us for days."""
+"""The longest `Retry-After` that we obey: a provider's mistake must not stop our calls for days."""
 TRIAL_RETRY_SECONDS: Final = 1.0
 """The `Retry-After` that other callers get while the trial call is under way."""
 
@@ -44,14 +45,15 @@ class BreakerPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BreakerState:
-    """What the breaker of one provider does now."""
+    """The state of one provider's breaker. `retry_after_seconds` is 0 if a call may be made now."""
 
     phase: BreakerPhase
     retry_after_seconds: float = 0.0
 
 
 class Call:
-    """One call that was let through. Its maker reports how it ended with `answered` or `failed`."""
+    """One call that the gate has let through. Whoever makes the call reports with `answered` or `failed` how it
+    ended."""
 
     def __init__(self, breaker: "_Breaker", *, is_trial: bool) -> None:
         self._breaker = breaker
@@ -59,18 +61,20 @@ class Call:
         self.is_trial = is_trial
 
     def answered(self) -> None:
-        """Note that the provider works: it answered 2xx, or with a refusal of its own."""
+        """Close the breaker, since the provider works: it answered 2xx, or with a refusal of its own."""
         if self._still_counts:
             self._breaker.close()
 
     def failed(self, retry_after: float | None = None) -> None:
-        """Note a 5xx, a 429, another rate limit, a time-out, or that there was no connection."""
+        """Count a failure of the provider: a 5xx, a 429, another rate limit, a time-out, or that there was no
+        connection. `retry_after` is the wait, in seconds, that the provider demands; None if it names none."""
         if self._still_counts:
             self._breaker.note_failure(is_trial=self.is_trial, retry_after=retry_after)
 
     @property
     def _still_counts(self) -> bool:
-        """False once the breaker has opened after this call was sent.
+        """Tell whether the end of this call matters: no longer once the breaker has opened after the call was let
+        through.
 
         A failure that comes later adds nothing. A success that comes later is older than the failures that opened the
         breaker: it proves nothing about the present, and must not undo a `Retry-After`.
@@ -98,21 +102,22 @@ class _Breaker:
         return BreakerState(BreakerPhase.HALF_OPEN, TRIAL_RETRY_SECONDS if self._trial_is_out else 0.0)
 
     def check(self) -> None:
-        """Raise ProviderCallError unless a call may be made."""
+        """Raise ProviderCallError if the breaker is open, or the trial call after an opening is still under way."""
         state = self.state()
         if state.retry_after_seconds > 0:
             raise ProviderCallError(ProviderErrorKind.TRANSIENT, BREAKER_OPEN, retry_after=state.retry_after_seconds)
 
     def admit(self) -> Call:
-        """Let a call through. Raises ProviderCallError when the breaker is open."""
+        """Let a call through; the first one after the breaker was open is the trial. Raises ProviderCallError as
+        `check` does."""
         self.check()
         is_trial = self._open_until is not None
         self._trial_is_out = self._trial_is_out or is_trial
         return Call(self, is_trial=is_trial)
 
     def release(self, call: Call) -> None:
-        """Note that the call ended. If it was a trial that told nothing about the provider, the next call is the
-        trial."""
+        """Note that the call ended. If it was a trial and was reported neither as answered nor as failed, the next call
+        becomes the trial."""
         if call.is_trial:
             self._trial_is_out = False
 
@@ -153,7 +158,7 @@ class _Entrance:
 
 
 class ProviderGate:
-    """The gate that every call to a provider goes through."""
+    """The gate that every call to a provider goes through: it applies the cap and the breaker of that provider."""
 
     def __init__(self, clock: Clock, *, wait_seconds: float = WAIT_SECONDS) -> None:
         self._clock = clock
@@ -162,8 +167,8 @@ class ProviderGate:
 
     @asynccontextmanager
     async def call(self, provider: str, *, max_concurrency: int) -> AsyncIterator[Call]:
-        """Wait for a turn to call `provider`, and hold it for the block. Raises ProviderCallError, with nothing sent,
-        if there is none."""
+        """Wait until fewer than `max_concurrency` calls to `provider` run, and count as one of them for the block.
+        Raises ProviderCallError, with nothing sent, if none of them ends within WAIT_SECONDS or the breaker is open."""
         entrance = self._entrance(provider, max_concurrency)
         entrance.breaker.check()
         try:
@@ -182,7 +187,8 @@ class ProviderGate:
             entrance.slots.release()
 
     def state(self, provider: str) -> BreakerState:
-        """Return the breaker's state, for the refresher, which claims nothing for a provider that is held back."""
+        """Return the state of the provider's breaker, by which the refresh job leaves out a provider that is not called
+        now."""
         entrance = self._entrances.get(provider)
         return entrance.breaker.state() if entrance else BreakerState(BreakerPhase.CLOSED)
 

@@ -101,15 +101,17 @@ class Revocation(Section):
     gone_codes: tuple[str, ...] = ("invalid_token", "invalid_grant")
     """Error codes that mean that the token no longer exists. After any other code the revocation is tried again."""
     gone_statuses: tuple[int, ...] = ()
+    """HTTP statuses that mean the same."""
 
 
 class GrantLimits(Section):
-    """The limits after which the provider ends a consent by itself; read by the diagnosis alone."""
+    """The limits after which the provider ends a consent by itself. Only the diagnosis reads them, to explain why an
+    integration stopped working."""
 
     testing_days: int | None = Field(default=None, ge=1)
     """Life of a refresh token while the client is not published."""
     idle_days: int | None = Field(default=None, ge=1)
-    """A refresh token that is unused for so long is dead."""
+    """After how many days without use a refresh token no longer works."""
     live_tokens_per_account: int | None = Field(default=None, ge=1)
     """How many refresh tokens an account can have; one more silently ends the oldest."""
     spa_hours: int | None = Field(default=None, ge=1)
@@ -117,7 +119,7 @@ class GrantLimits(Section):
 
 
 class DailyExpiry(Section):
-    """A time of day at which all access tokens die: `06:00 Asia/Kolkata`."""
+    """A time of day at which all access tokens expire: `06:00 Asia/Kolkata`."""
 
     hour: int
     minute: int
@@ -136,7 +138,7 @@ class DailyExpiry(Section):
         return {"hour": int(match["hour"]), "minute": int(match["minute"]), "zone": match["zone"]}
 
     def seconds_left(self, now: datetime) -> float:
-        """Return the seconds from `now` until the next such time."""
+        """Return the seconds from `now` until the tokens expire next."""
         local = now.astimezone(ZoneInfo(self.zone))
         ends = local.replace(hour=self.hour, minute=self.minute, second=0, microsecond=0)
         if ends <= local:

@@ -1,4 +1,5 @@
-"""Reads token answers (RFC 6749 section 5.1) leniently: no odd member may make us lose a rotated refresh token."""
+"""Reads token answers, which are what providers' token endpoints return (RFC 6749 section 5.1). It is lenient: a
+malformed member must not make us lose a rotated refresh token."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,18 +13,20 @@ _UNCLEAR_LIFETIME_SECONDS: Final = 600
 
 @dataclass(frozen=True, slots=True)
 class TokenAnswer:
-    """The tokens that the provider's token endpoint returned. `sent_at` is in monotonic seconds."""
+    """The tokens that the provider's token endpoint returned."""
 
     access_token: str
     refresh_token: str | None
     lifetime_seconds: float | None
-    """Life of the access token from the moment the request was sent; None: it does not run out."""
+    """Seconds that the access token lives from the moment the request was sent; None if it does not run out."""
     scopes: tuple[str, ...] | None
     """None when the answer names none, which means that the scopes are those that were requested."""
     sent_at: float
+    """When the request was sent, in monotonic seconds."""
     id_token: str | None = None
     """The ID token, not verified yet. None in the answer to a refresh, where it proves nothing new."""
     received_at: datetime | None = None
+    """When the answer arrived, by our clock."""
 
     @property
     def is_expired(self) -> bool:
@@ -35,7 +38,8 @@ class TokenAnswer:
 def read_token_answer(
     config: ProviderConfig, answer: Answer, *, sent_at: float, is_refresh: bool
 ) -> TokenAnswer | None:
-    """Read the tokens in `answer` to a code or, if `is_refresh`, to a refresh token; None when there are none."""
+    """Return the tokens in `answer`, the answer to an authorization code or, if `is_refresh`, to a refresh token. None
+    if the answer is a refusal (by its status, or by `ok: false`) or has no access token."""
     document = answer.members()
     places = config.token_answer
     access_token = _text(first_member(document, places.access_token))
@@ -62,10 +66,10 @@ def _text(value: Any) -> str | None:
 
 
 def _lifetime(config: ProviderConfig, expires_in: Any, said_at: datetime) -> float | None:
-    """Return the seconds that the access token lives; None: neither the answer nor the provider's file says.
+    """Return the seconds that the access token lives; None if neither the answer nor the provider's file says.
 
     The answer is kept even when `expires_in` is nonsense: refusing it could cost a rotated refresh token. Nonsense
-    counts as a short life, so that the next refresh comes soon. Zero or less is taken as said: the token is expired and
+    counts as ten minutes, so that the next refresh comes soon. Zero or less is taken as said: the token is expired and
     is not handed out.
     """
     if expires_in is None:
@@ -77,7 +81,7 @@ def _lifetime(config: ProviderConfig, expires_in: Any, said_at: datetime) -> flo
 
 
 def _seconds(value: Any) -> float | None:
-    """Return a duration in seconds, at least zero; None for nonsense."""
+    """Return `value` as seconds, 0 if it is negative; None if it is not a number or is 10**9 or more."""
     try:
         seconds = float(value)
     except (TypeError, ValueError, OverflowError):

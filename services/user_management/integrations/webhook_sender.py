@@ -1,8 +1,10 @@
-"""Sends outgoing webhooks: one POST on a connection of its own, to an address that was vetted the moment before.
+"""Sends outgoing webhooks: one POST on a connection of its own, to an address that was just checked to be allowed (a
+public one; outside production also this machine).
 
-httpcore rather than the process's HTTP client, because the guard must stand where the connection is made: a name that
-is looked up for the check and again for the connection may give two answers (DNS rebinding). Host header, SNI and the
-certificate's name stay those of the URL. There are no redirects, proxies or cookies at this level.
+It uses httpcore and not the process's HTTP client, because the check must be made on the very address that is connected
+to: a name that is looked up once for the check and again for the connection may give two answers (DNS rebinding). Host
+header, SNI and the certificate's name stay those of the URL. httpcore follows no redirects and uses no proxies or
+cookies.
 """
 
 import asyncio
@@ -20,8 +22,9 @@ from services.user_management.integrations.webhook_target import TargetProblem, 
 from services.user_management.utils.retry_after import read_retry_after
 
 TOTAL_SECONDS: Final = 10.0
-"""The time for looking up the name, connecting, sending, and reading the head of the answer. The last call of a slice,
-7 s after its start, must be over and recorded before the slice is cut off after 20 s."""
+"""The time for looking up the name, connecting, sending, and reading the head of the answer. The job that sends works
+in slices; a slice starts its last call at most 7 s after its own start, and that call must be over and recorded before
+the slice is cut off after 20 s."""
 CONNECT_SECONDS: Final = 4.0
 DRAIN_SECONDS: Final = 1.0
 CLOSE_SECONDS: Final = 0.5
@@ -49,8 +52,8 @@ class SendFailure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WebhookAnswer:
-    """The result of sending one webhook. `failure` None: it was accepted. `retry_after` is in seconds and is read only
-    from 429 and 503."""
+    """The result of sending one webhook. `status` is None if no answer came, `failure` None if the receiver accepted
+    the webhook. `retry_after` is in seconds and is read only from 429 and 503."""
 
     status: int | None
     failure: SendFailure | None
@@ -58,8 +61,8 @@ class WebhookAnswer:
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """A network backend that connects only to vetted addresses. It looks each name up once, and connects to what it
-    vetted."""
+    """A network backend that connects only to allowed addresses. It looks a name up once for each connection, and
+    connects to the very addresses that it has checked."""
 
     def __init__(self, targets: WebhookTargets) -> None:
         self._targets = targets
@@ -73,7 +76,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address that answers. Raises TargetRefusedError, httpcore.ConnectError."""
+        """Connect to the first of the host's addresses that accepts. Raises TargetRefusedError if even one of them is
+        not allowed, and httpcore.ConnectError or ConnectTimeout if none accepts."""
         *others, last = await self._targets.addresses(host, port)
         for address in others:
             with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
@@ -82,13 +86,14 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
 
 class WebhookSender:
-    """Sends webhooks to addresses that are vetted for each delivery."""
+    """Sends webhooks to addresses that are checked anew for each delivery."""
 
     def __init__(self, targets: WebhookTargets, clock: Clock, *, ssl_context: ssl.SSLContext | None = None) -> None:
-        """`ssl_context` None: trust the public authorities, and require a certificate with the right name."""
+        """If `ssl_context` is None, the public authorities are trusted, and a certificate with the right name is
+        required."""
         self._targets = targets
         self._clock = clock
-        # No connection is kept open: each delivery is vetted anew, and idle connections cost nothing.
+        # No connection is kept open: each delivery's address is checked anew, and idle connections cost nothing.
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context,
             max_connections=None,
@@ -97,7 +102,7 @@ class WebhookSender:
         )
 
     async def send(self, url: str, *, headers: Mapping[str, str], body: bytes) -> WebhookAnswer:
-        """POST `body`. Every failure is returned as an answer; none is raised."""
+        """POST `body` to `url`. Every failure is returned as an answer; none is raised."""
         try:
             self._targets.check_url(url)
             async with asyncio.timeout(TOTAL_SECONDS) as limit:
@@ -136,7 +141,7 @@ class WebhookSender:
 
 
 async def _drain(response: httpcore.Response) -> None:
-    """Read the answer's body for a moment, so that the receiver is not cut off while it writes. The head has already
+    """Read the answer's body for a moment, so that the receiver is not cut off while it writes. The status has already
     decided, and the body is thrown away, so it may break off, be endless or never come."""
     received = 0
     with suppress(TimeoutError, httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
@@ -148,7 +153,7 @@ async def _drain(response: httpcore.Response) -> None:
 
 
 def _is_about_tls(error: BaseException | None) -> bool:
-    """Tell whether an error of the ssl module is the cause; the layers in between wrap it."""
+    """Tell whether an error of the ssl module is behind `error`; the layers in between wrap it."""
     while error is not None:
         if isinstance(error, ssl.SSLError):
             return True

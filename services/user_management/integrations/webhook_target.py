@@ -52,8 +52,8 @@ class TargetProblem(StrEnum):
 
 
 class TargetRefusedError(Exception):
-    """A target was refused, and nothing was sent. `problem` may be recorded and shown; the addresses that were looked
-    up are not told to whoever chose the name."""
+    """Raised for a target that is refused; nothing was sent. `problem` may be recorded and shown. The error leaves out
+    the addresses that were looked up, so that whoever chose the name does not learn them."""
 
     def __init__(self, problem: TargetProblem) -> None:
         self.problem = problem
@@ -61,16 +61,16 @@ class TargetRefusedError(Exception):
 
 
 class SystemResolver:
-    """This machine's resolver, asked in threads of its own. A name that hangs keeps its thread busy long after we gave
-    up, and the event loop's own threads are needed to look up the providers. One name occupies one thread at most,
-    however often it is asked for."""
+    """This machine's resolver, called in threads that are used for nothing else. A look-up that hangs occupies its
+    thread long after we stopped waiting for it, and the event loop's own threads are needed to look up the providers.
+    One name occupies one thread at most, however often it is looked up."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="webhook-names")
         self._questions: dict[tuple[str, int], Future[list[str]]] = {}
 
     async def __call__(self, host: str, port: int) -> list[str]:
-        """Return the addresses in the resolver's order of preference. Raises OSError, UnicodeError."""
+        """Return the addresses of `host` in the resolver's order of preference. Raises OSError, UnicodeError."""
         question = self._questions.get((host, port))
         if question is None or question.done():
             self._questions = {key: asked for key, asked in self._questions.items() if not asked.done()}
@@ -94,10 +94,11 @@ def is_public(address: Address) -> bool:
 
 
 class WebhookTargets:
-    """Judges URLs when they are given, and addresses each time before we connect."""
+    """Checks URLs when they are given, and the addresses of their hosts each time before we connect."""
 
     def __init__(self, *, allow_local: bool, resolve: Resolve | None = None) -> None:
-        """`allow_local`: allow http and loopback addresses too, for development and tests."""
+        """`allow_local`: allow http, any port and loopback addresses too, for development and tests. `resolve` is used
+        in place of this machine's resolver."""
         self._allow_local = allow_local
         self._resolve = resolve or SystemResolver()
 
@@ -109,8 +110,7 @@ class WebhookTargets:
 
     def check_url(self, url: str) -> None:
         """Check that a URL is https, in ASCII, without user and fragment, on port 443 or above 1023, where no system
-        service listens. Raises TargetRefusedError.
-        """
+        service listens. With `allow_local`, http and any port pass too. Raises TargetRefusedError."""
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -125,8 +125,8 @@ class WebhookTargets:
             raise TargetRefusedError(TargetProblem.URL)
 
     async def addresses(self, host: str, port: int) -> list[str]:
-        """Return the addresses that `host` resolves to. Raises TargetRefusedError if there are none or if even one of
-        them is not allowed."""
+        """Return the addresses that `host` resolves to. Raises TargetRefusedError if there are none, if the look-up
+        takes more than RESOLVE_SECONDS, or if even one address is not allowed."""
         try:
             async with asyncio.timeout(RESOLVE_SECONDS):
                 found = await self._resolve(host, port)
