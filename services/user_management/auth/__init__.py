@@ -1,1 +1,2 @@
-"""Authentication: it turns credentials into principals, and has the guards that routes declare."""
+"""Authentication: reads and verifies the credentials of requests, turns them into principals, and has the guards that
+routes declare."""

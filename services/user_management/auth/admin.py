@@ -1,4 +1,4 @@
-"""Guards for administration: they let in users that the settings name, and services with the permission for it."""
+"""Guards for administration: they let in users that ADMIN_USER_IDS names, and services with the permission for it."""
 
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
@@ -29,11 +29,12 @@ from services.user_management.exceptions import (
 
 
 async def _get_caller(request: Request) -> Principal:
-    """Return the caller, a service or a user. The credential's shape decides which: a refused key is not tried as a
-    session.
+    """Authenticate the caller, a service or a user. The form of the credential decides which: a service key that is
+    refused is not tried as a session token.
 
-    No memory of who was active is used, because an administrator who was suspended must not be able to undo that at
-    another process.
+    A user's state is read from the database, not from this process's memory of the last seconds, because an
+    administrator who was suspended must not be able to undo that at another process. Raises what the guards of services
+    and of users raise.
     """
     if presents_service_key(request):
         return await get_current_service(request)
@@ -43,7 +44,8 @@ async def _get_caller(request: Request) -> Principal:
 def admin_or_permitted(permission: ServicePermission) -> Callable[..., Coroutine[Any, Any, Principal]]:
     """Return a guard that lets in an administrator, or a service with `permission`.
 
-    The guard raises UnauthenticatedError, ForbiddenError and, for users, what `get_current_user` does.
+    The guard raises ForbiddenError for anybody else, and what `get_current_service` or, for users, `get_current_user`
+    raises.
     """
 
     @raises(

@@ -1,4 +1,5 @@
-"""Guards over Clerk's session tokens: they find out who the user is, and whether a resource is their own."""
+"""Guards for routes of signed-in users: they find out from Clerk's session token who the user is, and whether a
+resource is the user's own."""
 
 from typing import Annotated
 
@@ -33,11 +34,12 @@ UserIdPath = Annotated[str, Path(max_length=64, description="A user id, or `me`"
 
 
 async def verify_jwt_token(request: Request) -> SessionClaims:
-    """Return the claims of the request's session token. Raises UnauthenticatedError or SessionPendingError.
+    """Return the claims of the request's session token, from the Authorization header or from cookies.
 
-    Of several session cookies, those that do not verify are passed over, because another Clerk instance on the same
-    host writes the plain one too. If two verify, one may have been planted, and nobody can tell which; so they must
-    belong to one user.
+    Of several session cookies, those that do not verify are left out, because another Clerk instance on the same host
+    may also write the cookie whose name has no suffix. If two verify, one may have been planted, and nobody can tell
+    which; so they must belong to one user. Raises UnauthenticatedError, SessionPendingError, CrossSiteRequestError,
+    KeySetUnavailableError.
     """
     sessions = get_container(request).identity.sessions
     verified: list[SessionClaims] = []
@@ -56,10 +58,11 @@ async def verify_jwt_token(request: Request) -> SessionClaims:
 
 
 async def authenticate_user(request: Request, *, fresh: bool) -> Principal:
-    """Return the signed-in, active user. Whatever the request does is done in their name, and charged to their
-    allowance.
+    """Authenticate the user by the session token, remember them as the request's principal, and count the request
+    against their rate limit.
 
-    With `fresh`, the user must be active at this very moment; otherwise, they were so within the last two seconds.
+    A user who is new is created. With `fresh`, the user must be active at this very moment; otherwise, they were so
+    within the last two seconds. Raises what `get_current_user` declares.
     """
     session = await verify_jwt_token(request)
     principal = await get_container(request).users.sign_in.sign_in(session, fresh=fresh)
@@ -78,7 +81,7 @@ async def authenticate_user(request: Request, *, fresh: bool) -> Principal:
     DatabaseUnavailableError,
 )
 async def get_current_user(request: Request, _: DocumentedSession = None) -> Principal:
-    """Return the signed-in user."""
+    """Guard: return the signed-in user, who is active."""
     return await authenticate_user(request, fresh=False)
 
 
@@ -86,9 +89,10 @@ CurrentUser = Annotated[Principal, Depends(get_current_user)]
 
 
 def own_user_id(request: Request, user_id: str) -> str:
-    """Return `user_id`, or the id that `me` stands for, if it is that of the user whom a guard has authenticated.
+    """Return the caller's user id if `user_id` is that id or `me`. The caller is the user whom a guard of this request
+    has authenticated.
 
-    Raises UserNotFoundError for anybody else's.
+    Raises UserNotFoundError for any other id.
     """
     actor = verified_principal(request)
     if user_id not in ("me", actor.id):
@@ -98,7 +102,8 @@ def own_user_id(request: Request, user_id: str) -> str:
 
 @raises(UserNotFoundError)
 async def verify_user_ownership(request: Request, _user: CurrentUser, user_id: UserIdPath) -> str:
-    """Return the user id in the path, if it is the caller's own. Raises UserNotFoundError for anybody else's."""
+    """Guard: return the user id in the path, if it is the caller's own or `me`. Raises UserNotFoundError for any other
+    id."""
     return own_user_id(request, user_id)
 
 
@@ -107,8 +112,7 @@ OwnUserId = Annotated[str, Depends(verify_user_ownership)]
 
 @raises(ImpersonationRefusedError)
 async def refuse_impersonation(user: CurrentUser) -> None:
-    """Refuse an impersonated session, for actions that cannot be undone. Raises ImpersonationRefusedError when
-    somebody else acts as the user."""
+    """Guard for actions that cannot be undone: raises ImpersonationRefusedError when somebody else acts as the user."""
     if user.impersonator is not None:
         raise ImpersonationRefusedError
 

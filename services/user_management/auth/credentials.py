@@ -1,4 +1,4 @@
-"""Functions that read the credential from a request, strictly."""
+"""Functions that read the credential (bearer token or session cookie) from a request, strictly."""
 
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ _OWN_PAGES: Final = frozenset({"same-origin", "none"})
 def bearer_token(request: Request) -> str:
     """Return the token of `Authorization: Bearer …` (RFC 6750 section 2.1; the scheme in any case).
 
-    Raises UnauthenticatedError when there is none, or anything but exactly one.
+    Raises UnauthenticatedError unless the request has exactly one such header, with a token of ASCII characters.
     """
     headers = request.headers.getlist("authorization")
     if len(headers) != 1:
@@ -33,10 +33,11 @@ def bearer_token(request: Request) -> str:
 
 
 def session_tokens(request: Request) -> list[str]:
-    """Return the session token from the Authorization header, or else from Clerk's cookie, of which a browser may send
-    several.
+    """Return the session token from the Authorization header, or else the different values of Clerk's session cookies,
+    of which a browser may send several. No token is verified here.
 
-    Raises UnauthenticatedError for none, CrossSiteRequestError for a cookie that a foreign page made the browser send.
+    Raises UnauthenticatedError if there is none, more than four cookies, or an `X-API-Key`; CrossSiteRequestError for a
+    cookie that a foreign page made the browser send.
     """
     if "x-api-key" in request.headers:
         raise UnauthenticatedError("Send one credential.")
@@ -50,10 +51,12 @@ def session_tokens(request: Request) -> list[str]:
 
 
 def _session_cookies(request: Request) -> list[str]:
-    """Return the different values of our instance's suffixed cookie, then those of the plain one.
+    """Return the different values of our Clerk instance's session cookie with the suffix, then those of the one
+    without.
 
-    Cookies with any other suffix belong to other instances. A sibling subdomain can add to our cookies: they have a
-    domain and a path, but a request does not tell them. So no value is dropped in favour of one that comes after it.
+    Cookies with any other suffix belong to other instances. A sibling subdomain can set cookies that come with ours,
+    and a request does not say for which domain and path a cookie was set. So no value is dropped in favour of one that
+    comes after it.
     """
     suffix = get_container(request).resources.settings.clerk.cookie_suffix
     found: dict[str, dict[str, None]] = {f"{SESSION_COOKIE}_{suffix}": {}} if suffix else {}
@@ -67,11 +70,11 @@ def _session_cookies(request: Request) -> list[str]:
 
 
 def _refuse_other_sites(request: Request) -> None:
-    """Refuse a cookie unless the browser says that one of our pages sent the request, because browsers add cookies by
-    themselves.
+    """Raise CrossSiteRequestError unless the browser says that one of our pages sent the request, because browsers add
+    cookies by themselves.
 
-    Reads are judged by Sec-Fetch-Site (Fetch Metadata), since browsers send no Origin with them; all else by Origin
-    (RFC 6454).
+    GET and HEAD are judged by Sec-Fetch-Site (Fetch Metadata), since browsers send no Origin with them; all other
+    methods by Origin (RFC 6454).
     """
     if request.method in _SAFE_METHODS:
         own = request.headers.get("sec-fetch-site") in _OWN_PAGES

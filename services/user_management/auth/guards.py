@@ -1,7 +1,7 @@
 """Guards of routes that anybody may call; all other routes declare a guard of another module of this package.
 
-They are coroutines, as every dependency here is: FastAPI runs a plain function in a thread, for which /health would
-wait.
+They are coroutines, as every dependency here is: FastAPI would run a plain function in a thread, and /health would have
+to wait until one is free.
 """
 
 from fastapi import Request
@@ -11,11 +11,12 @@ from services.user_management.exceptions import RateLimitedError, raises
 
 
 async def public() -> None:
-    """Let anybody pass, signed in or not, and count nothing: for probes. A route declares even this, so that tests
-    can find one that has no guard by mistake."""
+    """Let anybody pass, signed in or not, and count nothing against a rate limit: for probes. A route declares even
+    this guard, so that tests can find a route that has none by mistake."""
 
 
 @raises(RateLimitedError)
 async def anonymous(request: Request) -> None:
-    """Let anybody pass, signed in or not, within the allowance of their address. Raises RateLimitedError."""
+    """Let anybody pass, signed in or not, and count the request against the rate limit of their address. Raises
+    RateLimitedError."""
     await anonymous_limit(request)

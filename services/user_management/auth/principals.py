@@ -1,4 +1,5 @@
-"""The principal of a request: set by the guard that verified a credential, read by what comes after it."""
+"""The principal of a request (the authenticated user or service): set by the guard that verified a credential, read by
+what comes after the guard."""
 
 from typing import Final
 
@@ -11,7 +12,7 @@ _KEY: Final = "user_management.principal"
 
 
 def remember_principal(request: Request, principal: Principal) -> None:
-    """Keep the verified principal with the request. The log lines of this request name them from now on."""
+    """Keep the verified principal with the request. The log lines of this request name the principal from now on."""
     request.scope[_KEY] = principal
     name_actor(principal)
 

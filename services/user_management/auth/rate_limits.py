@@ -1,4 +1,4 @@
-"""Rate limits as guards: each call counts the request once, and the answer says what is left."""
+"""Rate limits as guards: each call counts the request once, and headers of the answer say what is left."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -19,18 +19,19 @@ async def principal(request: Request) -> str:
 
 
 async def client_address(_request: Request) -> str:
-    """Return the client's address; of an IPv6 address, its /64."""
+    """Return the client's address; for an IPv6 address its /64 network."""
     return address_key(current_context().ip_address)
 
 
 async def refused_address(request: Request) -> str:
-    """Return the client's address under a name of its own, for counting refusals: a neighbour's bad credentials must
-    not cost anybody their way back from a provider."""
+    """Return the client's address with a prefix, so that refused credentials are counted apart from other requests: a
+    neighbour's bad credentials must not cost anybody their way back from a provider."""
     return f"refused:{await client_address(request)}"
 
 
 class RequestLimit(RateLimiter):
-    """Dependency of fastapi-limiter for one rate class, over the container's buckets.
+    """A guard that counts each request in one rate class, under the key that `identifier` returns: a dependency of
+    fastapi-limiter, over the rate limits of the container.
 
     The library's own `__call__` walks `app.routes` for a path that included routers no longer have, and its limiter is
     fixed when modules are imported. Both are replaced here, so all that is left of it is its place as a dependency.
@@ -41,14 +42,14 @@ class RequestLimit(RateLimiter):
         self.identifier = identifier
 
     async def __call__(self, request: Request) -> None:  # type: ignore[override]  # headers go through the context
-        """Count the request. Raises RateLimitedError."""
+        """Count the request, and add the headers that say what is left. Raises RateLimitedError if nothing was left."""
         limits = get_container(request).resources.rate_limits
         allowance = await limits.spend(self.rate_class, await self.identifier(request))
         add_response_headers(allowance.headers())
 
     async def known_wait(self, request: Request) -> int:
-        """Return the microseconds for which requests like this one are refused, as far as this process knows. Counts
-        nothing."""
+        """Return the microseconds for which requests like this one are refused, as far as this process knows; 0 if it
+        knows of no refusal. This counts nothing."""
         limits = get_container(request).resources.rate_limits
         return limits.known_wait(self.rate_class, await self.identifier(request)) if limits.knows_of_waits else 0
 
@@ -61,5 +62,6 @@ webhook_limit: Final = RequestLimit(RateClass.WEBHOOK, client_address)
 
 
 def spend_internal(request: Request, key: str) -> None:
-    """Count a sibling service's request, in this process alone. Raises RateLimitedError."""
+    """Count a sibling service's request under `key`, in this process alone, and add the headers that say what is left.
+    Raises RateLimitedError if nothing was left."""
     add_response_headers(get_container(request).resources.rate_limits.spend_here(RateClass.INTERNAL, key).headers())

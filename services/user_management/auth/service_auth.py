@@ -1,6 +1,7 @@
-"""Service keys: `ums_<id>_<secret>`, presented as a bearer token or in `X-API-Key`.
+"""Authenticates sibling services by their keys: `ums_<id>_<secret>`, presented as a bearer token or in `X-API-Key`.
 
-Guards work on the request alone, so that a DirectRoute can call them; their other parameters serve the schema.
+The guards need nothing but the request, so that a DirectRoute, which resolves no dependencies, can call them; their
+other parameters only add to the OpenAPI document.
 """
 
 import base64
@@ -29,7 +30,7 @@ from services.user_management.security.signing import sha256
 from services.user_management.services.service_credentials import KEY_PREFIX, ServiceCredential
 
 _CREDENTIAL: Final = "user_management.service_credential"
-"""Where the request's scope keeps the key, once it was parsed."""
+"""Where the request's scope keeps the key once it has been parsed."""
 _KEY: Final = re.compile(rf"{KEY_PREFIX}_([0-9a-f]{{12}})_([0-9a-f]{{64}})")
 
 # These two are for the schema only: `service_credential` reads the same headers, strictly.
@@ -40,7 +41,8 @@ DocumentedHeader = Annotated[object, Security(_documented_header)]
 
 
 def presents_service_key(request: Request) -> bool:
-    """Tell whether the credential has the shape of a service key, good or not, rather than that of a session."""
+    """Tell whether the request presents something in the shape of a service key, valid or not, rather than a session
+    token."""
     authorizations = request.headers.getlist("authorization")
     return "x-api-key" in request.headers or any(
         value.partition(" ")[2].startswith(f"{KEY_PREFIX}_") for value in authorizations
@@ -48,8 +50,9 @@ def presents_service_key(request: Request) -> bool:
 
 
 def service_credential(request: Request) -> ServiceCredential:
-    """Return the key as presented. The SQL statement that uses it decides whether it is good. Raises
-    UnauthenticatedError."""
+    """Return the service key of the request, with its secret hashed, without checking that it is valid: the SQL
+    statement that uses it does that. Raises UnauthenticatedError if there is no well-formed key, or more than one
+    credential."""
     credential: ServiceCredential | None = request.scope.get(_CREDENTIAL)
     if credential is None:
         credential = request.scope[_CREDENTIAL] = _parse_credential(request)
@@ -67,10 +70,10 @@ def _parse_credential(request: Request) -> ServiceCredential:
 
 
 def client_credential(request: Request, form: Mapping[str, str]) -> ServiceCredential:
-    """Return the key from where OAuth clients put it (RFC 6749 section 2.3.1): besides the places of
-    `service_credential`, also from `client_secret` of HTTP Basic or of the form.
+    """Return the service key of the request, valid or not, from where OAuth clients put it (RFC 6749 section 2.3.1):
+    besides the places of `service_credential`, also from `client_secret` of HTTP Basic or of the form.
 
-    `client_id` is then `ums_<id>`, the part of the key that is no secret. Raises UnauthenticatedError.
+    `client_id` must then be `ums_<id>`, the part of the key that is no secret. Raises UnauthenticatedError.
     """
     basic = _basic_pair(request)
     posted = (form.get("client_id", ""), form["client_secret"]) if "client_secret" in form else None
@@ -86,7 +89,8 @@ def client_credential(request: Request, form: Mapping[str, str]) -> ServiceCrede
 
 
 def _basic_pair(request: Request) -> tuple[str, str] | None:
-    """Return (client id, client secret) of HTTP Basic; None for any other scheme. Both parts arrive form-encoded."""
+    """Return (client id, client secret) of HTTP Basic; None for any other scheme or without the header. Both parts
+    arrive form-encoded. Raises UnauthenticatedError for HTTP Basic that is malformed."""
     values = request.headers.getlist("authorization")
     scheme, _, encoded = values[0].partition(" ") if len(values) == 1 else ("", "", "")
     if scheme.lower() != "basic":
@@ -99,13 +103,14 @@ def _basic_pair(request: Request) -> tuple[str, str] | None:
 
 
 async def refuse_guesses(request: Request, credential: ServiceCredential) -> None:
-    """Refuse what an address tries that has no refusals left, before it costs an SQL statement.
+    """Refuse a key that is probably guessed, before it costs an SQL statement: one that comes from an address with too
+    many refused credentials. Raises RateLimitedError.
 
-    A good key is not refused for its neighbours: while its address has to wait, keys are looked up in a list of the
-    live ones, which all addresses share and which is read once a second at most. A key that is newer than the list
-    waits that long. A key on the list is judged by its statement like any other. A process learns of an empty allowance
-    by a refusal of its own, so one or two statements pass whenever the allowance gives one back. Raises
-    RateLimitedError.
+    A valid key is not refused for what others at its address do: while the address has to wait, keys are looked up in a
+    list of the valid ones, which all addresses share and which is read from the database once a second at most. A key
+    that is newer than the list is refused until the list is read again. A key on the list is still checked by the SQL
+    statement that uses it. A process learns that an address has to wait only by a refusal of its own, so whenever the
+    rate limit allows an address one more refusal, one or two statements are made for it.
     """
     wait = await refusal_limit.known_wait(request)
     container = get_container(request)
@@ -116,7 +121,9 @@ async def refuse_guesses(request: Request, credential: ServiceCredential) -> Non
 async def get_current_service(
     request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
 ) -> Principal:
-    """Return the calling service. Whatever the request does is done in its name. Raises UnauthenticatedError."""
+    """Guard: authenticate the calling service by its key and return it. The service is remembered as the request's
+    principal, and the request counts against its rate limit. Raises UnauthenticatedError, RateLimitedError,
+    DatabaseUnavailableError."""
     credential = service_credential(request)
     await refuse_guesses(request, credential)
     principal = await get_container(request).credentials.authentication.authenticate(credential)
@@ -136,7 +143,7 @@ def require(principal: Principal, permission: ServicePermission) -> None:
 
 def permitted(permission: ServicePermission) -> Callable[..., Coroutine[Any, Any, Principal]]:
     """Return a guard that lets in the calling service if it has `permission`. The guard raises UnauthenticatedError,
-    ForbiddenError."""
+    RateLimitedError, DatabaseUnavailableError, ForbiddenError."""
 
     @raises(UnauthenticatedError, RateLimitedError, DatabaseUnavailableError, ForbiddenError)
     async def get_permitted_service(

@@ -1,5 +1,5 @@
-"""The guard of the token routes: it checks the shape of the key, and its allowance. The one SQL statement of a read
-judges the key itself."""
+"""The guards of the token routes. They check the form of the service key and its rate limit; whether the key is valid
+is checked by the one SQL statement that also reads the token."""
 
 from fastapi import Request
 
@@ -17,20 +17,21 @@ from services.user_management.services.service_credentials import ServiceCredent
 
 @raises(UnauthenticatedError, RateLimitedError, DatabaseUnavailableError)
 async def token_caller(request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None) -> None:
-    """Check the shape of the service key, and its allowance. Raises UnauthenticatedError or RateLimitedError."""
+    """Check the form of the service key, refuse guesses, and count one token read against the key's rate limit. Raises
+    UnauthenticatedError, RateLimitedError, DatabaseUnavailableError."""
     credential = service_credential(request)
     await refuse_guesses(request, credential)
     count_read(request, credential)
 
 
 async def known_caller(request: Request) -> None:
-    """Refuse a key that nobody holds, on routes for larger bodies, before any of the body is read. Raises
-    UnauthenticatedError."""
+    """Refuse a key that is not valid, on routes for larger bodies, before any of the body is read. Raises
+    UnauthenticatedError, DatabaseUnavailableError."""
     await get_container(request).credentials.authentication.authenticate(service_credential(request))
 
 
 def count_read(request: Request, credential: ServiceCredential, *, reads: int = 1) -> None:
-    """Count token reads against the key's allowance. Raises RateLimitedError."""
+    """Count `reads` token reads against the key's rate limit in this process. Raises RateLimitedError."""
     # Nobody uses up the allowance of a key whose secret they do not have.
     for _ in range(reads):
         spend_internal(request, f"{credential.key_id}:{credential.secret_hash.hex()}")

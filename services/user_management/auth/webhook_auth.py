@@ -24,10 +24,11 @@ from services.user_management.security.webhook_signature import check_headers
 from services.user_management.utils import strict_json
 
 MAX_EVENT_BYTES: Final = 1 << 20
-"""Limit of an event's body, in bytes. Clerk decides how large its events are, and one that is refused for its size
-comes again, and is lost in the end."""
+"""Limit of an event's body, in bytes. It is high because Clerk decides how large its events are, and an event that is
+refused for its size comes again, and is lost in the end."""
 HEADER_FAMILIES: Final = ("svix", "webhook")
-"""Prefixes of the signature's headers: Svix's own, which Clerk sends, and that of Standard Webhooks."""
+"""Prefixes of the headers that carry message id, timestamp and signatures: Svix's own, which Clerk sends, and that of
+Standard Webhooks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,12 @@ class VerifiedEvent:
 
 @raises(InvalidWebhookHeadersError, InvalidSignatureError, InvalidJSONError, RateLimitedError, DatabaseUnavailableError)
 async def verify_clerk_webhook(request: Request) -> VerifiedEvent:
-    """Check the signature over the raw body, then parse it. Headers that no body could match are refused before it is
-    read.
+    """Guard: check the signature over the raw body, then parse the body. Headers that no body could match are refused
+    before the body is read.
 
     Whatever Clerk signed is never refused for its rate, because it would only come again later. A request without a
-    good signature counts against its sender. Raises InvalidWebhookHeadersError (400), InvalidSignatureError (401),
-    InvalidJSONError, ValidationFailedError, RateLimitedError.
+    good signature counts against the rate limit of its address. Raises InvalidWebhookHeadersError (400),
+    InvalidSignatureError (401), InvalidJSONError, ValidationFailedError, RateLimitedError.
     """
     try:
         message_id, body = await _verified(request)
@@ -68,7 +69,8 @@ def _parse(body: bytes) -> tuple[ClerkEvent, dict[str, Any]]:
 
 
 async def _verified(request: Request) -> tuple[str, bytes]:
-    """Return message id and body, once the signature over both is found good."""
+    """Return message id and body, once the signature over both is found good. Raises InvalidWebhookHeadersError,
+    InvalidSignatureError."""
     container = get_container(request)
     message_id, timestamp, signatures = _signature_headers(request)
     now = container.resources.clock.now().timestamp()
@@ -82,10 +84,11 @@ async def _verified(request: Request) -> tuple[str, bytes]:
 
 
 def _signature_headers(request: Request) -> tuple[str, str, str]:
-    """Return message id, timestamp and signatures, from one complete family of headers.
+    """Return message id, timestamp and signatures, from the headers with one of the prefixes, which must all be there
+    once.
 
-    Two families are refused, because they would leave open which of them was verified: whoever reads the other one is
-    told something else.
+    Headers with both prefixes are refused, because it would be open which of them were verified: whoever reads the
+    others is told something else. Raises InvalidWebhookHeadersError.
     """
     families = [
         [request.headers.getlist(f"{family}-{part}") for part in ("id", "timestamp", "signature")]

@@ -137,8 +137,8 @@ class ProviderConfig(Section):
 
     @property
     def rotates(self) -> bool:
-        """Tell whether a refresh token is replaced when it is used: then, or a little later, it no longer works, and
-        using it again may end the consent."""
+        """Tell whether a refresh token stops working after its use, at once or a little later, so that using it again
+        may end the consent."""
         return self.refresh in {RefreshKind.STRICT, RefreshKind.GRACE}
 
     @property

@@ -1,4 +1,5 @@
-"""What a caller may spend, what is left, and the headers that tell it (draft-ietf-httpapi-ratelimit-headers-11)."""
+"""Rate limits: the quota of a caller, the verdict on one request, what is left, and the headers that report it
+(draft-ietf-httpapi-ratelimit-headers-11)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,7 +18,7 @@ class Quota(NamedTuple):
 
     @classmethod
     def of(cls, policy: QuotaPolicy) -> "Quota":
-        """Build the bucket of a policy: a whole window's requests may come at once."""
+        """Build the quota of a policy: a whole window's requests may come at once."""
         return cls(policy.limit, policy.window_seconds * MICROSECONDS // policy.limit)
 
 
@@ -32,7 +33,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What is left to a caller after one request."""
+    """What is left to a caller after one request. `remaining` is in requests."""
 
     rate_class: RateClass
     policy: QuotaPolicy
@@ -42,7 +43,7 @@ class Allowance:
     Retry-After."""
 
     def headers(self) -> dict[bytes, bytes]:
-        """Return the headers RateLimit-Policy and RateLimit in the form that ASGI wants."""
+        """Return the headers RateLimit-Policy and RateLimit as ASGI wants them: bytes, names in lower case."""
         policy = f'"{self.rate_class}";q={self.policy.limit};w={self.policy.window_seconds}'
         left = f'"{self.rate_class}";r={self.remaining};t={self.reset_seconds}'
         return {b"ratelimit-policy": policy.encode(), b"ratelimit": left.encode()}

@@ -1,4 +1,4 @@
-"""Names the buckets."""
+"""Builds the names of rate-limit buckets: from the rate class and a key, which says who is counted."""
 
 from hashlib import sha256
 from ipaddress import IPv6Address

@@ -1,4 +1,4 @@
-"""The rate limits of this process."""
+"""Counts requests against the rate limits: in Redis, or in this process while Redis is away."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Class:
-    """The policy and the buckets of one rate class."""
+    """One rate class: its policy, the buckets of this process for it, and the metric that counts its refusals."""
 
     rate_class: RateClass
     policy: QuotaPolicy
@@ -36,14 +36,15 @@ class _Class:
     refusals: Counter
 
     def allowance(self, verdict: Verdict) -> Allowance:
-        """Return what is left after `verdict`. Raises RateLimitedError if it is a refusal."""
+        """Return what is left after `verdict`. Raises RateLimitedError if the verdict is a refusal, and counts it in
+        the metric."""
         if verdict.wait:
             raise self.refusal(verdict.wait)
         remaining = self.policy.limit - -(-verdict.until_full // self.quota.emission)
         return Allowance(self.rate_class, self.policy, remaining, _whole_seconds(verdict.until_full))
 
     def refusal(self, wait: int) -> RateLimitedError:
-        """Build the error for a request that would pass in `wait` microseconds, and count the refusal."""
+        """Build the error for a request that would pass in `wait` microseconds, and count the refusal in the metric."""
         self.refusals.inc()
         refused = Allowance(self.rate_class, self.policy, 0, _whole_seconds(wait))
         headers = {name.decode(): value.decode() for name, value in refused.headers().items()}
@@ -51,7 +52,7 @@ class _Class:
 
 
 class RateLimits:
-    """Counts requests by class and key, in Redis; in this process, by the same policies, while Redis is away."""
+    """Counts requests by rate class and key: in Redis or, while Redis is away, in this process by the same policies."""
 
     def __init__(self, redis: RedisClient, policies: Mapping[RateClass, QuotaPolicy], clock: Clock) -> None:
         self._clock = clock
@@ -72,7 +73,8 @@ class RateLimits:
         return self._degraded
 
     async def spend(self, rate_class: RateClass, key: str) -> Allowance:
-        """Count one request of `key`, and return what is left. Raises RateLimitedError if nothing was left."""
+        """Count one request of `key`, and return what is left. Raises RateLimitedError if nothing was left;
+        `known_wait` then knows of the refusal."""
         of_class, name = self._classes[rate_class], bucket_name(rate_class, key)
         verdict = await self._ask_redis(of_class, name) or of_class.local.spend(name)
         if verdict.wait:
@@ -83,12 +85,12 @@ class RateLimits:
 
     @property
     def knows_of_waits(self) -> bool:
-        """Whether this process was told to refuse anybody lately; while it was not, every `known_wait` is 0."""
+        """Whether this process may know of a key that is refused; if not, every `known_wait` is 0."""
         return bool(self._empty_until)
 
     def known_wait(self, rate_class: RateClass, key: str) -> int:
-        """Return for how many microseconds `key` will be refused, as far as this process knows; 0 if it knows of no
-        refusal. This counts nothing and does not ask Redis."""
+        """Return for how many microseconds `key` will be refused, as far as `spend` of this process has seen a refusal;
+        0 if it has not. This counts nothing and does not ask Redis."""
         name = bucket_name(rate_class, key)
         wait = self._empty_until.get(name, 0) - self._now()
         if wait <= 0:
@@ -96,7 +98,8 @@ class RateLimits:
         return max(wait, 0)
 
     def refusal(self, rate_class: RateClass, wait: int) -> RateLimitedError:
-        """Build the error for a request that has to wait for `wait` microseconds (see `known_wait`)."""
+        """Build the error for a request that has to wait for `wait` microseconds (see `known_wait`), and count the
+        refusal in the metric."""
         return self._classes[rate_class].refusal(wait)
 
     def spend_here(self, rate_class: RateClass, key: str) -> Allowance:
@@ -106,7 +109,7 @@ class RateLimits:
         return of_class.allowance(of_class.local.spend(bucket_name(rate_class, key)))
 
     async def _ask_redis(self, of_class: _Class, name: str) -> Verdict | None:
-        """Return Redis's verdict; None while Redis is away."""
+        """Count the request in Redis and return the verdict; None while Redis is away."""
         is_probe = self._degraded
         if is_probe:
             now = self._clock.monotonic()

@@ -1,4 +1,4 @@
-"""Buckets in Redis: one EVALSHA per request."""
+"""Rate-limit buckets in Redis: one EVALSHA per request."""
 
 import asyncio
 import hashlib
@@ -39,15 +39,15 @@ _SHA: Final = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
 class SharedBuckets:
-    """The buckets of all classes, for every process that has the same Redis."""
+    """The buckets of all rate classes, for every process that has the same Redis."""
 
     def __init__(self, redis: RedisClient) -> None:
-        """Use `redis`, which must have no time limit: the limit of this class covers the whole exchange."""
+        """Use `redis`, which must have no time limit of its own: `spend` limits the whole exchange."""
         self._redis = redis
         self._turns = asyncio.Semaphore(_MAX_CONNECTIONS)
 
     async def spend(self, name: str, quota: Quota) -> Verdict:
-        """Take one request from the bucket `name`, if it has one.
+        """Take one request from the bucket `name`, if it has one, and return the verdict.
 
         Raises RedisError or OSError (of which TimeoutError is one), after a quarter of a second at most.
         """

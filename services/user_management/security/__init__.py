@@ -1,2 +1,2 @@
-"""All cryptography of the service. Nothing here reads the database, and only the key sources read settings: their
-own."""
+"""All cryptography of the service. Nothing here reads the database. Only the key sources read settings: those about the
+encryption keys."""

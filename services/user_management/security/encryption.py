@@ -1,4 +1,5 @@
-"""The vault: AES-256-GCM over short secrets, every ciphertext bound to its user, its place and its key version.
+"""The encryption of the vault, which keeps tokens and other short secrets: AES-256-GCM, with every ciphertext bound to
+its user, its place and its key version.
 
 Layout of a ciphertext, in bytes: format (1) · key version (4, big endian) · nonce (12) · ciphertext and tag (n + 16).
 
@@ -50,7 +51,7 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A ciphertext as it is stored: where it belongs, and the key version beside it."""
+    """A stored ciphertext, the binding it was encrypted with, and the key version that is stored beside it."""
 
     ciphertext: bytes
     binding: Binding
@@ -58,7 +59,7 @@ class Sealed:
 
 
 Unreadable: TypeAlias = PoisonedCiphertextError | KeyUnavailableError
-"""The error that takes the place of a value in a batch that could not be read."""
+"""The error that stands in the result of a batch in place of a value that could not be decrypted."""
 
 
 def derive_root_key(secret: bytes, salt: bytes) -> bytes:
@@ -82,7 +83,8 @@ def seal_bytes(cipher: AESGCM, nonce: bytes, plaintext: bytes, associated_data: 
 
 
 def open_bytes(cipher: AESGCM, sealed: bytes, associated_data: bytes) -> bytes:
-    """Decrypt what `seal_bytes` returned. Raises PoisonedCiphertextError."""
+    """Decrypt what `seal_bytes` returned. Raises PoisonedCiphertextError if the bytes were changed, or made with
+    another key or other associated data."""
     if len(sealed) < NONCE_BYTES + TAG_BYTES:
         raise PoisonedCiphertextError
     try:
@@ -97,7 +99,8 @@ def generate_secret() -> bytes:
 
 
 class TokenEncryption:
-    """Encrypts and decrypts under the key versions this process holds."""
+    """Encrypts and decrypts under the key versions that this process holds: `roots` maps each version to its root
+    key."""
 
     def __init__(self, roots: Mapping[int, bytes]) -> None:
         self._roots = dict(roots)
@@ -156,7 +159,8 @@ class TokenEncryption:
 
 
 class _Ciphers:
-    """The ciphers of one batch, one per user and version. Users' keys are forgotten with the batch."""
+    """The ciphers of one batch, one per user and version. They live no longer than the batch, so that users' keys do
+    not stay in memory."""
 
     def __init__(self, encryption: TokenEncryption) -> None:
         self._encryption = encryption

@@ -1,4 +1,5 @@
-"""Verification of ID tokens (OpenID Connect Core section 3.1.3.7), by the same code as session tokens."""
+"""Verification of ID tokens (OpenID Connect Core section 3.1.3.7); their signatures are verified by the code that
+verifies those of session tokens."""
 
 import base64
 import hashlib
@@ -17,8 +18,8 @@ from services.user_management.security.jwt import verify_signature
 from services.user_management.utils import strict_json
 
 LEEWAY_SECONDS: Final = 120
-"""How far the provider's clock may differ from ours. It is longer than for session tokens, since an ID token is used
-once, with its nonce."""
+"""How far the provider's clock may differ from ours, in seconds. More is allowed than for session tokens, since an ID
+token is used once, with its nonce."""
 _LAST_SECOND: Final = 253_402_300_799
 _OPEN, _CLOSE = "{", "}"
 
@@ -49,16 +50,18 @@ class IdTokenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class IdTokenExpectation:
-    """The values that the token must contain."""
+    """What an ID token is verified against."""
 
     jwks_uri: str
     issuers: Collection[str]
-    """Spellings of `iss`; `{claim}` stands for a claim of the token."""
+    """The accepted spellings of `iss`; `{claim}` stands for the value of that claim in the token."""
     client_id: str
     nonce: str | None
     """The nonce that was sent; None if none was sent, and then the token must have none."""
     access_token: str
+    """The access token that came with the ID token; if the token has `at_hash`, that must be the hash of this one."""
     received_at: datetime
+    """When the ID token arrived, by our clock; the token must not have expired then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,8 @@ class IdTokenVerifier:
         self._key_sets: dict[str, RemoteKeySet] = {}
 
     async def verify(self, token: str, expected: IdTokenExpectation) -> IdToken:
-        """Verify an ID token. Raises IdTokenError, or RetryLaterError while the keys cannot be fetched."""
+        """Verify an ID token. Raises IdTokenError, or KeySetUnavailableError while the provider's keys cannot be
+        fetched."""
         try:
             signed = await verify_signature(token, self._key_set(expected.jwks_uri))
         except UnauthenticatedError:
@@ -136,8 +140,8 @@ def _check_parties(claims: Mapping[str, Any], expected: IdTokenExpectation) -> N
 
 
 def _spelled(template: str, claims: Mapping[str, Any]) -> str | None:
-    """Fill the token's own claims into the template; None if a claim is missing, or holds anything but letters, digits
-    and hyphens."""
+    """Fill the token's own claims into the template, and return the result; None if a claim is missing, or holds
+    anything but letters, digits and hyphens."""
     while _OPEN in template:
         before, _, rest = template.partition(_OPEN)
         name, _, after = rest.partition(_CLOSE)
@@ -178,7 +182,8 @@ def _check_times(claims: Mapping[str, Any], now: float) -> float:
 
 
 def _read_time(claims: Mapping[str, Any], name: str) -> float:
-    """Read a NumericDate (RFC 7519 section 2). `True` is refused, although Python takes it for a number."""
+    """Read a NumericDate (RFC 7519 section 2). `True` is refused, although Python takes it for a number. Raises
+    IdTokenError."""
     value = claims.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LAST_SECOND:
         raise IdTokenError(IdTokenProblem.CLAIMS)

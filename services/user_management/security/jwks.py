@@ -1,5 +1,5 @@
-"""The signing keys of an issuer: fetched once for all callers, kept while the issuer is down, and never displaced by
-forged tokens."""
+"""The public signing keys of an issuer: fetched once for all callers, kept while the issuer is down, and not asked for
+again and again because forged tokens name keys that do not exist."""
 
 import asyncio
 from collections import Counter
@@ -21,8 +21,9 @@ FRESH_SECONDS: Final = 300.0
 STALE_SECONDS: Final = 86_400.0
 COOL_DOWN_SECONDS: Final = 30.0
 NEGATIVE_SECONDS: Final = 45.0
-"""For how long after a fetch a `kid` that it did not have counts as unknown. A newly published key works once both this
-and the cool-down have passed since the last fetch before its publication: within 45 s, plus the fetch."""
+"""For how long after a fetch a `kid` (key id) that was not in its answer counts as unknown. A newly published key works
+once both this and the cool-down have passed since the last fetch before its publication: within 45 s, plus the
+fetch."""
 MAX_ABSENT_KEY_IDS: Final = 1000
 MAX_NUMBER_CHARACTERS: Final = 4096
 
@@ -33,7 +34,8 @@ class SigningKeys(Protocol):
     """Finds the public key for a `kid`."""
 
     async def find(self, key_id: str | None) -> RSAPublicKey | None:
-        """Return the key; None if the issuer has no such key."""
+        """Return the key; None if the issuer has no such key. Raises KeySetUnavailableError while nobody can tell,
+        because the issuer's keys cannot be fetched."""
 
 
 class RenewedKeys(SigningKeys, Protocol):
@@ -44,7 +46,8 @@ class RenewedKeys(SigningKeys, Protocol):
 
 
 class PinnedKey:
-    """One PEM public key from configuration: no network, every `kid` maps to it."""
+    """One PEM public key from configuration, used for every `kid`, without network. Raises StartupError when it is not
+    a strong RSA public key."""
 
     def __init__(self, pem: str) -> None:
         try:
@@ -65,9 +68,9 @@ class PinnedKey:
 class RemoteKeySet:
     """A JWKS (RFC 7517) behind a URL.
 
-    A known `kid` never waits for the network: a stale set is renewed in the background and served meanwhile, for up
-    to 24 h. An unknown `kid` causes at most one fetch per 30 s, whoever asks and however often, and one that the last
-    fetch did not have none for 45 s.
+    A known `kid` never waits for the network: a set older than five minutes is renewed in the background and stays in
+    use meanwhile, for up to 24 h. An unknown `kid` causes at most one fetch per 30 s, whoever asks and however often. A
+    `kid` that was missing from the last answer causes no fetch for 45 s.
     """
 
     def __init__(self, fetch: Callable[[], Awaitable[dict[str, Any]]], clock: Clock) -> None:
@@ -145,10 +148,10 @@ class RemoteKeySet:
 
 
 def parse_key_set(document: dict[str, Any]) -> dict[str, RSAPublicKey]:
-    """Return the RS256 verification keys by `kid`. Other keys are passed over. Raises ValueError if none is left.
+    """Return the RS256 verification keys by `kid`; other keys are left out. Raises ValueError if none is left.
 
-    Passed over are those whose `use`, `key_ops` or `alg` forbid it (RFC 7517 sections 4.2 to 4.4), weak ones, ids that
-    two keys share, and private keys: what is published belongs to everybody.
+    Left out are keys whose `use`, `key_ops` or `alg` forbid it (RFC 7517 sections 4.2 to 4.4), weak keys, keys whose id
+    another key has too, and private keys: what is published belongs to everybody.
     """
     entries = document.get("keys")
     if not isinstance(entries, list):

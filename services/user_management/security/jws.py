@@ -1,4 +1,4 @@
-"""Compact JWS signed with RS256 (RFC 7515 section 7.1): read once, strictly, before any key is looked for."""
+"""Reads compact JWS that are signed with RS256 (RFC 7515 section 7.1), strictly, and before any key is looked for."""
 
 import re
 from base64 import urlsafe_b64decode
@@ -35,7 +35,8 @@ class CompactJws:
 
     @classmethod
     def parse(cls, token: str) -> Self:
-        """Parse a token. Raises UnauthenticatedError for JWE, opaque tokens, other algorithms and loose encodings."""
+        """Parse a token. Raises UnauthenticatedError for JWE, opaque tokens, other algorithms, and base64url that is
+        padded or otherwise not canonical."""
         parts = token.split(".", 3) if len(token) <= MAX_TOKEN_CHARACTERS else ()
         if len(parts) != 3:
             raise UnauthenticatedError("The credential is not a session token.")
@@ -51,7 +52,7 @@ class CompactJws:
             raise UnauthenticatedError("The credential is not a session token.") from None
 
     def payload(self, key: RSAPublicKey | None) -> bytes:
-        """Return the payload, if `key` signed it. Raises UnauthenticatedError."""
+        """Return the payload, if `key` signed it. Raises UnauthenticatedError if it did not or is None."""
         if key is None or not _RS256.verify(self._signing_input, key, self._signature):
             raise UnauthenticatedError("The session token is not valid.")
         try:

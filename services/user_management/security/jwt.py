@@ -1,4 +1,5 @@
-"""Verification of session tokens (RFC 7519, RFC 8725), with everything pinned that an attacker could choose."""
+"""Verification of session tokens (RFC 7519, RFC 8725). Whatever an attacker could choose is fixed here or by the
+configuration and not taken from the token: algorithm, issuer, authorized parties."""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -27,7 +28,9 @@ _LAST_SECOND: Final = 253_402_300_799
 class SessionClaims:
     """What a verified session token says.
 
-    `factor_verification_age`: minutes since the first and the second factor were given, -1 for never; None if unsaid.
+    `impersonator` is the subject of the person who acts as the user; None for nobody. `factor_verification_age`:
+    minutes since the first and the second factor were given, -1 for never; None if the token does not say. `claims` are
+    all claims of the token.
     """
 
     issuer: str
@@ -40,7 +43,7 @@ class SessionClaims:
 
 
 class _Verified(NamedTuple):
-    """A token that was verified, by `key`."""
+    """The claims of a token, and the key by which it was verified."""
 
     key_id: str | None
     key: RSAPublicKey | None
@@ -48,10 +51,11 @@ class _Verified(NamedTuple):
 
 
 class SessionVerifier:
-    """Verifies the session tokens that one set of keys signs.
+    """Verifies the session tokens of one Clerk instance, which `keys` are the keys of.
 
-    `issuer` may name several, for an instance that is reachable under several addresses. Another instance has other
-    keys and needs a verifier of its own: its keys must not vouch for this one's users.
+    `issuer` may name several, for an instance that is reachable under several addresses. Another instance needs another
+    verifier, since its keys must not vouch for this instance's users. `authorized_parties` are the origins that may be
+    in `azp`; with `allow_missing_azp` a token without `azp` is accepted too.
     """
 
     def __init__(
@@ -71,10 +75,10 @@ class SessionVerifier:
         self._verified: dict[bytes, _Verified] = {}
 
     async def verify(self, token: str) -> SessionClaims:
-        """Return the claims of a valid token.
+        """Return the claims of a valid token, and remember that it was verified.
 
-        Raises UnauthenticatedError for an invalid token, SessionPendingError for a session with an open task, and
-        RetryLaterError while the issuer's keys cannot be fetched.
+        Raises UnauthenticatedError for an invalid token, SessionPendingError for a session whose user has not finished
+        signing in, and KeySetUnavailableError while the issuer's keys cannot be fetched.
         """
         digest = hashlib.sha256(token.encode(errors="replace")).digest()
         session = await self._recall(digest)
@@ -86,7 +90,8 @@ class SessionVerifier:
         return session
 
     async def _recall(self, digest: bytes) -> SessionClaims | None:
-        """Return the claims of a token that was verified before, if the issuer still has the very key that verified it.
+        """Return the claims of a token that was verified before, if the issuer still has the very key that verified it;
+        None for any other token.
 
         A session token comes with every request during its life of a minute. What can change is checked each time: the
         key here, the times by the caller. Tokens are remembered by their hashes, so that memory holds no tokens.
@@ -100,7 +105,8 @@ class SessionVerifier:
         return None
 
     async def _read(self, token: str, digest: bytes) -> SessionClaims:
-        """Verify everything about a token that does not change with time, and remember its claims."""
+        """Verify everything about a token that does not change with time, and remember and return its claims. Raises
+        UnauthenticatedError, KeySetUnavailableError."""
         signed = await verify_signature(token, self._keys)
         claims = _read_object(signed.payload)
         self._check_pinned(claims)
@@ -119,8 +125,8 @@ class SessionVerifier:
         return session
 
     def _check_pinned(self, claims: Mapping[str, Any]) -> None:
-        """Check issuer and party. A token with `aud` is refused, since it was made for somebody else: an ID token, or
-        one of Clerk's JWT templates."""
+        """Check `iss` and `azp`. A token with `aud` is refused, since it was made for somebody else: it is an ID token,
+        or made from one of Clerk's JWT templates. Raises UnauthenticatedError."""
         issuer = claims.get("iss")
         if not isinstance(issuer, str) or issuer not in self._issuers or "aud" in claims:
             raise _invalid()
@@ -133,7 +139,7 @@ class SessionVerifier:
 
 
 class SignedPayload(NamedTuple):
-    """A payload, and the key that has signed it."""
+    """The payload of a signed token, and the key that has signed it."""
 
     key_id: str | None
     key: RSAPublicKey | None
@@ -141,10 +147,10 @@ class SignedPayload(NamedTuple):
 
 
 async def verify_signature(token: str, keys: SigningKeys) -> SignedPayload:
-    """Verify a compact RS256 JWS with one of `keys` and return its payload.
+    """Verify a compact RS256 JWS with one of `keys`, and return its payload and the key.
 
-    No key is looked up until the token has the right form. Raises UnauthenticatedError, or RetryLaterError while the
-    keys cannot be fetched.
+    No key is looked up until the token has the right form. Raises UnauthenticatedError, or KeySetUnavailableError while
+    the keys cannot be fetched.
     """
     unverified = CompactJws.parse(token)
     key = await keys.find(unverified.key_id)
@@ -170,7 +176,8 @@ def _check_times(claims: Mapping[str, Any], now: float) -> None:
 
 
 def _read_time(claims: Mapping[str, Any], name: str) -> float:
-    """Read a NumericDate (RFC 7519 section 2). `True` is refused, although Python takes it for a number."""
+    """Read a NumericDate (RFC 7519 section 2). `True` is refused, although Python takes it for a number. Raises
+    UnauthenticatedError."""
     value = claims.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LAST_SECOND:
         raise _invalid()
@@ -178,7 +185,8 @@ def _read_time(claims: Mapping[str, Any], name: str) -> float:
 
 
 def _read_identifier(claims: Mapping[str, Any], name: str) -> str:
-    """Read a claim of 1 to 255 printable ASCII characters, as OpenID Connect Core section 2 demands of `sub`."""
+    """Read a claim of 1 to 255 printable ASCII characters, as OpenID Connect Core section 2 demands of `sub`. Raises
+    UnauthenticatedError."""
     value = claims.get(name)
     if not isinstance(value, str) or not 0 < len(value) <= MAX_IDENTIFIER_CHARACTERS:
         raise _invalid()
@@ -189,7 +197,7 @@ def _read_identifier(claims: Mapping[str, Any], name: str) -> str:
 
 def _read_impersonator(claims: Mapping[str, Any]) -> str | None:
     """Return who acts as the subject (RFC 8693 section 4.1); None for nobody. An `act` claim that names nobody is
-    refused, so that an impersonator is never taken for the user."""
+    refused with UnauthenticatedError, so that an impersonator is never taken for the user."""
     if "act" not in claims:
         return None
     actor = claims["act"]
@@ -206,5 +214,5 @@ def _read_verification_age(claims: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _invalid() -> UnauthenticatedError:
-    """Build the one error for every defect, so that it teaches a forger nothing."""
+    """Build the error that is the same for nearly every defect, so that it teaches a forger nothing."""
     return UnauthenticatedError("The session token is not valid.")

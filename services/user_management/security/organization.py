@@ -1,4 +1,4 @@
-"""Reads the organisation that a session acts in, from Clerk's claims of version 2 or of version 1, into one form."""
+"""Reads the organisation that a session acts in from Clerk's claims, which have two versions, into one form."""
 
 import re
 from collections.abc import Mapping
@@ -29,8 +29,9 @@ def read_organization(claims: Mapping[str, Any]) -> Organization | None:
     """Return the active organisation; None for a personal session.
 
     Only the claims of the version that the token states are read: in version 2 `org_role` is a name that customers may
-    fill as they like. Claims that cannot be understood give no organisation, and a warning. Such claims only ever add
-    rights, so none is the safe reading, while refusing the token would sign everybody out when Clerk adds something.
+    fill as they like. Claims that cannot be understood give None: an unknown version silently, anything else with a
+    warning in the log. Such claims only ever add rights, so none is the safe reading, while refusing the token would
+    sign everybody out when Clerk adds something.
     """
     version = claims.get("v", 1)
     try:
@@ -76,7 +77,7 @@ def _version_2(claims: Mapping[str, Any]) -> Organization | None:
 
 def _unpacked(features: list[str], names: list[str], bitmasks: list[int]) -> tuple[str, ...]:
     """Return the permissions that the bitmasks in `fpm` select: one bitmask per feature of the organisation, over the
-    names in `per`, the least significant bit first."""
+    names in `per`, the least significant bit first. Raises ValueError if a bitmask has no feature or a bit no name."""
     if len(bitmasks) > len(features) or any(bitmask >> len(names) for bitmask in bitmasks):
         raise ValueError("o.fpm does not fit fea and o.per")
     return tuple(
@@ -88,7 +89,8 @@ def _unpacked(features: list[str], names: list[str], bitmasks: list[int]) -> tup
 
 
 def _organization_features(features: Any) -> list[str]:
-    """Return the features whose scope has an `o`: of `o:dashboard,u:export,uo:teams` these are `dashboard`, `teams`."""
+    """Return the features whose scope has an `o`: of `o:dashboard,u:export,uo:teams` these are `dashboard`, `teams`.
+    Raises ValueError for a name of another form."""
     entries = [word.strip().partition(":") for word in _text(features, "fea").split(",") if word.strip()]
     return [_matching(_NAME, name, "fea") for scope, _, name in entries if "o" in scope]
 

@@ -18,8 +18,8 @@ _ROCA_RESIDUES: Final = {
 
 
 def is_strong(key: RSAPublicKey) -> bool:
-    """Tell whether a key has the size and the exponent of FIPS 186-5 section 5.1 (2^16 < e < 2^256) and is not one of
-    CVE-2017-15361.
+    """Tell whether a key has a size from 2048 to 8192 bits and the exponent of FIPS 186-5 section 5.1 (2^16 < e <
+    2^256), and was not made by the broken generator of CVE-2017-15361.
 
     An even exponent need not be checked: the library `cryptography` refuses it in a JWK and in a PEM.
     """

@@ -1,4 +1,5 @@
-"""Keyed hashes from one signing secret, separated by purpose."""
+"""Keyed hashes (HMAC-SHA256) under the signing secret, with a separate key for each purpose; also plain hashes and
+random tokens."""
 
 import base64
 import hashlib
@@ -13,7 +14,8 @@ from services.user_management.security.encryption import hkdf_expand
 
 
 def sha256(text: str) -> bytes:
-    """Hash a secret that only has to be recognised; the 32 bytes are stored in its place."""
+    """Return the SHA-256 of a secret that only has to be recognised when it comes again; the 32 bytes are stored in its
+    place."""
     return hashlib.sha256(text.encode()).digest()
 
 
@@ -28,9 +30,11 @@ def base64url(raw: bytes) -> str:
 
 
 class Signer:
-    """Derives PKCE verifiers, nonces and tombstones, and signs flow tickets and cursors.
+    """Derives PKCE verifiers, nonces and tombstones (keyed hashes of erased users' subjects), and signs cursors and the
+    tickets of flows. A flow is one attempt to connect an account.
 
-    The first secret signs. Former secrets still verify; they are kept for as long as erased users must not come back.
+    The first of `secrets` signs. Former secrets still verify, and have to be kept for as long as erased users must not
+    come back. Raises StartupError if there is no secret.
     """
 
     def __init__(self, secrets: list[str] | tuple[str, ...]) -> None:
@@ -46,15 +50,16 @@ class Signer:
         return [hmac.digest(hkdf_expand(root, purpose.encode()), message, "sha256") for root in self._roots]
 
     def pkce_verifier(self, state_hash: bytes) -> str:
-        """Return the code verifier of a flow, 43 characters (RFC 7636 section 4.1).
+        """Return the code verifier of a flow, 43 characters (RFC 7636 section 4.1). `state_hash` is the SHA-256 of the
+        flow's `state`.
 
-        It is derived and not stored, so that somebody who can read the database cannot use a flow's row.
+        The verifier is derived and not stored, so that somebody who can read the database cannot use a flow's row.
         """
         return base64url(self._mac("pkce", state_hash))
 
     def nonce(self, state_hash: bytes) -> str:
-        """Return the nonce that the ID token of a flow must repeat (OpenID Connect Core section 3.1.2.1). It is
-        derived, as the verifier is."""
+        """Return the nonce that the ID token of a flow must repeat (OpenID Connect Core section 3.1.2.1). It is derived
+        from `state_hash`, as the code verifier is."""
         return base64url(self._mac("nonce", state_hash))
 
     def flow_ticket(self, flow_id: UUID) -> str:
@@ -86,7 +91,8 @@ class Signer:
         return self._macs("tombstone", json.dumps([issuer, subject]).encode())
 
     def encode_cursor(self, scope: str, position: list[Any]) -> str:
-        """Make an opaque cursor that is valid only for the list `scope`."""
+        """Make an opaque cursor for `position`, which must be JSON, that is valid only for the list `scope`. The
+        position is signed, not encrypted."""
         payload = json.dumps(position, separators=(",", ":"), ensure_ascii=False).encode()
         return base64url(self._mac(f"cursor:{scope}", payload)[:16] + payload)
 

@@ -37,7 +37,8 @@ def sign(signing_secrets: Iterable[str], *, message_id: str, timestamp: int, bod
 
 
 class WebhookVerifier:
-    """Checks `v1` signatures under any of several active secrets."""
+    """Checks `v1` signatures under any of several active secrets, each `whsec_` and base64. Raises StartupError if a
+    secret is malformed or there is none."""
 
     def __init__(self, signing_secrets: Iterable[str]) -> None:
         self._keys = [_decode_secret(secret) for secret in signing_secrets]

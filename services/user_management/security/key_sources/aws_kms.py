@@ -1,7 +1,8 @@
-"""Secrets wrapped by a symmetric key of AWS KMS. Imported only by a process that uses it (see `selection`).
+"""The key source for secrets that are wrapped (encrypted) by a symmetric key of AWS KMS. Imported only by a process
+that uses it (see `selection`).
 
-The encryption context is part of what KMS authenticates: a blob that was wrapped for another service, or for another
-version, is refused there. https://docs.aws.amazon.com/kms/latest/APIReference/API_Decrypt.html
+The encryption context is part of what KMS authenticates: KMS refuses a blob that was wrapped for another service, or
+for another version. https://docs.aws.amazon.com/kms/latest/APIReference/API_Decrypt.html
 """
 
 import base64
@@ -36,7 +37,7 @@ class KmsTarget:
 
 
 class AwsKmsKeySource:
-    """Asks KMS to decrypt each version's blob."""
+    """A key source that asks KMS to decrypt the wrapped secret of each version."""
 
     def __init__(self, target: KmsTarget, wrapped: Mapping[int, bytes]) -> None:
         self._target = target
@@ -44,7 +45,7 @@ class AwsKmsKeySource:
         self._opened: Any = None
 
     def versions(self) -> list[int]:
-        """Return the versions that this source offers, ascending, without asking KMS."""
+        """Return the versions for which there are wrapped secrets, ascending. KMS is not asked."""
         return sorted(self._wrapped)
 
     def load(self, version: int) -> bytes:
@@ -57,12 +58,13 @@ class AwsKmsKeySource:
         return of_right_length(version, answer["Plaintext"])
 
     def wrap(self, version: int, secret: bytes) -> str:
-        """Wrap a secret; return base64 of KMS's CiphertextBlob. Raises StartupError."""
+        """Have KMS encrypt `secret`, and return base64 of its CiphertextBlob. Raises StartupError."""
         answer = self._ask("encrypt", version, Plaintext=secret)
         return base64.b64encode(answer["CiphertextBlob"]).decode()
 
     def _ask(self, operation: str, version: int, **parameters: bytes) -> Any:
-        """Call KMS with the key and the context of `version`. Raises StartupError, which quotes no secret."""
+        """Call `operation` of KMS with the key and the encryption context of `version`. Raises StartupError, which
+        names the variable to look at and quotes no secret."""
         context = {"service": SERVICE, "key_version": str(version)}
         try:
             call = getattr(self._client(), operation)

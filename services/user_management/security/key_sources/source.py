@@ -6,16 +6,16 @@ from services.user_management.exceptions import StartupError
 from services.user_management.security.encryption import KEY_BYTES
 
 SERVICE: Final = "user-management"
-"""Authenticated with each wrapped secret, together with its version, so that a secret that was wrapped for another
-service or another version is refused."""
+"""The name of this service, which is authenticated with each wrapped secret, together with the key version, so that a
+secret that was wrapped for another service or another version is refused."""
 KEYS_VARIABLE: Final = "ENCRYPTION_KEYS"
 
 
 class KeySource(Protocol):
-    """Gives the 32-byte secret of a key version, once, at boot. Its methods block."""
+    """Gives the secrets of the key versions at boot, 32 bytes each. Its methods block."""
 
     def versions(self) -> list[int]:
-        """Return the versions that this source offers, ascending, without any call."""
+        """Return the versions that this source offers, ascending, without asking anybody."""
 
     def load(self, version: int) -> bytes:
         """Return the secret of `version`, 32 bytes. Raises StartupError naming the variable and the version."""

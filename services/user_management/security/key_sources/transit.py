@@ -1,8 +1,8 @@
-"""Secrets wrapped by the transit engine of HashiCorp Vault or OpenBao.
+"""The key source for secrets that are wrapped (encrypted) by the transit engine of HashiCorp Vault or OpenBao.
 
-Service and key version go into `associated_data`, which the AEAD key types of the engine authenticate: a text that was
-wrapped for another version is refused there (https://openbao.org/api-docs/secret/transit/#decrypt-data). A *derived*
-key would take a `context` instead; it is refused by the engine with a message of its own.
+Service and key version go into `associated_data`, which the AEAD key types of the engine authenticate: the engine
+refuses a text that was wrapped for another version (https://openbao.org/api-docs/secret/transit/#decrypt-data). A
+*derived* key would take a `context` instead; the engine refuses such a key with an error message that says so.
 """
 
 import base64
@@ -32,7 +32,7 @@ _NO_SUCH_PATH: Final = 404
 
 @dataclass(frozen=True, slots=True)
 class TransitTarget:
-    """The transit key, the engine's address and the token."""
+    """The transit key, the engine's address, and the token or the file that has it."""
 
     url: str
     key: str
@@ -43,14 +43,14 @@ class TransitTarget:
 
 
 class TransitKeySource:
-    """Asks the engine to decrypt each version's text."""
+    """A key source that asks the engine to decrypt the wrapped secret of each version."""
 
     def __init__(self, target: TransitTarget, wrapped: Mapping[int, bytes]) -> None:
         self._target = target
         self._wrapped = dict(wrapped)
 
     def versions(self) -> list[int]:
-        """Return the versions that this source offers, ascending, without any call."""
+        """Return the versions for which there are wrapped secrets, ascending. The engine is not asked."""
         return sorted(self._wrapped)
 
     def load(self, version: int) -> bytes:
@@ -63,11 +63,12 @@ class TransitKeySource:
         return of_right_length(version, secret)
 
     def wrap(self, version: int, secret: bytes) -> str:
-        """Wrap a secret; return the engine's `vault:v…` text. Raises StartupError."""
+        """Have the engine encrypt `secret`, and return its `vault:v…` text. Raises StartupError."""
         return self._ask("encrypt", version, "ciphertext", plaintext=base64.b64encode(secret).decode())
 
     def _ask(self, operation: str, version: int, member: str, **body: str) -> str:
-        """Call the engine and return one member of its answer. Raises StartupError, which quotes no secret."""
+        """Call the engine and return one member of its answer. Raises StartupError, which names the variable to look at
+        and quotes no secret."""
         target = self._target
         path = f"v1/{quote(target.mount.strip('/'))}/{operation}/{quote(target.key, safe='')}"
         associated = base64.b64encode(f"{SERVICE}:{version}".encode()).decode()
@@ -88,8 +89,8 @@ class TransitKeySource:
         return self._member(response, version, member)
 
     def _post(self, url: str, version: int, body: dict[str, str]) -> HttpResponse:
-        """POST to the engine and return its answer below 500. After anything else it is asked again, three times in
-        all. Raises StartupError."""
+        """POST to the engine and return its answer if the status is below 500. After a higher status or no answer the
+        engine is asked again, three times in all. Raises StartupError."""
         headers = {"X-Vault-Token": self._token(version), "X-Vault-Request": "true"}
         failure = ""
         with self._client() as client:
