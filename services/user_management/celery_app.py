@@ -1,4 +1,4 @@
-"""The worker and beat processes: composition root of the jobs."""
+"""The worker and beat processes (beat sends the tasks, workers run them): composition root of the jobs."""
 
 import asyncio
 import sys
@@ -78,13 +78,14 @@ def start_runtime(**_: Any) -> None:
 
 @signals.worker_shutting_down.connect
 def announce_stop(**_: Any) -> None:
-    """Tell the children to start nothing new. Calls that are at a provider have their 8 s to end."""
+    """Tell the worker's children to start nothing new. Calls to providers that are under way may still take their 8
+    s."""
     stopping.set()
 
 
 @signals.worker_process_shutdown.connect
 def stop_runtime(**_: Any) -> None:
-    """Close the child's pools."""
+    """Close what the container of a worker's child has open."""
     runtime.stop()
 
 

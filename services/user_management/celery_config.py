@@ -1,5 +1,5 @@
-"""The configuration of Celery, which only carries ticks: Postgres knows what is due, so a lost or doubled message
-changes nothing."""
+"""The configuration of Celery, which carries nothing but ticks, messages that make a worker look whether a job is due:
+Postgres knows what is due, so a lost or doubled message changes nothing."""
 
 from typing import Any, Final
 
@@ -19,10 +19,11 @@ TICKS: Final[dict[JobName, float]] = {
     JobName.CHECK_INTEGRATIONS: 10.0,
     JobName.MAINTAIN_TABLES: 600.0,
 }
-"""Seconds between two ticks of a job. A tick asks for the job's current slot; the task defines how long a slot is."""
+"""Seconds between two ticks of a job. A tick asks for the job's current slot (one due run, which one worker claims);
+the task defines how long a slot is."""
 HARD_TIME_LIMIT_SECONDS: Final = 60
-"""When Celery kills a task (SIGKILL), even in the middle of a call. No healthy task lives so long: its slice ends after
-five seconds and times out after twenty."""
+"""After how long Celery kills a task (SIGKILL), even in the middle of a call. No healthy task lives so long: the slice
+of its job's work ends after five seconds and is cut off after twenty."""
 
 
 def broker_url(redis_url: str) -> str:

@@ -1,4 +1,4 @@
-"""The one HTTP client of a process; the only module that knows httpx by name."""
+"""Makes the HTTP clients of a process, and sends requests with them; the only module that knows httpx by name."""
 
 import asyncio
 import ssl
@@ -24,11 +24,12 @@ NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 class ResponseTooLargeError(httpx.TransportError):
-    """Raised for an answer larger than 1 MiB, for which no party that we call has a reason."""
+    """Raised for an answer larger than the reader accepts: 1 MiB, or 32 MiB for a page of Clerk's users."""
 
 
 def create_http_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """Make a client without redirects, cookies or environment proxies; `transport` replaces the network in tests."""
+    """Make a client without redirects, cookies or proxies from the environment; `transport` replaces the network in
+    tests."""
     return httpx.AsyncClient(
         transport=transport,
         follow_redirects=False,
@@ -55,7 +56,8 @@ def create_blocking_http_client(*, ca_file: Path | None = None) -> httpx.Client:
 
 
 async def send(client: httpx.AsyncClient, request: httpx.Request) -> tuple[httpx.Response, bytes]:
-    """Send and read the body, up to MAX_BODY_BYTES. Raises TransportError."""
+    """Send a request; return the answer, whatever its status, and its body. Raises TransportError, of which
+    ResponseTooLargeError is one, for a body of more than MAX_BODY_BYTES."""
     if (trace := failpoints.call_trace()) is not None:
         request.extensions["trace"] = trace
     response = await client.send(request, stream=True)
@@ -71,7 +73,8 @@ async def send(client: httpx.AsyncClient, request: httpx.Request) -> tuple[httpx
 
 
 async def fetch_json(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
-    """GET a JSON object within FETCH_SECONDS in all. Raises RetryLaterError for anything else."""
+    """GET a JSON object, within FETCH_SECONDS in all. Raises RetryLaterError for anything but a status of 200 with a
+    JSON object."""
     try:
         async with asyncio.timeout(FETCH_SECONDS):
             response, body = await send(client, client.build_request("GET", url))

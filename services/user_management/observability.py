@@ -53,7 +53,8 @@ _CONNECTION_FAMILIES: Final = {
 
 
 class IntegrationCounters(Collector):
-    """The counters of integrations, which are kept in Postgres, as they were last read."""
+    """The counters of integrations as they were last read from Postgres, where all processes add to them. `is_current`
+    is False while they cannot be read."""
 
     def __init__(self) -> None:
         self.is_current = False

@@ -1,4 +1,4 @@
-"""Runs migrations as the owner role, over the same driver as the service.
+"""Runs migrations as the owner role of the database, over the same driver as the service.
 
 Called by `cli db`, by Alembic's own command line, and by tests, which pass `attributes["url"]`.
 """
@@ -16,19 +16,22 @@ from services.user_management.models import metadata
 from services.user_management.settings import get_settings
 
 LOCK_TIMEOUT = "2s"
-"""How long a migration waits for a lock. One that fails has given way to the traffic and is run again."""
+"""How long a migration waits for a lock. A migration that waits longer fails, so that it does not hold up the traffic,
+and is run again."""
 
 
 _PARTITION = re.compile(r"(audit_logs|audit_details|token_reads)_(p\d{6}|default)")
 
 
 def include_name(name: str | None, kind: str, _parents: Any) -> bool:
-    """Leave the partitions to the function that makes them."""
+    """Tell whether Alembic compares the object `name` with the models: anything but the partitions, which a function in
+    the database makes."""
     return not (kind == "table" and name is not None and _PARTITION.fullmatch(name))
 
 
 def run(connection: Connection, runtime_role: str) -> None:
-    """Run the migrations in one transaction each."""
+    """Run the migrations, each in a transaction of its own. They grant `runtime_role`, under which the service runs,
+    its rights."""
     context.configure(
         connection=connection,
         target_metadata=metadata,

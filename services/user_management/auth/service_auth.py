@@ -104,7 +104,7 @@ def _basic_pair(request: Request) -> tuple[str, str] | None:
 
 async def refuse_guesses(request: Request, credential: ServiceCredential) -> None:
     """Refuse a key that is probably guessed, before it costs an SQL statement: one that comes from an address with too
-    many refused credentials. Raises RateLimitedError.
+    many refused credentials. Raises RateLimitedError, DatabaseUnavailableError.
 
     A valid key is not refused for what others at its address do: while the address has to wait, keys are looked up in a
     list of the valid ones, which all addresses share and which is read from the database once a second at most. A key

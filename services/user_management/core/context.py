@@ -13,7 +13,7 @@ DEFAULT_BODY_BYTES: Final = 64 << 10
 
 @dataclass(slots=True)
 class RequestContext:
-    """What is known of one request or of one run of a job. The functions below add to it as the request goes on."""
+    """What is known of one request or of one run of a job. The functions below add to it while the request goes on."""
 
     request_id: str = "-"
     trace_id: str | None = None
@@ -32,7 +32,8 @@ _current: ContextVar[RequestContext] = ContextVar("request_context")
 
 
 def current_context() -> RequestContext:
-    """Return the context of this task; outside any request, an anonymous one that is made for it."""
+    """Return the context of the current asyncio task; outside any request or job, an anonymous one that is made for
+    that task."""
     context = _current.get(None)
     if context is None:
         context = RequestContext()

@@ -1,7 +1,8 @@
 """Named places at which a crash test may end the process. Outside the test environment they do nothing.
 
-`FAILPOINT=<name>:<action>[:<pass>]`; actions are `kill` (SIGKILL, as a power cut would look to the others) and `raise`,
-taken at the pass of that number (default 1) and at no other, so that a process can do its work before it dies.
+`FAILPOINT=<name>:<action>[:<pass>]`. The action is `kill` (SIGKILL, which to other processes looks like a power cut) or
+`raise`. It is taken when the place is passed for the `<pass>`-th time (default 1) and at no other time, so that a
+process can do its work before it dies.
 """
 
 import asyncio
@@ -70,11 +71,12 @@ class _Armed:
     point: Failpoint
     action: Action
     passes_left: int
-    """Passes until the failpoint fires, that pass included."""
+    """How many more passes there are until the action is taken, the pass that takes it included."""
 
 
 PAUSE_SECONDS: Final = 0.25
-"""How long after the sending K3 and K4 act: enough for another party on this machine to commit and to answer."""
+"""How many seconds after the sending of a request K3 and K4 act: enough for another party on this machine to commit and
+to answer."""
 Trace = Callable[[str, dict[str, Any]], Awaitable[None]]
 
 _SPECIFICATION: Final = re.compile(r"(?P<name>[^:]+):(?P<action>[^:]+)(?::(?P<number>[1-9][0-9]{0,5}))?")
@@ -84,13 +86,15 @@ _watching: ContextVar[bool] = ContextVar("failpoints_watching", default=False)
 
 
 def arm(specification: str | None) -> None:
-    """Arm the one failpoint of `specification`, or none. Raises StartupError for one that does not exist."""
+    """Arm the one failpoint of `specification`; with None or an empty text, none. Raises StartupError for a
+    specification that is malformed or names what does not exist."""
     global _armed
     _armed = _parse(specification) if specification else None
 
 
 def failpoint(point: Failpoint) -> None:
-    """Take the action that is armed for this pass of `point`, if there is one."""
+    """Take the action that is armed for this pass of `point`, if there is one: end the process, or raise
+    FailpointReached."""
     if _armed is None or _armed.point is not point:
         return
     _armed.passes_left -= 1
@@ -113,7 +117,7 @@ def watched_call() -> Iterator[None]:
 
 def call_trace() -> Trace | None:
     """Return the callback that hears of each step of an HTTP call (httpx's `trace` extension); None if nothing is
-    armed."""
+    armed, or outside the block of `watched_call`."""
     return _trace if _armed is not None and _watching.get() else None
 
 

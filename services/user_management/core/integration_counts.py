@@ -12,7 +12,7 @@ OTHER_REASON: Final = "other"
 
 
 class IntegrationCounter(StrEnum):
-    """The counters."""
+    """The names of the counters."""
 
     TRANSITION = "transition"
     """Changes of an integration's status."""
@@ -29,12 +29,13 @@ class IntegrationCount:
     counter: IntegrationCounter
     provider: str
     outcome: str = ""
-    """The new status, or how the refresh ended."""
+    """Of a transition, the new status; of a refresh, how it ended."""
     reason: str = ""
+    """Of a transition: our own reason, `none` or `other`; empty for the other counters."""
 
 
 def transition(provider: str, status: IntegrationStatus, reason: str | None = None) -> IntegrationCount:
-    """Name the series for an integration that changes to `status`. Any `reason` that is not one of ours counts as
+    """Return the series for an integration that changes to `status`. Any `reason` that is not one of ours counts as
     `other`."""
     label = NO_REASON if reason is None else OTHER_REASON
     if reason in set(ReauthReason):
@@ -43,18 +44,18 @@ def transition(provider: str, status: IntegrationStatus, reason: str | None = No
 
 
 def refresh(provider: str, end: RefreshEnd) -> IntegrationCount:
-    """Name the series for a refresh that ended in `end` and whose outcome is stored."""
+    """Return the series for a refresh that ended in `end` and whose outcome is stored."""
     return IntegrationCount(IntegrationCounter.REFRESH, provider, end.value)
 
 
 def misconfigured(provider: str) -> IntegrationCount:
-    """Name the series for a provider that refuses our client or is not configured, so that an operator has to act."""
+    """Return the series for a provider that refuses our client or is not configured, so that an operator has to act."""
     return IntegrationCount(IntegrationCounter.MISCONFIGURED, provider)
 
 
 def expected_of(provider: str) -> list[IntegrationCount]:
-    """List the series of `provider` that are shown as 0 before anything has happened: `increase()` does not count the
-    first 1 of a series that did not exist before."""
+    """Return the series of `provider` that are shown as 0 before anything has happened: Prometheus's `increase()` does
+    not count the first 1 of a series that did not exist before."""
     return [
         *(transition(provider, IntegrationStatus.NEEDS_REAUTH, reason) for reason in ReauthReason),
         transition(provider, IntegrationStatus.REVOKED, ReauthReason.REVOKED_AT_PROVIDER),

@@ -1,4 +1,4 @@
-"""The authenticated party that is asking, as a typed value."""
+"""The principal: the authenticated party that is asking, as a typed value."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,7 +23,7 @@ class Principal:
     """Subject of the person who acts as the user in an impersonated session (`act` claim, RFC 8693 section 4.1)."""
     is_admin: bool = False
     permissions: frozenset[str] = frozenset()
-    """What a service may call beyond reading tokens; empty for others."""
+    """The names of what a service may do beyond reading tokens (`ServicePermission`); empty for others."""
 
 
 ANONYMOUS = Principal(PrincipalKind.ANONYMOUS, "anonymous")

@@ -51,7 +51,7 @@ class _Verified(NamedTuple):
 
 
 class SessionVerifier:
-    """Verifies the session tokens of one Clerk instance, which `keys` are the keys of.
+    """Verifies the session tokens of one Clerk instance, whose signing keys are `keys`.
 
     `issuer` may name several, for an instance that is reachable under several addresses. Another instance needs another
     verifier, since its keys must not vouch for this instance's users. `authorized_parties` are the origins that may be

@@ -1,6 +1,7 @@
-"""Configuration from the environment: groups under plain names (`DATABASE_POOL_SIZE` is `settings.database.pool_size`).
+"""Configuration from the environment, in groups under plain names: `DATABASE_POOL_SIZE` is
+`settings.database.pool_size`.
 
-Development starts with no variable set. Production is strict: every problem is reported at once, by the
+Development starts with no variable set. Production is strict, and a start reports every problem at once, by the
 variable's name. Only the composition roots (`main`, `celery_app`, `cli`) read `get_settings()`.
 """
 
@@ -29,7 +30,8 @@ __all__ = [
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the environment (and `.env`). Raises StartupError listing every problem, one line each."""
+    """Read the settings from the environment and `.env`; `overrides` go before both. Raises StartupError listing every
+    problem, one line each."""
     problems: dict[str, str] = {}
     try:
         settings = Settings(**overrides)
@@ -52,7 +54,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _use_default(overrides: dict[str, Any], path: list[str]) -> None:
-    """Write the default value of `path` into the nested `overrides`, which win over the environment."""
+    """Write the default value of the setting at `path` into the nested `overrides`, which go before the environment."""
     default = Settings.model_fields[path[0]].default
     if len(path) == 1 or not isinstance(default, BaseModel):
         overrides[path[0]] = default
@@ -62,5 +64,5 @@ def _use_default(overrides: dict[str, Any], path: list[str]) -> None:
 
 @cache
 def get_settings() -> Settings:
-    """Return the settings of this process."""
+    """Return the settings of this process, read once. Raises StartupError."""
     return load_settings()

@@ -1,4 +1,5 @@
-"""The groups of variables, with their development defaults."""
+"""The groups of settings, with their defaults for development. A field is an environment variable: its name after that
+of its group in `Settings`, so that `url` of `database` is `DATABASE_URL`."""
 
 import base64
 from enum import StrEnum
@@ -49,7 +50,7 @@ class DatabaseGroup(BaseModel):
     url: DatabaseUrl = SecretStr("postgresql://user_management@localhost/user_management")
     """URL for the runtime role, which has no UPDATE or DELETE on audit tables."""
     migration_url: DatabaseUrl | None = None
-    """The owner role, used by `cli db` alone; default: `DATABASE_URL`."""
+    """URL for the owner role, which only `cli db` uses; default: `DATABASE_URL`."""
     pool_size: int = Field(default=5, ge=1, le=200)
     """Connections for units of work and reads, per process; up to as many again under load."""
     door_pool_size: int = Field(default=8, ge=1, le=200)
@@ -74,7 +75,7 @@ class ClerkGroup(BaseModel):
     issuer: str = "http://127.0.0.1:8001/clerk"
     """Clerk's Frontend API URL, the `iss` of its session tokens."""
     jwks_url: str | None = None
-    """Default: the issuer's `/.well-known/jwks.json`."""
+    """URL of Clerk's signing keys; default: the issuer's `/.well-known/jwks.json`."""
     jwt_key: Annotated[str | None, AfterValidator(public_key)] = None
     """PEM public key from the dashboard; with it no JWKS is fetched. Line breaks may be written as \\n."""
     api_url: str = "https://api.clerk.com/v1"
@@ -86,8 +87,9 @@ class ClerkGroup(BaseModel):
     )
     """The webhooks' signing secret, `whsec_…`; several, separated by spaces, while one is being rotated."""
     authorized_parties: TextList = ["http://localhost:3000"]
-    """Origins that may be in `azp`."""
+    """Origins that may be in the claim `azp` of session tokens (who the token was issued to)."""
     allow_missing_azp: bool = False
+    """Whether session tokens without `azp` are accepted."""
     instance_id: str | None = None
     """When set, webhooks of any other Clerk instance are refused."""
     cookie_suffix: Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z0-9_-]{8}$")] = None
@@ -100,22 +102,24 @@ class ClerkGroup(BaseModel):
 
 
 class KeySourceKind(StrEnum):
-    """Who turns what `ENCRYPTION_KEYS` holds into secrets."""
+    """Where the 32-byte secrets of the key versions come from, given the values of `ENCRYPTION_KEYS`."""
 
     STATIC = "static"
-    """No key source unwraps them: the values are the secrets."""
+    """The values are the secrets themselves."""
     AWS_KMS = "aws_kms"
+    """AWS KMS decrypts the values."""
     TRANSIT = "transit"
-    """HashiCorp Vault or OpenBao."""
+    """The transit engine of HashiCorp Vault or OpenBao decrypts the values."""
 
 
 class EncryptionGroup(BaseModel):
     source: KeySourceKind = KeySourceKind.STATIC
-    """`static`, or who unwraps the keys at boot: `aws_kms`, `transit` (HashiCorp Vault, OpenBao)."""
+    """`static`, or who decrypts the keys at boot: `aws_kms`, `transit` (HashiCorp Vault, OpenBao)."""
     keys: dict[int, SecretBytes] = {1: SecretBytes(DEVELOPMENT_SECRET.encode()[:32])}
     """JSON object: key version → base64 of 32 random bytes, or the wrapped secret (`cli keys generate` prints one)."""
     keys_file: Path | None = None
-    """A file with the same JSON object; its versions are added to `ENCRYPTION_KEYS`, which then has no default."""
+    """A file with the same JSON object; its versions are added to those of `ENCRYPTION_KEYS`, which with a file has no
+    default."""
     salt: SecretStr = SecretStr(DEVELOPMENT_SECRET)
     """Salt of the root key derivation, one for the life of the data."""
     kms_key_id: str | None = None
@@ -154,8 +158,8 @@ class EncryptionGroup(BaseModel):
         return self
 
     def secrets(self) -> dict[int, bytes]:
-        """Return, by key version, what the variable and the file hold: the secret, or with a source that unwraps, the
-        text of the wrapped secret. Raises ValueError when the file cannot be used."""
+        """Return, by key version, what the variable and the file hold: the secret or, with a source other than
+        `static`, the text of the encrypted secret. Raises ValueError when the file cannot be used."""
         given = {version: key.get_secret_value() for version, key in self.keys.items()}
         if self.keys_file is None:
             return given
@@ -170,8 +174,8 @@ class EncryptionGroup(BaseModel):
 
 class SigningGroup(BaseModel):
     secret: SecretStr = SecretStr(DEVELOPMENT_SECRET)
-    """Signs cursors, derives PKCE verifiers, hashes erased subjects. Several, separated by spaces: the first signs; the
-    former ones stay for as long as subjects that were erased under them must stay unknown."""
+    """Signs cursors, derives PKCE verifiers, hashes erased subjects. Several secrets are separated by spaces, and the
+    first one signs. Keep a former one for as long as subjects that were erased under it must stay unknown."""
 
 
 class OAuthClient(BaseModel):
@@ -199,16 +203,19 @@ class FrontendGroup(BaseModel):
     redirect_uris: TextList = []
     """Exact URLs of the front end to which a provider may return directly, instead of to our callback."""
     connect_url: str = "http://localhost:3000/connect/{provider}?scopes={scopes}"
-    """`reconnect_url` of token refusals, with `{provider}` and `{scopes}` filled in."""
+    """Where a user connects an account again: the `reconnect_url` of refused token reads, with `{provider}` and
+    `{scopes}` filled in."""
 
 
 class AdminGroup(BaseModel):
     user_ids: TextList = []
+    """Ids of the users who are administrators."""
 
 
 class ErasureGroup(BaseModel):
     after_days: int = Field(default=30, ge=0, le=3650)
-    """Hold-back: how long a deleted user can be restored by an admin before everything is erased."""
+    """Hold-back: for how many days after the deletion of a user an administrator can restore them; then everything is
+    erased."""
 
 
 class RefreshGroup(BaseModel):
@@ -219,15 +226,16 @@ class RefreshGroup(BaseModel):
 
 class LimitsGroup(BaseModel):
     user: Quota = QuotaPolicy(100, 60)
-    """`COUNT/SECONDS` for each principal."""
+    """Requests of each signed-in user. Each quota is COUNT/SECONDS: so many requests at once, which come back evenly
+    over that time."""
     anonymous: Quota = QuotaPolicy(100, 60)
-    """For each address of which nobody is signed in."""
+    """Requests of each address, where nobody is signed in."""
     sign_in: Quota = QuotaPolicy(5, 60)
-    """`COUNT/SECONDS` of sign-in attempts for each address."""
+    """Sign-in attempts of each address."""
     webhook: Quota = QuotaPolicy(600, 60)
-    """Deliveries that cannot be verified, for each address."""
+    """Deliveries of webhooks that cannot be verified, of each address."""
     internal: Quota = QuotaPolicy(1000, 1)
-    """For each service (token reads: for each of its keys), in each process."""
+    """Requests of each service (token reads: of each of its keys), in each process."""
 
     def policies(self) -> dict[RateClass, QuotaPolicy]:
         """Return the quota of each rate class."""
@@ -258,9 +266,11 @@ class LogGroup(BaseModel):
 
 class DrainGroup(BaseModel):
     delay_seconds: float = Field(default=0.0, ge=0, le=5)
-    """From SIGTERM (`/ready` turns 503) to the closing of the listener; a load balancer's poll interval."""
+    """How long after SIGTERM, at which `/ready` turns 503, the listener is closed: the interval at which a load
+    balancer polls `/ready`."""
 
 
 class SandboxGroup(BaseModel):
     url: str | None = None
-    """Set by the development stack; production refuses it."""
+    """URL of the sandbox, which imitates Clerk and the providers. Set by the development stack; production refuses
+    it."""

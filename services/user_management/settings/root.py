@@ -1,4 +1,4 @@
-"""All groups together, as pydantic-settings reads them from the environment."""
+"""The root of the settings: all groups, as pydantic-settings reads them from the environment."""
 
 from collections.abc import Iterator
 
@@ -28,7 +28,11 @@ from services.user_management.settings.groups import (
 
 
 class Settings(BaseSettings):
-    """All variables. Field names are variable names in lower case."""
+    """All settings, from environment variables or `.env`; an empty variable counts as not set.
+
+    The variable of a field is its name in upper case; that of a field in a group has the group's name before it:
+    `DOCS_ENABLED` is `docs.enabled`.
+    """
 
     model_config = SettingsConfigDict(
         env_nested_delimiter="_",
@@ -81,7 +85,7 @@ class Settings(BaseSettings):
 
 
 def variable_names(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
-    """Every environment variable that exists, in order of definition."""
+    """Yield the name of every environment variable that is read, in order of definition."""
     for name, field in model.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):

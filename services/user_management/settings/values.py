@@ -23,7 +23,7 @@ class QuotaPolicy:
 
 
 def parse_json(value: object) -> object:
-    """Parse JSON from the environment. Raises ValueError."""
+    """Parse JSON from the environment; anything but text is returned unchanged. Raises ValueError."""
     if not isinstance(value, str):
         return value
     try:
@@ -33,7 +33,8 @@ def parse_json(value: object) -> object:
 
 
 def parse_list(value: object) -> object:
-    """Parse a JSON list, or plain values separated by commas."""
+    """Parse a JSON list, or plain values separated by commas; anything but text is returned unchanged. Raises
+    ValueError."""
     if isinstance(value, str) and not value.lstrip().startswith("["):
         return [part.strip() for part in value.split(",") if part.strip()]
     return parse_json(value)
@@ -76,7 +77,8 @@ def folder(path: Path | None) -> Path | None:
 
 
 def read_key_map(path: Path) -> dict[object, object]:
-    """Read the JSON object of a key file. Raises ValueError, which says what is wrong and never quotes a key."""
+    """Read the JSON object of a key file, unchecked but for being an object. Raises ValueError, which says what is
+    wrong and never quotes a key."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -107,7 +109,8 @@ def decode_key_map(keys: object) -> dict[int, bytes]:
 
 
 def wrapped_key_map(keys: object) -> dict[int, bytes]:
-    """Return wrapped secrets as their key source wrote them. Raises ValueError naming the version (never the value)."""
+    """Return the texts of wrapped (encrypted) secrets, by key version, as their key source wrote them. Raises
+    ValueError naming the version (never the value)."""
     if not isinstance(keys, dict):
         raise ValueError("is not a JSON object of version to wrapped secret")
     for version, value in keys.items():
@@ -123,8 +126,8 @@ def _key_version(version: object) -> int:
 
 
 def parse_quota_policy(value: object) -> object:
-    """Parse `COUNT/SECONDS`. COUNT is at most a million: with a window of one second a request then takes a
-    microsecond, our unit of time. Raises ValueError."""
+    """Parse `COUNT/SECONDS`; anything but text is returned unchanged. COUNT is at most a million: with a window of one
+    second a request then comes back after a microsecond, our unit of time. Raises ValueError."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"([1-9][0-9]{0,6})/([1-9][0-9]{0,4})", value.strip())
@@ -135,7 +138,7 @@ def parse_quota_policy(value: object) -> object:
 
 def parse_networks(value: object) -> object:
     """Parse networks, as a JSON list or separated by commas or spaces; an address is a network of one. Raises
-    ValueError."""
+    ValueError, also for a network of all addresses."""
     if isinstance(value, str):
         value = parse_json(value) if value.lstrip().startswith("[") else re.split(r"[,\s]+", value.strip())
     if not isinstance(value, list):

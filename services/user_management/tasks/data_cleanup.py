@@ -21,7 +21,8 @@ def maintain_tables() -> None:
 
 @shared_task(name=JobName.ERASE_USERS.value)
 def erase_users() -> None:
-    """Every hour, in slices, erase deleted users whose hold-back is over."""
+    """Every hour, in slices of a few seconds, erase deleted users whose hold-back (the days in which they can be
+    restored) is over."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.ERASE_USERS, period_seconds=HOUR_SECONDS, work=container.users.erasure.erase_due

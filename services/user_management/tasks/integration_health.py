@@ -9,7 +9,7 @@ from services.user_management.tasks.runtime import runtime
 
 @shared_task(name=JobName.CHECK_INTEGRATIONS.value)
 def check_integrations() -> None:
-    """Every 15 minutes, in slices, check integrations and providers."""
+    """Every 15 minutes, in slices of a few seconds, check integrations (users' linked accounts) and providers."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.CHECK_INTEGRATIONS,

@@ -10,7 +10,7 @@ PERIOD_SECONDS = 60.0
 
 @shared_task(name=JobName.REWRAP_SECRETS.value)
 def rewrap_secrets() -> None:
-    """Every minute, in slices, encrypt anew whatever is not under the active key version."""
+    """Every minute, in slices of a few seconds, encrypt anew whatever is not encrypted under the active key version."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.REWRAP_SECRETS, period_seconds=PERIOD_SECONDS, work=container.keys.rotation.rewrap

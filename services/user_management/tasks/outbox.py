@@ -1,4 +1,5 @@
-"""Tasks that tell others what happened."""
+"""Tasks that tell others what happened: events go from the outbox (the table in which they wait) to Redis, and as
+webhooks to the subscriptions."""
 
 from celery import shared_task
 
@@ -11,7 +12,7 @@ DELIVER_PERIOD_SECONDS = 2.0
 
 @shared_task(name=JobName.RELAY_OUTBOX.value)
 def relay_outbox() -> None:
-    """Every 2 s, relay the events of the outbox."""
+    """Every 2 s, send the events of the outbox to Redis, and queue the webhooks for them."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.RELAY_OUTBOX, period_seconds=RELAY_PERIOD_SECONDS, work=container.events.outbox.relay

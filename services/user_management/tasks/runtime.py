@@ -11,8 +11,8 @@ from services.user_management.container import Container
 Result = TypeVar("Result")
 
 SETTLE_SECONDS = 20.0
-"""Seconds that a run waits for refreshes that outlive their slice. With the slice's own 20 s, this is still below
-Celery's hard limit of 60 s."""
+"""Seconds that a task waits at its end for refreshes that go on after its slice (the few seconds of its job's work).
+With the slice's own limit of 20 s, this is still below Celery's hard limit of 60 s."""
 
 
 class WorkerRuntime:
@@ -29,8 +29,9 @@ class WorkerRuntime:
         self._runner.run(self._container.start())
 
     def run(self, use_case: Callable[[Container], Coroutine[Any, Any, Result]]) -> Result:
-        """Run one use case in a fresh context, so that no task sees what the one before has set: a Runner would share
-        one context between its runs."""
+        """Run one use case, then wait for refreshes under way, and return the result. It gets a fresh context, so that
+        no task sees what the one before has set: an asyncio.Runner would share one context between its runs. Raises
+        RuntimeError before `start`."""
         if self._runner is None or self._container is None:
             raise RuntimeError("the worker runtime was not started")
         return self._runner.run(self._settled(use_case, self._container), context=Context())

@@ -1,5 +1,5 @@
-"""Tasks for tokens at the providers: they settle unknown outcomes, refresh what runs out soon, and revoke what was
-given up."""
+"""Tasks for tokens at the providers: they settle refreshes whose outcome is unknown, refresh tokens that run out soon,
+and revoke tokens that nobody needs any more."""
 
 from celery import shared_task
 
@@ -13,7 +13,8 @@ REVOKE_PERIOD_SECONDS = 2.0
 
 @shared_task(name=JobName.SWEEP_LEASES.value)
 def sweep_leases() -> None:
-    """Every 10 s, settle the refreshes whose lease ran out with an unknown outcome."""
+    """Every 10 s, repeat the refreshes whose outcome is unknown, since their lease ran out before an answer was
+    stored."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.SWEEP_LEASES, period_seconds=SWEEP_PERIOD_SECONDS, work=container.tokens.refresh_jobs.sweep
@@ -23,7 +24,7 @@ def sweep_leases() -> None:
 
 @shared_task(name=JobName.REFRESH_DUE_TOKENS.value)
 def refresh_due_tokens() -> None:
-    """Every quarter of an hour, in slices, refresh the tokens that run out soon."""
+    """Every quarter of an hour, in slices of a few seconds, refresh the access tokens that run out soon."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.REFRESH_DUE_TOKENS,
@@ -35,7 +36,8 @@ def refresh_due_tokens() -> None:
 
 @shared_task(name=JobName.REVOKE_TOKENS.value)
 def revoke_tokens() -> None:
-    """Every 2 s, revoke tokens that were given up."""
+    """Every 2 s, revoke at their providers the tokens that nobody needs any more, such as those of disconnected
+    integrations, as far as a revocation is due."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.REVOKE_TOKENS,

@@ -14,7 +14,7 @@ RECONCILE_PERIOD_SECONDS = 86_400.0
 
 @shared_task(name=JobName.RETRY_WEBHOOKS.value)
 def retry_webhooks() -> None:
-    """Every 2 s, apply the received events that could not be applied yet."""
+    """Every 2 s, try again to apply the received events that could not be applied yet, as far as an attempt is due."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.RETRY_WEBHOOKS, period_seconds=RETRY_PERIOD_SECONDS, work=container.clerk.webhooks.retry_due
@@ -24,7 +24,8 @@ def retry_webhooks() -> None:
 
 @shared_task(name=JobName.RECONCILE_CLERK.value)
 def reconcile_clerk() -> None:
-    """Once a day, in slices, reconcile all users with Clerk."""
+    """Once a day, in slices of a few seconds, compare all users with Clerk and repair what differs. Without
+    CLERK_SECRET_KEY nothing is done but a warning in the log."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.RECONCILE_CLERK,

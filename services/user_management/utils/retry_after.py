@@ -6,7 +6,8 @@ from email.utils import parsedate_to_datetime
 
 
 def read_retry_after(text: str, now: datetime) -> float | None:
-    """Return the seconds from `now`, read from a number or a date; None for any other text."""
+    """Return the seconds from `now` that `text` asks to wait, as a number or as a date (0 for a date that is past);
+    None for any other text."""
     text = text.strip()
     if re.fullmatch("[0-9]{1,9}", text):
         return float(text)

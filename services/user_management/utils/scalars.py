@@ -11,8 +11,8 @@ _DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]", re.ASCII)
 
 
 def _as_text(value: Any) -> Any:
-    """Let RFC 3339 text and datetimes pass. Pydantic also takes seconds since 1970, which `format: date-time` does not
-    promise."""
+    """Return `value` if it is RFC 3339 text or a datetime; raise PydanticCustomError otherwise. Pydantic alone also
+    takes seconds since 1970, which `format: date-time` does not promise."""
     if isinstance(value, datetime) or (isinstance(value, str) and _DATE_AND_TIME.match(value)):
         return value
     raise PydanticCustomError("time_format", "must be a time as RFC 3339 writes it, with its offset from UTC")
@@ -20,7 +20,7 @@ def _as_text(value: Any) -> Any:
 
 def _in_utc(moment: datetime) -> datetime:
     """Convert a time to UTC. On the first and the last day of the calendar some hours have no UTC time that Python or
-    Postgres can hold; these are refused."""
+    Postgres can hold; for these it raises PydanticCustomError."""
     try:
         return moment.astimezone(UTC)
     except OverflowError:
@@ -28,7 +28,8 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 def _integral(value: Any) -> Any:
-    """Accept 219.0 as an integer: it is one to JSON Schema, and some languages write every number so."""
+    """Return a float like 219.0 as an integer, and anything else unchanged: 219.0 is an integer to JSON Schema, and
+    some languages write every number so."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

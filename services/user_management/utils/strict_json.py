@@ -1,4 +1,5 @@
-"""Parses JSON as strictly as RFC 8259 means it: no NaN, no duplicate names, and limited nesting."""
+"""Parses JSON as strictly as RFC 8259 means it: no NaN, no duplicate names, and limits on nesting and on the number of
+values."""
 
 import json
 import math
@@ -18,7 +19,7 @@ class StrictJSONError(ValueError):
 
 
 def loads(raw: bytes) -> Any:
-    """Parse UTF-8 `raw`. Raises StrictJSONError."""
+    """Parse one JSON document in UTF-8. Raises StrictJSONError."""
     containers = raw.count(b"[") + raw.count(b"{")
     if containers + raw.count(b",") > MAX_PUNCTUATION:
         raise StrictJSONError("too many values")
@@ -41,8 +42,9 @@ def loads(raw: bytes) -> Any:
 
 
 def storable(value: Any) -> Any:
-    """Replace by U+FFFD every character that JSON allows and Postgres cannot store: NUL and half a surrogate pair. This
-    is for input that we cannot send back to its author; a caller's own input is refused instead."""
+    """Return `value` with U+FFFD in place of every character that JSON allows and Postgres cannot store (NUL and half a
+    surrogate pair), in names too. This is for input that we cannot send back to its author; a caller's own input is
+    refused instead."""
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value)
     if isinstance(value, list):
@@ -60,7 +62,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _finite(text: str) -> float:
-    """Read a float, but refuse a number like 1e400: it would become infinity, which JSON cannot express."""
+    """Read a float, but raise StrictJSONError for a number like 1e400: it would become infinity, which JSON cannot
+    express."""
     number = float(text)
     if not math.isfinite(number):
         raise StrictJSONError("a number is too large")

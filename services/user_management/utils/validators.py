@@ -108,7 +108,8 @@ def person_name(text: str, *, max_length: int = MAX_NAME_CHARACTERS) -> str:
     """A `plain_line` that no browser reads as markup: neither `<` nor `>`, and no HTML character reference.
 
     A reference is what HTML's own algorithm takes for one, with or without its semicolon: `&lt;`, `&lt`, `&#60;`, not
-    `Smith & Sons` or `AT&T`. Judged in NFKD, so that a later fold of wide letters makes no markup.
+    `Smith & Sons` or `AT&T`. The text is judged in NFKD, so that software that folds wide letters later makes no markup
+    of it.
     """
     text = plain_line(text, max_length=max_length)
     folded = unicodedata.normalize("NFKD", text)
@@ -118,10 +119,10 @@ def person_name(text: str, *, max_length: int = MAX_NAME_CHARACTERS) -> str:
 
 
 def email_address(text: str) -> str:
-    """An address as RFC 5321 and 6531 write it, at most 254 characters: NFC, trimmed, its domain in lower case.
+    """An e-mail address as RFC 5321 and 6531 write it, at most 254 characters: NFC, trimmed, its domain in lower case.
 
-    The local part stays as typed, and the domain in the form (Unicode or `xn--`) it was typed in; one that IDNA would
-    map to another spelling is refused. So are quoted local parts, address literals and reserved domains (.test).
+    The local part stays as typed, and the domain in the form (Unicode or `xn--`) it was typed in. Refused are a domain
+    that IDNA would map to another spelling, quoted local parts, address literals and reserved domains (.test).
     """
     text = plain_line(text, max_length=MAX_EMAIL_CHARACTERS)
     local, _, domain = text.rpartition("@")
@@ -172,14 +173,15 @@ def _is_ipv6(host: str) -> bool:
 
 
 def time_zone(text: str) -> str:
-    """A name of the pinned IANA database, in its own case."""
+    """A time zone: a name of the pinned IANA database, in exactly its upper and lower case."""
     if text not in TIME_ZONES:
         raise PydanticCustomError("time_zone", "must be an IANA time zone like Europe/Zurich, spelled exactly so")
     return text
 
 
 def locale_tag(text: str) -> str:
-    """BCP 47's language[-Script][-REGION], in the case of RFC 5646 section 2.1.1: `zh-hant-tw` becomes `zh-Hant-TW`."""
+    """A language tag, language[-Script][-REGION] of BCP 47, put into the case of RFC 5646 section 2.1.1: `zh-hant-tw`
+    becomes `zh-Hant-TW`."""
     match = _LOCALE.fullmatch(text)
     if match is None:
         raise PydanticCustomError("locale", "must be a language tag like en, en-US or zh-Hant-TW")
@@ -188,7 +190,8 @@ def locale_tag(text: str) -> str:
 
 
 def phone_number(text: str) -> str:
-    """E.164: `+`, then 7 to 15 digits, the first not 0. Spaces, hyphens, parentheses and dots are removed."""
+    """A phone number of E.164: `+`, then 7 to 15 digits, the first not 0. Spaces, hyphens, parentheses and dots are
+    removed."""
     if _PHONE.fullmatch(text) is None:
         raise PydanticCustomError("phone_number", "must be an international number like +41 44 668 18 00")
     return text.translate(_WITHOUT_SEPARATORS)
