@@ -1,4 +1,4 @@
-"""One real Postgres and one real Valkey for a test run: started by the controlling process, shared by its workers.
+"""Starts one real Postgres and one real Valkey for a test run: in the controlling process, whose workers share them.
 
 The migrated database `user_management` is the template that each worker clones: 50 ms against a second of migrating.
 """
@@ -41,7 +41,7 @@ class Servers:
 
 
 def migrate(servers: Servers, database: str, revision: str) -> None:
-    """Bring a database to `revision`, up or down."""
+    """Upgrade a database to the newest revision if `revision` is `head`; otherwise downgrade it to `revision`."""
     config = alembic_config()
     config.attributes["url"] = servers.owner_url(database)
     config.attributes["runtime_url"] = servers.url(database)
@@ -52,7 +52,7 @@ def migrate(servers: Servers, database: str, revision: str) -> None:
 
 
 class _ServerOwner:
-    """Starts the servers when the first one asks, stops them when the run ends."""
+    """Starts the servers and migrates the template when they are first asked for, and stops them when the run ends."""
 
     def __init__(self) -> None:
         self._servers: Servers | None = None
@@ -83,7 +83,8 @@ _owner = _ServerOwner()
 
 
 class _ShareWithWorkers:
-    """Hooks of pytest-xdist, registered only where it is installed."""
+    """A plugin that tells each worker of pytest-xdist where the servers are; registered only where pytest-xdist is
+    installed."""
 
     def pytest_configure_node(self, node: Any) -> None:
         servers = _owner.get()
@@ -102,12 +103,12 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest) -> Servers:
-    """The servers of this run."""
+    """Return the servers of this run."""
     shared = getattr(request.config, "workerinput", None)
     return Servers(shared["postgres_socket"], shared["valkey_url"]) if shared else _owner.get()
 
 
 @pytest.fixture(scope="session")
 def worker_name() -> str:
-    """`gw0`, `gw1`, … or `main`."""
+    """Return the name of this worker: `gw0`, `gw1`, … or, without pytest-xdist, `main`."""
     return os.environ.get("PYTEST_XDIST_WORKER", "main")

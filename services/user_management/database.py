@@ -1,8 +1,8 @@
-"""The database as this process sees it: ormar's connection for models and units of work, a driver pool for the
-statements in the path of every request.
+"""The database as this process sees it: ormar's connection for models and units of work (transactions), and the door, a
+pool of driver connections for the statements in the path of every request.
 
-ormar wants a database object when a model class is created, long before settings are read; so there is one object
-per process that is bound later. Constructing it connects to nothing.
+ormar wants a database object when a model class is created, long before settings are read; so there is one object per
+process that is bound later. Constructing it connects to nothing.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ transactions that were rolled back in favour of another one (deadlock, serializa
 UNDEFINED_TABLE: Final = "42P01"
 """SQLSTATE of a missing table."""
 FEATURE_NOT_SUPPORTED: Final = "0A000"
-"""SQLSTATE of anything that a server cannot do; writing during recovery is one case among many."""
+"""SQLSTATE of whatever a server cannot do; writing while it is a standby is one case among many."""
 
 _OPEN_FOR_WRITING: Final = "SET TRANSACTION READ WRITE"
 _PRIMARY: Final = SessionAttribute.primary
@@ -65,9 +65,9 @@ log = structlog.get_logger(__name__)
 class BoundLater(DatabaseConnection):
     """ormar's connection, given its URL after the models exist.
 
-    Every transaction begins as READ ONLY, that of a plain statement too, and `open_for_writing` alone changes one. Each
-    BEGIN says so, because nothing else holds everywhere: pgbouncer refuses the setting as a startup parameter, and in
-    transaction mode it forgets what was SET in a session.
+    Every transaction begins as READ ONLY, that of a plain statement too, and only `open_for_writing` lets one write.
+    Each BEGIN says so, because nothing else holds everywhere: pgbouncer refuses the setting as a startup parameter, and
+    in transaction mode it forgets what was SET in a session.
     """
 
     def __init__(self) -> None:
@@ -76,12 +76,12 @@ class BoundLater(DatabaseConnection):
         self._generation = 0
 
     def bind(self, url: str, **options: Any) -> None:
-        """Set where `connect()` will connect to."""
+        """Set the URL and the options of the engine that `connect()` creates."""
         self._url = url
         self._options = {**options, "execution_options": {"postgresql_readonly": True}}
 
     async def connect(self) -> None:
-        """Create the engine. It connects to nothing."""
+        """Create the engine, if there is none. Connections are opened when first used."""
         if self.is_connected:
             return
         await super().connect()
@@ -92,13 +92,13 @@ class BoundLater(DatabaseConnection):
         event.listen(self.engine.sync_engine, "handle_error", self._notice_standby)
 
     async def open_for_writing(self, connection: AsyncConnection) -> None:
-        """Let the transaction that `connection` has just begun write. A standby already refuses the statement that asks
-        for this."""
+        """Let the transaction that `connection` has just begun write. A standby refuses this statement already, and all
+        pooled connections are then dropped."""
         await connection.exec_driver_sql(_OPEN_FOR_WRITING)
 
     async def drop_connections(self) -> None:
-        """Replace every pooled connection, the door's too, before its next use, because the server that they lead to
-        takes no writes."""
+        """Replace every pooled connection, the door's too, before its next use, because the server that these
+        connections lead to takes no writes."""
         self._generation += 1
         if self.door is not None:
             await self.door.expire_connections()
@@ -113,8 +113,9 @@ class BoundLater(DatabaseConnection):
             raise DisconnectionError
 
     def _notice_standby(self, context: ExceptionContext) -> None:
-        """Treat a standby as a server that is away. Only recovery makes Postgres refuse SET TRANSACTION READ WRITE as a
-        feature that is not supported; a cached plan that no longer fits has the same SQLSTATE and stays our error."""
+        """Treat a standby as a server that is away, and drop all connections. Only a standby refuses SET TRANSACTION
+        READ WRITE as a feature that is not supported; a cached plan that no longer fits has the same SQLSTATE and stays
+        our error."""
         sqlstate = getattr(context.original_exception, "sqlstate", None)
         if context.statement == _OPEN_FOR_WRITING and sqlstate == FEATURE_NOT_SUPPORTED:
             context.is_disconnect = True
@@ -143,28 +144,30 @@ def _parsed(url: str) -> URL:
 
 
 def sqlalchemy_url(url: str) -> str:
-    """Return `url` as SQLAlchemy's asyncpg dialect wants it."""
+    """Return `url` in the form that SQLAlchemy's asyncpg dialect takes."""
     return _parsed(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
 
 
 def driver_url(url: str) -> str:
-    """Return `url` as asyncpg itself wants it."""
+    """Return `url` in the form that asyncpg itself takes."""
     return _parsed(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def role_of(url: str) -> str:
-    """Return the role that `url` logs in as."""
+    """Return the role that `url` logs in as; empty if it names none."""
     return _parsed(url).username or ""
 
 
 async def fetch_row(
     pool: DriverPool, statement: str, *arguments: Any, timeout_seconds: float
 ) -> "asyncpg.Record | None":
-    """Return the first row of `statement`. Waits for a free connection for at most `timeout_seconds`.
+    """Return the first row of `statement`, None if there is none. Waits for a free connection for at most
+    `timeout_seconds`.
 
-    Raises TimeoutError, and ReadOnlySQLTransactionError if the server takes no writes (any more). The pool's own
-    timeout is not used, because it makes a task for each acquisition, and no timer is started while a connection is
-    idle: the two would cost a tenth of the CPU of a request.
+    Raises what the driver raises (see UNAVAILABLE), among it TimeoutError, and ReadOnlySQLTransactionError if the
+    server takes no writes (any more), which also drops all connections. The pool's own timeout is not used, because it
+    makes a task for each acquisition, and no timer is started while a connection is idle: the two would cost a tenth of
+    the CPU of a request.
     """
     if pool.get_idle_size():
         connection = await pool.acquire()
@@ -194,12 +197,12 @@ async def fetch_rows(
 
 
 async def _keep_session(_connection: object) -> None:
-    """Do nothing, in place of the pool's reset: our statements leave nothing behind in a session, so that round trip is
-    saved."""
+    """Do nothing, in place of the statement by which the pool resets a session: our statements leave nothing behind in
+    a session, so this round trip is saved."""
 
 
 class Database:
-    """Opens and closes the two pools: SQLAlchemy's, and the driver's for the door."""
+    """Opens and closes the two pools: SQLAlchemy's, and the driver's, which is the door."""
 
     def __init__(self, settings: DatabaseGroup) -> None:
         self._settings = settings
@@ -242,7 +245,7 @@ class Database:
         )
 
     async def disconnect(self) -> None:
-        """Close both pools."""
+        """Close both pools and the connection of `ping`."""
         if self._probe is not None:
             self._probe.terminate()
             self._probe = None
@@ -253,15 +256,15 @@ class Database:
 
     @property
     def door(self) -> "asyncpg.Pool[asyncpg.Record]":
-        """Return the pool of driver connections, for the statements in the path of every request. The one of
-        `queries.token_read` writes."""
+        """Return the pool of driver connections, for the statements in the path of every request. Only the statement of
+        `queries.token_read` writes. Raises DatabaseUnavailableError before `connect`."""
         if ormar_database.door is None:
             raise DatabaseUnavailableError
         return ormar_database.door
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a read-only connection for Core queries."""
+        """Lend a connection in a read-only transaction, for queries of SQLAlchemy Core."""
         async with ormar_database.connection() as connection:
             yield connection
 
@@ -290,8 +293,8 @@ class Database:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Tell whether `error` means that Postgres is away, or gave up a transaction for another one, rather than that a
-    statement is wrong."""
+    """Tell whether `error` means that Postgres is away or rolled a transaction back in favour of another one, rather
+    than that a statement is wrong."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     cause = getattr(error, "orig", None) or error
@@ -304,12 +307,12 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def is_schema_missing(error: BaseException) -> bool:
-    """Tell whether `error` means that nobody has migrated the database."""
+    """Tell whether `error` means that a table is missing, because nobody has migrated the database."""
     return getattr(getattr(error, "orig", None), "sqlstate", None) == UNDEFINED_TABLE
 
 
 def constraint_name(error: BaseException) -> str | None:
-    """Return the name of the constraint that an IntegrityError is about."""
+    """Return the name of the constraint that `error` is about; None if it is about none."""
     name = getattr(_driver_error(error), "constraint_name", None)
     return str(name) if name else None
 

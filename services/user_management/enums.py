@@ -34,7 +34,8 @@ class ServicePermission(StrEnum):
 
 
 class IntegrationStatus(StrEnum):
-    """`active` and `degraded` can serve tokens; the others need a person."""
+    """The status of an integration, a user's linked account. `active` and `degraded` can serve tokens; a degraded one
+    will stop (it has no refresh token), or its provider fails at the moment. The others need a person."""
 
     ACTIVE = "active"
     DEGRADED = "degraded"
@@ -49,24 +50,26 @@ class TokenKind(StrEnum):
 
 
 class RefreshKind(StrEnum):
-    """What a provider does with the old refresh token when it is used."""
+    """The kind of a provider's refresh tokens: what it does with the old one when it is used."""
 
     STATIC = "static"
     """The old token stays valid, and no new one is issued (Google)."""
     OVERLAP = "overlap"
-    """A new one is issued, the old one stays valid (Microsoft)."""
+    """A new token is issued; the old one stays valid (Microsoft)."""
     GRACE = "grace"
-    """A new token is issued; for a while the old one brings the same successor again."""
+    """A new token is issued; for a while, using the old one again brings that same new token."""
     STRICT = "strict"
     """A new token is issued; using the old one again revokes the whole consent."""
 
 
 class FlowStatus(StrEnum):
-    """Life of one connect attempt."""
+    """The status of one connect attempt."""
 
     PENDING = "pending"
     RETURNED = "returned"
+    """The user came back from the provider with a code; the front end has not confirmed yet."""
     CONSUMED = "consumed"
+    """The attempt was confirmed, which uses up its code and can be done once."""
     FAILED = "failed"
 
 
@@ -77,7 +80,8 @@ class EncryptionKeyState(StrEnum):
 
 
 class TokenOutcome(StrEnum):
-    """The outcome of a token read; all but `granted` and `stale` are refusals."""
+    """The outcome of a token read; all but `granted` and `stale` are refusals. `stale`: the access token runs out too
+    soon, or the provider refused it, so it is refreshed before the answer."""
 
     GRANTED = "granted"
     STALE = "stale"
@@ -97,13 +101,13 @@ class ReauthReason(StrEnum):
     """Why an integration needs its user again."""
 
     GRANT_REFUSED = "grant_refused"
-    """The provider answered `invalid_grant` or a relative of it."""
+    """The provider refused the refresh token, by `invalid_grant` or another code that means the same."""
     REFRESH_INTERRUPTED = "refresh_interrupted"
     """A refresh was cut off after the provider may have rotated the token, and the old one no longer works."""
     NO_REFRESH_TOKEN = "no_refresh_token"  # noqa: S105 - a reason
     """The access token ran out and the provider never issued a refresh token."""
     TOKEN_UNREADABLE = "token_unreadable"  # noqa: S105 - a reason
-    """The stored ciphertext fails its authentication tag under a proven key."""
+    """The stored token is damaged: it cannot be decrypted, although the key is proven to be the right one."""
     SCOPE_MISSING = "scope_missing"
     """The user consented to less than the provider file requires."""
     SCOPE_UPGRADE = "scope_upgrade"
@@ -111,11 +115,13 @@ class ReauthReason(StrEnum):
     REFRESH_EXHAUSTED = "refresh_exhausted"
     """The provider refused every refresh for days, with a code that its file does not list."""
     REVOKED_AT_PROVIDER = "revoked_at_provider"
-    """The user, or their administrator, took the consent back there. Goes with the status `revoked`."""
+    """The user, or their administrator, took the consent back at the provider. The integration's status is then
+    `revoked`."""
 
 
 class RefreshEnd(StrEnum):
-    """How a refresh ended, for the counters. Without a refresh token there is no refresh, and nothing is counted."""
+    """How a refresh ended, for the metrics. An integration without a refresh token is not refreshed, and nothing is
+    counted for it."""
 
     REFRESHED = "refreshed"
     REAUTH = "reauth"
@@ -129,7 +135,7 @@ class RefreshEnd(StrEnum):
 
 
 class ProviderErrorKind(StrEnum):
-    """Who has to act on a provider's refusal."""
+    """The kind of a provider's refusal: who has to act on it."""
 
     REAUTH = "reauth"
     """The user has to act: the refresh token no longer works."""
@@ -140,7 +146,8 @@ class ProviderErrorKind(StrEnum):
     TRANSIENT = "transient"
     """Nobody has to act: the failure passes by itself."""
     UNKNOWN = "unknown"
-    """Unclear: the code of the refusal is unknown. Such refusals have to last before an integration is marked."""
+    """It is unclear who has to act: the code of the refusal is unknown. An integration is marked only when such
+    refusals have lasted for days."""
 
 
 class ProviderState(StrEnum):
@@ -153,7 +160,7 @@ class ProviderState(StrEnum):
 
 
 class RevocationState(StrEnum):
-    """What became of a token that is to be revoked at its provider."""
+    """What became of the revocation of a token at its provider."""
 
     PENDING = "pending"
     DONE = "done"
@@ -163,6 +170,7 @@ class RevocationState(StrEnum):
     """The provider has no way to revoke, or we have no token that it would take: unreadable, or run out with nothing to
     renew it."""
     GIVEN_UP = "given_up"
+    """Every attempt failed for a week."""
 
 
 class SubscriptionStatus(StrEnum):
@@ -171,16 +179,17 @@ class SubscriptionStatus(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """The state of an outgoing webhook."""
+    """The state of a delivery: one event on its way to one subscription, by webhook."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
     FAILED = "failed"
-    """All attempts were used."""
+    """Every attempt failed, and no more are made."""
 
 
 class EventType(StrEnum):
-    """Outbox events. Payloads carry ids and changed paths, never personal values."""
+    """The types of the events that tell others what happened. Payloads carry ids and changed paths, never personal
+    values."""
 
     USER_CREATED = "user.created"
     USER_UPDATED = "user.updated"
@@ -212,15 +221,15 @@ class JobName(StrEnum):
 
 
 class RateClass(StrEnum):
-    """The class of a request for the rate limits: whose allowance it spends. Each has its own quota (`LIMITS_…`)."""
+    """The class of a request for the rate limits: who is counted. Each has its own quota (`LIMITS_…`)."""
 
     USER = "user"
-    """A signed-in principal."""
+    """A signed-in user."""
     ANONYMOUS = "anonymous"
-    """An address of which nobody is signed in."""
+    """An address, for requests without a sign-in."""
     SIGN_IN = "sign-in"
-    """An address that tries credentials."""
+    """An address that tries to sign in."""
     WEBHOOK = "webhook"
     """An address that delivers webhooks."""
     INTERNAL = "internal"
-    """A sibling service; counted per process."""
+    """A sibling service; each process counts for itself."""

@@ -1,7 +1,8 @@
-"""Every error a caller can see, in one catalogue: a stable code, an HTTP status, a title.
+"""Every error a caller can see, and a few that are only stored or logged, in one catalogue: a stable code, an HTTP
+status, a title.
 
-Services raise these; the HTTP layer renders them as RFC 9457 problem details. The client gets an action
-(`detail`), the log gets the cause.
+Services raise these; the HTTP layer renders them as RFC 9457 problem details. The client gets an action (`detail`), the
+log gets the cause.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -9,18 +10,20 @@ from itertools import islice
 from typing import Any, ClassVar, Final, TypeVar
 
 MAX_LISTED_ERRORS: Final = 100
-"""The most validation errors that an answer lists. A body of 64 KiB can have ten thousand, which nobody would read in
-an answer of 700 kB."""
+"""The most validation errors that an answer lists. A body of 64 KiB can have ten thousand, and an answer that lists
+them has 700 kB, which nobody would read."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 MALFORMED_IN_OAUTH: Final = frozenset({415, 422})
 """Statuses that are sent as 400 on routes that speak OAuth (RFC 6749 section 5.2)."""
 CATALOGUE: dict[str, type["ApplicationError"]] = {}
+"""The error classes by code. Defining a second one with the same code raises TypeError."""
 
 
 class ApplicationError(Exception):
-    """Base of the catalogue. `extra` adds members to the problem body, `headers` to the response."""
+    """Base of the catalogue. `detail` tells the caller what to do; None: the class's own text. `extra` adds members to
+    the problem body, `headers` to the response."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
@@ -60,7 +63,8 @@ def raises(*errors: type[ApplicationError]) -> Callable[[Function], Function]:
 
 
 class RetryLaterError(ApplicationError):
-    """A refusal that goes away by itself: 503 with `Retry-After` (RFC 9110 section 10.2.3)."""
+    """A refusal that goes away by itself: 503 with `Retry-After` (RFC 9110 section 10.2.3). `retry_after` is in
+    seconds, at least 1."""
 
     code = "unavailable"
     status = 503
@@ -113,7 +117,7 @@ class ClerkRefusedError(ApplicationError):
 
 
 class TokenExchangeError(ApplicationError):
-    """A token exchange that is refused; `error` is one of RFC 6749 section 5.2 or RFC 8693 section 2.2.2."""
+    """A token exchange that is refused; `error` is a code of RFC 6749 section 5.2 or RFC 8693 section 2.2.2."""
 
     code = "token_exchange_refused"
     status = 400
@@ -160,7 +164,7 @@ class BodyTooLargeError(ApplicationError):
     default_detail = "The body is larger than this route reads."
 
     def __init__(self, limit: int | None = None) -> None:
-        """Name the limit in the detail; `limit` is in bytes."""
+        """Name the limit in the detail, if it is given; `limit` is in bytes."""
         super().__init__(f"The body is larger than {limit >> 10} KiB." if limit else None)
 
 
@@ -192,8 +196,8 @@ class UnauthenticatedError(ApplicationError):
     default_detail = "A valid credential is required."
 
     def __init__(self, detail: str | None = None, *, counts: bool = True) -> None:
-        """`counts`: whether the refusal counts against the caller's address. It does not for a credential that was
-        valid a minute ago."""
+        """`counts`: whether the refusal counts against the rate limit of the caller's address. It does not for a
+        credential that was valid a minute ago."""
         self.counts = counts
         super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="user-management"'})
 
@@ -382,15 +386,16 @@ class RateLimitedError(ApplicationError):
 
 
 class UnreadableEventError(ApplicationError):
-    """An event of upstream about a user or session that cannot be read. It is stored with the event and never shown to
-    a caller."""
+    """An event of the identity provider about a user or session that cannot be read. It is stored with the event and
+    never shown to a caller."""
 
     code = "unreadable_event"
     title = "Event not readable"
 
 
 class PoisonedCiphertextError(ApplicationError):
-    """A ciphertext that fails its authentication tag under a key whose canary is good. Never shown to a caller."""
+    """A stored ciphertext that is damaged or forged: its authentication tag does not match, although the key is the
+    right one, since it decrypts its canary (a known text that was encrypted under it). Never shown to a caller."""
 
     code = "poisoned_ciphertext"
     title = "Stored value unreadable"

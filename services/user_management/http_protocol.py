@@ -1,7 +1,7 @@
-"""uvicorn's HTTP/1.1 protocol with limits on what comes before a request is one: its head.
+"""uvicorn's HTTP/1.1 protocol with limits on the head of a request (request line and headers) in size, number and time.
 
 uvicorn has none of its own: it collects URL and headers for as long as a client sends them. Bytes are counted as they
-arrive, before the parser keeps any of them, so this holds below every guard and every middleware.
+arrive, before the parser keeps any of them, so the limits hold before any guard or middleware runs.
 """
 
 import asyncio
@@ -19,23 +19,26 @@ from services.user_management.exceptions import ApplicationError, HeadTooLargeEr
 from services.user_management.middleware.problems import problem_response
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Request line and headers together; also the framing of a body at one stretch: chunk extensions and trailers."""
+"""The most bytes of request line and headers together, and of the framing of a body at one stretch: chunk extensions
+and trailers."""
 MAX_URL_BYTES: Final = 8 * 1024
-"""RFC 9110 section 4.1 asks for 8,000."""
+"""The longest URL; RFC 9110 section 4.1 asks for 8,000 at least."""
 MAX_HEADERS: Final = 100
 MAX_PIPELINED: Final = 16
-"""Requests that wait for the answer to an earlier one; 250 KB of small ones took 27 MB, and clients do not do it."""
+"""The most requests of a connection that wait for the answer to an earlier one; 250 KB of small ones took 27 MB, and
+clients do not do it."""
 HEAD_SECONDS: Final = 10.0
-"""From a head's first byte to its last; for the first one of a connection, from the connecting."""
+"""The time from a head's first byte to its last; for the first head of a connection, from the connecting."""
 LINGER_SECONDS: Final = 2.0
-"""How long a refused client is listened to (RFC 9112 section 9.6): who closes on unread bytes sends a reset, which may
-take away the answer before the client has read it."""
+"""How long a refused client's connection stays open after the answer (RFC 9112 section 9.6): who closes a connection
+with unread bytes sends a reset, which may take away the answer before the client has read it."""
 
 log = structlog.get_logger(__name__)
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
-    """One connection. A head over a limit is answered 414 or 431 and is the last thing that is read."""
+    """One connection. A head over a limit of size is answered 414 or 431, and nothing after it is read; a head that
+    takes too long is not answered."""
 
     def __init__(
         self,
@@ -48,7 +51,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self._unfinished = 0
-        """Bytes since the parser last finished a head, a piece of a body, or a message."""
+        """How many bytes have come since the parser last finished a head, a piece of a body, or a message."""
         self._finished_something = False
         self._in_head = True
         self._refused = False
@@ -63,7 +66,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser no more at a time than may be unfinished."""
+        """Feed the parser pieces that are no larger than the rest of the limit, and check the limits after each."""
         start = 0
         while start < len(data) and not self._refused:
             part = data[start : start + MAX_HEAD_BYTES - self._unfinished]
@@ -113,7 +116,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def _refuse(self) -> None:
-        """Answer and read no further; where that would mix two answers, close."""
+        """Answer 414 or 431 and read no further. Close without an answer while an earlier request is being answered,
+        since the two answers would mix, or inside a body."""
         self._refused = True
         self._stop_timer()
         is_answering = self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]  # uvicorn sets None
@@ -131,7 +135,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
 
 def _answer(error: ApplicationError) -> bytes:
-    """The whole answer, since no application sees the request."""
+    """Return all bytes of the answer to a refused head, and log the refusal: no application sees the request."""
     request_id = secrets.token_hex(16)
     with use_context(RequestContext(request_id=request_id)):
         response = problem_response(error)

@@ -1,4 +1,4 @@
-"""Structured logs: one event per line, `noun.verb_past` with fields, and no secret in any of them."""
+"""Structured logs: one event per line, named `noun.verb_past`, with fields, and no secret in any of them."""
 
 import json
 import logging
@@ -39,7 +39,8 @@ MAX_SUMMARY_CHARACTERS: Final = 500
 
 
 def redact(value: Any, name: str = "") -> Any:
-    """Return `value` without secrets, which are found by the field's name and by what secrets look like."""
+    """Return `value` with `[redacted]` in place of secrets, which are found by the field's name and by what secrets
+    look like. Anything that JSON has no form for becomes text."""
     if name and isinstance(value, str | bytes) and _SECRET_NAMES.search(name):
         return REDACTED
     if isinstance(value, str):
@@ -71,7 +72,7 @@ def _origins(error: BaseException) -> Iterator[BaseException]:
 
 
 def _traceback(error: BaseException) -> str:
-    """Render the traceback as Python does, the oldest error first, without the text of database errors."""
+    """Return the traceback as Python renders it, the oldest error first, without the text of database errors."""
     told: list[str] = []
     for one in _origins(error):
         frames = "".join(["Traceback (most recent call last):\n", *traceback.format_tb(one.__traceback__)])
@@ -85,8 +86,8 @@ def _traceback(error: BaseException) -> str:
 
 
 def _render_error(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Put the traceback of `exc_info` into the event. Celery and asyncio repeat an error's text in their message; a
-    database error is described by its kind there too."""
+    """Put the traceback of `exc_info` into the event. In the event's message, where Celery and asyncio repeat an
+    error's text, the text of a database error is replaced by its kind."""
     exc_info = event.pop("exc_info", None)
     if exc_info is True:
         exc_info = sys.exc_info()
@@ -114,18 +115,19 @@ def _add_context(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 
 class RequestLog:
     """Writes the log line of each request. All its fields are our own (a method, a route's template, numbers, an id),
-    so in JSON it bypasses the chain that searches for secrets, which costs a quarter of a read of one's own profile."""
+    so in JSON it bypasses the chain of processors that searches for secrets, which costs a quarter of the time of a
+    read of one's own profile."""
 
     def __init__(self) -> None:
         self._log = structlog.get_logger("services.user_management.access")
         self._stream: TextIO | None = None
 
     def write_to(self, stream: TextIO | None) -> None:
-        """Write JSON lines to `stream` from now on; None: through the chain."""
+        """Write JSON lines to `stream` from now on; None: write them through the chain again."""
         self._stream = stream
 
     def __call__(self, **fields: str | float) -> None:
-        """Write one line."""
+        """Write one line with `fields` and the request's id."""
         if self._stream is None:
             self._log.info("request.completed", **fields)
             return
@@ -146,7 +148,8 @@ log_request: Final = RequestLog()
 
 
 def configure_logging(*, level: str, json_lines: bool, stream: TextIO = sys.stdout) -> None:
-    """Send all log events, those of libraries too, through one chain to `stream`."""
+    """Send all log events of at least `level`, those of libraries too, through one chain of processors to `stream`, as
+    JSON or as readable lines."""
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,

@@ -1,5 +1,5 @@
-"""The unit of work: one transaction, in which a change, its audit rows, its outbox rows and its counters are committed
-together or not at all."""
+"""The unit of work: one transaction, in which a change, its audit rows (who did what to what), its outbox rows (events
+for others) and its counters are committed together or not at all."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -26,8 +26,8 @@ Rows = list[dict[str, Any]]
 
 @dataclass
 class UnitOfWork:
-    """The object that a use case holds while its transaction is open. ormar models join the transaction by
-    themselves."""
+    """The object that a use case holds while its transaction is open. What the use case does with ormar models is part
+    of the transaction."""
 
     connection: AsyncConnection
     clock: Clock
@@ -42,7 +42,8 @@ class UnitOfWork:
     def audit(
         self, action: str, *, target: tuple[str, str], user_id: str | None, changes: Mapping[str, Any] | None = None
     ) -> None:
-        """Record `action` on `target` (type, id); `changes` maps a field to [old, new]."""
+        """Write an audit row at the commit: the actor did `action` to `target` (type, id); `changes` maps a field to
+        [old, new]."""
         context = current_context()
         row_id = uuid7()
         self._audit_rows.append(
@@ -65,7 +66,7 @@ class UnitOfWork:
             self._detail_rows.append({"id": row_id, "user_id": user_id, "changes": dict(changes)})
 
     def publish(self, event: UserEvent) -> None:
-        """Publish an event through the outbox, if this transaction is committed."""
+        """Write `event` to the outbox, from which it is sent to others if this transaction is committed."""
         self._outbox_rows.append(
             {
                 "id": uuid7(),
@@ -77,12 +78,13 @@ class UnitOfWork:
         )
 
     def count(self, counted: IntegrationCount) -> None:
-        """Raise a counter that `/metrics` shows, if this transaction is committed."""
+        """Add one to a counter that `/metrics` shows, if this transaction is committed."""
         self._counts.append(counted)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        """Undo the block, with its audit rows, events and counters, if it raises; the rest of the transaction stays."""
+        """Undo the block, with its audit rows, events and counters, if it raises, and let the error pass; the rest of
+        the transaction stays."""
         collected: tuple[list[Any], ...] = (self._audit_rows, self._detail_rows, self._outbox_rows, self._counts)
         lengths = [len(rows) for rows in collected]
         try:
@@ -94,7 +96,8 @@ class UnitOfWork:
             raise
 
     def keep(self, error: Kept) -> Kept:
-        """Let `raise uow.keep(error)` commit what was written before it raises, for refusals that must be recorded."""
+        """Make `raise uow.keep(error)` commit what was written before `error` leaves the unit of work, for refusals
+        that must be recorded. Any other error rolls the transaction back."""
         self._kept = error
         return error
 
@@ -103,7 +106,7 @@ class UnitOfWork:
         return error is self._kept
 
     async def flush(self) -> None:
-        """Write the collected rows; the factory calls it once, just before the commit."""
+        """Write the collected audit rows, events and counters; the factory calls this once, just before the commit."""
         for model, rows in (
             (AuditLog, self._audit_rows),
             (AuditDetail, self._detail_rows),
@@ -119,11 +122,12 @@ class UnitOfWorkFactory(Protocol):
     """The type of the factory that services get; they use it as `async with self.unit_of_work(actor) as uow`."""
 
     def __call__(self, actor: Principal) -> AbstractAsyncContextManager[UnitOfWork]:
-        """Open a transaction in which `actor` acts."""
+        """Open a transaction in which `actor` acts: committed when the block ends, rolled back if it raises an error
+        that was not marked by `keep`. Raises RuntimeError inside another unit of work."""
 
 
 def unit_of_work_factory(clock: Clock) -> UnitOfWorkFactory:
-    """Return the factory for this process's database."""
+    """Return the factory of units of work in this process's database."""
 
     @asynccontextmanager
     async def unit_of_work(actor: Principal) -> AsyncIterator[UnitOfWork]:
