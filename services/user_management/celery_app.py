@@ -91,11 +91,11 @@ def stop_runtime(**_: Any) -> None:
 
 @signals.worker_ready.connect
 def announce_worker(**_: Any) -> None:
-    """Log that the process is ready, for whoever waits for it."""
+    """Log that the worker is ready, for whoever waits for it."""
     log.info("worker.started")
 
 
 @signals.beat_init.connect
 def announce_beat(**_: Any) -> None:
-    """Log that the process is ready, for whoever waits for it."""
+    """Log that beat is ready, for whoever waits for it."""
     log.info("beat.started")

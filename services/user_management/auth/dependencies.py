@@ -1,4 +1,4 @@
-"""Dependencies that give routers the container."""
+"""Dependencies that give routers and guards the container, the object graph of the process."""
 
 from typing import Annotated, cast
 

@@ -24,7 +24,8 @@ class Failpoint(StrEnum):
     """The places at which a failpoint can be armed. A test fails when one of them is never exercised."""
 
     WEBHOOK_STORED = "webhook.stored"
-    """The event is in the inbox, its effect is not there yet; nothing is committed."""
+    """The received event is in the inbox (the table of such events), its effect is not there yet; nothing is
+    committed."""
     WEBHOOK_APPLIED = "webhook.applied"
     """Event and effect are there, nothing is committed."""
     WEBHOOK_COMMITTED = "webhook.committed"
@@ -32,7 +33,7 @@ class Failpoint(StrEnum):
     BEFORE_LEASE = "refresh.before_lease"
     """K0: a refresh is wanted, nothing is written."""
     LEASED = "refresh.leased"
-    """K1: the lease is committed, nothing is sent."""
+    """K1: the lease, this process's right to refresh, is committed; nothing is sent."""
     SENT = "refresh.sent"
     """K2: the request is sent; whether the provider has carried it out is open."""
     PROVIDER_COMMITTED = "refresh.provider_committed"
@@ -46,11 +47,11 @@ class Failpoint(StrEnum):
     STORED = "refresh.stored"
     """K7: the new tokens are committed."""
     BEFORE_ANSWER = "refresh.before_answer"
-    """K8: the reader has not been answered yet."""
+    """K8: the service that reads the token has not been answered yet."""
     ROTATION_SEALED = "rotation.sealed"
-    """A batch is encrypted under the new key, nothing is written."""
+    """Of a rotation of the vault's keys: a batch is encrypted under the new key, nothing is written."""
     ROTATION_STORED = "rotation.stored"
-    """A batch is committed, its cursor is not."""
+    """Of a rotation: a batch is committed, the cursor that says where to go on is not."""
 
 
 class Action(StrEnum):

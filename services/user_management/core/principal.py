@@ -15,7 +15,7 @@ class PrincipalKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated party. `id` is a user id, a service's name, or the name of a job or upstream."""
+    """An authenticated party. `id` is a user id, a service's name, or the name of a job or of the identity provider."""
 
     kind: PrincipalKind
     id: str
@@ -30,5 +30,6 @@ ANONYMOUS = Principal(PrincipalKind.ANONYMOUS, "anonymous")
 
 
 def system(name: str) -> Principal:
-    """Return the principal for this program itself, acting as the job or upstream `name`."""
+    """Return the principal for this program itself, acting as the job `name`, or for the identity provider of that
+    name."""
     return Principal(PrincipalKind.SYSTEM, name)

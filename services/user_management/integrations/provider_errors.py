@@ -6,7 +6,7 @@ from typing import Final
 from services.user_management.enums import ProviderErrorKind
 
 TOO_MANY_CALLS: Final = "too_many_calls"
-"""Our own cap on calls to one provider at once was reached; nothing was sent."""
+"""Our own limit on the calls to one provider at once was reached; nothing was sent."""
 BREAKER_OPEN: Final = "breaker_open"
 """The provider failed so often just now that we call it only later; nothing was sent."""
 TOO_LATE: Final = "too_late"

@@ -17,7 +17,7 @@ RESOLVE_SECONDS: Final = 3.0
 RESOLVER_THREADS: Final = 16
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""A function that resolves host and port to addresses. Raises OSError."""
+"""A function that resolves host and port to addresses. Raises OSError, UnicodeError."""
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")

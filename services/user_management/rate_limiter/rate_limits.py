@@ -20,7 +20,8 @@ from services.user_management.redis_client import RedisClient, RedisError
 from services.user_management.settings import QuotaPolicy
 
 RETRY_SECONDS: Final = 1.0
-"""How long Redis is left alone after a failure. Then a single request tries it again, so that no other has to wait."""
+"""For how many seconds Redis is not asked after a failure. Then a single request tries it again, so that no other has
+to wait."""
 
 log = structlog.get_logger(__name__)
 

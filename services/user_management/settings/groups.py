@@ -64,7 +64,7 @@ class DatabaseGroup(BaseModel):
 class RedisGroup(BaseModel):
     url: Annotated[SecretStr, AfterValidator(redis_url)] = SecretStr("redis://localhost:6379/0")
     stream: str = "user-management.events"
-    """Redis Stream that the outbox is relayed to."""
+    """Redis Stream to which the events of the outbox are sent."""
     stream_length: int = Field(default=100_000, ge=100)
     """About how many events the stream keeps."""
     channel: str = "user-management.events"
@@ -116,7 +116,8 @@ class EncryptionGroup(BaseModel):
     source: KeySourceKind = KeySourceKind.STATIC
     """`static`, or who decrypts the keys at boot: `aws_kms`, `transit` (HashiCorp Vault, OpenBao)."""
     keys: dict[int, SecretBytes] = {1: SecretBytes(DEVELOPMENT_SECRET.encode()[:32])}
-    """JSON object: key version → base64 of 32 random bytes, or the wrapped secret (`cli keys generate` prints one)."""
+    """JSON object: key version → base64 of 32 random bytes, or with another source than `static` the wrapped
+    (encrypted) secret (`cli keys generate` prints one)."""
     keys_file: Path | None = None
     """A file with the same JSON object; its versions are added to those of `ENCRYPTION_KEYS`, which with a file has no
     default."""
@@ -130,7 +131,7 @@ class EncryptionGroup(BaseModel):
     transit_url: str | None = None
     """Base URL of Vault or OpenBao, or of an agent beside this process."""
     transit_key: str | None = None
-    """Name of an AEAD key of the transit engine (`aes256-gcm96`), not derived."""
+    """Name of a key of the transit engine: of an AEAD type (`aes256-gcm96`), and not *derived*."""
     transit_mount: str = "transit"
     transit_token: SecretStr | None = None
     transit_token_file: Path | None = None

@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     failpoint: str | None = None
     """Where a crash test ends the process (`name:action[:pass]`); read in the test environment alone."""
     clock_offset_seconds: float = 0.0
-    """By how much this process's wall clock is wrong; read in the test environment alone."""
+    """By how many seconds this process's wall clock is wrong; read in the test environment alone."""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     public_url: str = "http://127.0.0.1:8000"

@@ -11,7 +11,7 @@ HOUR_SECONDS = 3600.0
 
 @shared_task(name=JobName.MAINTAIN_TABLES.value)
 def maintain_tables() -> None:
-    """Once a day, create the partitions of the coming months and delete what nobody needs any more."""
+    """Once a day, create the partitions of the coming months and delete the rows that no feature needs any more."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.MAINTAIN_TABLES, period_seconds=DAY_SECONDS, work=container.jobs.upkeep.maintain_tables

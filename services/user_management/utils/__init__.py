@@ -1,1 +1,1 @@
-"""Pure functions that know nothing of the service."""
+"""Pure functions that depend on nothing else in the service."""

@@ -12,7 +12,8 @@ AWS_KMS_MODULE = "services.user_management.security.key_sources.aws_kms"
 
 
 def open_key_source(settings: EncryptionGroup) -> KeySource:
-    """Return the source, with the key versions of the variable and of the key file. Nothing is unwrapped yet.
+    """Return the key source, with the key versions that `ENCRYPTION_KEYS` and `ENCRYPTION_KEYS_FILE` hold. Nothing is
+    unwrapped yet.
 
     Raises StartupError naming the variable that is missing or cannot be used.
     """
