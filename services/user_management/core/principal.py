@@ -15,7 +15,8 @@ class PrincipalKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated party. `id` is a user id, a service's name, or the name of a job or of the identity provider."""
+    """An authenticated party. `id` is a user id, a service's name or, for the system, the name of what acts: a job,
+    `cli`, the identity provider."""
 
     kind: PrincipalKind
     id: str
@@ -30,6 +31,6 @@ ANONYMOUS = Principal(PrincipalKind.ANONYMOUS, "anonymous")
 
 
 def system(name: str) -> Principal:
-    """Return the principal for this program itself, acting as the job `name`, or for the identity provider of that
-    name."""
+    """Return the principal for this program itself, acting as `name`: a job, `cli`, or the identity provider whose news
+    it applies."""
     return Principal(PrincipalKind.SYSTEM, name)
