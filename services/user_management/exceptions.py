@@ -1,8 +1,7 @@
-"""Every error a caller can see, and a few that are only stored or logged, in one catalogue: a stable code, an HTTP
-status, a title.
+"""The catalogue of errors: all that a caller can see, and a few that are only stored or logged.
 
-Services raise these; the HTTP layer renders them as RFC 9457 problem details. The client gets an action (`detail`), the
-log gets the cause.
+Each has a stable code, an HTTP status and a title. Services raise them; the HTTP layer renders them as RFC 9457 problem
+details. The client gets an action (`detail`), the log gets the cause.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,8 +9,7 @@ from itertools import islice
 from typing import Any, ClassVar, Final, TypeVar
 
 MAX_LISTED_ERRORS: Final = 100
-"""The most validation errors that an answer lists. A body of 64 KiB can have ten thousand, and an answer that lists
-them has 700 kB, which nobody would read."""
+"""The most validation errors that an answer lists: a body of 64 KiB can have ten thousand, which would take 700 kB."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -22,8 +20,7 @@ CATALOGUE: dict[str, type["ApplicationError"]] = {}
 
 
 class ApplicationError(Exception):
-    """Base of the catalogue. `detail` tells the caller what to do; None: the class's own text. `extra` adds members to
-    the problem body, `headers` to the response."""
+    """Base of the catalogue. `detail` says what to do; `extra` goes into the problem body, `headers` to the client."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
@@ -63,8 +60,7 @@ def raises(*errors: type[ApplicationError]) -> Callable[[Function], Function]:
 
 
 class RetryLaterError(ApplicationError):
-    """A refusal that goes away by itself: 503 with `Retry-After` (RFC 9110 section 10.2.3). `retry_after` is in
-    seconds, at least 1."""
+    """A refusal that goes away by itself: 503 with `Retry-After` (RFC 9110 section 10.2.3), in seconds, at least 1."""
 
     code = "unavailable"
     status = 503
@@ -358,8 +354,7 @@ class ValidationFailedError(ApplicationError):
 
     @classmethod
     def of_fields(cls, errors: Iterable[Mapping[str, Any]]) -> "ValidationFailedError":
-        """Build the error from pydantic's errors: where and what, never the value. At most the first MAX_LISTED_ERRORS
-        are listed."""
+        """Build the error from pydantic's: where and what, never the value; at most the first MAX_LISTED_ERRORS."""
         listed = [
             {"loc": [str(part) for part in item["loc"]], "msg": str(item["msg"]), "type": str(item["type"])}
             for item in islice(errors, MAX_LISTED_ERRORS)
@@ -386,8 +381,8 @@ class RateLimitedError(ApplicationError):
 
 
 class UnreadableEventError(ApplicationError):
-    """An event of the identity provider about a user or session that cannot be read. It is stored with the event and
-    never shown to a caller."""
+    """An event of the identity provider that cannot be read. The error is stored with it and never shown to a
+    caller."""
 
     code = "unreadable_event"
     title = "Event not readable"
