@@ -16,8 +16,8 @@ from services.user_management.services.user_service import UpstreamUser
 from services.user_management.utils.validators import MAX_EMAIL_CHARACTERS, http_url
 
 MAX_NAME_CHARACTERS: Final = 256
-"""The longest name that is taken over from upstream. A name edited here must be shorter: what upstream has accepted as
-a name is not refused."""
+"""The longest name that is taken over from upstream (the identity provider, Clerk). This is more than a name that is
+edited here may have, so that names which upstream has accepted are seldom dropped."""
 MAX_PHONE_CHARACTERS: Final = 32
 """E.164 allows 15 digits; the rest leaves room for however upstream formats a number."""
 
@@ -27,9 +27,10 @@ log = structlog.get_logger(__name__)
 
 
 def read_user(described: JSONObject, *, issuer: str, told_at: datetime) -> UpstreamUser:
-    """Read the user of `user.created`, `user.updated` or the Backend API, without the fields that are out of bounds.
+    """Read the user of `user.created`, `user.updated` or the Backend API; `told_at` is when Clerk described them so.
 
-    Raises UnreadableEventError.
+    A text that is too long, or an image URL that is not acceptable, becomes None and is logged; an e-mail address that
+    was dropped is not verified. Raises UnreadableEventError if the object does not have the form of a Clerk user.
     """
     user = _read(ClerkUser, described)
     email = user.primary_email
@@ -56,7 +57,8 @@ def read_session(described: JSONObject) -> ClerkSession:
 
 
 def subject_of(event_type: str, described: JSONObject) -> str | None:
-    """Return Clerk's id of the user that an event is about; None if it is about no user.
+    """Return Clerk's id of the user that an event is about; None if it names no user, or the id has more than 128
+    characters.
 
     This covers event types that have no effect here, too: mails, messages and memberships hold personal data, which is
     erased with the user.
@@ -70,7 +72,8 @@ def subject_of(event_type: str, described: JSONObject) -> str | None:
 
 
 def _kept(user: ClerkUser, field: str, text: str | None, keep: Callable[[str], str]) -> str | None:
-    """Return `text` in the form that `keep` gives it; None if `keep` refuses it: one field must not cost the others."""
+    """Return what `keep` makes of `text`. If `keep` raises ValueError, log the name of the field and return None, so
+    that the user's other fields can still be used."""
     if text is None:
         return None
     try:

@@ -18,7 +18,8 @@ CloudEvent: TypeAlias = JSONObject
 
 
 def ordered(number: int) -> str:
-    """Return a number as text that sorts in numeric order, as the CloudEvents extension `sequence` wants it."""
+    """Return a number as text of 20 digits, which sorts in numeric order, as the CloudEvents extension `sequence` wants
+    it."""
     return f"{number:0{_SEQUENCE_DIGITS}d}"
 
 
@@ -32,7 +33,10 @@ def cloud_event(
     data: JSONObject,
     sequence: int | None = None,
 ) -> CloudEvent:
-    """Build an event: attributes by name, and `data`. `source` with `id` is unique (CloudEvents 1.0 section 3.1)."""
+    """Build an event: a JSON object of its attributes and `data`; `sequence` is left out if it is None.
+
+    No two events may have the same `source` and `event_id` (CloudEvents 1.0 section 3.1).
+    """
     attributes = {
         "specversion": SPEC_VERSION,
         "id": str(event_id),
@@ -47,7 +51,8 @@ def cloud_event(
 
 
 def of_outbox(event: WaitingEvent, source: str) -> CloudEvent:
-    """Turn an event of the outbox into a CloudEvent that comes from `source`."""
+    """Turn an event of the outbox into a CloudEvent that comes from `source` and has its outbox number as
+    `sequence`."""
     return cloud_event(
         event_id=event.id,
         event_type=event.event_type,
@@ -65,7 +70,8 @@ def structured(event: CloudEvent, **extensions: str) -> str:
 
 
 def attribute_fields(event: CloudEvent) -> dict[str, str]:
-    """Return the fields of a stream entry: one per attribute, and `data` as JSON text, as in binary content mode."""
+    """Return the fields of an event's entry in a Redis Stream: one per attribute, and `data` as JSON text (as in the
+    binary content mode of CloudEvents)."""
     return {
         name: json.dumps(value, separators=(",", ":"), ensure_ascii=False) if name == "data" else value
         for name, value in event.items()

@@ -15,7 +15,10 @@ Phase = Literal["starting", "serving", "draining"]
 
 
 class HealthService:
-    """The state of this process, and what it has last seen of Postgres and Redis."""
+    """Knows the phase of this process (starting, serving or draining) and what it has last seen of Postgres and Redis.
+
+    `is_rate_limiter_degraded` tells whether rate limits are counted in this process alone instead of in Redis.
+    """
 
     def __init__(self, database: Database, redis: RedisClient, is_rate_limiter_degraded: Callable[[], bool]) -> None:
         self._database = database
@@ -26,7 +29,10 @@ class HealthService:
         self.phase: Phase = "starting"
 
     def health(self) -> HealthResponse:
-        """Report what was last seen. This awaits nothing, so it answers while everything else is stuck."""
+        """Report the states that `probe` last saw, and how rate limits are counted at the moment.
+
+        This awaits no answer of Postgres or Redis, so it works while they are stuck.
+        """
         return HealthResponse(
             database=self._database_state,
             redis=self._redis_state,
@@ -34,7 +40,11 @@ class HealthService:
         )
 
     async def ready(self) -> ReadyResponse:
-        """Ask Postgres and Redis now, and say within a second whether this process can serve."""
+        """Ask Postgres and Redis now, and report within a second whether this process can serve.
+
+        The status is `ready` only if the process is in the phase `serving` and Postgres answers. A Redis that does not
+        answer is shown as `degraded` and leaves the process ready.
+        """
         await self.probe()
         database_ok = self._database_state == "ok"
         phase: Literal["ready", "starting", "draining", "unavailable"] = "ready"
@@ -49,7 +59,8 @@ class HealthService:
         )
 
     async def probe(self) -> None:
-        """Ask Postgres and Redis at the same time, each within its own time limit, and remember their states."""
+        """Ask Postgres (for at most 0.8 s) and Redis (a quarter of a second) at the same time, and remember their
+        states."""
         database_ok, redis_ok = await asyncio.gather(
             self._database.ping(timeout_seconds=READY_BUDGET_SECONDS), ping(self._redis)
         )
@@ -57,7 +68,7 @@ class HealthService:
         self._redis_state = "ok" if redis_ok else "unavailable"
 
     async def watch(self) -> None:
-        """Probe every two seconds, until the process stops and cancels the task."""
+        """Probe again and again, with pauses of two seconds, until the process stops and cancels the task."""
         while True:
             await self.probe()
             await asyncio.sleep(PROBE_SECONDS)

@@ -24,7 +24,7 @@ _OUTCOMES = {
 
 @dataclass(kw_only=True, eq=False)
 class IntegrationProbe:
-    """Calls a provider once with a stored access token, and writes nothing."""
+    """Calls a provider once with an integration's stored access token. It changes nothing in the database."""
 
     database: Database
     providers: ProviderRegistry
@@ -32,16 +32,21 @@ class IntegrationProbe:
     vault: VaultService
 
     async def probe(self, held: Candidate) -> None:
-        """Return if the provider accepts the access token.
+        """Ask the provider with the access token of `held`, and return if it is accepted.
 
-        Raises ProviderCallError, KeyUnavailableError, PoisonedCiphertextError, UnknownProviderError.
+        Raises ProviderCallError if the provider refuses the token or cannot be asked, UnknownProviderError, and
+        KeyUnavailableError or PoisonedCiphertextError if the token cannot be decrypted.
         """
         provider = self.providers.get(held.provider)
         binding = token_binding(held.user_id, held.id, TokenKind.ACCESS)
         await self.oauth.probe(provider, self.vault.open(held.ciphertext, binding, held.key_version))
 
     async def ask_about(self, integration_id: UUID) -> ProbeResponse:
-        """Probe an integration on behalf of a person: failures are reported as an outcome, and not raised."""
+        """Probe an integration on behalf of a person: failures are reported as an outcome, and not raised.
+
+        The outcome is NOT_TRIED if the integration or its user is not active, its access token has expired or cannot be
+        decrypted, or its provider is not configured.
+        """
         async with self.database.reading() as connection:
             held = await queries.find_candidate(connection, integration_id)
         if held is None or held.expired or held.provider not in self.providers:

@@ -1,4 +1,7 @@
-"""The state machine of an integration: active ⇄ degraded → needs_reauth | revoked → disconnected."""
+"""Changes of an integration's status: active ⇄ degraded, and from either of these to needs_reauth or revoked.
+
+The use cases that connect and disconnect an account make it active and disconnected, whatever its status was before.
+"""
 
 from dataclasses import dataclass
 from typing import Final
@@ -30,22 +33,24 @@ _STATUS_AFTER: Final = {
 
 @dataclass(frozen=True, slots=True)
 class IntegrationVersion:
-    """An integration, and the fence that must be unchanged for its status to change."""
+    """An integration and its fence: its status is changed only while its row still has this `token_version`."""
 
     integration_id: UUID
     token_version: int
 
 
 class IntegrationStatusTracker:
-    """Steps that change an integration's status, each with its audit row, event and counter.
+    """Changes the status of integrations, within the caller's transaction and with audit row, event and counter.
 
-    Each returns False and changes nothing if the fence has moved, or the status is not one that it starts from.
+    Each `mark_…` returns whether it changed the status. It changes nothing if the integration's `token_version` is
+    another by now, or its status is not one that this change starts from: active or degraded, unless stated otherwise.
     """
 
     async def mark_needs_reauth(
         self, uow: UnitOfWork, integration: IntegrationVersion, reason: ReauthReason, failure: Failure | None = None
     ) -> bool:
-        """Note that the user has to connect again. `failure` is what the provider said, if that is the cause."""
+        """Step: record that the user has to connect again. `failure` is the provider's refusal, if that is the
+        cause."""
         return await self._change(
             uow,
             integration,
@@ -56,7 +61,7 @@ class IntegrationStatusTracker:
         )
 
     async def mark_revoked(self, uow: UnitOfWork, integration: IntegrationVersion, failure: Failure) -> bool:
-        """Note that the user took the consent back at the provider."""
+        """Step: record that the user took the consent back at the provider, as `failure` shows."""
         return await self._change(
             uow,
             integration,
@@ -67,7 +72,7 @@ class IntegrationStatusTracker:
         )
 
     async def mark_degraded(self, uow: UnitOfWork, integration: IntegrationVersion, reason: str) -> bool:
-        """Note that an active integration still works, but that something is wrong with it."""
+        """Step: record that an active integration still works, but that something is wrong with it: `reason`."""
         return await self._change(
             uow,
             integration,
@@ -78,7 +83,8 @@ class IntegrationStatusTracker:
         )
 
     async def mark_recovered(self, uow: UnitOfWork, integration: IntegrationVersion, *, was: IntegrationStatus) -> bool:
-        """Make an integration active again, since the obstacle is gone although no refresh took place."""
+        """Step: make an integration whose status is still `was` active again, because what hindered it is gone. (A
+        refresh that succeeds does this by itself.)"""
         return await self._change(
             uow,
             integration,
@@ -89,7 +95,8 @@ class IntegrationStatusTracker:
         )
 
     def record(self, uow: UnitOfWork, event: StatusChanged) -> None:
-        """Add the audit row, the event and the counter for a change that another statement has made."""
+        """Step: add the audit row, the event and the counter for a change of status that another statement of the
+        transaction has made. The audit row does not have the former status."""
         action = event.event_type.value
         changes = {"status": [None, action.removeprefix("integration.")], "reason": [None, event.reason]}
         uow.audit(action, target=("integration", str(event.integration_id)), user_id=event.user_id, changes=changes)

@@ -1,4 +1,5 @@
-"""Periodic jobs. Each slot runs once, however many processes tick; a job works in slices of about five seconds."""
+"""Runs periodic jobs. A slot is one due run of a job: the run of one period, by the database's clock. It is made once,
+however many processes ask for it, and in slices of about five seconds."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,26 +17,27 @@ from services.user_management.services.table_upkeep import Pruning
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 SLICE_TIMEOUT_SECONDS: Final = 20.0
-"""When a slice is cut off: later than its five seconds and the 8 s of its last provider call, and before the slot's
-lease ends (25 s)."""
+"""The age at which a slice is cancelled: more than its five seconds and the 8 s of its last provider call together, and
+less than the lease of its slot (25 s)."""
 RUN_PRUNING: Final = Pruning(timedelta(days=2), job_queries.prune)
 
 Slice = Callable[[Principal, Any], Awaitable[Any]]
-"""A job's work: takes the job as its actor and a cursor (None at first), and returns the next cursor; None when the
-slot is done."""
+"""The work of a job for one slice. It takes the job as the actor and a cursor, which is None at first; it returns the
+cursor for the next slice, or None when the slot is done."""
 
 
 class JobService:
-    """Claims the slots of periodic jobs and runs them, one slice per call."""
+    """Claims the slots of periodic jobs for this process and runs them, one slice per call."""
 
     def __init__(self, unit_of_work: UnitOfWorkFactory) -> None:
         self._unit_of_work = unit_of_work
 
     async def run(self, job: JobName, *, period_seconds: float, work: Slice) -> bool:
-        """Run a slice of the current slot of `job`, if it is free, and return whether anything was run.
+        """Run a slice of the current slot of `job` and return True; return False if there is nothing to run: the slot
+        is done or has failed three times, or another worker is at work on the job.
 
-        An error of `work` is recorded with the slot and raised. The next tick tries the same slot again, up to three
-        times in all; where slots are as short as ticks, it takes the next slot.
+        An error of `work`, TimeoutError after 20 s included, is recorded with the slot and raised. A later call tries
+        the slice again, three times in all, as long as the slot is the current one.
         """
         actor = system(job.value)
         with use_context(RequestContext(request_id=f"{job.value}-{uuid7()}", actor=actor)):

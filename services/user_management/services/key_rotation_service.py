@@ -1,7 +1,8 @@
-"""Rotation of the vault's keys: encrypts everything under a former version anew, while the service runs.
+"""Rotation of the vault's keys: encrypts what is under former key versions anew, while the service runs.
 
-A row is replaced only if it still holds the ciphertext that was read, so that whoever stores a new token at the same
-moment wins. The key version in each row says what is left, so the next pass finds what an earlier one left behind.
+The new ciphertext is stored only if the row still holds the one that was read, so that a token which somebody stores at
+the same moment is kept. The key version in each row says what is left to do, so the next pass finds what an earlier one
+left behind. Authorization codes are not encrypted anew, since they live for ten minutes.
 """
 
 import asyncio
@@ -39,8 +40,8 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 BATCH: Final = 500
 """Rows per statement: they take about 15 ms of encryption in a thread, and as much time in Postgres."""
 WRITES_SETTLE_SECONDS: Final = 60.0
-"""How long after another version's activation a refresh under way may still store under the former one; its lease is
-30 s."""
+"""For how long after the activation of another version something may still be stored under the former one: a token
+refresh that was under way has a lease of 30 s."""
 _START: Final = UUID(int=0)
 
 log = structlog.get_logger(__name__)
@@ -48,38 +49,39 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class KeyStatus:
-    """One key version, as this process sees it."""
+    """The state of one key version, and what this process can do with it."""
 
     version: int
     state: str
     held: bool
     canary_good: bool
-    """Whether the data was encrypted with the secret that this process holds."""
+    """Whether this process holds the right secret: it decrypts the version's canary, a known text under that
+    version."""
     holds: dict[str, int]
-    """How many ciphertexts are under it, by the name of their place."""
+    """How many ciphertexts are under the version, by what they are: tokens, webhook secrets and so on."""
     unreadable: int | None
-    """How many of those cannot be decrypted although the key is right. None: not examined, since the version is active
-    or its key is not held here."""
+    """How many of these ciphertexts cannot be decrypted although the key is right. None: this was not examined, since
+    the version is active or this process does not hold the right key."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a rewrap in the foreground has come, in ciphertexts."""
+    """How far `rewrap_all` has come, in numbers of ciphertexts."""
 
     left: int
     started: float
-    """When it started, by the monotonic clock."""
+    """The time of the start, by the monotonic clock, in seconds."""
     done: int = 0
     unreadable: int = 0
 
     def per_second(self, now: float) -> float:
-        """Return how many ciphertexts were done per second from the start until `now` (monotonic)."""
+        """Return how many ciphertexts were encrypted anew per second from the start until `now` (monotonic clock)."""
         return self.done / max(now - self.started, 1e-3)
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """All ciphertexts under one version in one place."""
+    """A part of a pass: all ciphertexts under one key version in one place, which is a column of ciphertexts."""
 
     place: Place
     version: int
@@ -87,20 +89,24 @@ class _Step:
 
 @dataclass(slots=True)
 class _Pass:
-    """One pass over the ciphertexts that are left; `after` is the last row already read of the first step."""
+    """What remains of one pass over the ciphertexts under former versions.
+
+    `active` is the version to encrypt under; `after` is the id of the last row that was read of the first step.
+    """
 
     active: int
     steps: list[_Step]
     after: UUID = _START
 
     def cursor(self) -> JSONObject | None:
-        """Return where the next slice goes on; None at the end of the pass."""
+        """Return the place in the pass at which the next slice goes on, as JSON; None at the end of the pass."""
         if not self.steps:
             return None
         return {"place": self.steps[0].place.name, "version": self.steps[0].version, "after": str(self.after)}
 
     def go_to(self, cursor: JSONObject | None) -> None:
-        """Skip what earlier slices of this pass have read, as `cursor` says."""
+        """Drop the steps and rows before `cursor`, which earlier slices of this pass have read. A cursor of None, or
+        one that names an unknown place, drops nothing."""
         names = [place.name for place in PLACES]
         if cursor is None or cursor.get("place") not in names:
             return
@@ -110,7 +116,8 @@ class _Pass:
             self.after = UUID(cursor["after"])
 
     def went_by(self, rows: Sequence[StoredSecret]) -> None:
-        """Move past a batch that was read; a batch that is not full is the last one of its step."""
+        """Move past `rows`, a batch that was read of the first step. After a batch that is not full, the step is
+        done."""
         if len(rows) < BATCH:
             self.steps, self.after = self.steps[1:], _START
         else:
@@ -126,7 +133,7 @@ class _Batch:
 
 
 class KeyRotationService:
-    """Encrypts secrets anew under the active key version, tells what is left, and retires former versions."""
+    """Encrypts secrets anew under the active key version, reports what is left, and retires former versions."""
 
     def __init__(
         self,
@@ -146,9 +153,10 @@ class KeyRotationService:
         self._start_slice = start_slice
 
     async def rewrap(self, actor: Principal, cursor: Any = None) -> JSONObject | None:
-        """Slice: encrypt under the active version what is under others.
+        """Slice: encrypt under the active version what is under others, for about five seconds.
 
-        Returns the cursor for the next slice; None at the end. With nothing to do it takes one statement.
+        Returns the cursor for the next slice. Returns None at the end, and also when so many integrations cannot be
+        read that marking them is stopped. With nothing to do this takes one statement.
         """
         current = await self._plan()
         current.go_to(cursor)
@@ -162,10 +170,12 @@ class KeyRotationService:
         return current.cursor()
 
     async def rewrap_all(self, actor: Principal, report: Callable[[Progress], None]) -> Progress:
-        """Encrypt everything under former versions anew at once, and call `report` after every batch.
+        """Encrypt all that is under former versions anew in one call; call `report` after every batch, and return the
+        final figures.
 
-        Raises KeyUnavailableError when this process does not hold the active version, ConflictError when so many
-        integrations cannot be read that marking them is stopped.
+        What is under versions that this process does not hold stays as it is. Raises KeyUnavailableError when this
+        process does not hold the active version, ConflictError when so many integrations cannot be read that marking
+        them is stopped.
         """
         await self._vault.active_version()
         progress = Progress(left=await self._left(), started=self._clock.monotonic())
@@ -188,7 +198,8 @@ class KeyRotationService:
         return progress
 
     async def status(self) -> list[KeyStatus]:
-        """List every key version, ascending. This decrypts all that is left under those that are no longer active."""
+        """List every key version, ascending. This decrypts all that is left under versions that are not active, to
+        count what is unreadable."""
         async with self._database.reading() as connection:
             rows = await key_queries.usage(connection)
         return [await self._status_of(row) for row in rows]
@@ -196,9 +207,11 @@ class KeyRotationService:
     async def retire(self, actor: Principal, version: int, *, discard_unreadable: bool = False) -> dict[str, int]:
         """Retire `version`, so that no process has to hold it any more; return how much was discarded, by place.
 
-        With `discard_unreadable`, secrets that cannot be decrypted under it are discarded first. Raises NotFoundError;
-        KeyUnavailableError when they cannot be looked for without the key; ConflictError while the version is active,
-        while anything is under it, or while somebody may still be storing something under it.
+        With `discard_unreadable`, secrets that cannot be decrypted under it are first discarded, as far as their place
+        allows, and the integrations that they served need their users. A retired version stays so. Raises
+        NotFoundError; KeyUnavailableError when `discard_unreadable` is asked for and this process does not hold the
+        right key; ConflictError while the version is active, while anything is under it, or while somebody may still be
+        storing something under it.
         """
         unreadable = await self._all_unreadable(version) if discard_unreadable else {}
         discarded: dict[str, int] = {}
@@ -225,7 +238,8 @@ class KeyRotationService:
         return discarded
 
     async def _plan(self) -> _Pass:
-        """Plan a pass; it is empty without the active key. Versions that this process cannot use are left alone."""
+        """Plan a pass over everything under former versions, except those of which this process does not hold the right
+        key. The pass is empty if it does not hold the active key."""
         async with self._database.reading() as connection:
             rows = await key_queries.backlog(connection)
         active = next((row for row in rows if row.state == EncryptionKeyState.ACTIVE.value), None)
@@ -240,14 +254,15 @@ class KeyRotationService:
         return self._vault.prove_or_report(row.version, row.kdf, row.canary)
 
     async def _left(self) -> int:
-        """Count the ciphertexts under other versions than the active one."""
+        """Count the ciphertexts under versions other than the active one; authorization codes are not counted."""
         async with self._database.reading() as connection:
             rows = await key_queries.usage(connection)
         former = [row for row in rows if row.state != EncryptionKeyState.ACTIVE.value]
         return sum(row.held_by[place.name] for row in former for place in PLACES)
 
     async def _advance(self, actor: Principal, current: _Pass, batch: _Batch) -> bool:
-        """Do the next batch and note in `batch` what became of it; return False if the pass has to be broken off."""
+        """Encrypt the next batch anew and write the result into `batch`. Returns False if the pass has to be broken
+        off, since too many integrations cannot be read."""
         step = current.steps[0]
         async with self._database.reading() as connection:
             rows = await key_queries.secrets_under(
@@ -287,9 +302,11 @@ class KeyRotationService:
         return stored
 
     async def _give_up(self, actor: Principal, step: _Step, rows: Sequence[StoredSecret]) -> bool:
-        """Leave unreadable rows as they are, and mark the integrations that they serve as in need of their users.
+        """Log unreadable rows and leave them as they are; mark the integrations that they serve as in need of their
+        users (needs_reauth).
 
-        Returns False when there are too many at once.
+        Returns False, and marks no more, when more integrations would be marked in a minute than the vault's limit: the
+        fault is then probably ours.
         """
         for row in rows:
             log.error("keys.secret_unreadable", place=step.place.name, key_version=step.version, id=str(row.id))
@@ -303,7 +320,8 @@ class KeyRotationService:
         return True
 
     async def _mark(self, uow: UnitOfWork, rows: Sequence[StoredSecret]) -> None:
-        """Step: mark the integrations of `rows` as in need of their users, unless their tokens have changed since."""
+        """Step: set the integrations of `rows` to needs_reauth, except those whose tokens have changed since the rows
+        were read."""
         fences = {
             (row.integration_id, row.token_version)
             for row in rows
@@ -328,7 +346,10 @@ class KeyRotationService:
         )
 
     async def _all_unreadable(self, version: int) -> dict[Place, list[StoredSecret]]:
-        """Find what cannot be decrypted under `version`. Raises KeyUnavailableError without the right key for it."""
+        """Find the secrets under `version` that cannot be decrypted; nothing if there is no such version.
+
+        Raises KeyUnavailableError if this process does not hold the right key.
+        """
         async with self._database.reading() as connection:
             rows = await key_queries.backlog(connection)
         row = next((row for row in rows if row.version == version), None)

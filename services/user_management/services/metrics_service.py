@@ -1,7 +1,7 @@
-"""The text for Prometheus: the meters of this process, and what all processes have counted in Postgres.
+"""The text that Prometheus reads (scrapes): the metrics of this process, and the counters of integrations in Postgres.
 
-Workers are not scraped, and a process that is killed takes its meters with it. So what must not be missed is counted in
-the transaction in which it happens, and every copy of the API shows the same figures.
+Workers are not scraped, and the metrics of a process that is killed are lost. So what must not be missed is counted in
+Postgres, in the transaction in which it happens, and every copy of the API shows the same figures.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ READ_SECONDS: Final = 1.0
 
 
 class MetricsService:
-    """Writes the text of `/metrics`."""
+    """Produces the body of `/metrics`."""
 
     def __init__(self, database: Database, providers: ProviderRegistry) -> None:
         self._database = database
@@ -34,7 +34,11 @@ class MetricsService:
         self._turn = asyncio.Lock()
 
     async def exposition(self) -> bytes:
-        """Return Prometheus's text format. While Postgres is away, its counters are shown as last read, or left out."""
+        """Return all metrics in Prometheus's text format.
+
+        While Postgres does not answer within a second, the counters in it are shown as they were last read, or left out
+        if this process has never read them; a gauge shows that they are not current.
+        """
         try:
             async with asyncio.timeout(READ_SECONDS), self._turn, self._database.reading() as connection:
                 totals = await queries.read_totals(connection)

@@ -1,4 +1,5 @@
-"""The outbox relay: sends events to a Redis Stream, a channel and the webhooks, in order, at least once."""
+"""The outbox relay: takes events, which were stored in the transaction of their change, and sends each at least once to
+a Redis Stream and a Redis channel, in order, and queues it for the webhooks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,15 +20,17 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 
 BATCH: Final = 500
 EVENT_PRUNING: Final = Pruning(timedelta(days=35), outbox_queries.prune)
-"""How long an event can be sent again."""
+"""Published events are kept for 35 days."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxPolicy:
-    """Where events go, and about how many the stream keeps. Every event names `source` as its origin; `admins` are
-    the users whose subscriptions get all events."""
+    """Where events go: the Redis Stream `stream`, which keeps about the newest `stream_length` of them, and `channel`.
+
+    Every event names `source` as its origin; `admins` are the ids of the users whose subscriptions get events.
+    """
 
     source: str
     stream: str
@@ -38,7 +41,8 @@ class OutboxPolicy:
 
 @dataclass(kw_only=True, eq=False)
 class OutboxService:
-    """Relays events. Readers of Redis remove duplicates by the event's `id`; a webhook is queued exactly once."""
+    """Relays events. Redis can get an event twice, so its readers have to drop duplicates by the event's `id`; for each
+    webhook subscription it is queued exactly once."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory
@@ -47,7 +51,10 @@ class OutboxService:
     start_slice: StartSlice
 
     async def relay(self, actor: Principal, _cursor: Any = None) -> None:
-        """Slice: relay the unpublished events. If Redis does not answer, its error is raised, and the events remain."""
+        """Slice: relay the unpublished events, the oldest first, until none is left or the time is over.
+
+        Raises RedisError if Redis does not answer; the events are then relayed later.
+        """
         time = self.start_slice()
         while time.may_begin():
             async with self.database.reading() as connection:

@@ -1,4 +1,4 @@
-"""A user's preferences."""
+"""The preferences that a user gets at creation."""
 
 from typing import Final
 
@@ -9,10 +9,11 @@ SCHEMA_VERSION: Final = 1
 
 
 class PreferencesManager:
-    """Steps on users' preferences. A user without overrides has the defaults of the schema version."""
+    """Writes users' preferences, within the caller's transaction. A row holds only the values that differ from the
+    defaults of its schema version."""
 
     async def create_defaults(self, uow: UnitOfWork, user_id: str) -> None:
-        """Step: add the preferences of a new user, in the transaction that creates the user."""
+        """Step: add the preferences of a new user, all of them defaults, in the transaction that creates the user."""
         now = uow.clock.now()
         await UserPreferences.objects.create(
             user_id=user_id, overrides={}, schema_version=SCHEMA_VERSION, version=1, created_at=now, updated_at=now

@@ -1,4 +1,5 @@
-"""The sweep that finds what no webhook has reported: Clerk promises neither that events arrive nor that they come once.
+"""The sweep: a comparison of all users with Clerk that finds and repairs what no webhook has reported. (Clerk promises
+neither that events arrive nor that they come once.)
 
 A sweep makes two passes, page by page. The first compares Clerk's users with ours: whoever is missing here is created,
 and whoever differs is updated. The second compares our users with Clerk's: whoever is gone there is deleted here, after
@@ -31,14 +32,15 @@ PAGE: Final = 100
 MAX_DELETIONS: Final = 50
 MAX_SHARE: Final = 10
 FEW: Final = 3
-"""If more users are gone at once than MAX_DELETIONS, or than both FEW and a MAX_SHARE-th of all, we probably hold the
-key of another Clerk instance: no user is deleted, and an operator is told, who may allow a number of deletions."""
+"""If more users are gone at once than MAX_DELETIONS, or than both FEW and a tenth of all (one in MAX_SHARE), we
+probably hold the key of another Clerk instance. Then no user is deleted and an error is logged; an operator can allow a
+number of deletions with `cli reconcile`."""
 
 log = structlog.get_logger(__name__)
 
 
 class Directory(Protocol):
-    """The users in Clerk's Backend API."""
+    """The users that Clerk's Backend API knows."""
 
     async def list_users(self, *, offset: int, limit: int) -> list[JSONObject]:
         """Return a page of users, the oldest first."""
@@ -47,19 +49,21 @@ class Directory(Protocol):
         """Return those of up to 100 ids that exist."""
 
     async def get_user(self, user_id: str) -> JSONObject | None:
-        """Return one user; None when there certainly is none."""
+        """Return one user; None only when Clerk says that there is none (404)."""
 
 
 @dataclass(slots=True)
 class Drift:
-    """The differences that a sweep has found, and repaired unless it only looked."""
+    """The numbers of users that a sweep has looked at, and of the differences that it has found and repaired. A sweep
+    that only looks counts what it would repair."""
 
     checked: int = 0
     created: int = 0
     updated: int = 0
     deleted: int = 0
     deletions_held_back: int = 0
-    """At least so many users are gone at Clerk, which is more than one sweep may delete; none of them was deleted."""
+    """How many users were found to be gone at Clerk when that became more than one sweep may delete; none of them was
+    deleted, and there may be more."""
     unreadable: int = 0
     failed: int = 0
     """Users whose change the database refused; they stay as they were."""
@@ -72,29 +76,31 @@ class Drift:
 
 @dataclass(slots=True)
 class Sweep:
-    """How far a sweep has come; it is kept between slices as JSON."""
+    """How far a sweep has come. Between slices this is kept as JSON, as the cursor of the job."""
 
     drift: Drift
     offset: int | None = 0
-    """The first user of Clerk's next page; None: the first pass is over."""
+    """The number of Clerk's users before the next page; None: the first pass is over."""
     after: str | None = ""
-    """The last of our subjects that the second pass has looked for; None: this pass is over."""
+    """The last of our subjects (Clerk's ids of our users) that the second pass has looked for; None: this pass is
+    over."""
     looked_at: str | None = None
-    """When the second pass began (RFC 3339); whoever an administrator restores after that is not deleted."""
+    """When the second pass began (RFC 3339). A user whom an administrator restores after that is not deleted."""
     suspects: list[str] = field(default_factory=list)
-    """Subjects that a listing of Clerk's left out; each gets a second look."""
+    """Subjects that Clerk left out of a listing; each is asked for once more by itself."""
     gone: list[str] = field(default_factory=list)
-    """Subjects that Clerk certainly does not have."""
+    """Subjects of which Clerk said, when it was asked for each by itself, that it does not have them."""
 
     known: int = 0
     """The number of our subjects that the second pass has looked for."""
     deleting: bool = False
-    """Whether the deletions have begun, so that the brake on their number no longer applies."""
+    """Whether the deletions have begun; from then on the limit on their number is not applied again."""
 
     def has_too_many_gone(self, allowed: int | None) -> bool:
-        """Whether so many users are gone that none may be deleted. `allowed` is the number that an operator allows.
+        """Tell whether so many users are gone that none may be deleted.
 
-        The share of all users is judged only when the second pass has seen everybody.
+        `allowed` is the number that an operator allows; None: the limits of this module apply. The share of all users
+        is judged only when the second pass has looked for everybody.
         """
         if self.deleting:
             return False
@@ -118,7 +124,7 @@ class Sweep:
 
 @dataclass(kw_only=True, eq=False)
 class ReconcileService:
-    """Compares our users of one issuer with Clerk's, and repairs what differs."""
+    """Compares our users of one issuer (a Clerk instance) with the users of that instance, and repairs what differs."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory
@@ -130,9 +136,10 @@ class ReconcileService:
     start_slice: StartSlice
 
     async def sweep_slice(self, actor: Principal, cursor: JSONObject | None = None) -> JSONObject | None:
-        """Slice: go on with a sweep; return the next cursor, or None when the sweep is over.
+        """Slice: go on with the sweep of `cursor`, or begin one; return the next cursor, or None when the sweep is over
+        or was stopped because too many users are gone.
 
-        While Clerk does not answer, the sweep stays where it is.
+        While Clerk does not answer, the sweep stays where it is. Raises ClerkRefusedError.
         """
         sweep = Sweep.resume(cursor)
         time = self.start_slice()
@@ -146,9 +153,10 @@ class ReconcileService:
         return sweep.cursor()
 
     async def sweep(self, actor: Principal, *, repair: bool, max_deletions: int | None = None) -> Drift:
-        """Make a whole sweep at once; with `repair` False it only looks. An operator allows `max_deletions`.
+        """Make a whole sweep at once; with `repair` False only count what differs.
 
-        Raises RetryLaterError, ClerkRefusedError.
+        `max_deletions` is the number of deletions that an operator allows; None: the limits of this module. Raises
+        RetryLaterError while Clerk does not answer, ClerkRefusedError.
         """
         sweep = Sweep(Drift())
         while await self._step(actor, sweep, repair=repair, max_deletions=max_deletions):
@@ -156,7 +164,8 @@ class ReconcileService:
         return sweep.drift
 
     async def _step(self, actor: Principal, sweep: Sweep, *, repair: bool, max_deletions: int | None) -> bool:
-        """Do one page, one second look or one deletion; return whether there is more to do."""
+        """Do one page, one second look or one deletion; return whether there is more to do. Returns False, too, when
+        too many users are gone for any to be deleted, and records how many."""
         if sweep.offset is not None:
             await self._compare_page(actor, sweep, repair=repair)
         elif sweep.has_too_many_gone(max_deletions):
@@ -178,7 +187,8 @@ class ReconcileService:
 
     @contextmanager
     def _surviving(self, sweep: Sweep, subject: str) -> Iterator[None]:
-        """Count a user whose write fails, so that the sweep goes on to the others. Raises when Postgres is away."""
+        """Log and count a database error in the block instead of raising it, so that the sweep goes on with the other
+        users. Errors that mean that Postgres is away are raised."""
         try:
             yield
         except DatabaseError as error:
@@ -239,7 +249,8 @@ class ReconcileService:
         sweep.after = subjects[-1] if subjects else None
 
     async def _look_again(self, sweep: Sweep) -> None:
-        """Ask Clerk for one suspect: that a listing leaves somebody out proves nothing, but a 404 does."""
+        """Ask Clerk for one suspect by itself, and move it to `gone` if Clerk answers with 404: that a listing leaves
+        somebody out proves nothing."""
         if await self.directory.get_user(sweep.suspects[-1]) is None:
             sweep.gone.append(sweep.suspects[-1])
         sweep.suspects.pop()
@@ -262,10 +273,11 @@ def _moment(text: str | None) -> datetime:
 
 
 def _holds(known: UpstreamState, user: UpstreamUser) -> bool:
-    """Whether our row holds what `user` says, as of the same moment, or something newer.
+    """Tell whether there is nothing to write: our row holds exactly what `user` says, with the same time of change at
+    Clerk, or something newer.
 
-    The same content as of a later moment is worth writing: an event from in between, still on its way, must find that
-    it is old.
+    The same content with a later time of change is written: an event from between the two times, still on its way, must
+    then be recognised as old.
     """
     restored_at, told_at = known.restored_at, known.upstream_event_at
     if restored_at is not None and (told_at is None or told_at <= restored_at < user.told_at):

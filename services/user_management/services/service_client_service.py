@@ -1,4 +1,5 @@
-"""The management of sibling services by administrators and operators: permissions, grants and keys."""
+"""The management of sibling services (programs that call us with a key) by administrators and operators: their
+permissions, their keys, and their grants, each of which lets a service read tokens of one provider."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -39,16 +40,18 @@ _NAME_TAKEN: Final = "uc_service_clients_name"
 
 @dataclass(kw_only=True, eq=False)
 class ServiceClientService:
-    """Manages sibling services. Changes to one service wait for its row; what changes nothing is not audited."""
+    """Manages sibling services. Changes to one service are made one after the other, since each locks its row; a call
+    that changes nothing is not audited."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory
     providers: ProviderRegistry
 
     async def create_service(self, actor: Principal, name: str, permissions: Collection[str] = ()) -> str:
-        """Register a service and return its first key, of which only a hash is stored.
+        """Register a service and return the text of its first key, of which only a hash is stored.
 
-        Raises ValidationFailedError, ConflictError.
+        Raises ValidationFailedError for a name or permission that is not acceptable, ConflictError if the name is
+        taken.
         """
         if not re.fullmatch(SERVICE_NAME_PATTERN, name):
             raise ValidationFailedError(
@@ -71,8 +74,8 @@ class ServiceClientService:
         return key.text
 
     async def set_permissions(self, actor: Principal, name: str, permissions: Collection[str]) -> ServiceResponse:
-        """Replace a service's permissions. Without `webhooks:manage` (or `admin`) its subscriptions get no events; once
-        it has the permission again, they are sent what has waited.
+        """Replace a service's permissions. Without `webhooks:manage` or `admin` its webhook subscriptions get nothing:
+        new events are not queued for them, and deliveries that were queued wait until it has one of the two again.
 
         Raises NotFoundError, ValidationFailedError.
         """
@@ -88,9 +91,11 @@ class ServiceClientService:
     async def grant(
         self, actor: Principal, name: str, provider: str, *, scopes: Iterable[str] | None, reason_required: bool
     ) -> ServiceResponse:
-        """Let a service read tokens of `provider` (`scopes` None: with any), in place of an earlier grant.
+        """Let a service read tokens of `provider`, with `scopes` at most (None: with any); this replaces an earlier
+        grant.
 
-        Raises NotFoundError, UnknownProviderError, ValidationFailedError.
+        `reason_required`: whether each read must give a reason. Raises NotFoundError if there is no such service,
+        UnknownProviderError, ValidationFailedError.
         """
         config = self.providers.get(provider).config
         # Resolve aliases as a token read does; otherwise the grant would never cover an alias.
@@ -115,7 +120,7 @@ class ServiceClientService:
     async def withdraw_grant(self, actor: Principal, name: str, provider: str) -> None:
         """Withdraw a service's grant to read tokens of `provider`, which need not be configured any more.
 
-        Raises NotFoundError.
+        Raises NotFoundError if there is no such service or no such grant.
         """
         async with self.unit_of_work(actor) as uow:
             client = await _lock(uow, name)
@@ -126,9 +131,10 @@ class ServiceClientService:
             _audit(uow, "service.grant_withdrawn", name, {provider: [_terms(grant), None]})
 
     async def rotate_key(self, actor: Principal, name: str, *, overlap_seconds: int = DEFAULT_OVERLAP_SECONDS) -> str:
-        """Issue a new key and return it. The other live keys end in `overlap_seconds` (0: now), unless they end before.
+        """Issue a new key and return its text, of which only a hash is stored. The keys that were valid so far end in
+        `overlap_seconds` (0: now), or at their earlier end.
 
-        Raises NotFoundError, ValidationFailedError.
+        Raises NotFoundError, ValidationFailedError for an overlap out of bounds.
         """
         if not 0 <= overlap_seconds <= MAX_OVERLAP_SECONDS:
             raise ValidationFailedError(f"The overlap has 0 to {MAX_OVERLAP_SECONDS} seconds.")
@@ -142,7 +148,8 @@ class ServiceClientService:
         return key.text
 
     async def revoke_key(self, actor: Principal, name: str, key_id: str) -> None:
-        """Refuse one key from now on. Raises NotFoundError."""
+        """Refuse one key of a service from now on; `key_id` is the key's public part. Raises NotFoundError if there is
+        no such service or it has no such key."""
         async with self.unit_of_work(actor) as uow:
             client = await _lock(uow, name)
             if key_id not in {key.id for key in await queries.list_keys(uow.connection, [client.id])}:
@@ -151,7 +158,8 @@ class ServiceClientService:
                 _audit(uow, "service.key_revoked", name, {"key_id": [key_id, None]})
 
     async def revoke_service(self, actor: Principal, name: str) -> int:
-        """Refuse every key of a service from now on, and return how many there were. Raises NotFoundError."""
+        """Revoke every key of a service, and return how many were not revoked before. The service and its grants stay,
+        so that it can get a new key. Raises NotFoundError."""
         async with self.unit_of_work(actor) as uow:
             client = await _lock(uow, name)
             revoked = await queries.revoke_keys(uow.connection, client.id)
@@ -160,18 +168,19 @@ class ServiceClientService:
             return len(revoked)
 
     async def disable_service(self, actor: Principal, name: str) -> ServiceResponse:
-        """Refuse every key of a service, and send it no events, until it is enabled again.
+        """Refuse every key of a service, and send its webhook subscriptions nothing, until it is enabled again.
 
         Raises NotFoundError.
         """
         return await self._set_disabled(actor, name, disabled=True)
 
     async def enable_service(self, actor: Principal, name: str) -> ServiceResponse:
-        """Accept the keys of a disabled service again, and send the events that waited. Raises NotFoundError."""
+        """Accept the keys of a disabled service again, and send the deliveries that were queued for it before. Raises
+        NotFoundError."""
         return await self._set_disabled(actor, name, disabled=False)
 
     async def list_services(self) -> list[ServiceResponse]:
-        """List all services in the order of their names."""
+        """List all services, disabled ones too, in the order of their names, with their keys and grants."""
         async with self.database.reading() as connection:
             return await _describe_all(connection)
 
@@ -191,7 +200,7 @@ class ServiceClientService:
 
 
 def _permissions(values: Collection[str]) -> list[str]:
-    """Check permissions, and return each once, in order. Raises ValidationFailedError."""
+    """Return each permission once, in alphabetical order. Raises ValidationFailedError if one is unknown."""
     known = {permission.value for permission in ServicePermission}
     wanted = {str(value) for value in values}
     if wanted - known:

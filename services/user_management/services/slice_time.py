@@ -1,4 +1,5 @@
-"""The time that a job may work at a stretch, so that it keeps a worker neither from other jobs nor from stopping."""
+"""The time limit of a slice: a periodic job works for a few seconds at a stretch, so that its worker gets to other jobs
+too and can stop."""
 
 from collections.abc import Callable
 from typing import Final
@@ -9,10 +10,10 @@ SLICE_SECONDS: Final = 5.0
 
 
 class SliceTime:
-    """The clock of one slice, which starts when this object is made."""
+    """Measures the time of one slice, which begins when this object is made."""
 
     def __init__(self, clock: Clock, is_stopping: Callable[[], bool]) -> None:
-        """`is_stopping`: whether the process has been told to end."""
+        """Begin the slice. `is_stopping` returns whether the process is about to end."""
         self._clock = clock
         self._is_stopping = is_stopping
         self._began = clock.monotonic()
@@ -23,8 +24,8 @@ class SliceTime:
         return self._clock.monotonic() - self._began
 
     def may_begin(self, *, within_seconds: float | None = None) -> bool:
-        """Tell whether the job may begin more work: within five seconds of the slice's beginning, or `within_seconds`,
-        and not once the process was told to end."""
+        """Tell whether the job may begin more work: less than five seconds (or `within_seconds`) have passed since the
+        slice began, and the process is not about to end."""
         within = SLICE_SECONDS if within_seconds is None else within_seconds
         return not self._is_stopping() and self.elapsed_seconds < within
 

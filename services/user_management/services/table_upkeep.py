@@ -1,4 +1,4 @@
-"""Daily upkeep of the tables: partitions for the coming months, and the removal of rows that nobody needs any more."""
+"""Daily upkeep of the tables: makes partitions for the coming months and removes rows that are no longer needed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ log = structlog.get_logger(__name__)
 
 
 class Prune(Protocol):
-    """A query that removes the finished rows of a feature from before a moment."""
+    """The type of a query that removes a feature's old rows. Each query decides which of them are no longer needed."""
 
     async def __call__(self, connection: AsyncConnection, *, before: datetime) -> None:
-        """Remove what is older than `before` and nobody needs any more."""
+        """Remove the rows that are older than `before` and no longer needed, for example finished deliveries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,15 @@ class Pruning:
 
 
 class TableUpkeep:
-    """Makes partitions ahead of time, and removes old rows."""
+    """Makes partitions ahead of time and removes old rows; it runs as a periodic job."""
 
     def __init__(self, unit_of_work: UnitOfWorkFactory, prunings: Sequence[Pruning]) -> None:
         self._unit_of_work = unit_of_work
         self._prunings = prunings
 
     async def maintain_tables(self, actor: Principal, _cursor: Any) -> None:
-        """Slice: make the coming months' partitions, then remove the rows that no feature needs any more."""
+        """Slice: make the partitions of the coming months, then remove the old rows of each feature, each feature's in
+        one transaction. All is done in one slice, so this returns no cursor."""
         async with self._unit_of_work(actor) as uow:
             made = await job_queries.ensure_log_partitions(uow.connection, months_ahead=PARTITIONS_AHEAD)
             now = await job_queries.database_now(uow.connection)

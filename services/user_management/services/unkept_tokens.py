@@ -1,4 +1,5 @@
-"""Tokens that a provider issued and that no integration will hold; they are revoked, so that none is left alive."""
+"""Tokens that a provider issued and that no integration will hold: queues their revocation at the provider, so that
+none stays valid that nobody uses."""
 
 from services.user_management.enums import TokenKind
 from services.user_management.integrations.oauth_client import TokenAnswer
@@ -10,13 +11,14 @@ from services.user_management.unit_of_work import UnitOfWork
 
 
 def preferred_kind(provider: Provider) -> TokenKind:
-    """Return the kind of token that a provider wants to be sent when it is asked to revoke."""
+    """Return the kind of token that is sent to a provider to revoke it; REFRESH if the provider cannot revoke."""
     revocation = provider.config.revocation
     return TokenKind.REFRESH if revocation is None else revocation.token
 
 
 def revokes_whole_consent(provider: Provider) -> bool:
-    """Tell whether revoking one token ends the account's whole consent to our client, and so other integrations too."""
+    """Tell whether the revocation of one token ends the account's whole consent to our client, and so the tokens of
+    other integrations with the same account too."""
     revocation = provider.config.revocation
     return revocation is not None and revocation.whole_consent
 
@@ -24,7 +26,11 @@ def revokes_whole_consent(provider: Provider) -> bool:
 async def revoke_unkept(
     uow: UnitOfWork, vault: VaultService, provider: Provider, origin: Origin, *, answer: TokenAnswer, key_version: int
 ) -> None:
-    """Step: have the tokens of `answer` revoked, which came too late or were refused after they had been issued."""
+    """Step: queue the revocation of the tokens in `answer`, a token endpoint's answer that came too late to be stored
+    or was refused by us. Nothing is queued if the provider cannot revoke.
+
+    The tokens are sealed under `key_version`; `origin` says whose they are. Raises KeyUnavailableError.
+    """
     if not provider.config.can_revoke:
         return
 

@@ -1,4 +1,4 @@
-"""Records when something was last used. This is worth knowing, but no request may fail because of it."""
+"""Records when something (a key, a user) was last used. No request fails because this could not be recorded."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,12 +14,12 @@ from services.user_management.observability import UNRECORDED_USES
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 MAX_KEYS: Final = 10_000
-"""How many keys a process remembers. Beyond this number it forgets all, which costs one statement per key, since the
-statement itself checks the row's own time."""
+"""How many keys a process remembers as written. At this number it forgets all of them. That costs one statement more
+per key and changes nothing else, since the statement compares with the time in the row."""
 TIMEOUT_SECONDS: Final = 1.0
-"""How long recording may hold up an answer that is ready."""
+"""For how long recording may delay the answer to a request."""
 PAUSE_SECONDS: Final = 10.0
-"""How long nothing is written after a write has failed, so that few requests wait for a busy database."""
+"""For how long nothing is written after a write has failed, so that few requests wait for a busy database."""
 
 RECORDER: Final = system("use_recorder")
 
@@ -27,7 +27,8 @@ log = structlog.get_logger(__name__)
 
 
 class UseRecorder:
-    """Writes that a key was used, at most once per period and process; otherwise a call only looks into a dict."""
+    """Records that a key was used. Of the uses of one key, a process writes at most one per period to Postgres; it
+    ignores the others without a statement."""
 
     def __init__(
         self,
@@ -38,7 +39,8 @@ class UseRecorder:
         period_seconds: float,
         write: Callable[[AsyncConnection, str], Awaitable[None]],
     ) -> None:
-        """Set up a recorder. `thing` names what keys identify, in log and metric; `write` stores the use of a key."""
+        """Set up a recorder. `thing` is the name, in log and metric, of what the keys identify ("user"); `write` stores
+        that a key is in use now."""
         self._unit_of_work = unit_of_work
         self._clock = clock
         self._thing = thing
@@ -49,7 +51,11 @@ class UseRecorder:
         self._unrecorded = UNRECORDED_USES.labels(thing)
 
     async def record(self, key: str) -> None:
-        """Write the use of `key` if that is due. If Postgres does not take it in time, count that and raise nothing."""
+        """Write that `key` is in use, unless this process has done so within the period.
+
+        If Postgres does not take that within a second, this counts the use as unrecorded, raises nothing, and writes
+        nothing for the next ten seconds.
+        """
         now = self._clock.monotonic()
         written = self._written.get(key)
         if written is not None and now - written < self._period_seconds:

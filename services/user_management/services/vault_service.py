@@ -1,4 +1,6 @@
-"""The vault as use cases see it: bindings of every kind of secret, the active key version, and proof of the keys."""
+"""The vault as use cases see it: it seals (encrypts) and opens secrets, knows the active key version, and proves that
+this process holds the right keys. This module also has the binding of every kind of secret: the user, place and purpose
+without which a ciphertext cannot be decrypted."""
 
 import asyncio
 from collections.abc import Callable
@@ -36,30 +38,32 @@ log = structlog.get_logger(__name__)
 
 
 def token_binding(user_id: str, integration_id: UUID, kind: TokenKind) -> Binding:
-    """Bind a token to its user, its integration and its kind."""
+    """Return the binding of a token: its user, its integration and its kind."""
     return Binding(purpose="token", user_id=user_id, place=str(integration_id), kind=kind.value)
 
 
 def code_binding(user_id: str, flow_id: UUID) -> Binding:
-    """Bind an authorization code to its user and its flow, while it waits for the user to confirm."""
+    """Return the binding of an authorization code, which is stored until its user confirms: the user and the flow."""
     return Binding(purpose="oauth_code", user_id=user_id, place=str(flow_id))
 
 
 def webhook_secret_binding(subscription_id: UUID) -> Binding:
-    """Bind a secret, present or former, that signs deliveries to the webhook subscription that it belongs to."""
+    """Return the binding of a secret, present or former, that signs a webhook subscription's deliveries: that
+    subscription."""
     return Binding(purpose="webhook_secret", user_id="", place=str(subscription_id))
 
 
 class PoisonGuard:
-    """Stops the marking of integrations as unreadable when so many fail that the fault must be ours."""
+    """Limits how many integrations are marked as unreadable: if many tokens cannot be decrypted at once, the fault is
+    probably ours, and their users must not be sent to connect again."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._marked: dict[UUID, float] = {}
 
     def may_mark(self, integration_id: UUID) -> bool:
-        """Tell whether this integration may be marked: whether it is one of the first ten in a minute. To ask again for
-        the same one counts once."""
+        """Tell whether this integration may be marked: fewer than ten others were within the last minute. If so, it is
+        counted; to ask again for it within the minute counts nothing."""
         now = self._clock.monotonic()
         self._marked = {marked: at for marked, at in self._marked.items() if at > now - 60}
         if integration_id in self._marked:
@@ -72,13 +76,17 @@ class PoisonGuard:
 
 
 class VaultService:
-    """Seals and opens secrets, and keeps the table of key versions."""
+    """Seals and opens secrets, and keeps the table of key versions.
+
+    A version is proven when its secret is known to be the one that the data was encrypted with: it decrypts the
+    version's canary (a known text stored under that version) or any other value under it.
+    """
 
     def __init__(
         self, *, load_keys: Callable[[], TokenEncryption], unit_of_work: UnitOfWorkFactory, clock: Clock
     ) -> None:
-        """Set up a vault without keys. `load` calls `load_keys`, which blocks for seconds: it may ask a key source, and
-        it derives root keys."""
+        """Set up a vault without keys. `load` gets them later from `load_keys`, which may block for seconds: it asks a
+        key source, and derives root keys."""
         self._load_keys = load_keys
         self._encryption = TokenEncryption({})
         self._proven: set[int] = set()
@@ -88,7 +96,7 @@ class VaultService:
         self.poison_guard = PoisonGuard(clock)
 
     async def load(self) -> None:
-        """Get the secrets and derive the root keys, in a thread of their own. Raises StartupError."""
+        """Get the keys from `load_keys`, in a thread. Raises StartupError if they cannot be had."""
         self._encryption = await asyncio.to_thread(self._load_keys)
 
     @property
@@ -97,7 +105,8 @@ class VaultService:
         return self._encryption
 
     async def prove_keys(self, actor: Principal) -> None:
-        """Decrypt the canary of every version in use; in an empty database, register the highest version held here.
+        """Prove every version that is not retired by its canary; if none is registered yet, first register and activate
+        the highest one that this process holds.
 
         Raises StartupError naming the version that is missing or wrong.
         """
@@ -113,7 +122,8 @@ class VaultService:
                 )
 
     def prove(self, version: int, kdf: str, canary: bytes) -> bool:
-        """Check and remember whether this process holds `version` with the secret that encrypted its canary."""
+        """Tell whether this process holds `version` with the secret that encrypted `canary`, and derives its keys by
+        `kdf`. If so, remember the version as proven."""
         try:
             known = self._encryption.decrypt_token(canary, _CANARY_BINDING, version) == _CANARY
         except (PoisonedCiphertextError, KeyUnavailableError):
@@ -123,7 +133,8 @@ class VaultService:
         return known and kdf == KDF
 
     def prove_or_report(self, version: int, kdf: str, canary: bytes) -> bool:
-        """Check as `prove` does, but log a failure once per version, for callers that can go on without the version."""
+        """Tell what `prove` tells, and log a failure (once per version), for callers that can go on without the
+        version."""
         if version not in self._encryption.versions:
             self._report("vault.key_missing", version)
             return False
@@ -133,7 +144,7 @@ class VaultService:
         return True
 
     async def active_version(self) -> int:
-        """Return the version that encrypts from now on, as the database says at this moment.
+        """Read from the database which version is to be used for encryption at this moment.
 
         Raises KeyUnavailableError when this process does not hold it, or holds another secret under its number.
         """
@@ -142,30 +153,34 @@ class VaultService:
         return int(row.version)
 
     async def ensure_proven(self, version: int) -> int:
-        """Return `version` if this process may encrypt under it: it holds the secret that is registered as `version`.
+        """Return `version` if this process may encrypt under it, which means that the version is proven.
 
-        This asks the database the first time only. Raises KeyUnavailableError.
+        This asks the database only if the version is not proven yet. Raises KeyUnavailableError when this process does
+        not hold the version, or holds another secret under its number.
         """
         if self.require_held(version) not in self._proven:
             self._require_proven(await EncryptionKey.objects.get(version=version))
         return version
 
     def require_held(self, version: int) -> int:
-        """Return `version` if this process holds it. Raises KeyUnavailableError."""
+        """Return `version` if this process holds a secret under that number, right or wrong. Raises
+        KeyUnavailableError, and logs that once per version, if it does not."""
         if version not in self._encryption.versions:
             self._report("vault.key_missing", version)
             raise KeyUnavailableError(extra={"key_version": version})
         return version
 
     def seal(self, plaintext: str, binding: Binding, version: int) -> bytes:
-        """Encrypt `plaintext`; this takes microseconds and no I/O."""
+        """Encrypt `plaintext` under `version`, without I/O and in microseconds. Raises KeyUnavailableError for a
+        version that this process does not hold."""
         return self._encryption.encrypt_token(plaintext, binding, version)
 
     def open(self, ciphertext: bytes, binding: Binding, version: int) -> str:
-        """Decrypt `ciphertext`; this takes microseconds and no I/O.
+        """Decrypt `ciphertext`, which is under `version`, without I/O and in microseconds.
 
-        Raises PoisonedCiphertextError when the tag does not fit under a proven key, which is the row's fault; otherwise
-        KeyUnavailableError. A version that was activated after this process began is proven by the first tag that fits.
+        Raises KeyUnavailableError for a version that this process does not hold. A ciphertext that does not decrypt
+        raises PoisonedCiphertextError if the version is proven, since then the stored value is bad; otherwise
+        KeyUnavailableError, since the key may be wrong. The first value that does decrypt proves the version.
         """
         try:
             plaintext = self._encryption.decrypt_token(ciphertext, binding, self.require_held(version))
@@ -177,7 +192,8 @@ class VaultService:
         return plaintext
 
     async def activate(self, actor: Principal, version: int) -> None:
-        """Make `version` the one that encrypts; the former one still decrypts. An active version stays active.
+        """Make `version` the one that is used for encryption, and register it if it is new; the former one is still
+        used for decryption. If `version` is active already, nothing changes.
 
         Raises KeyUnavailableError for a version that this process does not hold; ConflictError for one that is retired
         or registered with another secret, and when somebody else activates or retires a version at the same moment.
@@ -236,7 +252,8 @@ class VaultService:
         return KeyUnavailableError(extra={"key_version": version})
 
     def _report(self, event: str, version: int) -> None:
-        """Log `event` once per version; each read that fails because of it is counted elsewhere."""
+        """Log `event` unless something was logged for this version before. The reads that fail because of it are
+        counted elsewhere."""
         if version not in self._reported:
             self._reported.add(version)
             log.critical(event, key_version=version)

@@ -1,5 +1,5 @@
-"""Sends the webhook deliveries that are due: signed, and retried for about a day. A subscription is disabled when
-nothing gets through for five days."""
+"""Sends the webhook deliveries that are due, signed, and retries each for about a day. A delivery is one event on its
+way to one subscription; a subscription is disabled when all its deliveries have failed for five days."""
 
 import asyncio
 import random
@@ -30,8 +30,8 @@ from services.user_management.services.webhook_subscription_service import LEASE
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 DELAYS_SECONDS: Final = (5, 300, 1800, 7200, 18_000, 36_000, 36_000)
-"""The pauses after the first failure, the second and so on: eight attempts in 27.5 hours. Source: Svix's retry
-schedule."""
+"""The seconds to wait after the first failed attempt, after the second and so on: eight attempts in 27.5 hours. Source:
+Svix's retry schedule."""
 JITTER: Final = 0.1
 MAX_RETRY_AFTER_SECONDS: Final = 6 * 3600.0
 PATIENCE_SECONDS: Final = 5 * 86_400.0
@@ -43,13 +43,13 @@ DELIVERY_PRUNING: Final = Pruning(timedelta(days=35), queries.prune)
 CONCURRENCY: Final = 8
 PER_SUBSCRIPTION: Final = 2
 FAILING_SLOTS: Final = 4
-"""How many of the CONCURRENCY slots may be used for receivers whose last delivery failed."""
+"""How many of the CONCURRENCY deliveries at once may go to receivers whose last delivery failed."""
 FAILING_START_SECONDS: Final = 1.0
-"""How long after the beginning of a slice receivers that fail may still be called. Then a call that hangs is over when
-the slice ends, and keeps nobody from being served in the next one."""
+"""For how long after the beginning of a slice (a few seconds of this job's work) deliveries to receivers that fail may
+be started. A call that hangs is then over when the slice ends, and takes no place in the next one."""
 LAST_START_SECONDS: Final = 7.0
-"""How long after its beginning a slice may start calls while another call still hangs; their ten seconds end before the
-twenty of the slice."""
+"""For how long after its beginning a slice may start calls while other calls are under way. A call takes at most ten
+seconds, so all end before the slice is cancelled after twenty."""
 POLL_SECONDS: Final = 0.5
 
 SECRET_UNREADABLE: Final = "secret_unreadable"  # noqa: S105 - an error code
@@ -65,8 +65,8 @@ log = structlog.get_logger(__name__)
 def retry_delay(attempts: int, *, retry_after: float | None) -> float | None:
     """Return the seconds until the next attempt after the `attempts`-th has failed; None: that was the last one.
 
-    `retry_after`, in which the receiver asks for a pause in seconds, can make it longer, up to six hours, but never
-    shorter.
+    `retry_after` is the pause in seconds that the receiver asks for, if it does. It can make the pause longer, up to
+    six hours, but never shorter.
     """
     if attempts > len(DELAYS_SECONDS):
         return None
@@ -76,7 +76,8 @@ def retry_delay(attempts: int, *, retry_after: float | None) -> float | None:
 
 @dataclass
 class _Slice:
-    """The deliveries that a slice has under way at this moment."""
+    """The deliveries that a slice has under way at this moment: `per_subscription` counts them for each subscription,
+    `failing` those to receivers whose last delivery failed."""
 
     time: SliceTime
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -104,7 +105,8 @@ class _Slice:
 
 @dataclass(kw_only=True, eq=False)
 class WebhookDeliveryService:
-    """The job that sends deliveries. Each delivery is with one worker at a time, and is tried at least once."""
+    """The job that sends deliveries. A lease gives each delivery to one worker at a time. After a crash it is sent
+    again, so receivers can get one twice."""
 
     unit_of_work: UnitOfWorkFactory
     sender: WebhookSender
@@ -112,10 +114,11 @@ class WebhookDeliveryService:
     clock: Clock
     start_slice: StartSlice
     admins: frozenset[str]
-    """The ids of the users who administer; only their subscriptions, and those of services, are served."""
+    """The ids of the users who are administrators. A user's subscription is served only if the user is one of them."""
 
     async def deliver_due(self, actor: Principal, _cursor: Any = None) -> None:
-        """Slice: send due deliveries, eight at once, until none is left or the time is over."""
+        """Slice: send due deliveries, at most eight at once and two per subscription, until none is left or the time is
+        over. Failures are recorded with the delivery."""
         current = _Slice(self.start_slice())
         async with asyncio.TaskGroup() as group:
             while self._may_start(current):
@@ -144,8 +147,8 @@ class WebhookDeliveryService:
             )
 
     async def _deliver(self, actor: Principal, delivery: ClaimedDelivery) -> None:
-        """Send one delivery and raise nothing: an error would cancel all other deliveries under way, and those that
-        their receivers have accepted would be sent again."""
+        """Send one delivery and record the result. This raises nothing: an error would cancel all other deliveries
+        under way, and those that their receivers have accepted would be sent again."""
         try:
             await self._attempt(actor, delivery)
         except Exception as error:
@@ -179,7 +182,7 @@ class WebhookDeliveryService:
 
     def _headers(self, delivery: ClaimedDelivery) -> dict[str, str]:
         """Return the headers of a delivery, with its signatures (source: the Standard Webhooks specification). Raises
-        KeyUnavailableError, PoisonedCiphertextError."""
+        KeyUnavailableError or PoisonedCiphertextError if a signing secret cannot be decrypted."""
         message_id = f"{MESSAGE_PREFIX}{delivery.event_id}"
         timestamp = int(self.clock.now().timestamp())
         signature = sign(
@@ -193,7 +196,8 @@ class WebhookDeliveryService:
         }
 
     def _secrets(self, delivery: ClaimedDelivery) -> list[str]:
-        """Decrypt the signing secrets: the present one, then the former one while it still signs."""
+        """Decrypt the signing secrets: the present one, then the former one if its overlap is not over. Raises
+        KeyUnavailableError, PoisonedCiphertextError."""
         binding = webhook_secret_binding(delivery.subscription_id)
         secrets = [self.vault.open(delivery.secret_ciphertext, binding, delivery.secret_key_version)]
         if delivery.former_secret_ciphertext is not None and delivery.former_secret_key_version is not None:

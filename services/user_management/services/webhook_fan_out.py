@@ -1,4 +1,5 @@
-"""Steps that turn an event into one delivery for each subscription that wants it."""
+"""Steps (parts of a transaction) that turn an event into deliveries: one for each webhook subscription that wants
+it."""
 
 from collections.abc import Collection, Iterable
 from typing import Final
@@ -12,26 +13,28 @@ from services.user_management.queries.webhook_subscription import Listener, Show
 from services.user_management.services.cloud_events import CloudEvent, ordered, structured
 from services.user_management.unit_of_work import UnitOfWork
 
-_ABOUT_CONNECTIONS: Final = "integration."
+_ABOUT_INTEGRATIONS: Final = "integration."
 
 
 def is_wanted(listener: Listener, event: CloudEvent) -> bool:
-    """Tell whether a subscription names the event's type and may be told of it. A service without `admin` is told of
-    users, and of integrations with the providers that it has a grant for."""
+    """Tell whether a subscription gets an event: its types include the event's (as `user.created` or `user.*`; a
+    subscription without types gets all), and its owner may know of it. A service without `admin` may know of users, and
+    of integrations with the providers that it has a grant for."""
     event_type = event["type"]
     named = not listener.event_types or not {event_type, f"{event_type.partition('.')[0]}.*"}.isdisjoint(
         listener.event_types
     )
-    if not named or listener.providers is None or not event_type.startswith(_ABOUT_CONNECTIONS):
+    if not named or listener.providers is None or not event_type.startswith(_ABOUT_INTEGRATIONS):
         return named
     return event["data"].get("provider") in listener.providers
 
 
 async def fan_out(uow: UnitOfWork, events: Iterable[CloudEvent], *, admins: Collection[str]) -> int:
-    """Step: number and store the deliveries of these events, in the order given. Returns how many there are.
+    """Step: number and store the deliveries of these events, in the order given. Returns how many deliveries there are.
 
-    A subscription gets them only if its owner may be told at this moment; `admins` are the users who administer.
-    Events must be marked as told in this same transaction; otherwise a crash between the two loses or doubles them.
+    A subscription gets none if it is disabled or its owner may not receive events at this moment; `admins` are the ids
+    of the users who are administrators. The events must be marked as published in this same transaction; otherwise a
+    crash between the two loses or doubles deliveries.
     """
     told = list(events)
     deliveries: list[NewDelivery] = []
@@ -51,8 +54,8 @@ async def fan_out(uow: UnitOfWork, events: Iterable[CloudEvent], *, admins: Coll
 
 
 async def deliver_alone(uow: UnitOfWork, subscription: ShownSubscription, event: CloudEvent) -> UUID:
-    """Step: queue an event for one subscription, which must be locked, whatever types it asked for. Returns the id of
-    the delivery."""
+    """Step: queue an event for one subscription, even if its types do not include the event's. The subscription must be
+    locked. Returns the id of the delivery."""
     number = subscription.last_sequence + 1
     delivery = _delivery(subscription.id, event, number)
     await delivery_queries.insert(uow.connection, [delivery])

@@ -1,7 +1,8 @@
-"""The inbox of events from upstream: each message is stored once, and applied in the same transaction.
+"""The inbox of events from upstream (the identity provider, Clerk): each message is stored once, and applied in the
+same transaction.
 
-An event that cannot be applied is stored all the same, with its error, and is tried again by this service. The sender
-is told that it arrived, since sending it again would not help.
+An event that cannot be applied is stored all the same, with its error, and is tried again by this service. The sender's
+request succeeds, since sending the event again would not help.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,8 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 SOURCE: Final = "clerk"
 BACKOFF: Final = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 3600, 21_600, 86_400))
-"""The pauses between the attempts to apply a failing event; after the last one it waits for an operator."""
+"""The pauses between the attempts to apply an event that fails. When all are used up, it is applied only if an operator
+replays it."""
 INBOX_PRUNING: Final = Pruning(timedelta(days=35), webhook_queries.prune)
 """How long applied events are kept, so that a repeated one is recognised: Svix lets operators send a message again
 weeks later, under its old id."""
@@ -42,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(kw_only=True, eq=False)
 class WebhookService:
-    """The inbox of Clerk's webhooks."""
+    """Stores Clerk's events, applies them to our users, and lists and replays stored ones."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory
@@ -53,8 +55,10 @@ class WebhookService:
     start_slice: StartSlice
 
     async def receive_clerk_event(self, message_id: str, event: ClerkEvent, payload: JSONObject) -> WebhookAccepted:
-        """Store a verified event and apply it. Unknown types are stored: refusing them would only have them resent.
+        """Store a verified event and apply it; a message id that is stored already changes nothing. The result says
+        whether it was, and whether the event is applied now.
 
+        Events of unknown types are stored and have no effect: if they were refused, Clerk would only send them again.
         Raises ValidationFailedError for an event of another Clerk instance.
         """
         if self.instance_id is not None and event.instance_id != self.instance_id:
@@ -81,7 +85,7 @@ class WebhookService:
         return WebhookAccepted(duplicate=False, applied=applied)
 
     async def retry_due(self, actor: Principal, _cursor: Any = None) -> None:
-        """Slice: try those failed events again that are due."""
+        """Slice: try failed events again that are due, until none is left or the time is over."""
         time = self.start_slice()
         while time.may_begin():
             async with self.unit_of_work(actor) as uow:
@@ -92,9 +96,10 @@ class WebhookService:
             self._forget_state(row)
 
     async def replay(self, actor: Principal, event_id: UUID) -> bool:
-        """Apply a stored event. One that was applied before changes nothing. Returns whether it is applied now.
+        """Apply a stored event (again), and return whether it is applied now; if not, its error is stored with it. An
+        event that was applied before has no further effect.
 
-        Raises NotFoundError.
+        Raises NotFoundError if there is no such event, or its content was erased with its user.
         """
         async with self.unit_of_work(actor) as uow:
             row = await webhook_queries.lock_event(uow.connection, event_id)
@@ -105,17 +110,18 @@ class WebhookService:
         return applied
 
     async def list_events(self, *, failed_only: bool, subject: str | None, limit: int) -> list[ListedEvent]:
-        """List the newest events, without their payloads."""
+        """List the newest events, without their payloads: at most `limit`, with `failed_only` those that are not
+        applied, and of one Clerk user if `subject` is given."""
         async with self.database.reading() as connection:
             return await webhook_queries.list_events(connection, failed_only=failed_only, subject=subject, limit=limit)
 
     async def failed_events(self) -> Sequence[UUID]:
-        """List the ids of all events that were not applied yet, the oldest first."""
+        """List the ids of all events that are not applied, the oldest first."""
         async with self.database.reading() as connection:
             return await webhook_queries.failed_events(connection)
 
     async def get_event(self, event_id: UUID) -> StoredEvent:
-        """Return one event with its payload. Raises NotFoundError."""
+        """Return one event with its payload, which is empty if it was erased with its user. Raises NotFoundError."""
         async with self.database.reading() as connection:
             row = await webhook_queries.read_event(connection, event_id)
         if row is None:
@@ -123,8 +129,8 @@ class WebhookService:
         return row
 
     def _forget_state(self, row: NewEvent | StoredEvent) -> None:
-        """Forget the remembered state of the user that an event is about. Only events of the types `user.…` can change
-        what a user may do."""
+        """Let this process read the state of the event's user from the database again. This is needed only for events
+        of the types `user.…`, since no others change what a user may do."""
         if row.event_type.startswith("user.") and row.subject:
             self.states.forget_subject(self.issuer, row.subject)
 
@@ -142,7 +148,12 @@ class WebhookService:
         return await self._attempt(uow, row.id, event, attempts=attempts)
 
     async def _attempt(self, uow: UnitOfWork, event_id: UUID, event: ClerkEvent, *, attempts: int) -> bool:
-        """Step: apply the event, or store its error. Returns whether it is applied. Raises only if Postgres is away."""
+        """Step: apply the event and mark it as applied, or store its error and when it is tried again. Returns whether
+        it is applied.
+
+        Of an event about an erased user the payload is deleted, and it counts as applied. An error is raised only if it
+        means that Postgres is away.
+        """
         try:
             async with uow.savepoint():
                 was_news = await self._apply(uow, event)
@@ -174,7 +185,8 @@ class WebhookService:
         return subject is not None and await self.upstream.is_erased(uow, self.issuer, subject)
 
     async def _apply(self, uow: UnitOfWork, event: ClerkEvent) -> bool:
-        """Step: carry out the effect of one event. Returns whether it changed anything; many types have no effect."""
+        """Step: carry out the effect of one event: on a user, on a deletion or on the sign-ins; other types have none.
+        Returns whether anything changed. Raises UnreadableEventError."""
         if event.type in _USER_EVENTS:
             user = read_user(event.data, issuer=self.issuer, told_at=event.timestamp)
             return await self.upstream.apply(uow, user)

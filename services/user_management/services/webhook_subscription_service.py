@@ -1,7 +1,9 @@
-"""The management of webhook subscriptions by administrators and services.
+"""The management of webhook subscriptions by administrators and services, and of their deliveries (one event on its way
+to one subscription).
 
-A subscription belongs to the user or service that made it. Whether it is told of events depends on what that owner may
-do at that moment.
+A subscription belongs to the user or service that made it. It gets an event only if its owner would be allowed to make
+a subscription at that moment: a user has to be an active administrator; a service has to be enabled, with a valid key
+and the permission `webhooks:manage` or `admin`.
 """
 
 from dataclasses import asdict, dataclass
@@ -53,8 +55,8 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 MAX_PER_OWNER: Final = 20
 MAX_REPLAYED: Final = 10_000
 LEASE_SECONDS: Final = 30.0
-"""The lease of a worker on a delivery: longer than a slice may take, so that only the delivery of a dead worker is
-tried by another."""
+"""For how long a delivery belongs to the worker that sends it. This is longer than a worker may take, so only
+deliveries of a worker that died are tried by another one."""
 DISABLED_BY_OWNER: Final = "owner"
 NO_SUBSCRIPTION: Final = "There is no such subscription."
 _OWNER_MAY_NOT_HEAR: Final = (
@@ -68,7 +70,8 @@ _URL_REFUSED: Final = (
 
 @dataclass(kw_only=True, eq=False)
 class WebhookSubscriptionService:
-    """Manages subscriptions. A service sees only its own, an administrator sees all."""
+    """Manages subscriptions. A service sees only its own subscriptions, an administrator sees all; for any other one a
+    method raises NotFoundError."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory
@@ -76,14 +79,17 @@ class WebhookSubscriptionService:
     vault: VaultService
     signer: Signer
     source: str
-    """The `source` attribute of our events."""
+    """The attribute `source` of our events (CloudEvents): our public URL."""
     admins: frozenset[str]
-    """The ids of the users who administer; only their subscriptions, and those of services, are served."""
+    """The ids of the users who are administrators. A user's subscription is served only if the user is one of them."""
 
     async def create_subscription(self, actor: Principal, request: CreateSubscriptionRequest) -> NewSubscription:
-        """Make a subscription and return it with its secret, which is never shown again.
+        """Make a subscription that belongs to the caller, and return it with its signing secret, which is never shown
+        again.
 
-        Raises ValidationFailedError, ConflictError for one too many, KeyUnavailableError.
+        Raises ValidationFailedError for a URL that does not lead to public addresses alone, ConflictError if the caller
+        has 20 subscriptions already, KeyUnavailableError if the secret cannot be sealed, and UnauthenticatedError for a
+        service that no longer exists.
         """
         await self._check_url(request.url)
         subscription_id, secret = uuid7(), new_secret()
@@ -124,8 +130,8 @@ class WebhookSubscriptionService:
     async def list_subscriptions(
         self, actor: Principal, *, limit: int, cursor: str | None
     ) -> Page[SubscriptionResponse]:
-        """List the subscriptions that the caller sees, the newest first. Raises ValidationFailedError for a cursor of
-        another list."""
+        """List a page of the subscriptions that the caller sees, the newest first. Raises ValidationFailedError for a
+        cursor that was not made for this list."""
         owner = _owner(actor)
         scope = f"webhook_subscriptions:{owner or '*'}"
         before = UUID(self.signer.decode_cursor(scope, cursor)[0]) if cursor else None
@@ -136,7 +142,7 @@ class WebhookSubscriptionService:
         return Page(items=items, next_cursor=self.signer.encode_cursor(scope, [str(items[-1].id)]) if more else None)
 
     async def get_subscription(self, actor: Principal, subscription_id: UUID) -> SubscriptionResponse:
-        """Return one of the subscriptions that the caller sees. Raises NotFoundError."""
+        """Return one of the subscriptions that the caller sees, without its secret. Raises NotFoundError."""
         async with self.database.reading() as connection:
             row = await queries.find(connection, subscription_id, owner=_owner(actor), admins=self.admins)
         if row is None:
@@ -151,9 +157,11 @@ class WebhookSubscriptionService:
         *,
         expected: frozenset[int] | None = None,
     ) -> SubscriptionResponse:
-        """Change the members that `update` has. With `expected`, the version must be one of these.
+        """Change the members that were set in `update`. To disable a subscription keeps its pending deliveries waiting;
+        to enable it makes them due at once.
 
-        Raises NotFoundError, ValidationFailedError, PreconditionFailedError.
+        Raises NotFoundError, ValidationFailedError for a URL that is not acceptable, PreconditionFailedError if
+        `expected` is given and does not contain the subscription's version.
         """
         if update.url is not None:
             await self._check_url(update.url)
@@ -172,7 +180,8 @@ class WebhookSubscriptionService:
     async def delete_subscription(
         self, actor: Principal, subscription_id: UUID, *, expected: frozenset[int] | None = None
     ) -> None:
-        """Delete a subscription with all its deliveries. Raises NotFoundError, PreconditionFailedError."""
+        """Delete a subscription with all its deliveries. Raises NotFoundError, and PreconditionFailedError if
+        `expected` is given and does not contain the subscription's version."""
         async with self.unit_of_work(actor) as uow:
             row = await self._lock(uow, actor, subscription_id, expected=expected)
             await queries.delete(uow.connection, subscription_id)
@@ -181,8 +190,8 @@ class WebhookSubscriptionService:
     async def rotate_secret(
         self, actor: Principal, subscription_id: UUID, *, overlap_seconds: int = DEFAULT_OVERLAP_SECONDS
     ) -> NewSecret:
-        """Make a new signing secret and return it. The present one still signs for `overlap_seconds`; one from before
-        it no longer signs.
+        """Make a new signing secret and return it; it is never shown again. For `overlap_seconds` deliveries are signed
+        with the present secret too; a still older one is no longer used.
 
         Raises NotFoundError, KeyUnavailableError.
         """
@@ -200,9 +209,10 @@ class WebhookSubscriptionService:
         return NewSecret(secret=secret, former_secret_until=row.former_secret_until)
 
     async def send_test(self, actor: Principal, subscription_id: UUID) -> QueuedDelivery:
-        """Queue an event of the type `webhook.test`, or hasten the one that is pending: there is one at a time.
+        """Queue an event of the type `webhook.test` for the subscription. If one is pending already, make that one due
+        now and return it instead.
 
-        Raises NotFoundError, and ConflictError while the subscription is disabled or its owner may not be told.
+        Raises NotFoundError, and ConflictError while the subscription is disabled or its owner may not receive events.
         """
         async with self.unit_of_work(actor) as uow:
             row = await self._lock_active(uow, actor, subscription_id)
@@ -226,8 +236,8 @@ class WebhookSubscriptionService:
     async def list_deliveries(
         self, actor: Principal, subscription_id: UUID, *, state: DeliveryState | None, limit: int, cursor: str | None
     ) -> Page[DeliveryResponse]:
-        """List a subscription's deliveries, the newest first. Raises NotFoundError, and ValidationFailedError for a
-        cursor of another list."""
+        """List a page of a subscription's deliveries, the newest first, with `state` only those in that state. Raises
+        NotFoundError, and ValidationFailedError for a cursor that was not made for this list."""
         scope = f"webhook_deliveries:{subscription_id}:{state or '*'}"
         before = int(self.signer.decode_cursor(scope, cursor)[0]) if cursor else None
         async with self.database.reading() as connection:
@@ -242,9 +252,11 @@ class WebhookSubscriptionService:
         return Page(items=items, next_cursor=self.signer.encode_cursor(scope, [items[-1].sequence]) if more else None)
 
     async def replay(self, actor: Principal, subscription_id: UUID, request: ReplayRequest) -> Replayed:
-        """Send deliveries again under their old ids, at most 10,000 at a time, the oldest first.
+        """Queue deliveries to be sent again under their old ids, the oldest first, and at most 10,000 per call: those
+        that `request` selects, delivered ones too, or those that failed if it has no criterion.
 
-        Raises NotFoundError, and ConflictError while the subscription is disabled or its owner may not be told.
+        If there may be more, the result says so, and gives the time from which the next request has to start. Raises
+        NotFoundError, and ConflictError while the subscription is disabled or its owner may not receive events.
         """
         wanted = delivery_queries.ReplayFilter(since=request.since, until=request.until, event_ids=request.event_ids)
 
@@ -286,7 +298,8 @@ class WebhookSubscriptionService:
 
 
 async def disable(uow: UnitOfWork, subscription_id: UUID, *, reason: str) -> None:
-    """Step: disable a subscription, which must be locked and active. Pending deliveries wait until it is enabled."""
+    """Step (part of a transaction): disable a subscription, which must be locked and active, and audit that. Pending
+    deliveries wait until it is enabled."""
     await queries.disable(uow.connection, subscription_id, reason=reason)
     await delivery_queries.park(uow.connection, [subscription_id])
     changes = {"status": [SubscriptionStatus.ACTIVE.value, SubscriptionStatus.DISABLED.value]}
@@ -313,12 +326,13 @@ async def _change(uow: UnitOfWork, row: ShownSubscription, changed: Subscription
 
 
 def _owner(actor: Principal) -> str | None:
-    """Return the service whose subscriptions the caller sees; None: the caller sees all."""
+    """Return the name of the service whose subscriptions alone the caller sees; None: the caller sees all."""
     return None if actor.is_admin or actor.kind is PrincipalKind.SYSTEM else actor.id
 
 
 async def _client_of(uow: UnitOfWork, actor: Principal) -> UUID | None:
-    """Return the service that a new subscription belongs to; None: it belongs to the user who makes it."""
+    """Lock the service that calls, and return its row's id, which a new subscription is to belong to; None if a user
+    calls. Raises UnauthenticatedError if the service no longer exists."""
     if actor.kind is PrincipalKind.USER:
         return None
     client = await client_queries.lock_client(uow.connection, actor.id)
@@ -332,13 +346,14 @@ def _unique(names: list[str]) -> list[str]:
 
 
 def _origin(url: str) -> str:
-    """Return scheme, host and port of a URL: the rest of a receiver's URL often serves as its password."""
+    """Return the scheme, host and port of a URL. The rest is left out, since it often serves as the receiver's
+    password."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def _told(values: JSONObject) -> JSONObject:
-    """Return columns as the audit may record them, with no more of a URL than its origin."""
+    """Return columns as the audit may record them: of a URL only scheme, host and port."""
     return {name: _origin(str(value)) if name == "url" else value for name, value in values.items()}
 
 

@@ -1,4 +1,5 @@
-"""Users: sign-in, changes by themselves and by administrators, news from upstream, deletion and erasure."""
+"""Use cases on users: sign-in, changes by themselves and by administrators, changes reported by upstream (the identity
+provider), deletion, and the erasure of deleted users' data."""
 
 from services.user_management.services.user_service.administration import UserAdministration
 from services.user_management.services.user_service.erasure import UserErasure

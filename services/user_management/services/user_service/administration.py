@@ -1,4 +1,4 @@
-"""What administrators, and services that they permit, do with other people's profiles."""
+"""The use cases in which administrators, or services with a permission for them, find and change users."""
 
 import hashlib
 from dataclasses import asdict, dataclass, replace
@@ -48,15 +48,16 @@ class UserAdministration:
     hold_back: timedelta
 
     async def list_users(self, wanted: UserFilter, *, limit: int, cursor: str | None) -> Page[AdminUserResponse]:
-        """List the users that match, with what administrators see of them.
+        """List a page of the users that match `wanted`, with what administrators see of them.
 
-        Raises ValidationFailedError for a cursor of another list.
+        Raises ValidationFailedError for a cursor that was not made for this list.
         """
         page, next_cursor = await self._page(wanted, limit, cursor)
         return Page(items=[AdminUserResponse.model_validate(found.user) for found in page], next_cursor=next_cursor)
 
     async def search_users(self, wanted: UserFilter, *, limit: int, cursor: str | None) -> Page[UserResponse]:
-        """List the users that match, as profiles. Raises ValidationFailedError for a cursor of another list."""
+        """List a page of the users that match `wanted`, as profiles. Raises ValidationFailedError for a cursor that was
+        not made for this list."""
         page, next_cursor = await self._page(wanted, limit, cursor)
         return Page(items=[UserResponse.model_validate(found.user) for found in page], next_cursor=next_cursor)
 
@@ -81,7 +82,8 @@ class UserAdministration:
         return AdminUserDetail.model_validate(asdict(row) | {"sign_ins_last_30_days": sign_ins})
 
     async def batch_get(self, user_ids: list[str]) -> UserBatch:
-        """Return the users with those ids who are not deleted, each once, in the order asked for, and the other ids."""
+        """Return the users with these ids who are not deleted, each once, in the order of the ids, and as `missing` the
+        ids for which there is no such user."""
         wanted = list(dict.fromkeys(user_ids))
         async with self.database.reading() as connection:
             rows = {row.id: row for row in await user_queries.read_users(connection, wanted)}
@@ -89,7 +91,8 @@ class UserAdministration:
         return UserBatch(users=found, missing=[user_id for user_id in wanted if user_id not in rows])
 
     async def suspend_user(self, actor: Principal, user_id: str, *, reason: str | None) -> AdminUserResponse:
-        """Refuse the user from now on; to suspend them again changes nothing. Raises UserNotFoundError."""
+        """Suspend the user, who is refused from now on, and return them. If they are suspended here already, nothing
+        changes, not even the reason. Raises UserNotFoundError, also for a deleted user."""
         async with self.unit_of_work(actor) as uow:
             row = await lock_live_user(uow, user_id)
             if row.suspended_at is None:
@@ -98,7 +101,8 @@ class UserAdministration:
         return AdminUserResponse.model_validate(row)
 
     async def unsuspend_user(self, actor: Principal, user_id: str) -> AdminUserResponse:
-        """Lift our suspension. Raises UserNotFoundError; ConflictError while upstream bans or locks the user."""
+        """End the suspension that was made here, if there is one, and return the user. Raises UserNotFoundError, also
+        for a deleted user, and ConflictError while the identity provider bans or locks the user."""
         async with self.unit_of_work(actor) as uow:
             row = await lock_live_user(uow, user_id)
             if row.upstream_status == UpstreamStatus.SUSPENDED:
@@ -108,9 +112,10 @@ class UserAdministration:
         return AdminUserResponse.model_validate(row)
 
     async def delete_user(self, actor: Principal, user_id: str) -> DeletionResponse:
-        """Delete somebody's account; it can be restored until the hold-back ends.
+        """Mark a user as deleted. They can be restored until the hold-back (the days between deletion and erasure)
+        ends, so their integrations are kept.
 
-        To delete a user who is deleted already changes nothing. Raises UserNotFoundError.
+        If the user is deleted already, nothing changes. Raises UserNotFoundError.
         """
         async with self.unit_of_work(actor) as uow:
             row = await lock_user(uow, user_id)
@@ -123,7 +128,7 @@ class UserAdministration:
         )
 
     async def restore_user(self, actor: Principal, user_id: str) -> AdminUserResponse:
-        """Undo a deletion within the hold-back.
+        """Undo a deletion, by whomever it was made, and return the user.
 
         Raises UserNotFoundError; ConflictError when the user is not deleted or the hold-back is over.
         """

@@ -1,4 +1,5 @@
-"""Steps that write a user's row, audit what changed with old and new values, and publish the names of the fields."""
+"""Steps (parts of a transaction) that write a user's row, audit each changed field with its old and new value, and
+publish events with the names of the changed fields."""
 
 from dataclasses import fields, replace
 from datetime import datetime
@@ -27,7 +28,7 @@ _BOOKKEEPING: Final = frozenset(
         "updated_at",
     }
 )
-"""Columns that nobody is shown; a change of these alone is neither audited nor published."""
+"""Columns that no answer of the API shows. A change of these alone is neither audited nor published."""
 _SUSPENSION: Final = {"status", "suspended_at", "suspended_reason"}
 _ENTERED: Final[dict[str, type[UserEvent]]] = {
     UserStatus.SUSPENDED: UserSuspended,
@@ -52,7 +53,9 @@ async def lock_live_user(uow: UnitOfWork, user_id: str) -> UserRow:
 
 
 def effective_status(row: UserRow) -> UserStatus:
-    """Return the user's status: what was decided here or what upstream says, whichever is stricter."""
+    """Return the status that follows from the row: the stricter one of what was decided here (deletion, suspension) and
+    what upstream, the identity provider, says. Without either, pending verification stays, and all others are
+    active."""
     if row.deleted_at is not None or row.upstream_status == UpstreamStatus.DEACTIVATED:
         return UserStatus.DEACTIVATED
     if row.suspended_at is not None or row.upstream_status == UpstreamStatus.SUSPENDED:
@@ -62,10 +65,11 @@ def effective_status(row: UserRow) -> UserStatus:
 
 
 async def write_changes(uow: UnitOfWork, row: UserRow, values: UserColumns) -> UserRow:
-    """Step: write those of `values` that differ from the locked `row`, and the status that follows; return the new row.
+    """Step: write those of `values` that differ from the locked `row`, with their search keys and the status that
+    follows from them; return the new row.
 
-    The version increases only when something that is shown has changed. A deleted user's changes are audited but not
-    published.
+    Only if a column changes that the API shows, the version increases and the change is audited and published. Changes
+    of a deleted user are not published.
     """
     after = replace(row, **with_search_keys(values))
     after = replace(after, status=effective_status(after).value)
@@ -94,7 +98,8 @@ async def write_differences(uow: UnitOfWork, row: UserRow, after: UserRow) -> No
 
 
 def _tell(uow: UnitOfWork, row: UserRow, changes: dict[str, list[Any]]) -> None:
-    """Audit the change; publish it unless the user is deleted."""
+    """Step: audit `changes`, which map each column to [old, new], and publish events unless the user is deleted: one if
+    the user has become suspended or deactivated, one with the names of the other columns, if any."""
     user_id = row.id
     entered = _ENTERED.get(changes["status"][1]) if "status" in changes else None
     visible = {name: [_json(old), _json(new)] for name, (old, new) in changes.items()}
@@ -110,9 +115,9 @@ def _tell(uow: UnitOfWork, row: UserRow, changes: dict[str, list[Any]]) -> None:
 
 
 async def mark_deleted(uow: UnitOfWork, row: UserRow, *, by: str) -> datetime:
-    """Step: mark a user, whose row is locked, as deleted by `by`; return the time.
+    """Step: mark a user, whose row is locked and not deleted, as deleted; audit and publish that, and return the time.
 
-    Nobody can read the user's tokens from the commit on.
+    `by` is "user", "admin" or "upstream". From the commit on nobody can read the user's tokens.
     """
     now = uow.clock.now()
     values: UserColumns = {
@@ -131,7 +136,8 @@ async def mark_deleted(uow: UnitOfWork, row: UserRow, *, by: str) -> datetime:
 
 
 def announce_status(uow: UnitOfWork, user_id: str, change: list[str | None]) -> None:
-    """Step: audit and publish that a new user is suspended or deactivated from the start, if they are."""
+    """Step: audit and publish that a new user is suspended or deactivated, if the status in `change` ([old, new]) is
+    one of these; otherwise do nothing."""
     entered = _ENTERED.get(change[1] or "")
     if entered is not None:
         uow.audit(entered.event_type.value, target=("user", user_id), user_id=user_id, changes={"status": change})
@@ -139,7 +145,7 @@ def announce_status(uow: UnitOfWork, user_id: str, change: list[str | None]) -> 
 
 
 def with_search_keys(values: UserColumns) -> UserColumns:
-    """Return `values` together with the search keys of the names in them."""
+    """Return `values` with the search keys of the first and last name added, if `values` has these names."""
     keyed = values.copy()
     if "first_name" in values:
         keyed["first_name_normalized"] = _name_key(values["first_name"])
@@ -149,9 +155,10 @@ def with_search_keys(values: UserColumns) -> UserColumns:
 
 
 def _name_key(name: str | None) -> str | None:
-    """Make the search key of a name, cut to 200 characters.
+    """Return the search key of a name, cut to 200 characters; None for no name.
 
-    Upstream's names have no limit and fold to up to 18 times their length; an index entry has at most 2704 bytes.
+    It is cut because upstream's names have no limit and can become 18 times as long in the key, while an index entry
+    has at most 2704 bytes.
     """
     if not name:
         return None

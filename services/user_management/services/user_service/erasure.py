@@ -1,4 +1,5 @@
-"""The erasure at the end of the hold-back: a deleted user's data is removed, a keyed hash of their subject stays."""
+"""The erasure of deleted users at the end of the hold-back, the days in which they could be restored. A user's data is
+removed; a keyed hash of their subject (their id at the identity provider) stays, so that they are not created again."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(kw_only=True, eq=False)
 class UserErasure:
-    """Erases users one by one, each in a transaction of its own."""
+    """Erases users whose hold-back is over, one per transaction."""
 
     unit_of_work: UnitOfWorkFactory
     signer: Signer
@@ -33,9 +34,9 @@ class UserErasure:
     start_slice: StartSlice
 
     async def erase_due(self, actor: Principal, _cursor: Any = None) -> str | None:
-        """Slice: erase the users who were deleted longer ago than the hold-back.
+        """Slice: erase the users who were deleted longer ago than the hold-back, for about five seconds.
 
-        Returns None when no such user is left, "more" when time ran out first.
+        Returns None when no such user is left; otherwise "more", a cursor that asks for another slice.
         """
         time = self.start_slice()
         while time.may_begin():
@@ -49,8 +50,9 @@ class UserErasure:
         return "more"
 
     async def _erase(self, uow: UnitOfWork, user_id: str) -> None:
-        """Step: erase one user. The audit keeps who did what and when, but old and new values are removed, and so are
-        the events that upstream sent about the user."""
+        """Step: erase one user, and queue the revocation of their tokens at the providers. The audit keeps who did what
+        and when, without old and new values; of the events that upstream sent about the user only the message ids
+        stay."""
         identities = await user_queries.identities_of(uow.connection, user_id)
         for issuer, subject in identities:
             await user_queries.insert_tombstone(uow.connection, self.signer.subject_tombstones(issuer, subject)[0])

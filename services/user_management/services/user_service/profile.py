@@ -1,4 +1,4 @@
-"""What users do with their own profile: read it, edit it, delete their account."""
+"""The use cases of users on themselves: read and edit the profile, delete the account."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,7 +26,7 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 UPSTREAM_ONLY: Final = ("email", "phone")
 
 ExpectedVersions = frozenset[int] | None
-"""Versions of which the row must have one (`If-Match`); None: any."""
+"""The versions that a user's row may have for a change to be made (`If-Match`); None: any."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -49,11 +49,11 @@ class ProfileService:
     async def update_user(
         self, actor: Principal, user_id: str, update: UserUpdate, *, expected: ExpectedVersions
     ) -> UserResponse:
-        """Apply a merge patch (RFC 7396) to the profile, and return the new one.
+        """Apply a merge patch (RFC 7396) to the profile, and return the new profile.
 
-        A name or an image that is edited here is no longer taken from upstream, until it is set to null.
-
-        Raises UserNotFoundError, PreconditionFailedError, FieldOwnedUpstreamError for e-mail and phone.
+        A name or image that is edited here is no longer taken from upstream (the identity provider), until it is set to
+        null. Raises UserNotFoundError, PreconditionFailedError if the version is not one of `expected`, and
+        FieldOwnedUpstreamError for e-mail and phone.
         """
         owned = [name for name in UPSTREAM_ONLY if name in update.model_fields_set]
         if owned:
@@ -66,10 +66,11 @@ class ProfileService:
         return UserResponse.model_validate(row)
 
     async def delete_user(self, actor: Principal, user_id: str, *, expected: ExpectedVersions) -> DeletionResponse:
-        """Delete the user's own account, which ends sign-in and tokens at once.
+        """Delete the user's own account: sign-in and token reads are refused at once, all integrations are
+        disconnected, and the revocation of their tokens at the providers is queued.
 
-        The tokens are also revoked at the providers; the other data is erased after the hold-back. To delete again
-        changes nothing. Raises UserNotFoundError, PreconditionFailedError.
+        The other data is erased when the hold-back ends, until which an administrator can restore the user. If the user
+        is deleted already, nothing changes. Raises UserNotFoundError, PreconditionFailedError.
         """
         ended: list[DisconnectResponse] = []
         async with self.unit_of_work(actor) as uow:
@@ -93,7 +94,8 @@ def _expect(row: UserRow, expected: ExpectedVersions) -> None:
 
 
 def _edited(row: UserRow, update: UserUpdate) -> UserColumns:
-    """Return the columns after the edit; `local_fields` names those that are no longer taken from upstream."""
+    """Return the columns that the patch sets. A name or image that it sets to null gets upstream's value.
+    `local_fields` names those that are not taken from upstream any more."""
     values: UserColumns = {}
     local = set(row.local_fields)
     upstream = row.upstream_profile or {}

@@ -17,13 +17,15 @@ from services.user_management.services.user_service.upstream import UpstreamUser
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 MAX_IMPERSONATIONS: Final = 1000
-"""How many impersonating sessions a process remembers as audited; one that it forgets is audited again."""
+"""How many impersonating sessions a process remembers as audited. Beyond this number it forgets the oldest one, which
+is audited again if it is still used."""
 ACTIVITY_STEP: Final = timedelta(minutes=5)
-"""The precision of `last_active_at`: to write it with every request would make each read a write."""
+"""The precision of `last_active_at`. If it were written with every request, each read would become a write."""
 
 
 class SignIn:
-    """Resolves sessions to principals."""
+    """Finds the principal (the authenticated party that acts) of a session. It creates users at their first sign-in,
+    records when users were active, and audits impersonations."""
 
     def __init__(
         self,
@@ -51,10 +53,11 @@ class SignIn:
         self._impersonations: dict[tuple[str, str | None], None] = {}
 
     async def sign_in(self, session: SessionClaims, *, fresh: bool = False) -> Principal:
-        """Return the principal behind a verified session; create a user who is new, since the webhook may be late.
+        """Return the principal of a verified session. A user who is new is created, since Clerk's webhook may be late.
 
-        `fresh` asks the database even about a user who is remembered. Raises UnauthenticatedError for a subject that
-        must not exist here, UserInactiveError for a user who may not act.
+        A user's state is remembered for two seconds; `fresh` asks the database all the same. Raises
+        UnauthenticatedError for a subject that must not exist here (erased, or an id that is taken or not acceptable),
+        and UserInactiveError for a user who is deleted, suspended, deactivated or not verified.
         """
         user = await self._states.find(session.issuer, session.subject, fresh=fresh) or await self._create(session)
         if user.deleted_at is not None:
@@ -70,7 +73,8 @@ class SignIn:
         return Principal(PrincipalKind.USER, user.id, impersonator=session.impersonator, is_admin=is_admin)
 
     def _deletion(self, deleted_at: datetime) -> dict[str, str]:
-        """Return members of the refusal that tell users of a deletion which was perhaps never confirmed to them."""
+        """Return members for the refusal of a deleted user: when they were deleted and until when they can be restored.
+        The answer to the deletion itself may never have reached them."""
         moments = {"deleted_at": deleted_at, "restorable_until": deleted_at + self._hold_back}
         return {name: moment.isoformat().replace("+00:00", "Z") for name, moment in moments.items()}
 
@@ -86,7 +90,7 @@ class SignIn:
         return user
 
     async def _note_impersonation(self, user: ResolvedUser, session: SessionClaims) -> None:
-        """Audit that somebody impersonates the user: once per session and process, whatever they do."""
+        """Audit that somebody impersonates the user: once for each session and impersonator, in this process."""
         key = (session.session_id, session.impersonator)
         if key in self._impersonations:
             return

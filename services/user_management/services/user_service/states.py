@@ -1,4 +1,5 @@
-"""A cache of the users behind (issuer, subject) and whether they may act; it keeps each for two seconds."""
+"""A cache of users and whether they may act, by issuer and subject (the user's id at the issuer of the session). It
+keeps each user for two seconds."""
 
 from collections import OrderedDict
 from typing import Final
@@ -13,7 +14,8 @@ CACHE_SIZE: Final = 10_000
 
 
 class UserStates:
-    """Finds users by (issuer, subject). The process that suspends a user sees that at once, others within 2 s."""
+    """Finds users by (issuer, subject), and remembers at most 10,000 of them. A process that suspends a user sees that
+    at once, others within two seconds."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -22,7 +24,8 @@ class UserStates:
         self._changes = 0
 
     async def find(self, issuer: str, subject: str, *, fresh: bool = False) -> ResolvedUser | None:
-        """Return the user who signs in as (issuer, subject); None, which is not remembered, when nobody does.
+        """Return the user who signs in as (issuer, subject), deleted or not; None if there is none. None is not
+        remembered.
 
         `fresh` asks the database even about a user who is remembered.
         """
@@ -42,11 +45,11 @@ class UserStates:
         return user
 
     def forget(self) -> None:
-        """Forget everybody. This is for changes of a user's state that are made here, which are rare."""
+        """Forget all users. Call this after a change of a user's state that was made here, since these are rare."""
         self._changes += 1
         self._known.clear()
 
     def forget_subject(self, issuer: str, subject: str) -> None:
-        """Forget one user. This is for news from upstream, of which there are many."""
+        """Forget one user. Call this after a change that upstream reported, since these are many."""
         self._changes += 1
         self._known.pop((issuer, subject), None)

@@ -1,8 +1,9 @@
-"""Applies what an identity provider says about users, so that every order and every repetition ends in one state.
+"""Applies what upstream (the identity provider) says about users. The same descriptions lead to the same state, in
+whatever order and however often they arrive.
 
-News of a user is totally ordered by (time of the user object, time of the event, digest of the content), and the newest
-is kept. A deletion is final: only an administrator undoes it, and never a later event. Profiles of deleted users are
-kept up to date like all others, so that an order in which the deletion comes first ends in the same state.
+Descriptions of a user are ordered by (time of the user object, time of the event, digest of the content), and the
+newest is kept. A deletion is final: only an administrator undoes it, and never a later event. Profiles of deleted users
+are kept up to date like all others, so that an order in which the deletion comes first ends in the same state.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ from services.user_management.utils.validators import normalize_email
 
 SIGN_IN_PRUNING: Final = Pruning(timedelta(days=90), user_queries.prune_sign_ins)
 _UPSTREAM_ID: Final = re.compile(r"(?!usr_)[a-z]+_[A-Za-z0-9_-]{1,58}")
-"""Ids that may come from upstream; `usr_` is reserved for users who are created here."""
+"""Ids that users from upstream may have. The prefix `usr_` is reserved for users who are created here."""
 _INITIAL_STATUS: Final[dict[str | None, UserStatus]] = {
     UpstreamStatus.SUSPENDED: UserStatus.SUSPENDED,
     UpstreamStatus.DEACTIVATED: UserStatus.DEACTIVATED,
@@ -40,7 +41,8 @@ EDITABLE_HERE: Final[tuple[Literal["first_name", "last_name", "profile_image_url
     "last_name",
     "profile_image_url",
 )
-"""Upstream's fields that can be edited here; one that was edited is no longer taken from upstream."""
+"""Fields that upstream describes and that can be edited here. A field that was edited is no longer taken from
+upstream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,10 @@ class UpstreamUser:
     updated_at: datetime
     """When upstream last changed the user."""
     told_at: datetime
-    """When upstream told us about the user in this state."""
+    """When upstream described the user so: the time of its event, or of our request."""
 
     def columns(self) -> UserColumns:
-        """Return the columns of a user's row that hold this description."""
+        """Return the columns of a user's row that this description sets."""
         return {
             "email": self.email,
             "email_normalized": normalize_email(self.email) if self.email else None,
@@ -79,13 +81,13 @@ class UpstreamUser:
         }
 
     def digest(self) -> bytes:
-        """Return the SHA-256 of the content, which tells two descriptions of the same moment apart."""
+        """Return the SHA-256 of the content without its times; this orders two descriptions of the same moment."""
         content = [self.email, self.email_verified, self.phone, self.status]
         content += [getattr(self, name) for name in EDITABLE_HERE]
         return hashlib.sha256(json.dumps(content).encode()).digest()
 
     def is_newer_than(self, row: UserRow | UpstreamState) -> bool:
-        """Whether this description is newer than what the row holds."""
+        """Tell whether this description is newer than the one that the row holds, if it holds any."""
         if row.upstream_updated_at is None:
             return True
         if row.upstream_event_at is None:
@@ -97,14 +99,17 @@ class UpstreamUser:
 
 @dataclass(kw_only=True, eq=False)
 class UpstreamUsers:
-    """Steps that a webhook, a reconciliation or a first sign-in takes within its transaction."""
+    """Steps that create, update and delete users. A webhook, a reconciliation or a first sign-in takes them within its
+    transaction."""
 
     preferences: PreferencesManager
     signer: Signer
 
     async def create(self, uow: UnitOfWork, *, issuer: str, subject: str, profile: UserColumns | None = None) -> bool:
-        """Step: create a user with their identity and default preferences; return False if the subject may not exist,
-        or exists already."""
+        """Step: create a user with their identity, `profile` and default preferences; audit and publish that.
+
+        Returns False, and creates nothing, if the subject was erased, is no acceptable id, or exists already.
+        """
         if not _UPSTREAM_ID.fullmatch(subject) or await self.is_erased(uow, issuer, subject):
             return False
         now = uow.clock.now()
@@ -130,11 +135,15 @@ class UpstreamUsers:
         return True
 
     async def is_erased(self, uow: UnitOfWork, issuer: str, subject: str) -> bool:
-        """Step: look up whether the subject was erased, so that it must not come back."""
+        """Step: look up whether the subject was erased; if so, it must not be created again."""
         return await user_queries.is_erased(uow.connection, self.signer.subject_tombstones(issuer, subject))
 
     async def apply(self, uow: UnitOfWork, upstream: UpstreamUser) -> bool:
-        """Step: create or update a user as upstream describes them; return whether the description was news."""
+        """Step: create or update a user as upstream describes them, without the fields that were edited here.
+
+        Returns False, and changes nothing, if the row holds this description or a newer one, or if the user must not
+        exist here.
+        """
         profile = upstream.columns()
         row = await user_queries.lock_identity(uow.connection, issuer=upstream.issuer, subject=upstream.subject)
         if row is None:
@@ -150,10 +159,10 @@ class UpstreamUsers:
         return True
 
     async def delete(self, uow: UnitOfWork, *, issuer: str, subject: str, told_at: datetime) -> bool:
-        """Step: delete the user whom upstream has deleted; return whether that changed anything.
+        """Step: mark as deleted the user whom upstream has deleted; return whether that changed anything.
 
-        The deletion stands whatever news comes later or came before. But a user whom an administrator has restored
-        since `told_at` is not deleted again when old news is repeated.
+        A subject that is not known here yet is first created, so that a later event finds a deleted user. `told_at` is
+        when upstream reported the deletion: a user whom an administrator has restored since then is not deleted.
         """
         row = await self._locked(uow, issuer, subject)
         if row is None or row.deleted_at is not None:
@@ -166,9 +175,10 @@ class UpstreamUsers:
     async def record_sign_in(
         self, uow: UnitOfWork, *, issuer: str, subject: str, session_id: str, started_at: datetime
     ) -> bool:
-        """Step: note that a session began; return False when there is no such user.
+        """Step: record that a session began, and create its user if they are new; return False when the user must not
+        exist here.
 
-        Each session counts once, and the latest is the last sign-in, in whatever order they are told.
+        Each session counts once, and the one that began last is the last sign-in, in whatever order they are reported.
         """
         row = await self._locked(uow, issuer, subject)
         if row is None:
@@ -179,7 +189,8 @@ class UpstreamUsers:
         return True
 
     async def _locked(self, uow: UnitOfWork, issuer: str, subject: str) -> UserRow | None:
-        """Lock and return the subject's row, which is created if need be; None for a subject that must not exist."""
+        """Step: lock and return the subject's row, which is created if there is none; None for a subject that must not
+        exist."""
         row = await user_queries.lock_identity(uow.connection, issuer=issuer, subject=subject)
         if row is not None:
             return row
