@@ -23,8 +23,8 @@ GROUPS: Final = {
 
 
 def command_line(names: Collection[str]) -> typer.Typer:
-    """Return the command line with these commands and groups. Only their modules are imported: FastAPI and Alembic,
-    which one command each has a use for, would take half of a short command's time."""
+    """Return the command line with the commands and groups in `names`. Only their modules are imported, since FastAPI
+    and Alembic, each of which one command needs, would take half of a short command's time."""
     app = typer.Typer(
         no_args_is_help=True, pretty_exceptions_enable=False, help="User management service, for operators."
     )
@@ -40,8 +40,9 @@ def command_line(names: Collection[str]) -> typer.Typer:
 
 
 def main() -> None:
-    """Run a command. A problem is printed as one line on stderr; the exit status is 1 for a refusal, 2 for the
-    configuration."""
+    """Run the command that the process's arguments name. An error that we raise ourselves is printed as one line on
+    stderr; the exit status is then 1 if the command was refused, 2 if the process cannot start (configuration, keys,
+    database)."""
     forbid_core_dumps()
     everything = {*COMMANDS, *GROUPS}
     try:

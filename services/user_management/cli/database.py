@@ -12,7 +12,7 @@ app = typer.Typer(no_args_is_help=True)
 
 
 def alembic_config() -> Config:
-    """Return Alembic's configuration, wherever the current folder is."""
+    """Return Alembic's configuration. It does not depend on the current folder."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parents[1] / "alembic").replace("%", "%%"))
     return config
@@ -27,6 +27,7 @@ def upgrade(revision: Annotated[str, typer.Argument(help="Target revision.")] = 
 
 @app.command()
 def downgrade(revision: Annotated[str, typer.Argument(help="Target revision, or -1 for one step.")]) -> None:
-    """Migrate the schema down. The data in dropped tables is lost."""
+    """Migrate the schema down, as the owner role (DATABASE_MIGRATION_URL). The data in dropped tables and columns is
+    lost."""
     command.downgrade(alembic_config(), revision)
     print(f"The schema is at {revision}.", file=sys.stderr)

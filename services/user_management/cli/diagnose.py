@@ -1,4 +1,5 @@
-"""`cli diagnose`: prints what the route of the same name answers, for whoever is on call."""
+"""`cli diagnose`: prints the diagnosis of a user's integration, the same that the API's diagnosis route answers
+with."""
 
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ def diagnose(  # noqa: PLR0917 - typer calls it by name
     live: Annotated[bool, typer.Option(help="Also ask the provider now, once.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON that the API answers.")] = False,
 ) -> None:
-    """Explain an integration: findings with their evidence, and who can fix each."""
+    """Explain why a user's integration works or does not: findings with their evidence, and who can fix each."""
 
     async def explain(container: Container) -> DiagnosisResponse:
         try:

@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True)
 _LINE_SECONDS = 1.0
 """Seconds between two lines of progress."""
 _HIGHEST_VERSION: Final = 2**31 - 1
-"""Highest number of a key version: what ENCRYPTION_KEYS takes, and the integer column of the table."""
+"""Highest number of a key version that ENCRYPTION_KEYS and the table's integer column accept."""
 
 
 @app.command()
@@ -37,8 +37,8 @@ def generate(
 
 @app.command()
 def status() -> None:
-    """Show each key version: its state, whether it is held here and is the right one, and how much is encrypted
-    under it."""
+    """Show each key version: its state, whether it is held here and is the right key, how much is encrypted under it,
+    and how much of that is unreadable."""
 
     async def read(container: Container) -> list[KeyStatus]:
         try:
@@ -58,14 +58,15 @@ def status() -> None:
 
 @app.command()
 def activate(version: Annotated[int, typer.Argument(help="The version that encrypts from now on.")]) -> None:
-    """Switch to another version, which encrypts from now on; the former one goes on decrypting."""
+    """Use another version for encryption from now on; the former one is still used for decryption."""
     run(lambda container: container.keys.vault.activate(OPERATOR, version), prove_keys=True)
     print(f"Version {version} is active.", file=sys.stderr)
 
 
 @app.command()
 def rewrap() -> None:
-    """Encrypt everything under the active version, here and now; may be stopped at any moment and started again."""
+    """Encrypt everything that is under other versions anew under the active one. This may be stopped at any moment and
+    started again. Exits with 1 if something is left that cannot be read here."""
     lines = _ProgressLines()
     progress = run(lambda container: container.keys.rotation.rewrap_all(OPERATOR, lines.report), prove_keys=True)
     lines.print(progress)
@@ -81,7 +82,8 @@ def retire(
         bool, typer.Option(help="Delete what cannot be read under it; users must connect those accounts again.")
     ] = False,
 ) -> None:
-    """Retire a version under which nothing is encrypted any more; refused while anything is."""
+    """Retire a version, so that no process has to hold it. This is refused while the version is active, while anything
+    is encrypted under it, and for a minute after the activation of another version."""
     discarded = run(
         lambda container: container.keys.rotation.retire(OPERATOR, version, discard_unreadable=discard_unreadable),
         prove_keys=True,
@@ -92,11 +94,13 @@ def retire(
 
 
 def _new_version(wanted: int | None, held: Collection[int]) -> int:
-    """Return `wanted`, or else the next number. The table is not asked, so that a key can be made without a database.
-    So a retired version that is no longer held may be proposed again; activating it is refused, and `--version` steps
-    over it.
+    """Return `wanted`, or if it is None the number after the highest of `held`.
 
-    Raises ValidationFailedError or ConflictError.
+    The database is not asked, so that a key can be made without it. So the number of a retired version that is no
+    longer held may be returned; the activation of that key is refused, and the operator makes one with a higher
+    `--version`.
+
+    Raises ValidationFailedError for a number out of bounds, ConflictError for one in `held`.
     """
     if wanted is None:
         return max(held, default=0) + 1
@@ -108,19 +112,19 @@ def _new_version(wanted: int | None, held: Collection[int]) -> int:
 
 
 class _ProgressLines:
-    """Progress of a rewrap, printed about once a second: how much is done, left and unreadable, and how much is done
-    per second."""
+    """Prints the progress of a rewrap about once a second: the numbers of ciphertexts done, left and unreadable, and
+    those done per second."""
 
     def __init__(self) -> None:
         self._printed = time.monotonic()
 
     def report(self, progress: Progress) -> None:
-        """Print a line, if the last one is old."""
+        """Print a line if the last one was printed at least a second ago."""
         if time.monotonic() - self._printed >= _LINE_SECONDS:
             self.print(progress)
 
     def print(self, progress: Progress) -> None:
-        """Print a line."""
+        """Print a line with the figures in `progress`."""
         self._printed = time.monotonic()
         rate = progress.per_second(self._printed)
         print(f"done {progress.done}\tleft {progress.left}\tunreadable {progress.unreadable}\t{rate:.0f}/s", flush=True)

@@ -1,4 +1,4 @@
-"""`cli openapi`: prints the document of the API."""
+"""`cli openapi`: prints the OpenAPI document of this service's API."""
 
 import json
 
@@ -7,5 +7,5 @@ from services.user_management.settings import Settings
 
 
 def print_schema() -> None:
-    """Print the OpenAPI document, as committed in documentation/openapi.json."""
+    """Print the OpenAPI document of the API; documentation/openapi.json holds this output."""
     print(json.dumps(create_app(Settings.model_construct()).openapi(), indent=2, ensure_ascii=False))

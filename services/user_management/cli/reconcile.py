@@ -1,4 +1,4 @@
-"""`cli reconcile …`: commands that compare all users with the identity provider's."""
+"""`cli reconcile …`: the command that compares all users with those of the identity provider."""
 
 import sys
 from dataclasses import asdict
@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def reconcile() -> None:
-    """Compare all users with the identity provider's."""
+    """Compare all users with those of the identity provider."""
 
 
 @app.command()
@@ -25,9 +25,9 @@ def clerk(
         typer.Option(help="Allow this many deletions; by default 50, and no more than a tenth of the users.", min=0),
     ] = None,
 ) -> None:
-    """Sweep all users of Clerk's Backend API; create, update and delete what differs here.
+    """Compare all users with those in Clerk's Backend API, and create, update and delete users here where they differ.
 
-    Exits with 1 if the database refused any of these writes.
+    Prints how many differences of each kind there were. Exits with 1 if the database refused any of the writes.
     """
     drift = run(
         lambda container: build_reconciliation(container).sweep(

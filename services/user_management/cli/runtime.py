@@ -1,4 +1,4 @@
-"""Running one use case from the command line."""
+"""Runs one use case from the command line, in a process of its own."""
 
 import asyncio
 import sys
@@ -19,8 +19,12 @@ OPERATOR: Final = system("cli")
 
 
 def run(use_case: Callable[[Container], Awaitable[Result]], *, prove_keys: bool = False) -> Result:
-    """Run `use_case` as the operator. `prove_keys` is for commands that touch the vault: the process then proves its
-    keys, as every other process does at its start. The rest also works on the day on which keys are missing."""
+    """Run `use_case` with a container that is connected to Postgres, and return its result; close everything then.
+
+    With `prove_keys`, for commands that encrypt or decrypt, the process first starts as a server does: it loads its
+    keys and checks that they are right. Other commands also work while keys are missing. Raises StartupError, also if
+    Postgres does not answer or the schema is missing.
+    """
 
     async def connected() -> Result:
         settings = get_settings()

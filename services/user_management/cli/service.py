@@ -1,4 +1,5 @@
-"""`cli service …`: commands that manage sibling services, their keys, grants and permissions."""
+"""`cli service …`: commands that manage sibling services, their keys, their grants (the right to read tokens of one
+provider) and their permissions (all other rights)."""
 
 import sys
 from typing import Annotated
@@ -20,7 +21,7 @@ def create(
     grant: Annotated[list[str] | None, typer.Option(help="A provider whose tokens it may read, in any scope.")] = None,
     permission: Annotated[list[str] | None, typer.Option(help="What it may do beyond reading tokens.")] = None,
 ) -> None:
-    """Register a service and print its key, alone on stdout. The key cannot be printed again."""
+    """Register a service and print its first key, alone on stdout. The key cannot be printed again."""
 
     async def create_and_grant(container: Container) -> str:
         providers = [container.resources.providers.get(provider).name for provider in grant or []]
@@ -38,7 +39,7 @@ def permit(
         list[str] | None, typer.Argument(help="What it may do from now on; without any, nothing.")
     ] = None,
 ) -> None:
-    """Replace what a service may do beyond reading tokens."""
+    """Replace the permissions of a service, which say what it may do beyond reading tokens."""
     service = run(lambda container: container.service_clients.set_permissions(OPERATOR, name, permissions or []))
     print(f"Permissions of {name}: {_permissions(service)}.", file=sys.stderr)
 
@@ -57,7 +58,7 @@ def grant_providers(
 
 @app.command()
 def withdraw(name: Name, provider: Annotated[str, typer.Argument(help="Name of the provider.")]) -> None:
-    """Withdraw a service's grant for a provider: the service can read no more tokens of it."""
+    """Withdraw a service's grant for a provider: from now on the service can read no tokens of that provider."""
     run(lambda container: container.service_clients.withdraw_grant(OPERATOR, name, provider))
     print(f"{name} may no longer read tokens of {provider}.", file=sys.stderr)
 
@@ -69,8 +70,8 @@ def rotate(
         DEFAULT_OVERLAP_SECONDS
     ),
 ) -> None:
-    """Print a new key of a service, alone on stdout. The key cannot be printed again. The service's other keys end
-    after the overlap."""
+    """Make a new key of a service and print it, alone on stdout. The key cannot be printed again. The service's other
+    keys end after the overlap, unless they end before."""
     _print_key(
         name, run(lambda container: container.service_clients.rotate_key(OPERATOR, name, overlap_seconds=overlap))
     )
@@ -91,21 +92,21 @@ def revoke(
 
 @app.command()
 def disable(name: Name) -> None:
-    """Refuse a service, whatever key it has, until it is enabled again."""
+    """Refuse every key of a service, and send it no webhooks, until it is enabled again."""
     run(lambda container: container.service_clients.disable_service(OPERATOR, name))
     print(f"{name} is disabled.", file=sys.stderr)
 
 
 @app.command()
 def enable(name: Name) -> None:
-    """Accept the keys of a disabled service again."""
+    """Accept the keys of a disabled service again, and send the webhooks that waited."""
     run(lambda container: container.service_clients.enable_service(OPERATOR, name))
     print(f"{name} is enabled.", file=sys.stderr)
 
 
 @app.command(name="list")
 def list_services() -> None:
-    """List all services with their live keys, grants and permissions."""
+    """List all services, disabled ones too, with their valid keys, grants and permissions."""
     for service in run(lambda container: container.service_clients.list_services()):
         keys = ", ".join(key.id for key in service.keys if key.live)
         grants = "; ".join(_describe(grant) for grant in service.grants)

@@ -1,4 +1,4 @@
-"""`cli subscriptions …`: commands that show and switch webhook subscriptions, and send deliveries again."""
+"""`cli subscriptions …`: commands that show, enable and disable webhook subscriptions, and send deliveries again."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ SubscriptionId = Annotated[UUID, typer.Argument(help="Id of the subscription, as
 
 @app.command(name="list")
 def list_subscriptions() -> None:
-    """List all subscriptions, the newest first: id, owner, status, events, URL."""
+    """List all subscriptions, the newest first: id, owner, status, since when deliveries fail (or -), events, URL."""
     for one in run(_all):
         status = one.status if one.disabled_reason is None else f"{one.status} ({one.disabled_reason})"
         if not one.owner_may_hear:
@@ -39,7 +39,7 @@ def list_subscriptions() -> None:
 
 @app.command()
 def show(subscription_id: SubscriptionId) -> None:
-    """Show one subscription with its latest deliveries, as JSON."""
+    """Show one subscription with its latest 20 deliveries, as JSON."""
 
     async def collect(container: Container) -> dict[str, Any]:
         service = container.events.subscriptions
@@ -60,7 +60,8 @@ def replay(  # noqa: PLR0917 - typer passes by name
     until: Annotated[datetime | None, typer.Option(help="Deliveries queued before this time (UTC).")] = None,
     event: Annotated[list[UUID] | None, typer.Option(help="Deliveries of this event; may be repeated.")] = None,
 ) -> None:
-    """Send deliveries again, whatever became of them, under their old ids."""
+    """Queue deliveries to be sent again, under their old ids: those that failed (--failed), or those that the other
+    options select, delivered ones too. Give --failed, or at least one of --since, --until and --event."""
     if failed == any((since, until, event)):
         raise typer.BadParameter("give --failed, or at least one of --since, --until and --event")
     wanted = ReplayRequest(since=_utc(since), until=_utc(until), event_ids=event or None)
@@ -73,14 +74,14 @@ def replay(  # noqa: PLR0917 - typer passes by name
 
 @app.command()
 def enable(subscription_id: SubscriptionId) -> None:
-    """Enable a subscription: it is sent to again, beginning with what is waiting."""
+    """Enable a subscription: its waiting deliveries are sent, and new events are queued for it again."""
     _set_status(subscription_id, SubscriptionStatus.ACTIVE)
     print(f"{subscription_id} is active.", file=sys.stderr)
 
 
 @app.command()
 def disable(subscription_id: SubscriptionId) -> None:
-    """Disable a subscription: nothing is sent or queued for it until it is enabled."""
+    """Disable a subscription: until it is enabled, nothing is sent to it, and no new events are queued for it."""
     _set_status(subscription_id, SubscriptionStatus.DISABLED)
     print(f"{subscription_id} is disabled.", file=sys.stderr)
 

@@ -1,4 +1,5 @@
-"""`cli webhooks …`: commands that show the events received from the identity provider, and apply them again."""
+"""`cli webhooks …`: commands that show the events received from the identity provider by webhook, and apply them
+again."""
 
 import json
 import sys
@@ -22,7 +23,8 @@ def list_events(
     subject: Annotated[str | None, typer.Option(help="Only events about this user of the identity provider.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
 ) -> None:
-    """List received events, the newest first: id, time, type, subject, state, error."""
+    """List the events received from the identity provider, the newest first: id, time, type, subject, state, attempts,
+    error. The states are "applied", "to be retried", and "parked": not applied, and tried again only by `replay`."""
     rows = run(lambda container: container.clerk.webhooks.list_events(failed_only=failed, subject=subject, limit=limit))
     for row in rows:
         state = "applied" if row.applied_at else ("to be retried" if row.next_attempt_at else "parked")
@@ -32,7 +34,7 @@ def list_events(
 
 @app.command()
 def show(event_id: EventId) -> None:
-    """Show one event with all that it says, which may include personal data."""
+    """Show one event with its whole content, as JSON; this may include personal data."""
     row = run(lambda container: container.clerk.webhooks.get_event(event_id))
     print(json.dumps(asdict(row), default=str, indent=2, ensure_ascii=False))
 
@@ -42,8 +44,8 @@ def replay(
     event_id: Annotated[UUID | None, typer.Argument(help="Id of the event.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="All events that have not taken effect.")] = False,
 ) -> None:
-    """Apply stored events again. An event that was applied before changes nothing. Exits with 1 when one still
-    fails."""
+    """Apply a stored event again, or all that have not taken effect (--failed). An event that was applied before has no
+    further effect. Exits with 1 if any of them fails again."""
     if (event_id is None) != failed:
         raise typer.BadParameter("give the id of an event, or --failed")
 

@@ -1,4 +1,5 @@
-"""The object graph of a process: one frozen group of services per feature, each built by hand by one function."""
+"""The container: all services of a process, with what they need, in one frozen group per feature. One function builds
+each group, without a framework for dependency injection."""
 
 from services.user_management.container.process import DRAIN_SECONDS, SCHEMA_MISSING, Container
 

@@ -1,4 +1,4 @@
-"""Services that verify and apply Clerk's webhooks."""
+"""The group of services that verify and apply webhooks from Clerk, the identity provider."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from services.user_management.services.webhook_service import WebhookService
 
 @dataclass(frozen=True, kw_only=True)
 class ClerkServices:
-    """Verification of what Clerk sends, and the inbox that applies it."""
+    """`verifier` checks the signatures of Clerk's webhooks; `webhooks` stores and applies the events in them."""
 
     verifier: WebhookVerifier
     webhooks: WebhookService
 
 
 def build_clerk(resources: Resources, *, users: UserServices) -> ClerkServices:
-    """Build the services for Clerk's webhooks."""
+    """Build the services for Clerk's webhooks. Raises StartupError if the signing secret cannot be used."""
     clerk = resources.settings.clerk
     webhooks = WebhookService(
         database=resources.database,

@@ -1,4 +1,4 @@
-"""Services for service keys: whom a key belongs to, and when it was last used."""
+"""The group of services for service keys: they tell which sibling service a key belongs to, and record its use."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from services.user_management.services.use_recorder import UseRecorder
 
 @dataclass(frozen=True, kw_only=True)
 class CredentialServices:
-    """Services that authenticate sibling services."""
+    """`authentication` finds the sibling service of a key; `usage` records when a key was last used."""
 
     authentication: ServiceAuthentication
     usage: UseRecorder

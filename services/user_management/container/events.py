@@ -1,4 +1,5 @@
-"""Services that tell others what happened: the outbox, and outgoing webhooks."""
+"""The group of services that send events to others: the outbox (events that wait to be relayed) and outgoing
+webhooks."""
 
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from services.user_management.services.webhook_subscription_service import Webho
 
 @dataclass(frozen=True, kw_only=True)
 class EventServices:
-    """Services that relay events and send them to subscribers."""
+    """Services that relay events, manage webhook subscriptions, and send events to the subscribers."""
 
     outbox: OutboxService
     subscriptions: WebhookSubscriptionService

@@ -1,4 +1,4 @@
-"""Services that verify who signed a session token."""
+"""The group of services that verify session tokens: that the issuer (Clerk) signed them, and that they are valid."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,15 @@ from services.user_management.security.jwt import SessionVerifier
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityServices:
-    """Services that verify session tokens and keep the issuer's keys."""
+    """`sessions` verifies session tokens; `signing_keys` holds the issuer's public keys."""
 
     signing_keys: RenewedKeys
     sessions: SessionVerifier
 
 
 def build_identity(resources: Resources) -> IdentityServices:
-    """Build the services for sign-in. The issuer's keys are fetched when a token first needs one."""
+    """Build the services that verify session tokens. The issuer's keys come from the settings, or are fetched when a
+    token first needs one."""
     clerk = resources.settings.clerk
     signing_keys = _signing_keys(resources)
     sessions = SessionVerifier(

@@ -1,4 +1,5 @@
-"""Services for integrations: connecting accounts, looking after them, ending them."""
+"""The group of services for integrations (users' linked accounts at providers): they connect, show, check, diagnose and
+disconnect them."""
 
 from dataclasses import dataclass
 
@@ -25,7 +26,8 @@ from services.user_management.services.reconnect_links import ReconnectLinks
 
 @dataclass(frozen=True, kw_only=True)
 class IntegrationServices:
-    """Services for what users do with their integrations, and for what this program does with them by itself."""
+    """Services that users call (`service`, `connect_flows`, `confirmations`), that jobs run (`revocations`, `health`),
+    and that finds out for whoever asks why an integration does not work (`diagnosis`)."""
 
     service: IntegrationService
     connect_flows: ConnectFlows

@@ -1,4 +1,5 @@
-"""Services that run periodic jobs: the slot runner, and the upkeep of tables."""
+"""The group of services for periodic jobs: the runner, which runs each job once per period (slot), and the upkeep of
+tables."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -26,7 +27,7 @@ PRUNINGS: Final[tuple[Pruning, ...]] = (
 
 @dataclass(frozen=True, kw_only=True)
 class JobServices:
-    """Services that run periodic jobs."""
+    """`runner` runs the periodic jobs, of which `upkeep` is one."""
 
     runner: JobService
     upkeep: TableUpkeep

@@ -1,4 +1,4 @@
-"""Services for the vault and the rotation of its keys."""
+"""The group of services for the vault, which seals tokens and other secrets, and for the rotation of its keys."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ from services.user_management.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class KeyServices:
-    """Services that seal secrets and move them to newer keys."""
+    """`vault` seals and opens secrets; `rotation` encrypts them anew under newer keys."""
 
     vault: VaultService
     rotation: KeyRotationService
 
 
 def build_keys(resources: Resources) -> KeyServices:
-    """Build the services for the vault. `vault.load()` loads the keys later."""
+    """Build the services for the vault, which has no keys before `vault.load()` is called."""
     vault = VaultService(
         load_keys=lambda: _encryption(resources.settings),
         unit_of_work=resources.unit_of_work,
@@ -38,6 +38,6 @@ def build_keys(resources: Resources) -> KeyServices:
 
 
 def _encryption(settings: Settings) -> TokenEncryption:
-    """Ask the key source and derive the root keys, which blocks for seconds. Raises StartupError."""
+    """Get the keys from the key source and derive the root keys, which blocks for seconds. Raises StartupError."""
     salt = settings.encryption.salt.get_secret_value().encode()
     return TokenEncryption.from_secrets(load_secrets(open_key_source(settings.encryption)), salt)

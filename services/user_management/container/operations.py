@@ -1,4 +1,4 @@
-"""Services that operators and their tools ask about a process."""
+"""The group of services that report on the process, for operators and their tools."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The container of one process: its groups of services, its start and its stop."""
+"""The container of one process: it builds the groups of services, and starts and stops the process's resources."""
 
 import asyncio
 from collections.abc import Callable
@@ -29,9 +29,9 @@ from services.user_management.settings import Settings
 
 SCHEMA_MISSING: Final = "DATABASE_URL: the schema is missing; run `cli db upgrade` first"
 BOOT_PATIENCE_SECONDS: Final = 30.0
-"""Seconds for which a starting process waits for Postgres before it gives up and lets its supervisor try again."""
+"""Seconds for which a starting process waits for Postgres. Then it fails, and its supervisor can start it again."""
 DRAIN_SECONDS: Final = 8.5
-"""Seconds from SIGTERM to the end: a provider call of 8 s, and the time to store its answer."""
+"""Seconds from SIGTERM to the end of the process: for a provider call (8 s) and the storing of its answer."""
 
 log = structlog.get_logger(__name__)
 
@@ -48,9 +48,10 @@ class Container:
         http: HttpClient | None = None,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Build the resources: no I/O but reading provider files. Raises StartupError.
+        """Build the resources, without I/O except for the reading of provider files. Raises StartupError.
 
-        `http` replaces the network; `is_stopping` tells a worker's child that its parent is about to end.
+        `clock` and `http` replace the real clock and network; `is_stopping` returns whether the process is about to end
+        (in a worker's child, whether its parent is).
         """
         self.resources = build_resources(settings, clock=clock, http=http, is_stopping=is_stopping)
         self._drain_ends: float | None = None
@@ -103,7 +104,12 @@ class Container:
         return build_operations(self.resources)
 
     async def start(self) -> None:
-        """Get the keys, open the pools and prove the keys. Raises StartupError when this process must not serve."""
+        """Load the vault's keys, connect to Postgres, waiting up to 30 s for it, prove the keys, and enter the phase
+        `serving`.
+
+        Raises StartupError if this process must not serve: a key is missing or wrong, a setting cannot be used,
+        Postgres does not answer, or the schema is missing.
+        """
         # Built before anything is opened: a verifier whose setting cannot be used must end the start, not a request.
         _ = self.identity, self.clerk
         vault, clock = self.keys.vault, self.resources.clock
@@ -130,18 +136,20 @@ class Container:
 
     @property
     def is_draining(self) -> bool:
-        """Tell whether the process has begun to end."""
+        """Tell whether `drain` was called, which means that the process has begun to end."""
         return self._drain_ends is not None
 
     def drain(self) -> None:
-        """Answer "not ready" from now on. What is under way has DRAIN_SECONDS to end."""
+        """Begin to end: from now on readiness is answered with "draining", and the token refreshes under way have
+        DRAIN_SECONDS to end. A second call does not prolong this."""
         self.operations.health.phase = "draining"
         if self._drain_ends is None:
             self._drain_ends = self.resources.clock.monotonic() + DRAIN_SECONDS
             self.tokens.refresher.stop_by(self._drain_ends)
 
     async def stop(self) -> None:
-        """Let refreshes under way end, then close everything."""
+        """Call `drain`, wait for the token refreshes under way until the time for them is over, and close all
+        connections."""
         self.drain()
         now = self.resources.clock.monotonic()
         await self.tokens.refresher.drain(max(0.1, (self._drain_ends or now) - now))

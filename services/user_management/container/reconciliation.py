@@ -1,7 +1,7 @@
-"""The reconciliation with Clerk, composed from the container's parts.
+"""Builds the reconciliation, which compares all users with Clerk's, from the container's parts.
 
-No other module of this package imports this one: Clerk's SDK costs a process 35 MB, which those that serve requests
-need not pay.
+No other module of this package imports this one: it imports Clerk's SDK, which takes 35 MB of memory that processes
+serving requests can do without.
 """
 
 from typing import Any
@@ -18,7 +18,8 @@ log = structlog.get_logger(__name__)
 
 
 def build_reconciliation(container: Container) -> ReconcileService:
-    """Build the use case over `container`. Raises StartupError without a key for Clerk's Backend API."""
+    """Build the reconciliation from `container`. Raises StartupError if the settings have no key for Clerk's Backend
+    API."""
     resources, users = container.resources, container.users
     clerk = resources.settings.clerk
     if clerk.secret_key is None:
@@ -37,7 +38,10 @@ def build_reconciliation(container: Container) -> ReconcileService:
 
 
 async def reconcile_slice(container: Container, actor: Principal, cursor: Any) -> Any:
-    """Run a slice for the slot runner. Without a configured key there is nothing to do, and the log says so."""
+    """Slice of the periodic job: go on with the sweep of `cursor`; return the next cursor, or None when it is over.
+
+    Without a key for Clerk's Backend API this logs a warning, does nothing and returns None. Raises ClerkRefusedError.
+    """
     if container.resources.settings.clerk.secret_key is None:
         log.warning("reconcile.skipped", reason="CLERK_SECRET_KEY is not set")
         return None

@@ -1,5 +1,5 @@
-"""Resources from which the groups of services are built: settings, clock, connections, and the adapters that hold
-state."""
+"""The resources that the groups of services share: settings, clock, connections, and what keeps state in the process,
+such as rate limits and clients."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,22 +31,23 @@ class Resources:
     unit_of_work: UnitOfWorkFactory
     redis: RedisClient
     counting_redis: RedisClient
-    """Client without the command timeout of `redis`, because the rate limits bound their own waiting."""
+    """Client without the command timeout of `redis`, because the rate limits have a time limit of their own."""
     rate_limits: RateLimits
     http: HttpClient
     issuer_http: HttpClient
-    """Client apart from `http`, so that sign-in does not wait behind calls to a provider that hangs."""
+    """Client for the session issuer. It is separate from `http`, so that sign-in does not wait behind calls to a
+    provider that hangs."""
     providers: ProviderRegistry
     oauth: OAuthClient
     webhook_targets: WebhookTargets
     webhook_sender: WebhookSender
     signer: Signer
     is_stopping: Callable[[], bool]
-    """Tells whether the process was told to end; in a worker's child, whether its parent was."""
+    """Returns whether the process is about to end; in a worker's child, whether its parent is."""
     start_slice: Callable[[], SliceTime]
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Close every connection of these resources."""
         await self.http.aclose()
         await self.issuer_http.aclose()
         await self.webhook_sender.aclose()
@@ -58,7 +59,8 @@ class Resources:
 def build_resources(
     settings: Settings, *, clock: Clock | None, http: HttpClient | None, is_stopping: Callable[[], bool]
 ) -> Resources:
-    """Build the resources; `clock` and `http` replace the real ones. Raises StartupError."""
+    """Build the resources, without connecting to anything; `clock` and `http`, if given, replace the real clock and
+    network. Raises StartupError for provider files or settings that cannot be used."""
     clock = clock or _clock(settings)
     http_client = http or create_http_client()
     redis_url = settings.redis.url.get_secret_value()
@@ -85,7 +87,10 @@ def build_resources(
 
 
 def _clock(settings: Settings) -> Clock:
-    """Return the system's clock. In the test environment failpoints are armed too, and the clock may be set wrong."""
+    """Return the system's clock; in the test environment, one that is wrong by the configured offset.
+
+    In the test environment this also arms the configured failpoint, at which the process kills itself.
+    """
     clock: Clock = SystemClock()
     if settings.environment is Environment.TEST:
         failpoints.arm(settings.failpoint)

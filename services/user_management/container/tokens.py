@@ -20,7 +20,8 @@ from services.user_management.services.token_service import (
 
 @dataclass(frozen=True, kw_only=True)
 class TokenServices:
-    """Services that read tokens, and refresh them on demand and in advance."""
+    """Services that answer token reads (`service`, and `exchange` in the form of RFC 8693) and that refresh tokens when
+    a read needs it (`refresher`) and in advance (`refresh_jobs`)."""
 
     service: TokenService
     exchange: TokenExchange

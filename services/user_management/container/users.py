@@ -17,7 +17,7 @@ from services.user_management.services.user_service import (
 
 @dataclass(frozen=True, kw_only=True)
 class UserServices:
-    """Services for what users, administrators and identity providers do with users."""
+    """Services that users, administrators, the identity provider's webhooks and the erasure job call on users."""
 
     states: UserStates
     upstream: UpstreamUsers

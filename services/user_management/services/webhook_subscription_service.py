@@ -255,8 +255,8 @@ class WebhookSubscriptionService:
         """Queue deliveries to be sent again under their old ids, the oldest first, and at most 10,000 per call: those
         that `request` selects, delivered ones too, or those that failed if it has no criterion.
 
-        If there may be more, the result says so, and gives the time from which the next request has to start. Raises
-        NotFoundError, and ConflictError while the subscription is disabled or its owner may not receive events.
+        If there may be more (`has_more`), ask again with `next_since` as `since`; if that is None, repeat the request.
+        Raises NotFoundError, and ConflictError while the subscription is disabled or its owner may not receive events.
         """
         wanted = delivery_queries.ReplayFilter(since=request.since, until=request.until, event_ids=request.event_ids)
 
