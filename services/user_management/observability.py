@@ -32,7 +32,7 @@ PROVIDER_BREAKER_OPEN: Final = Gauge(
     registry=REGISTRY,
 )
 
-_CONNECTION_FAMILIES: Final = {
+_INTEGRATION_FAMILIES: Final = {
     IntegrationCounter.TRANSITION: (
         "connection_transitions",
         "Changes of an integration's status, by all processes",
@@ -77,10 +77,10 @@ class IntegrationCounters(Collector):
             return
         families = {
             counter: CounterMetricFamily(f"user_management_{name}", text, labels=labels)
-            for counter, (name, text, labels) in _CONNECTION_FAMILIES.items()
+            for counter, (name, text, labels) in _INTEGRATION_FAMILIES.items()
         }
         for count, total in self._totals.items():
-            _, _, labels = _CONNECTION_FAMILIES[count.counter]
+            _, _, labels = _INTEGRATION_FAMILIES[count.counter]
             values = [count.provider, count.outcome, count.reason]
             families[count.counter].add_metric(values[: len(labels)], total)
         yield from families.values()

@@ -63,7 +63,7 @@ WHERE user_id = :user_id AND action = 'integration.connected' AND target_id = :i
 """)
 
 _SAME_ACCOUNT = sa.text("""
-SELECT count(*) AS connections,
+SELECT count(*) AS integrations,
        coalesce(sum(connects.newer), 0) AS newer_connects,
        max(ended.at) AS consent_ended_at
 FROM (
@@ -168,7 +168,7 @@ class OutcomeCount:
 class OtherConnects:
     """Other users' integrations of the same account at the provider."""
 
-    connections: int
+    integrations: int
     newer_connects: int
     """How often these integrations were connected after the diagnosed one was."""
     consent_ended_at: datetime | None
@@ -262,7 +262,7 @@ async def same_account(
         "limit": ACCOUNTS_LOOKED_AT,
     }
     row = (await connection.execute(_SAME_ACCOUNT, parameters)).one()
-    return OtherConnects(row.connections, int(row.newer_connects), row.consent_ended_at)
+    return OtherConnects(row.integrations, int(row.newer_connects), row.consent_ended_at)
 
 
 async def last_revocation(connection: AsyncConnection, integration_id: UUID) -> LastRevocation | None:

@@ -48,7 +48,7 @@ class Place:
     kind: Column = field(default=_NONE)
     joined: sa.FromClause | None = None
     """The table joined with others that hold parts of the binding; None: no other is needed."""
-    connection: tuple[Column, Column, Column] | None = None
+    integration: tuple[Column, Column, Column] | None = None
     """Id, fence (`token_version`) and status of the integration that stops working if the value cannot be decrypted;
     None: there is no such integration."""
     discard: sa.Update | sa.Delete | None = None
@@ -66,7 +66,7 @@ TOKENS: Final = Place(
     user_id=_integrations.c.user_id,
     kind=_tokens.c.kind,
     joined=_tokens.join(_integrations, _integrations.c.id == _tokens.c.integration_id),
-    connection=(_integrations.c.id, _integrations.c.token_version, _integrations.c.status),
+    integration=(_integrations.c.id, _integrations.c.token_version, _integrations.c.status),
     discard=sa.delete(_tokens),
 )
 REVOCATIONS: Final = Place(
@@ -191,7 +191,7 @@ async def secrets_under(
 ) -> list[StoredSecret]:
     """Read the next `limit` ciphertexts of `place` under `version`, in the order of their ids, beginning after the id
     `after`."""
-    integration_id, token_version, status = place.connection or (sa.null(), sa.null(), sa.null())
+    integration_id, token_version, status = place.integration or (sa.null(), sa.null(), sa.null())
     key = place.table.c.id
     select = (
         sa.select(key, place.ciphertext, place.user_id, place.holder, place.kind, integration_id, token_version, status)

@@ -119,7 +119,7 @@ class SameAccountEvidence:
     """How often the same account at the provider is connected. Only counts: other users' names stay private."""
 
     own_connects: int
-    other_connections: int
+    other_integrations: int
     newer_connects: int
     """How often other users have connected the account since this integration was connected."""
     consent_ended_at: datetime | None
@@ -169,7 +169,7 @@ class Evidence:
     user_status: str
     user_deleted_at: datetime | None
     health: HealthEvidence | None
-    connection: IntegrationEvidence | None
+    integration: IntegrationEvidence | None
     same_account: SameAccountEvidence | None
     reads: Mapping[TokenOutcome, ReadEvidence]
     flows: tuple[FlowEvidence, ...]

@@ -53,7 +53,7 @@ class EvidenceGatherer:
         subject = await queries.read_subject(connection, user_id=user_id, provider=provider, account=account)
         if subject is None:
             raise UserNotFoundError
-        held = self._connection(subject, subject.integration, user_id) if subject.integration is not None else None
+        held = self._integration(subject, subject.integration, user_id) if subject.integration is not None else None
         since = subject.read_at - FLOWS_OF
         flows = await queries.recent_flows(connection, user_id=user_id, provider=provider, since=since)
         reads = await queries.latest_reads(connection, user_id=user_id, provider=provider)
@@ -64,14 +64,14 @@ class EvidenceGatherer:
             user_status=subject.user_status,
             user_deleted_at=subject.user_deleted_at,
             health=_health(subject.provider),
-            connection=held,
+            integration=held,
             same_account=await _same_account(connection, user_id, provider, held) if held else None,
             reads={TokenOutcome(read.outcome): ReadEvidence(read.reads, read.last_at) for read in reads},
             flows=tuple(FlowEvidence(**{**asdict(flow), "status": FlowStatus(flow.status)}) for flow in flows),
             revocation=await _revocation(connection, held) if held else None,
         )
 
-    def _connection(self, subject: Subject, row: DiagnosedIntegration, user_id: str) -> IntegrationEvidence:
+    def _integration(self, subject: Subject, row: DiagnosedIntegration, user_id: str) -> IntegrationEvidence:
         requested = row.requested_scopes
         return IntegrationEvidence(
             id=row.id,
@@ -134,7 +134,7 @@ async def _same_account(
     )
     return SameAccountEvidence(
         own_connects=await queries.count_connects(connection, user_id=user_id, integration_id=held.id),
-        other_connections=others.connections,
+        other_integrations=others.integrations,
         newer_connects=others.newer_connects,
         consent_ended_at=others.consent_ended_at,
     )

@@ -24,16 +24,16 @@ def _overall(evidence: Evidence, findings: Sequence[Finding]) -> Finding | None:
 
     "Works" stands alone: beside another finding, people would read it and overlook the other.
     """
-    if evidence.connection is None:
+    if evidence.integration is None:
         return None
-    if evidence.connection.is_serving:
+    if evidence.integration.is_serving:
         return None if findings else _works(evidence)
     explained = any(finding.severity is Severity.ERROR for finding in findings)
     return None if explained else _unexplained(evidence)
 
 
 def _works(evidence: Evidence) -> Finding:
-    held = evidence.connection
+    held = evidence.integration
     granted = evidence.reads.get(TokenOutcome.GRANTED)
     facts = {
         "last_refresh_at": held.last_refresh_at if held is not None else None,
@@ -57,7 +57,7 @@ def _works(evidence: Evidence) -> Finding:
 
 
 def _unexplained(evidence: Evidence) -> Finding:
-    held = evidence.connection
+    held = evidence.integration
     facts = (
         {}
         if held is None

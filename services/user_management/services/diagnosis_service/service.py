@@ -32,7 +32,7 @@ class DiagnosisService:
         """
         async with self.database.reading() as connection:
             evidence = await self.gatherer.gather(connection, user_id=user_id, provider=provider, account=account)
-        held = evidence.connection
+        held = evidence.integration
         return DiagnosisResponse(
             user_id=user_id,
             provider=provider,

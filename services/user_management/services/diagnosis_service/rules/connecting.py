@@ -25,7 +25,7 @@ def provider_not_configured(evidence: Evidence) -> Finding | None:
         confidence=Confidence.CERTAIN,
         title=f"{evidence.provider_name} is not configured",
         explanation="This service has no client at a provider of this name, so it can neither connect nor refresh.",
-        evidence={"provider": evidence.provider_name, "connected": evidence.connection is not None},
+        evidence={"provider": evidence.provider_name, "connected": evidence.integration is not None},
         fix="Check the spelling; or give the provider's file (PROVIDERS_DIR) and our client there (OAUTH_CLIENTS).",
         who=Responsible.OPERATOR,
     )
@@ -33,7 +33,7 @@ def provider_not_configured(evidence: Evidence) -> Finding | None:
 
 def never_connected(evidence: Evidence) -> Finding | None:
     """Find a user who has never finished connecting an account at this provider."""
-    if evidence.connection is not None or evidence.provider is None:
+    if evidence.integration is not None or evidence.provider is None:
         return None
     return Finding(
         code="never_connected",
@@ -49,7 +49,7 @@ def never_connected(evidence: Evidence) -> Finding | None:
 
 def disconnected(evidence: Evidence) -> Finding | None:
     """Find an integration that was ended here on purpose."""
-    held = evidence.connection
+    held = evidence.integration
     if held is None or held.status is not IntegrationStatus.DISCONNECTED:
         return None
     return Finding(
@@ -67,7 +67,7 @@ def disconnected(evidence: Evidence) -> Finding | None:
 def connect_attempt(evidence: Evidence) -> Finding | None:
     """Find the latest attempt to connect, if it did not succeed, and say at which step it stopped."""
     flow = evidence.flows[0] if evidence.flows else None
-    held = evidence.connection
+    held = evidence.integration
     if flow is None or (held is not None and (held.is_serving or flow.created_at < held.status_changed_at)):
         return None
     if flow.error is not None:
@@ -146,7 +146,7 @@ def _abandoned_attempt(evidence: Evidence, flow: FlowEvidence) -> Finding:
 
 def revocation_unfinished(evidence: Evidence) -> Finding | None:
     """Find an integration that is disconnected here while the provider may still list the user's consent."""
-    revocation, held = evidence.revocation, evidence.connection
+    revocation, held = evidence.revocation, evidence.integration
     if revocation is None or held is None or held.status is not IntegrationStatus.DISCONNECTED:
         return None
     facts = {

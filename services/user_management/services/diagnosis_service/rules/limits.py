@@ -38,7 +38,7 @@ def _life(held: IntegrationEvidence) -> JSONObject:
 
 def testing_mode(evidence: Evidence) -> Finding | None:
     """Find a consent that ended because our client is unpublished: Google ends these consents after seven days."""
-    held, provider = evidence.connection, evidence.provider
+    held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or not held.is_refused_without_a_cause:
         return None
     days = provider.grant_limits.testing_days
@@ -61,7 +61,7 @@ def testing_mode(evidence: Evidence) -> Finding | None:
 
 def idle_grant(evidence: Evidence) -> Finding | None:
     """Find a refresh token that died because nobody used it: after six months at Google, 90 days at Microsoft."""
-    held, provider = evidence.connection, evidence.provider
+    held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or not held.is_refused:
         return None
     days = provider.grant_limits.idle_days
@@ -87,7 +87,7 @@ def idle_grant(evidence: Evidence) -> Finding | None:
 def token_limit(evidence: Evidence) -> Finding | None:
     """Find an account that was connected too often: Google keeps 100 refresh tokens per account and client, and with
     one more the oldest stops working silently."""
-    held, provider, same = evidence.connection, evidence.provider, evidence.same_account
+    held, provider, same = evidence.integration, evidence.provider, evidence.same_account
     if held is None or provider is None or same is None or not held.is_refused_without_a_cause:
         return None
     limit = provider.grant_limits.live_tokens_per_account
@@ -106,7 +106,7 @@ def token_limit(evidence: Evidence) -> Finding | None:
             "limit": limit,
             "connects_by_this_user": same.own_connects,
             "connects_by_others_since": same.newer_connects,
-            "other_connections_of_the_account": same.other_connections,
+            "other_connections_of_the_account": same.other_integrations,
         },
         fix="The user connects again. Find out why this account is connected again and again: a test account that many"
         " share, or a product that asks for consent although it already has it.",
@@ -116,7 +116,7 @@ def token_limit(evidence: Evidence) -> Finding | None:
 
 def single_page_client(evidence: Evidence) -> Finding | None:
     """Find a redirect URI that is registered with the type `spa`: Microsoft ends its refresh tokens after 24 hours."""
-    held, provider = evidence.connection, evidence.provider
+    held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or not held.is_refused:
         return None
     hours = provider.grant_limits.spa_hours
@@ -141,7 +141,7 @@ def single_page_client(evidence: Evidence) -> Finding | None:
 
 def daily_expiry(evidence: Evidence) -> Finding | None:
     """Find a provider that ends all its tokens at a fixed time of day."""
-    held, provider = evidence.connection, evidence.provider
+    held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or provider.daily_expiry is None or held.disconnected_at is not None:
         return None
     ends = provider.daily_expiry

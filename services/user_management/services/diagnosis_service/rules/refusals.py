@@ -49,14 +49,14 @@ TAKEN_BACK_CODES: Final = {
 
 def _said(evidence: Evidence, codes: dict[str, str]) -> str | None:
     """Return the code of the last failure if `codes` has it: the detail if there, otherwise the error code itself."""
-    held = evidence.connection
+    held = evidence.integration
     if held is None or held.is_serving or held.status is IntegrationStatus.DISCONNECTED:
         return None
     return next((code for code in (held.last_failure_detail, held.last_failure) if code in codes), None)
 
 
 def _facts(evidence: Evidence) -> JSONObject:
-    held = evidence.connection
+    held = evidence.integration
     if held is None:
         return {}
     return {
@@ -69,7 +69,7 @@ def _facts(evidence: Evidence) -> JSONObject:
 
 def admin_policy(evidence: Evidence) -> Finding | None:
     """Find a refusal that only an administrator at the customer can lift, not the user."""
-    held = evidence.connection
+    held = evidence.integration
     code, facts = _said(evidence, ADMIN_POLICY_CODES), _facts(evidence)
     attempt = evidence.flows[0] if evidence.flows else None
     stands = held is None or not held.is_serving
@@ -92,7 +92,7 @@ def admin_policy(evidence: Evidence) -> Finding | None:
 
 def reauthentication_policy(evidence: Evidence) -> Finding | None:
     """Find a consent that was ended by Google Cloud session control (`invalid_rapt`)."""
-    held = evidence.connection
+    held = evidence.integration
     if held is None or held.is_serving or not held.codes & {"invalid_rapt", "rapt_required"}:
         return None
     return Finding(
@@ -129,7 +129,7 @@ def sign_in_policy(evidence: Evidence) -> Finding | None:
 
 def consent_taken_back(evidence: Evidence) -> Finding | None:
     """Find a consent that ended by a revocation at the provider, or by a changed password."""
-    held = evidence.connection
+    held = evidence.integration
     code = _said(evidence, TAKEN_BACK_CODES)
     unclear = _said(evidence, ADMIN_POLICY_CODES) in _USERS_OR_ADMINISTRATORS
     if code is None and not unclear and (held is None or held.status is not IntegrationStatus.REVOKED):
@@ -153,7 +153,7 @@ def consent_taken_back(evidence: Evidence) -> Finding | None:
 def grant_ended_by_another_disconnect(evidence: Evidence) -> Finding | None:
     """Find a consent that ended when another integration of the same account was disconnected here: some providers end
     the account's whole consent when one token is revoked."""
-    held, same = evidence.connection, evidence.same_account
+    held, same = evidence.integration, evidence.same_account
     if held is None or same is None or not held.is_refused or same.consent_ended_at is None:
         return None
     if not _ends_whole_consents(evidence) or same.consent_ended_at > held.status_changed_at:
@@ -166,7 +166,7 @@ def grant_ended_by_another_disconnect(evidence: Evidence) -> Finding | None:
         explanation=f"At {evidence.display_name} revoking one token ends the account's whole consent to our client."
         " Another integration of the same account was disconnected and revoked before this one was refused.",
         evidence={
-            "other_connections": same.other_connections,
+            "other_connections": same.other_integrations,
             "revoked_at": same.consent_ended_at,
             "refused_at": held.status_changed_at,
         },
@@ -177,7 +177,7 @@ def grant_ended_by_another_disconnect(evidence: Evidence) -> Finding | None:
 
 def client_shared(evidence: Evidence) -> Finding | None:
     """Find signs of another deployment with the same client id: it got the refresh token, or revoked the consent."""
-    held, provider = evidence.connection, evidence.provider
+    held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or held.status is IntegrationStatus.DISCONNECTED:
         return None
     expires = held.access is not None and held.access.expires_at is not None
@@ -206,7 +206,7 @@ def client_shared(evidence: Evidence) -> Finding | None:
 
 def refused_for_days(evidence: Evidence) -> Finding | None:
     """Find an integration whose refresh was refused for days with an error code that no table knows."""
-    held = evidence.connection
+    held = evidence.integration
     if held is None or held.status_reason != ReauthReason.REFRESH_EXHAUSTED:
         return None
     return Finding(

@@ -8,7 +8,7 @@ from services.user_management.services.diagnosis_service.evidence import Evidenc
 
 def unticked_scopes(evidence: Evidence) -> Finding | None:
     """Find scopes that the user unticked on the provider's consent page."""
-    held, provider = evidence.connection, evidence.provider
+    held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or held.requested_scopes is None or held.disconnected_at is not None:
         return None
     granted = {*provider.normalise(held.granted_scopes), *provider.unreported_scopes}
@@ -39,7 +39,7 @@ def unticked_scopes(evidence: Evidence) -> Finding | None:
 
 def offline_access_ignored(evidence: Evidence) -> Finding | None:
     """Find the provider that was asked for lasting access and answered without a refresh token."""
-    held, provider = evidence.connection, evidence.provider
+    held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or not held.lacks_offline_access:
         return None
     ends_at = held.access.expires_at if held.access is not None else None
@@ -79,7 +79,7 @@ def offline_access_ignored(evidence: Evidence) -> Finding | None:
 
 def offline_access_unnamed(evidence: Evidence) -> Finding | None:
     """Find the provider that gives a refresh token and does not name the scope that asked for it."""
-    held, provider = evidence.connection, evidence.provider
+    held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or held.refresh is None or OFFLINE_ACCESS not in (held.requested_scopes or ()):
         return None
     if OFFLINE_ACCESS in {*provider.normalise(held.granted_scopes), *provider.unreported_scopes}:
@@ -100,7 +100,7 @@ def offline_access_unnamed(evidence: Evidence) -> Finding | None:
 
 def scope_upgrade(evidence: Evidence) -> Finding | None:
     """Find an integration that lacks a scope which the provider file required only after the user had consented."""
-    held, provider = evidence.connection, evidence.provider
+    held, provider = evidence.integration, evidence.provider
     if held is None or held.is_serving or held.status_reason != ReauthReason.SCOPE_UPGRADE:
         return None
     missing = provider.missing_required(held.granted_scopes) if provider is not None else []

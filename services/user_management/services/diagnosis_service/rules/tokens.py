@@ -17,7 +17,7 @@ def _tokens(held: IntegrationEvidence) -> dict[str, TokenEvidence]:
 
 def refresh_interrupted(evidence: Evidence) -> Finding | None:
     """Find a refresh whose answer, with the new refresh token, never arrived, while the old one is used up."""
-    held = evidence.connection
+    held = evidence.integration
     if held is None or held.is_serving or held.status_reason != ReauthReason.REFRESH_INTERRUPTED:
         return None
     return Finding(
@@ -40,7 +40,7 @@ def refresh_interrupted(evidence: Evidence) -> Finding | None:
 
 def no_refresh_token(evidence: Evidence) -> Finding | None:
     """Find an integration without a refresh token, which works only until its access token runs out."""
-    held = evidence.connection
+    held = evidence.integration
     ended = held is not None and held.status_reason == ReauthReason.NO_REFRESH_TOKEN
     if held is None or not (held.is_serving or ended) or held.refresh is not None:
         return None
@@ -65,7 +65,7 @@ def no_refresh_token(evidence: Evidence) -> Finding | None:
 
 def key_missing(evidence: Evidence) -> Finding | None:
     """Find tokens whose key this process lacks, which is an operator's error; the rows are good."""
-    held = evidence.connection
+    held = evidence.integration
     missing = {
         kind: token.key_version
         for kind, token in (_tokens(held) if held is not None else {}).items()
@@ -88,7 +88,7 @@ def key_missing(evidence: Evidence) -> Finding | None:
 
 def token_unreadable(evidence: Evidence) -> Finding | None:
     """Find a stored token that was damaged: its ciphertext is not the one that was written."""
-    held = evidence.connection
+    held = evidence.integration
     if held is None or held.status is IntegrationStatus.DISCONNECTED:
         return None
     damaged = [kind for kind, token in _tokens(held).items() if token.readability is Readability.UNREADABLE]

@@ -16,7 +16,7 @@ _LIKELY_CAUSES: Final = {
 
 def _last_failure_is(evidence: Evidence, kind: ProviderErrorKind) -> bool:
     """Tell whether the integration serves tokens and its present failure is of this kind."""
-    held, provider = evidence.connection, evidence.provider
+    held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or not held.is_serving or held.last_failure is None:
         return False
     details = [held.last_failure_detail] if held.last_failure_detail is not None else []
@@ -43,7 +43,7 @@ def provider_down(evidence: Evidence) -> Finding | None:
 
 def client_misconfigured(evidence: Evidence) -> Finding | None:
     """Find a provider that refuses our client, whoever the user is."""
-    health, held = evidence.health, evidence.connection
+    health, held = evidence.health, evidence.integration
     by_check = health is not None and health.state is ProviderState.MISCONFIGURED
     by_refresh = _last_failure_is(evidence, ProviderErrorKind.OPERATOR)
     if not by_check and not by_refresh:
@@ -67,7 +67,7 @@ def client_misconfigured(evidence: Evidence) -> Finding | None:
 
 def refresh_failing(evidence: Evidence) -> Finding | None:
     """Find an integration whose refreshes fail in a way that may pass by itself."""
-    held = evidence.connection
+    held = evidence.integration
     if held is None or not held.is_serving or held.refresh_failures == 0:
         return None
     if _last_failure_is(evidence, ProviderErrorKind.OPERATOR):
@@ -96,7 +96,7 @@ def _likely_cause(codes: Iterable[str]) -> str:
 
 def cool_down(evidence: Evidence) -> Finding | None:
     """Find a pause after a failure, during which a refresh is refused with Retry-After."""
-    held = evidence.connection
+    held = evidence.integration
     if held is None or not held.is_serving or held.last_failure in {None, ReauthReason.NO_REFRESH_TOKEN}:
         return None
     if held.refresh_not_before is None or held.refresh_not_before <= evidence.now:
@@ -120,7 +120,7 @@ def cool_down(evidence: Evidence) -> Finding | None:
 
 def clock_skew(evidence: Evidence) -> Finding | None:
     """Find an integration for which our clock and the provider's disagreed when the account was connected."""
-    held = evidence.connection
+    held = evidence.integration
     skew = held.clock_skew_seconds if held is not None else None
     if held is None or skew is None or abs(skew) <= CLOCK_SKEW_SECONDS:
         return None
