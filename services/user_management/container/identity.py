@@ -18,7 +18,7 @@ class IdentityServices:
 
 def build_identity(resources: Resources) -> IdentityServices:
     """Build the services that verify session tokens. The issuer's keys come from the settings, or are fetched when a
-    token first needs one."""
+    token first needs one. Raises StartupError if the key in the settings cannot be used."""
     clerk = resources.settings.clerk
     signing_keys = _signing_keys(resources)
     sessions = SessionVerifier(

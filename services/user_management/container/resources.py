@@ -89,7 +89,7 @@ def build_resources(
 def _clock(settings: Settings) -> Clock:
     """Return the system's clock; in the test environment, one that is wrong by the configured offset.
 
-    In the test environment this also arms the configured failpoint, at which the process kills itself.
+    In the test environment this also arms the configured failpoint, a place at which a crash test ends the process.
     """
     clock: Clock = SystemClock()
     if settings.environment is Environment.TEST:

@@ -1,4 +1,4 @@
-"""Services that hand out tokens and replace them."""
+"""The group of services that hand out access tokens to sibling services, and refresh them at the providers."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Services for users: who signs in, their profiles, and their end."""
+"""The group of services for users: sign-in, profiles, administration, deletion and erasure."""
 
 from dataclasses import dataclass
 from datetime import timedelta

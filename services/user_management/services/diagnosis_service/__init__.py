@@ -1,4 +1,5 @@
-"""Diagnosis of an integration: gathers evidence, and lets rules judge it, which return findings."""
+"""Diagnosis of an integration, a user's linked account: gathers evidence, and applies rules to it, each of which looks
+for one cause of trouble and returns a finding or None."""
 
 from services.user_management.services.diagnosis_service.gathering import EvidenceGatherer
 from services.user_management.services.diagnosis_service.overview import judge

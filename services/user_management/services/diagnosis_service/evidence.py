@@ -1,4 +1,5 @@
-"""The evidence by which the rules judge: all that is known about one integration at one moment, without its tokens."""
+"""The evidence that the rules of the diagnosis look at: all that is known about one integration at one moment, without
+its tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from services.user_management.integrations.provider_config import OFFLINE_ACCESS
 
 _REFUSED = frozenset({ReauthReason.GRANT_REFUSED, ReauthReason.REVOKED_AT_PROVIDER, ReauthReason.REFRESH_EXHAUSTED})
 _UNREFUSED = frozenset({ReauthReason.NO_REFRESH_TOKEN, ReauthReason.SCOPE_MISSING, ReauthReason.SCOPE_UPGRADE})
-"""Reasons under which the tokens are stored as the provider gave them."""
+"""Reasons of an integration that does not serve although its provider refused nothing: the stored tokens are those that
+the provider last gave."""
 _SERVING = frozenset({IntegrationStatus.ACTIVE, IntegrationStatus.DEGRADED})
 
 
@@ -28,25 +30,26 @@ class Readability(StrEnum):
 
     READABLE = "readable"
     KEY_MISSING = "key_missing"
-    """Its key version is not held here, or is held with another secret."""
+    """This process does not hold the token's key version, or holds another secret under that number."""
     UNREADABLE = "unreadable"
-    """The ciphertext fails its authentication tag under a proven key."""
+    """The stored value is damaged: it cannot be decrypted although the key is proven to be the right one."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenEvidence:
-    """What is known of one stored token, without the token."""
+    """Facts about one stored token, without the token itself."""
 
     issued_at: datetime
     expires_at: datetime | None
-    """When the token runs out; None: never."""
+    """When the token expires; None: never, as far as is known."""
     key_version: int
     readability: Readability
 
 
 @dataclass(frozen=True, slots=True)
 class IntegrationEvidence:
-    """One row of `integrations` under the names of its columns, with what is known of its tokens."""
+    """One row of `integrations`, under the names of its columns, with facts about its tokens; None where there is no
+    such token."""
 
     id: UUID
     provider_account_id: str
@@ -76,37 +79,39 @@ class IntegrationEvidence:
 
     @property
     def is_refused(self) -> bool:
-        """Whether the provider has ended the consent."""
+        """Whether the integration does not work because the provider has ended the consent, or has refused every
+        refresh for days."""
         return not self.is_serving and self.status_reason in _REFUSED
 
     @property
     def is_refused_without_a_cause(self) -> bool:
-        """Whether the provider has ended the consent and gave no detail beside its error code."""
+        """Whether the integration does not work because the provider refused it, with an error code but no more
+        detailed code."""
         refused = not self.is_serving and self.status_reason == ReauthReason.GRANT_REFUSED
         return refused and self.last_failure_detail is None
 
     @property
     def lacks_offline_access(self) -> bool:
-        """Whether the provider was asked for lasting access and answered without a refresh token."""
+        """Whether the provider was asked for the scope `offline_access` and gave no refresh token."""
         answered = self.is_serving or self.status_reason in _UNREFUSED
         return answered and self.refresh is None and OFFLINE_ACCESS in (self.requested_scopes or ())
 
     @property
     def last_worked_at(self) -> datetime:
-        """The latest moment at which the consent is known to have been alive."""
+        """The latest moment at which the consent is known to have been in force: a connect, refresh or check."""
         # A token read proves nothing: a token that was issued earlier is handed out even after the consent has ended.
         known = (self.connected_at, self.last_refresh_at, self.last_checked_at)
         return max(moment for moment in known if moment is not None)
 
     @property
     def codes(self) -> frozenset[str]:
-        """The provider's last error: its code, and the more detailed code if there was one."""
+        """The codes of the provider's last error: the error code, and the more detailed code if there was one."""
         return frozenset(code for code in (self.last_failure, self.last_failure_detail) if code is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class HealthEvidence:
-    """What the periodic check knows of the provider's state."""
+    """The provider's state, as the periodic check of all integrations last found it."""
 
     state: ProviderState
     reason: str | None
@@ -116,19 +121,24 @@ class HealthEvidence:
 
 @dataclass(frozen=True, slots=True)
 class SameAccountEvidence:
-    """How often the same account at the provider is connected. Only counts: other users' names stay private."""
+    """Facts about connects of the same account at the provider, by this user and by others: only numbers and times,
+    since the names of other users stay private."""
 
     own_connects: int
+    """How often this user has connected the account, as far back as the audit goes."""
     other_integrations: int
+    """How many other integrations of the account there are, disconnected ones too."""
     newer_connects: int
-    """How often other users have connected the account since this integration was connected."""
+    """How often these other integrations have been connected since this one was."""
     consent_ended_at: datetime | None
-    """When another integration of the account was last revoked at the provider since this one was connected."""
+    """When one of these other integrations was last revoked at the provider, if that was after this one was
+    connected."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadEvidence:
-    """The number of the latest token reads with one outcome, and the time of the last."""
+    """The number of token reads (requests of services for a token) with one outcome, among the latest ones, and the
+    time of the last of these."""
 
     reads: int
     last_at: datetime
@@ -136,7 +146,7 @@ class ReadEvidence:
 
 @dataclass(frozen=True, slots=True)
 class FlowEvidence:
-    """One connect attempt."""
+    """One connect attempt, also called a flow: from `authorize` to the confirmation."""
 
     status: FlowStatus
     error: str | None
@@ -147,7 +157,7 @@ class FlowEvidence:
 
 @dataclass(frozen=True, slots=True)
 class RevocationEvidence:
-    """What became of the revocation that the last disconnect asked the provider for."""
+    """The revocation at the provider that the last disconnect of the integration requested, and how far it has come."""
 
     state: RevocationState
     attempts: int
@@ -159,7 +169,7 @@ class RevocationEvidence:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything a rule may look at."""
+    """All evidence about one integration of one user. Parts of which nothing is known are None or empty."""
 
     now: datetime
     """The time by the database's clock."""
@@ -181,7 +191,7 @@ class Evidence:
         return self.provider.display_name if self.provider is not None else self.provider_name
 
     def describe(self, scope: str) -> str:
-        """Return a scope with its purpose, as the provider file states it."""
+        """Return `scope` with its purpose in brackets, if the provider's file states one; otherwise `scope` alone."""
         purpose = self.provider.scopes.get(scope) if self.provider is not None else None
         return f"{scope} ({purpose})" if purpose else scope
 

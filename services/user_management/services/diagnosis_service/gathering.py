@@ -1,4 +1,4 @@
-"""Gathers the evidence about one integration in a handful of statements."""
+"""Gathers the evidence about one integration from the database, in a handful of statements."""
 
 from dataclasses import asdict
 from datetime import timedelta
@@ -33,11 +33,13 @@ from services.user_management.services.diagnosis_service.evidence import (
 from services.user_management.services.vault_service import VaultService, token_binding
 
 FLOWS_OF: Final = timedelta(hours=25)
-"""How old the connect attempts may be that are looked at; they are removed a day after they ended."""
+"""The greatest age of the connect attempts that are looked at. Older ones have been removed: they are kept for a
+day."""
 
 
 class EvidenceGatherer:
-    """Gathers evidence from rows, and calls no provider."""
+    """Gathers evidence from the database, and tries whether the stored tokens can be decrypted. It calls no
+    provider."""
 
     def __init__(self, providers: ProviderRegistry, vault: VaultService) -> None:
         self._providers = providers
@@ -46,9 +48,10 @@ class EvidenceGatherer:
     async def gather(
         self, connection: AsyncConnection, *, user_id: str, provider: str, account: str | None
     ) -> Evidence:
-        """Gather all that is known of a user's integration with `provider`; `account` None: of the primary one.
+        """Gather all that is known of a user's integration with `provider`: the one of `account` (id at the provider or
+        e-mail), or if that is None, the primary one or the one that ended last.
 
-        Raises UserNotFoundError.
+        If there is none, the evidence has no integration. Raises UserNotFoundError.
         """
         subject = await queries.read_subject(connection, user_id=user_id, provider=provider, account=account)
         if subject is None:

@@ -1,4 +1,5 @@
-"""The two findings that depend on all others: the integration works, or it does not and no rule explains why."""
+"""Applies all rules to the evidence, and adds one of two findings that depend on the others: the integration works, or
+it does not and no rule explains why."""
 
 from collections.abc import Sequence
 
@@ -20,9 +21,10 @@ def judge(evidence: Evidence) -> list[Finding]:
 
 
 def _overall(evidence: Evidence, findings: Sequence[Finding]) -> Finding | None:
-    """Add "works" if there is no other finding, or "cause unknown" if no finding explains the failure.
+    """Return "works" if the integration serves tokens and there is no other finding, "cause unknown" if it does not and
+    no finding is an error; otherwise, and without an integration, None.
 
-    "Works" stands alone: beside another finding, people would read it and overlook the other.
+    "Works" is never added to another finding, since people would read it and overlook the other.
     """
     if evidence.integration is None:
         return None

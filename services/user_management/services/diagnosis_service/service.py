@@ -1,4 +1,4 @@
-"""The diagnosis of one integration."""
+"""The use case that diagnoses one integration."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from services.user_management.services.integration_probe import IntegrationProbe
 
 @dataclass(kw_only=True, eq=False)
 class DiagnosisService:
-    """Says what is wrong with an integration, how that is known, and who can mend it."""
+    """Finds out what is wrong with an integration, with evidence, and who can mend it. It changes nothing."""
 
     database: Database
     gatherer: EvidenceGatherer
@@ -26,9 +26,11 @@ class DiagnosisService:
     async def diagnose(
         self, user_id: str, provider: str, account: str | None = None, *, live: bool = False
     ) -> DiagnosisResponse:
-        """Return findings from what is known; `live` also asks the provider once whether it accepts the access token.
+        """Return what is known of a user's integration with `provider`, and the findings of the rules.
 
-        Raises UserNotFoundError. A provider that is not configured is a finding.
+        `account` (id at the provider or e-mail) chooses among several integrations; None: the primary one. With `live`,
+        the provider is asked once whether it accepts the access token. Raises UserNotFoundError; a provider that is not
+        configured is a finding and no error.
         """
         async with self.database.reading() as connection:
             evidence = await self.gatherer.gather(connection, user_id=user_id, provider=provider, account=account)

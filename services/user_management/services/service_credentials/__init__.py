@@ -1,4 +1,5 @@
-"""Service keys: their form, whom a key belongs to, and when it was last used."""
+"""Service keys, by which sibling services authenticate: their form and issue, whom a key belongs to, and when it was
+last used."""
 
 from services.user_management.services.service_credentials.authentication import ServiceAuthentication
 from services.user_management.services.service_credentials.keys import KEY_PREFIX, ServiceCredential, issue_key

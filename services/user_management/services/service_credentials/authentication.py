@@ -13,11 +13,12 @@ from services.user_management.services.service_credentials.keys import ServiceCr
 from services.user_management.services.use_recorder import UseRecorder
 
 LIST_SECONDS: Final = 1.0
-"""How old the list of live keys may be."""
+"""The greatest age of the list of valid keys that `is_listed` looks into."""
 
 
 class ServiceAuthentication:
-    """Resolves service keys to principals. Nothing is cached: a revoked key is refused by the very next call."""
+    """Finds the principal (the authenticated party) of a service key. `authenticate` asks the database each time, so a
+    revoked key is refused from the next call on."""
 
     def __init__(self, database: Database, key_usage: UseRecorder, clock: Clock) -> None:
         self._database = database
@@ -28,7 +29,10 @@ class ServiceAuthentication:
         self._list_again_at = 0.0
 
     async def authenticate(self, credential: ServiceCredential) -> Principal:
-        """Return the principal of the service that the key belongs to. Raises UnauthenticatedError."""
+        """Return the principal of the service that the key belongs to, and record that the key was used.
+
+        Raises UnauthenticatedError if the key is unknown, revoked or expired, or its service is disabled.
+        """
         async with self._database.reading() as connection:
             caller = await queries.authenticate(
                 connection, key_id=credential.key_id, secret_hash=credential.secret_hash
@@ -44,8 +48,9 @@ class ServiceAuthentication:
         )
 
     async def is_listed(self, credential: ServiceCredential) -> bool:
-        """Tell whether the key was live within the last second. Only such a key is worth the SQL statement that tells
-        whether it still is."""
+        """Tell whether the key was valid within the last second, by a list of all valid keys. The list is read at most
+        once a second, so a flood of wrong keys costs no statement per key; a listed key still has to be
+        authenticated."""
         async with self._listing:
             now = self._clock.monotonic()
             if now >= self._list_again_at:

@@ -1,4 +1,4 @@
-"""Service keys: `ums_<id>_<secret>`, of which the SHA-256 of the secret is stored."""
+"""The form of service keys, `ums_<id>_<secret>`, and their issue. Of the secret only the SHA-256 is stored."""
 
 import secrets
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ KEY_PREFIX: Final = "ums"
 
 @dataclass(frozen=True, slots=True)
 class ServiceCredential:
-    """A service key as a caller presented it; an SQL statement decides whether it is valid."""
+    """A service key as a caller presented it, with its secret hashed. It need not be valid: the database decides
+    that."""
 
     key_id: str
     secret_hash: bytes
@@ -22,14 +23,14 @@ class ServiceCredential:
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """A new key; `text` holds its secret, and only its service may learn it."""
+    """A new key. `text` is the whole key with its secret, which only the key's service may see."""
 
     id: str
     text: str
 
 
 async def issue_key(uow: UnitOfWork, client_id: UUID) -> IssuedKey:
-    """Step: issue a new key of a service, which does not expire."""
+    """Step (part of a transaction): make and store a new key of a service. The key does not expire."""
     key_id, secret = secrets.token_hex(6), secrets.token_hex(32)
     await ServiceKey.objects.create(
         id=key_id, client_id=client_id, secret_hash=sha256(secret), created_at=uow.clock.now()

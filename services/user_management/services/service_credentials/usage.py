@@ -1,4 +1,4 @@
-"""When a service key was last used, to the minute."""
+"""Records when service keys were last used, to the minute."""
 
 from typing import Final
 
@@ -11,7 +11,8 @@ PERIOD_SECONDS: Final = 60.0
 
 
 def key_usage(unit_of_work: UnitOfWorkFactory, clock: Clock) -> UseRecorder:
-    """Return the recorder of `service_keys.last_used_at`, which is told key ids."""
+    """Return a recorder that takes the id of a key and writes `service_keys.last_used_at`, at most once a minute per
+    key."""
     return UseRecorder(
         unit_of_work, clock, thing="service_key", period_seconds=PERIOD_SECONDS, write=queries.record_use
     )

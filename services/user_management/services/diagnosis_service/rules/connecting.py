@@ -1,4 +1,5 @@
-"""Rules for users without an integration: why there is none, and what became of the last one."""
+"""Rules for users without a working integration: why there is none, and what became of the last one. Each rule returns
+its finding, or None if it does not apply."""
 
 from typing import Final
 
@@ -16,7 +17,7 @@ _ENDED_BY: Final = {
 
 
 def provider_not_configured(evidence: Evidence) -> Finding | None:
-    """Find a provider that has no file here, or no client."""
+    """Find a provider that this service has no file for, or no client at."""
     if evidence.provider is not None:
         return None
     return Finding(
@@ -32,7 +33,8 @@ def provider_not_configured(evidence: Evidence) -> Finding | None:
 
 
 def never_connected(evidence: Evidence) -> Finding | None:
-    """Find a user who has never finished connecting an account at this provider."""
+    """Find a user who has no integration with this provider (or with the account asked for), not even a disconnected
+    one. Without a configured provider, `provider_not_configured` is the finding."""
     if evidence.integration is not None or evidence.provider is None:
         return None
     return Finding(
@@ -48,7 +50,7 @@ def never_connected(evidence: Evidence) -> Finding | None:
 
 
 def disconnected(evidence: Evidence) -> Finding | None:
-    """Find an integration that was ended here on purpose."""
+    """Find an integration that was disconnected here: by its user, an administrator, the identity provider or us."""
     held = evidence.integration
     if held is None or held.status is not IntegrationStatus.DISCONNECTED:
         return None
@@ -65,7 +67,11 @@ def disconnected(evidence: Evidence) -> Finding | None:
 
 
 def connect_attempt(evidence: Evidence) -> Finding | None:
-    """Find the latest attempt to connect, if it did not succeed, and say at which step it stopped."""
+    """Find the latest connect attempt, if it did not succeed, and say at which step it stopped.
+
+    Left out are attempts that may still succeed, those from before the integration got its present status, all if the
+    integration works, and refusals by an administrator's policy, which are the rule `admin_policy`'s.
+    """
     flow = evidence.flows[0] if evidence.flows else None
     held = evidence.integration
     if flow is None or (held is not None and (held.is_serving or flow.created_at < held.status_changed_at)):
@@ -145,7 +151,8 @@ def _abandoned_attempt(evidence: Evidence, flow: FlowEvidence) -> Finding:
 
 
 def revocation_unfinished(evidence: Evidence) -> Finding | None:
-    """Find an integration that is disconnected here while the provider may still list the user's consent."""
+    """Find a disconnected integration whose consent is not revoked at the provider: the revocation is still pending,
+    was impossible, or was ended without success."""
     revocation, held = evidence.revocation, evidence.integration
     if revocation is None or held is None or held.status is not IntegrationStatus.DISCONNECTED:
         return None

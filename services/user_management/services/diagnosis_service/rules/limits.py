@@ -1,4 +1,5 @@
-"""Rules for consents that the provider ends by itself, as its file says (`[grant_limits]`, `daily_expiry`)."""
+"""Rules for consents that the provider ends by itself, by limits that its file states (`[grant_limits]`,
+`daily_expiry`). Each rule returns its finding, or None if it does not apply."""
 
 from datetime import timedelta
 from typing import Final
@@ -8,16 +9,17 @@ from services.user_management.schemas.diagnosis import Confidence, Finding, Resp
 from services.user_management.services.diagnosis_service.evidence import Evidence, IntegrationEvidence, in_days
 
 _SLACK: Final = timedelta(hours=1)
-"""How far the provider's time of an event may be from ours."""
+"""The greatest difference between the provider's time of an event and ours."""
 _NARROW: Final = timedelta(days=1)
-"""If the end of a consent is known to within a day, its age tells the cause from others."""
+"""If the end of a consent is known to within a day, its age at the end is good evidence for a limit as the cause."""
 _IDLE_CODES: Final = frozenset({"AADSTS700082", "AADSTS70008"})
 _SINGLE_PAGE_CODES: Final = frozenset({"AADSTS700084"})
 
 
 def _died_at(held: IntegrationEvidence, limit: timedelta) -> Confidence | None:
-    """Judge whether the consent may have ended at the age of `limit`, which is so if that moment lies between the last
-    time that it worked and the refusal. The closer these two are, the surer the answer; None: it cannot be."""
+    """Judge whether the consent may have ended at the age of `limit`: only if that moment lies between the last time
+    that the consent worked and its refusal. None: it cannot; LIKELY: both are within a day of that moment; else
+    POSSIBLE."""
     deadline = held.connected_at + limit
     if not held.last_worked_at - _SLACK <= deadline <= held.status_changed_at + _SLACK:
         return None
@@ -37,7 +39,8 @@ def _life(held: IntegrationEvidence) -> JSONObject:
 
 
 def testing_mode(evidence: Evidence) -> Finding | None:
-    """Find a consent that ended because our client is unpublished: Google ends these consents after seven days."""
+    """Find a consent that ended, without a stated cause, at the age at which the provider ends the consents to clients
+    that are not published (Google: seven days)."""
     held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or not held.is_refused_without_a_cause:
         return None
@@ -60,7 +63,8 @@ def testing_mode(evidence: Evidence) -> Finding | None:
 
 
 def idle_grant(evidence: Evidence) -> Finding | None:
-    """Find a refresh token that died because nobody used it: after six months at Google, 90 days at Microsoft."""
+    """Find a consent that ended because its refresh token was not used for too long (six months at Google, 90 days at
+    Microsoft): the provider's code says so, or it states no cause and the time fits."""
     held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or not held.is_refused:
         return None
@@ -85,8 +89,9 @@ def idle_grant(evidence: Evidence) -> Finding | None:
 
 
 def token_limit(evidence: Evidence) -> Finding | None:
-    """Find an account that was connected too often: Google keeps 100 refresh tokens per account and client, and with
-    one more the oldest stops working silently."""
+    """Find an account that may have been connected too often: Google keeps 100 refresh tokens per account and client,
+    and with one more the oldest stops working silently. The finding needs a connect by another user since, or half as
+    many connects as the limit."""
     held, provider, same = evidence.integration, evidence.provider, evidence.same_account
     if held is None or provider is None or same is None or not held.is_refused_without_a_cause:
         return None
@@ -115,7 +120,8 @@ def token_limit(evidence: Evidence) -> Finding | None:
 
 
 def single_page_client(evidence: Evidence) -> Finding | None:
-    """Find a redirect URI that is registered with the type `spa`: Microsoft ends its refresh tokens after 24 hours."""
+    """Find a redirect URI that is registered at the provider with the type `spa` (single-page application). Microsoft
+    ends the refresh tokens issued for such a URI after 24 hours."""
     held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or not held.is_refused:
         return None
@@ -140,7 +146,7 @@ def single_page_client(evidence: Evidence) -> Finding | None:
 
 
 def daily_expiry(evidence: Evidence) -> Finding | None:
-    """Find a provider that ends all its tokens at a fixed time of day."""
+    """Find an integration, not disconnected, with a provider that ends all its tokens at a fixed time of day."""
     held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or provider.daily_expiry is None or held.disconnected_at is not None:
         return None

@@ -1,4 +1,5 @@
-"""Rules about the user: nobody gets tokens of a user who is not active, even if the integration works."""
+"""Rules about the user: tokens of a user who is not active are handed out to nobody, even if the integration works.
+Each rule returns its finding, or None if it does not apply."""
 
 from services.user_management.enums import UserStatus
 from services.user_management.schemas.diagnosis import Confidence, Finding, Responsible, Severity
@@ -6,7 +7,7 @@ from services.user_management.services.diagnosis_service.evidence import Evidenc
 
 
 def user_deleted(evidence: Evidence) -> Finding | None:
-    """Find a user who is deleted and waits to be erased."""
+    """Find a user who is deleted and not erased yet."""
     if evidence.user_deleted_at is None:
         return None
     return Finding(
@@ -22,7 +23,7 @@ def user_deleted(evidence: Evidence) -> Finding | None:
 
 
 def user_inactive(evidence: Evidence) -> Finding | None:
-    """Find a user who is suspended, deactivated, or not verified yet."""
+    """Find a user who is suspended, deactivated or not verified yet, and not deleted."""
     if evidence.user_status == UserStatus.ACTIVE or evidence.user_deleted_at is not None:
         return None
     return Finding(

@@ -1,4 +1,5 @@
-"""Rules for consents that the provider ended, with a code that says why, or that another party may have ended."""
+"""Rules for consents that the provider ended with a code that says why, or that another party may have ended. Each rule
+returns its finding, or None if it does not apply."""
 
 from typing import Final
 
@@ -24,7 +25,7 @@ ADMIN_POLICY_CODES: Final = {
     "team_access_not_granted": "the Slack app is not approved for this workspace",
 }
 _USERS_OR_ADMINISTRATORS: Final = frozenset({"AADSTS65001", "consent_required"})
-"""Codes that have two meanings: the administrator has not consented, or the user took the consent back."""
+"""Codes that can mean either that the administrator has not consented, or that the user took the consent back."""
 SIGN_IN_POLICY_CODES: Final = {
     "AADSTS50076": "multi-factor authentication is required now",
     "AADSTS50078": "the multi-factor authentication has expired",
@@ -48,7 +49,8 @@ TAKEN_BACK_CODES: Final = {
 
 
 def _said(evidence: Evidence, codes: dict[str, str]) -> str | None:
-    """Return the code of the last failure if `codes` has it: the detail if there, otherwise the error code itself."""
+    """Return the provider's last code if `codes` has it: the more detailed code, otherwise the error code. None if
+    neither is in `codes`, or if the integration works, is disconnected or does not exist."""
     held = evidence.integration
     if held is None or held.is_serving or held.status is IntegrationStatus.DISCONNECTED:
         return None
@@ -68,7 +70,8 @@ def _facts(evidence: Evidence) -> JSONObject:
 
 
 def admin_policy(evidence: Evidence) -> Finding | None:
-    """Find a refusal that only an administrator at the customer can lift, not the user."""
+    """Find a refusal of the integration, or of the latest connect attempt, that an administrator at the customer has to
+    lift."""
     held = evidence.integration
     code, facts = _said(evidence, ADMIN_POLICY_CODES), _facts(evidence)
     attempt = evidence.flows[0] if evidence.flows else None
@@ -91,7 +94,8 @@ def admin_policy(evidence: Evidence) -> Finding | None:
 
 
 def reauthentication_policy(evidence: Evidence) -> Finding | None:
-    """Find a consent that was ended by Google Cloud session control (`invalid_rapt`)."""
+    """Find a consent that was ended by Google Cloud session control, a limit on the length of sessions that the
+    customer's administrator sets (`invalid_rapt`)."""
     held = evidence.integration
     if held is None or held.is_serving or not held.codes & {"invalid_rapt", "rapt_required"}:
         return None
@@ -110,7 +114,8 @@ def reauthentication_policy(evidence: Evidence) -> Finding | None:
 
 
 def sign_in_policy(evidence: Evidence) -> Finding | None:
-    """Find a refusal by the customer's rules for sign-ins: multi-factor authentication or conditional access."""
+    """Find a refusal by the customer's rules for sign-ins, such as multi-factor authentication or conditional
+    access."""
     code = _said(evidence, SIGN_IN_POLICY_CODES)
     if code is None:
         return None
@@ -128,7 +133,8 @@ def sign_in_policy(evidence: Evidence) -> Finding | None:
 
 
 def consent_taken_back(evidence: Evidence) -> Finding | None:
-    """Find a consent that ended by a revocation at the provider, or by a changed password."""
+    """Find a consent that was revoked at the provider, or ended with a changed password or a deactivated account
+    there."""
     held = evidence.integration
     code = _said(evidence, TAKEN_BACK_CODES)
     unclear = _said(evidence, ADMIN_POLICY_CODES) in _USERS_OR_ADMINISTRATORS
@@ -176,7 +182,8 @@ def grant_ended_by_another_disconnect(evidence: Evidence) -> Finding | None:
 
 
 def client_shared(evidence: Evidence) -> Finding | None:
-    """Find signs of another deployment with the same client id: it got the refresh token, or revoked the consent."""
+    """Find signs that another deployment uses the same client id, and got the refresh token or revoked the consent:
+    there is no refresh token although the consent was asked for anew, or the consent ended without a stated cause."""
     held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or held.status is IntegrationStatus.DISCONNECTED:
         return None
@@ -205,7 +212,8 @@ def client_shared(evidence: Evidence) -> Finding | None:
 
 
 def refused_for_days(evidence: Evidence) -> Finding | None:
-    """Find an integration whose refresh was refused for days with an error code that no table knows."""
+    """Find an integration whose refreshes were refused for days with an error code that the provider's file does not
+    list."""
     held = evidence.integration
     if held is None or held.status_reason != ReauthReason.REFRESH_EXHAUSTED:
         return None

@@ -1,4 +1,5 @@
-"""Rules about scopes: those that were asked for, those the user consented to, and those that are now required."""
+"""Rules about scopes: those that were asked for, those that the user consented to, and those that are required now.
+Each rule returns its finding, or None if it does not apply."""
 
 from services.user_management.enums import ReauthReason
 from services.user_management.integrations.provider_config import OFFLINE_ACCESS
@@ -7,7 +8,7 @@ from services.user_management.services.diagnosis_service.evidence import Evidenc
 
 
 def unticked_scopes(evidence: Evidence) -> Finding | None:
-    """Find scopes that the user unticked on the provider's consent page."""
+    """Find scopes that were asked for and not granted: the user unticked them on the provider's consent page."""
     held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or held.requested_scopes is None or held.disconnected_at is not None:
         return None
@@ -38,7 +39,8 @@ def unticked_scopes(evidence: Evidence) -> Finding | None:
 
 
 def offline_access_ignored(evidence: Evidence) -> Finding | None:
-    """Find the provider that was asked for lasting access and answered without a refresh token."""
+    """Find a provider that was asked for the scope `offline_access` and gave no refresh token, although the access
+    token does expire."""
     held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or not held.lacks_offline_access:
         return None
@@ -78,7 +80,8 @@ def offline_access_ignored(evidence: Evidence) -> Finding | None:
 
 
 def offline_access_unnamed(evidence: Evidence) -> Finding | None:
-    """Find the provider that gives a refresh token and does not name the scope that asked for it."""
+    """Find a provider that was asked for `offline_access`, gave a refresh token, and did not name that scope among the
+    granted ones."""
     held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or held.refresh is None or OFFLINE_ACCESS not in (held.requested_scopes or ()):
         return None
@@ -99,7 +102,8 @@ def offline_access_unnamed(evidence: Evidence) -> Finding | None:
 
 
 def scope_upgrade(evidence: Evidence) -> Finding | None:
-    """Find an integration that lacks a scope which the provider file required only after the user had consented."""
+    """Find an integration that stopped because the provider's file came to require a scope after the user had
+    consented."""
     held, provider = evidence.integration, evidence.provider
     if held is None or held.is_serving or held.status_reason != ReauthReason.SCOPE_UPGRADE:
         return None

@@ -1,4 +1,5 @@
-"""Rules about the stored tokens: tokens that are missing, that cannot be read, or that a lost answer made useless."""
+"""Rules about the stored tokens: tokens that are missing, that cannot be decrypted, or that a lost answer made useless.
+Each rule returns its finding, or None if it does not apply."""
 
 from services.user_management.enums import IntegrationStatus, ReauthReason
 from services.user_management.schemas.diagnosis import Confidence, Finding, Responsible, Severity
@@ -16,7 +17,8 @@ def _tokens(held: IntegrationEvidence) -> dict[str, TokenEvidence]:
 
 
 def refresh_interrupted(evidence: Evidence) -> Finding | None:
-    """Find a refresh whose answer, with the new refresh token, never arrived, while the old one is used up."""
+    """Find an integration that ended because the answer to a refresh was lost: the new refresh token never arrived, and
+    the provider does not accept the old one again."""
     held = evidence.integration
     if held is None or held.is_serving or held.status_reason != ReauthReason.REFRESH_INTERRUPTED:
         return None
@@ -39,7 +41,8 @@ def refresh_interrupted(evidence: Evidence) -> Finding | None:
 
 
 def no_refresh_token(evidence: Evidence) -> Finding | None:
-    """Find an integration without a refresh token, which works only until its access token runs out."""
+    """Find an integration without a refresh token, which works only until its access token expires, or has ended for
+    that reason. Cases that `offline_access_ignored` or `daily_expiry` explain are left out."""
     held = evidence.integration
     ended = held is not None and held.status_reason == ReauthReason.NO_REFRESH_TOKEN
     if held is None or not (held.is_serving or ended) or held.refresh is not None:
@@ -64,7 +67,7 @@ def no_refresh_token(evidence: Evidence) -> Finding | None:
 
 
 def key_missing(evidence: Evidence) -> Finding | None:
-    """Find tokens whose key this process lacks, which is an operator's error; the rows are good."""
+    """Find tokens whose right key this process does not hold. That is an operator's error; the tokens are intact."""
     held = evidence.integration
     missing = {
         kind: token.key_version
@@ -87,7 +90,8 @@ def key_missing(evidence: Evidence) -> Finding | None:
 
 
 def token_unreadable(evidence: Evidence) -> Finding | None:
-    """Find a stored token that was damaged: its ciphertext is not the one that was written."""
+    """Find a stored token that is damaged, because something other than this service changed it; also an integration
+    that was ended for that reason."""
     held = evidence.integration
     if held is None or held.status is IntegrationStatus.DISCONNECTED:
         return None

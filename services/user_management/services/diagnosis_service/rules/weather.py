@@ -1,4 +1,5 @@
-"""Rules about causes outside this user's integration: the provider, our client there, pauses, and clocks."""
+"""Rules about passing troubles and causes outside this user's integration: the provider, our client there, pauses, and
+clocks. Each rule returns its finding, or None if it does not apply."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -15,7 +16,8 @@ _LIKELY_CAUSES: Final = {
 
 
 def _last_failure_is(evidence: Evidence, kind: ProviderErrorKind) -> bool:
-    """Tell whether the integration serves tokens and its present failure is of this kind."""
+    """Tell whether the integration serves tokens and its last failure is of this kind, as the provider's file
+    classifies error codes."""
     held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or not held.is_serving or held.last_failure is None:
         return False
@@ -42,7 +44,8 @@ def provider_down(evidence: Evidence) -> Finding | None:
 
 
 def client_misconfigured(evidence: Evidence) -> Finding | None:
-    """Find a provider that refuses our client, whoever the user is."""
+    """Find a provider that refuses our client, whoever the user is: by the periodic check, or by this integration's
+    last refresh."""
     health, held = evidence.health, evidence.integration
     by_check = health is not None and health.state is ProviderState.MISCONFIGURED
     by_refresh = _last_failure_is(evidence, ProviderErrorKind.OPERATOR)
@@ -66,7 +69,7 @@ def client_misconfigured(evidence: Evidence) -> Finding | None:
 
 
 def refresh_failing(evidence: Evidence) -> Finding | None:
-    """Find an integration whose refreshes fail in a way that may pass by itself."""
+    """Find an integration that still works and whose latest refreshes failed in a way that may pass by itself."""
     held = evidence.integration
     if held is None or not held.is_serving or held.refresh_failures == 0:
         return None
@@ -95,7 +98,7 @@ def _likely_cause(codes: Iterable[str]) -> str:
 
 
 def cool_down(evidence: Evidence) -> Finding | None:
-    """Find a pause after a failure, during which a refresh is refused with Retry-After."""
+    """Find an integration that still works and is in the pause after a failure, in which it is not refreshed."""
     held = evidence.integration
     if held is None or not held.is_serving or held.last_failure in {None, ReauthReason.NO_REFRESH_TOKEN}:
         return None
@@ -119,7 +122,8 @@ def cool_down(evidence: Evidence) -> Finding | None:
 
 
 def clock_skew(evidence: Evidence) -> Finding | None:
-    """Find an integration for which our clock and the provider's disagreed when the account was connected."""
+    """Find an integration for which our clock and the provider's differed by more than a minute when the account was
+    connected."""
     held = evidence.integration
     skew = held.clock_skew_seconds if held is not None else None
     if held is None or skew is None or abs(skew) <= CLOCK_SKEW_SECONDS:
