@@ -1,8 +1,9 @@
-"""The check that runs every 15 minutes and tells three troubles apart: a dead token, a provider that is down, and a
-client of ours that the provider refuses.
+"""The check of integrations, every 15 minutes. It tells three troubles apart: an access token that is refused, a
+provider that is down, and a client of ours that the provider refuses.
 
-Only the first of these is a user's concern. A walk over the serving integrations, the longest unprobed first, probes
-those whose trouble nothing else would notice: an integration that is refreshed regularly proves itself by that.
+Only the first of these is a user's concern. The check walks over the integrations that serve tokens, beginning with
+those that were probed longest ago (to probe: to ask the provider whether it accepts the access token). It probes those
+whose trouble nothing else would show; an integration that is refreshed regularly needs no probe.
 """
 
 import asyncio
@@ -33,7 +34,8 @@ CONCURRENCY: Final = 16
 MAX_PROBES: Final = 500
 """The most probes in one run, which is one period of 15 minutes."""
 IDLE_SECONDS: Final = 86_400.0
-"""For how long an integration must have been neither refreshed nor checked before it is due."""
+"""For how long an integration must have been neither connected nor refreshed nor accepted by a check before it is due.
+Degraded integrations, tokens that never expire, and integrations of a provider that is not well are always due."""
 PAGE: Final = 500
 _FIRST_PROBED: Final = Place(datetime(1970, 1, 1, tzinfo=UTC))
 
@@ -42,12 +44,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Run:
-    """One run of the check: where its walk is, and what it has seen. Between two slices it is kept in the cursor."""
+    """One run of the check: how far its walk over the integrations is, and what it has seen of the providers. Between
+    two slices (a few seconds of work each) it is kept in the job's cursor."""
 
     began: datetime
     """When the run began, by the database's clock."""
     after: Place | None = field(default_factory=Place)
-    """Where the walk goes on; None: it is over."""
+    """The place in the walk after which it goes on; None: the walk is over."""
     probes: int = 0
     tallies: Tallies = field(default_factory=lambda: Tallies({}))
 
@@ -68,7 +71,7 @@ class _Run:
 
 @dataclass(kw_only=True, eq=False)
 class IntegrationHealthService:
-    """Slices for the slot runner, on any number of workers."""
+    """The periodic check, as a job that works in slices; any worker may do any slice."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory
@@ -78,8 +81,8 @@ class IntegrationHealthService:
     start_slice: StartSlice
 
     async def check(self, actor: Principal, cursor: Any) -> JSONObject | None:
-        """Slice: enforce the required scopes, then check the integrations, then write the providers' states. Returns
-        the next cursor; None when the run is over."""
+        """Slice: first mark integrations that lack a required scope, then check the due integrations, and at the end of
+        the run write the providers' states. Returns the next cursor; None when the run is over."""
         time = self.start_slice()
         cursor = cursor or {"scopes": None}
         if "scopes" in cursor:
@@ -104,8 +107,8 @@ class IntegrationHealthService:
             return await queries.read_states(connection, [provider.name for provider in self.providers])
 
     async def _walk_on(self, actor: Principal, run: _Run, states: dict[str, ProviderState], time: SliceTime) -> None:
-        """Check the due integrations of the next page. If time runs out, the next slice goes on after the last one that
-        was begun."""
+        """Check the due integrations of the next page, and move the run's place on: to the end of the page, or if time
+        runs out, to the last integration that was begun."""
         if run.after is None:
             return
         unwell = [
@@ -134,7 +137,8 @@ class IntegrationHealthService:
             run.after = _FIRST_PROBED if run.after.probed_at is None else None
 
     async def _check_all(self, actor: Principal, due: list[Candidate], run: _Run, time: SliceTime) -> Place | None:
-        """Check integrations, sixteen at once. Returns the place after which time ran out; None if all were checked."""
+        """Check integrations, sixteen at once, without those whose provider this run leaves alone. Returns the place of
+        the last one that was begun if time or the run's probes ran out; None if all were checked."""
         waiting = iter(due)
         broken_off: list[Place] = []
         begun = run.after
@@ -156,7 +160,8 @@ class IntegrationHealthService:
         return broken_off[0] if broken_off else None
 
     async def _conclude(self, actor: Principal, run: _Run, states: dict[str, ProviderState]) -> None:
-        """Write the state of each provider of which the run has seen anything; the others keep their states."""
+        """Write, count and log the state of each provider about which the run found something out; the others keep
+        their states."""
         verdicts = {name: verdict for name in run.tallies if (verdict := run.tallies.verdict(name)) is not None}
         async with self.unit_of_work(actor) as uow:
             for name, (state, reason) in verdicts.items():
@@ -170,7 +175,8 @@ class IntegrationHealthService:
 
 
 def _tell(provider: str, former: ProviderState, state: ProviderState, reason: str | None) -> None:
-    """Log a provider's state if it changed; a refused client is logged in every run, since somebody has to act."""
+    """Log a provider's state if it has changed. That the provider refuses our client is logged in every run, since an
+    operator has to act."""
     if state is ProviderState.MISCONFIGURED:
         log.error("provider.misconfigured", provider=provider, reason=reason)
     elif state is not former and state is ProviderState.DOWN:

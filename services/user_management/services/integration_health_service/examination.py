@@ -1,4 +1,5 @@
-"""The examination of one integration: probes it, and judges what came back."""
+"""The examination of one integration: asks the provider with its access token (a probe) or refreshes it, and changes
+the integration's status by the answer."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -32,12 +33,12 @@ REFUSED_SECONDS: Final = 900.0
 """For how long a token that cannot be refreshed must have been refused, by at least two probes, before its user is
 asked to connect again."""
 LAST_REFRESH_SECONDS: Final = 10.0
-"""How long after a slice's beginning a refused probe may still be followed by a refresh, so that both (8 s each) fit
+"""For how long after the beginning of a slice a refused probe is followed by a refresh. So the two calls (8 s each) fit
 into the 20 s that a slice may take."""
 REFRESH_FAILED: Final = "refresh_failed"
 _NOT_ITS_TURN: Final = frozenset({TOO_MANY_CALLS, TOO_LATE})
-"""Codes of calls that were not sent for reasons of our own, and say nothing about the provider. An open breaker
-(`breaker_open`) is not among them: it is open because the provider fails."""
+"""Codes of calls that were not sent for reasons of our own, and that say nothing about the provider. `breaker_open` is
+not among them: calls are then held back because the provider has failed several times."""
 _NO_VERDICT: Final = RATE_LIMIT_CODES | {NO_USERINFO_ENDPOINT}
 """Codes of a provider that cannot be probed, or not so often; they say nothing about its state."""
 
@@ -46,7 +47,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(kw_only=True, eq=False)
 class Examination:
-    """Examines one integration at a time, and notes in the run's tallies what that tells of its provider."""
+    """Examines integrations one by one, and counts in the run's tallies what each shows about its provider."""
 
     unit_of_work: UnitOfWorkFactory
     providers: ProviderRegistry
@@ -56,9 +57,12 @@ class Examination:
     status: IntegrationStatusTracker
 
     async def examine(self, actor: Principal, held: Candidate, tallies: Tallies, time: SliceTime) -> None:
-        """Examine one integration; without the key of its tokens nothing is found out.
+        """Examine one integration: refresh it if its access token has expired, or if its refreshes failed lately; probe
+        it if not. Its status is changed by what comes back, and nothing is raised for a call that fails.
 
-        The attempt is noted first; otherwise integrations that fail would come first in every run.
+        During the pause after a failed refresh there is no refresh. Without the key of its tokens the integration is
+        skipped. The time of the examination is written first; otherwise integrations that fail would come first in
+        every run.
         """
         async with self.unit_of_work(actor) as uow:
             await queries.note_probed(uow.connection, held.id)
@@ -96,8 +100,8 @@ class Examination:
     async def _refused(
         self, actor: Principal, held: Candidate, failure: Failure, *, tallies: Tallies, time: SliceTime
     ) -> None:
-        """Act on a refused access token. A refresh shows whether the consent has ended too; without a refresh token,
-        the integration is marked once the refusals have lasted REFUSED_SECONDS."""
+        """Act on a refused access token. If there is a refresh token, a refresh shows whether the consent has ended
+        too. If not, the user has to connect again once the refusals have lasted REFUSED_SECONDS."""
         if held.has_refresh_token:
             if not held.cooling and time.elapsed_seconds < LAST_REFRESH_SECONDS:
                 await self._refresh(held, tallies)
@@ -114,7 +118,8 @@ class Examination:
                 await self.status.mark_needs_reauth(uow, integration, ReauthReason.GRANT_REFUSED, failure)
 
     async def _refresh(self, held: Candidate, tallies: Tallies) -> None:
-        """Refresh the tokens, which itself changes the integration's status if need be. Raises KeyUnavailableError."""
+        """Refresh the tokens, which also changes the integration's status where that is called for, and count in the
+        tallies what this shows about the provider. Raises KeyUnavailableError."""
         result = await self.refresher.refresh(held.id, held.token_version)
         if result.outcome is RefreshOutcome.MISCONFIGURED:
             tallies.note_misconfigured(held.provider, REFRESH_FAILED)
@@ -124,8 +129,9 @@ class Examination:
             _weigh(held.provider, result.failure, tallies)
 
     async def _accept(self, actor: Principal, held: Candidate) -> None:
-        """Note that the provider accepted the access token. Failures of refreshes stay counted, since a probe says
-        nothing about the refresh token."""
+        """Record that the provider accepted the access token. A degraded integration without a refresh token is active
+        again, unless the missing refresh token is what degraded it. Failures of refreshes stay counted, since a probe
+        says nothing about the refresh token."""
         alone = not held.has_refresh_token
         recovers = alone and held.status == IntegrationStatus.DEGRADED
         async with self.unit_of_work(actor) as uow:
@@ -144,8 +150,8 @@ class Examination:
 
 
 def _weigh(provider: str, error: ProviderCallError, tallies: Tallies) -> None:
-    """Note what a failed call tells of the provider. One that refuses has at least answered, so it is not down, and a
-    call that we never sent tells nothing."""
+    """Count in the tallies what a failed call shows about the provider. A provider that refuses a token has answered,
+    so it is not down; a call that was not sent, for reasons of ours, shows nothing."""
     if error.code in _NO_VERDICT:
         tallies.postpone(provider)
     elif error.kind is ProviderErrorKind.OPERATOR:

@@ -1,7 +1,8 @@
-"""Holds all integrations of a provider against its required scopes, whenever these have changed.
+"""Compares all integrations of a provider with the scopes that its file requires, whenever these have changed.
 
 During a deploy the old processes and the new ones require different scopes. A scope that any process requires is in
-force at once; it is withdrawn when none has required it for an hour. So neither undoes what the other has enforced.
+force at once, and stays in force until no process has required it for an hour. So neither the old processes nor the new
+ones undo what the others have enforced.
 """
 
 from collections.abc import Iterable
@@ -22,15 +23,16 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 BATCH: Final = 200
 WITHDRAWN_AFTER_SECONDS: Final = 3600.0
-"""How long a scope stays in force after a process last required it: four runs of the check, each of which any process
-may do."""
+"""For how long a scope stays in force after a process last required it. This is the time of four runs of the check,
+each of which can be made by a process of either release."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Position:
-    """How far the integrations of one provider were compared with one set of scopes."""
+    """How far the integrations of one provider have been compared with one set of scopes: up to the integration with
+    this account and id."""
 
     provider: str
     required: tuple[str, ...]
@@ -43,11 +45,12 @@ class _Position:
 
 @dataclass(kw_only=True, eq=False)
 class ScopeEnforcement:
-    """Marks integrations that lack a scope which is required by now, and brings those back that no longer lack one.
+    """Sets integrations that lack a required scope to needs_reauth, and makes those active again that no longer lack
+    one.
 
-    `provider_health.scopes_required_at` says when each scope was last required, by the database's clock;
-    `enforced_scopes` which scopes were last enforced. The latter is written when all integrations have been compared,
-    so a run that is cut off is repeated, which changes nothing for those that were marked before.
+    The column `provider_health.scopes_required_at` says when each scope was last required, by the database's clock;
+    `enforced_scopes` says which scopes all integrations were last compared with. It is written when all have been
+    compared; so a comparison that is cut off is repeated, which does not change integrations that were marked before.
     """
 
     unit_of_work: UnitOfWorkFactory
@@ -55,8 +58,8 @@ class ScopeEnforcement:
     status: IntegrationStatusTracker
 
     async def enforce(self, actor: Principal, position: list[Any] | None, time: SliceTime) -> list[Any] | None:
-        """Go on from `position` for as long as there is time. Returns where the next slice goes on; None when nothing
-        is left."""
+        """Enforce the required scopes of all providers whose scopes have changed, from `position` (None: the beginning)
+        and until `time` is over. Returns the position from which the next slice goes on; None when nothing is left."""
         began = None if position is None else _position(position)
         for provider in self.providers:
             async with self.unit_of_work(actor) as uow:
@@ -110,8 +113,8 @@ class ScopeEnforcement:
             after = batch[-1].id if batch else None
 
     async def _recover(self, uow: UnitOfWork, holder: Holder) -> None:
-        """Step: make an integration active again, since the scope that it lacked is no longer required. One that serves
-        only until its access token runs out is marked as degraded again."""
+        """Step: make an integration active again, since it has all required scopes by now. If it has no refresh token,
+        so that it works only until its access token expires, make it degraded."""
         integration = IntegrationVersion(holder.id, holder.token_version)
         recovered = await self.status.mark_recovered(uow, integration, was=IntegrationStatus.NEEDS_REAUTH)
         if recovered and holder.for_a_time:
@@ -119,12 +122,13 @@ class ScopeEnforcement:
 
 
 def _enforceable(provider: Provider) -> tuple[str, ...]:
-    """Return the required scopes that a token answer would name if the user had consented to them."""
+    """Return the required scopes that can be enforced: without those that the provider never names in its answers, so
+    that nobody can tell whether the user has consented to them."""
     return tuple(sorted(set(provider.config.required_scopes) - set(provider.config.unreported_scopes)))
 
 
 def _covers(provider: Provider, holder: Holder, required: Iterable[str]) -> bool:
-    """Tell whether an integration has all scopes in `required`. These are the scopes in force, which may be more than
+    """Tell whether an integration has all scopes in `required`, which are the scopes in force: they may be more than
     this process itself requires."""
     return set(required) <= set(provider.config.normalise(holder.granted_scopes))
 

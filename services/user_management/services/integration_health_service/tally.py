@@ -1,4 +1,5 @@
-"""The tallies of one run of the check: what it has seen of each provider, and the state that follows from it."""
+"""The tallies of one run of the periodic check: the counts of what it has seen of each provider, and the provider's
+state that follows from them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -8,12 +9,12 @@ from services.user_management.core.json_types import JSONObject
 from services.user_management.enums import ProviderState
 
 DOWN_AFTER: Final = 3
-"""How many integrations must fail in a row, with no answer in between, before the provider counts as down."""
+"""After how many failures in a row, with no answer in between, the provider counts as down and is left alone."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """What one run has seen of one provider."""
+    """Counts of what one run has seen of one provider; `reason` is the code of its last failure."""
 
     answered: int = 0
     failed: int = 0
@@ -25,7 +26,7 @@ class Tally:
 
 
 class Tallies:
-    """What one run has seen of all providers."""
+    """The tallies of one run, by the name of the provider."""
 
     def __init__(self, tallies: Mapping[str, Tally]) -> None:
         self._tallies = dict(tallies)
@@ -41,30 +42,32 @@ class Tallies:
         return iter(self._tallies)
 
     def note_answer(self, provider: str) -> None:
-        """Note that the provider answered for one integration, whatever the answer was."""
+        """Count that the provider answered for one integration, whatever the answer was."""
         tally = self._of(provider)
         tally.answered += 1
         tally.failed_in_a_row = 0
 
     def note_failure(self, provider: str, reason: str) -> None:
-        """Note that the provider gave no answer, or one that reports a failure of its own."""
+        """Count that the provider gave no answer, or one that reports a failure of the provider; `reason` is its
+        code."""
         tally = self._of(provider)
         tally.failed += 1
         tally.failed_in_a_row += 1
         tally.reason = reason
 
     def note_misconfigured(self, provider: str, reason: str) -> None:
-        """Note that the provider refuses our client; one such answer is enough to mark it."""
+        """Record that the provider refuses our client. One such answer decides the provider's state."""
         tally = self._of(provider)
         tally.misconfigured = True
         tally.reason = reason
 
     def postpone(self, provider: str) -> None:
-        """Leave the provider alone for the rest of this run."""
+        """Let the provider be left alone for the rest of this run, without counting an answer or a failure."""
         self._of(provider).postponed = True
 
     def is_left_alone(self, provider: str) -> bool:
-        """Tell whether the provider's remaining integrations wait for the next run."""
+        """Tell whether the provider is not called again in this run: it refuses our client, is down, or was
+        postponed."""
         tally = self._of(provider)
         return tally.misconfigured or tally.postponed or tally.failed_in_a_row >= DOWN_AFTER
 
@@ -72,7 +75,8 @@ class Tallies:
         return self._of(provider).answered > 0
 
     def verdict(self, provider: str) -> tuple[ProviderState, str | None] | None:
-        """Return the provider's state and its reason; None if the run has seen nothing of it."""
+        """Return the provider's state, with the code of the last failure as its reason (None if it is up). Return None
+        if the run has seen neither an answer nor a failure of the provider."""
         tally = self._of(provider)
         if tally.misconfigured:
             return ProviderState.MISCONFIGURED, tally.reason

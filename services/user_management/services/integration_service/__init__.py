@@ -1,4 +1,5 @@
-"""Integrations: connecting an account, showing it, disconnecting it here and at the provider."""
+"""Use cases on integrations, users' linked accounts at providers: connect an account, show and change it, disconnect
+it, and revoke its consent at the provider."""
 
 from services.user_management.services.integration_service.confirming import Confirmations
 from services.user_management.services.integration_service.connecting import FLOW_PRUNING, ConnectFlows, ConnectPolicy

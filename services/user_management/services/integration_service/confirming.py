@@ -1,4 +1,5 @@
-"""The end of connecting: the user who started confirms, and only then is the code exchanged."""
+"""The end of a connect attempt (a flow): the user who started it confirms it, and only then is the authorization code
+exchanged for tokens."""
 
 from dataclasses import dataclass, replace
 from typing import Final
@@ -35,7 +36,8 @@ from services.user_management.services.vault_service import VaultService, code_b
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 CONFIRM_SECONDS: Final = 30.0
-"""For how long no revocation of the user's consents begins: longer than the exchange of a code takes."""
+"""For how long after a confirmation no revocation of the user's consents at the provider begins. This is longer than
+the exchange of a code takes."""
 _DEAD: Final = (IntegrationStatus.NEEDS_REAUTH, IntegrationStatus.REVOKED, IntegrationStatus.DISCONNECTED)
 
 log = structlog.get_logger(__name__)
@@ -56,10 +58,13 @@ class Confirmations:
     async def confirm_integration(
         self, actor: Principal, user_id: str, provider_name: str, request: ConfirmRequest
     ) -> IntegrationResponse:
-        """Finish a connect attempt that this user started: use up the flow, exchange the code, store the tokens.
+        """Finish a connect attempt that this user started: use up the flow, exchange the code, store the tokens, and
+        return the integration, which is new or connected again.
 
-        Raises UnknownProviderError, FlowNotFoundError (also for somebody else's flow), FlowRefusedError,
-        ProviderUnavailableError, ProviderMisconfiguredError, ProviderAnswerError.
+        Raises UnknownProviderError; FlowNotFoundError for a flow that is unknown, expired, used up or another user's;
+        FlowRefusedError if the provider or the user gave no consent; ProviderUnavailableError,
+        ProviderMisconfiguredError or ProviderAnswerError for the exchange; UserNotFoundError if the user is not active
+        any more, in which case the new tokens are revoked; KeyUnavailableError.
         """
         provider = self.providers.get(provider_name)
         key_version = await self.vault.active_version()
@@ -98,8 +103,8 @@ class Confirmations:
         answer: TokenAnswer,
         account: Account,
     ) -> Consent:
-        """Step: put together what the account's owner consented to. A refresh token that an earlier consent has left
-        counts as one that came with this answer."""
+        """Step: put together what the account's owner consented to. If `answer` has no refresh token, one of a working
+        integration with the same account counts as if it had come with it."""
         held = await integration_queries.find_shown(
             uow.connection, user_id=user_id, provider=provider.name, account=account.id
         )
@@ -118,7 +123,11 @@ class Confirmations:
         )
 
     async def _connect(self, uow: UnitOfWork, user_id: str, provider: Provider, consent: Consent) -> Connected:
-        """Step: store the account's integration, new or restored, and remove what its former consent has left."""
+        """Step: store the account's integration, which is new or connected again; audit, publish and count that.
+
+        What would harm it is removed: pending revocations that would end the new consent, and a refresh token of a
+        consent that has ended.
+        """
         connected = await integration_queries.connect(
             uow.connection, user_id=user_id, provider=provider.name, consent=consent
         )
@@ -137,8 +146,12 @@ class Confirmations:
     async def _consume(
         self, actor: Principal, user_id: str, provider: Provider, request: ConfirmRequest
     ) -> ConsumedFlow:
-        """Use up the flow. This has a transaction of its own, so that the flow stays used up whatever the provider
-        answers next."""
+        """Use up the flow and return it, in a transaction of its own, so that it stays used up whatever the provider
+        answers next.
+
+        Raises FlowNotFoundError; ProviderUnavailableError, without using up the flow, while a revocation is under way
+        that would end the new consent too.
+        """
         flow_id = self.signer.read_flow_ticket(request.flow) if request.flow else None
         state_hash = sha256(request.state) if request.state else None
         async with self.unit_of_work(actor) as uow:
@@ -181,7 +194,9 @@ class Confirmations:
     async def _identify(
         self, actor: Principal, provider: Provider, flow: ConsumedFlow, *, answer: TokenAnswer, origin: Origin
     ) -> Account:
-        """Find the account of the tokens; if that fails, have them revoked, unless that could end other consents."""
+        """Ask the provider for the account of the new tokens. If that fails, queue the revocation of the tokens, unless
+        it would end the account's whole consent and so other integrations, and raise what `exchange_problem`
+        returns."""
         nonce = self.signer.nonce(flow.state_hash) if provider.config.nonce else None
         try:
             return await self.oauth.fetch_account(provider, answer, nonce=nonce)
@@ -194,7 +209,8 @@ class Confirmations:
             raise exchange_problem(error) from None
 
     async def _qualify(self, uow: UnitOfWork, connected: Connected, *, missing: list[str], answer: TokenAnswer) -> None:
-        """Step: mark a new integration if it lacks required scopes, or works only until its access token runs out."""
+        """Step: set the integration to needs_reauth if it lacks required scopes, or to degraded if it has no refresh
+        token and so works only until its access token expires."""
         integration = IntegrationVersion(connected.id, connected.token_version)
         if missing:
             await self.status.mark_needs_reauth(uow, integration, ReauthReason.SCOPE_MISSING)

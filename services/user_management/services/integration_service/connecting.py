@@ -1,4 +1,4 @@
-"""The first half of a connect attempt: its start, and the return of the browser from the provider."""
+"""The first half of a connect attempt (a flow): its start, and the return of the browser from the provider."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,7 +48,8 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ConnectPolicy:
-    """Settings of the connect flow."""
+    """Settings of connect attempts: the URLs to which the browser may return, the redirect URIs that clients may name,
+    and our public URL."""
 
     public_url: str
     return_urls: tuple[str, ...]
@@ -57,20 +58,21 @@ class ConnectPolicy:
 
 @dataclass(frozen=True, slots=True)
 class _Addressed:
-    """The existing integration that a connect attempt is to renew or widen."""
+    """The existing integration that a connect attempt is to renew, or extend by more scopes."""
 
     account_email: str | None
     granted: frozenset[str]
     has_usable_refresh_token: bool
 
     def covers(self, scopes: tuple[str, ...]) -> bool:
-        """Whether we hold a refresh token that is good for `scopes`, so that the new consent need not bring one."""
+        """Tell whether the stored refresh token is usable and has all of `scopes`, so that the provider need not issue
+        another one."""
         return self.has_usable_refresh_token and self.granted.issuperset(scopes)
 
 
 @dataclass(kw_only=True, eq=False)
 class ConnectFlows:
-    """Connect attempts, from the first request to the return of the browser."""
+    """Begins connect attempts, and records the browser's return from the provider."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory
@@ -84,11 +86,12 @@ class ConnectFlows:
     async def start_integration(
         self, actor: Principal, user_id: str, provider_name: str, request: AuthorizeRequest
     ) -> AuthorizeResponse:
-        """Begin a connect attempt that only `user_id` can finish.
+        """Begin a connect attempt that only `user_id` can finish, within ten minutes, and return the provider's URL to
+        which the browser has to go.
 
-        Raises UnknownProviderError, NotConnectedError (account), UserNotFoundError, ValidationFailedError (scopes,
-        return_url, redirect_uri), and ProviderUnavailableError or ProviderMisconfiguredError for a provider whose
-        endpoints cannot be discovered.
+        Raises UnknownProviderError; NotConnectedError if the request names an account that is not connected;
+        UserNotFoundError if the user is not active; ValidationFailedError for scopes, return_url or redirect_uri; and
+        what `exchange_problem` returns if the provider's endpoints cannot be discovered.
         """
         provider = self.providers.get(provider_name)
         addressed = await self._addressed(user_id, provider, request)
@@ -134,7 +137,9 @@ class ConnectFlows:
         return AuthorizeResponse(authorization_url=url, flow_id=flow_id, expires_at=now + FLOW_LIFETIME)
 
     async def _addressed(self, user_id: str, provider: Provider, request: AuthorizeRequest) -> _Addressed | None:
-        """Find the integration that is to be renewed or widened; None: there is none, or one more account is wanted."""
+        """Find the integration that is to be renewed or extended: of the account in `request`, or the primary one.
+        None: there is none, or one more account is wanted. Raises NotConnectedError for an account that is not
+        connected."""
         if request.new_account:
             return None
         async with self.database.reading() as connection:
@@ -149,7 +154,8 @@ class ConnectFlows:
         return _Addressed(row.account_email, frozenset(row.granted_scopes), has_usable_refresh_token=serving)
 
     def _ways_back(self, provider: Provider, request: AuthorizeRequest) -> tuple[str, str]:
-        """Return (return URL, redirect URI), each exactly as the settings allow it. Raises ValidationFailedError."""
+        """Return (return URL, redirect URI): those of the request, or the first allowed URL and our own callback.
+        Raises ValidationFailedError for one that is not literally in the settings."""
         return_url = request.return_url or self.policy.return_urls[0]
         if return_url not in self.policy.return_urls:
             raise ValidationFailedError("return_url is not on the list of allowed URLs.")
@@ -163,13 +169,13 @@ class ConnectFlows:
         return self.signer.nonce(state_hash) if provider.config.nonce else None
 
     async def record_provider_return(self, actor: Principal, provider_name: str, returned: ProviderReturn) -> str:
-        """Store the code with the flow and return the URL to which the browser goes. The code is not exchanged here,
-        where nobody is signed in.
+        """Store the authorization code, or the error, with the flow, and return the URL to which the browser goes next.
+        The code is not exchanged here, since nobody is signed in.
 
         The URL carries the flow's ticket, without which the flow cannot be confirmed. So an attacker who starts a flow
         and makes somebody else consent in another browser gains nothing.
 
-        Raises UnknownProviderError, FlowNotFoundError.
+        Raises UnknownProviderError, FlowNotFoundError if no flow waits for this return, KeyUnavailableError.
         """
         provider = self.providers.get(provider_name)
         flow = await OAuthFlow.objects.get_or_none(
@@ -194,8 +200,8 @@ class ConnectFlows:
 
 
 def _requested_scopes(provider: Provider, wanted: Iterable[str], addressed: _Addressed | None) -> tuple[str, ...]:
-    """Return the scopes to ask for: the required ones, the wanted ones and, so that nothing is lost by widening, those
-    that the integration has already. Raises ValidationFailedError for an unknown scope."""
+    """Return the scopes to ask the provider for: the required ones, the wanted ones, and those that the existing
+    integration has, so that it keeps them. Raises ValidationFailedError for a scope that the provider's file lacks."""
     known = set(provider.config.scopes) | set(provider.config.required_scopes)
     chosen = set(provider.config.normalise(wanted))
     unknown = sorted(chosen - known)

@@ -1,4 +1,5 @@
-"""Steps that end integrations here and note what is to be revoked at the providers."""
+"""Steps (parts of a transaction) that end integrations here and queue the revocation of their tokens at the
+providers."""
 
 from typing import Literal
 
@@ -17,9 +18,10 @@ from services.user_management.unit_of_work import UnitOfWork
 async def disconnect(
     uow: UnitOfWork, providers: ProviderRegistry, held: LiveIntegration, *, by: DisconnectedBy
 ) -> RevocationState | None:
-    """Step: end an integration whose row is locked. No token of it is readable from the commit on.
+    """Step: end an integration whose row is locked, and delete its tokens; audit, publish and count that.
 
-    Returns what will become of the consent at the provider; None: there was no token to revoke.
+    Returns the state of the revocation at the provider: PENDING, or IMPOSSIBLE if the provider cannot revoke; None if
+    there was no token to revoke.
     """
     state = await _request_revocation(uow, providers, held)
     await integration_queries.disconnect(uow.connection, held, reason=by)
@@ -38,7 +40,7 @@ async def disconnect(
 async def disconnect_all(
     uow: UnitOfWork, providers: ProviderRegistry, user_id: str, *, by: DisconnectedBy
 ) -> list[DisconnectResponse]:
-    """Step: end all integrations of a user, and return what became of each."""
+    """Step: end all integrations of a user that are not disconnected, and return the answer for each."""
     ended = []
     for held in await integration_queries.live_of_user(uow.connection, user_id):
         state = await disconnect(uow, providers, held, by=by)
@@ -49,7 +51,8 @@ async def disconnect_all(
 def disconnect_response(
     providers: ProviderRegistry, held: LiveIntegration, state: RevocationState | None
 ) -> DisconnectResponse:
-    """Build the answer to the user about an integration that `disconnect` has ended."""
+    """Build the answer to the user about an integration that `disconnect` has ended, with the state that it
+    returned."""
     revocation: Literal["pending", "impossible", "none"] = "none"
     if state is not None:
         revocation = "pending" if state is RevocationState.PENDING else "impossible"
@@ -64,7 +67,8 @@ def disconnect_response(
 
 
 async def release_tokens(uow: UnitOfWork, providers: ProviderRegistry, user_id: str) -> None:
-    """Step: note the revocation of every consent of a user who is about to be erased."""
+    """Step: queue the revocation of the tokens of all integrations of a user who is about to be erased. The
+    integrations themselves are left as they are."""
     for held in await integration_queries.live_of_user(uow.connection, user_id):
         await _request_revocation(uow, providers, held)
 

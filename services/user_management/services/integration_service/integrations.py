@@ -1,4 +1,8 @@
-"""What users do with their integrations: look at them, change the product's notes, refresh tokens, disconnect."""
+"""The use cases of users on their integrations: list and show them, change the product's notes on them (`metadata`),
+choose the primary one, refresh tokens, disconnect.
+
+`account` is everywhere the account's id at the provider or its e-mail; None means the primary integration.
+"""
 
 import math
 from dataclasses import asdict, dataclass
@@ -46,7 +50,7 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 _NEEDS_USER: Final = {IntegrationStatus.NEEDS_REAUTH, IntegrationStatus.REVOKED}
 
 ExpectedVersions = frozenset[int] | None
-"""Versions of which the row must have one (`If-Match`); None: any."""
+"""The versions that an integration's row may have for a change to be made (`If-Match`); None: any."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -61,7 +65,7 @@ class IntegrationService:
     links: ReconnectLinks
 
     def list_providers(self) -> ProviderList:
-        """List the providers that can be connected, and what each scope is for."""
+        """List the providers at which accounts can be connected, with the purpose of each scope."""
         return ProviderList(items=[_provider_response(provider) for provider in self.providers])
 
     async def list_integrations(self, user_id: str) -> IntegrationList:
@@ -71,7 +75,7 @@ class IntegrationService:
         return IntegrationList(items=[self._response(row) for row in rows])
 
     async def get_integration(self, user_id: str, provider: str, account: str | None) -> IntegrationResponse:
-        """Return one integration: that of `account` (id at the provider or e-mail), else the primary one.
+        """Return the integration of `account`, or the primary one if it is None; disconnected ones are not found.
 
         Raises UnknownProviderError or NotConnectedError.
         """
@@ -80,7 +84,9 @@ class IntegrationService:
     async def list_activity(
         self, user_id: str, provider: str, *, limit: int, cursor: str | None
     ) -> Page[TokenReadEntry]:
-        """List which service read the user's tokens, when and why; newest first. Raises UnknownProviderError."""
+        """List a page of the requests of services for the user's tokens at `provider`, the newest first: by whom, when,
+        why, and with which outcome. Raises UnknownProviderError if there are none and the provider is not configured,
+        ValidationFailedError for a cursor that was not made for this list."""
         scope = f"activity:{user_id}:{provider}"
         before = UUID(self.signer.decode_cursor(scope, cursor)[0]) if cursor else None
         async with self.database.reading() as connection:
@@ -103,10 +109,11 @@ class IntegrationService:
         update: IntegrationUpdate,
         expected: ExpectedVersions = None,
     ) -> IntegrationResponse:
-        """Apply a merge patch (RFC 7396) to the product's notes, and choose the primary account.
+        """Apply a merge patch (RFC 7396) to the product's notes, and make the integration the primary one if the update
+        says so; return the integration.
 
-        Raises UnknownProviderError, UserNotFoundError, NotConnectedError, PreconditionFailedError,
-        ValidationFailedError for too many notes.
+        Raises UnknownProviderError, UserNotFoundError if the user is not active, NotConnectedError,
+        PreconditionFailedError if the version is not one of `expected`, ValidationFailedError for too many notes.
         """
         async with self.unit_of_work(actor) as uow:
             held, row = await self._lock(uow, user_id, provider, account)
@@ -121,10 +128,11 @@ class IntegrationService:
         return self._response(changed or row)
 
     async def refresh_integration(self, user_id: str, provider: str, account: str | None) -> IntegrationResponse:
-        """Refresh the integration's tokens at the provider now, unless that has just been done.
+        """Refresh the integration's tokens at the provider now, unless they were issued in the last ten seconds, and
+        return the integration.
 
-        Raises UnknownProviderError, NotConnectedError, NeedsReauthError, RevokedError, ProviderUnavailableError,
-        ProviderMisconfiguredError, KeyUnavailableError.
+        Raises UnknownProviderError, NotConnectedError, NeedsReauthError (also if there is no refresh token),
+        RevokedError, ProviderUnavailableError, ProviderMisconfiguredError, KeyUnavailableError.
         """
         row = await self._find(user_id, provider, account)
         self._refuse_dead(row)
@@ -145,9 +153,11 @@ class IntegrationService:
     async def disconnect_integration(
         self, actor: Principal, user_id: str, provider: str, account: str | None, *, expected: ExpectedVersions = None
     ) -> DisconnectResponse:
-        """End the integration here at once, and have its consent revoked at the provider.
+        """End the integration here at once, and queue the revocation of its consent at the provider, if that is
+        possible.
 
-        Raises UnknownProviderError, UserNotFoundError, NotConnectedError, PreconditionFailedError.
+        Raises UnknownProviderError, UserNotFoundError if the user is not active, NotConnectedError,
+        PreconditionFailedError if the version is not one of `expected`.
         """
         async with self.unit_of_work(actor) as uow:
             held, row = await self._lock(uow, user_id, provider, account)
@@ -163,8 +173,9 @@ class IntegrationService:
         return row
 
     def _not_connected(self, provider: str) -> ApplicationError:
-        """Build the error for an integration that does not exist. This is where an unknown provider is refused, and not
-        earlier: an integration whose provider is no longer configured is still shown, and can be ended."""
+        """Build the error for an integration that was not found: UnknownProviderError or NotConnectedError. An unknown
+        provider is refused only here, because an integration whose provider is no longer configured is still shown, and
+        can be disconnected."""
         if provider not in self.providers:
             return UnknownProviderError()
         return NotConnectedError(extra={"reconnect_url": self.links.url(provider, [])})
@@ -172,10 +183,12 @@ class IntegrationService:
     async def _lock(
         self, uow: UnitOfWork, user_id: str, provider: str, account: str | None
     ) -> tuple[LiveIntegration, ShownIntegration]:
-        """Step: lock the user and all their integrations, so that changes of the primary one run one after the other.
+        """Step: lock the user and all their integrations, so that changes of the primary one are made one after the
+        other, and return the wanted integration as a locked row and as it is shown.
 
-        The user is locked too, because a connect of one more account under way is not among the integrations that we
-        see, and would itself see the former primary one.
+        The user is locked too because of a connect of one more account that is under way: its integration is not among
+        the locked ones, and it would itself see the former primary one. Raises UserNotFoundError if the user is not
+        active, UnknownProviderError, NotConnectedError.
         """
         if not await integration_queries.lock_active_user(uow.connection, user_id):
             raise UserNotFoundError

@@ -1,4 +1,5 @@
-"""What the provider's redirect brings back when a user connects, and the errors for a return that cannot be used."""
+"""The return of the browser from the provider when a user connects: its parameters, and the errors for a return or a
+code that cannot be used."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from services.user_management.integrations.provider_errors import ProviderCallEr
 
 @dataclass(frozen=True, slots=True)
 class ProviderReturn:
-    """What the provider's redirect carried (RFC 6749 section 4.1.2, `iss` per RFC 9207)."""
+    """The parameters of the provider's redirect (RFC 6749 section 4.1.2); `issuer` is `iss` of RFC 9207."""
 
     state: str
     code: str | None
@@ -28,7 +29,8 @@ class ProviderReturn:
 
 
 async def return_error(oauth: OAuthClient, provider: Provider, returned: ProviderReturn) -> str | None:
-    """Return the code of the error that makes a provider's return unusable; None if it can be used."""
+    """Return the code of the error that makes a provider's return unusable: a wrong issuer, the provider's own error
+    code, or `no_code`. None if the return can be used."""
     if (mix_up := await issuer_error(oauth, provider, returned.issuer)) is not None:
         return mix_up
     if returned.error is not None:
@@ -37,14 +39,16 @@ async def return_error(oauth: OAuthClient, provider: Provider, returned: Provide
 
 
 async def issuer_error(oauth: OAuthClient, provider: Provider, issuer: str | None) -> str | None:
-    """Return an error if `iss` is wrong, or missing where it is always sent: a mix-up (RFC 9207 section 2.4)."""
+    """Return `issuer_mismatch` if `issuer` is not the provider's, `issuer_missing` if it is None although this provider
+    always sends it; otherwise None. Either can be a mix-up attack (RFC 9207 section 2.4)."""
     if issuer is None:
         return "issuer_missing" if await oauth.answers_iss(provider) else None
     return None if issuer == provider.config.issuer else "issuer_mismatch"
 
 
 def exchange_problem(error: ProviderCallError) -> ApplicationError:
-    """Return the error that tells the user that a call to the provider failed while they connected."""
+    """Return the error to raise when a call to the provider fails while a user connects: ProviderMisconfiguredError,
+    FlowRefusedError, ProviderAnswerError or ProviderUnavailableError, each with the provider's code as `reason`."""
     extra: dict[str, Any] = {"reason": error.code}
     if error.kind is ProviderErrorKind.OPERATOR:
         return ProviderMisconfiguredError(extra=extra)

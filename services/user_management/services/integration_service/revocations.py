@@ -1,5 +1,5 @@
-"""Revokes at the providers what users have given up here; it is tried until it succeeds or is known to be
-impossible."""
+"""Revokes at the providers the consents of disconnected integrations, and tokens that no integration holds. Each
+revocation is tried again until it succeeds, is known to be impossible, or is a week old."""
 
 import asyncio
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 
 BATCH: Final = 8
 LEASE_SECONDS: Final = 30.0
-"""The lease of a revocation: longer than a slice and its last call take."""
+"""For how long a revocation belongs to the worker that took it. This is longer than a slice and its last call take."""
 BACK_OFF_SECONDS: Final = (10.0, 60.0, 300.0, 1800.0, 7200.0, 21_600.0, 43_200.0)
-"""The pauses after each failure; the last one is repeated."""
+"""The seconds to wait after the first failure, after the second and so on; the last pause is repeated."""
 GIVEN_UP_AFTER_SECONDS: Final = 7 * 86_400.0
 REVOCATION_PRUNING: Final = Pruning(timedelta(days=90), queries.prune)
 ACCESS_TOKEN_RAN_OUT: Final = "access_token_ran_out"  # noqa: S105 - a reason
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(kw_only=True, eq=False)
 class RevocationService:
-    """Revokes consents at the providers after users have disconnected; the work of a periodic job."""
+    """Carries out the queued revocations, as a periodic job."""
 
     unit_of_work: UnitOfWorkFactory
     providers: ProviderRegistry
@@ -45,11 +45,11 @@ class RevocationService:
     start_slice: StartSlice
 
     async def revoke_due(self, actor: Principal, _cursor: Any = None) -> None:
-        """Slice: carry out the revocations that are due now, batch by batch.
+        """Slice: carry out the revocations that are due, batch by batch, until none is left or the time is over.
 
-        The last batch is finished even when time is over, since a renewed token must be stored, which takes ten seconds
-        at most. The job's time limit can only cut off the call that revokes. It is made again later, and to revoke
-        twice does no harm (RFC 7009 section 2.2).
+        A batch that was begun is finished even when the time is over, since a renewed token must be stored, which takes
+        ten seconds at most. The job's time limit can only cut off the call that revokes. It is made again later, and to
+        revoke twice does no harm (RFC 7009 section 2.2). Failures of providers are recorded and not raised.
         """
         time = self.start_slice()
         while time.may_begin():
@@ -88,8 +88,12 @@ class RevocationService:
             await self._finish(actor, revocation, RevocationState.DONE, failure=outcome if was_gone else None)
 
     async def _token_to_show(self, actor: Principal, provider: Provider, revocation: DueRevocation) -> str | None:
-        """Return the token to revoke at the provider, renewed if it has run out; None: the revocation is finished, or
-        somebody else has taken it over."""
+        """Return the token to send to the provider. If the stored one has expired, or is of a kind that the provider
+        does not take, it is a new access token, for which the tokens are refreshed.
+
+        None: the revocation has been finished here, or another worker has taken it over. Raises ProviderCallError,
+        KeyUnavailableError, PoisonedCiphertextError.
+        """
         if not revocation.has_run_out and not _is_refused_kind(provider, revocation.token.kind):
             return self._open(revocation, revocation.token)
         # A token that has run out must not be sent: a provider that does not know it would be taken to have revoked it.
@@ -111,7 +115,8 @@ class RevocationService:
     async def _renewed(
         self, actor: Principal, provider: Provider, revocation: DueRevocation, held: SealedToken
     ) -> str | None:
-        """Get a new access token and store it before it is used; None: somebody else has taken the revocation over."""
+        """Refresh with `held`, store the new tokens with the revocation, and return the access token; None if another
+        worker has taken the revocation over. Raises ProviderCallError, KeyUnavailableError, PoisonedCiphertextError."""
         refresh_token = self._open(revocation, held)
         version = await self.vault.active_version()
         answer = await self.oauth.refresh(provider, refresh_token=refresh_token)
@@ -132,8 +137,9 @@ class RevocationService:
         return SealedToken(kind, self.vault.seal(plaintext, binding, version), version)
 
     async def _judge(self, actor: Principal, revocation: DueRevocation, error: ProviderCallError) -> None:
-        """Finish a revocation that is impossible, and postpone any other. A refusal does not prove that the consent is
-        gone: the answers that do are in the provider's file (`gone_codes`, `gone_statuses`) and raise no error."""
+        """Act on a failed call: finish the revocation if the provider cannot revoke, otherwise postpone it. A refusal
+        does not prove that the consent is gone; the answers that prove it are in the provider's file (`gone_codes`,
+        `gone_statuses`) and raise no error."""
         if error.code == REVOCATION_IMPOSSIBLE:
             await self._finish(actor, revocation, RevocationState.IMPOSSIBLE)
             return
@@ -144,7 +150,8 @@ class RevocationService:
     async def _postpone(
         self, actor: Principal, revocation: DueRevocation, failure: str, *, at_least: float = 0.0
     ) -> None:
-        """Try the revocation again later; give it up after a week, whatever the cause."""
+        """Let the revocation be tried again after a pause, which is at least `at_least` seconds (up to twelve hours).
+        If it is more than a week old, finish it without success instead (GIVEN_UP). `failure` is recorded."""
         if revocation.age_seconds > GIVEN_UP_AFTER_SECONDS:
             log.error("revocation.given_up", provider=revocation.provider, reason=failure, id=str(revocation.id))
             await self._finish(actor, revocation, RevocationState.GIVEN_UP, failure=failure)
@@ -170,6 +177,6 @@ class RevocationService:
 
 
 def _is_refused_kind(provider: Provider, kind: TokenKind) -> bool:
-    """Tell whether this is a refresh token although the provider revokes only by access token. That was unknown when
-    the user disconnected if the provider was not configured then."""
+    """Tell whether `kind` is a refresh token although the provider takes only access tokens for revocation. Such a
+    token is stored if the provider was not configured when the user disconnected."""
     return kind is TokenKind.REFRESH and preferred_kind(provider) is TokenKind.ACCESS

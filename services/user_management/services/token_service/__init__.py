@@ -1,4 +1,5 @@
-"""Tokens of an integration: reading, refreshing, storing."""
+"""Use cases on the tokens of integrations: sibling services read them, and they are refreshed at the providers and
+stored."""
 
 from services.user_management.services.token_service.answers import TokenAnswers
 from services.user_management.services.token_service.exchange import GRANT_TYPE, JWT, USER_ID, TokenExchange

@@ -1,4 +1,8 @@
-"""Builds queries for the door, and turns its readings into answers to sibling services."""
+"""Builds the query for a token read, and the answer or refusal from what it returned.
+
+A token read is one SQL statement, the door: it authenticates the calling service, judges and records the read, and
+returns a reading, which is an outcome and, if the read is granted, the encrypted token.
+"""
 
 import math
 from dataclasses import dataclass
@@ -42,7 +46,7 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 Value = TypeVar("Value")
 
 DEFAULT_TTL_SECONDS: Final = 300.0
-"""The remaining life that a token must have if the caller does not say."""
+"""The remaining life that a token must have if the caller states none."""
 
 _REFUSALS: Final[dict[TokenOutcome, type[ApplicationError]]] = {
     TokenOutcome.GRANT_DENIED: GrantDeniedError,
@@ -65,7 +69,7 @@ _WITH_RECONNECT_URL: Final = {
 
 @dataclass(kw_only=True, eq=False)
 class TokenAnswers:
-    """Builds the door's query for a service's request, and the answer to the service from the door's reading."""
+    """Builds the query for a service's request, and from the reading the answer to the service."""
 
     unit_of_work: UnitOfWorkFactory
     providers: ProviderRegistry
@@ -76,7 +80,7 @@ class TokenAnswers:
     clock: Clock
 
     def query(self, credential: ServiceCredential, request: TokenRequest) -> TokenQuery:
-        """Build the query that the door is asked for `request`."""
+        """Build the query for `request`. Scopes are put into our names; the query of an unknown provider has none."""
         known = request.provider in self.providers
         return TokenQuery(
             key_id=credential.key_id,
@@ -94,9 +98,12 @@ class TokenAnswers:
         )
 
     async def answer(self, request: TokenRequest, reading: TokenReading, result: RefreshResult | None) -> TokenResponse:
-        """Return the token of a reading that was granted.
+        """Decrypt the token of a reading that was granted, and return it; `result` is that of the refresh before, if
+        any.
 
-        Raises KeyUnavailableError; NeedsReauthError or ProviderUnavailableError for one that cannot be read.
+        Raises KeyUnavailableError without the right key. A token that is damaged raises NeedsReauthError, and its
+        integration is marked; ProviderUnavailableError if the token was replaced meanwhile; KeyUnavailableError if so
+        many are damaged that the fault is probably ours.
         """
         access_token = await self._open(request, reading)
         return TokenResponse(
@@ -111,7 +118,7 @@ class TokenAnswers:
         )
 
     def refusal(self, request: TokenRequest, reading: TokenReading, result: RefreshResult | None) -> ApplicationError:
-        """Return the error that explains why a reading has no token to hand out."""
+        """Return the error for a reading that was not granted; `result` is that of the refresh before, if any."""
         outcome = reading.outcome
         if outcome is TokenOutcome.UNAUTHENTICATED:
             return UnauthenticatedError("The service key is not valid.")
@@ -139,7 +146,12 @@ class TokenAnswers:
             await self._refuse_poisoned(request, reading)
 
     async def _refuse_poisoned(self, request: TokenRequest, reading: TokenReading) -> NoReturn:
-        """Mark an integration whose token is unreadable under a proven key, record the read, and refuse it."""
+        """Set an integration whose token is damaged to needs_reauth, record the read with that outcome, and raise
+        NeedsReauthError.
+
+        Raises KeyUnavailableError, and marks nothing, if more integrations would be marked in a minute than the vault's
+        limit; ProviderUnavailableError if the token has been replaced meanwhile.
+        """
         if not self.vault.poison_guard.may_mark(present(reading.integration_id)):
             raise KeyUnavailableError
         reason = ReauthReason.TOKEN_UNREADABLE
@@ -170,7 +182,8 @@ class TokenAnswers:
 
 
 def unavailable(result: RefreshResult | None) -> ApplicationError:
-    """Return the error for a caller whose token is too old and could not be refreshed."""
+    """Return the error for a caller whose token lives too short and could not be refreshed, with `result`; None if no
+    refresh ended: ProviderMisconfiguredError if the provider refuses our client, otherwise ProviderUnavailableError."""
     if result is not None and result.outcome is RefreshOutcome.MISCONFIGURED:
         return ProviderMisconfiguredError()
     return ProviderUnavailableError(retry_after=1 if result is None else math.ceil(result.retry_after_seconds))

@@ -22,8 +22,8 @@ GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - RFC 8693 section 3
 JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
 USER_ID: Final = "urn:user-management:token-type:user-id"
-"""A type of our own: `subject_token` is a user id, and we trust the calling service that it asks for that user, as in
-`POST /internal/tokens/get`."""
+"""A type of our own: `subject_token` is a user id. We trust the calling service that it asks on behalf of that user, as
+`POST /internal/tokens/get` does."""
 _UNDERSTOOD: Final = {
     "grant_type",
     "subject_token",
@@ -39,18 +39,18 @@ _UNDERSTOOD: Final = {
     "client_secret",
 }
 _INTEGRAL: Final = re.compile(r"[0-9]{1,9}(\.0{1,9})?", re.ASCII)
-"""An integer as a form may write it; to JSON Schema 60.0 is an integer too."""
+"""An integer as a form may write it. 60.0 is one too, as in JSON Schema."""
 _ERRORS: Final = {
     "grant_denied": "unauthorized_client",
     "reason_required": "invalid_request",
     "unknown_provider": "invalid_target",
     "insufficient_scope": "invalid_scope",
 }
-"""Our error code → OAuth's. Every other refusal is about the subject, and is `invalid_grant`."""
+"""Our error codes and OAuth's for them. Every other refusal is about the user, and becomes `invalid_grant`."""
 
 
 class TokenExchange:
-    """Translates a form of RFC 8693 into a token request, and its answer or refusal back."""
+    """Translates a form of RFC 8693 into a token read, and the token or the error into the form of RFC 8693."""
 
     def __init__(self, tokens: TokenService, sessions: SessionVerifier) -> None:
         self._tokens = tokens
@@ -60,7 +60,8 @@ class TokenExchange:
         """Return a provider's access token for the user of `subject_token`; `audience` (or `resource`) names the
         provider.
 
-        Raises TokenExchangeError, UnauthenticatedError, RateLimitedError, RetryLaterError, ProviderMisconfiguredError.
+        Raises TokenExchangeError for a form that is not acceptable and for a read that is refused, UnauthenticatedError
+        for the service's key, RateLimitedError, RetryLaterError, ProviderMisconfiguredError.
         """
         request = await self._request(form)
         try:

@@ -1,4 +1,4 @@
-"""Periodic jobs that settle refreshes of unknown outcome, and renew tokens before anybody needs them."""
+"""Periodic jobs that repeat refreshes whose outcome is unknown, and renew tokens before they expire."""
 
 import asyncio
 import math
@@ -19,19 +19,19 @@ from services.user_management.services.token_service.answers import DEFAULT_TTL_
 from services.user_management.services.token_service.refresh import TokenRefresher
 
 CONCURRENCY: Final = 16
-"""How many refreshes a slice makes at once; a provider's own cap may be lower."""
+"""How many refreshes a slice makes at once; the limit of calls to one provider may be lower."""
 BATCH: Final = 64
 SLICE_PERIOD_SECONDS: Final = 10.0
-"""How often the job gets a slice (its tick)."""
+"""The time from one slice of the job to the next."""
 REFRESH_PERIOD_SECONDS: Final = 900.0
-"""How often a run begins, a quarter of an hour. With tokens that live an hour, a longer period would leave the last
-refresh before the end to a reader, and then renew what that reader has just renewed."""
+"""The time from the beginning of one run to that of the next. With a longer period, tokens that live an hour would be
+refreshed by readers, since the next run would come too late, and then once more by that run."""
 
 log = structlog.get_logger(__name__)
 
 
 class RefreshJobs:
-    """The slices of the refresh jobs. Their state is in the rows: a token that was refreshed is no longer found."""
+    """The work of the refresh jobs, in slices (a few seconds of work each)."""
 
     def __init__(
         self,
@@ -41,7 +41,8 @@ class RefreshJobs:
         start_slice: StartSlice,
         spread_seconds: float,
     ) -> None:
-        """`spread_seconds`: over how long the refreshes of a run are spread; 0: as fast as they go."""
+        """Set up the jobs. `spread_seconds` is the time over which the refreshes of a run are spread; 0: as fast as
+        possible."""
         self._database = database
         self._refresher = refresher
         self._start_slice = start_slice
@@ -49,10 +50,10 @@ class RefreshJobs:
         self._horizon_seconds = REFRESH_PERIOD_SECONDS + spread_seconds + DEFAULT_TTL_SECONDS
 
     async def sweep(self, _actor: Principal, _cursor: Any = None) -> None:
-        """Slice: try every refresh again whose outcome is unknown, such as one whose process was killed.
+        """Slice: try each refresh again, once, whose outcome is unknown, for example because its process was killed.
 
-        A slice tries each of them once. Those that cannot be tried now, because their provider is held back, are found
-        again by the next slice.
+        Those that cannot be tried now, because calls to their provider are held back, are found again by the next
+        slice.
         """
         time = self._start_slice()
         after = UUID(int=0)
@@ -65,11 +66,11 @@ class RefreshJobs:
             after = found[-1].integration_id
 
     async def refresh_due(self, _actor: Principal, cursor: Any = None) -> JSONObject | None:
-        """Slice: renew the access tokens that would become too short-lived for readers before the next run reaches
-        them, those that run out soonest first.
+        """Slice: refresh the access tokens that would have too little life left for readers before the next run reaches
+        them, those that expire soonest first.
 
-        The cursor holds the position of the walk, and how many tokens a slice may renew, so that no provider gets all
-        calls of a run at once. Returns None when the walk is over.
+        Returns the cursor for the next slice: the last token that was begun, and how many tokens a slice may refresh,
+        so that no provider gets all calls of a run at once. Returns None when no token is left.
         """
         time = self._start_slice()
         share, position = _read_cursor(cursor) if cursor is not None else (await self._share(), DuePosition())
@@ -101,7 +102,8 @@ class RefreshJobs:
             )
 
     async def _refresh_batch(self, batch: list[DueRefresh], time: SliceTime) -> int:
-        """Refresh in order, several at once. Returns how many were begun before the time was over."""
+        """Refresh the tokens of `batch` in order, several at once. Returns how many were begun before the time was
+        over."""
         waiting = iter(batch)
         begun = 0
 
@@ -117,7 +119,8 @@ class RefreshJobs:
         return begun
 
     async def _refresh_one(self, item: DueRefresh) -> None:
-        """Refresh one integration. An error, such as a missing key, is only logged, so that the others go on."""
+        """Refresh one integration. An ApplicationError, as for a missing key, is logged and not raised, so that the
+        other integrations are refreshed."""
         try:
             result = await self._refresher.refresh(item.integration_id, item.token_version)
         except ApplicationError as error:

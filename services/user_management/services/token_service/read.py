@@ -1,4 +1,9 @@
-"""Token reads: give a sibling service a usable access token, or one refusal with its cause."""
+"""Token reads: give a sibling service an access token that lives long enough, refreshed if need be, or refuse it with
+the cause.
+
+Each read is one SQL statement, the door, which authenticates the service, and judges and records the read. A stale
+reading means that the token has too little life left.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,20 +24,21 @@ from services.user_management.services.token_service.refresh_attempt import Refr
 from services.user_management.services.use_recorder import UseRecorder
 
 MINIMUM_TTL_SECONDS: Final = 30.0
-"""The remaining life with which a token is still handed out when the provider gives no newer one."""
+"""The remaining life that a token must have to be handed out if the provider gives no newer one and the caller demands
+no more."""
 DOOR_TIMEOUT_SECONDS: Final = 2.0
 BATCH_TIMEOUT_SECONDS: Final = 4.0
 BATCH_CONCURRENCY: Final = 8
 """How many members of one batch are refreshed at once."""
 BATCH_SECONDS: Final = 7.0
-"""The time for all refreshes of a batch. A refresh that is under way when it ends goes on, and the next call gets its
+"""The time for all refreshes of a batch. A refresh that is under way at its end goes on, so the next call can get the
 token."""
 _NOT_RENEWED: Final = {RefreshOutcome.UNAVAILABLE, RefreshOutcome.MISCONFIGURED, RefreshOutcome.IMPOSSIBLE}
 
 
 @dataclass(kw_only=True, eq=False)
 class TokenService:
-    """The internal token API."""
+    """Answers the token requests of sibling services: one token, a newer token, many tokens."""
 
     database: Database
     refresher: TokenRefresher
@@ -40,10 +46,11 @@ class TokenService:
     key_usage: UseRecorder
 
     async def get_valid_token(self, credential: ServiceCredential, request: TokenRequest) -> TokenResponse:
-        """Return a token that lives long enough, refreshed first if need be.
+        """Return a token that lives as long as the request demands (or 300 s), refreshed first if need be. If it cannot
+        be refreshed and the request demands nothing, 30 s of remaining life are enough.
 
-        Raises one of the errors in the table of `documentation/token-api.md`. All are recorded, except
-        `unauthenticated` and those with status 502 or 503.
+        Raises one of the errors in the table of `documentation/token-api.md`. All refusals are recorded as token reads,
+        except `unauthenticated` and those with status 502 or 503.
         """
         query = self.answers.query(credential, request)
         reading = await self._read(query)
@@ -53,10 +60,12 @@ class TokenService:
         return await self._hand_out(credential, request, reading, result)
 
     async def refresh_token(self, credential: ServiceCredential, request: TokenRequest) -> TokenResponse:
-        """Return a token that is newer than the one that the provider has just refused to the caller. A token that was
-        issued less than ten seconds ago is not replaced, and one without a refresh token is handed out again.
+        """Refresh the token and return the new one, for a caller whose token the provider has just refused. A token
+        that was issued less than ten seconds ago is not refreshed, and without a refresh token the present one is
+        returned.
 
-        Raises what `get_valid_token` raises, and ProviderUnavailableError when the provider cannot be asked.
+        Raises what `get_valid_token` raises; ProviderUnavailableError or ProviderMisconfiguredError, too, when the
+        provider gives no new token, even if the present one would live long enough.
         """
         query = self.answers.query(credential, request)
         reading = await self._read(query._replace(replaces=True))
@@ -71,8 +80,11 @@ class TokenService:
         return await self._hand_out(credential, request, reading, result)
 
     async def get_many(self, credential: ServiceCredential, requests: Sequence[TokenRequest]) -> list[TokenBatchItem]:
-        """Answer each request, in order. One statement answers all that need no refresh. Raises
-        UnauthenticatedError."""
+        """Return for each request, in order, a token or the problem for which there is none. One statement answers all
+        that need no refresh; the others are refreshed within seven seconds or become a problem.
+
+        Raises UnauthenticatedError if the service's key is not valid.
+        """
         queries = [self.answers.query(credential, request) for request in requests]
         readings = await read_tokens(self.database.door, queries, timeout_seconds=BATCH_TIMEOUT_SECONDS)
         if any(reading.outcome is TokenOutcome.UNAUTHENTICATED for reading in readings):
@@ -111,10 +123,11 @@ class TokenService:
         return result
 
     async def _renew(self, query: TokenQuery, stale: TokenReading) -> tuple[TokenReading, RefreshResult | None]:
-        """Refresh, and ask the door again. If there is no newer token, less remaining life is accepted, unless the
-        caller demanded more.
+        """Refresh the token and read it again. If there is no newer token, 30 s of remaining life are enough, unless
+        the caller demanded more.
 
-        Raises KeyUnavailableError.
+        The result of the refresh is None if this process could not refresh, for lack of a key or of Postgres, and the
+        present token lives long enough. Raises KeyUnavailableError or the database's error if it does not.
         """
         lowered = query._replace(default_seconds=MINIMUM_TTL_SECONDS)
         try:

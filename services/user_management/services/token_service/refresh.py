@@ -1,7 +1,8 @@
 """Refreshes an integration's tokens once, however many callers ask for it, across processes and crashes.
 
-One lease per integration in Postgres decides who calls the provider; the token version is the fence that decides whose
-answer counts. In one process the callers share one task. Nothing is held while anybody waits.
+A lease in the integration's row, the right of one process until a time, decides who calls the provider. The token
+version is the fence: an answer is stored only if the version is unchanged. In one process all callers wait for one
+task. No lock and no database connection is held while a call or a caller waits.
 """
 
 import asyncio
@@ -44,18 +45,20 @@ from services.user_management.services.token_service.refresh_attempt import (
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 WAIT_SECONDS: Final = 9.0
-"""How long a caller waits for somebody else's refresh: longer than one call to a provider may take."""
+"""For how long a caller waits for the refresh of another process. This is longer than one call to a provider may
+take."""
 RENEWAL_SECONDS: Final = 1.0
-"""How often the holder of a short lease renews it: late enough that a quick call costs no further write, and early
-enough that a renewal that fails can be repeated before the lease ends."""
+"""The time between two renewals of a short lease by its holder: so long that a quick call costs no further write, and
+so short that a renewal that fails can be repeated before the lease ends."""
 STORE_SECONDS: Final = 0.5
-"""The time that a stopping process reserves for storing an answer that comes at the last moment."""
+"""The time that is kept free, before a process stops or a lease ends, to store an answer that comes at the last
+moment."""
 
 log = structlog.get_logger(__name__)
 
 
 class TokenRefresher:
-    """Makes callers share one refresh per integration and token version."""
+    """Refreshes tokens: all callers who want the same integration and token version refreshed get one refresh."""
 
     def __init__(
         self,
@@ -79,9 +82,10 @@ class TokenRefresher:
         self._stops_at = math.inf
 
     async def refresh(self, integration_id: UUID, token_version: int) -> RefreshResult:
-        """Replace the tokens of `token_version`, or wait for whoever is doing it.
+        """Replace the tokens of `token_version`, or wait for the process that is doing so, and return how that ended.
 
-        Raises KeyUnavailableError, or the driver's error when Postgres is away before anything was sent.
+        The refresh goes on if the caller is cancelled. Raises KeyUnavailableError, or the database's error if it fails
+        before anything was sent.
         """
         wanted = DueRefresh(integration_id, token_version)
         flight = self._flights.get(wanted)
@@ -94,17 +98,18 @@ class TokenRefresher:
         return await asyncio.shield(flight)
 
     def stop_by(self, stops_at: float) -> None:
-        """From now on start no call, and let no caller wait, beyond `stops_at` (monotonic), when this process ends."""
+        """Prepare for the end of the process at `stops_at` (seconds of the monotonic clock): from now on, start no call
+        that would not be over by then, and let no caller wait longer."""
         self._stops_at = stops_at
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Wait for the refreshes under way, for at most `timeout_seconds`."""
+        """Wait until the refreshes under way have ended, but for at most `timeout_seconds`; those left go on."""
         if self._flights:
             await asyncio.wait(self._flights.values(), timeout=timeout_seconds)
 
     def _may_call(self, ends: float) -> bool:
-        """Tell whether a call that begins now would be over, with its answer stored, before `ends` (monotonic) and
-        before this process stops."""
+        """Tell whether a call that begins now would be over, with its answer stored, before `ends` (seconds of the
+        monotonic clock) and before this process stops."""
         needed = CALL_TIMEOUT_SECONDS + STORE_SECONDS
         return not self._is_stopping() and self._clock.monotonic() + needed <= min(ends, self._stops_at)
 
@@ -128,8 +133,8 @@ class TokenRefresher:
                     return result
 
     async def _carry_out(self, claim: Claim, claimed_at: float) -> RefreshResult:
-        """Call the provider and store its answer. A short lease is renewed meanwhile: so it lasts as long as the call,
-        but ends soon if this process is killed."""
+        """Call the provider and store its answer or failure. A short lease is renewed meanwhile, so it lasts as long as
+        the call, and ends soon if this process is killed."""
         may_store_until = claimed_at + LEASE_SECONDS
         leased_until = claimed_at + (SHORT_LEASE_SECONDS if claim.is_short else LEASE_SECONDS)
 
@@ -147,8 +152,8 @@ class TokenRefresher:
         return attempt.result()
 
     async def _renew(self, claim: Claim) -> bool:
-        """Renew a short lease; return False if Postgres is away. Then the lease runs out while the call goes on: at a
-        provider with short leases, a second call by somebody else does no harm."""
+        """Renew a short lease; return False if the database fails. The lease may then end while the call goes on, and
+        another process may call too, which does no harm at the providers that have short leases."""
         try:
             async with self._unit_of_work(REFRESHER) as uow:
                 await queries.renew(uow.connection, claim)
@@ -158,8 +163,8 @@ class TokenRefresher:
         return True
 
     async def _may_claim(self, wanted: DueRefresh) -> bool:
-        """Tell whether this process should take the lease. A process that is stopping, or whose breaker holds the
-        provider back, leaves it to another."""
+        """Tell whether this process should take the lease. It should not if it is about to stop, or if it holds back
+        calls to the provider after several failures; another process may then take it."""
         if not self._may_call(math.inf):
             return False
         if not self._gate.holds_anything_back:
@@ -179,7 +184,8 @@ class TokenRefresher:
             )
 
     async def _wait_for_other(self, wanted: DueRefresh, deadline: float) -> RefreshResult | None:
-        """Wait for somebody else's refresh and return its result; None when the lease is free and may be claimed."""
+        """Wait for the refresh of another process and return its result; None when nobody has the lease and this
+        process may claim it. Raises KeyUnavailableError."""
         pause = 0.025
         waited = False
         while True:
@@ -196,9 +202,10 @@ class TokenRefresher:
             waited = True
 
     def _verdict(self, wanted: DueRefresh, state: RefreshState, deadline: float) -> RefreshResult | None:
-        """Return the result if the row or our own time limit decides it; None: wait on, or claim the lease.
+        """Return the result of a refresh if the row, `deadline` or the end of this process decides it; None: go on
+        waiting, or claim the lease.
 
-        Raises KeyUnavailableError.
+        Raises KeyUnavailableError if the row's last refresh failed for lack of a key and its pause is not over.
         """
         if not state.serving:
             return REFUSED
@@ -215,8 +222,8 @@ class TokenRefresher:
         return None
 
     def _outcome_of(self, state: RefreshState) -> RefreshOutcome:
-        """Return the outcome for callers during a cool-down, which follows from the failure that caused it. Raises
-        KeyUnavailableError."""
+        """Return the outcome for callers during the pause after a failed refresh, which depends on that failure. Raises
+        KeyUnavailableError if that failure was a missing key."""
         if state.last_failure == KEY_UNAVAILABLE:
             raise KeyUnavailableError(retry_after=math.ceil(state.cool_down_seconds))
         if state.last_failure == ReauthReason.NO_REFRESH_TOKEN:

@@ -1,4 +1,5 @@
-"""A refresh by the holder of the lease: asks the provider once, and stores its token answer or the failure."""
+"""One refresh by the process that has the integration's lease: asks the provider once, and stores the new tokens or the
+failure."""
 
 import asyncio
 import random
@@ -45,7 +46,7 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 DEGRADED_AFTER_FAILURES: Final = 3
 EXHAUSTED_AFTER_SECONDS: Final = 3 * 86_400.0
 EXHAUSTED_AFTER_FAILURES: Final = 6
-"""How long, and how often at least, a provider must refuse with an unknown code before the user has to connect
+"""For how long, and how often at least, a provider must refuse with unknown codes before the user has to connect
 again."""
 KEY_UNAVAILABLE: Final = "key_unavailable"
 _MAX_COOL_DOWN_SECONDS: Final = 300.0
@@ -53,31 +54,32 @@ _MAX_PROVIDERS_WISH_SECONDS: Final = 3600.0
 _OPERATOR_COOL_DOWN_SECONDS: Final = 30.0
 _KEY_COOL_DOWN_SECONDS: Final = 5.0
 _STRICT_NEXT_TRY_SECONDS: Final = 15.0
-"""The extra pause after an answer was lost, at a provider that accepts each token once. The next try may be the last
-that can succeed, so it waits until the trouble may be over, and four times as long for each earlier call whose outcome
-is unknown."""
+"""The extra pause after an answer was lost, at a provider that accepts each refresh token once. The next try may be the
+last that can succeed, so it is made when the trouble may be over: four times as late for each earlier call whose
+outcome is unknown."""
 _NOT_SENT: Final = {BREAKER_OPEN: 1.0, TOO_MANY_CALLS: 1.0, TOO_LATE: 0.0}
-"""Failures before anything was sent → for how many seconds the integration is left alone. Another process may fare
-better; after `too_late`, when our own end or the lease's left no time for the call, it may go on at once."""
+"""The failures of calls that were not sent, with the seconds for which the integration is then not refreshed: another
+process may succeed. After `too_late` (this process or the lease was about to end) another may try at once."""
 _END_WITH: Final = {
     ReauthReason.GRANT_REFUSED: RefreshEnd.REAUTH,
     ReauthReason.REFRESH_INTERRUPTED: RefreshEnd.INTERRUPTED,
 }
-"""How a refresh is counted that ended with this reason. Other reasons are not about the provider's answer to it, or
-follow a refresh that was counted already."""
+"""How a refresh is counted after which the integration got this reason. With other reasons nothing is counted: they are
+not about the provider's answer, or the refresh has been counted already."""
 
 log = structlog.get_logger(__name__)
 
 
 class RefreshOutcome(StrEnum):
-    """How a refresh ended, for the callers who waited for it."""
+    """How a refresh ended, for its callers. UNAVAILABLE: it failed in a way that may pass, or there was no time for it;
+    MISCONFIGURED: the provider refuses our client, or is not configured."""
 
     REFRESHED = "refreshed"
-    """The token version (the fence) has moved: we or somebody else stored a newer token."""
+    """The integration has another token version than the caller named: a newer token was stored."""
     REFUSED = "refused"
-    """The integration needs its user, who has to connect again."""
+    """The integration serves no tokens: its user has to connect again, has disconnected it, or is not active."""
     IMPOSSIBLE = "impossible"
-    """The provider never issued a refresh token; the access token serves until it runs out."""
+    """There is no refresh token. The access token can be used until it expires."""
     UNAVAILABLE = "unavailable"
     MISCONFIGURED = "misconfigured"
 
@@ -87,18 +89,19 @@ class RefreshResult:
     outcome: RefreshOutcome
     retry_after_seconds: float = 1.0
     failure: ProviderCallError | None = None
-    """The failure of the call to the provider, if one was made and failed."""
+    """The failure of the call to the provider; None if there was no call, or not by this process."""
 
 
 REFRESHER: Final = system("token_refresh")
-"""The actor of all refreshes, whoever waits for them."""
+"""The actor of all refreshes, whoever asked for them."""
 REFRESHED: Final = RefreshResult(RefreshOutcome.REFRESHED)
 REFUSED: Final = RefreshResult(RefreshOutcome.REFUSED)
 
 
 @dataclass(kw_only=True, eq=False)
 class RefreshAttempts:
-    """Refreshes the tokens of integrations whose lease this process holds."""
+    """Refreshes the tokens of integrations whose lease (the right to refresh, until a time) this process has. Every
+    attempt ends with new tokens, a changed status, or the lease given back with a pause."""
 
     unit_of_work: UnitOfWorkFactory
     providers: ProviderRegistry
@@ -108,9 +111,11 @@ class RefreshAttempts:
     clock: Clock
 
     async def carry_out(self, claim: Claim, lease_ends: float, *, may_call: Callable[[], bool]) -> RefreshResult:
-        """Ask the provider, if `may_call` still says so just before. `lease_ends` is monotonic.
+        """Refresh the tokens of `claim`, store the answer or the failure, and return how it ended.
 
-        Raises KeyUnavailableError.
+        `may_call` is asked just before the request is sent; if it returns False, nothing is sent and the result is
+        UNAVAILABLE. `lease_ends` is when the lease ends, in seconds of the monotonic clock. Raises KeyUnavailableError,
+        or the database's error if the answer or failure could not be stored.
         """
         if claim.provider not in self.providers:
             return await self._misconfigured(claim, Failure("unknown_provider"))
@@ -129,7 +134,8 @@ class RefreshAttempts:
         return result
 
     async def _open(self, claim: Claim) -> str | RefreshResult:
-        """Return the refresh token; or the result of the attempt if there is none that can be read."""
+        """Return the refresh token; or the result of the attempt if there is none, or it is damaged. Raises
+        KeyUnavailableError, after giving the lease back, if this process lacks the token's key or the active one."""
         stored = claim.tokens.get(TokenKind.REFRESH)
         if stored is None:
             return await self._without_refresh_token(claim)
@@ -148,8 +154,13 @@ class RefreshAttempts:
         return refresh_token
 
     async def _store(self, claim: Claim, provider: Provider, answer: TokenAnswer, lease_ends: float) -> RefreshResult:
-        """Store the answer. If Postgres fails in whatever way, try again until `lease_ends`, because the refresh token
-        in the answer may be the only one that still works."""
+        """Store the answer. After any error of the database, try again until `lease_ends`, because the refresh token in
+        the answer may be the only one that still works.
+
+        Returns REFRESHED, also if the answer was discarded because the integration has newer tokens or was
+        disconnected; UNAVAILABLE if Postgres was away until the end. Any other error of the database is raised at the
+        end.
+        """
         pause = 0.05
         while True:
             try:
@@ -195,14 +206,15 @@ class RefreshAttempts:
         return True
 
     async def _revoke_if_ended(self, uow: UnitOfWork, claim: Claim, provider: Provider, answer: TokenAnswer) -> None:
-        """Step: have the new tokens revoked if the user disconnected while the provider was asked. The revocation of
-        the disconnect covers only the old ones."""
+        """Step: queue the revocation of the new tokens if the user has disconnected while the provider was asked. The
+        revocation that the disconnect queued covers only the old tokens."""
         if await integration_queries.has_ended(uow.connection, claim.integration_id):
             origin = Origin(claim.integration_id, claim.user_id, claim.provider, account_id="")
             await revoke_unkept(uow, self.vault, provider, origin, answer=answer, key_version=claim.active_key_version)
 
     async def _tell(self, uow: UnitOfWork, claim: Claim, provider: Provider, advanced: Advanced) -> None:
-        """Step: audit the refresh, and record if the integration works again, or lacks a required scope now."""
+        """Step: audit and count the refresh. Set the integration to needs_reauth if it lacks a required scope now, or
+        record that it has recovered if it was not active."""
         target = ("integration", str(claim.integration_id))
         uow.audit("integration.token_refreshed", target=target, user_id=claim.user_id)
         uow.count(integration_counts.refresh(claim.provider, RefreshEnd.REFRESHED))
@@ -245,7 +257,9 @@ class RefreshAttempts:
         return await self._back_off(claim, error, extra_seconds=extra_seconds)
 
     async def _back_off(self, claim: Claim, error: ProviderCallError, *, extra_seconds: float) -> RefreshResult:
-        """Back off after a failure that may pass; the status stays until the same refusal has lasted for days."""
+        """Give the lease back with a pause that grows with each failure and is no shorter than the provider asks for
+        (up to an hour). If the provider has refused for days with unknown codes, and twice with the same one at last,
+        the user has to connect again."""
         backoff = min(_MAX_COOL_DOWN_SECONDS, 2.0 ** min(claim.failures, 9) + extra_seconds)
         cool_down = backoff * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
         if error.retry_after is not None:
@@ -268,7 +282,8 @@ class RefreshAttempts:
         return RefreshResult(RefreshOutcome.UNAVAILABLE, cool_down, error)
 
     async def _needs_reauth(self, claim: Claim, reason: ReauthReason, failure: Failure | None = None) -> RefreshResult:
-        """Mark the integration as in need of its user, unless its token version moved: then the newer token counts."""
+        """Set the integration to needs_reauth, and return REFUSED. If its token version is another by now, or it no
+        longer serves tokens, change nothing and return REFRESHED: the caller then reads its present state."""
         async with self.unit_of_work(REFRESHER) as uow:
             integration = IntegrationVersion(claim.integration_id, claim.token_version)
             marked = await self.status.mark_needs_reauth(uow, integration, reason, failure)
@@ -302,7 +317,8 @@ class RefreshAttempts:
         return RefreshResult(RefreshOutcome.MISCONFIGURED, _OPERATOR_COOL_DOWN_SECONDS)
 
     async def _without_refresh_token(self, claim: Claim) -> RefreshResult:
-        """Let an integration without a refresh token serve until its access token runs out; then it needs its user."""
+        """End the attempt for an integration without a refresh token. While its access token is valid it keeps its
+        status and is not tried again for a while (IMPOSSIBLE); after that it is set to needs_reauth."""
         access = claim.tokens.get(TokenKind.ACCESS)
         remaining = access.remaining_seconds if access is not None else 0.0
         if remaining is not None and remaining <= 0:
@@ -324,11 +340,13 @@ class RefreshAttempts:
         outcome_unknown: bool = False,
         provider_failed: bool = False,
     ) -> FailureRun:
-        """Give the lease back. An earlier unknown outcome stays unknown until an answer is stored. Without a `failure`
-        the recorded one stays. A call that was not sent is not counted as an attempt.
+        """Give the lease back, with a pause of `cool_down_seconds`, record `failure` (None: the recorded one stays),
+        and count the end and a misconfigured provider. Returns the provider's failures in a row, none for failures of
+        ours.
 
-        Only failures of the provider degrade an integration: an operator's mistake is no reason to mark users'
-        integrations.
+        If the outcome of an earlier call is unknown, it stays so until an answer is stored. A call that was not sent
+        does not count as an attempt. After three failures of the provider in a row the integration is degraded; an
+        operator's mistake is no reason for that.
         """
         attempts = claim.attempts if outcome_unknown or claim.earlier_outcome_unknown else 0
         async with self.unit_of_work(REFRESHER) as uow:
@@ -351,8 +369,8 @@ class RefreshAttempts:
 
 
 def _granted(provider: Provider, answer: TokenAnswer, claim: Claim) -> tuple[str, ...] | None:
-    """Return the scopes of the answer and those that this provider never names; None: the answer names no scopes, so
-    they have not changed."""
+    """Return the scopes that the tokens of `answer` have: those that it names, and those granted before that this
+    provider never names. None: it names no scopes, so they have not changed."""
     return None if answer.scopes is None else provider.config.granted(answer.scopes, claim.granted_scopes)
 
 

@@ -1,4 +1,4 @@
-"""Stores the tokens that a provider issued."""
+"""Seals and stores the tokens that a provider issued."""
 
 from uuid import UUID
 
@@ -12,7 +12,9 @@ from services.user_management.unit_of_work import UnitOfWork
 async def store_tokens(
     uow: UnitOfWork, vault: VaultService, answer: TokenAnswer, *, user_id: str, integration_id: UUID, key_version: int
 ) -> None:
-    """Step: store the tokens that the provider issued. If no new refresh token came, an old one stays."""
+    """Step: seal the tokens of `answer` under `key_version` and store them as those of the integration. If `answer` has
+    no refresh token, the stored one stays. The lifetime counts from when the request was sent. Raises
+    KeyUnavailableError."""
     elapsed = uow.clock.monotonic() - answer.sent_at
     lifetime = None if answer.lifetime_seconds is None else answer.lifetime_seconds - elapsed
     plaintexts: list[tuple[TokenKind, str, float | None]] = [(TokenKind.ACCESS, answer.access_token, lifetime)]
