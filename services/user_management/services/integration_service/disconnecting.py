@@ -18,7 +18,8 @@ from services.user_management.unit_of_work import UnitOfWork
 async def disconnect(
     uow: UnitOfWork, providers: ProviderRegistry, held: LiveIntegration, *, by: DisconnectedBy
 ) -> RevocationState | None:
-    """Step: end an integration whose row is locked, and delete its tokens; audit, publish and count that.
+    """Step: end an integration whose row is locked, and delete its tokens; audit, publish and count that. If it was the
+    primary one, another account of the user becomes primary.
 
     Returns the state of the revocation at the provider: PENDING, or IMPOSSIBLE if the provider cannot revoke; None if
     there was no token to revoke.
