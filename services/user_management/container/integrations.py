@@ -26,8 +26,8 @@ from services.user_management.services.reconnect_links import ReconnectLinks
 
 @dataclass(frozen=True, kw_only=True)
 class IntegrationServices:
-    """Services that users call (`service`, `connect_flows`, `confirmations`), that jobs run (`revocations`, `health`),
-    and that finds out for whoever asks why an integration does not work (`diagnosis`)."""
+    """Services that users call (`service`, `connect_flows`, `confirmations`), services that jobs run (`revocations`,
+    `health`), and `diagnosis`, which explains why an integration does not work."""
 
     service: IntegrationService
     connect_flows: ConnectFlows

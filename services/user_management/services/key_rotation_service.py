@@ -207,11 +207,10 @@ class KeyRotationService:
     async def retire(self, actor: Principal, version: int, *, discard_unreadable: bool = False) -> dict[str, int]:
         """Retire `version`, so that no process has to hold it any more; return how much was discarded, by place.
 
-        With `discard_unreadable`, secrets that cannot be decrypted under it are first discarded, as far as their place
-        allows, and the integrations that they served need their users. A retired version stays so. Raises
-        NotFoundError; KeyUnavailableError when `discard_unreadable` is asked for and this process does not hold the
-        right key; ConflictError while the version is active, while anything is under it, or while somebody may still be
-        storing something under it.
+        With `discard_unreadable`, secrets that cannot be decrypted under it are first discarded, except webhook secrets
+        in use, and the integrations that they served are set to needs_reauth. Raises NotFoundError; KeyUnavailableError
+        if unreadable secrets are to be found and this process does not hold the right key; ConflictError while the
+        version is active, while anything is under it, or while somebody may still be storing something under it.
         """
         unreadable = await self._all_unreadable(version) if discard_unreadable else {}
         discarded: dict[str, int] = {}
@@ -302,8 +301,7 @@ class KeyRotationService:
         return stored
 
     async def _give_up(self, actor: Principal, step: _Step, rows: Sequence[StoredSecret]) -> bool:
-        """Log unreadable rows and leave them as they are; mark the integrations that they serve as in need of their
-        users (needs_reauth).
+        """Log unreadable rows and leave them as they are; set the integrations that they serve to needs_reauth.
 
         Returns False, and marks no more, when more integrations would be marked in a minute than the vault's limit: the
         fault is then probably ours.

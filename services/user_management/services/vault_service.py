@@ -105,8 +105,8 @@ class VaultService:
         return self._encryption
 
     async def prove_keys(self, actor: Principal) -> None:
-        """Prove every version that is not retired by its canary; if none is registered yet, first register and activate
-        the highest one that this process holds.
+        """Prove, by its canary, every version that is not retired. If none is registered yet, first register and
+        activate the highest one that this process holds.
 
         Raises StartupError naming the version that is missing or wrong.
         """
@@ -133,8 +133,8 @@ class VaultService:
         return known and kdf == KDF
 
     def prove_or_report(self, version: int, kdf: str, canary: bytes) -> bool:
-        """Tell what `prove` tells, and log a failure (once per version), for callers that can go on without the
-        version."""
+        """Check as `prove` does and return its result; log a failure, once per version. This is for callers that can go
+        on without the version."""
         if version not in self._encryption.versions:
             self._report("vault.key_missing", version)
             return False

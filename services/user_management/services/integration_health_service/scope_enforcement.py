@@ -122,8 +122,8 @@ class ScopeEnforcement:
 
 
 def _enforceable(provider: Provider) -> tuple[str, ...]:
-    """Return the required scopes that can be enforced: without those that the provider never names in its answers, so
-    that nobody can tell whether the user has consented to them."""
+    """Return the required scopes that can be enforced. Those that the provider never names in its answers are left out,
+    since nobody can tell whether the user has consented to them."""
     return tuple(sorted(set(provider.config.required_scopes) - set(provider.config.unreported_scopes)))
 
 

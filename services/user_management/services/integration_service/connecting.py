@@ -86,12 +86,11 @@ class ConnectFlows:
     async def start_integration(
         self, actor: Principal, user_id: str, provider_name: str, request: AuthorizeRequest
     ) -> AuthorizeResponse:
-        """Begin a connect attempt that only `user_id` can finish, within ten minutes, and return the provider's URL to
-        which the browser has to go.
+        """Begin a connect attempt that only `user_id` can finish; return the provider's URL to open, and the deadline.
 
-        Raises UnknownProviderError; NotConnectedError if the request names an account that is not connected;
-        UserNotFoundError if the user is not active; ValidationFailedError for scopes, return_url or redirect_uri; and
-        what `exchange_problem` returns if the provider's endpoints cannot be discovered.
+        Raises UnknownProviderError; NotConnectedError for an account that is not connected; UserNotFoundError if the
+        user is not active; ValidationFailedError for scopes, return_url or redirect_uri; ProviderUnavailableError and
+        the other errors of `exchange_problem` if the provider's endpoints cannot be discovered.
         """
         provider = self.providers.get(provider_name)
         addressed = await self._addressed(user_id, provider, request)

@@ -182,8 +182,9 @@ class TokenAnswers:
 
 
 def unavailable(result: RefreshResult | None) -> ApplicationError:
-    """Return the error for a caller whose token lives too short and could not be refreshed, with `result`; None if no
-    refresh ended: ProviderMisconfiguredError if the provider refuses our client, otherwise ProviderUnavailableError."""
+    """Return the error for a caller whose token has too little life left and was not refreshed:
+    ProviderMisconfiguredError if the provider refuses our client, otherwise ProviderUnavailableError. `result` is that
+    of the refresh; None if there was none or it did not end in time."""
     if result is not None and result.outcome is RefreshOutcome.MISCONFIGURED:
         return ProviderMisconfiguredError()
     return ProviderUnavailableError(retry_after=1 if result is None else math.ceil(result.retry_after_seconds))
