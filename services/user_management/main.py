@@ -37,7 +37,7 @@ from services.user_management.routers import (
     webhook_subscriptions,
     webhooks,
 )
-from services.user_management.routers.direct_route import DirectRoute, add_direct_routes
+from services.user_management.routers.direct_route import DirectRoute
 from services.user_management.routers.events import with_events
 from services.user_management.routers.examples import with_examples
 from services.user_management.routers.refusals import with_refusals
@@ -102,7 +102,7 @@ def create_app(settings: Settings, container: Container | None = None) -> FastAP
     )
     for router in ROUTERS:
         if router.route_class is DirectRoute:
-            add_direct_routes(app, router)
+            app.router.routes.extend(router.routes)
         else:
             app.include_router(router)
     _complete_schema(app)

@@ -39,7 +39,7 @@ def diagnose(  # noqa: PLR0917 - typer calls it by name
 
 def _lines(diagnosis: DiagnosisResponse) -> Iterator[str]:
     yield f"{diagnosis.user_id} · {diagnosis.provider} · {diagnosis.checked_at:%Y-%m-%d %H:%M:%S} UTC"
-    yield "No integration." if diagnosis.connection is None else _described(diagnosis.connection)
+    yield "No integration." if diagnosis.integration is None else _described(diagnosis.integration)
     if diagnosis.probe is not None:
         beneath = [part for part in (diagnosis.probe.code, diagnosis.probe.detail) if part is not None]
         yield f"Asked now: {' · '.join([diagnosis.probe.outcome, *beneath])}"

@@ -5,8 +5,8 @@ than the work itself."""
 from collections.abc import Awaitable, Callable
 from typing import Any, get_type_hints
 
-from fastapi import FastAPI, Request, Response
-from fastapi.routing import APIRoute, APIRouter
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
@@ -16,7 +16,8 @@ from services.user_management.routers.strict_route import refuse_unknown_query
 
 
 class DirectRoute(APIRoute):
-    """A route that is declared as any other, so that its schema and operation id are the usual ones.
+    """A route that is declared as any other but answers with 200 alone. Its router belongs into `app.router.routes`
+    itself: `include_router` would match each request twice.
 
     Guards are the route's `dependencies`, called with the request alone, before the body is read. The endpoint takes
     `request`, then the path parameters that it names, then `body`; it returns a model. A model with an `etag` is
@@ -25,6 +26,10 @@ class DirectRoute(APIRoute):
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Awaitable[BaseModel]], **options: Any) -> None:
+        if options.get("status_code") is not None:
+            raise TypeError("a direct route answers with 200")
+        # What the application would make of the endpoint's name if it included the router.
+        options["operation_id"] = options.get("operation_id") or endpoint.__name__
         super().__init__(path, endpoint, **options)
         hints = get_type_hints(endpoint)
         self._guards: list[Callable[[Request], Awaitable[Any]]] = [
@@ -54,21 +59,3 @@ class DirectRoute(APIRoute):
         if self._is_tagged:
             return answer_conditionally(request, answer)
         return Response(answer.model_dump_json(), media_type="application/json")
-
-
-def add_direct_routes(app: FastAPI, router: APIRouter) -> None:
-    """Add the direct routes of `router` to the application itself; `include_router` would match each request twice.
-    Raises TypeError for any other kind of route."""
-    for route in router.routes:
-        if not isinstance(route, DirectRoute):
-            raise TypeError(f"{route} is not a direct route")
-        app.router.add_api_route(
-            route.path,
-            route.endpoint,
-            methods=route.methods,
-            dependencies=route.dependencies,
-            responses=route.responses,
-            tags=route.tags,
-            openapi_extra=route.openapi_extra,
-            route_class_override=DirectRoute,
-        )

@@ -171,12 +171,12 @@ EXAMPLES: Final[dict[str, Any]] = {
     "DeletionResponse": {
         "deleted_at": _NOW,
         "restorable_until": "2026-12-30T09:00:00Z",
-        "ended": {"sessions": "all", "token_reads": "all", "connections": [_DISCONNECTED]},
+        "ended": {"sessions": "all", "token_reads": "all", "integrations": [_DISCONNECTED]},
     },
     "DiagnosisResponse": {
         "user_id": _USER,
         "provider": "google",
-        "connection": None,
+        "integration": None,
         "findings": [
             {
                 "code": "never_connected",

@@ -107,7 +107,7 @@ class DiagnosisResponse(BaseModel):
 
     user_id: str
     provider: str
-    connection: IntegrationSummary | None
+    integration: IntegrationSummary | None
     """The integration; null if this user has never connected an account at the provider."""
     findings: list[Finding]
     probe: ProbeResponse | None = None

@@ -88,7 +88,7 @@ class EndedAccess(BaseModel):
     """No session of the user is accepted."""
     token_reads: Literal["all"] = "all"  # noqa: S105 - not a secret
     """No service is given a token of the user."""
-    connections: list[DisconnectResponse]
+    integrations: list[DisconnectResponse]
     """Integrations that this request has ended. Empty if an administrator deleted the user: then the integrations are
     kept for a restoration, no service can read their tokens, and these are revoked when the user is erased."""
 

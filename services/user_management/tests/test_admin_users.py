@@ -265,7 +265,7 @@ async def test_deletion_is_confirmed_with_the_end_of_the_hold_back_and_repeated_
     assert confirmed.deleted_at == await journey.owner.fetchval("SELECT deleted_at FROM users WHERE id = $1", ada.id)
     assert confirmed.restorable_until - confirmed.deleted_at == timedelta(days=30)
     # The integration and its consent are kept for a restoration.
-    assert confirmed.ended.connections == []
+    assert confirmed.ended.integrations == []
     assert (await audit_actions(journey, ada.id)).count("user.deleted") == 1
 
 

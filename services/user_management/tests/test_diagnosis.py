@@ -37,8 +37,8 @@ async def test_connection_that_works_says_so_with_evidence(connected: Connected)
     assert found["evidence"]["latest_reads"] == {"granted": 1}
     assert found["evidence"]["last_read_at"] is not None
     assert "last read" in found["explanation"]
-    assert body["connection"]["id"] == connected.integration_id
-    assert body["connection"]["has_refresh_token"] is True
+    assert body["integration"]["id"] == connected.integration_id
+    assert body["integration"]["has_refresh_token"] is True
     assert body["probe"] is None
 
 
@@ -59,7 +59,7 @@ async def test_user_without_a_connection_is_told_so(journey: Journey) -> None:
 
     body = await diagnose(journey, ada, STATIC)
 
-    assert body["connection"] is None
+    assert body["integration"] is None
     assert [finding["code"] for finding in body["findings"]] == ["never_connected"]
 
 
@@ -194,8 +194,8 @@ async def test_account_chooses_the_connection(connected: Connected) -> None:
     own = await patient.diagnose(account="ada@example.com")
     other = await patient.diagnose(account="somebody@example.com")
 
-    assert own["connection"]["id"] == connected.integration_id
-    assert other["connection"] is None
+    assert own["integration"]["id"] == connected.integration_id
+    assert other["integration"] is None
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ async def test_google_account_connected_too_often_is_the_token_limit(journey: Jo
     assert found["confidence"] == "likely"
     evidence = found["evidence"]
     assert (evidence["limit"], evidence["connects_by_others_since"]) == (100, 101)
-    assert evidence["other_connections_of_the_account"] == 1
+    assert evidence["other_integrations_of_the_account"] == 1
     assert other.scene.user_id not in str(findings)
 
 

@@ -230,7 +230,7 @@ async def test_deletion_of_ones_own_account_ends_sign_in_and_tokens_at_once(conn
     assert spent == timedelta(days=30)
     ended = confirmed["ended"]
     assert (ended["sessions"], ended["token_reads"]) == ("all", "all")
-    assert [(one["id"], one["revocation"]) for one in ended["connections"]] == [(connected.integration_id, "pending")]
+    assert [(one["id"], one["revocation"]) for one in ended["integrations"]] == [(connected.integration_id, "pending")]
     for method in ("GET", "PATCH", "DELETE"):
         refusal = await journey.client.request(method, "/users/me", headers=connected.headers)
         body = assert_problem(refusal, 403, "user_inactive")

@@ -38,7 +38,7 @@ class DiagnosisService:
         return DiagnosisResponse(
             user_id=user_id,
             provider=provider,
-            connection=_summary(held) if held is not None else None,
+            integration=_summary(held) if held is not None else None,
             findings=judge(evidence),
             probe=await self._ask(held) if live else None,
             checked_at=evidence.now,

@@ -124,7 +124,7 @@ class UserAdministration:
         return DeletionResponse(
             deleted_at=deleted_at,
             restorable_until=deleted_at + self.hold_back,
-            ended=EndedAccess(connections=[]),
+            ended=EndedAccess(integrations=[]),
         )
 
     async def restore_user(self, actor: Principal, user_id: str) -> AdminUserResponse:

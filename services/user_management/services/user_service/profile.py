@@ -84,7 +84,7 @@ class ProfileService:
         return DeletionResponse(
             deleted_at=deleted_at,
             restorable_until=deleted_at + self.hold_back,
-            ended=EndedAccess(connections=ended),
+            ended=EndedAccess(integrations=ended),
         )
 
 

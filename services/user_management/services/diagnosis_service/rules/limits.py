@@ -111,7 +111,7 @@ def token_limit(evidence: Evidence) -> Finding | None:
             "limit": limit,
             "connects_by_this_user": same.own_connects,
             "connects_by_others_since": same.newer_connects,
-            "other_connections_of_the_account": same.other_integrations,
+            "other_integrations_of_the_account": same.other_integrations,
         },
         fix="The user connects again. Find out why this account is connected again and again: a test account that many"
         " share, or a product that asks for consent although it already has it.",

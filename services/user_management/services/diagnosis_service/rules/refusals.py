@@ -172,7 +172,7 @@ def grant_ended_by_another_disconnect(evidence: Evidence) -> Finding | None:
         explanation=f"At {evidence.display_name} revoking one token ends the account's whole consent to our client."
         " Another integration of the same account was disconnected and revoked before this one was refused.",
         evidence={
-            "other_connections": same.other_integrations,
+            "other_integrations": same.other_integrations,
             "revoked_at": same.consent_ended_at,
             "refused_at": held.status_changed_at,
         },
