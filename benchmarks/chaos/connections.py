@@ -141,8 +141,9 @@ class Rows:
         await self._pool.execute(_END_LEASES, _ids(connections))
 
     async def leave_unsettled(self, connection: Connection) -> None:
-        """Leave the row as a process does that was killed before it called the provider, half a minute ago: it is for
-        the job that sweeps leases to settle."""
+        """Give the row a refresh whose outcome is unknown: one attempt is counted, without a lease and without a
+        cool-down, as if a process had been killed before it called the provider and its lease had ended. The job that
+        sweeps leases settles it."""
         await self._pool.execute(_LEAVE_UNSETTLED, connection.id)
 
     async def states(self, connections: Iterable[Connection]) -> dict[UUID, State]:

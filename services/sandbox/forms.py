@@ -1,4 +1,4 @@
-"""`application/x-www-form-urlencoded` bodies, read with the standard library."""
+"""The fields of `application/x-www-form-urlencoded` bodies, read with the standard library, and those of queries."""
 
 from collections.abc import Iterator
 from urllib.parse import parse_qsl

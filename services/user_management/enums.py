@@ -1,4 +1,5 @@
-"""The closed sets of the domain. In the database each is text with a CHECK constraint over the same values."""
+"""The closed sets of the domain. Those that are columns are text in the database, with a CHECK constraint over the same
+values; others, such as RateClass, occur only in code, provider files, answers and metrics."""
 
 from enum import StrEnum
 

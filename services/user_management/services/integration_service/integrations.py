@@ -1,5 +1,5 @@
-"""The use cases of users on their integrations: list and show them, change the product's notes on them (`metadata`),
-choose the primary one, refresh tokens, disconnect.
+"""The use cases of users on their integrations: list the providers, list and show integrations, list the services'
+requests for their tokens, change the product's notes (`metadata`), choose the primary one, refresh tokens, disconnect.
 
 `account` is everywhere the account's id at the provider or its e-mail; None means the primary integration.
 """
