@@ -45,8 +45,8 @@ def reset_signals() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Apply the arguments and become the command, given by its path. Never returns: exits with 127 if the command cannot
-    be run, and with a message if the parent is gone.
+    """Apply the arguments and become the command, given by its path. Never returns: exits with 127 if the command
+    cannot be run, and with a message if the parent is gone.
 
     A negative uid keeps the account. An empty LC_CTYPE removes that variable, which the interpreter may have set by
     itself; any other value changes nothing.
