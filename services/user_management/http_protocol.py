@@ -1,12 +1,15 @@
-"""uvicorn's HTTP/1.1 protocol with limits on the head of a request (request line and headers) in size, number and time.
+"""uvicorn's HTTP/1.1 protocol with limits on the head of a request (request line and headers) in size, number and time,
+and on the body in time.
 
-uvicorn has none of its own: it collects URL and headers for as long as a client sends them. Bytes are counted as they
-arrive, before the parser keeps any of them, so the limits hold before any guard or middleware runs.
+uvicorn has none of its own: it collects URL and headers for as long as a client sends them, and waits for a body for
+ever. Bytes are counted as they arrive, before the parser keeps any of them, so the limits hold before any guard or
+middleware runs. The size of a body is limited by `BodyLimitMiddleware`.
 """
 
 import asyncio
 import secrets
 from asyncio.events import TimerHandle
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -29,16 +32,20 @@ MAX_PIPELINED: Final = 16
 clients do not do it."""
 HEAD_SECONDS: Final = 10.0
 """The time from a head's first byte to its last; for the first head of a connection, from the connecting."""
+BODY_SECONDS: Final = 30.0
+"""The time from the end of a head to the end of the body; the largest, of 1 MiB, needs 35 KB per second."""
 LINGER_SECONDS: Final = 2.0
-"""How long a refused client's connection stays open after the answer (RFC 9112 section 9.6): who closes a connection
-with unread bytes sends a reset, which may take away the answer before the client has read it."""
+"""How long a connection stays open after the answer to a refused head, or to a request whose body has not ended (RFC
+9112 section 9.6): who closes a connection with unread bytes sends a reset, which may take away the answer before the
+client has read it."""
 
 log = structlog.get_logger(__name__)
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
-    """One connection. A head over a limit of size is answered 414 or 431, and nothing after it is read; a head that
-    takes too long is not answered."""
+    """One connection. A head over a limit of size is answered 414 or 431, and nothing after it is read; a head or
+    body that takes too long is not answered. After an answer that came before the end of the body, the client has two
+    seconds to end the body."""
 
     def __init__(
         self,
@@ -59,7 +66,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self._timer = self.loop.call_later(HEAD_SECONDS, self.shutdown)
+        self._start_timer(HEAD_SECONDS, self.shutdown)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -78,15 +85,15 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._judge(part)
 
     def _judge(self, part: bytes) -> None:
-        if self._finished_something:
-            self._unfinished = 0
-            return
-        self._unfinished += len(part)
-        if self._unfinished >= MAX_HEAD_BYTES or self._is_too_large():
+        self._unfinished = 0 if self._finished_something else self._unfinished + len(part)
+        if self._unfinished and (self._unfinished >= MAX_HEAD_BYTES or self._is_too_large()):
             self._refuse()
-        elif self._in_head and self._timer is None:
-            # A head that comes in one piece, as nearly all do, needs no timer.
-            self._timer = self.loop.call_later(HEAD_SECONDS, self.shutdown)
+        elif self._timer is None:
+            # A request that comes in one piece, as nearly all do, needs no timer.
+            if not self._in_head:
+                self._start_timer(BODY_SECONDS, self.transport.close)
+            elif self._unfinished:
+                self._start_timer(HEAD_SECONDS, self.shutdown)
 
     def _is_too_large(self) -> bool:
         return len(self.url) > MAX_URL_BYTES or len(self.headers) > MAX_HEADERS
@@ -113,7 +120,16 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self._refused:
             self._finished_something = self._in_head = True
+            self._stop_timer()
             super().on_message_complete()
+            if self.cycle.response_complete:
+                # uvicorn waits for another request only after an answer, and that was before the rest of this body.
+                self._start_timer(HEAD_SECONDS, self.shutdown)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete and not self._in_head:
+            self._start_timer(LINGER_SECONDS, self.transport.close)
 
     def _refuse(self) -> None:
         """Answer 414 or 431 and read no further. Close without an answer while an earlier request is being answered,
@@ -126,7 +142,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return
         self.transport.write(_answer(UriTooLongError() if len(self.url) > MAX_URL_BYTES else HeadTooLargeError()))
         self.transport.write_eof()
-        self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        self._start_timer(LINGER_SECONDS, self.transport.close)
+
+    def _start_timer(self, seconds: float, action: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, action)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

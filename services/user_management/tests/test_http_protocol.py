@@ -1,4 +1,5 @@
-"""Request heads over real sockets: what is too large or too slow is refused before any guard, and costs no memory."""
+"""Requests over real sockets: a head that is too large or too slow is refused before any guard, and costs no memory; a
+body that is too slow ends its connection."""
 
 import asyncio
 import contextlib
@@ -24,6 +25,8 @@ from services.user_management.http_protocol import (
 from services.user_management.tests.races.conftest import until
 
 GET = b"GET /health HTTP/1.1\r\nhost: x\r\n"
+WITH_BODY = b"POST /seen HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n"
+WITH_LARGE_BODY = b"POST /seen HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n"
 CHUNKED = b"POST /seen HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -80,11 +83,13 @@ class Seen:
     """An application that reads bodies and keeps what it was given."""
 
     def __init__(self) -> None:
+        self.begun = 0
         self.requests: list[tuple[list[tuple[bytes, bytes]], bytes]] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.begun += 1
         body, more = b"", True
         while more:
             message = await receive()
@@ -95,6 +100,10 @@ class Seen:
         await self.may_answer.wait()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
+
+    async def has_begun(self) -> bool:
+        """Whether the application was called."""
+        return self.begun > 0
 
 
 @contextlib.asynccontextmanager
@@ -309,51 +318,71 @@ async def test_requests_that_queue_up_on_one_connection_are_few(connect_to_seen:
         await connection.answer()
 
 
+async def assert_it_is_let_go(state: ServerState, connection: Connection, *, dripping: bytes = b"") -> None:
+    """However often the client sends `dripping`."""
+
+    async def is_closed() -> bool:
+        connection.send(dripping)
+        return not state.connections
+
+    await until(is_closed)
+
+
 @pytest.mark.parametrize(
-    "first", [b"", b"G", GET, b"GET /health HTTP/1.1\r\n\r\nG"], ids=["nothing", "a byte", "a line", "the next head"]
+    ("first", "dripping"),
+    [(b"", b""), (b"", b"\r\n"), (b"G", b""), (GET, b"x")],
+    ids=["nothing", "empty lines", "a byte", "a line"],
 )
-async def test_head_that_takes_too_long_ends_the_connection(
-    app: FastAPI, monkeypatch: pytest.MonkeyPatch, first: bytes
+async def test_first_head_that_takes_too_long_ends_the_connection(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch, first: bytes, dripping: bytes
 ) -> None:
-    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
     async with serving(app) as (connect, state):
         connection = await connect()
+
         connection.send(first)
-        if b"\r\n\r\n" in first:
-            assert (await connection.answer()).status == 200
 
-        async def drip() -> None:
-            while True:
-                connection.send(b"G" if not first else b"x")
-                await asyncio.sleep(0.02)
+        await assert_it_is_let_go(state, connection, dripping=dripping)
 
-        dripping = asyncio.create_task(drip())
 
-        async def is_closed() -> bool:
-            return not state.connections
+@pytest.mark.parametrize("pieces", [(GET + b"\r\n",), (WITH_BODY, b"0123456789")], ids=["no body", "body by itself"])
+async def test_second_head_that_takes_too_long_ends_the_connection(
+    seen: Seen, monkeypatch: pytest.MonkeyPatch, pieces: tuple[bytes, ...]
+) -> None:
+    monkeypatch.setattr(http_protocol, "BODY_SECONDS", 1000)
+    async with serving(seen) as (connect, state):
+        connection = await connect()
+        for piece in pieces:
+            connection.send(piece)
+            await until(seen.has_begun)
+        assert (await connection.answer()).status == 200
+        monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
 
-        await until(is_closed, seconds=2)
-        dripping.cancel()
+        connection.send(GET)
+
+        await assert_it_is_let_go(state, connection, dripping=b"x")
 
 
 async def test_answer_under_way_is_finished_before_a_slow_head_ends_the_connection(
-    connect_to_seen: Connect, seen: Seen, monkeypatch: pytest.MonkeyPatch
+    seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.05)
     seen.may_answer.clear()
-    connection = await connect_to_seen()
-    connection.send(GET + b"\r\n")
+    async with serving(seen) as (connect, state):
+        connection = await connect()
+        connection.send(GET + b"\r\n")
+        await until(seen.has_begun)
+        monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
+        connection.send(b"GET /sl")
 
-    async def is_read() -> bool:
-        return bool(seen.requests)
+        async def has_run_out() -> bool:
+            ours = [one for one in state.connections if isinstance(one, LimitedHttpProtocol)]
+            return not any(protocol.cycle.keep_alive for protocol in ours)
 
-    await until(is_read)
-    connection.send(b"GET /sl")
-    await asyncio.sleep(0.2)  # four times the limit
-    seen.may_answer.set()
+        await until(has_run_out)
+        seen.may_answer.set()
 
-    assert (await connection.answer()).headers["connection"] == "close"
-    assert await connection.is_at_its_end()
+        assert (await connection.answer()).headers["connection"] == "close"
+        assert await connection.is_at_its_end()
 
 
 async def test_refused_client_that_goes_on_sending_is_let_go(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,8 +392,56 @@ async def test_refused_client_that_goes_on_sending_is_let_go(app: FastAPI, monke
         connection.send(head_of(MAX_HEAD_BYTES + 1))
         await connection.answer()
 
-        async def is_closed() -> bool:
-            connection.send(b"more")
-            return not state.connections
+        await assert_it_is_let_go(state, connection, dripping=b"more")
 
-        await until(is_closed, seconds=2)
+
+@pytest.mark.parametrize(("head", "dripping"), [(WITH_BODY, b""), (WITH_LARGE_BODY, b"b"), (CHUNKED, b"1\r\nb\r\n")])
+async def test_body_that_takes_too_long_ends_the_connection_without_an_answer(
+    seen: Seen, monkeypatch: pytest.MonkeyPatch, head: bytes, dripping: bytes
+) -> None:
+    monkeypatch.setattr(http_protocol, "BODY_SECONDS", 0.1)
+    async with serving(seen) as (connect, state):
+        connection = await connect()
+
+        connection.send(head)
+
+        await assert_it_is_let_go(state, connection, dripping=dripping)
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await connection.answer()
+        assert seen.requests == []
+
+
+async def test_client_that_goes_on_with_a_body_after_the_answer_is_let_go(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "LINGER_SECONDS", 0.1)
+    async with serving(app) as (connect, state):
+        connection = await connect()
+        connection.send(WITH_LARGE_BODY)
+        assert (await connection.answer()).status == 404
+
+        await assert_it_is_let_go(state, connection, dripping=b"b")
+
+
+async def test_body_that_ends_after_the_answer_leaves_a_connection_for_the_next_request(connect: Connect) -> None:
+    connection = await connect()
+    connection.send(WITH_BODY)
+    assert (await connection.answer()).status == 404
+
+    connection.send(b"0123456789" + GET + b"\r\n")
+
+    assert (await connection.answer()).status == 200
+
+
+async def test_idle_connection_whose_body_ended_after_the_answer_is_let_go(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(app) as (connect, state):
+        connection = await connect()
+        connection.send(WITH_BODY)
+        assert (await connection.answer()).status == 404
+        monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
+
+        connection.send(b"0123456789")
+
+        await assert_it_is_let_go(state, connection)
