@@ -62,6 +62,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._finished_something = False
         self._in_head = True
         self._refused = False
+        """Whether nothing more is read."""
         self._timer: TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -130,6 +131,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete and not self._in_head:
             self._start_timer(LINGER_SECONDS, self.transport.close)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Read nothing after a request to change the protocol, which is answered like any other (RFC 9110 section 7.8).
+        The parser takes even its body for the other protocol, and would next read it as a request."""
+        if not self._refused:
+            self._refused = True
+            self.cycle.keep_alive = False
 
     def _refuse(self) -> None:
         """Answer 414 or 431 and read no further. Close without an answer while an earlier request is being answered,

@@ -190,6 +190,7 @@ async def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         http=LimitedHttpProtocol,
+        ws="none",
         lifespan="on",
         access_log=False,
         log_config=None,

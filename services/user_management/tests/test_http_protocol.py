@@ -109,7 +109,7 @@ class Seen:
 @contextlib.asynccontextmanager
 async def serving(application: Any) -> AsyncIterator[tuple[Connect, ServerState]]:
     """`application` on a port of this machine, and how to connect to it."""
-    config = uvicorn.Config(application, lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(application, ws="none", lifespan="off", log_config=None, access_log=False)
     state = ServerState()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: LimitedHttpProtocol(config, state, {}), "127.0.0.1", 0)
@@ -445,3 +445,21 @@ async def test_idle_connection_whose_body_ended_after_the_answer_is_let_go(
         connection.send(b"0123456789")
 
         await assert_it_is_let_go(state, connection)
+
+
+@pytest.mark.parametrize("protocol", [b"websocket", b"h2c"])
+async def test_request_for_another_protocol_is_answered_as_any_and_is_the_last_of_its_connection(
+    connect_to_seen: Connect, seen: Seen, caplog: pytest.LogCaptureFixture, protocol: bytes
+) -> None:
+    connection = await connect_to_seen()
+    upgrade = b"connection: upgrade\r\nupgrade: " + protocol + b"\r\ncontent-length: 100\r\n\r\n"
+
+    connection.send(GET + upgrade)
+    await until(seen.has_begun)
+    connection.send(GET + b"\r\n")
+
+    answer = await connection.answer()
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    assert await connection.is_at_its_end()
+    assert len(seen.requests) == 1
+    assert caplog.records == []
