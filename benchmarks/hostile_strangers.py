@@ -9,6 +9,7 @@ that goes on for ten seconds longer is broken off.
 
 import argparse
 import asyncio
+import base64
 import json
 import time
 from typing import Final
@@ -27,15 +28,20 @@ _TARGETS: Final = (
     ("POST /internal/tokens/get", f"Authorization: {UNKNOWN_KEY}\r\n"),
     ("POST /internal/tokens/batch-get", f"Authorization: {UNKNOWN_KEY}\r\n"),
     ("POST /admin/services", ""),
+    (
+        "POST /webhooks/clerk",
+        f"svix-id: msg_1\r\nsvix-timestamp: {{now}}\r\nsvix-signature: v1,{base64.b64encode(bytes(32)).decode()}\r\n",
+    ),
 )
+"""Routes, and credentials that are well-formed but not valid; `{now}` stands for the time in Unix seconds."""
 
 
 def head_of(number: int, length: int) -> bytes:
     """Return the head of a request with a body of `length` bytes, as the client of this number sends it; the numbers
-    take turns at four routes."""
+    take turns at the routes."""
     target, credential = _TARGETS[number % len(_TARGETS)]
-    lines = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{credential}\r\n"
-    return f"{target} HTTP/1.1\r\n{lines}".encode()
+    lines = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n"
+    return f"{target} HTTP/1.1\r\n{lines}{credential.format(now=int(time.time()))}\r\n".encode()
 
 
 async def _send(address: tuple[str, int], parts: list[bytes], *, answered: bool = True) -> int:

@@ -11,6 +11,7 @@ from services.user_management.auth.rate_limits import webhook_limit
 from services.user_management.core.context import allow_body
 from services.user_management.core.parsing import parse_aside
 from services.user_management.exceptions import (
+    BodyTooLargeError,
     DatabaseUnavailableError,
     InvalidJSONError,
     InvalidSignatureError,
@@ -45,13 +46,14 @@ async def verify_clerk_webhook(request: Request) -> VerifiedEvent:
     """Guard: check the signature over the raw body, then parse the body. Headers that no body could match are refused
     before the body is read.
 
-    Whatever Clerk signed is never refused for its rate, because it would only come again later. A request without a
-    good signature counts against the rate limit of its address. Raises InvalidWebhookHeadersError (400),
-    InvalidSignatureError (401), InvalidJSONError, ValidationFailedError, RateLimitedError.
+    Whatever Clerk signed is not refused for its rate, because it would only come again later. A request without a good
+    signature counts against the rate limit of its address, and as long as the address has to wait, no body over 64 KiB
+    is read from it, not even a signed one. Raises InvalidWebhookHeadersError (400), InvalidSignatureError (401),
+    BodyTooLargeError (413), InvalidJSONError, ValidationFailedError, RateLimitedError.
     """
     try:
         message_id, body = await _verified(request)
-    except (InvalidWebhookHeadersError, InvalidSignatureError):
+    except (InvalidWebhookHeadersError, InvalidSignatureError, BodyTooLargeError):
         await webhook_limit(request)
         raise
     event, payload = await parse_aside(_parse, body)
@@ -70,12 +72,13 @@ def _parse(body: bytes) -> tuple[ClerkEvent, dict[str, Any]]:
 
 async def _verified(request: Request) -> tuple[str, bytes]:
     """Return message id and body, once the signature over both is found good. Raises InvalidWebhookHeadersError,
-    InvalidSignatureError."""
+    InvalidSignatureError, BodyTooLargeError."""
     container = get_container(request)
     message_id, timestamp, signatures = _signature_headers(request)
     now = container.resources.clock.now().timestamp()
     check_headers(message_id=message_id, timestamp=timestamp, signatures=signatures, now=now)
-    allow_body(MAX_EVENT_BYTES)
+    if not await webhook_limit.known_wait(request):
+        allow_body(MAX_EVENT_BYTES)
     body = await request.body()
     container.clerk.verifier.verify(
         message_id=message_id, timestamp=timestamp, signatures=signatures, body=body, now=now

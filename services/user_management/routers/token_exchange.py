@@ -14,6 +14,8 @@ from services.user_management.auth.service_auth import (
     refuse_guesses,
 )
 from services.user_management.auth.token_caller import count_read
+from services.user_management.core.context import allow_body
+from services.user_management.core.parsing import AT_ONCE_BYTES, parse_aside
 from services.user_management.exceptions import (
     DatabaseUnavailableError,
     KeySetUnavailableError,
@@ -67,8 +69,7 @@ async def read_form(request: Request) -> dict[str, str]:
     if media_type != "application/x-www-form-urlencoded":
         raise UnsupportedMediaTypeError("Send application/x-www-form-urlencoded.")
     try:
-        text = (await request.body()).decode("ascii")
-        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+        pairs = await parse_aside(_pairs, await request.body())
     except ValueError:
         raise TokenExchangeError("invalid_request", "The body is not a form.") from None
     if len({name for name, _ in pairs}) != len(pairs):
@@ -76,18 +77,25 @@ async def read_form(request: Request) -> dict[str, str]:
     return {name: value for name, value in pairs if value}
 
 
+def _pairs(raw: bytes) -> list[tuple[str, str]]:
+    return parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+
+
 @raises(UnauthenticatedError, RateLimitedError, DatabaseUnavailableError)
 async def exchange_caller(
     request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
 ) -> ServiceCredential:
     """Return the service key from one of the places where OAuth clients put it, and count one read against the key's
-    rate limit. The form is read only if no header has a key. The key is judged later, by the statement that reads the
-    token.
+    rate limit. The form is read only if no header has a key, and must then be no larger than 8 KiB, which any stranger
+    can send. The key is judged later, by the statement that reads the token.
 
     Raises UnauthenticatedError, RateLimitedError, DatabaseUnavailableError, and what `read_form` raises.
     """
     in_header = "authorization" in request.headers or "x-api-key" in request.headers
-    form = await read_form(request) if not in_header and _is_form(request) else {}
+    form: dict[str, str] = {}
+    if not in_header and _is_form(request):
+        allow_body(AT_ONCE_BYTES)
+        form = await read_form(request)
     credential = client_credential(request, form)
     await refuse_guesses(request, credential)
     count_read(request, credential)

@@ -4,14 +4,23 @@ import json
 import threading
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from fastapi import FastAPI
 from starlette.types import Message
 from structlog.testing import capture_logs
 
+from services.sandbox.clerk.webhooks import encode_event
+from services.user_management.container import Container
 from services.user_management.core.parsing import AT_ONCE_BYTES, parse_aside
+from services.user_management.enums import RateClass
+from services.user_management.rate_limiter import RateLimits
+from services.user_management.redis_client import create_redis_client
+from services.user_management.routers import token_exchange
+from services.user_management.settings import QuotaPolicy
 from services.user_management.tests.journey import Journey
+from services.user_management.tests.replacing import replace_in_group
 from services.user_management.tests.routes import all_routes
 from services.user_management.tests.scenes import Connected, Headers, assert_problem
 
@@ -119,6 +128,91 @@ async def test_webhook_of_last_week_is_refused_before_the_body_is_read(app: Fast
     await exchange.run()
 
     assert (exchange.status, exchange.reads) == (401, 0)
+
+
+@pytest.fixture
+def one_webhook(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An allowance of one delivery that cannot be verified, in this process alone."""
+    policies = container.resources.settings.limits.policies() | {RateClass.WEBHOOK: QuotaPolicy(1, 3600)}
+    nowhere = create_redis_client("unix:///nowhere/valkey.sock")
+    limits = RateLimits(nowhere, policies, container.resources.clock)
+    replace_in_group(monkeypatch, container, "resources", rate_limits=limits)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_sender_of_too_many_bad_webhooks_is_read_up_to_64_kib(
+    app: FastAPI, journey: Journey, one_webhook: None, *, announced: bool
+) -> None:
+    body = _chunks(*[b" " * 32 * KIBIBYTE] * 32)
+    headers = journey.sandbox.clerk.sign(b"something else")
+    if announced:
+        headers["content-length"] = str(1024 * KIBIBYTE)
+    exchanges = [Exchange(app, "POST /webhooks/clerk", headers, messages=list(body)) for _ in range(3)]
+
+    for exchange in exchanges:
+        await exchange.run()
+
+    # The second one tells this process that the sender has to wait.
+    assert [exchange.status for exchange in exchanges] == [401, 429, 429]
+    assert [exchange.reads for exchange in exchanges] == [32, 32, 0 if announced else 3]
+
+
+async def test_signed_webhook_is_read_however_many_bad_ones_its_sender_sent(
+    app: FastAPI, journey: Journey, one_webhook: None
+) -> None:
+    for _ in range(2):
+        await Exchange(app, "POST /webhooks/clerk", journey.sandbox.clerk.sign(b""), messages=_chunks(b"{}")).run()
+    body = encode_event(journey.sandbox.clerk.event("user.created", journey.sandbox.clerk.create_user()))
+
+    signed = Exchange(app, "POST /webhooks/clerk", journey.sandbox.clerk.sign(body), messages=_chunks(body))
+    await signed.run()
+
+    assert signed.status == 200
+
+
+async def test_webhook_that_is_too_large_counts_against_its_sender(
+    app: FastAPI, journey: Journey, one_webhook: None
+) -> None:
+    headers = journey.sandbox.clerk.sign(b"something else")
+    body = _chunks(*[b" " * 64 * KIBIBYTE] * 17)
+    exchanges = [Exchange(app, "POST /webhooks/clerk", headers, messages=list(body)) for _ in range(2)]
+
+    for exchange in exchanges:
+        await exchange.run()
+
+    assert [exchange.status for exchange in exchanges] == [413, 429]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_form_of_more_than_8_kib_is_refused_when_no_header_has_a_key(
+    app: FastAPI, clean_database: None, *, announced: bool
+) -> None:
+    headers = FORM | ({"content-length": str(8 * KIBIBYTE + 1)} if announced else {})
+    exchange = Exchange(app, "POST /internal/oauth/token", headers, messages=_chunks(*[b"a" * 4 * KIBIBYTE] * 4))
+
+    await exchange.run()
+
+    assert exchange.status == 413
+    assert exchange.reads == (0 if announced else 3)
+
+
+async def test_large_form_is_parsed_in_a_thread(
+    app: FastAPI, connected: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def recorded(*arguments: Any, **options: Any) -> list[tuple[str, str]]:
+        threads.append(threading.get_ident())
+        return parse_qsl(*arguments, **options)
+
+    monkeypatch.setattr(token_exchange, "parse_qsl", recorded)
+
+    await Exchange(
+        app, "POST /internal/oauth/token", {**FORM, **connected.key}, messages=_chunks(b"%41" * AT_ONCE_BYTES)
+    ).run()
+
+    assert len(threads) == 1
+    assert threads[0] != threading.get_ident()
 
 
 async def test_batch_of_a_key_that_nobody_holds_is_refused_before_the_body_is_read(
