@@ -81,7 +81,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             start += len(part)
             self._finished_something = False
             super().data_received(part)
-            if self.transport.is_closing():
+            if self.transport.is_closing() or self._refused:
                 return
             self._judge(part)
 

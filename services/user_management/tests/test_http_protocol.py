@@ -241,14 +241,31 @@ async def test_url_is_measured(connect: Connect, size: int) -> None:
         assert answer.status == 404
 
 
-async def test_refusal_is_one_line_of_the_log(connect: Connect) -> None:
+UPGRADE = b"connection: upgrade\r\nupgrade: h2c\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "code"),
+    [
+        (head_of(MAX_HEAD_BYTES + 1), "head_too_large"),
+        (GET + b"x: y\r\n" * MAX_HEADERS + b"\r\n", "head_too_large"),
+        (GET + b"x: y\r\n" * MAX_HEADERS + UPGRADE + b"\r\n", "head_too_large"),
+        (b"GET /" + b"a" * MAX_URL_BYTES + b" HTTP/1.1\r\n\r\n", "uri_too_long"),
+    ],
+    ids=["bytes", "headers", "headers with an upgrade", "url"],
+)
+async def test_refusal_is_one_line_of_the_log(
+    connect: Connect, caplog: pytest.LogCaptureFixture, head: bytes, code: str
+) -> None:
     connection = await connect()
 
     with structlog.testing.capture_logs() as events:
-        connection.send(head_of(MAX_HEAD_BYTES + 1))
+        connection.send(head)
         await connection.answer()
+        assert await connection.is_at_its_end()
 
-    assert [(event["event"], event["reason"]) for event in events] == [("request.head_refused", "head_too_large")]
+    assert [(event["event"], event["reason"]) for event in events] == [("request.head_refused", code)]
+    assert caplog.records == []
 
 
 async def test_body_is_not_part_of_the_head(connect_to_seen: Connect, seen: Seen) -> None:
