@@ -86,7 +86,7 @@ async def patch_webhook_subscription(
     container: ContainerDependency,
     response: Response,
 ) -> SubscriptionResponse:
-    """Change a subscription by JSON Merge Patch (RFC 7396)."""
+    """Change a subscription by JSON Merge Patch (RFC 7396). Only its owner may change the URL."""
     subscription = await container.events.subscriptions.update_subscription(
         manager, subscription_id, body, expected=expected
     )
@@ -108,8 +108,8 @@ async def delete_webhook_subscription(
 async def rotate_webhook_secret(
     manager: Manager, subscription_id: SubscriptionId, body: RotateSecretRequest, container: ContainerDependency
 ) -> NewSecret:
-    """Issue a new signing secret. The answer holds it, and it cannot be read again later. The former secret signs too
-    for `overlap_seconds`."""
+    """Issue a new signing secret, as the subscription's owner. The answer holds it, and it cannot be read again later.
+    The former secret signs too for `overlap_seconds`."""
     return await container.events.subscriptions.rotate_secret(
         manager, subscription_id, overlap_seconds=body.overlap_seconds
     )

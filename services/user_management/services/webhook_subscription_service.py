@@ -20,6 +20,7 @@ from services.user_management.database import Database
 from services.user_management.enums import DeliveryState, SubscriptionStatus
 from services.user_management.exceptions import (
     ConflictError,
+    ForbiddenError,
     NotFoundError,
     PreconditionFailedError,
     UnauthenticatedError,
@@ -71,7 +72,11 @@ _URL_REFUSED: Final = (
 @dataclass(kw_only=True, eq=False)
 class WebhookSubscriptionService:
     """Manages subscriptions. A service sees only its own subscriptions, an administrator sees all; for any other one a
-    method raises NotFoundError."""
+    method raises NotFoundError.
+
+    Whatever an administrator changes, the owner's rights decide what is sent. So where it is sent, and the secret that
+    signs it, are the owner's alone: they would outlast the rights of an administrator who had changed them.
+    """
 
     database: Database
     unit_of_work: UnitOfWorkFactory
@@ -161,7 +166,8 @@ class WebhookSubscriptionService:
         to enable it makes them due at once.
 
         Raises NotFoundError, ValidationFailedError for a URL that is not acceptable, PreconditionFailedError if
-        `expected` is given and does not contain the subscription's version.
+        `expected` is given and does not contain the subscription's version, and ForbiddenError for another URL from
+        anybody but the owner.
         """
         if update.url is not None:
             await self._check_url(update.url)
@@ -172,6 +178,8 @@ class WebhookSubscriptionService:
         async with self.unit_of_work(actor) as uow:
             row = await self._lock(uow, actor, subscription_id, expected=expected)
             changed = {name: value for name, value in wanted.items() if getattr(row, name) != value}
+            if "url" in changed:
+                _require_owner(row, actor)
             if changed:
                 await _change(uow, row, cast("SubscriptionColumns", changed))
                 row = await self._lock(uow, actor, subscription_id)
@@ -193,14 +201,14 @@ class WebhookSubscriptionService:
         """Make a new signing secret and return it; it is never shown again. For `overlap_seconds` deliveries are signed
         with the present secret too; a still older one is no longer used.
 
-        Raises NotFoundError, KeyUnavailableError.
+        Raises NotFoundError, ForbiddenError for anybody but the owner, KeyUnavailableError.
         """
         secret = new_secret()
         key_version = await self.vault.active_version()
         sealed = self.vault.seal(secret, webhook_secret_binding(subscription_id), key_version)
 
         async with self.unit_of_work(actor) as uow:
-            await self._lock(uow, actor, subscription_id)
+            _require_owner(await self._lock(uow, actor, subscription_id), actor)
             await queries.replace_secret(
                 uow.connection, subscription_id, (sealed, key_version), overlap=timedelta(seconds=overlap_seconds)
             )
@@ -328,6 +336,11 @@ async def _change(uow: UnitOfWork, row: ShownSubscription, changed: Subscription
 def _owner(actor: Principal) -> str | None:
     """Return the name of the service whose subscriptions alone the caller sees; None: the caller sees all."""
     return None if actor.is_admin or actor.kind is PrincipalKind.SYSTEM else actor.id
+
+
+def _require_owner(row: ShownSubscription, actor: Principal) -> None:
+    if actor.id != row.owner:
+        raise ForbiddenError("Only its owner may change the URL or the secret of a subscription.")
 
 
 async def _client_of(uow: UnitOfWork, actor: Principal) -> UUID | None:

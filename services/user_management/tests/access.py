@@ -153,7 +153,7 @@ DOORS: Final[Mapping[str, Answers]] = {
     "GET /webhook-subscriptions/{subscription_id}": admins_and("managing service")(200),
     "PATCH /webhook-subscriptions/{subscription_id}": admins_and("managing service")(200),
     "DELETE /webhook-subscriptions/{subscription_id}": admins_and("managing service")(204),
-    "POST /webhook-subscriptions/{subscription_id}/rotate-secret": admins_and("managing service")(201),
+    "POST /webhook-subscriptions/{subscription_id}/rotate-secret": _door(users=403, services=403, managing_service=201),
     "POST /webhook-subscriptions/{subscription_id}/test": admins_and("managing service")(202),
     "GET /webhook-subscriptions/{subscription_id}/deliveries": admins_and("managing service")(200),
     "POST /webhook-subscriptions/{subscription_id}/replay": admins_and("managing service")(202),

@@ -200,6 +200,32 @@ async def test_subscription_of_an_unknown_maker_is_told_nothing(
     assert receiver.received == []
 
 
+async def test_administrator_can_send_the_events_of_others_nowhere_else(
+    journey: Journey, admin: Headers, receiver: Receiver
+) -> None:
+    path = f"{PATH}/{(await subscribe(journey, admin, receiver.url))['id']}"
+    intruder = {"X-API-Key": await service(journey, "admin")}
+
+    async with receiving() as elsewhere:
+        refused = [
+            await journey.client.patch(path, headers=intruder, json={"url": elsewhere.url, "description": "mine"}),
+            await journey.client.post(f"{path}/rotate-secret", headers=intruder, json={}),
+        ]
+        allowed = [
+            await journey.client.patch(path, headers=intruder, json={"url": receiver.url, "status": "disabled"}),
+            await journey.client.patch(path, headers=intruder, json={"status": "active"}),
+        ]
+        await _disable(journey, intruder["X-API-Key"])
+        await happen(journey, EventType.USER_CREATED)
+        by_its_owner = await journey.client.patch(path, headers=admin, json={"url": elsewhere.url})
+
+    for response in refused:
+        assert_problem(response, 403, "forbidden")
+    assert [response.status_code for response in allowed] == [200, 200], allowed
+    assert (told(receiver), elsewhere.received) == (["user.created"], [])
+    assert (by_its_owner.status_code, by_its_owner.json()["description"]) == (200, None)
+
+
 async def test_each_administrator_has_20_subscriptions_of_their_own(journey: Journey, admin: Headers) -> None:
     url = "http://127.0.0.1:9/hook"
     for _ in range(20):
