@@ -35,4 +35,7 @@ class JobServices:
 
 def build_jobs(resources: Resources) -> JobServices:
     """Build the services for periodic jobs."""
-    return JobServices(runner=JobService(resources.unit_of_work), upkeep=TableUpkeep(resources.unit_of_work, PRUNINGS))
+    return JobServices(
+        runner=JobService(resources.unit_of_work),
+        upkeep=TableUpkeep(unit_of_work=resources.unit_of_work, prunings=PRUNINGS, start_slice=resources.start_slice),
+    )

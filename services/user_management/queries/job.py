@@ -9,6 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.ids import uuid7
+from services.user_management.models import JobRun
+from services.user_management.queries.pruning import delete_batch
+
+_runs = JobRun.ormar_config.table
 
 LEASE_SECONDS: Final = 25
 MAX_ATTEMPTS: Final = 3
@@ -39,10 +43,6 @@ _FAIL = sa.text("""
 UPDATE job_runs
 SET lease_until = now(), error = :error, finished_at = CASE WHEN attempts >= :max_attempts THEN now() END
 WHERE id = :id AND owner = :owner
-""")
-
-_PRUNE = sa.text("""
-DELETE FROM job_runs WHERE started_at < :before
 """)
 
 
@@ -93,9 +93,9 @@ async def fail(connection: AsyncConnection, slot: Slot, error: str) -> None:
     await connection.execute(_FAIL, parameters)
 
 
-async def prune(connection: AsyncConnection, *, before: datetime) -> None:
-    """Delete the records of runs that began before `before`."""
-    await connection.execute(_PRUNE, {"before": before})
+async def prune(connection: AsyncConnection, *, before: datetime, limit: int) -> int:
+    """Delete the records of up to `limit` runs that began before `before`, and return how many."""
+    return await delete_batch(connection, _runs, _runs.c.started_at < before, limit=limit)
 
 
 async def database_now(connection: AsyncConnection) -> datetime:

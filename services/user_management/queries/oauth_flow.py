@@ -9,6 +9,11 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.user_management.models import OAuthFlow
+from services.user_management.queries.pruning import delete_batch
+
+_flows = OAuthFlow.ormar_config.table
+
 KEPT_PER_PROVIDER: Final = 10
 KEPT_PER_USER: Final = 50
 """How many connect attempts of one user are kept, open or ended, including the one that is just beginning."""
@@ -46,8 +51,6 @@ DELETE FROM oauth_flows WHERE id = ANY(ARRAY(
     FOR UPDATE OF f SKIP LOCKED
 ))
 """)
-
-_PRUNE = sa.text("DELETE FROM oauth_flows WHERE expires_at < :before")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ async def consume(
     )
 
 
-async def prune(connection: AsyncConnection, *, before: datetime) -> None:
-    """Delete attempts that expired before `before`, together with authorization codes that nobody used."""
-    await connection.execute(_PRUNE, {"before": before})
+async def prune(connection: AsyncConnection, *, before: datetime, limit: int) -> int:
+    """Delete up to `limit` attempts that expired before `before`, together with authorization codes that nobody used.
+    Returns how many."""
+    return await delete_batch(connection, _flows, _flows.c.expires_at < before, limit=limit)

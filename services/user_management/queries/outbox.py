@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.user_management.core.ids import uuid7_floor
 from services.user_management.core.json_types import JSONObject
 from services.user_management.models import OutboxEvent
+from services.user_management.queries.pruning import delete_batch
 from services.user_management.queries.rows import all_rows
 
 _events = OutboxEvent.ormar_config.table
@@ -56,7 +57,8 @@ async def mark_published(connection: AsyncConnection, sequence_numbers: list[int
     return set(rows.scalars())
 
 
-async def prune(connection: AsyncConnection, *, before: datetime) -> None:
-    """Delete relayed events that were made before `before`; ids are ordered by time."""
+async def prune(connection: AsyncConnection, *, before: datetime, limit: int) -> int:
+    """Delete up to `limit` relayed events that were made before `before`, and return how many; ids are ordered by
+    time."""
     is_old = _events.c.id < uuid7_floor(before)
-    await connection.execute(sa.delete(_events).where(is_old, _events.c.published_at.is_not(None)))
+    return await delete_batch(connection, _events, is_old & _events.c.published_at.is_not(None), limit=limit)

@@ -9,7 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.ids import uuid7, uuid7_floor
 from services.user_management.enums import RevocationState, TokenKind
+from services.user_management.models import TokenRevocation
+from services.user_management.queries.pruning import delete_batch
 from services.user_management.queries.rows import Parameters
+
+_revocations = TokenRevocation.ormar_config.table
 
 _REQUEST = sa.text("""
 WITH wanted AS (
@@ -94,8 +98,6 @@ UPDATE token_revocations
 SET next_attempt_at = now() + make_interval(secs => :seconds), lease_until = NULL, last_failure = :failure
 WHERE id = :id AND state = 'pending'
 """)
-
-_PRUNE = sa.text("DELETE FROM token_revocations WHERE id < :before AND state <> 'pending'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +251,9 @@ def _columns(grant: SealedTokens) -> Parameters:
     }
 
 
-async def prune(connection: AsyncConnection, *, before: datetime) -> None:
-    """Delete finished revocations that were requested before `before`; ids are ordered by time."""
-    await connection.execute(_PRUNE, {"before": uuid7_floor(before)})
+async def prune(connection: AsyncConnection, *, before: datetime, limit: int) -> int:
+    """Delete up to `limit` finished revocations that were requested before `before`, and return how many; ids are
+    ordered by time."""
+    is_finished = _revocations.c.state != RevocationState.PENDING.value
+    is_old = _revocations.c.id < uuid7_floor(before)
+    return await delete_batch(connection, _revocations, is_old & is_finished, limit=limit)

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.database import DriverPool, fetch_row
 from services.user_management.models import User, erased_subjects, sign_ins, user_identities
+from services.user_management.queries.pruning import delete_batch
 from services.user_management.queries.rows import all_rows, one_row
 from services.user_management.queries.user_rows import Profile, ResolvedUser, UpstreamState, UserColumns, UserRow
 
@@ -158,9 +159,10 @@ async def count_sign_ins(connection: AsyncConnection, user_id: str, *, window: t
     return int((await connection.execute(select)).scalar_one())
 
 
-async def prune_sign_ins(connection: AsyncConnection, *, before: datetime) -> None:
-    """Delete the records of sessions that began before `before`, which are not counted any more."""
-    await connection.execute(sa.delete(sign_ins).where(sign_ins.c.started_at < before))
+async def prune_sign_ins(connection: AsyncConnection, *, before: datetime, limit: int) -> int:
+    """Delete the records of up to `limit` sessions that began before `before`, which are not counted any more. Returns
+    how many."""
+    return await delete_batch(connection, sign_ins, sign_ins.c.started_at < before, limit=limit)
 
 
 async def is_erased(connection: AsyncConnection, subject_hashes: Sequence[bytes]) -> bool:

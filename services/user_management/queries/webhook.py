@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.user_management.core.ids import uuid7_floor
 from services.user_management.core.json_types import JSONObject
 from services.user_management.models import WebhookEvent
+from services.user_management.queries.pruning import delete_batch
 from services.user_management.queries.rows import all_rows, columns_of, one_row
 
 _events = WebhookEvent.ormar_config.table
@@ -156,8 +157,8 @@ async def read_event(connection: AsyncConnection, event_id: UUID) -> StoredEvent
     return one_row(StoredEvent, await connection.execute(sa.select(_events).where(_events.c.id == event_id)))
 
 
-async def prune(connection: AsyncConnection, *, before: datetime) -> None:
-    """Delete applied events that were received before `before`; ids are ordered by time."""
-    await connection.execute(
-        sa.delete(_events).where(_events.c.id < uuid7_floor(before), _events.c.applied_at.is_not(None))
-    )
+async def prune(connection: AsyncConnection, *, before: datetime, limit: int) -> int:
+    """Delete up to `limit` applied events that were received before `before`, and return how many; ids are ordered by
+    time."""
+    is_old = _events.c.id < uuid7_floor(before)
+    return await delete_batch(connection, _events, is_old & _events.c.applied_at.is_not(None), limit=limit)

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.user_management.core.ids import uuid7_floor
 from services.user_management.enums import DeliveryState, SubscriptionStatus
 from services.user_management.models import WebhookDelivery, WebhookSubscription
+from services.user_management.queries.pruning import delete_batch
 from services.user_management.queries.rows import all_rows, columns_of
 from services.user_management.queries.webhook_subscription import ADMINS, OWNER_MAY_HEAR
 
@@ -332,8 +333,8 @@ async def requeue(
     return sorted((await connection.execute(_REQUEUE, parameters)).scalars())
 
 
-async def prune(connection: AsyncConnection, *, before: datetime) -> None:
-    """Delete deliveries that were queued before `before` and were accepted or have failed for good; ids are ordered by
-    time."""
-    finished = _deliveries.c.state.in_([DeliveryState.DELIVERED.value, DeliveryState.FAILED.value])
-    await connection.execute(sa.delete(_deliveries).where(_deliveries.c.id < uuid7_floor(before), finished))
+async def prune(connection: AsyncConnection, *, before: datetime, limit: int) -> int:
+    """Delete up to `limit` deliveries that were queued before `before` and were accepted or have failed for good, and
+    return how many; ids are ordered by time."""
+    is_old = _deliveries.c.id < uuid7_floor(before)
+    return await delete_batch(connection, _deliveries, is_old & ~_pending, limit=limit)

@@ -3,17 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.principal import Principal
+from services.user_management.database import DatabaseError
 from services.user_management.queries import job as job_queries
+from services.user_management.services.slice_time import StartSlice
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 PARTITIONS_AHEAD: Final = 3
 """For how many coming months partitions are made."""
+BATCH: Final = 1000
+"""How many rows one transaction removes at most."""
 
 log = structlog.get_logger(__name__)
 
@@ -21,8 +25,9 @@ log = structlog.get_logger(__name__)
 class Prune(Protocol):
     """The type of a query that removes a feature's old rows. Each query decides which of them are no longer needed."""
 
-    async def __call__(self, connection: AsyncConnection, *, before: datetime) -> None:
-        """Remove the rows that are older than `before` and no longer needed, for example finished deliveries."""
+    async def __call__(self, connection: AsyncConnection, *, before: datetime, limit: int) -> int:
+        """Remove up to `limit` rows that are older than `before` and no longer needed, for example finished deliveries.
+        Returns how many; fewer than `limit` means that none are left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +41,41 @@ class Pruning:
     prune: Prune
 
 
+@dataclass(kw_only=True, eq=False)
 class TableUpkeep:
     """Makes partitions ahead of time and removes old rows; it runs as a periodic job."""
 
-    def __init__(self, unit_of_work: UnitOfWorkFactory, prunings: Sequence[Pruning]) -> None:
-        self._unit_of_work = unit_of_work
-        self._prunings = prunings
+    unit_of_work: UnitOfWorkFactory
+    prunings: Sequence[Pruning]
+    start_slice: StartSlice
 
-    async def maintain_tables(self, actor: Principal, _cursor: Any) -> None:
-        """Slice: make the partitions of the coming months, then remove the old rows of each feature, each feature's in
-        one transaction. All is done in one slice, so this returns no cursor."""
-        async with self._unit_of_work(actor) as uow:
+    async def maintain_tables(self, actor: Principal, cursor: int | None) -> int | None:
+        """Slice: make the partitions of the coming months, then remove the old rows of one feature after the other, a
+        thousand per transaction, for about five seconds.
+
+        The cursor is the number of the feature to go on with; None: from the first one, or all is done. A feature whose
+        rows cannot be removed is passed over until the next run, and the log has the error.
+        """
+        time = self.start_slice()
+        async with self.unit_of_work(actor) as uow:
             made = await job_queries.ensure_log_partitions(uow.connection, months_ahead=PARTITIONS_AHEAD)
             now = await job_queries.database_now(uow.connection)
         if made:
             log.info("partitions.created", count=made)
-        for pruning in self._prunings:
-            async with self._unit_of_work(actor) as uow:
-                await pruning.prune(uow.connection, before=now - pruning.kept)
+        number = cursor or 0
+        while number < len(self.prunings):
+            if not time.may_begin():
+                return number
+            if not await self._remove_some(actor, self.prunings[number], now):
+                number += 1
+        return None
+
+    async def _remove_some(self, actor: Principal, pruning: Pruning, now: datetime) -> bool:
+        """Remove some old rows of one feature; return whether there may be more of them to remove."""
+        try:
+            async with self.unit_of_work(actor) as uow:
+                removed = await pruning.prune(uow.connection, before=now - pruning.kept, limit=BATCH)
+        except DatabaseError:
+            log.exception("pruning.failed", queries=pruning.prune.__module__)
+            return False
+        return removed == BATCH

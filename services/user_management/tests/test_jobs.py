@@ -1,19 +1,24 @@
 """Slots of periodic jobs, the outbox relay, and the refresh jobs' slices."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.container import Container
+from services.user_management.core.clock import SystemClock
 from services.user_management.core.context import current_context
 from services.user_management.core.ids import uuid7
 from services.user_management.core.principal import Principal
 from services.user_management.enums import JobName
 from services.user_management.models import ServiceClient
+from services.user_management.services.slice_time import SliceTime
+from services.user_management.services.table_upkeep import Pruning
 from services.user_management.tests.actors import TESTER
 from services.user_management.tests.journey import Journey
 
@@ -226,3 +231,45 @@ async def test_maintenance_forgets_old_runs_and_connect_attempts(
     await container.jobs.upkeep.maintain_tables(TESTER, None)
 
     assert await owner.fetchval("SELECT count(*) FROM oauth_flows") == 1
+
+
+async def test_maintenance_removes_rows_in_batches_and_slices(
+    container: Container, owner: "Owner[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await owner.execute(
+        "INSERT INTO job_runs (id, job, slot, owner, lease_until, attempts, started_at)"
+        " SELECT gen_random_uuid(), 'old', now() - n * interval '1 hour', gen_random_uuid(), now(), 1,"
+        " now() - interval '3 days' FROM generate_series(1, 7) AS n"
+    )
+    monkeypatch.setattr("services.user_management.services.table_upkeep.BATCH", 2)
+    upkeep = container.jobs.upkeep
+    left = [7]
+    cursors: list[int | None] = [None]
+
+    for _ in range(4):
+        looks = iter([False, True])
+        monkeypatch.setattr(upkeep, "start_slice", lambda looks=looks: SliceTime(SystemClock(), looks.__next__))
+        cursors.append(await upkeep.maintain_tables(TESTER, cursors[-1]))
+        left.append(await owner.fetchval("SELECT count(*) FROM job_runs"))
+
+    assert left == [7, 5, 3, 1, 0]
+    assert cursors == [None, 0, 0, 0, 1]
+
+
+async def test_maintenance_goes_on_after_rows_that_cannot_be_removed(
+    journey: Journey, container: Container, owner: "Owner[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await journey.authorize(await journey.sign_up())
+    await owner.execute("UPDATE oauth_flows SET expires_at = now() - interval '25 hours'")
+
+    async def fail(connection: AsyncConnection, *, before: datetime, limit: int) -> int:
+        await connection.execute(sa.text("SELECT 1 / 0"))
+        return limit
+
+    upkeep = container.jobs.upkeep
+    monkeypatch.setattr(upkeep, "prunings", [Pruning(timedelta(), fail), *upkeep.prunings])
+
+    cursor = await upkeep.maintain_tables(TESTER, None)
+
+    assert cursor is None
+    assert await owner.fetchval("SELECT count(*) FROM oauth_flows") == 0

@@ -19,6 +19,7 @@ from services.user_management import queries
 from services.user_management.core.integration_counts import misconfigured
 from services.user_management.database import driver_url, sqlalchemy_url
 from services.user_management.enums import DeliveryState, IntegrationStatus, ProviderState, RevocationState, TokenKind
+from services.user_management.models import sign_ins
 from services.user_management.queries import (
     diagnosis,
     due_refresh,
@@ -29,6 +30,7 @@ from services.user_management.queries import (
     job,
     oauth_flow,
     outbox,
+    pruning,
     service_client,
     token_activity,
     token_read,
@@ -262,17 +264,18 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "job.hand_on": [lambda c, _: job.hand_on(c, SLOT, None)],
     "job.fail": [lambda c, _: job.fail(c, SLOT, "x")],
     "job.database_now": [lambda c, _: job.database_now(c)],
-    "job.prune": [lambda c, _: job.prune(c, before=NOW)],
+    "job.prune": [lambda c, _: job.prune(c, before=NOW, limit=1)],
     "job.ensure_log_partitions": [lambda c, _: job.ensure_log_partitions(c, months_ahead=1)],
     "oauth_flow.make_room": [lambda c, _: oauth_flow.make_room(c, user_id=NOBODY, provider="x")],
     "oauth_flow.record_return": [lambda c, _: oauth_flow.record_return(c, ID, code=(b"x", 1), error=None)],
     "oauth_flow.consume": [
         lambda c, _: oauth_flow.consume(c, user_id=NOBODY, provider="x", flow_id=ID, state_hash=HASH)
     ],
-    "oauth_flow.prune": [lambda c, _: oauth_flow.prune(c, before=NOW)],
+    "oauth_flow.prune": [lambda c, _: oauth_flow.prune(c, before=NOW, limit=1)],
     "outbox.unpublished": [lambda c, _: outbox.unpublished(c, limit=1)],
     "outbox.mark_published": [lambda c, _: outbox.mark_published(c, [1, 2])],
-    "outbox.prune": [lambda c, _: outbox.prune(c, before=NOW)],
+    "outbox.prune": [lambda c, _: outbox.prune(c, before=NOW, limit=1)],
+    "pruning.delete_batch": [lambda c, _: pruning.delete_batch(c, sign_ins, sign_ins.c.started_at < NOW, limit=1)],
     "service_client.authenticate": [lambda c, _: service_client.authenticate(c, key_id="x", secret_hash=HASH)],
     "service_client.live_keys": [lambda c, _: service_client.live_keys(c)],
     "service_client.lock_client": [lambda c, _: service_client.lock_client(c, "x")],
@@ -307,7 +310,7 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "token_revocation.claim_due": [lambda c, _: token_revocation.claim_due(c, limit=1, lease_seconds=1)],
     "token_revocation.finish": [lambda c, _: token_revocation.finish(c, ID, RevocationState.DONE)],
     "token_revocation.postpone": [lambda c, _: token_revocation.postpone(c, ID, seconds=1, failure="x")],
-    "token_revocation.prune": [lambda c, _: token_revocation.prune(c, before=NOW)],
+    "token_revocation.prune": [lambda c, _: token_revocation.prune(c, before=NOW, limit=1)],
     "due_refresh.count_due": [lambda c, _: due_refresh.count_due(c, within_seconds=1)],
     "token_refresh.claim": [_claim_and_release],
     "token_refresh.renew": [_claim_and_release],
@@ -338,7 +341,7 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
         lambda c, s: user.record_sign_in(c, user_id=s.user_id, issuer="x", session_id="x", started_at=NOW)
     ],
     "user.count_sign_ins": [lambda c, _: user.count_sign_ins(c, NOBODY, window=STEP)],
-    "user.prune_sign_ins": [lambda c, _: user.prune_sign_ins(c, before=NOW)],
+    "user.prune_sign_ins": [lambda c, _: user.prune_sign_ins(c, before=NOW, limit=1)],
     "user.is_erased": [lambda c, _: user.is_erased(c, [HASH])],
     "user.insert_tombstone": [lambda c, _: user.insert_tombstone(c, HASH)],
     "user.lock_due_for_erasure": [lambda c, _: user.lock_due_for_erasure(c, hold_back=STEP)],
@@ -362,7 +365,7 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     ],
     "webhook.failed_events": [lambda c, _: webhook.failed_events(c)],
     "webhook.read_event": [lambda c, _: webhook.read_event(c, ID)],
-    "webhook.prune": [lambda c, _: webhook.prune(c, before=NOW)],
+    "webhook.prune": [lambda c, _: webhook.prune(c, before=NOW, limit=1)],
     "webhook_delivery.insert": [lambda c, _: webhook_delivery.insert(c, [NEW_DELIVERY])],
     "webhook_delivery.claim_due": [
         lambda c, _: webhook_delivery.claim_due(c, admins=["x"], busy=[ID], healthy_only=True, lease_seconds=1)
@@ -382,7 +385,7 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
         lambda c, _: webhook_delivery.list_deliveries(c, ID, state=DeliveryState.FAILED, before=9, limit=1),
     ],
     "webhook_delivery.requeue": [lambda c, _: webhook_delivery.requeue(c, ID, ReplayFilter(since=NOW), limit=1)],
-    "webhook_delivery.prune": [lambda c, _: webhook_delivery.prune(c, before=NOW)],
+    "webhook_delivery.prune": [lambda c, _: webhook_delivery.prune(c, before=NOW, limit=1)],
     "webhook_subscription.lock_creation": [lambda c, _: webhook_subscription.lock_creation(c)],
     "webhook_subscription.count_owned": [
         lambda c, _: webhook_subscription.count_owned(c, client_id=None, created_by="x"),
