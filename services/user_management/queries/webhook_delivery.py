@@ -66,8 +66,8 @@ WHERE s.id = d.subscription_id AND d.id = (
     ) due
     LIMIT 1
 )
-RETURNING d.id, d.subscription_id, d.event_id, d.event_type, d.sequence, d.body, d.attempts, s.url,
-    s.secret_ciphertext, s.secret_key_version,
+RETURNING d.id, d.subscription_id, d.event_id, d.event_type, d.sequence, d.body, d.attempts,
+    d.next_attempt_at AS leased_until, s.url, s.secret_ciphertext, s.secret_key_version,
     CASE WHEN s.former_secret_until > now() THEN s.former_secret_ciphertext END AS former_secret_ciphertext,
     s.former_secret_key_version, s.failing_since IS NOT NULL AS is_failing
 """).bindparams(  # noqa: S608 - constants alone
@@ -112,6 +112,8 @@ class ClaimedDelivery:
     body: str
     attempts: int
     """The number of attempts, this one included."""
+    leased_until: datetime
+    """The end of this claim's lease, which no other claim has."""
     url: str
     secret_ciphertext: bytes
     secret_key_version: int
@@ -289,10 +291,16 @@ def _in(seconds: float) -> sa.Case[datetime]:
 
 
 def _still_ours(delivery: ClaimedDelivery) -> sa.Update:
-    """Build an update that applies only if the delivery is pending and nobody has claimed it since. The number of
-    attempts shows that: after the lease another process may have tried, and its result is the newer one."""
-    fence = (_deliveries.c.id == delivery.id, _deliveries.c.attempts == delivery.attempts)
-    return sa.update(_deliveries).where(*fence, _pending)
+    """Build an update that applies only if the delivery is pending and nobody has claimed it since: after the lease
+    another process may have tried, and its result is the newer one.
+
+    The end of the lease shows that. Of a delivery that was parked meanwhile, which has none, the number of attempts
+    does; for others that would not do, as it also goes down, by `postpone` and `requeue`.
+    """
+    due = _deliveries.c.next_attempt_at
+    is_parked = due.is_(None) & (_deliveries.c.attempts == delivery.attempts)
+    ours = sa.or_(due == delivery.leased_until, is_parked)
+    return sa.update(_deliveries).where(_deliveries.c.id == delivery.id, _pending, ours)
 
 
 def _pending_of(subscription_ids: Collection[UUID]) -> sa.Update:

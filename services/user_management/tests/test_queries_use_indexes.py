@@ -105,6 +105,7 @@ NEW_DELIVERY: Final = NewDelivery(ID, ID, ID, "user.created", 1, "{}")
 CLAIMED: Final = ClaimedDelivery(
     **columns_of(NEW_DELIVERY),
     attempts=1,
+    leased_until=NOW,
     url="https://hooks.example.com/",
     secret_ciphertext=b"x",
     secret_key_version=1,

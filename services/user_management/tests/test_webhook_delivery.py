@@ -16,7 +16,12 @@ from services.user_management.exceptions import KeyUnavailableError
 from services.user_management.integrations import webhook_sender
 from services.user_management.integrations.webhook_sender import WebhookAnswer, WebhookSender
 from services.user_management.queries import webhook_delivery
-from services.user_management.schemas.webhook_subscription import CreateSubscriptionRequest, SubscriptionUpdate
+from services.user_management.queries.webhook_delivery import ClaimedDelivery
+from services.user_management.schemas.webhook_subscription import (
+    CreateSubscriptionRequest,
+    ReplayRequest,
+    SubscriptionUpdate,
+)
 from services.user_management.services.webhook_delivery_service import DELAYS_SECONDS, retry_delay
 from services.user_management.tests.actors import TESTER
 from services.user_management.tests.events import happened
@@ -52,6 +57,15 @@ class Scene:
     async def deliver(self) -> None:
         await self.container.events.deliveries.deliver_due(TESTER)
 
+    async def claim(self) -> ClaimedDelivery:
+        """Claim the delivery that is due first, as another worker does."""
+        async with self.container.resources.unit_of_work(TESTER) as uow:
+            claimed = await webhook_delivery.claim_due(
+                uow.connection, admins=[], busy=[], healthy_only=False, lease_seconds=30
+            )
+        assert claimed is not None
+        return claimed
+
     async def pass_time(self, **interval: int) -> None:
         """Make all waiting deliveries due; `interval` moves the beginning of failures into the past."""
         await self.journey.owner.execute(
@@ -81,6 +95,10 @@ class Scene:
             self.journey, "SELECT extract(epoch FROM next_attempt_at - now())::float AS wait FROM webhook_deliveries"
         )
         return float(row["wait"])
+
+
+def refuse_key(*_: object) -> str:
+    raise KeyUnavailableError
 
 
 @pytest.fixture
@@ -294,6 +312,44 @@ async def test_late_word_of_a_failure_does_not_undo_a_delivery(scene: Scene) -> 
     assert (state["state"], state["last_error"], state["next_attempt_at"]) == ("delivered", None, None)
 
 
+async def test_late_word_of_a_failure_does_not_shorten_the_wait_that_a_later_worker_set(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.subscribe()
+    await scene.happen()
+    scene.receiver.answers = [None]
+    late = asyncio.create_task(scene.deliver())
+    await scene.receiver.arrived.wait()
+    await scene.pass_time()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scene.container.keys.vault, "open", refuse_key)
+        await scene.deliver()
+    await scene.receiver.end()
+    await late
+
+    waiting = await scene.state()
+    assert (waiting["attempts"], waiting["last_error"]) == (1, "key_unavailable")
+
+
+async def test_late_word_of_a_failure_does_not_end_the_lease_of_a_replay(scene: Scene) -> None:
+    subscription, _ = await scene.subscribe()
+    await scene.happen()
+    scene.receiver.answers = [None]
+    late = asyncio.create_task(scene.deliver())
+    await scene.receiver.arrived.wait()
+    event = await scene.journey.owner.fetchval("SELECT event_id FROM webhook_deliveries")
+    wanted = ReplayRequest(event_ids=[event])
+    await scene.container.events.subscriptions.replay(ADMIN, subscription, wanted)
+    claimed = await scene.claim()
+
+    await scene.receiver.end()
+    await late
+
+    held = await scene.state()
+    assert (held["attempts"], held["last_error"], held["next_attempt_at"]) == (1, None, claimed.leased_until)
+
+
 async def test_workers_at_the_same_time_send_each_event_once(scene: Scene) -> None:
     await scene.subscribe()
     await scene.happen(*[EventType.USER_UPDATED] * 30)
@@ -419,11 +475,8 @@ async def test_key_that_this_process_does_not_hold_uses_up_no_attempt(
     await scene.subscribe()
     await scene.happen()
 
-    def refuse(*_: object) -> str:
-        raise KeyUnavailableError
-
     with monkeypatch.context() as patched:
-        patched.setattr(scene.container.keys.vault, "open", refuse)
+        patched.setattr(scene.container.keys.vault, "open", refuse_key)
         await scene.deliver()
     waiting = await scene.state()
     await scene.pass_time()
