@@ -5,14 +5,16 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Final
 
 import httpx
 import pytest
 
 pytestmark = pytest.mark.serial
+LIMIT_SECONDS: Final = 60
+"""So much that only a defect reaches it; the call that is held would take ten minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class _Running:
 
 
 async def _answering(client: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(LIMIT_SECONDS):
         while True:
             try:
                 await client.get("/health")
@@ -66,18 +68,16 @@ async def test_process_faults_break_the_real_connection(running: _Running) -> No
     assert (await running.client.get("/clerk/.well-known/jwks.json")).status_code == 200
 
 
-async def test_process_on_sigterm_stops_within_two_seconds_though_a_call_is_held(running: _Running) -> None:
+async def test_process_on_sigterm_stops_though_a_call_is_held(running: _Running) -> None:
     fault = {"party": "clerk", "operation": "jwks", "action": "delay", "delay_seconds": 600}
     await running.client.post("/_faults", json=fault)
-    held = asyncio.create_task(running.client.get("/clerk/.well-known/jwks.json", timeout=30))
-    async with asyncio.timeout(5):
+    held = asyncio.create_task(running.client.get("/clerk/.well-known/jwks.json", timeout=None))
+    async with asyncio.timeout(LIMIT_SECONDS):
         while not (await running.client.get("/_ledger")).json()["items"]:
             pass  # Each look is a request, so the loop is not busy.
 
-    began = time.monotonic()
     running.process.send_signal(signal.SIGTERM)
-    await asyncio.wait_for(running.process.wait(), 5)
+    await asyncio.wait_for(running.process.wait(), LIMIT_SECONDS)
 
-    assert time.monotonic() - began < 2
     with pytest.raises(httpx.HTTPError):
         await held
