@@ -73,8 +73,7 @@ class Case:
 
 async def answer_badly(fleet: Fleet, per_kind: int) -> list[Promise]:
     """Test R7: inflict every fault `per_kind` times on each kind of provider that it is for, then test the breaker;
-    return the promises. Raises BenchmarkError, DevstackError, MainJobError, and RuntimeError when a process does not
-    start."""
+    return the promises. Raises BenchmarkError or DevstackError."""
     await fleet.witness.change("grace", grace_seconds=LONG_GRACE_SECONDS)
     found = await asyncio.gather(*(_cases_of(fleet, kind, per_kind) for kind in KINDS))
     cases = [case for of_kind in found for case in of_kind]

@@ -60,8 +60,8 @@ class Wrong:
 
 
 async def tell_wrong_time(fleet: Fleet, per_kind: int) -> list[Promise]:
-    """Test R8, `per_kind` times for each combination of clocks; return the promises. Raises BenchmarkError,
-    DevstackError, MainJobError, and RuntimeError when a process does not start."""
+    """Test R8, `per_kind` times for each combination of clocks; return the promises. Raises BenchmarkError
+    or DevstackError."""
     cases: list[Case] = []
     async with _processes(fleet) as wrong:
         for offset in CLOCK_OFFSETS:

@@ -127,8 +127,8 @@ def plan(
 
 async def carry_out(fleet: Fleet, api: Sequence[Kill], worker: Sequence[Kill]) -> tuple[list[Killed], list[Killed]]:
     """Kill processes of the API and workers at the same time, as one side kills while the other waits for a process to
-    start. Return the kills of the API and those of the worker. Raises BenchmarkError, DevstackError, MainJobError, and
-    RuntimeError when a process does not start."""
+    start. Return the kills of the API and those of the worker. Raises BenchmarkError or
+    DevstackError."""
     return await asyncio.gather(_kill_apis(fleet, api), _kill_workers(fleet, worker))
 
 

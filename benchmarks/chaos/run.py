@@ -106,7 +106,7 @@ def run(options: Options) -> bool:
     """Make the chaos run, print its table and write the result to `json_path` if there is one. Return whether every
     promise was kept, or under `naive` whether those failed that had to.
 
-    Raises BenchmarkError, DevstackError, MainJobError, OSError, and RuntimeError when a process does not start.
+    Raises BenchmarkError, DevstackError or OSError.
     """
     circumstances = Circumstances.of("chaos", options.seed)
     print(circumstances.line(), flush=True)

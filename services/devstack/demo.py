@@ -224,7 +224,7 @@ def main() -> int:
         console = Console(progress=lambda text: print(f"     {text}", flush=True))
         with folders.scratch_folder() as folder, Stack(folder / "data", console=console) as stack:
             asyncio.run(tell(stack, story))
-    except (MainJobError, DevstackError, httpx.HTTPError, OSError, TimeoutError) as error:
+    except (DevstackError, httpx.HTTPError, OSError, TimeoutError) as error:
         print(f"\nThe demo failed at the step '{story.title}': {error}", file=sys.stderr)
         return 1
     print(f"\nDone in {time.monotonic() - started:.0f} s; nothing is left running.", flush=True)

@@ -6,8 +6,10 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import httpx
 
+from services.devstack.errors import DevstackError
 
-class MainJobError(Exception):
+
+class MainJobError(DevstackError):
     """Failure of a step; the message holds the unexpected answer."""
 
 

@@ -11,6 +11,7 @@ import httpx
 
 from services.devstack import ports, process
 from services.devstack.child import Child
+from services.devstack.errors import DevstackError
 from services.devstack.running_service import REPOSITORY
 from services.devstack.stack import Stack
 
@@ -44,15 +45,15 @@ class Replica:
         return self.child.pid
 
     async def until_ready(self, client: httpx.AsyncClient) -> None:
-        """Wait until this very process serves. Raises TimeoutError after 60 s, and RuntimeError when it ends or another
-        program answers on its port."""
+        """Wait until this very process serves. Raises TimeoutError after 60 s, and DevstackError when it ends or
+        another program answers on its port."""
         async with asyncio.timeout(START_SECONDS):
             while not await self._is_ready(client):
                 if self.child.returncode is not None:
-                    raise RuntimeError(f"a replica ended while starting: {self._log.read_text()[-2000:]}")
+                    raise DevstackError(f"a replica ended while starting: {self._log.read_text()[-2000:]}")
                 await asyncio.sleep(0.02)
         if not ports.is_served_by(self._port, self.pid):
-            raise RuntimeError(f"another program than our replica answers on port {self._port}")
+            raise DevstackError(f"another program than our replica answers on port {self._port}")
 
     async def until_ended(self) -> int | None:
         """Wait for the process to end and return its return code: negative if a signal ended it, None if it still runs
@@ -72,7 +73,7 @@ async def successive_replicas(
     is asked for.
 
     `ahead` of them start while one serves. They take turns on `ahead + 1` ports, as a process that is restarted does.
-    Raises TimeoutError and RuntimeError as `until_ready` does.
+    Raises TimeoutError and DevstackError as `until_ready` does.
     """
     own_ports = ports.free_ports(ahead + 1)
     waiting = deque[Replica]()
@@ -96,7 +97,7 @@ async def parallel_replicas(
     stack: Stack, client: httpx.AsyncClient, log: Path, environments: Sequence[Mapping[str, str]]
 ) -> AsyncIterator[list[Replica]]:
     """Provide a ready replica for each of `environments`, all at the same time, and kill them at the end of the block.
-    Raises TimeoutError and RuntimeError as `until_ready` does."""
+    Raises TimeoutError and DevstackError as `until_ready` does."""
     free = ports.free_ports(len(environments))
     replicas = [Replica(stack, port, log, environment) for port, environment in zip(free, environments, strict=True)]
     try:
