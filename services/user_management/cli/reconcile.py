@@ -27,7 +27,8 @@ def clerk(
 ) -> None:
     """Compare all users with those in Clerk's Backend API, and create, update and delete users here where they differ.
 
-    Prints how many differences of each kind there were. Exits with 1 if the database refused any of the writes.
+    Prints how many differences of each kind there were. Exits with 1 if the database refused any of the writes,
+    or if deletions were held back because they were too many.
     """
     drift = run(
         lambda container: build_reconciliation(container).sweep(
@@ -36,5 +37,5 @@ def clerk(
     )
     for kind, count in asdict(drift).items():
         print(f"{kind.replace('_', ' ')}\t{count}")
-    if drift.failed or (dry_run and drift.found):
+    if drift.failed or drift.deletions_held_back or (dry_run and drift.found):
         sys.exit(1)

@@ -21,15 +21,18 @@ def create(
     grant: Annotated[list[str] | None, typer.Option(help="A provider whose tokens it may read, in any scope.")] = None,
     permission: Annotated[list[str] | None, typer.Option(help="What it may do beyond reading tokens.")] = None,
 ) -> None:
-    """Register a service and print its first key, alone on stdout. The key cannot be printed again."""
+    """Register a service and print its first key, alone on stdout. The key cannot be printed again.
 
-    async def create_and_grant(container: Container) -> str:
+    The grants are made after that, so the key is good even if one of them fails.
+    """
+
+    async def create_and_grant(container: Container) -> None:
         providers = [container.resources.providers.get(provider).name for provider in grant or []]
         key = await container.service_clients.create_service(OPERATOR, name, permission or [])
+        _print_key(name, key)
         await _grant_all(container, name, providers, scopes=None, reason_required=False)
-        return key
 
-    _print_key(name, run(create_and_grant))
+    run(create_and_grant)
 
 
 @app.command()

@@ -56,8 +56,10 @@ def show(subscription_id: SubscriptionId) -> None:
 def replay(  # noqa: PLR0917 - typer passes by name
     subscription_id: SubscriptionId,
     failed: Annotated[bool, typer.Option("--failed", help="All deliveries that failed.")] = False,
-    since: Annotated[datetime | None, typer.Option(help="Deliveries queued at this time (UTC) or later.")] = None,
-    until: Annotated[datetime | None, typer.Option(help="Deliveries queued before this time (UTC).")] = None,
+    since: Annotated[
+        datetime | None, typer.Option(help="Deliveries queued at this time (UTC, or with an offset) or later.")
+    ] = None,
+    until: Annotated[datetime | None, typer.Option(help="Deliveries queued before this time (as above).")] = None,
     event: Annotated[list[UUID] | None, typer.Option(help="Deliveries of this event; may be repeated.")] = None,
 ) -> None:
     """Queue deliveries to be sent again, under their old ids: those that failed (--failed), or those that the other
@@ -103,4 +105,5 @@ async def _all(container: Container) -> list[SubscriptionResponse]:
 
 
 def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.replace(tzinfo=UTC)
+    """Take a time without an offset from UTC for one in UTC."""
+    return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -14,9 +14,9 @@ from services.user_management.settings import Settings
 from services.user_management.tests.command_line import CommandLine
 
 
-def administer(servers: Servers, statement: str) -> None:
+def administer(servers: Servers, statement: str, database: str = "postgres") -> None:
     async def run() -> None:
-        connection = await asyncpg.connect(servers.superuser_url("postgres"))
+        connection = await asyncpg.connect(servers.superuser_url(database))
         await connection.execute(statement)
         await connection.close()
 
@@ -114,6 +114,17 @@ def test_refusals_are_one_line_and_exit_1(cli: CommandLine) -> None:
     for refusal in refusals:
         assert refusal.stderr.splitlines()[-1].startswith("user-management: ")
         assert "Traceback" not in refusal.stderr
+
+
+def test_key_of_a_new_service_is_printed_if_a_grant_fails(cli: CommandLine, servers: Servers, database: str) -> None:
+    statement = "ALTER TABLE service_grants ADD CONSTRAINT fails CHECK (false) NOT VALID"
+    administer(servers, statement, database)
+
+    created = cli("service", "create", "calendar", "--grant", "sandbox-static")
+
+    assert created.returncode != 0
+    assert created.stdout.startswith("ums_")
+    assert created.stdout.split("_")[1] in cli("service", "list").stdout
 
 
 @pytest.mark.parametrize("database", ["empty"], indirect=True)

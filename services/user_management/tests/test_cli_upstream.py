@@ -203,6 +203,7 @@ def test_reconcile_deletes_no_more_than_it_is_allowed_to(operator: Operator) -> 
     held = operator("reconcile", "clerk", "--max-deletions", "1")
     rest = operator("reconcile", "clerk")
 
+    assert [held.returncode, rest.returncode] == [1, 0]
     assert "deleted\t0\ndeletions held back\t2\n" in held.stdout
     assert "deleted\t3\ndeletions held back\t0\n" in rest.stdout
     assert operator.sql("SELECT count(*) FROM users WHERE deleted_at IS NULL") == [(0,)]

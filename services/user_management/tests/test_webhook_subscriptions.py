@@ -505,3 +505,16 @@ async def test_operator_replays_by_time_and_event_and_must_say_which(
     assert unsaid.returncode == 2
     assert "1 delivery(ies) queued" in by_event.stderr
     assert "0 delivery(ies) queued" in by_time.stderr
+
+
+async def test_operator_may_give_times_with_an_offset(journey: Journey, as_admin: Door, cli: CommandLine) -> None:
+    created = await as_admin.create()
+    await happen(journey, EventType.USER_CREATED)
+    await journey.owner.execute("UPDATE webhook_deliveries SET created_at = '2026-01-01T00:30:00Z'")
+    path = ("subscriptions", "replay", created["id"])
+
+    with_offset = cli(*path, "--since", "2026-01-01T02:00:00+02:00", "--until", "2026-01-01T03:00:00+02:00")
+    in_utc = cli(*path, "--since", "2026-01-01T00:00:00", "--until", "2026-01-01T01:00:00")
+
+    assert "1 delivery(ies) queued" in with_offset.stderr
+    assert "1 delivery(ies) queued" in in_utc.stderr
