@@ -68,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     backlog = commands.add_parser("refresh_backlog", help="ten thousand integrations whose tokens run out at once")
     _add_refresh_backlog(backlog)
     hostile = commands.add_parser(
-        "hostile_bodies", help="the latency of /health and the memory while strangers send the worst bodies and heads"
+        "hostile_bodies",
+        help="the latency of /health and the memory while strangers send the worst bodies, queries and heads",
     )
     _add_hostile_bodies(hostile)
     harm = commands.add_parser(
@@ -243,7 +244,7 @@ def _add_refresh_backlog(command: argparse.ArgumentParser) -> None:
 
 def _add_hostile_bodies(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seconds", type=_positive, default=10, help="length of each attack (default 10)")
-    command.add_argument("--strangers", type=_positive, default=32, help="clients that post at once (default 32)")
+    command.add_argument("--strangers", type=_positive, default=32, help="clients of a kind at once (default 32)")
     command.add_argument(
         "--hang-ups", type=_positive, default=200, help="requests that end in the middle of their body (default 200)"
     )

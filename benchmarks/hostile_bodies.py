@@ -1,6 +1,6 @@
 """Measures the latency of `/health` and the growth of the service's memory while strangers (clients without a valid
-credential) attack: with the costliest bodies, by hanging up in the middle of a body, or with a request head of many
-megabytes."""
+credential) attack: with the costliest bodies or queries, by hanging up in the middle of a body, or with a request head
+of many megabytes."""
 
 import json
 import statistics
@@ -61,7 +61,7 @@ def run(options: Options) -> bool:
     with deployed({}, {}) as deployment, comparison.web_server(deployment) as server:
         _watch("warm-up", deployment, server, seconds=options.seconds)
         quiet = _watch("quiet", deployment, server, seconds=options.seconds)
-        counts = {"bodies": options.strangers, "hang_ups": options.hang_ups}
+        counts = {"bodies": options.strangers, "queries": options.strangers, "hang_ups": options.hang_ups}
         counts |= dict.fromkeys(("headers", "url"), options.megabytes)
         attacks = [
             _watch(name, deployment, server, seconds=options.seconds, count=count) for name, count in counts.items()
@@ -84,14 +84,14 @@ def run(options: Options) -> bool:
 def promises(quiet: Watched, attacks: Sequence[Watched], *, tracebacks: int) -> list[Promise]:
     """Return each figure against its limit.
 
-    Memory under the attack with bodies has no limit: many connections hold bodies at once.
+    Memory under the attacks with bodies and queries has no limit: many connections hold requests at once.
     """
     kept: list[Promise] = []
     for attack in attacks:
         name = f"hostile_bodies.{attack.name}"
         ratio = attack.p99_milliseconds / quiet.p99_milliseconds
         kept.append(Promise.at_most(f"{name}.ratio", "times /health's quiet p99", ratio, MAXIMUM_P99_RATIO))
-        if attack.name == "bodies":
+        if attack.name in {"bodies", "queries"}:
             slowest = attack.slowest_milliseconds
             kept.append(Promise.at_most(f"{name}.slowest", "ms, the slowest", slowest, MAXIMUM_MILLISECONDS))
             let_in = sum(not 400 <= status < 500 for status in attack.statuses)

@@ -2,7 +2,8 @@
 COUNT SECONDS`.
 
 Prints the statuses of the answers as a JSON array, with 0 where no answer came. The attacks: with `bodies`, COUNT
-connections keep posting the costliest bodies of 1 MiB for SECONDS. With `hang_ups`, COUNT requests, spread over
+connections keep posting the costliest bodies of 1 MiB for SECONDS, and with `queries` they keep sending the costliest
+queries. With `hang_ups`, COUNT requests, spread over
 SECONDS, end in the middle of their body. With `headers` and `url`, one request has a head of COUNT megabytes. An attack
 that goes on for ten seconds longer is broken off.
 """
@@ -21,6 +22,7 @@ DEPTH: Final = 29
 BODY_BYTES: Final = 1 << 20
 _NESTED: Final = b"[" * DEPTH + b"]" * DEPTH
 WORST_BODY: Final = b"[" + b",".join([_NESTED] * (BODY_BYTES // (len(_NESTED) + 1) - 1)) + b"]"
+WORST_QUERY: Final = b"GET /health?" + b"&".join(b"%c" % (97 + number % 26) for number in range(4050))
 UNKNOWN_KEY: Final = f"Bearer ums_{'0' * 12}_{'0' * 64}"
 _CHUNK: Final = 65_536
 _TARGETS: Final = (
@@ -74,13 +76,27 @@ async def _send(address: tuple[str, int], parts: list[bytes], *, answered: bool 
 async def bodies(address: tuple[str, int], count: int, ends: float) -> list[int]:
     """Post the costliest body from `count` connections until `ends`, whatever the answers are; return their
     statuses."""
+    return await _keep_sending(
+        address, [[head_of(number, len(WORST_BODY)), WORST_BODY] for number in range(count)], ends
+    )
+
+
+async def queries(address: tuple[str, int], count: int, ends: float) -> list[int]:
+    """Send `/health` thousands of query parameters from `count` connections until `ends`, whatever the answers are;
+    return their statuses."""
+    return await _keep_sending(address, [[WORST_QUERY, b" HTTP/1.1\r\nHost: x\r\n\r\n"]] * count, ends)
+
+
+async def _keep_sending(address: tuple[str, int], requests: list[list[bytes]], ends: float) -> list[int]:
+    """Send each of `requests`, given in parts, again and again until `ends`, all at the same time. Return the statuses
+    of the answers."""
     statuses: list[int] = []
 
-    async def stranger(number: int) -> None:
+    async def stranger(parts: list[bytes]) -> None:
         while time.monotonic() < ends:
-            statuses.append(await _send(address, [head_of(number, len(WORST_BODY)), WORST_BODY]))
+            statuses.append(await _send(address, parts))
 
-    await asyncio.gather(*(stranger(number) for number in range(count)))
+    await asyncio.gather(*map(stranger, requests))
     return statuses
 
 
@@ -109,7 +125,7 @@ async def url(address: tuple[str, int], megabytes: int, _ends: float) -> list[in
     return [await _send(address, [b"GET /", *pieces, b" HTTP/1.1\r\nHost: x\r\n\r\n"])]
 
 
-ATTACKS: Final = {attack.__name__: attack for attack in (bodies, hang_ups, headers, url)}
+ATTACKS: Final = {attack.__name__: attack for attack in (bodies, queries, hang_ups, headers, url)}
 
 
 async def attack(name: str, service: str, count: int, seconds: float) -> list[int]:

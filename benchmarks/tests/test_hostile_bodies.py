@@ -12,6 +12,7 @@ from benchmarks.report import passed
 
 QUIET = Watched("quiet", requests=100, p99_milliseconds=2.0, slowest_milliseconds=4.0, grown_megabytes=0.0)
 BODIES = replace(QUIET, name="bodies", p99_milliseconds=10.0, slowest_milliseconds=100.0, statuses=[401, 429])
+QUERIES = replace(BODIES, name="queries", statuses=[414])
 HANG_UPS = replace(QUIET, name="hang_ups", grown_megabytes=10.0, statuses=[0])
 HEADERS = replace(QUIET, name="headers", statuses=[431])
 
@@ -24,11 +25,12 @@ def test_small_run_refuses_every_stranger_and_crashes_for_nobody(tmp_path: Path)
 
     verdicts = {promise["id"]: promise["verdict"] for promise in json.loads(path.read_text())["promises"]}
     assert verdicts["hostile_bodies.bodies.let_in"] == "pass"
+    assert verdicts["hostile_bodies.queries.let_in"] == "pass"
     assert verdicts["hostile_bodies.tracebacks"] == "pass"
 
 
 def test_figures_within_the_bars_pass() -> None:
-    assert passed(hostile_bodies.promises(QUIET, [BODIES, HANG_UPS, HEADERS], tracebacks=0))
+    assert passed(hostile_bodies.promises(QUIET, [BODIES, QUERIES, HANG_UPS, HEADERS], tracebacks=0))
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,8 @@ def test_figures_within_the_bars_pass() -> None:
         (replace(BODIES, p99_milliseconds=10.1), 0),
         (replace(BODIES, slowest_milliseconds=100.1), 0),
         (replace(BODIES, statuses=[401, 200]), 0),
+        (replace(QUERIES, slowest_milliseconds=100.1), 0),
+        (replace(QUERIES, statuses=[414, 200]), 0),
         (replace(BODIES, statuses=[401, 0]), 0),
         (replace(HANG_UPS, grown_megabytes=10.1), 0),
         (replace(HEADERS, statuses=[200]), 0),

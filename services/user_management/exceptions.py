@@ -168,7 +168,7 @@ class UriTooLongError(ApplicationError):
     code = "uri_too_long"
     status = 414
     title = "URL too long"
-    default_detail = "The URL is longer than 8 KiB."
+    default_detail = "The URL is longer than 8 KiB, or has more than 64 query parameters."
 
 
 class HeadTooLargeError(ApplicationError):

@@ -26,6 +26,9 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 and trailers."""
 MAX_URL_BYTES: Final = 8 * 1024
 """The longest URL; RFC 9110 section 4.1 asks for 8,000 at least."""
+MAX_PARAMETERS: Final = 64
+"""The most query parameters. FastAPI parses the query before any guard runs, and takes 6 ms for as many as fit into the
+longest URL."""
 MAX_HEADERS: Final = 100
 MAX_PIPELINED: Final = 16
 """The most requests of a connection that wait for the answer to an earlier one; 250 KB of small ones took 27 MB, and
@@ -97,7 +100,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 self._start_timer(HEAD_SECONDS, self.shutdown)
 
     def _is_too_large(self) -> bool:
-        return len(self.url) > MAX_URL_BYTES or len(self.headers) > MAX_HEADERS
+        return self._is_url_too_long() or len(self.headers) > MAX_HEADERS
+
+    def _is_url_too_long(self) -> bool:
+        return len(self.url) > MAX_URL_BYTES or self.url.count(b"&") >= MAX_PARAMETERS
 
     def on_headers_complete(self) -> None:
         if self._refused:
@@ -148,7 +154,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if is_answering or not self._in_head:
             self.transport.close()
             return
-        self.transport.write(_answer(UriTooLongError() if len(self.url) > MAX_URL_BYTES else HeadTooLargeError()))
+        self.transport.write(_answer(UriTooLongError() if self._is_url_too_long() else HeadTooLargeError()))
         self.transport.write_eof()
         self._start_timer(LINGER_SECONDS, self.transport.close)
 

@@ -1,5 +1,6 @@
 """The route class that refuses unknown and repeated query parameters, and the check that it makes."""
 
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from functools import wraps
 from inspect import Parameter, signature
@@ -31,9 +32,9 @@ occur only once."""
 def refuse_unknown_query(request: Request, known: frozenset[str] | None) -> None:
     """Check the names in the query. Raises ValidationFailedError for a parameter that is not in `known` (None: every
     one is allowed), or that occurs twice."""
-    names = [name for name, _ in request.query_params.multi_items()]
+    names = Counter(name for name, _ in request.query_params.multi_items())
     unknown = set() if known is None else set(names) - known
-    doubled = {name for name in names if names.count(name) > 1} - unknown
+    doubled = {name for name, count in names.items() if count > 1} - unknown
     errors = [
         *(
             {"loc": ("query", name), "msg": "is not a known parameter", "type": "unknown_parameter"}

@@ -18,6 +18,7 @@ from services.user_management import http_protocol
 from services.user_management.http_protocol import (
     MAX_HEAD_BYTES,
     MAX_HEADERS,
+    MAX_PARAMETERS,
     MAX_PIPELINED,
     MAX_URL_BYTES,
     LimitedHttpProtocol,
@@ -241,6 +242,23 @@ async def test_url_is_measured(connect: Connect, size: int) -> None:
         assert answer.status == 404
 
 
+@pytest.mark.parametrize("count", [MAX_PARAMETERS, MAX_PARAMETERS + 1, 4000])
+async def test_query_parameters_are_counted_before_the_query_is_parsed(
+    connect_to_seen: Connect, seen: Seen, count: int
+) -> None:
+    connection = await connect_to_seen()
+    query = b"&".join([b"a"] * count)
+
+    connection.send(b"GET /health?" + query + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+
+    answer = await connection.answer()
+    if count > MAX_PARAMETERS:
+        assert_refused(answer, 414, "uri_too_long")
+        assert seen.requests == []
+    else:
+        assert answer.status == 200
+
+
 UPGRADE = b"connection: upgrade\r\nupgrade: h2c\r\n"
 
 
@@ -251,8 +269,9 @@ UPGRADE = b"connection: upgrade\r\nupgrade: h2c\r\n"
         (GET + b"x: y\r\n" * MAX_HEADERS + b"\r\n", "head_too_large"),
         (GET + b"x: y\r\n" * MAX_HEADERS + UPGRADE + b"\r\n", "head_too_large"),
         (b"GET /" + b"a" * MAX_URL_BYTES + b" HTTP/1.1\r\n\r\n", "uri_too_long"),
+        (b"GET /?" + b"&" * MAX_PARAMETERS + b" HTTP/1.1\r\nhost: x\r\n\r\n", "uri_too_long"),
     ],
-    ids=["bytes", "headers", "headers with an upgrade", "url"],
+    ids=["bytes", "headers", "headers with an upgrade", "url", "parameters"],
 )
 async def test_refusal_is_one_line_of_the_log(
     connect: Connect, caplog: pytest.LogCaptureFixture, head: bytes, code: str
