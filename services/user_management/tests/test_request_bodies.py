@@ -8,8 +8,10 @@ import pytest
 
 from services.user_management.core.context import DEFAULT_BODY_BYTES
 from services.user_management.middleware.body_limit import MAX_BODY_BYTES
+from services.user_management.schemas.token import TokenBatchRequest, TokenRequest
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, assert_problem
+from services.user_management.utils import strict_json
 
 TOKENS = "/internal/tokens/get"
 
@@ -107,6 +109,8 @@ NOT_JSON: dict[str, bytes] = {
     "33 deep": b"[" * 33 + b"]" * 33,
     "60,000 deep": b"[" * 60_000,
     "10,000 objects deep": b'{"a":' * 10_000,
+    "8,192 commas": b'{"scopes": [' + b"0," * 8191 + b"0]}",
+    "1,025 members": json.dumps(dict.fromkeys(map(str, range(1025)))).encode(),
     "latin-1": '{"user_id": "é"}'.encode("latin-1"),
     "UTF-16": '{"user_id": "x"}'.encode("utf-16"),
     "BOM": b'\xef\xbb\xbf{"user_id": "x"}',
@@ -127,6 +131,14 @@ async def test_body_that_is_not_strict_json_is_refused(journey: Journey, path: s
     response = await journey.client.post(path, headers=headers, content=NOT_JSON[case])
 
     assert_problem(response, 400, "invalid_json")
+
+
+def test_largest_batch_that_the_schema_allows_is_strict_json() -> None:
+    scopes = [f"https://www.googleapis.com/auth/scope.{number}" for number in range(64)]
+    item = TokenRequest(user_id="u" * 64, provider="google", scopes=scopes, min_ttl_seconds=60, reason="a, b, c, d")
+    batch = TokenBatchRequest(items=[item] * 100)
+
+    assert TokenBatchRequest.model_validate(strict_json.loads(batch.model_dump_json().encode())) == batch
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "text/plain"])
