@@ -8,6 +8,7 @@ from starlette.requests import cookie_parser
 
 from services.user_management.auth.dependencies import get_container
 from services.user_management.exceptions import CrossSiteRequestError, UnauthenticatedError
+from services.user_management.security.jws import MIN_TOKEN_CHARACTERS
 
 MAX_CREDENTIAL_CHARACTERS: Final = 8192
 SESSION_COOKIE: Final = "__session"
@@ -57,12 +58,16 @@ def _session_cookies(request: Request) -> list[str]:
     Cookies with any other suffix belong to other instances. A sibling subdomain can set cookies that come with ours,
     and a request does not say for which domain and path a cookie was set. So no value is dropped in favour of one that
     comes after it.
+
+    Pairs too short for a session token are passed over before they are parsed: a header has room for 60,000 of them.
     """
     suffix = get_container(request).resources.settings.clerk.cookie_suffix
     found: dict[str, dict[str, None]] = {f"{SESSION_COOKIE}_{suffix}": {}} if suffix else {}
     found[SESSION_COOKIE] = {}
     for header in request.headers.getlist("cookie"):
         for pair in header.split(";"):
+            if len(pair) < MIN_TOKEN_CHARACTERS:
+                continue
             for name, value in cookie_parser(pair).items():
                 if value and name in found:
                     found[name][value] = None

@@ -1,8 +1,10 @@
 """Clerk's session cookie: a browser sends it by itself, so each use must come from a page of ours."""
 
 import pytest
+from starlette.requests import cookie_parser
 
 from services.devstack.main_job import Person
+from services.user_management.auth import credentials
 from services.user_management.tests.conftest import API_URL
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import assert_problem
@@ -161,8 +163,25 @@ async def test_cookies_of_other_instances_are_passed_over(journey: Journey, ada:
     assert (await journey.client.get("/users/me", headers=headers)).json()["id"] == ada.id
 
 
+async def test_pairs_too_short_for_a_token_are_not_parsed(
+    journey: Journey, ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+
+    def parse(pair: str) -> dict[str, str]:
+        parsed.append(pair)
+        return cookie_parser(pair)
+
+    monkeypatch.setattr(credentials, "cookie_parser", parse)
+    cookies = ";" * 20_000 + "a;" * 10_000 + "__session=x;" * 1000 + f"__session={token(ada)}"
+
+    response = await journey.client.get("/users/me", headers={"cookie": cookies} | OWN_PAGE)
+
+    assert (response.status_code, parsed) == (200, [f"__session={token(ada)}"])
+
+
 async def test_too_many_values_of_our_cookie_are_not_tried_one_by_one(journey: Journey, ada: Person) -> None:
-    cookies = [f"__session=garbage{number}" for number in range(4)] + [f"__session={token(ada)}"]
+    cookies = [f"__session={'garbage' * 50}{number}" for number in range(4)] + [f"__session={token(ada)}"]
 
     response = await journey.client.get("/users/me", headers={"cookie": "; ".join(cookies)} | OWN_PAGE)
 
