@@ -12,7 +12,9 @@ from services.user_management.security.jws import MIN_TOKEN_CHARACTERS
 
 MAX_CREDENTIAL_CHARACTERS: Final = 8192
 SESSION_COOKIE: Final = "__session"
-_MAX_SESSION_COOKIES: Final = 4
+_MAX_SESSION_COOKIES: Final = 64
+"""The most values that are tried; 64 forgeries take 4 ms. A sibling subdomain can make a browser send more, but
+then in a header line of 23 KB and more; nginx takes 8 KB unless it is told otherwise."""
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 _OWN_PAGES: Final = frozenset({"same-origin", "none"})
 """Values of Sec-Fetch-Site that show one of our own pages, or, as `none`, an address that somebody typed.
@@ -37,7 +39,7 @@ def session_tokens(request: Request) -> list[str]:
     """Return the session token from the Authorization header, or else the different values of Clerk's session cookies,
     of which a browser may send several. No token is verified here.
 
-    Raises UnauthenticatedError if there is none, more than four cookies, or an `X-API-Key`; CrossSiteRequestError for a
+    Raises UnauthenticatedError if there is none, more than 64 values, or an `X-API-Key`; CrossSiteRequestError for a
     cookie that a foreign page made the browser send.
     """
     if "x-api-key" in request.headers:
@@ -45,8 +47,11 @@ def session_tokens(request: Request) -> list[str]:
     if "authorization" in request.headers:
         return [bearer_token(request)]
     tokens = _session_cookies(request)
-    if not tokens or len(tokens) > _MAX_SESSION_COOKIES:
+    if not tokens:
         raise UnauthenticatedError
+    if len(tokens) > _MAX_SESSION_COOKIES:
+        # Somebody else has planted them, so this was no guess of the user's and does not count as one.
+        raise UnauthenticatedError("There are too many session cookies.", counts=False)
     _refuse_other_sites(request)
     return tokens
 

@@ -180,12 +180,30 @@ async def test_pairs_too_short_for_a_token_are_not_parsed(
     assert (response.status_code, parsed) == (200, [f"__session={token(ada)}"])
 
 
-async def test_too_many_values_of_our_cookie_are_not_tried_one_by_one(journey: Journey, ada: Person) -> None:
-    cookies = [f"__session={'garbage' * 50}{number}" for number in range(4)] + [f"__session={token(ada)}"]
+def forgeries(person: Person, count: int) -> list[str]:
+    """Cookies that differ from the person's own in nothing but the signature."""
+    signed, _, signature = token(person).rpartition(".")
+    return [f"__session={signed}.{number:08}{signature[8:]}" for number in range(count)]
+
+
+async def test_genuine_cookie_among_planted_ones_is_found(journey: Journey, ada: Person) -> None:
+    garbage = [f"__session=garbage{number}" for number in range(1000)]
+    cookies = [*garbage, *forgeries(ada, 16), *cookie(ada).values()]
 
     response = await journey.client.get("/users/me", headers={"cookie": "; ".join(cookies)} | OWN_PAGE)
 
+    assert (response.status_code, response.json().get("id")) == (200, ada.id)
+
+
+async def test_too_many_values_of_our_cookie_are_not_tried_one_by_one(journey: Journey, ada: Person) -> None:
+    cookies = [*forgeries(ada, 64), *cookie(ada).values()]
+
+    response = await journey.client.get("/users/me", headers={"cookie": "; ".join(cookies)} | OWN_PAGE)
+    guess = await journey.client.get("/users/me", headers={"cookie": cookies[0]} | OWN_PAGE)
+
     assert_problem(response, 401, "unauthenticated")
+    # The values are not the user's doing, so their number does not count as a guess.
+    assert ["ratelimit" in one.headers for one in (response, guess)] == [False, True]
 
 
 @pytest.mark.parametrize(
