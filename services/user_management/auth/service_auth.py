@@ -108,9 +108,10 @@ async def refuse_guesses(request: Request, credential: ServiceCredential) -> Non
 
     A valid key is not refused for what others at its address do: while the address has to wait, keys are looked up in a
     list of the valid ones, which all addresses share and which is read from the database once a second at most. A key
-    that is newer than the list is refused until the list is read again. A key on the list is still checked by the SQL
-    statement that uses it. A process learns that an address has to wait only by a refusal of its own, so whenever the
-    rate limit allows an address one more refusal, one or two statements are made for it.
+    that is newer than the list is refused until the list is read again; while no list could be read yet, none is
+    refused. A key on the list is still checked by the SQL statement that uses it. A process learns that an address has
+    to wait only by a refusal of its own, so whenever the rate limit allows an address one more refusal, one or two
+    statements are made for it.
     """
     wait = await refusal_limit.known_wait(request)
     container = get_container(request)

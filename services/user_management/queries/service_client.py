@@ -1,5 +1,6 @@
 """Statements on sibling services, their keys and their grants."""
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -8,27 +9,30 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.user_management.database import DriverPool, fetch_row, fetch_rows
 from services.user_management.models import ServiceClient, ServiceGrant
 
 _clients = ServiceClient.ormar_config.table
 _grants = ServiceGrant.ormar_config.table
+_DRIVER_TIMEOUT_SECONDS: Final = 2.0
 
 LIVE_KEY: Final = "(k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()))"
 """An SQL condition: the key `k` is neither revoked nor expired, by the database's clock."""
 
-_AUTHENTICATE: Final = sa.text(f"""
+_AUTHENTICATE: Final = f"""
 SELECT c.id, c.name, c.permissions
 FROM service_keys k
 JOIN service_clients c ON c.id = k.client_id
-WHERE k.id = :key_id AND k.secret_hash = :secret_hash AND {LIVE_KEY} AND c.disabled_at IS NULL
-""").columns(permissions=sa.JSON)  # noqa: S608 - our own constant
+WHERE k.id = $1 AND k.secret_hash = $2 AND {LIVE_KEY} AND c.disabled_at IS NULL
+"""  # noqa: S608 - our own constant
+"""This and _LIVE_KEYS are plain SQL for the driver, because both are in the path of services' requests."""
 
-_LIVE_KEYS: Final = sa.text(f"""
+_LIVE_KEYS: Final = f"""
 SELECT k.id, k.secret_hash
 FROM service_keys k
 JOIN service_clients c ON c.id = k.client_id
 WHERE {LIVE_KEY} AND c.disabled_at IS NULL
-""")  # noqa: S608 - our own constant
+"""  # noqa: S608 - our own constant
 
 _KEYS: Final = sa.text(f"""
 SELECT id, client_id, created_at, expires_at, last_used_at, revoked_at, {LIVE_KEY} AS live
@@ -117,17 +121,18 @@ class EndedKey:
     new_end: datetime
 
 
-async def authenticate(connection: AsyncConnection, *, key_id: str, secret_hash: bytes) -> Caller | None:
+async def authenticate(pool: DriverPool, *, key_id: str, secret_hash: bytes) -> Caller | None:
     """Return the service that a key belongs to; None unless the key is known, neither revoked nor expired, and its
-    service is not disabled."""
-    parameters = {"key_id": key_id, "secret_hash": secret_hash}
-    row = (await connection.execute(_AUTHENTICATE, parameters)).one_or_none()
-    return None if row is None else Caller(row.id, row.name, frozenset(row.permissions))
+    service is not disabled. Raises TimeoutError if no connection is free in time."""
+    row = await fetch_row(pool, _AUTHENTICATE, key_id, secret_hash, timeout_seconds=_DRIVER_TIMEOUT_SECONDS)
+    return None if row is None else Caller(row["id"], row["name"], frozenset(json.loads(row["permissions"])))
 
 
-async def live_keys(connection: AsyncConnection) -> frozenset[tuple[str, bytes]]:
-    """List (id, secret hash) of every key with which a service can authenticate now."""
-    return frozenset((row.id, row.secret_hash) for row in await connection.execute(_LIVE_KEYS))
+async def live_keys(pool: DriverPool) -> frozenset[tuple[str, bytes]]:
+    """List (id, secret hash) of every key with which a service can authenticate now. Raises TimeoutError if there is no
+    answer in time."""
+    rows = await fetch_rows(pool, _LIVE_KEYS, timeout_seconds=_DRIVER_TIMEOUT_SECONDS)
+    return frozenset((row["id"], row["secret_hash"]) for row in rows)
 
 
 async def lock_client(connection: AsyncConnection, name: str) -> ClientRow | None:

@@ -277,8 +277,8 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
     "outbox.mark_published": [lambda c, _: outbox.mark_published(c, [1, 2])],
     "outbox.prune": [lambda c, _: outbox.prune(c, before=NOW, limit=1)],
     "pruning.delete_batch": [lambda c, _: pruning.delete_batch(c, sign_ins, sign_ins.c.started_at < NOW, limit=1)],
-    "service_client.authenticate": [lambda c, _: service_client.authenticate(c, key_id="x", secret_hash=HASH)],
-    "service_client.live_keys": [lambda c, _: service_client.live_keys(c)],
+    "service_client.authenticate": [lambda pool, _: service_client.authenticate(pool, key_id="x", secret_hash=HASH)],
+    "service_client.live_keys": [lambda pool, _: service_client.live_keys(pool)],
     "service_client.lock_client": [lambda c, _: service_client.lock_client(c, "x")],
     "service_client.list_clients": [
         lambda c, _: service_client.list_clients(c, None),

@@ -1,20 +1,26 @@
 """Refusals count against an address that guesses, and not against one whose credential has just run out, nor against
 its neighbours."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NoReturn
+from unittest.mock import AsyncMock
 
 import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from services.user_management.core.clock import SystemClock
+from services.user_management.database import Database
 from services.user_management.enums import RateClass
+from services.user_management.queries import service_client
 from services.user_management.rate_limiter import RateLimits
 from services.user_management.redis_client import create_redis_client
-from services.user_management.services.service_credentials import ServiceAuthentication
+from services.user_management.services.service_credentials import ServiceAuthentication, ServiceCredential
+from services.user_management.services.service_credentials.authentication import LIST_SECONDS
 from services.user_management.services.token_service import USER_ID
 from services.user_management.settings import QuotaPolicy
+from services.user_management.tests.clocks import SetClock
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.replacing import replace_in_group
 from services.user_management.tests.scenes import assert_problem
@@ -47,6 +53,10 @@ async def narrow(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     replace_in_group(monkeypatch, container, "resources", rate_limits=RateLimits(nowhere, policies, SystemClock()))
     yield journey
     await nowhere.aclose()
+
+
+def _no_connection(_database: Database) -> NoReturn:
+    raise TimeoutError
 
 
 async def statuses(journey: Journey, headers: dict[str, str]) -> list[int]:
@@ -122,21 +132,82 @@ async def test_other_secret_of_a_live_key_is_a_guess(narrow: Journey, judged: li
     assert (answered, len(judged)) == ([401, 401, *[429] * 6], 3)
 
 
-@pytest.mark.parametrize("path", ROUTES)
-async def test_good_key_is_judged_beside_a_neighbour_who_guesses(
-    narrow: Journey, judged: list[str], path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    key = await narrow.service_key()
+@pytest.fixture
+async def guessed(narrow: Journey, monkeypatch: pytest.MonkeyPatch) -> Journey:
+    """Let the address run out of refusals, and go on as a process that has just begun, which has seen no key and no
+    list of keys. Its clock stands still."""
     for _ in range(4):
         await narrow.client.post("/internal/tokens/get", headers=GUESS, json=QUESTION)
-    # As in a process that has just begun, which has seen no key and no list.
-    fresh = ServiceAuthentication(
-        narrow.container.resources.database, narrow.container.credentials.usage, narrow.container.resources.clock
-    )
+    fresh = ServiceAuthentication(narrow.container.resources.database, narrow.container.credentials.usage, SetClock())
     replace_in_group(monkeypatch, narrow.container, "credentials", authentication=fresh)
+    return narrow
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_good_key_is_judged_beside_a_neighbour_who_guesses(
+    guessed: Journey, judged: list[str], path: str
+) -> None:
+    key = await guessed.service_key()
     judged.clear()
 
-    answered = await narrow.client.post(path, headers=key, **ROUTES[path])
+    answered = await guessed.client.post(path, headers=key, **ROUTES[path])
 
     assert answered.status_code not in {401, 429}, answered.text
     assert judged
+
+
+@pytest.mark.parametrize("path", ["/internal/tokens/get", "/internal/tokens/batch-get", "/internal/users/batch-get"])
+async def test_keys_are_judged_beside_a_busy_main_pool(
+    guessed: Journey, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    key = await guessed.service_key()
+    monkeypatch.setattr(Database, "reading", _no_connection)
+
+    answered = [
+        (await guessed.client.post(path, headers=headers, **ROUTES[path])).status_code for headers in (key, GUESS)
+    ]
+
+    assert answered[0] not in {401, 429, 503}
+    assert answered[1] == 429
+
+
+async def test_callers_share_one_reading_of_the_keys_and_are_judged_when_it_fails(
+    guessed: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SetClock()
+    readings: list[None] = []
+    authentication = ServiceAuthentication(
+        guessed.container.resources.database, guessed.container.credentials.usage, clock
+    )
+
+    async def fail_late(_pool: object) -> frozenset[tuple[str, bytes]]:
+        readings.append(None)
+        await asyncio.sleep(0)  # until all callers of the test have asked
+        clock.seconds += 2 * LIST_SECONDS
+        raise TimeoutError
+
+    monkeypatch.setattr(service_client, "live_keys", fail_late)
+    credential = ServiceCredential(key_id="0" * 12, secret_hash=b"x")
+    at_once = await asyncio.gather(*(authentication.is_listed(credential) for _ in range(8)))
+    afterwards = await authentication.is_listed(credential)
+
+    assert [*at_once, afterwards] == [True] * 9
+    assert len(readings) == 1
+
+
+async def test_keys_that_were_read_stay_listed_while_they_cannot_be_read_again(
+    guessed: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SetClock()
+    authentication = ServiceAuthentication(
+        guessed.container.resources.database, guessed.container.credentials.usage, clock
+    )
+    known, guess = (ServiceCredential(key_id=key_id, secret_hash=b"x") for key_id in ("0" * 12, "1" * 12))
+    answers = [frozenset({(known.key_id, known.secret_hash)}), TimeoutError()]
+    monkeypatch.setattr(service_client, "live_keys", AsyncMock(side_effect=answers))
+    await authentication.is_listed(known)
+    clock.seconds += LIST_SECONDS
+
+    listed = [await authentication.is_listed(credential) for credential in (known, guess)]
+
+    assert listed == [True, False]
