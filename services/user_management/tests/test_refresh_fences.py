@@ -5,7 +5,7 @@ The provider is held in the midst of a refresh, and what must not happen is trie
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -203,6 +203,39 @@ async def test_refresh_goes_on_when_postgres_does_not_renew_its_lease(
         await refused.wait()
     connected.journey.sandbox.faults.clear()
     response = await reader
+
+    assert response.status_code == 200, response.text
+    assert (await connected.row())["token_version"] == 2
+    assert connected.calls() == 1
+
+
+async def _never_ends(*_arguments: object) -> None:
+    await asyncio.Event().wait()
+
+
+async def _fails_unexpectedly(*_arguments: object) -> None:
+    raise RuntimeError("nobody expects this")
+
+
+@pytest.mark.parametrize("renewal", [_never_ends, _fails_unexpectedly])
+async def test_refresh_ends_with_its_answer_whatever_becomes_of_the_renewal(
+    connected: Connected, monkeypatch: pytest.MonkeyPatch, renewal: Callable[..., Awaitable[None]]
+) -> None:
+    monkeypatch.setattr(refresh_module, "RENEWAL_SECONDS", 0.02)
+    begun = asyncio.Event()
+
+    async def renew(*_arguments: object) -> None:
+        begun.set()
+        await renewal()
+
+    monkeypatch.setattr(queries, "renew", renew)
+    await connected.journey.age_tokens()
+    reader = await _hold_refresh(connected, when="after")
+
+    async with asyncio.timeout(30):
+        await begun.wait()
+        connected.journey.sandbox.faults.clear()
+        response = await reader
 
     assert response.status_code == 200, response.text
     assert (await connected.row())["token_version"] == 2

@@ -134,7 +134,8 @@ class TokenRefresher:
 
     async def _carry_out(self, claim: Claim, claimed_at: float) -> RefreshResult:
         """Call the provider and store its answer or failure. A short lease is renewed meanwhile, so it lasts as long as
-        the call, and ends soon if this process is killed."""
+        the call, and ends soon if this process is killed. What becomes of a renewal changes nothing about the
+        result."""
         may_store_until = claimed_at + LEASE_SECONDS
         leased_until = claimed_at + (SHORT_LEASE_SECONDS if claim.is_short else LEASE_SECONDS)
 
@@ -144,12 +145,23 @@ class TokenRefresher:
         carrying_out = self._attempts.carry_out(claim, may_store_until, may_call=may_call)
         if not claim.is_short:
             return await carrying_out
-        attempt = asyncio.get_running_loop().create_task(carrying_out)
-        while not (await asyncio.wait([attempt], timeout=RENEWAL_SECONDS))[0]:
-            renewed_at = self._clock.monotonic()
-            if await self._renew(claim):
-                leased_until = renewed_at + SHORT_LEASE_SECONDS
-        return attempt.result()
+
+        async def keep_lease() -> None:
+            nonlocal leased_until
+            while True:
+                await asyncio.sleep(RENEWAL_SECONDS)
+                renewed_at = self._clock.monotonic()
+                if await self._renew(claim):
+                    leased_until = renewed_at + SHORT_LEASE_SECONDS
+
+        keeping = asyncio.get_running_loop().create_task(keep_lease())
+        try:
+            return await carrying_out
+        finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
+            if not keeping.cancelled() and (error := keeping.exception()) is not None:
+                self._log_not_renewed(claim, error)
 
     async def _renew(self, claim: Claim) -> bool:
         """Renew a short lease; return False if the database fails. The lease may then end while the call goes on, and
@@ -158,9 +170,12 @@ class TokenRefresher:
             async with self._unit_of_work(REFRESHER) as uow:
                 await queries.renew(uow.connection, claim)
         except DatabaseError as error:
-            log.warning("refresh.lease_not_renewed", integration_id=str(claim.integration_id), error=repr(error))
+            self._log_not_renewed(claim, error)
             return False
         return True
+
+    def _log_not_renewed(self, claim: Claim, error: BaseException) -> None:
+        log.warning("refresh.lease_not_renewed", integration_id=str(claim.integration_id), error=summarize_error(error))
 
     async def _may_claim(self, wanted: DueRefresh) -> bool:
         """Tell whether this process should take the lease. It should not if it is about to stop, or if it holds back
