@@ -17,6 +17,7 @@ HttpClient = httpx.AsyncClient
 BlockingHttpClient = httpx.Client
 HttpResponse = httpx.Response
 HttpError = (httpx.HTTPError, httpx.InvalidURL)
+"""The errors of making and sending a request, except the ValueError for text that no header or host name can hold."""
 TransportError = httpx.RequestError
 """The base of all errors of a call that got no usable answer; a broken encoding of the body is one of them."""
 NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -55,6 +56,16 @@ def create_blocking_http_client(*, ca_file: Path | None = None) -> httpx.Client:
     )
 
 
+def is_web_address(url: str) -> bool:
+    """Tell whether a request can be sent to `url`: it is http or https, well-formed, and names a host and a possible
+    port."""
+    try:
+        parsed = httpx.URL(url)
+        return parsed.scheme in {"https", "http"} and bool(parsed.host) and (parsed.port or 0) < 1 << 16
+    except (httpx.InvalidURL, ValueError):  # the latter for host names that IDNA does not allow
+        return False
+
+
 async def send(client: httpx.AsyncClient, request: httpx.Request) -> tuple[httpx.Response, bytes]:
     """Send a request; return the answer, whatever its status, and its body. Raises TransportError, of which
     ResponseTooLargeError is one, for a body of more than MAX_BODY_BYTES."""
@@ -81,7 +92,7 @@ async def fetch_json(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
         if response.status_code != 200:
             raise RetryLaterError(f"{url} answered {response.status_code}")
         document = httpx.Response(200, content=body).json()
-    except (TransportError, TimeoutError, ValueError, RecursionError) as error:
+    except (*HttpError, TimeoutError, ValueError, RecursionError) as error:
         raise RetryLaterError(f"{url} cannot be fetched: {type(error).__name__}") from None
     if not isinstance(document, dict):
         raise RetryLaterError(f"{url} is not a JSON object")

@@ -12,7 +12,7 @@ import structlog
 from services.user_management.core.clock import Clock
 from services.user_management.enums import ProviderErrorKind
 from services.user_management.exceptions import RetryLaterError
-from services.user_management.http_client import HttpClient, fetch_json
+from services.user_management.http_client import HttpClient, fetch_json, is_web_address
 from services.user_management.integrations.provider_config import ProviderConfig
 from services.user_management.integrations.provider_errors import ProviderCallError
 from services.user_management.integrations.provider_sections import Revocation
@@ -23,8 +23,8 @@ COOL_DOWN_SECONDS: Final = 30.0
 """The pause between two attempts to fetch a document that could not be fetched."""
 DISCOVERY_FAILED: Final = "discovery_failed"
 DISCOVERY_REFUSED: Final = "discovery_document_refused"
-"""Error code: the document belongs to another issuer, names an unsafe endpoint, or announces ID tokens that we cannot
-verify."""
+"""Error code: the document belongs to another issuer, names an unsafe or malformed endpoint, or announces ID tokens
+that we cannot verify."""
 _ID_TOKEN_ALGORITHMS: Final = "id_token_signing_alg_values_supported"  # noqa: S105 - the name of a member
 
 log = structlog.get_logger(__name__)
@@ -165,5 +165,5 @@ def _is_endpoint(config: ProviderConfig, name: str, url: Any) -> bool:
     if url is None:
         needed = {"authorization_endpoint", "token_endpoint"} | ({"jwks_uri"} if config.needs_id_token else set())
         return name not in needed
-    schemes = ("https://",) if config.issuer.startswith("https://") else ("https://", "http://")
-    return isinstance(url, str) and url.startswith(schemes)
+    is_safe = isinstance(url, str) and (url.startswith("https://") or config.issuer.startswith("http://"))
+    return is_safe and is_web_address(url)

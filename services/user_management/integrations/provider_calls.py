@@ -10,10 +10,17 @@ from urllib.parse import quote
 
 from services.user_management.core.clock import Clock
 from services.user_management.enums import ProviderErrorKind
-from services.user_management.http_client import NOT_SENT, HttpClient, ResponseTooLargeError, TransportError, send
+from services.user_management.http_client import (
+    NOT_SENT,
+    HttpClient,
+    HttpError,
+    ResponseTooLargeError,
+    TransportError,
+    send,
+)
 from services.user_management.integrations.oauth_config import Provider
 from services.user_management.integrations.provider_answer import Answer
-from services.user_management.integrations.provider_errors import TOO_LATE, ProviderCallError
+from services.user_management.integrations.provider_errors import TOO_LATE, UNSENDABLE_REQUEST, ProviderCallError
 from services.user_management.integrations.provider_gate import Call, ProviderGate
 
 CALL_TIMEOUT_SECONDS: Final = 8.0
@@ -58,9 +65,12 @@ class ProviderCalls:
         """Send a request, return any complete answer, even a refusal, and report to the gate whether the provider
         works. `may_send` is called once the gate has let the call through; if it returns False, nothing is sent. Raises
         ProviderCallError."""
-        prepared = self._http.build_request(
-            request.method, request.url, headers=dict(request.headers), data=request.form, json=request.json
-        )
+        try:
+            prepared = self._http.build_request(
+                request.method, request.url, headers=dict(request.headers), data=request.form, json=request.json
+            )
+        except (*HttpError, ValueError):
+            raise ProviderCallError(ProviderErrorKind.OPERATOR, UNSENDABLE_REQUEST) from None
         async with self._gate.call(provider.name, max_concurrency=provider.config.max_concurrency) as call:
             if not may_send():
                 raise ProviderCallError(ProviderErrorKind.TRANSIENT, TOO_LATE)

@@ -1,6 +1,7 @@
 """Reads token answers, which are what providers' token endpoints return (RFC 6749 section 5.1). It is lenient: a
-malformed member must not make us lose a rotated refresh token."""
+malformed member must not make us lose a rotated refresh token. Only the access token must be well-formed."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -9,6 +10,8 @@ from services.user_management.integrations.provider_answer import Answer, first_
 from services.user_management.integrations.provider_config import ProviderConfig
 
 _UNCLEAR_LIFETIME_SECONDS: Final = 600
+_ACCESS_TOKEN: Final = re.compile("[ -~]+")
+"""RFC 6749 appendix A.12: a token goes into a header, which cannot hold anything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,13 @@ def read_token_answer(
     config: ProviderConfig, answer: Answer, *, sent_at: float, is_refresh: bool
 ) -> TokenAnswer | None:
     """Return the tokens in `answer`, the answer to an authorization code or, if `is_refresh`, to a refresh token. None
-    if the answer is a refusal (by its status, or by `ok: false`) or has no access token."""
+    if the answer is a refusal (by its status, or by `ok: false`) or has no access token of printable ASCII."""
     document = answer.members()
     places = config.token_answer
     access_token = _text(first_member(document, places.access_token))
-    if answer.status != 200 or access_token is None or document.get("ok") is False:
+    if answer.status != 200 or document.get("ok") is False:
+        return None
+    if access_token is None or _ACCESS_TOKEN.fullmatch(access_token) is None:
         return None
     scope = first_member(document, places.scope)
     refresh_token = _text(first_member(document, places.refresh_token))

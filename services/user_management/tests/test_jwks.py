@@ -398,6 +398,15 @@ async def test_process_that_nobody_asks_learns_of_a_withdrawn_key(
     assert await keys.find(first.kid) is None
 
 
+@pytest.mark.parametrize("url", ["https://clerk.example.com/\u0007", "https://xn--/", "https://[::1/"])
+async def test_address_that_is_none_is_an_outage_not_a_crash(url: str, clock: SetClock) -> None:
+    async with create_http_client() as http:
+        keys = RemoteKeySet(lambda: fetch_json(http, url), clock)
+
+        with pytest.raises(KeySetUnavailableError):
+            await keys.find("any")
+
+
 async def test_answer_whose_encoding_is_broken_is_an_outage_not_a_crash() -> None:
     broken = httpx.MockTransport(
         lambda _: httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"not gzip"))

@@ -301,6 +301,44 @@ async def test_token_that_dies_at_a_time_of_day_lives_until_then(expires_in: obj
     assert grant.lifetime_seconds == lifetime
 
 
+@pytest.mark.parametrize("token", ["tok\u00e9n", "to\nken", "\u0000", "\u007f", ""])
+async def test_access_token_that_no_header_can_carry_is_an_unusable_answer(token: str) -> None:
+    edge = Edge()
+    edge.answer(GOOGLE, body({"access_token": token, "refresh_token": "r", "expires_in": 60}))
+
+    with pytest.raises(ProviderCallError) as caught:
+        await client(edge).refresh(built_in("google"), refresh_token="r0")
+
+    assert (caught.value.code, caught.value.unusable) == ("unreadable_http_200", True)
+
+
+async def test_refresh_token_of_any_text_is_kept() -> None:
+    edge = Edge()
+    edge.answer(GOOGLE, body({"access_token": "a b~", "refresh_token": "r\u00e9", "expires_in": 60}))
+
+    grant = await client(edge).refresh(built_in("google"), refresh_token="r0")
+
+    assert (grant.access_token, grant.refresh_token) == ("a b~", "r\u00e9")
+
+
+@pytest.mark.parametrize(
+    ("keys", "token"),
+    [
+        ({}, "tok\u00e9n"),
+        ({"userinfo_endpoint": "https://acme.example/\u0007"}, "a"),
+        ({"userinfo_endpoint": "https://xn--/"}, "a"),
+    ],
+)
+async def test_request_that_cannot_be_sent_is_the_operators_affair(keys: dict[str, str], token: str) -> None:
+    edge = Edge()
+
+    with pytest.raises(ProviderCallError) as caught:
+        await client(edge).probe(built_in("google", **keys), token)
+
+    assert (caught.value.kind, caught.value.code) == (ProviderErrorKind.OPERATOR, "unsendable_request")
+    assert not edge.requests
+
+
 async def test_call_whose_time_has_run_out_sends_nothing() -> None:
     edge = Edge()
 
@@ -518,6 +556,8 @@ async def test_whatever_a_provider_answers_is_a_grant_or_a_typed_error(
     match outcome:
         case [TokenAnswer() as grant]:
             assert grant.access_token
+            assert grant.access_token.isascii()
+            assert grant.access_token.isprintable()
             assert grant.lifetime_seconds is None or 0 <= grant.lifetime_seconds < 10**9
         case [ProviderCallError() as error]:
             assert error.answered
