@@ -89,6 +89,40 @@ def test_who_acts_is_a_parameter_and_no_ambient_context() -> None:
     assert not ambient
 
 
+WITHOUT_ACTOR = {
+    "they report on the process": "HealthService.ready HealthService.probe HealthService.watch"
+    " MetricsService.exposition",
+    "they keep the keys of the process": "VaultService.load VaultService.active_version VaultService.ensure_proven",
+    "they find out who acts": "ServiceAuthentication.authenticate ServiceAuthentication.is_listed SignIn.sign_in"
+    " UserStates.find UseRecorder.record",
+    "their one statement authenticates the credential": "TokenService.get_valid_token TokenService.refresh_token"
+    " TokenService.get_many TokenExchange.exchange",
+    "they act as the program itself": "JobService.run WebhookService.receive_clerk_event",
+    "they are parts of use cases": "TokenAnswers.answer TokenRefresher.refresh TokenRefresher.drain"
+    " RefreshAttempts.carry_out IntegrationProbe.probe IntegrationProbe.ask_about",
+    "they are another's, whom we call": "Directory.list_users Directory.existing Directory.get_user",
+}
+"""The public methods of services that take no actor, by the reason."""
+
+
+def test_every_public_method_of_a_service_takes_its_actor_first() -> None:
+    """Looks at coroutines, since what does no I/O acts for nobody. A step in somebody's transaction takes that instead,
+    and the transaction has its actor."""
+    firsts = {"actor: Principal", "_actor: Principal", "uow: UnitOfWork", "connection: AsyncConnection"}
+    without = {
+        f"{holder.name}.{method.name}"
+        for path in PYTHON
+        if path.is_relative_to(ROOT / "services" / "user_management" / "services")
+        for holder in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(holder, ast.ClassDef) and not holder.name.startswith("_")
+        for method in holder.body
+        if isinstance(method, ast.AsyncFunctionDef) and not method.name.startswith("_")
+        if firsts.isdisjoint(map(ast.unparse, method.args.args[1:2]))
+    }
+
+    assert without == {name for names in WITHOUT_ACTOR.values() for name in names.split()}
+
+
 UNTYPED = re.compile(r"\b(dict|Mapping)\[(str|Any), (Any|object)\]|RowMapping")
 
 

@@ -31,7 +31,7 @@ def diagnose(  # noqa: PLR0917 - typer calls it by name
         except StartupError as error:
             # Only a part of the diagnosis needs the keys.
             print(f"user-management: {error}", file=sys.stderr)
-        return await container.integrations.diagnosis.diagnose(user_id, provider, account, live=live)
+        return await container.integrations.diagnosis.diagnose(OPERATOR, user_id, provider, account, live=live)
 
     diagnosis = run(explain)
     print(diagnosis.model_dump_json(indent=2) if as_json else "\n".join(_lines(diagnosis)))

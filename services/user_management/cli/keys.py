@@ -46,7 +46,7 @@ def status() -> None:
         except StartupError as error:
             # The keys are not proved first: an operator needs this list most on the day on which some are missing.
             print(f"user-management: {error}", file=sys.stderr)
-        return await container.keys.rotation.status()
+        return await container.keys.rotation.status(OPERATOR)
 
     for row in run(read):
         held = ("canary good" if row.canary_good else "CANARY WRONG") if row.held else "-"

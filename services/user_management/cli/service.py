@@ -110,7 +110,7 @@ def enable(name: Name) -> None:
 @app.command(name="list")
 def list_services() -> None:
     """List all services, disabled ones too, with their valid keys, grants and permissions."""
-    for service in run(lambda container: container.service_clients.list_services()):
+    for service in run(lambda container: container.service_clients.list_services(OPERATOR)):
         keys = ", ".join(key.id for key in service.keys if key.live)
         grants = "; ".join(_describe(grant) for grant in service.grants)
         state = "" if service.disabled_at is None else "\tdisabled"

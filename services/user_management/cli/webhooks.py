@@ -25,7 +25,11 @@ def list_events(
 ) -> None:
     """List the events received from the identity provider, the newest first: id, time, type, subject, state, attempts,
     error. The states are "applied", "to be retried", and "parked": not applied, and tried again only by `replay`."""
-    rows = run(lambda container: container.clerk.webhooks.list_events(failed_only=failed, subject=subject, limit=limit))
+    rows = run(
+        lambda container: container.clerk.webhooks.list_events(
+            OPERATOR, failed_only=failed, subject=subject, limit=limit
+        )
+    )
     for row in rows:
         state = "applied" if row.applied_at else ("to be retried" if row.next_attempt_at else "parked")
         columns = (row.id, row.received_at.isoformat(), row.event_type, row.subject or "-", state)
@@ -35,7 +39,7 @@ def list_events(
 @app.command()
 def show(event_id: EventId) -> None:
     """Show one event with its whole content, as JSON; this may include personal data."""
-    row = run(lambda container: container.clerk.webhooks.get_event(event_id))
+    row = run(lambda container: container.clerk.webhooks.get_event(OPERATOR, event_id))
     print(json.dumps(asdict(row), default=str, indent=2, ensure_ascii=False))
 
 
@@ -50,7 +54,7 @@ def replay(
         raise typer.BadParameter("give the id of an event, or --failed")
 
     async def replay_all(container: Container) -> list[bool]:
-        wanted = [event_id] if event_id else await container.clerk.webhooks.failed_events()
+        wanted = [event_id] if event_id else await container.clerk.webhooks.failed_events(OPERATOR)
         return [await container.clerk.webhooks.replay(OPERATOR, one) for one in wanted]
 
     applied = run(replay_all)

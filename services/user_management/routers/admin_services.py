@@ -44,16 +44,16 @@ async def create_service(
 
 
 @router.get("")
-async def list_services(container: ContainerDependency) -> ServiceList:
+async def list_services(actor: CurrentAdmin, container: ContainerDependency) -> ServiceList:
     """List all services with their keys (never a secret), grants and permissions."""
-    return ServiceList(items=await container.service_clients.list_services())
+    return ServiceList(items=await container.service_clients.list_services(actor))
 
 
 @router.get("/{name}")
 @raises(NotFoundError)
-async def get_service(name: NamePath, container: ContainerDependency) -> ServiceResponse:
+async def get_service(actor: CurrentAdmin, name: NamePath, container: ContainerDependency) -> ServiceResponse:
     """Return one service with its keys (never a secret), grants and permissions."""
-    return await container.service_clients.get_service(name)
+    return await container.service_clients.get_service(actor, name)
 
 
 @router.put("/{name}/permissions")

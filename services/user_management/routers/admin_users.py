@@ -33,26 +33,30 @@ PageLimit = Annotated[Limit, Query()]
 
 @deleted_router.get("/deleted")
 async def list_deleted_users(
-    container: ContainerDependency, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
+    actor: CurrentAdmin, container: ContainerDependency, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> AdminUserPage:
     """List deleted users whose data is not erased yet, the most recently deleted first."""
-    return await container.users.administration.list_users(UserFilter(deleted=True), limit=limit, cursor=cursor)
+    return await container.users.administration.list_users(actor, UserFilter(deleted=True), limit=limit, cursor=cursor)
 
 
 @router.get("")
 async def list_users(
-    container: ContainerDependency, wanted: UserFilterQuery, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
+    actor: CurrentAdmin,
+    container: ContainerDependency,
+    wanted: UserFilterQuery,
+    limit: PageLimit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
 ) -> AdminUserPage:
     """List users who are not deleted and match the filters: with `q`, those whose e-mail, first name or last name
     begins with it, in alphabetical order; without `q`, the newest first."""
-    return await container.users.administration.list_users(wanted, limit=limit, cursor=cursor)
+    return await container.users.administration.list_users(actor, wanted, limit=limit, cursor=cursor)
 
 
 @router.get("/{user_id}")
 @raises(UserNotFoundError)
-async def get_user_detail(user_id: UserId, container: ContainerDependency) -> AdminUserDetail:
+async def get_user_detail(actor: CurrentAdmin, user_id: UserId, container: ContainerDependency) -> AdminUserDetail:
     """Return one user, deleted or not, with the number of their sign-ins in the last 30 days."""
-    return await container.users.administration.get_user(user_id)
+    return await container.users.administration.get_user(actor, user_id)
 
 
 @router.post("/{user_id}/suspend")

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query
 
-from services.user_management.auth.admin import get_current_admin
-from services.user_management.auth.clerk import OwnUserId
+from services.user_management.auth.admin import CurrentAdmin, get_current_admin
+from services.user_management.auth.clerk import CurrentUser, OwnUserId
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.exceptions import UserNotFoundError, raises
 from services.user_management.routers.integration_parameters import AccountQuery, ProviderPath
@@ -25,6 +25,7 @@ admin_router = APIRouter(
 @router.get("/users/{user_id}/integrations/{provider}/diagnose")
 @raises(UserNotFoundError)
 async def diagnose_integration(
+    actor: CurrentUser,
     user_id: OwnUserId,
     provider: ProviderPath,
     container: ContainerDependency,
@@ -32,12 +33,13 @@ async def diagnose_integration(
     live: Live = False,  # noqa: FBT002 - a query parameter
 ) -> DiagnosisResponse:
     """Explain what is wrong with an integration, what the evidence is, and who can fix it."""
-    return await container.integrations.diagnosis.diagnose(user_id, provider, account, live=live)
+    return await container.integrations.diagnosis.diagnose(actor, user_id, provider, account, live=live)
 
 
 @admin_router.get("/{user_id}/integrations/{provider}/diagnose")
 @raises(UserNotFoundError)
 async def diagnose_integration_of_user(
+    actor: CurrentAdmin,
     user_id: UserId,
     provider: ProviderPath,
     container: ContainerDependency,
@@ -46,4 +48,4 @@ async def diagnose_integration_of_user(
 ) -> DiagnosisResponse:
     """Explain what is wrong with an integration of any user, deleted or not, what the evidence is, and who can fix
     it."""
-    return await container.integrations.diagnosis.diagnose(user_id, provider, account, live=live)
+    return await container.integrations.diagnosis.diagnose(actor, user_id, provider, account, live=live)

@@ -63,9 +63,9 @@ async def list_providers(_user: CurrentUser, container: ContainerDependency) -> 
 
 
 @router.get("/users/{user_id}/integrations")
-async def list_integrations(user_id: OwnUserId, container: ContainerDependency) -> IntegrationList:
+async def list_integrations(actor: CurrentUser, user_id: OwnUserId, container: ContainerDependency) -> IntegrationList:
     """List the user's integrations, without those that are disconnected."""
-    return await container.integrations.service.list_integrations(user_id)
+    return await container.integrations.service.list_integrations(actor, user_id)
 
 
 @router.get(
@@ -77,6 +77,7 @@ async def list_integrations(user_id: OwnUserId, container: ContainerDependency) 
 @raises(UnknownProviderError, NotConnectedError)
 async def get_integration(
     request: Request,
+    actor: CurrentUser,
     user_id: OwnUserId,
     provider: ProviderPath,
     container: ContainerDependency,
@@ -84,7 +85,7 @@ async def get_integration(
 ) -> Response:
     """Return one integration of the user with a provider: the one of `account`, or without it the primary one."""
     return answer_conditionally(
-        request, await container.integrations.service.get_integration(user_id, provider, account)
+        request, await container.integrations.service.get_integration(actor, user_id, provider, account)
     )
 
 
@@ -157,6 +158,7 @@ async def disconnect_integration(
     KeyUnavailableError,
 )
 async def refresh_integration(
+    actor: CurrentUser,
     user_id: OwnUserId,
     provider: ProviderPath,
     container: ContainerDependency,
@@ -164,7 +166,7 @@ async def refresh_integration(
     account: AccountQuery = None,
 ) -> IntegrationResponse:
     """Refresh the tokens at the provider now, unless they were refreshed within the last ten seconds."""
-    refreshed = await container.integrations.service.refresh_integration(user_id, provider, account)
+    refreshed = await container.integrations.service.refresh_integration(actor, user_id, provider, account)
     response.headers["ETag"] = refreshed.etag
     return refreshed
 
@@ -172,6 +174,7 @@ async def refresh_integration(
 @router.get("/users/{user_id}/integrations/{provider}/activity")
 @raises(UnknownProviderError)
 async def list_integration_activity(
+    actor: CurrentUser,
     user_id: OwnUserId,
     provider: ProviderPath,
     container: ContainerDependency,
@@ -179,7 +182,7 @@ async def list_integration_activity(
     cursor: Annotated[str | None, Query(max_length=512)] = None,
 ) -> TokenReadPage:
     """List which services asked for the user's tokens, when, why and with what outcome, the newest first."""
-    return await container.integrations.service.list_activity(user_id, provider, limit=limit, cursor=cursor)
+    return await container.integrations.service.list_activity(actor, user_id, provider, limit=limit, cursor=cursor)
 
 
 @router.post("/users/{user_id}/integrations/{provider}/authorize", status_code=201, dependencies=[InPerson])

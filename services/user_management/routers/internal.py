@@ -1,12 +1,13 @@
 """Routes by which sibling services read tokens and profiles."""
 
-from typing import Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Request
 
 from services.user_management.auth.dependencies import ContainerDependency, get_container
 from services.user_management.auth.service_auth import permitted, service_credential
 from services.user_management.auth.token_caller import count_read, known_caller, token_caller
+from services.user_management.core.principal import Principal
 from services.user_management.enums import ServicePermission
 from services.user_management.exceptions import (
     GrantDeniedError,
@@ -35,6 +36,7 @@ id are 1.9 MB; with 64 scopes as Google writes them, of 50 characters, they are 
 hot_router = APIRouter(
     prefix="/internal/tokens", tags=["internal"], route_class=DirectRoute, dependencies=[Depends(token_caller)]
 )
+get_profile_reader = permitted(ServicePermission.USERS_READ)
 router = APIRouter(prefix="/internal/users", tags=["internal"], route_class=JSONRoute)
 TOKEN_REFUSALS: Final = (
     UserNotFoundError,
@@ -77,7 +79,9 @@ async def batch_get_tokens(request: Request, body: TokenBatchRequest) -> TokenBa
     return TokenBatch(items=await get_container(request).tokens.service.get_many(credential, body.items))
 
 
-@router.post("/batch-get", dependencies=[Depends(permitted(ServicePermission.USERS_READ))])
-async def batch_get_users(body: UserBatchRequest, container: ContainerDependency) -> UserBatch:
+@router.post("/batch-get", dependencies=[Depends(get_profile_reader)])
+async def batch_get_users(
+    reader: Annotated[Principal, Depends(get_profile_reader)], body: UserBatchRequest, container: ContainerDependency
+) -> UserBatch:
     """Return the profiles of up to 100 users, and which of the ids no user has, or only a deleted one."""
-    return await container.users.administration.batch_get(body.user_ids)
+    return await container.users.administration.batch_get(reader, body.user_ids)

@@ -14,7 +14,9 @@ from services.user_management.auth.clerk import (
     own_user_id,
 )
 from services.user_management.auth.dependencies import ContainerDependency, get_container
+from services.user_management.auth.principals import verified_principal
 from services.user_management.core.pagination import DEFAULT_LIMIT, Limit
+from services.user_management.core.principal import Principal
 from services.user_management.enums import ServicePermission
 from services.user_management.exceptions import (
     FieldOwnedUpstreamError,
@@ -28,6 +30,8 @@ from services.user_management.routers.json_route import JSONRoute, OwnPathRoute
 from services.user_management.routers.user_filter import Cursor, UserFilterQuery
 from services.user_management.schemas.user import DeletionResponse, UserPage, UserResponse, UserUpdate
 
+get_searcher = admin_or_permitted(ServicePermission.USERS_SEARCH)
+
 search_router = APIRouter(tags=["users"], route_class=OwnPathRoute)
 router = APIRouter(tags=["users"], route_class=JSONRoute)
 hot_router = APIRouter(tags=["users"], route_class=DirectRoute, dependencies=[Depends(get_current_user)])
@@ -37,18 +41,21 @@ hot_router = APIRouter(tags=["users"], route_class=DirectRoute, dependencies=[De
 @raises(UserNotFoundError)
 async def get_user(request: Request, user_id: UserIdPath) -> UserResponse:
     """Return the caller's own profile; `me` stands for the caller's id."""
-    return await get_container(request).users.profiles.get_user(own_user_id(request, user_id))
+    return await get_container(request).users.profiles.get_user(
+        verified_principal(request), own_user_id(request, user_id)
+    )
 
 
 @hot_router.get("/auth/me", responses=CONDITIONAL, openapi_extra=IF_NONE_MATCH)
 @raises(UserNotFoundError)
 async def get_me(request: Request) -> UserResponse:
     """Return the caller's own profile, as `GET /users/me` does."""
-    return await get_container(request).users.profiles.get_user(own_user_id(request, "me"))
+    return await get_container(request).users.profiles.get_user(verified_principal(request), own_user_id(request, "me"))
 
 
-@search_router.get("/users/search", dependencies=[Depends(admin_or_permitted(ServicePermission.USERS_SEARCH))])
+@search_router.get("/users/search", dependencies=[Depends(get_searcher)])
 async def search_users(
+    searcher: Annotated[Principal, Depends(get_searcher)],
     container: ContainerDependency,
     wanted: UserFilterQuery,
     limit: Annotated[Limit, Query()] = DEFAULT_LIMIT,
@@ -56,7 +63,7 @@ async def search_users(
 ) -> UserPage:
     """List users who are not deleted and match the filters: with `q`, those whose e-mail, first name or last name
     begins with it, in alphabetical order; without `q`, the newest first."""
-    return await container.users.administration.search_users(wanted, limit=limit, cursor=cursor)
+    return await container.users.administration.search_users(searcher, wanted, limit=limit, cursor=cursor)
 
 
 @router.patch("/users/{user_id}", responses=TAGGED)

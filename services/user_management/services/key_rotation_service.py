@@ -197,7 +197,7 @@ class KeyRotationService:
         progress.left = await self._left()
         return progress
 
-    async def status(self) -> list[KeyStatus]:
+    async def status(self, _actor: Principal) -> list[KeyStatus]:
         """List every key version, ascending. This decrypts all that is left under versions that are not active, to
         count what is unreadable."""
         async with self._database.reading() as connection:

@@ -179,12 +179,12 @@ class ServiceClientService:
         NotFoundError."""
         return await self._set_disabled(actor, name, disabled=False)
 
-    async def list_services(self) -> list[ServiceResponse]:
+    async def list_services(self, _actor: Principal) -> list[ServiceResponse]:
         """List all services, disabled ones too, in the order of their names, with their keys and grants."""
         async with self.database.reading() as connection:
             return await _describe_all(connection)
 
-    async def get_service(self, name: str) -> ServiceResponse:
+    async def get_service(self, _actor: Principal, name: str) -> ServiceResponse:
         """Return one service with its keys and grants. Raises NotFoundError."""
         async with self.database.reading() as connection:
             return await _describe(connection, name)

@@ -109,18 +109,20 @@ class WebhookService:
         self._forget_state(row)
         return applied
 
-    async def list_events(self, *, failed_only: bool, subject: str | None, limit: int) -> list[ListedEvent]:
+    async def list_events(
+        self, _actor: Principal, *, failed_only: bool, subject: str | None, limit: int
+    ) -> list[ListedEvent]:
         """List the newest events, without their payloads: at most `limit`, with `failed_only` those that are not
         applied, and of one Clerk user if `subject` is given."""
         async with self.database.reading() as connection:
             return await webhook_queries.list_events(connection, failed_only=failed_only, subject=subject, limit=limit)
 
-    async def failed_events(self) -> Sequence[UUID]:
+    async def failed_events(self, _actor: Principal) -> Sequence[UUID]:
         """List the ids of all events that are not applied, the oldest first."""
         async with self.database.reading() as connection:
             return await webhook_queries.failed_events(connection)
 
-    async def get_event(self, event_id: UUID) -> StoredEvent:
+    async def get_event(self, _actor: Principal, event_id: UUID) -> StoredEvent:
         """Return one event with its payload, which is empty if it was erased with its user. Raises NotFoundError."""
         async with self.database.reading() as connection:
             row = await webhook_queries.read_event(connection, event_id)

@@ -224,7 +224,7 @@ async def test_unreadable_row_costs_its_connection_once_and_the_others_nothing(
     assert (await good.row())["status"] == "active"
     assert sorted(await token_versions(journey)) == [1, 2, 2, 2]
     assert (await audit_actions(journey)).count("integration.needs_reauth") == 1
-    first, second = await rotation.status()
+    first, second = await rotation.status(TESTER)
     assert (first.holds["tokens"], first.unreadable, second.unreadable) == (1, 1, None)
 
 
@@ -254,7 +254,7 @@ async def test_version_that_is_not_held_here_is_left_alone(connected: Connected,
 
     assert (await connected.ciphertext("access"), await connected.ciphertext("refresh")) == before
     assert (await connected.row())["status"] == "active"
-    (first, second) = await without_first.status()
+    (first, second) = await without_first.status(TESTER)
     assert (first.held, first.canary_good, first.unreadable) == (False, False, None)
     assert (second.held, second.canary_good) == (True, True)
 
@@ -267,7 +267,7 @@ async def test_wrong_secret_under_a_held_number_marks_nobody(connected: Connecte
 
     assert (await connected.row())["status"] == "active"
     assert await token_versions(connected.journey) == [1, 1]
-    assert [row.canary_good for row in await wrong.status()] == [False, True]
+    assert [row.canary_good for row in await wrong.status(TESTER)] == [False, True]
 
 
 async def test_version_is_retired_once_nothing_is_under_it(
@@ -280,7 +280,7 @@ async def test_version_is_retired_once_nothing_is_under_it(
     await rotation.retire(TESTER, 1)
     await rotation.retire(TESTER, 1)
 
-    states = {row.version: row.state for row in await rotation.status()}
+    states = {row.version: row.state for row in await rotation.status(TESTER)}
     assert states == {1: "retired", 2: "active"}
     assert (await audit_actions(connected.journey)).count("encryption_key.retired") == 1
     await (await vault_with(container, {2: SECOND_ROOT})).prove_keys(TESTER)
@@ -300,7 +300,7 @@ async def test_version_in_use_is_not_retired(
     with pytest.raises(ConflictError, match="still in use: 2 tokens; re-encrypt"):
         await rotation.retire(TESTER, 1)
 
-    assert [row.state for row in await rotation.status()] == ["decrypt_only", "active"]
+    assert [row.state for row in await rotation.status(TESTER)] == ["decrypt_only", "active"]
 
 
 async def test_code_that_waits_for_its_user_keeps_its_version(
@@ -318,7 +318,7 @@ async def test_code_that_waits_for_its_user_keeps_its_version(
     await journey.owner.execute("UPDATE oauth_flows SET expires_at = now()")
     await rotation.retire(TESTER, 1)
 
-    assert (await rotation.status())[0].state == "retired"
+    assert (await rotation.status(TESTER))[0].state == "retired"
 
 
 async def test_retiring_waits_for_whoever_is_storing_under_the_version(
@@ -408,4 +408,4 @@ async def test_discarding_keeps_what_can_be_read(
         await rotation.retire(TESTER, 1, discard_unreadable=True)
 
     assert await token_versions(journey) == [1, 1, 1, 1]
-    assert (await rotation.status())[0].state == "decrypt_only"
+    assert (await rotation.status(TESTER))[0].state == "decrypt_only"

@@ -209,7 +209,7 @@ async def test_former_key_goes_on_until_its_end_and_the_new_one_works_at_once(
     assert during == [True, True]
     assert 3590 < end <= 3600
     assert [await _works(doors, old), await _works(doors, new)] == [False, True]
-    described = await services.get_service("calendar")
+    described = await services.get_service(TESTER, "calendar")
     assert [(key.id, key.live) for key in described.keys] == [(_id(old), False), (_id(new), True)]
 
 
@@ -274,7 +274,7 @@ async def test_rotations_at_once_leave_one_live_key(services: ServiceClientServi
 
     keys = await asyncio.gather(*(services.rotate_key(TESTER, "calendar", overlap_seconds=0) for _ in range(8)))
 
-    described = await services.get_service("calendar")
+    described = await services.get_service(TESTER, "calendar")
     live = [key.id for key in described.keys if key.live]
     assert len(live) == 1
     assert live[0] in {_id(key) for key in keys}
@@ -289,7 +289,7 @@ async def test_revocation_and_rotation_at_once_leave_no_old_key_live(
     new, _ = await asyncio.gather(services.rotate_key(TESTER, "calendar"), services.revoke_service(TESTER, "calendar"))
 
     assert not await _works(doors, old)
-    live = [key.id for key in (await services.get_service("calendar")).keys if key.live]
+    live = [key.id for key in (await services.get_service(TESTER, "calendar")).keys if key.live]
     assert live in ([], [_id(new)])
 
 

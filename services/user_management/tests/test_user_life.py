@@ -364,7 +364,7 @@ async def test_unsuspend_is_refused_while_upstream_bans_and_then_lifts_ours(cont
     with pytest.raises(ConflictError):
         await container.users.administration.unsuspend_user(TESTER, ADA)
     await deliver(container, updated(ADA, at=2, banned=False))
-    still = await container.users.administration.get_user(ADA)
+    still = await container.users.administration.get_user(TESTER, ADA)
     lifted = await container.users.administration.unsuspend_user(TESTER, ADA)
 
     assert (still.status, lifted.status, lifted.suspended_at) == ("suspended", "active", None)
@@ -423,7 +423,7 @@ async def test_last_login_is_the_latest_and_each_session_counts_once(container: 
         await deliver(container, signed_in(ADA, at=at, session_id=session_id))
 
     with use_context(RequestContext(request_id="test")):
-        user = await container.users.administration.get_user(ADA)
+        user = await container.users.administration.get_user(TESTER, ADA)
     latest = signed_in(ADA, at=3000)["data"]["created_at"]
     assert user.last_login_at is not None
     assert user.last_login_at.timestamp() * 1000 == latest

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from services.user_management.core.principal import Principal
 from services.user_management.database import Database
 from services.user_management.schemas.diagnosis import (
     DiagnosisResponse,
@@ -24,7 +25,7 @@ class DiagnosisService:
     probe: IntegrationProbe
 
     async def diagnose(
-        self, user_id: str, provider: str, account: str | None = None, *, live: bool = False
+        self, _actor: Principal, user_id: str, provider: str, account: str | None = None, *, live: bool = False
     ) -> DiagnosisResponse:
         """Return what is known of a user's integration with `provider`, and the findings of the rules.
 

@@ -91,7 +91,7 @@ class Confirmations:
             )
             missing = provider.config.missing_required(consent.granted)
             await self._qualify(uow, connected, missing=missing, answer=answer)
-        return await self.integrations.get_integration(user_id, provider.name, account.id)
+        return await self.integrations.get_integration(actor, user_id, provider.name, account.id)
 
     async def _consent(
         self,

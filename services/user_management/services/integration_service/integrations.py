@@ -68,13 +68,15 @@ class IntegrationService:
         """List the providers at which accounts can be connected, with the purpose of each scope."""
         return ProviderList(items=[_provider_response(provider) for provider in self.providers])
 
-    async def list_integrations(self, user_id: str) -> IntegrationList:
+    async def list_integrations(self, _actor: Principal, user_id: str) -> IntegrationList:
         """List the user's integrations without the disconnected ones."""
         async with self.database.reading() as connection:
             rows = await integration_queries.list_shown(connection, user_id)
         return IntegrationList(items=[self._response(row) for row in rows])
 
-    async def get_integration(self, user_id: str, provider: str, account: str | None) -> IntegrationResponse:
+    async def get_integration(
+        self, _actor: Principal, user_id: str, provider: str, account: str | None
+    ) -> IntegrationResponse:
         """Return the integration of `account`, or the primary one if it is None; disconnected ones are not found.
 
         Raises UnknownProviderError or NotConnectedError.
@@ -82,7 +84,7 @@ class IntegrationService:
         return self._response(await self._find(user_id, provider, account))
 
     async def list_activity(
-        self, user_id: str, provider: str, *, limit: int, cursor: str | None
+        self, _actor: Principal, user_id: str, provider: str, *, limit: int, cursor: str | None
     ) -> Page[TokenReadEntry]:
         """List a page of the requests of services for the user's tokens at `provider`, the newest first: by whom, when,
         why, and with which outcome. Raises UnknownProviderError if there are none and the provider is not configured,
@@ -127,7 +129,9 @@ class IntegrationService:
             )
         return self._response(changed or row)
 
-    async def refresh_integration(self, user_id: str, provider: str, account: str | None) -> IntegrationResponse:
+    async def refresh_integration(
+        self, _actor: Principal, user_id: str, provider: str, account: str | None
+    ) -> IntegrationResponse:
         """Refresh the integration's tokens at the provider now, unless they were issued in the last ten seconds, and
         return the integration.
 

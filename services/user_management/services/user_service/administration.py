@@ -47,7 +47,9 @@ class UserAdministration:
     signer: Signer
     hold_back: timedelta
 
-    async def list_users(self, wanted: UserFilter, *, limit: int, cursor: str | None) -> Page[AdminUserResponse]:
+    async def list_users(
+        self, _actor: Principal, wanted: UserFilter, *, limit: int, cursor: str | None
+    ) -> Page[AdminUserResponse]:
         """List a page of the users that match `wanted`, with what administrators see of them.
 
         Raises ValidationFailedError for a cursor that was not made for this list.
@@ -55,7 +57,9 @@ class UserAdministration:
         page, next_cursor = await self._page(wanted, limit, cursor)
         return Page(items=[AdminUserResponse.model_validate(found.user) for found in page], next_cursor=next_cursor)
 
-    async def search_users(self, wanted: UserFilter, *, limit: int, cursor: str | None) -> Page[UserResponse]:
+    async def search_users(
+        self, _actor: Principal, wanted: UserFilter, *, limit: int, cursor: str | None
+    ) -> Page[UserResponse]:
         """List a page of the users that match `wanted`, as profiles. Raises ValidationFailedError for a cursor that was
         not made for this list."""
         page, next_cursor = await self._page(wanted, limit, cursor)
@@ -72,7 +76,7 @@ class UserAdministration:
         last = Position.of(wanted, found[limit - 1])
         return found[:limit], self.signer.encode_cursor(scope, last.encode())
 
-    async def get_user(self, user_id: str) -> AdminUserDetail:
+    async def get_user(self, _actor: Principal, user_id: str) -> AdminUserDetail:
         """Return a user, deleted or not, with their sign-ins of the last 30 days. Raises UserNotFoundError."""
         async with self.database.reading() as connection:
             row = await user_queries.read_user(connection, user_id)
@@ -81,7 +85,7 @@ class UserAdministration:
             sign_ins = await user_queries.count_sign_ins(connection, user_id, window=SIGN_IN_WINDOW)
         return AdminUserDetail.model_validate(asdict(row) | {"sign_ins_last_30_days": sign_ins})
 
-    async def batch_get(self, user_ids: list[str]) -> UserBatch:
+    async def batch_get(self, _actor: Principal, user_ids: list[str]) -> UserBatch:
         """Return the users with these ids who are not deleted, each once, in the order of the ids, and as `missing` the
         ids for which there is no such user."""
         wanted = list(dict.fromkeys(user_ids))

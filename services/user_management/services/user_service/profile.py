@@ -39,7 +39,7 @@ class ProfileService:
     providers: ProviderRegistry
     hold_back: timedelta
 
-    async def get_user(self, user_id: str) -> UserResponse:
+    async def get_user(self, _actor: Principal, user_id: str) -> UserResponse:
         """Return the profile of a user who is not deleted. Raises UserNotFoundError."""
         row = await user_queries.read_profile(self.database.door, user_id)
         if row is None:
