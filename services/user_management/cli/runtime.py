@@ -21,8 +21,8 @@ OPERATOR: Final = system("cli")
 def run(use_case: Callable[[Container], Awaitable[Result]], *, prove_keys: bool = False) -> Result:
     """Run `use_case` with a container that is connected to Postgres, and return its result; close everything then.
 
-    With `prove_keys`, for commands that encrypt or decrypt, the process first starts as a server does: it loads its
-    keys and checks that they are right. Other commands also work while keys are missing. Raises StartupError, also if
+    With `prove_keys`, for commands that encrypt or decrypt, the process first loads its keys and checks that they
+    are right. Other commands also work while keys are missing. Raises StartupError, also if
     Postgres does not answer or the schema is missing.
     """
 
@@ -32,7 +32,7 @@ def run(use_case: Callable[[Container], Awaitable[Result]], *, prove_keys: bool 
         container = Container(settings)
         with use_context(RequestContext(request_id="cli", actor=OPERATOR)):
             try:
-                await (container.start() if prove_keys else container.resources.database.connect())
+                await (container.prove_keys() if prove_keys else container.resources.database.connect())
                 return await use_case(container)
             except DatabaseError as error:
                 if is_schema_missing(error):

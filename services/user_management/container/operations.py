@@ -1,9 +1,10 @@
 """The group of services that report on the process, for operators and their tools."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.user_management.container.resources import Resources
-from services.user_management.services.health_service import HealthService
+from services.user_management.services.health_service import HealthService, Phase
 from services.user_management.services.metrics_service import MetricsService
 
 
@@ -15,9 +16,14 @@ class OperationServices:
     metrics: MetricsService
 
 
-def build_operations(resources: Resources) -> OperationServices:
-    """Build the services for operators."""
+def build_operations(resources: Resources, *, phase: Callable[[], Phase]) -> OperationServices:
+    """Build the services for operators. `phase` returns the phase of the process."""
     return OperationServices(
-        health=HealthService(resources.database, resources.redis, lambda: resources.rate_limits.degraded),
+        health=HealthService(
+            resources.database,
+            resources.redis,
+            phase=phase,
+            is_rate_limiter_degraded=lambda: resources.rate_limits.degraded,
+        ),
         metrics=MetricsService(resources.database, resources.providers),
     )

@@ -1,6 +1,7 @@
 """The container of one process: it builds the groups of services, and starts and stops the process's resources."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Final
@@ -24,6 +25,7 @@ from services.user_management.core.principal import system
 from services.user_management.database import is_schema_missing, is_unavailable
 from services.user_management.exceptions import StartupError
 from services.user_management.http_client import HttpClient
+from services.user_management.services.health_service import Phase
 from services.user_management.services.service_client_service import ServiceClientService
 from services.user_management.settings import Settings
 
@@ -37,8 +39,8 @@ log = structlog.get_logger(__name__)
 
 
 class Container:
-    """Everything that a process needs. A group is built when it is first asked for, so each process builds only what
-    it uses."""
+    """Everything that a process needs. A group is built when it is first asked for, or by `start`, which proves the
+    keys and the verifiers; the end of a process builds none."""
 
     def __init__(
         self,
@@ -54,7 +56,8 @@ class Container:
         (in a worker's child, whether its parent is).
         """
         self.resources = build_resources(settings, clock=clock, http=http, is_stopping=is_stopping)
-        self._drain_ends: float | None = None
+        self._is_started = False
+        self._drain_ends = math.inf
 
     @cached_property
     def keys(self) -> KeyServices:
@@ -77,7 +80,9 @@ class Container:
 
     @cached_property
     def tokens(self) -> TokenServices:
-        return build_tokens(self.resources, keys=self.keys, identity=self.identity, credentials=self.credentials)
+        tokens = build_tokens(self.resources, keys=self.keys, identity=self.identity, credentials=self.credentials)
+        tokens.refresher.stop_by(self._drain_ends)
+        return tokens
 
     @cached_property
     def integrations(self) -> IntegrationServices:
@@ -101,17 +106,23 @@ class Container:
 
     @cached_property
     def operations(self) -> OperationServices:
-        return build_operations(self.resources)
+        return build_operations(self.resources, phase=self._phase)
 
     async def start(self) -> None:
-        """Load the vault's keys, connect to Postgres, waiting up to 30 s for it, prove the keys, and enter the phase
-        `serving`.
-
-        Raises StartupError if this process must not serve: a key is missing or wrong, a setting cannot be used,
-        Postgres does not answer, or the schema is missing.
-        """
+        """Begin to serve requests or jobs: build the verifiers of sessions and webhooks, call `prove_keys`, and enter
+        the phase `serving`. Raises StartupError if this process must not serve: a verifier's setting cannot be used, or
+        what `prove_keys` refuses."""
         # Built before anything is opened: a verifier whose setting cannot be used must end the start, not a request.
         _ = self.identity, self.clerk
+        await self.prove_keys()
+        self._is_started = True
+
+    async def prove_keys(self) -> None:
+        """Load the vault's keys, connect to Postgres, waiting up to 30 s for it, and prove the keys.
+
+        Raises StartupError if a key is missing or wrong, a setting cannot be used, Postgres does not answer, or the
+        schema is missing.
+        """
         vault, clock = self.keys.vault, self.resources.clock
         await vault.load()
         await self.resources.database.connect()
@@ -131,26 +142,34 @@ class Container:
                 log.warning("database.awaited", reason=type(error).__name__)
                 await asyncio.sleep(0.5)
             else:
-                self.operations.health.phase = "serving"
                 return
 
     @property
     def is_draining(self) -> bool:
         """Tell whether `drain` was called, which means that the process has begun to end."""
-        return self._drain_ends is not None
+        return self._drain_ends < math.inf
 
     def drain(self) -> None:
         """Begin to end: from now on readiness is answered with "draining", and the token refreshes under way have
         DRAIN_SECONDS to end. A second call does not prolong this."""
-        self.operations.health.phase = "draining"
-        if self._drain_ends is None:
+        if not self.is_draining:
             self._drain_ends = self.resources.clock.monotonic() + DRAIN_SECONDS
-            self.tokens.refresher.stop_by(self._drain_ends)
+            if "tokens" in vars(self):
+                self.tokens.refresher.stop_by(self._drain_ends)
+
+    async def settle(self, timeout_seconds: float) -> None:
+        """Wait until the token refreshes under way have ended, but for at most `timeout_seconds`; those left go on."""
+        if "tokens" in vars(self):
+            await self.tokens.refresher.drain(timeout_seconds)
 
     async def stop(self) -> None:
         """Call `drain`, wait for the token refreshes under way until the time for them is over, and close all
         connections."""
         self.drain()
-        now = self.resources.clock.monotonic()
-        await self.tokens.refresher.drain(max(0.1, (self._drain_ends or now) - now))
+        await self.settle(max(0.1, self._drain_ends - self.resources.clock.monotonic()))
         await self.resources.aclose()
+
+    def _phase(self) -> Phase:
+        if self.is_draining:
+            return "draining"
+        return "serving" if self._is_started else "starting"

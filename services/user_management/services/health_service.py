@@ -15,18 +15,26 @@ Phase = Literal["starting", "serving", "draining"]
 
 
 class HealthService:
-    """Knows the phase of this process (starting, serving or draining) and what it has last seen of Postgres and Redis.
+    """Knows what this process has last seen of Postgres and Redis.
 
-    `is_rate_limiter_degraded` tells whether rate limits are counted in this process alone instead of in Redis.
+    `phase` returns the phase of the process; `is_rate_limiter_degraded` tells whether rate limits are counted in this
+    process alone instead of in Redis.
     """
 
-    def __init__(self, database: Database, redis: RedisClient, is_rate_limiter_degraded: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        redis: RedisClient,
+        *,
+        phase: Callable[[], Phase],
+        is_rate_limiter_degraded: Callable[[], bool],
+    ) -> None:
         self._database = database
         self._redis = redis
+        self._phase = phase
         self._is_rate_limiter_degraded = is_rate_limiter_degraded
         self._database_state: ComponentState = "unknown"
         self._redis_state: ComponentState = "unknown"
-        self.phase: Phase = "starting"
 
     def health(self) -> HealthResponse:
         """Report the states that `probe` last saw, and how rate limits are counted at the moment.
@@ -47,13 +55,13 @@ class HealthService:
         """
         await self.probe()
         database_ok = self._database_state == "ok"
-        phase: Literal["ready", "starting", "draining", "unavailable"] = "ready"
-        if self.phase != "serving":
-            phase = self.phase
+        status: Literal["ready", "starting", "draining", "unavailable"] = "ready"
+        if (phase := self._phase()) != "serving":
+            status = phase
         elif not database_ok:
-            phase = "unavailable"
+            status = "unavailable"
         return ReadyResponse(
-            status=phase,
+            status=status,
             database=self._database_state,
             redis="ok" if self._redis_state == "ok" else "degraded",
         )

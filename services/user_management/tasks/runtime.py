@@ -43,7 +43,7 @@ class WorkerRuntime:
         try:
             return await use_case(container)
         finally:
-            await container.tokens.refresher.drain(SETTLE_SECONDS)
+            await container.settle(SETTLE_SECONDS)
 
     def stop(self) -> None:
         """Close the container and the loop."""

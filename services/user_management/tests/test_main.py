@@ -237,7 +237,7 @@ async def test_ready_is_refused_while_starting_and_draining(
     client: httpx.AsyncClient, container: Container, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
     serving = await client.get("/ready")
-    monkeypatch.setattr(container.operations.health, "phase", phase)
+    monkeypatch.setattr(container.operations.health, "_phase", lambda: phase)
 
     response = await client.get("/ready")
 

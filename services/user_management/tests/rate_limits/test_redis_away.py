@@ -158,7 +158,7 @@ async def test_silent_redis_that_answers_again_counts_again(
 
 async def test_health_says_who_counts(limits: RateLimits, own_valkey: ValkeyServer, key: str) -> None:
     database, client = Database(DatabaseGroup()), create_redis_client(own_valkey.url())
-    health = HealthService(database, client, lambda: limits.degraded)
+    health = HealthService(database, client, phase=lambda: "serving", is_rate_limiter_degraded=lambda: limits.degraded)
     before = health.health().rate_limiter
     own_valkey.child.kill()
     own_valkey.child.wait(5)
