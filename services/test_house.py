@@ -89,6 +89,33 @@ def test_who_acts_is_a_parameter_and_no_ambient_context() -> None:
     assert not ambient
 
 
+def only_assigns_parameters(method: ast.stmt) -> bool:
+    if not (isinstance(method, ast.FunctionDef) and method.name == "__init__"):
+        return False
+    parameters = {argument.arg for argument in (*method.args.args, *method.args.kwonlyargs)}
+    body = [statement for statement in method.body if not isinstance(statement, ast.Expr)]
+    return all(
+        isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Name) and statement.value.id in parameters
+        for statement in body
+    )
+
+
+def test_class_whose_constructor_would_only_assign_is_a_dataclass() -> None:
+    """Leaves out private classes, classes that extend another, and middleware, whose constructor is Starlette's."""
+    plain = [
+        node.name
+        for path in PYTHON
+        if path.is_relative_to(ROOT / "services" / "user_management")
+        and not is_test(path)
+        and "middleware" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and not node.bases and not node.name.startswith("_")
+        if any(only_assigns_parameters(statement) for statement in node.body)
+    ]
+
+    assert not plain
+
+
 WITHOUT_ACTOR = {
     "they report on the process": "HealthService.ready HealthService.probe HealthService.watch"
     " MetricsService.exposition",

@@ -73,7 +73,9 @@ def build_integrations(resources: Resources, *, keys: KeyServices, tokens: Token
         revocations=revocations,
         health=_build_health(resources, keys=keys, tokens=tokens, probe=probe),
         diagnosis=DiagnosisService(
-            database=resources.database, gatherer=EvidenceGatherer(resources.providers, keys.vault), probe=probe
+            database=resources.database,
+            gatherer=EvidenceGatherer(providers=resources.providers, vault=keys.vault),
+            probe=probe,
         ),
     )
 

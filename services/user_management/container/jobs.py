@@ -36,6 +36,6 @@ class JobServices:
 def build_jobs(resources: Resources) -> JobServices:
     """Build the services for periodic jobs."""
     return JobServices(
-        runner=JobService(resources.unit_of_work),
+        runner=JobService(unit_of_work=resources.unit_of_work),
         upkeep=TableUpkeep(unit_of_work=resources.unit_of_work, prunings=PRUNINGS, start_slice=resources.start_slice),
     )

@@ -30,7 +30,7 @@ def build_keys(resources: Resources) -> KeyServices:
         vault=vault,
         database=resources.database,
         unit_of_work=resources.unit_of_work,
-        status=IntegrationStatusTracker(),
+        status_tracker=IntegrationStatusTracker(),
         clock=resources.clock,
         start_slice=resources.start_slice,
     )

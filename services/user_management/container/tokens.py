@@ -56,7 +56,7 @@ def build_tokens(
     )
     return TokenServices(
         service=service,
-        exchange=TokenExchange(service, identity.sessions),
+        exchange=TokenExchange(tokens=service, sessions=identity.sessions),
         refresher=refresher,
         refresh_jobs=refresh_jobs,
     )

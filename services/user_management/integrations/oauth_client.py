@@ -56,9 +56,9 @@ class OAuthClient:
 
     def __init__(self, http: HttpClient, clock: Clock, *, gate: ProviderGate | None = None) -> None:
         self.gate = gate or ProviderGate(clock)
-        self._calls = ProviderCalls(http, clock, self.gate)
+        self._calls = ProviderCalls(http=http, clock=clock, gate=self.gate)
         self._discovery = Discovery(http, clock)
-        self._accounts = AccountReader(self._calls, IdTokenVerifier(http, clock))
+        self._accounts = AccountReader(calls=self._calls, id_tokens=IdTokenVerifier(http, clock))
 
     async def authorization_url(
         self,

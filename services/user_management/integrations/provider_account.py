@@ -41,12 +41,12 @@ class Account:
     """The provider's clock minus ours, as its ID token shows it; None without an ID token."""
 
 
+@dataclass(kw_only=True, eq=False)
 class AccountReader:
     """Finds the account of the user who consented."""
 
-    def __init__(self, calls: ProviderCalls, id_tokens: IdTokenVerifier) -> None:
-        self._calls = calls
-        self._id_tokens = id_tokens
+    calls: ProviderCalls
+    id_tokens: IdTokenVerifier
 
     async def read(self, provider: Provider, endpoints: Endpoints, answer: TokenAnswer, nonce: str | None) -> Account:
         """Find the account that `answer`'s tokens belong to. `nonce` is the one that was sent to the provider; unless
@@ -72,7 +72,7 @@ class AccountReader:
         """Send one GET with the access token, and return the answer if it is a success. Raises ProviderCallError for
         anything else: with the code ACCESS_TOKEN_REFUSED if the provider refuses the token."""
         headers = {"Authorization": f"Bearer {access_token}"}
-        answer = (await self._calls.send(provider, Request("GET", url, headers))).answer
+        answer = (await self.calls.send(provider, Request("GET", url, headers))).answer
         if answer.status == 200 and not is_refusal(answer.members()):
             return answer
         error = refusal(provider.config, answer)
@@ -103,7 +103,7 @@ class AccountReader:
             received_at=answer.received_at,
         )
         try:
-            return await self._id_tokens.verify(answer.id_token, expected)
+            return await self.id_tokens.verify(answer.id_token, expected)
         except IdTokenError as error:
             log.warning("id_token.refused", provider=provider.name, reason=error.problem.value)
             raise unusable("id_token_refused", detail=error.problem.value) from None

@@ -53,35 +53,35 @@ class Answered:
     sent_at: float
 
 
+@dataclass(kw_only=True, eq=False)
 class ProviderCalls:
     """Sends requests to providers."""
 
-    def __init__(self, http: HttpClient, clock: Clock, gate: ProviderGate) -> None:
-        self._http = http
-        self._clock = clock
-        self._gate = gate
+    http: HttpClient
+    clock: Clock
+    gate: ProviderGate
 
     async def send(self, provider: Provider, request: Request, *, may_send: Callable[[], bool] = always) -> Answered:
         """Send a request, return any complete answer, even a refusal, and report to the gate whether the provider
         works. `may_send` is called once the gate has let the call through; if it returns False, nothing is sent. Raises
         ProviderCallError."""
         try:
-            prepared = self._http.build_request(
+            prepared = self.http.build_request(
                 request.method, request.url, headers=dict(request.headers), data=request.form, json=request.json
             )
         except (*HttpError, ValueError):
             raise ProviderCallError(ProviderErrorKind.OPERATOR, UNSENDABLE_REQUEST) from None
-        async with self._gate.call(provider.name, max_concurrency=provider.config.max_concurrency) as call:
+        async with self.gate.call(provider.name, max_concurrency=provider.config.max_concurrency) as call:
             if not may_send():
                 raise ProviderCallError(ProviderErrorKind.TRANSIENT, TOO_LATE)
-            sent_at = self._clock.monotonic()
+            sent_at = self.clock.monotonic()
             answer = await self._send(prepared, call)
         return Answered(answer, sent_at)
 
     async def _send(self, prepared: Any, call: Call) -> Answer:
         try:
             async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
-                response, body = await send(self._http, prepared)
+                response, body = await send(self.http, prepared)
         except NOT_SENT as error:
             call.failed()
             raise ProviderCallError(ProviderErrorKind.TRANSIENT, _snake(error)) from None
@@ -93,7 +93,7 @@ class ProviderCalls:
                 outcome_unknown=True,
                 unusable=isinstance(error, ResponseTooLargeError),
             ) from None
-        answer = Answer(response.status_code, response.headers, body, self._clock.now())
+        answer = Answer(response.status_code, response.headers, body, self.clock.now())
         if answer.is_later:
             call.failed(answer.retry_after())
         else:

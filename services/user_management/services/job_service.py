@@ -3,6 +3,7 @@ however many processes ask for it, and in slices of about five seconds."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
@@ -26,11 +27,11 @@ Slice = Callable[[Principal, Any], Awaitable[Any]]
 cursor for the next slice, or None when the slot is done."""
 
 
+@dataclass(kw_only=True, eq=False)
 class JobService:
     """Claims the slots of periodic jobs for this process and runs them, one slice per call."""
 
-    def __init__(self, unit_of_work: UnitOfWorkFactory) -> None:
-        self._unit_of_work = unit_of_work
+    unit_of_work: UnitOfWorkFactory
 
     async def run(self, job: JobName, *, period_seconds: float, work: Slice) -> bool:
         """Run a slice of the current slot of `job` and return True; return False if there is nothing to run: the slot
@@ -41,7 +42,7 @@ class JobService:
         """
         actor = system(job.value)
         with use_context(RequestContext(request_id=f"{job.value}-{uuid7()}", actor=actor)):
-            async with self._unit_of_work(actor) as uow:
+            async with self.unit_of_work(actor) as uow:
                 slot = await job_queries.claim(uow.connection, job=job.value, period_seconds=period_seconds)
             if slot is None:
                 return False
@@ -51,7 +52,7 @@ class JobService:
             except Exception as error:
                 await self._record_failure(actor, slot, error)
                 raise
-            async with self._unit_of_work(actor) as uow:
+            async with self.unit_of_work(actor) as uow:
                 if cursor is None:
                     await job_queries.finish(uow.connection, slot)
                 else:
@@ -59,5 +60,5 @@ class JobService:
             return True
 
     async def _record_failure(self, actor: Principal, slot: Slot, error: Exception) -> None:
-        async with self._unit_of_work(actor) as uow:
+        async with self.unit_of_work(actor) as uow:
             await job_queries.fail(uow.connection, slot, summarize_error(error))

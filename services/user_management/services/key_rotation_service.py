@@ -132,25 +132,16 @@ class _Batch:
     unreadable: list[StoredSecret] = field(default_factory=list)
 
 
+@dataclass(kw_only=True, eq=False)
 class KeyRotationService:
     """Encrypts secrets anew under the active key version, reports what is left, and retires former versions."""
 
-    def __init__(
-        self,
-        *,
-        vault: VaultService,
-        database: Database,
-        unit_of_work: UnitOfWorkFactory,
-        status: IntegrationStatusTracker,
-        clock: Clock,
-        start_slice: StartSlice,
-    ) -> None:
-        self._vault = vault
-        self._database = database
-        self._unit_of_work = unit_of_work
-        self._status = status
-        self._clock = clock
-        self._start_slice = start_slice
+    vault: VaultService
+    database: Database
+    unit_of_work: UnitOfWorkFactory
+    status_tracker: IntegrationStatusTracker
+    clock: Clock
+    start_slice: StartSlice
 
     async def rewrap(self, actor: Principal, cursor: Any = None) -> JSONObject | None:
         """Slice: encrypt under the active version what is under others, for about five seconds.
@@ -160,7 +151,7 @@ class KeyRotationService:
         """
         current = await self._plan()
         current.go_to(cursor)
-        time = self._start_slice()
+        time = self.start_slice()
         while current.steps:
             if not await self._advance(actor, current, _Batch()):
                 return None
@@ -177,8 +168,8 @@ class KeyRotationService:
         process does not hold the active version, ConflictError when so many integrations cannot be read that marking
         them is stopped.
         """
-        await self._vault.active_version()
-        progress = Progress(left=await self._left(), started=self._clock.monotonic())
+        await self.vault.active_version()
+        progress = Progress(left=await self._left(), started=self.clock.monotonic())
         rewrapped = -1
         while rewrapped != progress.done:  # a pass leaves rows that others were writing to the next one
             rewrapped, progress.unreadable = progress.done, 0
@@ -200,7 +191,7 @@ class KeyRotationService:
     async def status(self, _actor: Principal) -> list[KeyStatus]:
         """List every key version, ascending. This decrypts all that is left under versions that are not active, to
         count what is unreadable."""
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             rows = await key_queries.usage(connection)
         return [await self._status_of(row) for row in rows]
 
@@ -215,7 +206,7 @@ class KeyRotationService:
         unreadable = await self._all_unreadable(version) if discard_unreadable else {}
         discarded: dict[str, int] = {}
 
-        async with self._unit_of_work(actor) as uow:
+        async with self.unit_of_work(actor) as uow:
             locked = await key_queries.lock_key(uow.connection, version)
             if locked is None:
                 raise NotFoundError(f"There is no key version {version}.")
@@ -239,7 +230,7 @@ class KeyRotationService:
     async def _plan(self) -> _Pass:
         """Plan a pass over everything under former versions, except those of which this process does not hold the right
         key. The pass is empty if it does not hold the active key."""
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             rows = await key_queries.backlog(connection)
         active = next((row for row in rows if row.state == EncryptionKeyState.ACTIVE.value), None)
         former = [row for row in rows if row is not active and any(row.held_by.values())]
@@ -250,11 +241,11 @@ class KeyRotationService:
         return _Pass(active.version, steps)
 
     def _may_use(self, row: KeyRow) -> bool:
-        return self._vault.prove_or_report(row.version, row.kdf, row.canary)
+        return self.vault.prove_or_report(row.version, row.kdf, row.canary)
 
     async def _left(self) -> int:
         """Count the ciphertexts under versions other than the active one; authorization codes are not counted."""
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             rows = await key_queries.usage(connection)
         former = [row for row in rows if row.state != EncryptionKeyState.ACTIVE.value]
         return sum(row.held_by[place.name] for row in former for place in PLACES)
@@ -263,7 +254,7 @@ class KeyRotationService:
         """Encrypt the next batch anew and write the result into `batch`. Returns False if the pass has to be broken
         off, since too many integrations cannot be read."""
         step = current.steps[0]
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             rows = await key_queries.secrets_under(
                 connection, step.place, step.version, after=current.after, limit=BATCH
             )
@@ -271,7 +262,7 @@ class KeyRotationService:
         if not rows:
             return True
         items = [_sealed(step, row) for row in rows]
-        outcomes = await asyncio.to_thread(self._vault.encryption.reencrypt_many, items, current.active)
+        outcomes = await asyncio.to_thread(self.vault.encryption.reencrypt_many, items, current.active)
         renewed = [
             Renewed(row.id, row.ciphertext, outcome)
             for row, outcome in zip(rows, outcomes, strict=True)
@@ -295,7 +286,7 @@ class KeyRotationService:
         if not renewed:
             return 0
         failpoint(Failpoint.ROTATION_SEALED)
-        async with self._unit_of_work(actor) as uow:
+        async with self.unit_of_work(actor) as uow:
             stored = await key_queries.replace_secrets(uow.connection, place, renewed, version=version)
         failpoint(Failpoint.ROTATION_STORED)
         return stored
@@ -310,10 +301,10 @@ class KeyRotationService:
             log.error("keys.secret_unreadable", place=step.place.name, key_version=step.version, id=str(row.id))
             if row.integration_id is None or row.status not in SERVING:
                 continue
-            if not self._vault.poison_guard.may_mark(row.integration_id):
+            if not self.vault.poison_guard.may_mark(row.integration_id):
                 log.critical("keys.rewrap_stopped", reason="poison_limit_reached")
                 return False
-            async with self._unit_of_work(actor) as uow:
+            async with self.unit_of_work(actor) as uow:
                 await self._mark(uow, [row])
         return True
 
@@ -327,17 +318,17 @@ class KeyRotationService:
         }
         # Every transaction that locks several integrations does so in the order of their ids, against deadlocks.
         for fence in sorted(fences):
-            await self._status.mark_needs_reauth(uow, IntegrationVersion(*fence), ReauthReason.TOKEN_UNREADABLE)
+            await self.status_tracker.mark_needs_reauth(uow, IntegrationVersion(*fence), ReauthReason.TOKEN_UNREADABLE)
 
     async def _status_of(self, row: KeyRow) -> KeyStatus:
-        good = self._vault.prove(row.version, row.kdf, row.canary)
+        good = self.vault.prove(row.version, row.kdf, row.canary)
         unreadable: int | None = None
         if good and row.state != EncryptionKeyState.ACTIVE.value:
             unreadable = sum([len(found) for found in (await self._all_unreadable(row.version)).values()])
         return KeyStatus(
             version=row.version,
             state=row.state,
-            held=row.version in self._vault.encryption.versions,
+            held=row.version in self.vault.encryption.versions,
             canary_good=good,
             holds=row.held_by,
             unreadable=unreadable,
@@ -348,7 +339,7 @@ class KeyRotationService:
 
         Raises KeyUnavailableError if this process does not hold the right key.
         """
-        async with self._database.reading() as connection:
+        async with self.database.reading() as connection:
             rows = await key_queries.backlog(connection)
         row = next((row for row in rows if row.version == version), None)
         if row is None:
@@ -364,10 +355,10 @@ class KeyRotationService:
     async def _unreadable(self, step: _Step) -> AsyncIterator[StoredSecret]:
         after, is_more = _START, True
         while is_more:
-            async with self._database.reading() as connection:
+            async with self.database.reading() as connection:
                 rows = await key_queries.secrets_under(connection, step.place, step.version, after=after, limit=BATCH)
             items = [_sealed(step, row) for row in rows]
-            opened = await asyncio.to_thread(self._vault.encryption.decrypt_many, items)
+            opened = await asyncio.to_thread(self.vault.encryption.decrypt_many, items)
             for row, value in zip(rows, opened, strict=True):
                 if isinstance(value, PoisonedCiphertextError):
                     yield row

@@ -40,7 +40,7 @@ def rotation_with(container: Container, vault: VaultService) -> KeyRotationServi
         vault=vault,
         database=container.resources.database,
         unit_of_work=container.resources.unit_of_work,
-        status=IntegrationStatusTracker(),
+        status_tracker=IntegrationStatusTracker(),
         clock=container.resources.clock,
         start_slice=container.resources.start_slice,
     )

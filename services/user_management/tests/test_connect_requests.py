@@ -395,7 +395,7 @@ async def test_keys_that_cannot_be_had_leave_stored_tokens_alone(connected: Conn
     journey = connected.journey
     ticket = await returned_flow(journey, connected.person)
     before = await stored_rows(journey.owner)
-    journey.container.integrations.connect_flows.oauth._accounts._id_tokens._key_sets.clear()
+    journey.container.integrations.connect_flows.oauth._accounts.id_tokens._key_sets.clear()
     journey.sandbox.faults.add(Fault(party="oidc:static", operation="jwks", action="status", times=9))
 
     response = await journey.confirm(connected.person, PROVIDER, flow=ticket)

@@ -1,6 +1,6 @@
 """Gathers the evidence about one integration from the database, in a handful of statements."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -37,13 +37,13 @@ FLOWS_OF: Final = timedelta(hours=25)
 day."""
 
 
+@dataclass(kw_only=True, eq=False)
 class EvidenceGatherer:
     """Gathers evidence from the database, and tries whether the stored tokens can be decrypted. It calls no
     provider."""
 
-    def __init__(self, providers: ProviderRegistry, vault: VaultService) -> None:
-        self._providers = providers
-        self._vault = vault
+    providers: ProviderRegistry
+    vault: VaultService
 
     async def gather(
         self, connection: AsyncConnection, *, user_id: str, provider: str, account: str | None
@@ -63,7 +63,7 @@ class EvidenceGatherer:
         return Evidence(
             now=subject.read_at,
             provider_name=provider,
-            provider=self._providers.get(provider).config if provider in self._providers else None,
+            provider=self.providers.get(provider).config if provider in self.providers else None,
             user_status=subject.user_status,
             user_deleted_at=subject.user_deleted_at,
             health=_health(subject.provider),
@@ -104,7 +104,7 @@ class EvidenceGatherer:
         if token is None:
             return None
         try:
-            self._vault.open(token.ciphertext, binding, token.key_version)
+            self.vault.open(token.ciphertext, binding, token.key_version)
         except KeyUnavailableError:
             readability = Readability.KEY_MISSING
         except PoisonedCiphertextError:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from pydantic import ValidationError
@@ -49,12 +50,12 @@ _ERRORS: Final = {
 """Our error codes and OAuth's for them. Every other refusal is about the user, and becomes `invalid_grant`."""
 
 
+@dataclass(kw_only=True, eq=False)
 class TokenExchange:
     """Translates a form of RFC 8693 into a token read, and the token or the error into the form of RFC 8693."""
 
-    def __init__(self, tokens: TokenService, sessions: SessionVerifier) -> None:
-        self._tokens = tokens
-        self._sessions = sessions
+    tokens: TokenService
+    sessions: SessionVerifier
 
     async def exchange(self, credential: ServiceCredential, form: Mapping[str, str]) -> TokenExchangeResponse:
         """Return a provider's access token for the user of `subject_token`; `audience` (or `resource`) names the
@@ -65,7 +66,7 @@ class TokenExchange:
         """
         request = await self._request(form)
         try:
-            token = await self._tokens.get_valid_token(credential, request)
+            token = await self.tokens.get_valid_token(credential, request)
         except ApplicationError as error:
             raise _translated(error) from None
         return TokenExchangeResponse(
@@ -108,7 +109,7 @@ class TokenExchange:
         if kind != JWT:
             raise TokenExchangeError("invalid_request", f"subject_token_type must be {JWT} or {USER_ID}.")
         try:
-            session = await self._sessions.verify(token)
+            session = await self.sessions.verify(token)
         except RetryLaterError:
             raise
         except ApplicationError:
