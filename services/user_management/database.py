@@ -58,6 +58,7 @@ _TAKES_WRITES: Final = "SELECT current_setting('transaction_read_only') = 'off'"
 hoster whose disk is full, has set `default_transaction_read_only`."""
 
 DriverPool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+DriverRow: TypeAlias = asyncpg.Record
 
 log = structlog.get_logger(__name__)
 

@@ -8,11 +8,11 @@ very next call. It is plain SQL for the driver: through an ORM the same work tak
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, cast
 from uuid import UUID
 
 from services.user_management.core.ids import uuid7
-from services.user_management.database import DriverPool, fetch_row
+from services.user_management.database import DriverPool, DriverRow, fetch_row
 from services.user_management.enums import TokenOutcome
 from services.user_management.queries.service_client import LIVE_KEY
 
@@ -208,10 +208,10 @@ async def read_token(pool: DriverPool, query: TokenQuery, *, timeout_seconds: fl
         query.replaces,
         timeout_seconds=timeout_seconds,
     )
-    return reading(row)
+    return reading(cast("DriverRow", row))  # the statement always returns one row
 
 
-def reading(row: Any) -> TokenReading:
+def reading(row: DriverRow) -> TokenReading:
     """Turn one row of the door's answer into a TokenReading."""
     scopes = row["granted_scopes"]
     return TokenReading(

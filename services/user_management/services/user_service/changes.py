@@ -165,5 +165,5 @@ def _name_key(name: str | None) -> str | None:
     return search_key(name[:MAX_KEY_CHARACTERS])[:MAX_KEY_CHARACTERS]
 
 
-def _json(value: Any) -> Any:
+def _json(value: object) -> object:
     return value.isoformat() if isinstance(value, datetime) else value
