@@ -6,7 +6,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from services.user_management.auth.dependencies import ContainerDependency
 from services.user_management.auth.guards import public
-from services.user_management.exceptions import DatabaseUnavailableError, raises
 from services.user_management.routers.strict_route import StrictRoute
 from services.user_management.schemas.health import HealthResponse, ReadyResponse
 
@@ -29,7 +28,6 @@ async def get_readiness(container: ContainerDependency, response: Response) -> R
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-@raises(DatabaseUnavailableError)
 async def get_metrics(container: ContainerDependency) -> Response:
     """Return the metrics of this process, and the counters of integrations that all processes share, in Prometheus's
     text format. While Postgres is away, these counters are as last read, or left out. Metrics are not for the public: a

@@ -4,6 +4,7 @@ import asyncio
 import re
 
 import pytest
+from fastapi import FastAPI
 
 from services.user_management.core.integration_counts import misconfigured, refresh, transition
 from services.user_management.enums import IntegrationStatus, ReauthReason, RefreshEnd
@@ -200,3 +201,7 @@ async def test_metrics_that_were_never_read_are_absent_rather_than_zero(journey:
 
     assert found[(CURRENT,)] == 0
     assert {key[0] for key in found}.isdisjoint({TRANSITIONS, REFRESHES, MISCONFIGURED})
+
+
+def test_metrics_refuse_nobody_while_postgres_is_away_nor_say_so(app: FastAPI) -> None:
+    assert "503" not in app.openapi()["paths"]["/metrics"]["get"]["responses"]
