@@ -1,6 +1,7 @@
 """The container: which groups the start and the end of a process build."""
 
 import math
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -8,6 +9,15 @@ from services.user_management.container import Container
 from services.user_management.exceptions import StartupError
 from services.user_management.services.token_service import TokenRefresher
 from services.user_management.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+async def connections_for_this_test_alone(container: Container) -> AsyncIterator[None]:
+    """Disconnect the session's container meanwhile: there is one set of database connections per process, and the
+    containers of these tests close it."""
+    await container.resources.database.disconnect()
+    yield
+    await container.resources.database.connect()
 
 
 def groups(container: Container) -> set[str]:
