@@ -64,7 +64,8 @@ class RateLimits:
             local = LocalBuckets(quota, clock)
             self._classes[rate_class] = _Class(rate_class, policy, quota, local, RATE_LIMITED.labels(rate_class))
         self._empty_until: OrderedDict[str, int] = OrderedDict()
-        """For buckets that have refused, the microsecond until which they refuse every request."""
+        """For buckets that have refused, the microsecond until which they refuse every request; the bucket that refused
+        last stands last."""
         self._degraded = False
         self._ask_again_at = 0.0
 
@@ -80,23 +81,24 @@ class RateLimits:
         verdict = await self._ask_redis(of_class, name) or of_class.local.spend(name)
         if verdict.wait:
             self._empty_until[name] = self._now() + verdict.wait
+            self._empty_until.move_to_end(name)
             if len(self._empty_until) > MAX_KEYS:
                 self._empty_until.popitem(last=False)
         return of_class.allowance(verdict)
 
     @property
     def knows_of_waits(self) -> bool:
-        """Whether this process may know of a key that is refused; if not, every `known_wait` is 0."""
+        """Whether this process may know of a key that is refused; if not, every `known_wait` is 0. Refusals that are
+        over are forgotten here."""
+        now = self._now()
+        while self._empty_until and next(iter(self._empty_until.values())) <= now:
+            self._empty_until.popitem(last=False)
         return bool(self._empty_until)
 
     def known_wait(self, rate_class: RateClass, key: str) -> int:
         """Return for how many microseconds `key` will be refused, as far as `spend` of this process has seen a refusal;
         0 if it has not. This counts nothing and does not ask Redis."""
-        name = bucket_name(rate_class, key)
-        wait = self._empty_until.get(name, 0) - self._now()
-        if wait <= 0:
-            self._empty_until.pop(name, None)
-        return max(wait, 0)
+        return max(self._empty_until.get(bucket_name(rate_class, key), 0) - self._now(), 0)
 
     def refusal(self, rate_class: RateClass, wait: int) -> RateLimitedError:
         """Build the error for a request that has to wait for `wait` microseconds (see `known_wait`), and count the
