@@ -20,6 +20,17 @@ except SystemExit as end:
     print(end.code, *resource.getrlimit(resource.RLIMIT_CORE))
 """
 
+CRASH = """
+import os
+from services.user_management.core.core_dumps import forbid_core_dumps
+child = os.fork()
+if child == 0:
+    forbid_core_dumps()
+    os.abort()
+_, status = os.waitpid(child, 0)
+print(os.WTERMSIG(status) == 6, os.WCOREDUMP(status))
+"""
+
 
 @pytest.mark.skipif(resource.getrlimit(resource.RLIMIT_CORE)[1] == 0, reason="this machine forbids core dumps itself")
 @pytest.mark.parametrize("module", ["main", "celery_app", "cli"])
@@ -32,4 +43,37 @@ def test_process_forbids_core_dumps_before_it_reads_a_secret(module: str, tmp_pa
         [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
     )
 
-    assert finished.stdout == "2 0 0\n", finished.stderr
+    assert finished.stdout == "2 1 1\n", finished.stderr
+
+
+def test_process_that_crashes_is_not_dumped(tmp_path: Path) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-c", CRASH],
+        env={"PYTHONPATH": str(REPOSITORY)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert finished.stdout == "True False\n", finished.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_limit_that_the_machine_has_set_to_nothing_is_left_so(tmp_path: Path) -> None:
+    script = (
+        "import resource; from services.user_management.core.core_dumps import forbid_core_dumps\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); forbid_core_dumps()\n"
+        "print(*resource.getrlimit(resource.RLIMIT_CORE))"
+    )
+
+    finished = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": str(REPOSITORY)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert finished.stdout == "0 0\n", finished.stderr
