@@ -158,9 +158,9 @@ async def failover(request: pytest.FixtureRequest) -> AsyncIterator[Failover]:
         yield Failover(stack, address, primary, standby, job, person)
 
 
-async def _fail_over(failover: Failover, *, seconds: float) -> tuple[float, float]:
-    """Under load, fail over; then lead the address to the former primary, which is a standby now, and back again.
-    Returns the seconds after which all kinds of requests succeeded again, each time."""
+async def _fail_over(failover: Failover, *, seconds: float) -> None:
+    """Under load, fail over; then lead the address to the former primary, which is a standby now, and back again. Each
+    time all kinds of requests succeed again; print the seconds after which they did."""
     async with failover.load():
         await failover.until_answered()
         await asyncio.sleep(seconds)  # of the load before anything happens
@@ -180,7 +180,7 @@ async def _fail_over(failover: Failover, *, seconds: float) -> tuple[float, floa
         failover.address.move(failover.standby.socket_dir)
         second = await failover.until_answered()
         await asyncio.sleep(seconds)
-    return first, second
+    print(f"answered again after {first:.1f} s and {second:.1f} s")  # noqa: T201 - figures to read, not to judge
 
 
 async def _judge(failover: Failover) -> None:
@@ -209,19 +209,17 @@ async def _become_a_standby(failover: Failover, kind: str) -> None:
 
 # A server that takes over an open connection knows none of its prepared statements.
 @pytest.mark.parametrize("failover", [{"DATABASE_STATEMENT_CACHE_SIZE": "0"}], indirect=True)
-async def test_failover_costs_seconds_and_no_acknowledged_write(failover: Failover) -> None:
+async def test_failover_costs_no_acknowledged_write(failover: Failover) -> None:
     await _become_a_standby(failover, "write")
     await _become_a_standby(failover, "token")
-    first, second = await _fail_over(failover, seconds=0.5)
+    await _fail_over(failover, seconds=0.5)
 
     await _judge(failover)
-    assert max(first, second) <= 10
     assert await failover.readiness() == (200, "ok")
 
 
 @pytest.mark.nightly
 async def test_failover_under_load_for_half_a_minute(failover: Failover) -> None:
-    first, second = await _fail_over(failover, seconds=10)
+    await _fail_over(failover, seconds=10)
 
     await _judge(failover)
-    assert max(first, second) <= 10
