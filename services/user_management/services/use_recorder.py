@@ -1,6 +1,7 @@
 """Records when something (a key, a user) was last used. No request fails because this could not be recorded."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -9,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.user_management.core.clock import Clock
 from services.user_management.core.principal import system
-from services.user_management.database import is_unavailable
+from services.user_management.database import DatabaseError, describe_database_error, is_unavailable
 from services.user_management.observability import UNRECORDED_USES
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
@@ -70,9 +71,7 @@ class UseRecorder:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS), self._unit_of_work(RECORDER) as uow:
                 await self._write(uow.connection, key)
-        except Exception as error:
-            if not is_unavailable(error):
-                raise
+        except DatabaseError as error:
             self._written.pop(key, None)
             self._pause(error)
 
@@ -80,5 +79,8 @@ class UseRecorder:
         self._unrecorded.inc()
         now = self._clock.monotonic()
         if now >= self._resumes_at:
-            log.warning("use.not_recorded", thing=self._thing, reason=type(error).__name__)
+            # A statement that Postgres refuses is a defect of ours, but not of the request.
+            level = logging.WARNING if is_unavailable(error) else logging.ERROR
+            reason = describe_database_error(error) or type(error).__name__
+            log.log(level, "use.not_recorded", thing=self._thing, reason=reason)
         self._resumes_at = now + PAUSE_SECONDS

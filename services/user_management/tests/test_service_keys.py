@@ -11,7 +11,6 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI
-from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.middleware import Middleware
 from structlog.testing import capture_logs
@@ -427,7 +426,9 @@ async def test_use_is_tried_again_after_a_pause_in_which_nobody_waits(
     assert value_of(counter) - before == 3
 
 
-async def test_statement_that_is_wrong_is_not_taken_for_a_database_that_is_away(use: Use, journey: Journey) -> None:
+async def test_statement_that_postgres_refuses_is_an_error_in_the_log_and_fails_no_request(
+    use: Use, journey: Journey
+) -> None:
     async def write(connection: AsyncConnection, _key: str) -> None:
         await connection.execute(sa.text("SELECT no_such_column"))
 
@@ -435,8 +436,11 @@ async def test_statement_that_is_wrong_is_not_taken_for_a_database_that_is_away(
         journey.container.resources.unit_of_work, use.clock, thing="user", period_seconds=1, write=write
     )
 
-    with pytest.raises(ProgrammingError, match="no_such_column"):
+    with capture_logs() as lines:
         await broken.record("x")
+
+    assert [(line["event"], line["log_level"]) for line in lines] == [("use.not_recorded", "error")]
+    assert "42703" in lines[0]["reason"]
 
 
 async def test_number_of_remembered_keys_is_bounded(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:

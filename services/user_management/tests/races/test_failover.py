@@ -158,9 +158,9 @@ async def failover(request: pytest.FixtureRequest) -> AsyncIterator[Failover]:
         yield Failover(stack, address, primary, standby, job, person)
 
 
-async def _fail_over(failover: Failover, *, seconds: float) -> None:
+async def _fail_over(failover: Failover, *, seconds: float) -> float:
     """Under load, fail over; then lead the address to the former primary, which is a standby now, and back again. Each
-    time all kinds of requests succeed again; print the seconds after which they did."""
+    time all kinds of requests succeed again. Return the seconds that this took, the longer of the two times."""
     async with failover.load():
         await failover.until_answered()
         await asyncio.sleep(seconds)  # of the load before anything happens
@@ -180,7 +180,7 @@ async def _fail_over(failover: Failover, *, seconds: float) -> None:
         failover.address.move(failover.standby.socket_dir)
         second = await failover.until_answered()
         await asyncio.sleep(seconds)
-    print(f"answered again after {first:.1f} s and {second:.1f} s")  # noqa: T201 - figures to read, not to judge
+    return max(first, second)
 
 
 async def _judge(failover: Failover) -> None:
@@ -220,6 +220,7 @@ async def test_failover_costs_no_acknowledged_write(failover: Failover) -> None:
 
 @pytest.mark.nightly
 async def test_failover_under_load_for_half_a_minute(failover: Failover) -> None:
-    await _fail_over(failover, seconds=10)
+    longest = await _fail_over(failover, seconds=10)
 
     await _judge(failover)
+    assert longest <= 10, "the promise of ADR 35, for a machine with nothing else to do"

@@ -23,6 +23,6 @@ def clock() -> SetClock:
 
 @pytest.fixture
 async def redis(servers: Servers) -> AsyncIterator[RedisClient]:
-    client = create_redis_client(servers.valkey_url)
+    client = create_redis_client(servers.valkey_url, timeout_seconds=None)
     yield client
     await client.aclose()
