@@ -118,7 +118,7 @@ def _used_bytes(redis: Redis) -> int:
 def _lifetimes(redis: Redis) -> list[int]:
     """Return the PTTL of every key in milliseconds; -1 stands for a key that never expires. Keys that expire meanwhile
     are left out."""
-    names = redis.scan_iter(match="rl:*", count=_BATCH)
+    names = redis.scan_iter(match="{rl}:*", count=_BATCH)
     lifetimes: list[int] = []
     while batch := list(islice(names, _BATCH)):
         pipeline = redis.pipeline(transaction=False)

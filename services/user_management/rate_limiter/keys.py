@@ -13,11 +13,14 @@ _HOST_BITS: Final = 64
 
 
 def bucket_name(rate_class: RateClass, key: str) -> str:
-    """Return `rl:<class>:<key>`. A key that is long or not ASCII is replaced by its SHA-256, so that no caller can fill
-    the memory or break the encoding by choosing a key."""
+    """Return `{rl}:<class>:<key>`. A key that is long or not ASCII is replaced by its SHA-256, so that no caller can
+    fill the memory or break the encoding by choosing a key.
+
+    The braces are Redis Cluster's hash tag: all buckets are in one slot, so that one script may use several.
+    """
     if len(key) > MAX_KEY_CHARACTERS or not key.isascii():
         key = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"rl:{rate_class}:{key}"
+    return f"{{rl}}:{rate_class}:{key}"
 
 
 def address_key(address: str | None) -> str:

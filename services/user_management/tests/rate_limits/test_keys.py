@@ -25,7 +25,7 @@ def test_address_is_its_own_key_and_ipv6_its_network(address: str | None, key: s
 
 
 def test_bucket_is_named_after_class_and_key() -> None:
-    assert bucket_name(RateClass.SIGN_IN, "203.0.113.9") == "rl:sign-in:203.0.113.9"
+    assert bucket_name(RateClass.SIGN_IN, "203.0.113.9") == "{rl}:sign-in:203.0.113.9"
     assert bucket_name(RateClass.USER, "u" * MAX_KEY_CHARACTERS).endswith("u" * MAX_KEY_CHARACTERS)
 
 
@@ -33,5 +33,5 @@ def test_bucket_is_named_after_class_and_key() -> None:
 def test_long_or_foreign_key_is_hashed(key: str) -> None:
     name = bucket_name(RateClass.USER, key)
 
-    assert len(name) == len("rl:user:") + 64
+    assert len(name) == len("{rl}:user:") + 64
     assert name != bucket_name(RateClass.USER, key + "x")
