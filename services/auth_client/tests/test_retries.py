@@ -21,6 +21,8 @@ from services.auth_client.tests.service_stand_in import (
 )
 from services.auth_client.wire import BATCH_PATH, GET_PATH, Answer, unreachable
 
+pytestmark = pytest.mark.slow
+
 DRAINING = Reply.problem("database_unavailable", 503, headers={"Retry-After": "0"})
 GATEWAY = Reply(502, "<html>no upstream</html>")
 REQUEST = TokenRequest("user_ada", "google")

@@ -25,6 +25,8 @@ from services.user_management.tests.journey import Journey
 from services.user_management.tests.routes import all_routes, documented_routes, public_routes
 from services.user_management.tests.scenes import Connected, Headers
 
+pytestmark = pytest.mark.slow
+
 OTHER_KEY: Final = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 ACTOR: Final = {"iss": "https://dashboard.clerk.com", "sid": "sess_support", "sub": "user_support"}
 TARGET: Final = "target"

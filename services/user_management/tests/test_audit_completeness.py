@@ -288,6 +288,7 @@ def test_records_name_every_route_that_changes_something(app: FastAPI) -> None:
     assert set(RECORDS) == changing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recorded",
     [pytest.param(one, id=f"{route} {number}") for route, many in RECORDS.items() for number, one in enumerate(many)],

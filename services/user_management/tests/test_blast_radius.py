@@ -13,6 +13,8 @@ from services.user_management.tests.actors import TESTER
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, assert_problem
 
+pytestmark = pytest.mark.slow
+
 VERSION_NOBODY_HOLDS = """
 INSERT INTO encryption_keys (version, state, kdf, canary, created_at) VALUES (3, 'decrypt_only', 'x', '', now())
 """

@@ -290,6 +290,7 @@ async def test_directory_on_its_own_client_cannot_be_used_once_closed() -> None:
         await directory.get_user("user_1")
 
 
+@pytest.mark.slow
 def test_sdk_is_not_imported_by_the_api() -> None:
     program = "import sys, services.user_management.main; sys.exit('clerk_backend_api' in sys.modules)"
 

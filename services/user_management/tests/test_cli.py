@@ -13,6 +13,8 @@ from services.devstack.running_service import REPOSITORY
 from services.user_management.settings import Settings
 from services.user_management.tests.command_line import CommandLine
 
+pytestmark = pytest.mark.slow
+
 
 def administer(servers: Servers, statement: str, database: str = "postgres") -> None:
     async def run() -> None:

@@ -25,6 +25,8 @@ from services.user_management.tests.clerk_history import Event, updated
 from services.user_management.tests.command_line import inherited_environment, run_command
 from services.user_management.tests.test_cli import administer
 
+pytestmark = pytest.mark.slow
+
 ONE_TICK_OF_EACH = """
 from services.user_management.container import Container
 from services.user_management.settings import get_settings

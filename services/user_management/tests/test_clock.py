@@ -63,5 +63,6 @@ def test_clock_that_is_wrong_measures_durations_all_the_same() -> None:
     assert before <= during <= after
 
 
+@pytest.mark.slow
 def test_wall_clock_is_read_by_nobody_else() -> None:
     assert set(readers_of_the_wall()) == set(MAY_READ_IT)

@@ -318,6 +318,7 @@ async def test_confirm_refuses_a_body_that_names_no_one_way(journey: Journey, bo
         assert "input" not in response.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("operation", "action", "fields", "status", "code"),
     [

@@ -425,6 +425,7 @@ async def test_first_tokens_with_a_member_missing_or_wrong_are_kept_for_what_the
     assert (await journey.userinfo(token.json()["access_token"])).status_code == 200
 
 
+@pytest.mark.slow
 async def test_attempts_of_a_user_who_starts_again_and_again_are_bounded(journey: Journey) -> None:
     ada, bob = await journey.sign_up(), await journey.sign_up("bob@example.com")
     others = [await journey.authorize(bob, PROVIDER), await journey.authorize(ada, "sandbox-strict")]

@@ -22,7 +22,7 @@ from services.user_management.tests.clerk_history import (
 )
 
 Owner = asyncpg.Connection
-pytestmark = pytest.mark.usefixtures("clean_database")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("clean_database")]
 
 AT_ONCE: Final = 8
 ADA: Final = "user_ada"

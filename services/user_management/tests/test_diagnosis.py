@@ -15,6 +15,8 @@ from services.user_management.tests.diagnosis_scenes import Patient, configure_i
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, Headers, assert_problem
 
+pytestmark = pytest.mark.slow
+
 STATIC = "sandbox-static"
 
 

@@ -248,6 +248,7 @@ async def test_clock_of_the_provider_is_measured_at_connect(
     assert 85 <= found["evidence"]["clock_skew_seconds"] <= 95
 
 
+@pytest.mark.slow
 async def test_provider_that_ends_all_tokens_each_day_is_normal(
     connected: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,8 @@ from services.user_management.tests.integration_scenes import (
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, Headers, assert_problem, audit_actions, only_row
 
+pytestmark = pytest.mark.slow
+
 PATH = f"/users/me/integrations/{PROVIDER}"
 WAIT = "SELECT extract(epoch FROM next_attempt_at - now())::float8 FROM token_revocations"
 WHOLE_GRANT = '[revocation]\nendpoint = "http://sandbox.test/oidc/static/revoke"\nwhole_consent = true'

@@ -157,6 +157,7 @@ def test_every_type_of_event_has_a_published_schema(app: FastAPI) -> None:
     assert set(app.openapi()["webhooks"]) == {*EventType, TEST}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event_type", [*EventType, TEST])
 async def test_event_is_sent_as_its_published_schema_says(
     journey: Journey, app: FastAPI, receiver: Receiver, event_type: str

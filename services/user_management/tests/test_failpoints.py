@@ -18,6 +18,8 @@ from services.user_management.settings.groups import OAuthGroup, ProvidersGroup
 from services.user_management.tests.races.test_rotation_kills import EXERCISED as EXERCISED_BY_ROTATIONS
 from services.user_management.tests.races.test_webhook_kills import EVENT_IS_KEPT
 
+pytestmark = pytest.mark.slow
+
 SERVICE = Path(__file__).resolve().parents[1]
 REPOSITORY = SERVICE.parents[1]
 ARMED = f"{Failpoint.WEBHOOK_STORED}:raise"

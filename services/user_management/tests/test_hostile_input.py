@@ -30,6 +30,8 @@ from services.user_management.tests.request_places import Place, places, prepare
 from services.user_management.tests.scenes import Headers
 from services.user_management.utils.strict_json import storable
 
+pytestmark = pytest.mark.slow
+
 SEED: Final = 7
 FEW: Final = 20
 ALL: Final = len(NAUGHTY)

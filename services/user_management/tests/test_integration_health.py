@@ -16,6 +16,8 @@ from services.user_management.tests.health_scenes import STATIC, crowd, forget_r
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, audit_actions
 
+pytestmark = pytest.mark.slow
+
 REFUSAL: dict[str, Any] = {"action": "status", "status": 401, "body": {"error": "invalid_token"}}
 
 

@@ -87,6 +87,7 @@ async def test_metadata_holds_twenty_entries_and_not_one_more(connected: Connect
     assert "note_20" in swapped.json()["metadata"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [

@@ -13,6 +13,8 @@ from services.user_management.tests.command_line import CommandLine
 from services.user_management.tests.key_source_servers import KEY, TOKEN, fake_transit
 from services.user_management.tests.test_cli import database
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["database"]  # the fixture
 
 FIRST = {"1": base64.b64encode(b"1" * 32).decode()}

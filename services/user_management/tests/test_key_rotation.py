@@ -28,6 +28,8 @@ from services.user_management.tests.fleets import SECOND_ROOT, holding, rotation
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, audit_actions
 
+pytestmark = pytest.mark.slow
+
 Owner = asyncpg.Connection
 
 REVOCATION = """

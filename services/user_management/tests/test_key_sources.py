@@ -27,6 +27,8 @@ from services.user_management.tests.key_source_servers import (
     transit_binary,
 )
 
+pytestmark = pytest.mark.slow
+
 SECRET = b"0123456789abcdef0123456789abcdef"
 REGION = "eu-central-1"
 

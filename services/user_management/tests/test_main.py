@@ -324,6 +324,7 @@ def _headers(operation: dict[str, Any]) -> set[str]:
     return {item["name"] for item in operation.get("parameters", []) if item["in"] == "header"}
 
 
+@pytest.mark.slow
 def test_import_needs_no_environment(tmp_path: Path) -> None:
     script = (
         "import services.user_management.main as m, services.user_management.settings as s\n"

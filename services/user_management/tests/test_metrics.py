@@ -16,6 +16,8 @@ from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected
 from services.user_management.unit_of_work import UnitOfWork
 
+pytestmark = pytest.mark.slow
+
 STATIC = "sandbox-static"
 TRANSITIONS = "user_management_connection_transitions_total"
 REFRESHES = "user_management_refreshes_total"

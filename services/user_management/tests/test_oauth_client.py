@@ -532,6 +532,7 @@ NAMES = [
 MEMBERS = st.dictionaries(st.sampled_from(NAMES), JSON, max_size=6)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     name=st.sampled_from(["google", "microsoft", "github", "slack"]),

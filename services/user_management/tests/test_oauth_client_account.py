@@ -93,6 +93,7 @@ async def test_account_at_slack_is_workspace_and_user() -> None:
     assert account == Account(id="T1.U1", email=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("emails", "email"),
     [
@@ -214,6 +215,7 @@ async def test_user_info_in_the_short_form_of_a_file_is_read() -> None:
     assert (await client(edge).fetch_account(long, grant())) == Account(id="o.7", email=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [httpx.Response(500), httpx.ReadTimeout("x"), httpx.ConnectError("x")])
 async def test_user_info_is_asked_for_again_since_the_code_is_used_up(first: httpx.Response | Exception) -> None:
     edge = Edge()
@@ -224,6 +226,7 @@ async def test_user_info_is_asked_for_again_since_the_code_is_used_up(first: htt
     assert (account.id, edge.calls(GITHUB_USER)) == ("1", 3)
 
 
+@pytest.mark.slow
 async def test_user_info_that_stays_away_is_asked_for_three_times() -> None:
     edge = Edge()
     edge.answer(GITHUB_USER, httpx.Response(502))

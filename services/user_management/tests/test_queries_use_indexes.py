@@ -10,6 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
+import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -50,6 +51,8 @@ from services.user_management.queries.webhook_delivery import ClaimedDelivery, F
 from services.user_management.tests.filled_tables import ROWS, USERS, filled
 from services.user_management.tests.query_plans import Indexes, Plan, generic_plan
 from services.user_management.tests.scenes import Connected
+
+pytestmark = pytest.mark.slow
 
 NOW: Final = datetime(2024, 1, 1, tzinfo=UTC)
 STEP: Final = timedelta(days=1)

@@ -29,7 +29,7 @@ from services.user_management.tests.conftest import SANDBOX_URL
 from services.user_management.tests.replacing import replace_in_group
 
 Owner = asyncpg.Connection
-pytestmark = pytest.mark.usefixtures("clean_database")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("clean_database")]
 
 
 @pytest.fixture

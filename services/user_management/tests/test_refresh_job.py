@@ -26,6 +26,8 @@ from services.user_management.tests.integration_scenes import (
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600.0
 SPREAD = 600.0
 AGED = """

@@ -17,6 +17,8 @@ from services.user_management.tests.integration_scenes import (
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, assert_problem, audit_actions
 
+pytestmark = pytest.mark.slow
+
 COOL_DOWN = "SELECT extract(epoch FROM refresh_not_before - now())::float8 FROM integrations"
 DETAILS = '[error_details]\nmembers = { error_subtype = "" }'
 REVOKED = f'[errors]\ntoken_revoked = "revoked"\n\n{DETAILS}'

@@ -21,6 +21,8 @@ from services.user_management.tests.journey import Journey
 from services.user_management.tests.races.conftest import until
 from services.user_management.tests.scenes import Connected, audit_actions
 
+pytestmark = pytest.mark.slow
+
 BEFORE = ("openid", "email", "offline_access")
 WIDER = (*BEFORE, "mail.read")
 WAITED_FOR = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"

@@ -22,6 +22,8 @@ from services.user_management.tests.journey import Journey
 from services.user_management.tests.provider_copies import imitated, living_tokens
 from services.user_management.tests.scenes import Connected, Headers, assert_problem
 
+pytestmark = pytest.mark.slow
+
 ROTATING = ["github", "slack"]
 
 

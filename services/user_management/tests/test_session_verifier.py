@@ -307,6 +307,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(changes=st.dictionaries(st.sampled_from([*CLAIMS, "aud", "act", "o", "fea", "org_id", "org_role"]), JSON))
 async def test_signed_claims_of_any_form_raise_nothing_else(changes: dict[str, Any]) -> None:

@@ -255,6 +255,7 @@ def test_example_is_refused_in_production(monkeypatch: pytest.MonkeyPatch) -> No
         assert f"  {secret}: " in str(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

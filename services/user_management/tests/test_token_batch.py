@@ -17,6 +17,8 @@ from services.user_management.tests.integration_scenes import PROVIDER, WORK, co
 from services.user_management.tests.replacing import replace_in_group
 from services.user_management.tests.scenes import Connected, assert_problem, read_outcomes
 
+pytestmark = pytest.mark.slow
+
 PATH = "/internal/tokens/batch-get"
 Item = dict[str, Any]
 

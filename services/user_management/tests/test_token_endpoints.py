@@ -300,6 +300,7 @@ async def test_account_is_picked_by_id_or_email_and_is_the_primary_one_by_defaul
     assert_problem(unknown, 404, "not_connected")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

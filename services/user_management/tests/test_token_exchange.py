@@ -191,6 +191,7 @@ async def test_exchange_refuses_a_credential_that_is_not_good(connected: Connect
     assert await read_outcomes(connected.journey) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "error"),
     [

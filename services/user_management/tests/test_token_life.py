@@ -43,6 +43,7 @@ async def test_default_demand_is_five_minutes(connected: Connected, seconds_left
     assert response.json()["refreshed"] is refreshed
 
 
+@pytest.mark.slow
 async def test_soft_demand_hands_out_what_is_left_while_the_provider_is_down(connected: Connected) -> None:
     await connected.journey.age_tokens(seconds_left=60)
     connected.fail("status", status=500, times=2)
@@ -153,6 +154,7 @@ LOST_ANSWERS: list[tuple[FaultAction, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("action", "fields"), LOST_ANSWERS)
 async def test_answer_that_is_lost_costs_nothing(
     connected: Connected, action: FaultAction, fields: dict[str, Any]

@@ -9,6 +9,8 @@ from services.user_management.services.vault_service import POISON_LIMIT_PER_MIN
 from services.user_management.tests.journey import Journey
 from services.user_management.tests.scenes import Connected, assert_problem, audit_actions, read_outcomes
 
+pytestmark = pytest.mark.slow
+
 
 def _flip(ciphertext: bytes, position: int) -> bytes:
     changed = bytearray(ciphertext)

@@ -21,6 +21,8 @@ from services.user_management.tests.journey import Journey
 from services.user_management.tests.provider_copies import imitated, living_tokens
 from services.user_management.tests.scenes import Headers, assert_problem, provider_party
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def built_in_providers(container: Container, journey: Journey, tmp_path: Path) -> Iterator[None]:

@@ -174,6 +174,7 @@ def _ask(chance: random.Random, people: list[Known]) -> Question:
     )
 
 
+@pytest.mark.slow
 async def test_search_finds_what_the_model_finds_in_its_order(journey: Journey, searcher: Headers) -> None:
     chance = random.Random(SEED)  # noqa: S311 - reproducible, not secret
     people = [_invent(chance, number) for number in range(200)]

@@ -213,6 +213,7 @@ async def test_activity_of_a_user_whose_row_is_being_changed_is_left_out(
     assert await last_active(journey, ada.id) is None
 
 
+@pytest.mark.slow
 async def test_profile_is_read_while_the_pool_for_writing_is_busy(journey: Journey, other_process: UserStates) -> None:
     ada, bob = await journey.sign_up(), await journey.sign_up("bob@example.com")
     database = journey.container.resources.settings.database

@@ -416,6 +416,7 @@ def _refusal(rule: str, text: str) -> str:
     return str(refusal.value)
 
 
+@pytest.mark.slow
 def test_every_code_point_is_judged_by_its_properties() -> None:
     wrong = []
     for point in range(sys.maxunicode + 1):
@@ -558,6 +559,7 @@ def test_schema_pattern_agrees_with_the_rule(rule: str) -> None:
         assert not [text for text, _ in REFUSED[rule] if pattern.search(text) and len(text) < 250 and text[-1:] != "\n"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in ("email_address", "time_zone")])
 @UNHURRIED
 @given(choices=st.data())

@@ -3,10 +3,14 @@
 from typing import Final
 from uuid import UUID
 
+import pytest
+
 from services.conftest import Servers
 from services.user_management.queries import webhook_delivery
 from services.user_management.tests.query_plans import Plan
 from services.user_management.tests.test_queries_use_indexes import recording
+
+pytestmark = pytest.mark.slow
 
 BACKLOG: Final = 100_000
 MANY: Final = UUID(int=1)

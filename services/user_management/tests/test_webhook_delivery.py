@@ -430,6 +430,7 @@ async def test_failure_that_cannot_be_recorded_is_tried_again_and_costs_the_othe
     assert (len(failing.received), len(scene.receiver.received)) == (2, 1)
 
 
+@pytest.mark.slow
 async def test_slice_goes_on_when_everything_under_way_ends_during_a_claim(scene: Scene) -> None:
     await scene.subscribe()
     await scene.happen(*[EventType.USER_UPDATED] * 3)

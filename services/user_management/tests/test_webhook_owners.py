@@ -92,6 +92,7 @@ async def _promote(journey: Journey) -> Any:
     return await journey.container.service_clients.set_permissions(TESTER, "billing", ["webhooks:manage"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("permission", ["admin", "webhooks:manage"])
 @pytest.mark.parametrize(
     ("lose", "regain"),

@@ -451,6 +451,7 @@ async def _states(owner: "asyncpg.Connection[asyncpg.Record]") -> list[tuple[str
     return [(row["state"], row["next_attempt_at"] is not None) for row in rows]
 
 
+@pytest.mark.slow
 async def test_operator_lists_shows_disables_enables_and_replays(
     journey: Journey, as_admin: Door, cli: CommandLine
 ) -> None:
@@ -478,6 +479,7 @@ async def test_operator_lists_shows_disables_enables_and_replays(
     ]
 
 
+@pytest.mark.slow
 async def test_operator_is_told_to_go_on_with_failures_alone(
     journey: Journey, as_admin: Door, cli: CommandLine
 ) -> None:

@@ -63,6 +63,7 @@ async def statuses(journey: Journey, headers: dict[str, str]) -> list[int]:
     return [(await journey.client.get("/users/me", headers=headers)).status_code for _ in range(4)]
 
 
+@pytest.mark.slow
 async def test_guesses_from_one_address_run_out(narrow: Journey) -> None:
     ada = await narrow.sign_up()
 
