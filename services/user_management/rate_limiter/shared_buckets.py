@@ -17,7 +17,7 @@ _MAX_QUESTIONS: Final = 128
 # The arithmetic of `LocalBuckets`, by the server's clock, since the clients' clocks differ. Each of KEYS holds the
 # microsecond at which that bucket is full again; without the key it is full. ARGV holds, for each key, the microseconds
 # in which one request comes back, and the burst. Returns, for each key, the microseconds to wait and the microseconds
-# until the bucket is full.
+# until the bucket is full: numbers in one text, which the client parses faster than an array.
 _SCRIPT: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -30,14 +30,14 @@ for i, key in ipairs(KEYS) do
     local after = math.max(full_at, now) + emission
     local wait = after - capacity - now
     if wait > 0 then
-        verdicts[2 * i - 1], verdicts[2 * i] = wait, full_at - now
+        verdicts[i] = string.format('%.0f %.0f', wait, full_at - now)
     else
         -- The key is gone by the time at which the bucket is full. %.0f: Lua writes a number with 14 digits by itself.
         redis.call('SET', key, string.format('%.0f', after), 'PX', math.ceil((after - now) / 1000))
-        verdicts[2 * i - 1], verdicts[2 * i] = 0, after - now
+        verdicts[i] = string.format('0 %.0f', after - now)
     end
 end
-return verdicts
+return table.concat(verdicts, ' ')
 """
 # Redis names scripts by SHA-1.
 _SHA: Final = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
@@ -108,14 +108,15 @@ class SharedBuckets:
         except NoScriptError:
             # Redis lost the script by a restart, a failover or SCRIPT FLUSH. EVAL loads it again for the next call.
             reply = await self._call("EVAL", _SCRIPT, len(names), *names, *numbers)
-        return [Verdict(wait, until_full) for wait, until_full in zip(reply[::2], reply[1::2], strict=True)]
+        found = map(int, reply.split())
+        return [Verdict(wait, until_full) for wait, until_full in zip(found, found, strict=True)]
 
-    async def _call(self, *command: str | int) -> list[int]:
+    async def _call(self, *command: str | int) -> str:
         # This bypasses the client's bookkeeping. Measured CPU per call: 65 µs instead of 86 µs through `evalsha()`.
         pool = self._redis.connection_pool
         connection = await pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it without types
         try:
             await connection.send_command(*command, check_health=False)
-            return cast("list[int]", await connection.read_response())
+            return cast("str", await connection.read_response())
         finally:
             await pool.release(connection)

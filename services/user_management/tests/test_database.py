@@ -1,11 +1,14 @@
 """The answers to a caller when the database fails."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
-from services.user_management.database import driver_url, role_of, sqlalchemy_url
+from services.conftest import Servers
+from services.user_management.database import DriverPool, driver_url, fetch_row, role_of, sqlalchemy_url
+from services.user_management.tests.races.conftest import until
 from services.user_management.tests.scenes import Connected, assert_problem
 
 GIVES_WAY = """
@@ -43,6 +46,84 @@ async def test_statement_that_is_wrong_is_our_fault(victim: Connected) -> None:
     response = await victim.journey.client.patch(path, headers=victim.headers, json={"metadata": {"label": "work"}})
 
     assert_problem(response, 500, "internal_error")
+
+
+BACKEND = "SELECT pg_backend_pid() AS pid"
+SLEEP = "SELECT pg_sleep(30)"
+
+
+@pytest.fixture
+async def pool(servers: Servers, database_name: str) -> AsyncIterator[DriverPool]:
+    """A pool that has one connection, so that one which is not given back is missed at once."""
+    async with asyncpg.create_pool(driver_url(servers.url(database_name)), min_size=0, max_size=1) as opened:
+        yield opened
+
+
+async def backend(pool: DriverPool) -> int:
+    """Return the process id of the pool's server process. Raises TimeoutError if the pool has no connection left."""
+    row = await fetch_row(pool, BACKEND, timeout_seconds=5)
+    assert row is not None
+    return int(row["pid"])
+
+
+@pytest.fixture
+async def superuser(servers: Servers) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    connection = await asyncpg.connect(servers.superuser_url("postgres"))
+    yield connection
+    await connection.close()
+
+
+async def begun(pool: DriverPool, superuser: "asyncpg.Connection[asyncpg.Record]", pid: int) -> asyncio.Task[object]:
+    """Begin a statement that lasts, and return its task when Postgres has it."""
+    task: asyncio.Task[object] = asyncio.create_task(fetch_row(pool, SLEEP, timeout_seconds=5))
+
+    async def is_active() -> bool:
+        return bool(await superuser.fetchval("SELECT state = 'active' FROM pg_stat_activity WHERE pid = $1", pid))
+
+    await until(is_active)
+    return task
+
+
+async def test_connection_is_the_same_for_one_statement_after_the_other(pool: DriverPool) -> None:
+    assert len({await backend(pool) for _ in range(3)}) == 1
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_statement_that_is_given_up_gives_its_connection_back(
+    pool: DriverPool, superuser: "asyncpg.Connection[asyncpg.Record]", times: int
+) -> None:
+    task = await begun(pool, superuser, await backend(pool))
+
+    for _ in range(times):  # the second time while the driver waits for Postgres to stop the statement
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert await backend(pool) > 0
+
+
+async def test_connection_that_is_lost_in_a_statement_is_replaced(
+    pool: DriverPool, superuser: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    lost = await backend(pool)
+    task = await begun(pool, superuser, lost)
+
+    await superuser.execute("SELECT pg_terminate_backend($1)", lost)
+    with pytest.raises(asyncpg.PostgresConnectionError):
+        await task
+
+    assert await backend(pool) != lost
+
+
+async def test_connection_that_expires_in_a_statement_is_replaced(pool: DriverPool) -> None:
+    expired = await backend(pool)
+    task = asyncio.create_task(fetch_row(pool, "SELECT pg_sleep(0.05)", timeout_seconds=5))
+    await asyncio.sleep(0)  # until it has the connection
+    await pool.expire_connections()
+    await task
+
+    assert await backend(pool) != expired
 
 
 ONE_FORM = "app:pw@/users?host=a%2Cb&port=5432%2C5433"
