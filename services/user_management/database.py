@@ -181,19 +181,7 @@ async def fetch_row(
         await ormar_database.drop_connections()
         raise
     finally:
-        await _release(connection)
-
-
-async def _release(connection: Any) -> None:
-    """Give a connection back to its pool. This is `Pool.release` of asyncpg without its task, which costs a seventh of
-    the CPU of a profile read.
-
-    The task keeps the connection when whoever gives it back is cancelled meanwhile. Without it, the pool closes the
-    connection and opens another when one is needed.
-    """
-    if connection._con is not None:  # noqa: SLF001 # None: it was lost, and the pool has taken its place back
-        connection._con._on_release()  # noqa: SLF001
-        await connection._holder.release(None)  # noqa: SLF001
+        await pool.release(connection)
 
 
 async def fetch_rows(

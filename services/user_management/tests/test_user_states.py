@@ -94,7 +94,6 @@ class _LateAnswers:
         self._pool = pool
         self.sent = asyncio.Event()
         self.arrive = asyncio.Event()
-        self._con = None  # `acquire` takes no connection, so none is given back
 
     @property
     def door(self) -> "_LateAnswers":
@@ -105,6 +104,9 @@ class _LateAnswers:
 
     async def acquire(self) -> "_LateAnswers":
         return self
+
+    async def release(self, _connection: object) -> None:
+        """Do nothing, since `acquire` has taken no connection."""
 
     async def fetchrow(self, statement: str, *arguments: Any) -> Any:
         row = await self._pool.fetchrow(statement, *arguments)
