@@ -120,8 +120,8 @@ class Comparison(Generic[M]):
         return self.service.failures + self.floor.failures
 
     def promises(self, circumstances: Circumstances, *, minimum_ratio_percent: float) -> list[Promise]:
-        """Return what every comparison is judged by: the ratio, memory, failures and the p99 latency, which is judged
-        on an idle machine only."""
+        """Return the promises that every comparison has: on the ratio, the memory, the failures and the p99 latency,
+        which is judged on an idle machine only."""
         service, idle = self.service, circumstances.is_idle
         rounds = [*service.rounds, *self.floor.rounds]
         counts = {"answered": sum(measured.load.requests for measured in rounds)}
@@ -215,6 +215,7 @@ def conclude(
     options: Options,
     circumstances: Circumstances,
 ) -> bool:
-    """Print and write what was found; return whether every limit that was judged is kept. Raises OSError."""
+    """Print the table and the promises, and write the result file if one is wanted; return whether every limit that was
+    judged is kept. Raises OSError."""
     details = {"options": options.as_json(), "modes": [found.as_json() for found in comparisons]}
     return report.conclude(table(comparisons), promises, circumstances, json_path=options.json_path, details=details)

@@ -3,9 +3,9 @@ with six token reads.
 
 Of ten users one has two accounts at Google, one has an account at each of three providers, three have none, and five
 have one. About every tenth integration is due for a refresh within the hour, and one in a hundred is in `needs_reauth`.
-To every twentieth there is the revocation of a former integration, which has no row any more: one in fifty of these is
-pending, the others were done at some time in the last 60 days. The ciphertexts are as long as real ones, but cannot be
-decrypted.
+For every twenty integrations there is the revocation of a former one, which has no row any more: one revocation in
+fifty is pending, the others were done at some time in the last 60 days. The ciphertexts are as long as real ones, but
+cannot be decrypted.
 """
 
 from typing import Final
@@ -20,7 +20,8 @@ READS_PER_CONNECTION: Final = 6
 """Reads of each integration at Google in the last 25 days: 4.8 million records for a million integrations."""
 TABLES: Final = "integrations, encrypted_tokens, token_reads, token_revocations"
 
-# Building an index is several times faster than growing it. The indexes of constraints stay: their rows come in order.
+# Building an index at the end is several times faster than growing it row by row. The indexes of constraints stay, as
+# their rows are inserted in order.
 _TAKE_AWAY: Final = """
 CREATE TEMPORARY TABLE put_back (statement text);
 DO $$ DECLARE part record; BEGIN
@@ -85,8 +86,8 @@ FROM (
     ORDER BY users.id, provider, account_id
 ) AS connections;
 """
-# An integration that waits for its user keeps the tokens that it had; a due token was issued in an earlier hour.
-# Without triggers, the copy of both times is made here.
+# An integration in `needs_reauth` keeps the tokens that it had; a due token was issued in an earlier hour. The triggers
+# that copy both times from the access token to the integration are off, so the token takes them from the integration.
 _TOKENS: Final = """
 INSERT INTO encrypted_tokens (id, integration_id, kind, ciphertext, key_version, issued_at, expires_at)
 SELECT pg_temp.uuid7(refresh_issued_at, kind || id), id, kind, pg_temp.sealed(kind || id, version, size), version,

@@ -1,5 +1,5 @@
-"""Times the database queries of the periodic jobs. They are run here, as the jobs run them, and not by a worker, which
-would change what is measured."""
+"""Times the database queries of the periodic jobs. They run in this process, as the jobs run them, and not in a worker,
+which would then refresh and revoke tokens and so change the rows that the next query finds."""
 
 import asyncio
 import time

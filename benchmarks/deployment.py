@@ -37,8 +37,8 @@ class Deployment:
     postgres: PostgresServer
 
     def run_python(self, *arguments: str) -> Finished:
-        """Run `python ARGUMENTS…` in the environment. If it fails, raises BenchmarkError with the last line that it
-        printed."""
+        """Run `python ARGUMENTS…` in the environment, for at most five minutes. If it fails, raises BenchmarkError with
+        the last line that it printed."""
         command = [sys.executable, *arguments]
         finished = process.run(command, env=self.environment, cwd=self.folder, timeout=_PREPARATION_SECONDS)
         if finished.returncode != 0:
@@ -80,7 +80,7 @@ def deployed(postgres_settings: Mapping[str, str], environment: Mapping[str, str
 
 
 def production_environment(postgres: PostgresServer, valkey: ValkeyServer) -> dict[str, str]:
-    """Return the variables that an operator sets in production, where no outside party is ever called.
+    """Return the variables that an operator sets in production, with made-up addresses of Clerk and the frontend.
 
     Nothing of the caller's own environment gets in.
     """

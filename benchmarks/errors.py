@@ -2,4 +2,4 @@
 
 
 class BenchmarkError(Exception):
-    """Failure that ends a benchmark; its text is one line and is printed without a traceback."""
+    """Failure that ends a benchmark; its text is printed without a traceback."""

@@ -110,8 +110,8 @@ def promises(quiet: Watched, attacks: Sequence[Watched], *, tracebacks: int) -> 
 def _watch(
     name: str, deployment: Deployment, server: ServerUnderTest, *, seconds: int, count: int | None = None
 ) -> Watched:
-    """Ask for `/health` again and again for `seconds`, and where `count` is given until the attack `name` of that size
-    has ended too.
+    """Ask for `/health` again and again for `seconds` and return what that showed. If `count` is given, run the attack
+    `name` of that size meanwhile, and go on until it has ended.
 
     Raises BenchmarkError.
     """

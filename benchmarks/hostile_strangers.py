@@ -3,9 +3,8 @@ COUNT SECONDS`.
 
 Prints the statuses of the answers as a JSON array, with 0 where no answer came. The attacks: with `bodies`, COUNT
 connections keep posting the costliest bodies of 1 MiB for SECONDS, and with `queries` they keep sending the costliest
-queries. With `hang_ups`, COUNT requests, spread over
-SECONDS, end in the middle of their body. With `headers` and `url`, one request has a head of COUNT megabytes. An attack
-that goes on for ten seconds longer is broken off.
+queries. With `hang_ups`, COUNT requests, spread over SECONDS, end in the middle of their body. With `headers` and
+`url`, one request has a head of COUNT megabytes. An attack that has not ended ten seconds after SECONDS is broken off.
 """
 
 import argparse
@@ -39,16 +38,16 @@ _TARGETS: Final = (
 
 
 def head_of(number: int, length: int) -> bytes:
-    """Return the head of a request with a body of `length` bytes, as the client of this number sends it; the numbers
-    take turns at the routes."""
+    """Return the head of the request, with a body of `length` bytes, that the client `number` sends. Clients with
+    consecutive numbers send to different routes."""
     target, credential = _TARGETS[number % len(_TARGETS)]
     lines = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n"
     return f"{target} HTTP/1.1\r\n{lines}{credential.format(now=int(time.time()))}\r\n".encode()
 
 
 async def _send(address: tuple[str, int], parts: list[bytes], *, answered: bool = True) -> int:
-    """Send `parts` on a new connection, and then abort it. Return the status of the answer; 0 if none came, or if it is
-    not `answered`: then nothing is waited for once the parts are sent.
+    """Send `parts` on a new connection, wait for the answer, abort the connection, and return the status of the answer,
+    or 0 if none came. With `answered=False`, abort as soon as the parts are sent and return 0.
 
     The answer may come before all parts are sent.
     """

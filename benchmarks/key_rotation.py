@@ -138,9 +138,9 @@ def _start(deployment: Deployment) -> Child:
 
 
 def _kill_half_way(deployment: Deployment, before: int) -> int:
-    """Start a rotation, kill it by SIGKILL when half is done, and return how many tokens it left.
+    """Start a rotation, kill it by SIGKILL when half is done, and return how many tokens it left under the former key.
 
-    Raises BenchmarkError.
+    Raises BenchmarkError when the rotation fails or does not get half way.
     """
     child = _start(deployment)
     deadline = time.monotonic() + PATIENCE_SECONDS

@@ -20,7 +20,7 @@ from services.user_management.settings import QuotaPolicy
 KEY_CHARACTERS: Final = 64
 """Length of a key: the greatest length of a user id; addresses are shorter."""
 _POLICY: Final = QuotaPolicy(5, 86_400)
-"""A quota that refills so slowly that no key has its full quota again, and is removed, before the run is over."""
+"""A quota that refills so slowly that during the run no key regains its full quota, at which it would be removed."""
 _WARM_UP_KEYS: Final = 2000
 _AT_ONCE: Final = 32
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
@@ -32,8 +32,9 @@ def resident_bytes() -> int:
 
 
 async def spend(url: str, count: int) -> dict[str, float]:
-    """Count one request against each of `count` keys, of all rate classes in turn. Return the growth of this process in
-    bytes, the microseconds per key, and whether it did without Redis (`degraded`)."""
+    """Count one request against each of `count` keys, of all rate classes in turn, after a warm-up with other keys.
+    Return the growth of this process (`grown_bytes`), the `microseconds` per key, and whether it did without Redis
+    (`degraded`)."""
     redis = create_redis_client(url)
     limits = RateLimits(redis, dict.fromkeys(RateClass, _POLICY), SystemClock())
     await _spend_from(limits, range(_WARM_UP_KEYS))

@@ -72,12 +72,12 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """The circumstances under which a run was made."""
+    """The seed, code version, start time and load of the machine under which a run was made."""
 
     benchmark: str
     seed: int
     git: str
-    """The commit, followed by `-dirty` when the files differ from it."""
+    """The commit, followed by `-dirty` when the files differ from it; `unknown` where git cannot tell."""
     started_at: str
     load_average: float
     """The load average of one minute, at the start."""
@@ -102,7 +102,8 @@ class Circumstances:
 
 
 def git_version() -> str:
-    """Return `git describe` of this repository, or `unknown` where git cannot tell."""
+    """Return the commit of this repository, followed by `-dirty` when tracked files differ from it, or `unknown` where
+    git cannot tell."""
     command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     finished = process.run(command, env={"PATH": os.environ.get("PATH", os.defpath)})
     return finished.last_line if finished.returncode == 0 else "unknown"

@@ -51,7 +51,7 @@ class SeededUser:
 
     @property
     def profile(self) -> UserColumns:
-        """Return the columns of the profile, with values of usual length."""
+        """The columns of the user's profile, with values of usual length."""
         return {
             "email": self.email,
             "email_normalized": self.email,
@@ -94,8 +94,8 @@ async def seed_profiles(settings: Settings, count: int) -> None:
 
 
 async def seed_connected(settings: Settings, count: int, tokens: random.Random) -> str:
-    """Seed `count` users with an integration each, whose tokens `tokens` decides, and a service that may read them;
-    return the service's key."""
+    """Seed `count` users with an integration each, whose tokens are drawn from `tokens`, and a service that may read
+    them; return the service's key."""
     async with _started(settings) as container:
         for users in _batches(count):
             await _connect_users(container, users, tokens)
@@ -146,7 +146,7 @@ async def _connect_users(container: Container, users: Sequence[SeededUser], toke
 
 
 async def connect_granted(settings: Settings, granted: Iterable["Granted"]) -> None:
-    """Seed the users of `granted` with integrations whose tokens a provider knows. The lines of one user must
+    """Seed the users of `granted` with integrations whose tokens a provider has issued. Entries of the same user must
     follow one another."""
     async with _started(settings) as container:
         for number, of_user in groupby(granted, key=lambda grant: grant.user):

@@ -1,4 +1,5 @@
-"""Sends one request after the other on one connection and times each: how long a caller waits when no other calls."""
+"""Sends one request after the other on one connection and times each: how long a caller waits when nobody else
+calls."""
 
 import json
 import time
@@ -24,7 +25,7 @@ class Request:
     body: bytes | None = None
 
     def headers(self) -> dict[str, str]:
-        """The headers, with the media type of the body if there is one."""
+        """Return the headers, with the media type of the body if there is one."""
         media_type = {} if self.body is None else {"Content-Type": "application/json"}
         return {"Authorization": self.authorization, **media_type}
 
@@ -45,7 +46,7 @@ class Answer:
 
 
 class Caller(AbstractContextManager["Caller"]):
-    """An HTTP connection that stays open."""
+    """An HTTP connection that stays open from one call to the next."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -65,7 +66,8 @@ class Caller(AbstractContextManager["Caller"]):
         self._connection.close()
 
     def call(self, request: Request) -> Answer:
-        """Send the request and wait for the answer. Raises BenchmarkError when none comes."""
+        """Send the request and wait for the answer, of any status. Raises BenchmarkError when none comes within 30
+        seconds."""
         headers = request.headers()
         started = time.perf_counter()
         try:

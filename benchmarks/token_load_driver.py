@@ -42,7 +42,7 @@ class Read(NamedTuple):
 
 
 class Lines:
-    """Pool of connections to the server. The one that was used last is used first, so that few stay open."""
+    """Pool of connections to the server. The one that was given back last is used next, so that few are open."""
 
     def __init__(self, host: str, port: int) -> None:
         self._free: asyncio.LifoQueue[tuple[Connection, float]] = asyncio.LifoQueue()

@@ -36,7 +36,7 @@ class RecordedMeasurement(Measurement):
 
     @property
     def unaccounted(self) -> int:
-        """Number of reads that were recorded and not answered before wrk left; negative if answers lack a record."""
+        """Number of reads that were recorded but not answered before wrk ended; negative if answers lack a record."""
         return self.recorded - self.load.requests
 
     def line(self) -> str:
@@ -118,8 +118,8 @@ def _settled_count(deployment: Deployment) -> int:
 def _promises(
     found: Comparison[RecordedMeasurement], options: Options, circumstances: Circumstances, minimum: float
 ) -> list[Promise]:
-    """Return the promises of every comparison, that every answer has a record, and that no more records than
-    connections belong to answers that wrk did not wait for."""
+    """Return the promises of every comparison, and two more: every answer has a record, and the records without an
+    answer are no more than the connections, each of which had one request under way when wrk ended."""
     rounds = [*found.service.rounds, *found.floor.rounds]
     counts = {"answered": sum(r.load.requests for r in rounds), "recorded": sum(r.recorded for r in rounds)}
     lost = max(0, -min(measured.unaccounted for measured in rounds))

@@ -2,8 +2,8 @@
 
 A bare ASGI callable, in the environment of the service and with a service key in BENCHMARK_SERVICE_KEY. It parses the
 body, runs the service's own statement with that key (not the request's own) and otherwise the same parameters over an
-equal pool, decrypts, and answers the token. It has no routing, validation, middleware, log or
-refusals: a read that is not granted raises, which uvicorn answers with a 500.
+equal pool, decrypts, and answers the token. It has no routing, validation, middleware, log or refusals: a read that is
+not granted raises, which uvicorn answers with a 500.
 """
 
 import json

@@ -148,8 +148,7 @@ def _towns(stack: ExitStack, options: Options) -> tuple[Town, Town]:
 def _measure(small: Town, large: Town, options: Options) -> list[Growth]:
     """Send every request of every case to both deployments, once to warm up and once measured.
 
-    A user is asked for again only after all others were: by then what the service remembers for two seconds is
-    forgotten.
+    A user is asked for again only after all others were: by then, what the service caches for two seconds has expired.
     """
     names = [case.name for case in small.cases]
     for town in (small, large):

@@ -19,7 +19,7 @@ from benchmarks.sessions import SessionIssuer
 SEARCH: Final = "/users/search"
 BATCH_SIZE: Final = 50
 FEW: Final = (8, 12)
-"""The least and the greatest number of users who share a beginning of their address."""
+"""The least and the greatest number of users who share a narrow beginning of an e-mail address."""
 _PAGES_TURNED: Final = 8
 _NAME_PREFIXES: Final = 3
 _EMAIL_PREFIXES: Final = 20
@@ -62,8 +62,7 @@ class Case:
 
 
 def wide_prefixes(deployment: Deployment) -> list[str]:
-    """Return the commonest beginnings of first names, each that of a tenth of all users or more. Raises
-    BenchmarkError."""
+    """Return the three commonest beginnings, of two letters, of first names. Raises BenchmarkError."""
     found: list[str] = json.loads(deployment.query(_WIDE_PREFIXES.format(count=_NAME_PREFIXES)))
     return found
 

@@ -42,7 +42,7 @@ class Burst:
     rate: float
     """Deliveries per second that were sent."""
     p50_seconds: float
-    """Median latency from when a delivery was due, so that waiting for a connection counts; so does the p99."""
+    """Median latency from when a delivery was due, so that waiting for a connection counts; the p99 is timed alike."""
     p99_seconds: float
     slowest_seconds: float
     """Longest time from sending a delivery to its answer, which is what a sender's timeout bounds."""

@@ -16,7 +16,7 @@ _INSTANCE: Final = "ins_2benchmarkBENCHMARKbench000"
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One webhook, and what it says in the terms of the ledger."""
+    """One webhook: its body, and what it says, as the ledger notes it."""
 
     id: str
     type: str

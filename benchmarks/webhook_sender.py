@@ -26,7 +26,7 @@ from services.sandbox.clerk.webhooks import signature_headers
 SECRET_VARIABLE: Final = "CLERK_WEBHOOK_SIGNING_SECRET"  # noqa: S105 - the name of a variable
 PATH: Final = "/webhooks/clerk"
 PATIENCE_SECONDS: Final = 15.0
-"""The timeout of a delivery; Svix, too, counts a longer one as failed."""
+"""The timeout of a delivery, after which Svix, too, counts it as failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,8 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, request: bytes) -> int:
-        """Send the request; return the status once the answer is complete, or 0 when none came in time."""
+        """Send the request; return the status once the answer is complete, or 0 when none came within 15 seconds. The
+        answer must have a Content-Length."""
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 return await self._exchange(request)

@@ -29,8 +29,8 @@ class Harmed(Protocol):
 
 
 async def until_settled(fleet: Fleet, connections: Sequence[Connection]) -> None:
-    """Wait, for at most 90 seconds, until no integration has a refresh whose end is unknown. Return in any case: the
-    verdict shows which of them were too late."""
+    """Wait until no integration has a refresh that is under way or whose outcome is unknown. Return after 90 seconds
+    even if some have: the verdict shows which of them were too late."""
 
     async def none_is_open() -> bool:
         return await fleet.rows.count_unsettled(connections) == 0
@@ -39,12 +39,12 @@ async def until_settled(fleet: Fleet, connections: Sequence[Connection]) -> None
 
 
 async def gather_evidence(fleet: Fleet, harmed: Sequence[Harmed]) -> list[Evidence]:
-    """Return the evidence about each harmed integration, in their order: its row and the provider's calls as they are
-    now; then its access token is made to expire, and a fresh one is asked for and used at the provider. Raises
-    MainJobError."""
+    """Return the evidence about each harmed integration, in the order given. First read its row, the metrics and the
+    provider's calls; then make its access token expire, ask the service for a fresh one and use that at the provider.
+    Raises MainJobError."""
     connections = [one.connection for one in harmed]
     states = await fleet.rows.states(connections)
-    # What is committed by now is in the next scrape.
+    # Two scrapes later, the meter has seen every change that is committed by now.
     await asyncio.sleep(2 * SCRAPE_SECONDS)
     calls = await calls_by_account(fleet)
     answers = await renewed(fleet, connections, promise="aftermath")
@@ -64,9 +64,9 @@ async def gather_evidence(fleet: Fleet, harmed: Sequence[Harmed]) -> list[Eviden
 
 
 async def renewed(fleet: Fleet, connections: Sequence[Connection], *, promise: str) -> list[Answer]:
-    """Make the access token of each integration expire and return the answers to requests for new ones, in the same
-    order; the ledger notes them under `promise`. An old access token that still works would say nothing about the
-    refresh token."""
+    """Make the access token of each integration expire, end its cool-down, and return the answers to requests for new
+    tokens, in the same order; the ledger notes them under `promise`. An old access token that still works would say
+    nothing about the refresh token."""
     gate = asyncio.Semaphore(_ASKED_AT_ONCE)
     await fleet.rows.run_out(*connections)
     await fleet.rows.end_cool_downs(*connections)

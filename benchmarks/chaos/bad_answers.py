@@ -19,18 +19,19 @@ BREAKER_FAILURES: Final = 5
 BREAKER_ASKED: Final = 12
 LONG_GRACE_SECONDS: Final = 900.0
 """How long, during this scenario, the `grace` provider accepts a refresh token that it has replaced; longer than the
-scenario takes. Where its answer lacks the new refresh token, the integration ends with this time; what is tested is
-whether the service keeps the old token for as long as it works."""
+scenario takes. After an answer without the new refresh token, the service has only the old one, which stops working at
+the end of this time. What is tested is whether the service keeps it until then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One way in which the sandbox spoils its answer to a refresh; `action` and `details` are those of its faults."""
+    """One way in which the sandbox spoils its answer to a refresh; `action` and `details` are those of the sandbox's
+    scripted faults."""
 
     action: str
     details: dict[str, Any] = field(default_factory=dict)
     kinds: Sequence[Kind] = KINDS
-    """Kinds of provider to which it is done; any other would itself end the integration by it."""
+    """Kinds of provider that get this fault; at any other kind, the fault itself would end the integration."""
     has_tokens: bool = False
     """Whether the answer, though odd, holds good tokens; then there is no excuse for losing them."""
 
@@ -41,7 +42,7 @@ class Fault:
 
 
 FAULTS: Final = (
-    # Carried out, and answered when nobody listens any more.
+    # The refresh is carried out, and answered when the service has stopped waiting.
     Fault("delay", {"delay_seconds": 15, "when": "after"}),
     Fault("reset_mid_body"),
     Fault("status", {"status": 500}),
@@ -51,7 +52,7 @@ FAULTS: Final = (
     Fault("expires_in_missing", has_tokens=True),
     Fault("expires_in_negative", has_tokens=True),
     Fault("expires_in_string", has_tokens=True),
-    # A strict provider that keeps the new refresh token to itself has ended the connection.
+    # Not `strict`: such a provider ends the integration if its answer leaves out the new refresh token.
     Fault("no_refresh_token", kinds=("static", "overlap", "grace")),
 )
 
@@ -80,7 +81,8 @@ async def answer_badly(fleet: Fleet, per_kind: int) -> list[Promise]:
     await fleet.witness.let_go()
     evidence = await gather_evidence(fleet, cases)
     await fleet.witness.change("grace", grace_seconds=GRACE_SECONDS)
-    # A strict provider that has carried out what it does not answer has used the token up: said, not kept.
+    # A strict provider that carried out a refresh without answering has used the token up. The service cannot keep the
+    # integration then; it has to flag it.
     lost = sum(
         not (one.works or (one.is_excused and one.is_flagged and not case.fault.has_tokens))
         for case, one in zip(cases, evidence, strict=True)
@@ -100,9 +102,9 @@ async def answer_badly(fleet: Fleet, per_kind: int) -> list[Promise]:
 
 
 async def _cases_of(fleet: Fleet, kind: Kind, per_kind: int) -> list[Case]:
-    """Inflict the faults of one kind one after the other, so that none meets another fault's call, and return the
-    cases. The APIs take turns, so that neither sees enough failures in a row to open its breaker, which `_breaker`
-    tests."""
+    """Inflict the faults on one kind of provider, one after the other, so that none meets another fault's call, and
+    return the cases. The two APIs take turns, so that neither sees enough failures in a row to open its breaker, which
+    `_breaker` tests."""
     cases = []
     for number, fault in enumerate([fault for fault in FAULTS if kind in fault.kinds] * per_kind):
         (connection,) = fleet.take(kind)

@@ -1,5 +1,5 @@
-"""Promise R8 of the chaos run: clocks are ten minutes wrong: the provider's, and those of the service's processes
-against that of Postgres.
+"""Promise R8 of the chaos run: the clocks of the provider and of the service's processes are ten minutes ahead of or
+behind that of Postgres.
 
 The processes read a wrong wall clock because `CLOCK_OFFSET_SECONDS` (in the test environment) says so. A service that
 stored expiries by that clock would be found out in both directions: ten minutes ahead, an expired token is handed out
@@ -114,8 +114,8 @@ async def _processes(fleet: Fleet) -> AsyncIterator[Wrong]:
 
 
 async def _round(fleet: Fleet, wrong: Wrong) -> list[Case]:
-    """Have each process with a wrong clock refresh one integration of each kind; all processes are asked for the tokens
-    at once, and again after the tokens' life. Return the cases."""
+    """Have each process with a wrong clock refresh one integration of each kind, ask all processes for the tokens right
+    after that, and ask again when the tokens have expired. Return the cases."""
     cases: list[Case] = []
     for url in wrong.urls:
         connections = [connection for kind in KINDS for connection in fleet.take(kind)]
@@ -146,8 +146,8 @@ async def _renew_by(fleet: Fleet, worker: Worker, connections: Sequence[Connecti
 
 
 async def _read_at_once(fleet: Fleet, wrong: Wrong, connections: Sequence[Connection]) -> list[Case]:
-    """Ask every process for the tokens and return the cases. Who has refreshed them is looked up before, since these
-    requests may refresh them again."""
+    """Ask every process for the tokens and return the cases. Look up before whether a wrong clock refreshed them, since
+    these requests may refresh them again."""
     errors = await fleet.rows.clock_errors(connections)
     cases = [Case(one, by_wrong_clock=errors.get(one.id, 0.0) > _WRONG_BY_SECONDS) for one in connections]
     await _read(fleet, wrong, cases)
@@ -155,8 +155,8 @@ async def _read_at_once(fleet: Fleet, wrong: Wrong, connections: Sequence[Connec
 
 
 async def _read(fleet: Fleet, wrong: Wrong, cases: Sequence[Case]) -> None:
-    """Ask every process, with a wrong clock or a right one, for the token of each case, one process after the other;
-    add the answers to the cases."""
+    """Ask every process, those with a wrong clock and those with a right one, for the token of each case, one process
+    after the other; add the answers to the cases."""
 
     async def read(case: Case) -> None:
         for url in (*wrong.urls, *fleet.stack.api_urls):

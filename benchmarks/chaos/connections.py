@@ -1,5 +1,5 @@
-"""Integrations to do harm to (in the code of the chaos run: connections), and what Postgres says about them, read and
-changed by SQL and not through the service."""
+"""The integrations that the chaos run harms (in its code: connections), and their rows in Postgres, read and changed by
+SQL and not through the service."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,8 +93,8 @@ class State:
     flagged_at: datetime | None
     """When, by the audit log, the integration first became `needs_reauth`; None if it never did."""
     interrupted_number: int | None = None
-    """Its place in time, from 1, among the interrupted integrations of its provider (`needs_reauth` because of
-    `refresh_interrupted`); None if it is not one of them."""
+    """The integration's place, from 1 and by the time of the change, among the interrupted ones of its provider
+    (`needs_reauth` because of `refresh_interrupted`); None if it is not one of them."""
 
 
 async def open_pool(stack: Stack) -> "asyncpg.Pool[asyncpg.Record]":
@@ -161,15 +161,17 @@ class Rows:
         return {row["id"]: row["seconds"] for row in await self._pool.fetch(_CLOCK_ERRORS, _ids(connections))}
 
     async def count_unsettled(self, connections: Iterable[Connection]) -> int:
-        """Count the integrations with a refresh of which nobody knows how it ended."""
+        """Count the integrations that are `active` or `degraded` and have a refresh that is under way or whose outcome
+        is unknown."""
         return int(await self._pool.fetchval(_UNSETTLED, _ids(connections)))
 
     async def mark_slots_done(self, job: JobName, period: timedelta) -> None:
-        """Mark the job as having run, in the present period and in the next 200."""
+        """Mark the job as done in the present period and in the next 200, so that no tick of beat runs it."""
         await self._pool.execute(_MARK_SLOTS_DONE, job.value, period)
 
     async def free_slot(self, job: JobName) -> None:
-        """Forget the runs of the job in the present period and in earlier ones, so that the next order runs it."""
+        """Delete the records of the job's runs in the present period and in earlier ones, so that the next order runs
+        it."""
         await self._pool.execute(_FREE_SLOT, job.value)
 
     async def slot_is_done(self, job: JobName) -> bool:

@@ -38,7 +38,7 @@ ENVIRONMENT: Final = {
     "DRAIN_DELAY_SECONDS": "1",
     "LIMITS_INTERNAL": "1000000/1",
     "LOG_LEVEL": "INFO",
-    # What is due is renewed when the job is told to run, not some minutes later.
+    # The refresh job renews due tokens as soon as it runs, without spreading them over some minutes.
     "REFRESH_SPREAD_SECONDS": "0",
 }
 ORDERED_JOBS: Final = {
@@ -46,8 +46,8 @@ ORDERED_JOBS: Final = {
     JobName.CHECK_INTEGRATIONS: timedelta(minutes=15),
     JobName.RECONCILE_CLERK: timedelta(days=1),
 }
-"""Jobs with their periods that run when a scenario wants them and not by the clock. One that reconciles with Clerk
-would find that Clerk knows none of the users made here."""
+"""Jobs, with their periods, that run only when a scenario orders them and not by the clock. RECONCILE_CLERK would find
+that Clerk knows none of the users made here."""
 NAIVE_RECIPE: Final = Recipe(procfile=Path(__file__).with_name("Procfile.naive"))
 _SEEDING_SECONDS: Final = 900.0
 _AT_ONCE: Final = 16
@@ -70,7 +70,7 @@ class Fleet:
     """Number of users made so far."""
 
     def take(self, kind: Kind, count: int = 1) -> list[Connection]:
-        """Return integrations (in code connections) to which nothing has happened, and never again the same ones.
+        """Return `count` integrations (in code connections) that no scenario has had before; each is given out once.
         Raises BenchmarkError when too few are left."""
         left = self.unused.get(kind, [])
         if len(left) < count:
@@ -79,8 +79,9 @@ class Fleet:
         return taken
 
     async def ask(self, url: str, connection: Connection, *, promise: str) -> Answer:
-        """Ask the process at `url` for a token, as a sibling service does, and use it at the provider at once. The
-        ledger notes the request and the answer under `promise`."""
+        """Ask the process at `url` for a token, as a sibling service does, and use it at the provider at once. If the
+        process cannot be reached, the answer has an `error` and no status. The ledger notes the request and the answer
+        under `promise`."""
         number = self.ledger.asked(promise=promise, url=url, user=connection.user_id, kind=connection.kind)
         answer = await self._asked(url, connection)
         self.ledger.answered(number, answer)
@@ -107,8 +108,8 @@ class Fleet:
         return Answer(200, refreshed=document["refreshed"], token=fingerprint(token), accepted=accepted)
 
     async def ask_patiently(self, connection: Connection, *, promise: str, seconds: float = 45.0) -> Answer:
-        """Ask the API processes in turn, as `ask` does, while they answer 503 or not at all, but no longer than
-        `seconds`; return the last answer."""
+        """Ask the API processes in turn, as `ask` does, until one answers other than by 503 or `seconds` have passed;
+        return the last answer."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         urls = itertools.cycle(self.stack.api_urls)
@@ -162,7 +163,7 @@ def _account(user: int) -> str:
 
 
 def vars_of(grant: Granted) -> dict[str, Any]:
-    """Return the fields by name; `vars()` does not, as a dataclass with slots has no `__dict__`."""
+    """Return the fields by name. `vars()` cannot: a dataclass with slots has no `__dict__`."""
     return {name: getattr(grant, name) for name in Granted.__slots__}
 
 

@@ -1,10 +1,10 @@
 """Promises R1 and R2 of the chaos run: SIGKILL of an API process (R1) or a worker (R2) while it refreshes, at every
 failpoint (a named place in the code where a test can have the process killed) and at random moments.
 
-One kill is one SIGKILL of one process that was about to refresh one integration (in code a connection), to which
-nothing had happened before. The sandbox's faults only hold the provider's answer back until the kill: none of them can
-cost an integration. What a kill has cost is read from the witnesses afterwards (`verdict`), not concluded from where it
-was aimed.
+Each kill is one SIGKILL of one process that is about to refresh one integration (in code a connection), and no
+integration is used for two kills. The sandbox's faults only hold the provider's answer back until the kill: none of
+them can cost an integration. What a kill has cost is read from the witnesses afterwards (`verdict`), not concluded from
+where it was aimed.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ class Kill:
     victim: Victim
     kind: Kind
     point: Failpoint | None
-    """Where the process dies; None: `delay` seconds after it was told to refresh."""
+    """Where the process dies; None for a kill `delay` seconds after the process was asked to refresh."""
     delay: float
 
     @property
@@ -95,7 +95,7 @@ class Killed:
     kill: Kill
     connection: Connection
     pid: int | None
-    """Process id of what SIGKILL has ended; None: nothing died so, as the failpoint was not reached."""
+    """Id of the process that SIGKILL ended; None if none was, because the failpoint was not reached."""
     at: datetime
 
 
@@ -112,8 +112,8 @@ def plan(
     *,
     points: Sequence[Failpoint] = KILL_POINTS,
 ) -> list[Kill]:
-    """Plan the same kills for each kind, in an order and with random delays that `chance` gives. The failpoints of
-    `points` take turns; those that a worker does not reach are left out for it."""
+    """Plan the same kills for each kind, with order and delays drawn from `chance`. The failpoints of `points` take
+    turns; for a worker, those that it does not reach are left out."""
     points = [point for point in points if victim is Victim.API or point not in ONLY_WITH_A_READER]
     aimed: list[Failpoint | None] = [points[number % len(points)] for number in range(share.at_failpoints)]
     kills = [
@@ -126,16 +126,17 @@ def plan(
 
 
 async def carry_out(fleet: Fleet, api: Sequence[Kill], worker: Sequence[Kill]) -> tuple[list[Killed], list[Killed]]:
-    """Kill processes of the API and workers at the same time, as one side kills while the other waits for a process to
-    start. Return the kills of the API and those of the worker. Raises BenchmarkError or
-    DevstackError."""
+    """Kill processes of the API and of the worker at the same time, as one side kills while the other waits for a
+    process to start. Return the kills of the API and those of the worker. Raises BenchmarkError or DevstackError."""
     return await asyncio.gather(_kill_apis(fleet, api), _kill_workers(fleet, worker))
 
 
 async def _make_room(fleet: Fleet, kill: Kill) -> None:
-    """Have the provider hold its answer where the process is to die between the call and the answer."""
+    """Have the provider hold its next answer if the process is to die while it waits for it (K2, K3); otherwise do
+    nothing."""
     if kill.point is Failpoint.SENT:
-        # Never carried out; 503 is an answer, so nothing is lost should another process's call meet it.
+        # The provider does not carry the call out. If the fault meets another process's call, nothing is lost either:
+        # 503 is a complete answer.
         await fleet.witness.break_next(kill.kind, "status", status=503, delay_seconds=HOLD_SECONDS)
     elif kill.point is Failpoint.PROVIDER_COMMITTED:
         await fleet.witness.break_next(kill.kind, "delay", delay_seconds=HOLD_SECONDS, when="after")
@@ -155,7 +156,7 @@ async def _kill_api(fleet: Fleet, replica: Replica, kill: Kill) -> Killed:
         asyncio.get_running_loop().call_later(kill.delay, replica.child.send_signal, signal.SIGKILL)
     ended = None
     for _ in range(_AIMS):
-        # Again: the request before may have met the fault that another kill had made room with.
+        # Several attempts, as a request may meet the fault that was scripted for another kill.
         await fleet.rows.run_out(connection)
         await fleet.rows.end_cool_downs(connection)
         await _make_room(fleet, kill)
@@ -167,7 +168,7 @@ async def _kill_api(fleet: Fleet, replica: Replica, kill: Kill) -> Killed:
     at = datetime.now(UTC)
     if ended is None:
         replica.child.kill()
-    # The refresh job of a later quarter of an hour is told to renew another connection.
+    # Otherwise the refresh job of a later quarter of an hour, which is to renew another one, would renew this too.
     await fleet.rows.put_off(connection)
     return _record(fleet, Killed(kill, connection, replica.pid if ended == -signal.SIGKILL else None, at))
 
@@ -198,8 +199,8 @@ def _start_worker(fleet: Fleet, stack: ExitStack, kills: Sequence[Kill]) -> Work
 
 
 async def _kill_worker(fleet: Fleet, worker: Worker, kill: Kill) -> Killed:
-    """Have the worker run the refresh job, to which exactly one integration is due, and return which child SIGKILL
-    ended."""
+    """Have the worker run the refresh job when exactly one integration is due, up to five times until a child is
+    killed. Return the kill, with the process id of the child if SIGKILL ended one."""
     (connection,) = fleet.take(kill.kind)
     dead = None
     for _ in range(_AIMS):
@@ -215,7 +216,7 @@ async def _kill_worker(fleet: Fleet, worker: Worker, kill: Kill) -> Killed:
         dead = await worker.until_death(known, seconds=_FIRES_WITHIN_SECONDS, unless=lambda: _nobody_dies(fleet, kill))
         if dead is not None:
             break
-        # The stack's own worker was faster, on beat's tick: nobody was killed.
+        # Nobody was killed: the stack's own worker, ordered by beat, was faster.
     at = datetime.now(UTC)
     await fleet.rows.put_off(connection)
     return _record(fleet, Killed(kill, connection, dead, at))

@@ -16,8 +16,8 @@ PROVIDER_FILE: Final = "sandbox.jsonl"
 
 
 def fingerprint(token: str) -> str:
-    """Return the first 16 hex digits of the token's SHA-256, as the sandbox's ledger has it: they tell tokens apart and
-    cannot be used as one."""
+    """Return the first 16 hex digits of the token's SHA-256, as the sandbox's ledger has them: enough to tell tokens
+    apart, and useless as a token."""
     return hashlib.sha256(token.encode()).hexdigest()[:16]
 
 
@@ -46,7 +46,7 @@ class Answer:
 
 
 class Ledger:
-    """File to which lines are only added; answers are kept in memory too, for the verdict."""
+    """A file to which lines are only appended; answers are kept in memory too, for the verdict."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,7 +67,7 @@ class Ledger:
         return self._number
 
     def answered(self, number: int, answer: Answer) -> None:
-        """Write and remember how the request `number` was answered, or that it never will be."""
+        """Write and remember the answer to the request `number`, which may be that none came."""
         self.answers.append(answer)
         self.note("answered", number=number, **asdict(answer))
 
@@ -86,7 +86,7 @@ class Ledger:
 
 @contextmanager
 def ledger_in(folder: Path) -> Iterator[Ledger]:
-    """Provide a ledger in `folder`, closed at the end of the block. An existing file is added to."""
+    """Provide a ledger in `folder`, closed at the end of the block. Lines are appended to a file that exists."""
     ledger = Ledger(folder / DRIVER_FILE)
     try:
         yield ledger

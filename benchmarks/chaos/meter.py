@@ -31,7 +31,7 @@ class Meter:
         return None if number is None else self._reached.get((kind, number))
 
     async def watch(self) -> None:
-        """Scrape without end, once a second, the first API that can be reached: one may be restarting."""
+        """Scrape the first API that can be reached (others may be restarting), once a second, without end."""
         while True:
             for url in self._urls:
                 with suppress(httpx.TransportError):
@@ -61,8 +61,8 @@ def interrupted(text: str) -> dict[Kind, int]:
 
 @asynccontextmanager
 async def metering(client: httpx.AsyncClient, urls: Sequence[str]) -> AsyncIterator[Meter]:
-    """Provide a meter that scrapes until the end of the block. Raises there what ended the scraping early, if anything
-    did."""
+    """Provide a meter that scrapes until the end of the block. If an error ended the scraping early, raises it at the
+    end of the block."""
     meter = Meter(client, urls)
     task = asyncio.create_task(meter.watch())
     try:

@@ -2,8 +2,8 @@
 
 No lease: a process that finds a token expired asks the provider, and leaves no trace of having asked. No fence: the
 answer that comes last is stored, and a refusal that comes last is believed. No single flight: two callers in one
-process make two calls. A token expires by the process's own wall clock. All other code is the product's. A chaos run
-that does not fail with this refresher can tell nothing about the product.
+process make two calls. A token expires by the process's own wall clock. All other code is the product's. If the chaos
+run does not fail with this refresher, its results about the product mean nothing.
 """
 
 import sys
@@ -76,7 +76,8 @@ async def set_status_without_fence(
 async def store_by_the_wall(
     uow: UnitOfWork, vault: VaultService, grant: TokenAnswer, *, integration_id: UUID, **owner: Any
 ) -> None:
-    """Store the tokens with an expiry of `now() + expires_in` by this machine's clock, in place of `store_tokens`."""
+    """Store the tokens with an expiry of now plus their lifetime by this process's clock, in place of `store_tokens`;
+    without a lifetime, the expiry stays as `store_tokens` sets it."""
     await store_tokens(uow, vault, grant, integration_id=integration_id, **owner)
     if grant.lifetime_seconds is not None:
         expires_at = uow.clock.now() + timedelta(seconds=grant.lifetime_seconds)
@@ -84,8 +85,8 @@ async def store_by_the_wall(
 
 
 async def refresh_alone(self: TokenRefresher, integration_id: UUID, token_version: int) -> RefreshResult:
-    """Refresh for this caller alone, in place of `TokenRefresher.refresh`, even if another one is doing so in this
-    process."""
+    """Refresh for this caller alone, in place of `TokenRefresher.refresh`, even if another caller in this process is
+    already refreshing the same tokens."""
     context = RequestContext(request_id=current_context().request_id, actor=system("token_refresh"))
     wanted = DueRefresh(integration_id, token_version)
     return await self._fly(wanted, context)

@@ -1,5 +1,5 @@
-"""Promise R6 of the chaos run: Postgres is killed while the provider is answering. Its answers may hold the only tokens
-that still work."""
+"""Promise R6 of the chaos run: Postgres is killed while the provider is answering. The provider's answers may hold the
+only tokens that still work."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,7 +24,8 @@ LONGER_THAN_THE_LEASE_SECONDS: Final = 33.0
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """One integration (in code a connection) whose refresh met the outage; at the time `at`, Postgres was back."""
+    """One integration (in code a connection) whose refresh met the outage; at the time `at`, Postgres was running
+    again."""
 
     connection: Connection
     at: datetime

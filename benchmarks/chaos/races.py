@@ -15,7 +15,7 @@ from services.user_management.enums import JobName
 
 CALLERS_PER_API: Final = 2
 PROVIDER_SECONDS: Final = 0.1
-"""How long the provider takes for a refresh: time for all other callers to come."""
+"""How long the provider takes for a refresh: long enough for the requests of all other callers to arrive."""
 JOBS: Final = (JobName.REFRESH_DUE_TOKENS, JobName.SWEEP_LEASES)
 _ROUND_SECONDS: Final = 60.0
 _HOLD_SECONDS: Final = 7.0
@@ -52,9 +52,9 @@ async def race(fleet: Fleet, rounds: int) -> list[Promise]:
 
 
 async def _race_once(fleet: Fleet, connection: Connection, workers: tuple[Worker, Worker]) -> list[Answer]:
-    """Run one round and return the answers. The refresh job sees the token as due, the sweeper sees its refresh as left
-    behind by a dead process, and the readers see it as expired. Raises BenchmarkError when a job does not run in
-    time."""
+    """Run one round and return the answers. The refresh job sees the token as due, the sweeper sees a refresh that a
+    dead process left behind, and the readers see an expired token. Raises BenchmarkError when a job has not run after
+    60 seconds."""
     await fleet.rows.make_due(connection)
     await fleet.rows.leave_unsettled(connection)
     for job in JOBS:
@@ -83,7 +83,7 @@ async def come_too_late(fleet: Fleet, rounds: int) -> list[Promise]:
         winners.append(winner)
         losers.append(loser)
         if loser.status == 409:
-            break  # given up: nobody can lose a race for it any more
+            break  # the integration is given up: there is nothing left to race for
     states = await fleet.rows.states(connections)
     revoked = sum(state.status != "active" for state in states.values())
     counts = {"rounds": rounds, "winners": sum(one.works and one.refreshed for one in winners)}
@@ -95,7 +95,7 @@ async def come_too_late(fleet: Fleet, rounds: int) -> list[Promise]:
 
 
 async def _lose(fleet: Fleet, connection: Connection) -> tuple[Answer, Answer]:
-    """Run one round; return the winner's answer and the loser's."""
+    """Run one round of R5 on `connection`; return the winner's answer and the loser's."""
     first, second = fleet.stack.api_urls
     await fleet.rows.run_out(connection)
     await fleet.witness.break_next(

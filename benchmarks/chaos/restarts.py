@@ -23,7 +23,7 @@ PER_KIND: Final = 6
 """Integrations of each kind: half of them are read by the callers, half are refreshed by the worker."""
 CALLERS: Final = 6
 PROVIDER_SECONDS: Final = 0.5
-"""How long the provider takes for a refresh: long enough that one is always under way when a process is told to end."""
+"""How long the provider takes for a refresh: long enough that one is always under way when a process gets SIGTERM."""
 EXPIRY_SECONDS: Final = 0.3
 """Time between two integrations whose tokens are made to expire."""
 WORKER: Final = "worker"
@@ -34,8 +34,8 @@ _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 class Balancer(httpx.AsyncBaseTransport):
-    """HTTP transport that acts as the load balancer before several processes: a refused connection is tried at the next
-    one.
+    """HTTP transport that acts as the load balancer before several processes: if one cannot be connected to, the
+    request goes to the next one.
 
     A request that was sent is never sent to another process: a balancer cannot know what a POST has done. If its
     connection fails then, the request counts as dropped.
@@ -48,8 +48,8 @@ class Balancer(httpx.AsyncBaseTransport):
         self._transport = transport
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request to the process that answered last, or, where a connection is refused, to the next ones.
-        Raises httpx.TransportError."""
+        """Send the request to the process that was used last, or to the next one that can be connected to. Raises
+        httpx.TransportError when none can, or when the connection fails after the request was sent."""
         for port in list(self._ports):
             request.url = request.url.copy_with(port=port)
             try:
@@ -129,8 +129,8 @@ async def _busy(fleet: Fleet, connections: Sequence[Connection]) -> int:
 async def _load(
     fleet: Fleet, connections: Sequence[Connection], chance: random.Random, *, balancer: Balancer, over: asyncio.Event
 ) -> list[Answer]:
-    """Ask for tokens by several callers without a pause, while the tokens of integrations chosen at random expire,
-    until `over` is set; return the answers."""
+    """Have several callers ask for tokens, each again 10 ms after an answer, while the tokens of integrations chosen at
+    random expire, until `over` is set; return the answers."""
     answers: list[Answer] = []
 
     async def expire() -> None:

@@ -31,12 +31,12 @@ MUST_FAIL_WHEN_NAIVE: Final = (
     "R8.unserved",
 )
 """Promises that the naive refresher has to break: it has no lease and no fence, and takes expiries from its own clock.
-If one holds all the same, the run can tell nothing."""
+If it keeps one of them, the run cannot detect failures."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of everything; per kind of provider unless it says otherwise."""
+    """How much of each scenario is run; numbers are per kind of provider where nothing else is said."""
 
     api_kills: Share
     worker_kills: Share
@@ -56,7 +56,7 @@ class Size:
 
     @property
     def connections(self) -> int:
-        """Integrations of each kind that the scenarios use up."""
+        """Number of integrations of each kind that is enough for all scenarios."""
         killed = self.api_kills.total + self.worker_kills.total
         outage = self.struck_by_outage * (2 if self.long_outage else 1)
         bad = self.bad_answers * len(bad_answers.FAULTS) + bad_answers.BREAKER_ASKED
@@ -104,7 +104,7 @@ class Options:
 
 def run(options: Options) -> bool:
     """Make the chaos run, print its table and write the result to `json_path` if there is one. Return whether every
-    promise was kept, or under `naive` whether those failed that had to.
+    promise was kept, or under `naive` whether those failed that had to. Deletes the ledgers of an earlier run.
 
     Raises BenchmarkError, DevstackError or OSError.
     """
@@ -168,8 +168,9 @@ async def _judge(fleet: Fleet, name: str, killed: Sequence[Killed], planned: int
 
 
 def _scenarios(fleet: Fleet, size: Size, *, naive: bool) -> list[Callable[[], Awaitable[list[Promise]]]]:
-    """Return the scenarios that script faults for themselves, and so come when every refresh of a killed process is
-    settled. Under `naive`, they are those that the naive refresher has to fail."""
+    """Return the scenarios of R5, R8, R7 and R6, in this order. They change providers, clocks and servers for all
+    integrations, and so come after every refresh of a killed process is settled. Under `naive`, return only R5 and R8,
+    which the naive refresher has to fail."""
 
     async def wrong_time() -> list[Promise]:
         _say("R8: clocks ten minutes off, the provider's and ours")

@@ -1,5 +1,5 @@
-"""Judges what a kill has cost, from three witnesses: the answers to the driver (this benchmark), the provider's calls,
-and the rows.
+"""Judges what a kill has cost, from three witnesses: the answers to the driver (this benchmark), the calls that the
+provider received, and the rows in Postgres.
 
 An integration (in code a connection) works when a token that was refreshed afterwards was handed out and the provider
 took it. Otherwise it is lost, which is excused in one case alone: a strict provider (each refresh token works once) had
@@ -37,7 +37,7 @@ class Evidence:
     calls: Sequence[Call]
     """Refresh calls of its account that the provider received before that request."""
     metered_at: datetime | None = None
-    """When a scrape of the metrics first counted it as interrupted; None if none did."""
+    """When a scrape of the metrics first counted the integration as interrupted; None if none did."""
 
     @property
     def works(self) -> bool:
@@ -85,7 +85,7 @@ class Evidence:
 
     @property
     def is_left_active(self) -> bool:
-        """Whether it is shown as working, and does not work."""
+        """Whether the integration is shown as `active` or `degraded`, and does not work."""
         return self.state.status in _SERVING and not self.works
 
 

@@ -1,4 +1,4 @@
-"""Waiting by polling, for conditions that nobody announces."""
+"""Waiting for a condition by polling."""
 
 import asyncio
 import itertools

@@ -1,5 +1,5 @@
-"""The sandbox's providers as a witness in the chaos run: which calls they received, and which faults they are made to
-have."""
+"""A client by which the chaos run scripts faults of the sandbox's providers, and reads which refresh calls they
+received."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,7 +34,8 @@ class Call:
 
 
 class Witness:
-    """Client of the sandbox. Where the sandbox answers with an unexpected status, methods raise MainJobError."""
+    """Client of the sandbox. Methods other than `accepts` raise MainJobError when the sandbox's answer has another
+    status than expected."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
@@ -54,7 +55,8 @@ class Witness:
         expect(await self._client.post(f"/oidc/{kind}/_control/clock-offset", json={"seconds": seconds}), 200)
 
     async def break_next(self, kind: Kind, action: str, **details: Any) -> None:
-        """Script a fault of the sandbox: `action` befalls the next refresh, or as many as `times` in `details` says."""
+        """Script a fault of the sandbox: `action` befalls the next refresh at the provider, or the next `times` ones if
+        `details` has `times`."""
         fault = {"party": f"oidc:{kind}", "operation": REFRESH, "action": action, **details}
         expect(await self._client.post("/_faults", json=fault), 201)
 
@@ -63,7 +65,7 @@ class Witness:
         expect(await self._client.delete("/_faults"), 204)
 
     async def calls(self, kind: Kind) -> list[Call]:
-        """Return every refresh call so far, oldest first."""
+        """Return every refresh call that the provider of this kind has received so far, oldest first."""
         query = {"party": f"oidc:{kind}", "operation": REFRESH}
         items = expect(await self._client.get("/_ledger", params=query), 200).json()["items"]
         return [

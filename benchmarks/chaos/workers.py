@@ -36,7 +36,7 @@ class Worker:
         self._parent = start(stack, "worker", self._log, environment, *options)
 
     async def until_ready(self) -> None:
-        """Wait until the worker takes orders. Raises BenchmarkError when it ends or takes too long."""
+        """Wait until the worker takes orders. Raises BenchmarkError when it ends or is not ready after 60 seconds."""
 
         async def is_ready() -> bool:
             return _READY in self._text() or self._parent.returncode is not None
@@ -50,7 +50,7 @@ class Worker:
 
     async def children(self) -> list[int]:
         """Return the process ids of the worker's children, which do the work, once there is at least one. Raises
-        BenchmarkError."""
+        BenchmarkError when there is none after 60 seconds."""
 
         seen: list[int] = []
 
@@ -63,10 +63,10 @@ class Worker:
         return seen  # not looked at again: the last one may just have died
 
     def deaths(self) -> list[int]:
-        """Return the children that ended by SIGKILL so far, in no order.
+        """Return the process ids of the children that SIGKILL has ended so far, in no particular order.
 
-        The kernel tells it of children that nobody has reaped yet, the worker's log of the others: Celery looks after
-        its children every five seconds.
+        /proc shows the children that nobody has reaped yet, and the worker's log names the others: Celery reaps its
+        children every five seconds.
         """
         reaped = {int(pid) for pid in _DEATH.findall(self._text())}
         return list(reaped | set(filter(_was_killed, self._children())))

@@ -1,4 +1,5 @@
-"""The balancer passes on what was not sent, and counts what was dropped."""
+"""The load balancer of the chaos run: it passes requests that were not sent to the next process, and counts those that
+were dropped after they were sent."""
 
 import httpx
 import pytest

@@ -1,4 +1,4 @@
-"""The verdict on wrong clocks can tell an expiry that was stored by a process's own clock, in both directions."""
+"""The verdict on wrong clocks recognises expiries that were stored by a clock that is ahead or behind."""
 
 from uuid import UUID
 
@@ -12,13 +12,13 @@ EXPIRED = Answer(200, token="0" * 16, accepted=False)
 
 
 def case(*answers: Answer, by_wrong_clock: bool = True) -> Case:
-    """A connection, and what was read of it."""
+    """Return a case of one integration with these answers."""
     connection = Connection(UUID(int=1), "user_1", "static", "account-1", token_version=1)
     return Case(connection, by_wrong_clock, list(answers))
 
 
 def broken(*cases: Case, refreshes: int = REFRESHES) -> set[str]:
-    """The promises that the verdict calls broken."""
+    """Return the ids of the promises that the verdict calls broken, if each case had `refreshes` refresh calls."""
     promises = judge(cases, [refreshes] * len(cases))
     return {promise.id for promise in promises if promise.verdict is Verdict.FAIL}
 

@@ -1,4 +1,4 @@
-"""The meter tells when a scrape first counted an interrupted connection."""
+"""The meter tells when a scrape first counted an interrupted integration."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""The naive service is the service in everything but its refresher."""
+"""The Procfile of the naive service starts the same processes as that of the service, with the naive refresher."""
 
 from benchmarks.chaos.fleet import NAIVE_RECIPE
 from services.devstack.procfile import read_procfile

@@ -1,4 +1,4 @@
-"""The verdict on kills can tell: each way in which a service could fail, and the one loss that is excused."""
+"""The verdict on kills recognises each way in which a service could fail, and the one loss that is excused."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -23,19 +23,19 @@ REFUSED_CALL = Call(None, "a", None, committed=False, at=KILLED_AT + timedelta(s
 
 
 def kept(kind: Kind) -> Evidence:
-    """A connection that works, whose one refresh is stored."""
+    """Return the evidence about an integration that works and whose one refresh is stored."""
     connection = Connection(UUID(int=1), "user_1", kind, "account-1", token_version=1)
     return Evidence(connection, KILLED_AT, GOOD, was_renewed=True, state=ACTIVE, calls=[STORED])
 
 
 def lost(kind: Kind, state: State = FLAGGED, calls: tuple[Call, ...] = (STORED, REFUSED_CALL)) -> Evidence:
-    """One that does not work."""
+    """Return the evidence about an integration that does not work, with this row and these refresh calls."""
     metered_at = KILLED_AT + timedelta(seconds=45)
     return replace(kept(kind), answer=REFUSED, state=state, calls=calls, metered_at=metered_at)
 
 
 def broken(*evidence: Evidence, kills: int = 100) -> set[str]:
-    """The last words of the promises that the verdict calls broken."""
+    """Return the ids, without `R1.`, of the promises that the verdict calls broken; 100 kills were planned."""
     promises = judge("R1", evidence, kills=kills, planned=100, per_point={})
     return {promise.id.removeprefix("R1.") for promise in promises if promise.verdict is Verdict.FAIL}
 

@@ -1,6 +1,6 @@
-"""The commands in small, whole: real servers, real load, the result file. What they measure here is judged nowhere.
+"""Small but complete runs of the commands: real servers, real load, the result file. Measured times are not judged.
 
-Those that need wrk, which nothing of ours installs, or take long, run at night.
+Commands that take long, or need wrk, which the requirements do not install, are run by `./test nightly` alone.
 """
 
 import json
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.serial
 
 
 def verdicts(path: Path) -> dict[str, str]:
-    """Verdict by the last word of the promise, of those that do not hang on the machine."""
+    """Return the verdicts of the result file by promise id, without those that depend on the speed of the machine."""
     document: dict[str, Any] = json.loads(path.read_text())
     timed = ("ratio", "growth", "p99", "slowest", "rate")
     found = {promise["id"]: promise["verdict"] for promise in document["promises"]}
@@ -25,7 +25,7 @@ def verdicts(path: Path) -> dict[str, str]:
 
 
 def options(path: Path) -> Options:
-    """A second of load, a few users."""
+    """Return options for one round of one second with 20 users and `path` as the result file."""
     return Options(seconds=1, rounds=1, connections=4, users=20, seed=7, json_path=path)
 
 

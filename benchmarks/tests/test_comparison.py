@@ -1,4 +1,4 @@
-"""What the runs of two servers come to."""
+"""The figures and verdicts that follow from the measurements of two servers."""
 
 import pytest
 
@@ -8,13 +8,13 @@ from benchmarks.wrk import LoadResult
 
 
 def subject(*rates: int, failures: int = 0, p99: float = 20.0) -> Subject[Measurement]:
-    """One round of a second per rate, of which half was spent computing."""
+    """Return the measurements of a server: for each of `rates` one round of 1 s, with 0.5 s of CPU time."""
     loads = [LoadResult(rate, 1.0, p50_milliseconds=10.0, p99_milliseconds=p99, failures=failures) for rate in rates]
     return Subject(tuple(Measurement(load, cpu_seconds=0.5) for load in loads), resident_megabytes=100.0)
 
 
 def circumstances(load_average: float) -> Circumstances:
-    """A run on a machine that was so busy."""
+    """Return the circumstances of a run that began at this load average."""
     return Circumstances("test", seed=1, git="unknown", started_at="", load_average=load_average)
 
 

@@ -1,4 +1,4 @@
-"""That the strangers do what they say, and that each bar fails the run that misses it."""
+"""A small run in which the service refuses the attacks, and the limits, each of which fails a run that misses it."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The backlog in small: a real worker, a provider that forgives nothing."""
+"""A small backlog, with a real worker and a provider that accepts each refresh token once."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The driver of the token load, and what its ledger is held against."""
+"""The driver of the token load, and the comparison of its ledger with the recorded reads."""
 
 import asyncio
 import random
@@ -14,7 +14,7 @@ READS = 3
 
 
 class Hesitant:
-    """A server that answers nobody before everybody has asked."""
+    """A server that answers no request before all READS requests have arrived."""
 
     def __init__(self) -> None:
         self._asked = 0
@@ -32,7 +32,7 @@ class Hesitant:
 
 
 def read_of(user: int) -> Read:
-    """One that was answered."""
+    """Return a read for the user of this number that was answered 200."""
     return Read(user, due=0.0, sent=0.0, answered=0.0, status=200)
 
 

@@ -1,4 +1,4 @@
-"""Which layer a sample of py-spy belongs to."""
+"""The layer to which a sample of py-spy is counted."""
 
 import pytest
 

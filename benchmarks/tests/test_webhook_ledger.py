@@ -1,4 +1,4 @@
-"""What should have become of a burst, worked out from the sender's ledger."""
+"""The effects that a burst should have, worked out from the sender's ledger."""
 
 import json
 import random
@@ -13,17 +13,17 @@ NAMES = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Byron", 
 
 
 def lots(seed: int) -> random.Random:
-    """As the sender draws them."""
+    """Return random numbers as the sender draws them from `seed`."""
     return random.Random(seed)  # noqa: S311 - the same burst for the same seed
 
 
 def message(event_type: str, **said: Any) -> dict[str, Any]:
-    """About one user."""
+    """Return a message about the user `user_ada`, as the ledger has it."""
     return {"id": f"msg_{event_type}", "type": event_type, "subject": "user_ada", "said": said}
 
 
 def ledger(*messages: dict[str, Any], status: int = 200) -> Ledger:
-    """Every message delivered once, with one answer."""
+    """Return a ledger in which each of `messages` was delivered once and answered with `status`."""
     answered = [Delivery(said["id"], due=0.0, sent=0.0, answered=0.1, status=status) for said in messages]
     return Ledger({said["id"]: said for said in messages}, answered)
 

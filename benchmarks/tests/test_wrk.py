@@ -1,4 +1,4 @@
-"""What is read from wrk, and what is written for it."""
+"""The parsing of wrk's output, and the script that is written for wrk."""
 
 from pathlib import Path
 
