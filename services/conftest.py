@@ -1,6 +1,6 @@
 """Starts one real Postgres and one real Valkey for a test run: in the controlling process, whose workers share them.
 
-The migrated database `user_management` is the template that each worker clones: 50 ms against a second of migrating.
+The migrated database `user_management` is the template that each worker clones: that takes 50 ms, migrating a second.
 """
 
 import os
@@ -25,7 +25,7 @@ POSTGRES_SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections
 
 @dataclass(frozen=True)
 class Servers:
-    """Where the servers are. `postgres_socket` is a folder."""
+    """Addresses of the run's Postgres and Valkey; `postgres_socket` is the folder of the Postgres socket."""
 
     postgres_socket: str
     valkey_url: str

@@ -1,4 +1,4 @@
-"""Both clients against one stand-in of the service."""
+"""Fixtures that run a test with the synchronous and with the asynchronous client, against a stand-in of the service."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -14,7 +14,7 @@ QUICK = ClientOptions(backoff_seconds=0.001)
 
 
 class ManualClock:
-    """Seconds that pass when a test says so."""
+    """A clock in seconds that stands still until a test changes `now`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -24,12 +24,12 @@ class ManualClock:
 
 
 class EitherClient:
-    """The synchronous client in a thread, or the asynchronous one: the same calls."""
+    """Either client behind the same asynchronous methods; the synchronous one runs in a thread."""
 
     def __init__(
         self, client: TokenClient | AsyncTokenClient, http: httpx.Client | httpx.AsyncClient | None = None
     ) -> None:
-        """`http`: what was given to the client, if anything."""
+        """`http` is the HTTP client that was given to `client` and is to be closed with it, if any."""
         self.client = client
         self._http = http
 
@@ -70,7 +70,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def stopped_service() -> Iterator[ServiceStandIn]:
-    """Bound to a port, and refusing connections."""
+    """Provide a stand-in that is bound to a port and refuses connections until `listen`."""
     stand_in = ServiceStandIn()
     yield stand_in
     stand_in.stop()
@@ -84,7 +84,8 @@ def service(stopped_service: ServiceStandIn) -> ServiceStandIn:
 
 @pytest.fixture(params=["sync", "async"])
 async def make_client(request: pytest.FixtureRequest, stopped_service: ServiceStandIn) -> AsyncIterator[MakeClient]:
-    """Makes a client of either kind; `before_request` is called before each attempt."""
+    """Provide a function that makes clients, synchronous or asynchronous ones by the fixture's parameter, and close
+    them after the test. `before_request` is called before each attempt."""
     make_kind = _make_sync if request.param == "sync" else _make_async
     made: list[EitherClient] = []
 

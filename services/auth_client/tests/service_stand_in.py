@@ -1,4 +1,4 @@
-"""A little HTTP server on loopback that answers what a test tells it to, in order; the last answer stays."""
+"""A little HTTP server on loopback that gives the answers that a test lists, in order, and repeats the last one."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ TOKEN_TEXT: Final = "ya29.example-access-token"
 
 
 def token_document(**changes: Any) -> dict[str, Any]:
-    """A token as the service words it."""
+    """Return the body of a token answer as the service gives it, with `changes`."""
     return {
         "access_token": TOKEN_TEXT,
         "token_type": "Bearer",
@@ -33,13 +33,14 @@ def token_document(**changes: Any) -> dict[str, Any]:
 
 
 def problem_document(code: str, status: int, **members: Any) -> dict[str, Any]:
-    """A refusal as the service words it."""
+    """Return the body of a refusal as the service gives it, with further `members`."""
     return {"type": code, "title": "T", "status": status, "detail": f"about {code}", "request_id": "req-1"} | members
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer. `body`: JSON, or text as it is."""
+    """One answer. A `body` that is text is sent as it is, any other as JSON. With `held`, the stand-in waits until
+    `released` is set, for at most ten seconds; with `reset`, it resets the connection instead of answering."""
 
     status: int = 200
     body: Any = field(default_factory=token_document)
@@ -52,7 +53,7 @@ class Reply:
         return cls(status, problem_document(code, status, **members), headers or {})
 
     def as_answer(self) -> Answer:
-        """As the client's logic sees it."""
+        """Return the answer in the form in which the client's code gets it from the HTTP library."""
         return Answer(self.status, json.dumps(self.body).encode(), self.headers.get("Retry-After"))
 
 
@@ -61,7 +62,7 @@ RESET: Final = Reply(reset=True)
 
 @dataclass(frozen=True)
 class Received:
-    """One request."""
+    """One request that the stand-in received."""
 
     path: str
     body: Any
@@ -69,7 +70,7 @@ class Received:
 
 
 class ServiceStandIn:
-    """Refuses connections until `listen`."""
+    """A stand-in of the service, bound to a free port at once; it refuses connections until `listen`."""
 
     def __init__(self) -> None:
         self.replies: list[Reply] = [Reply()]
@@ -77,7 +78,7 @@ class ServiceStandIn:
         self.arrived = threading.Semaphore(0)
         """Released once for each request."""
         self.released = threading.Event()
-        """Ends the holding of answers; set when the server stops, at the latest."""
+        """Set by a test to let `held` answers go; set by `stop` at the latest."""
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_for(self), bind_and_activate=False)
         self._server.daemon_threads = True
@@ -129,12 +130,12 @@ def _handler_for(owner: ServiceStandIn) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(content)
 
         def _reset(self) -> None:
-            """RST, as from a process that was killed."""
+            """Reset the connection (RST), as if the process had been killed."""
             self.close_connection = True
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             os.close(self.connection.detach())
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name for it
-            """Nothing to the test's output."""
+            """Write nothing, where the base class logs to stderr."""
 
     return Handler

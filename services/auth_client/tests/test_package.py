@@ -1,4 +1,4 @@
-"""The package stands on its own: a sibling needs this folder and httpx."""
+"""The package works without the rest of the repository: a sibling service needs this folder and httpx."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""A restart of the service is not seen by its callers; a refusal is not asked for twice."""
+"""Retries, with which callers do not notice a restart of the service; their pauses and their deadline."""
 
 import json
 from typing import Any
@@ -242,7 +242,7 @@ def test_base_url_may_have_a_path() -> None:
 
 
 def _pauses(conversation: Conversation, answer: Answer | Problem) -> list[float]:
-    """Return the pauses of a conversation of which each attempt ends with `answer`."""
+    """Return the seconds of each pause in a conversation in which every attempt ends with `answer`."""
     steps: list[Post | Pause] = [next(conversation)]
     while True:
         try:

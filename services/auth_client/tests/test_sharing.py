@@ -201,7 +201,7 @@ def test_thread_whose_turn_comes_just_after_the_answer_does_not_ask_again(
     recall = exchange.recall
 
     def overtaken(call: Call) -> Token | None:
-        """Looks, finds nothing, and is then overtaken by a thread that asks and gets its answer."""
+        """Look for a remembered token; before returning what was found, let another call ask and get its answer."""
         monkeypatch.setattr(exchange, "recall", recall)
         found = recall(call)
         threads_client.get("user_ada", "google")
@@ -216,4 +216,4 @@ def test_thread_whose_turn_comes_just_after_the_answer_does_not_ask_again(
 
 
 class _Interrupted(BaseException):
-    """The exception that a task's time limit may raise anywhere."""
+    """An exception such as a task's time limit may raise at any point of a thread."""

@@ -1,4 +1,4 @@
-"""`./run` over a Procfile of stand-ins: `python -m services.devstack.tests.fake_run PROCFILE`."""
+"""`./run` with the processes of another Procfile: `python -m services.devstack.tests.fake_run PROCFILE`."""
 
 import sys
 from pathlib import Path

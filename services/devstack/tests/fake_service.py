@@ -15,31 +15,31 @@ class _Ready(http.server.BaseHTTPRequestHandler):
 
 
 def web() -> None:
-    """Answer /ready."""
+    """Answer GET /ready with 200, and other paths with 404."""
     http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), _Ready).serve_forever()
 
 
 def worker() -> None:
-    """Report the start, with a child that outlives its parent unless somebody kills it."""
+    """Fork a child that outlives its parent unless somebody kills it, report the start, and wait."""
     if os.fork() != 0:
         print("worker.started", flush=True)
     time.sleep(600)
 
 
 def stubborn() -> None:
-    """Do not end on SIGTERM."""
+    """Ignore SIGTERM, and wait."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(600)
 
 
 def crash() -> None:
-    """End without being asked, soon after everything is up."""
+    """End with an error after one second, when everything is running."""
     time.sleep(1)
     sys.exit("out of cheese")
 
 
 def cli() -> None:
-    """Write down the arguments, and print a key when asked for one."""
+    """Append the arguments to the file FAKE_CLI_LOG; for `service create`, print a key."""
     with Path(os.environ["FAKE_CLI_LOG"]).open("a") as log:
         log.write(" ".join(sys.argv[2:]) + "\n")
     if sys.argv[2:4] == ["service", "create"]:

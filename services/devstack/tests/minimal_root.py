@@ -42,7 +42,7 @@ class MinimalRoot:
 
     @property
     def clone(self) -> Path:
-        """Return the repository's path inside."""
+        """The path of the cloned repository, as seen from inside the root."""
         return _HOME / "repository"
 
     def run(self, *command: str, log: Path, seconds: float) -> int:
@@ -64,7 +64,8 @@ class MinimalRoot:
 
 
 def installer_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that tell pip and uv where packages come from on this machine."""
+    """Return the variables of `environment` by which pip and uv reach package indexes: their own settings, proxies and
+    certificates."""
     return {
         name: value
         for name, value in environment.items()
@@ -74,7 +75,8 @@ def installer_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def minimal_root() -> Iterator[MinimalRoot]:
-    """Build a minimal root, and remove it afterwards. Fails without debootstrap or the rights of root."""
+    """Build a minimal root, and remove it at the end of the block. Raises AssertionError without debootstrap or the
+    rights of root, or when a step fails."""
     assert shutil.which("debootstrap"), "debootstrap is not installed: apt-get install debootstrap (Debian, Ubuntu)"
     assert os.geteuid() == 0, "debootstrap and chroot need root: sudo ./test nightly"
     with folders.scratch_folder() as scratch:
@@ -104,7 +106,7 @@ def _copy_network_settings(root: Path, home: Path) -> None:
 
 
 def _paths(variables: Mapping[str, str]) -> list[Path]:
-    """Return the files and folders of this machine that the variables name."""
+    """Return the absolute paths among the values of the variables."""
     return [Path(value) for value in variables.values() if value.startswith("/")]
 
 

@@ -14,7 +14,7 @@ def _parent(process: Path) -> int | None:
 
 
 def descendants(pid: int) -> set[int]:
-    """Return all living processes below `pid`."""
+    """Return the process ids of all living children of `pid`, and of their children in turn."""
     parents = {int(process.name): _parent(process) for process in Path("/proc").glob("[0-9]*")}
     found: set[int] = set()
     level = {pid}
@@ -25,12 +25,12 @@ def descendants(pid: int) -> set[int]:
 
 
 def alive(pids: Iterable[int]) -> set[int]:
-    """Return those processes that run; a zombie does not."""
+    """Return those of `pids` that still run; a zombie does not count."""
     return {pid for pid in pids if _parent(Path(f"/proc/{pid}")) is not None}
 
 
 def eventually(condition: Callable[[], bool], *, within: float = 10.0) -> bool:
-    """Tell whether `condition()` became true within so many seconds."""
+    """Wait until `condition()` is true, for at most `within` seconds, and tell whether it became true."""
     deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,5 @@
-"""The verdict over pip-audit's answers: without a usable answer, packages count as neither good nor bad."""
+"""The verdict on pip-audit's answers: nothing is judged if the vulnerability service cannot be asked, and the check
+fails if pip-audit does not run."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ VULNERABLE = {"name": "urllib3", "version": "1.24.1", "vulns": [ADVISORY]}
 SOUND = {"name": "six", "version": "1.17.0", "vulns": []}
 SKIPPED = {"name": "six", "skip_reason": "Dependency not found on PyPI and could not be audited: six (1.17.0)"}
 
-# The ends of what it wrote where there was no name server, behind a wall, at a 503, and without its own package.
+# The last lines that pip-audit wrote without a name server, behind a firewall, at a 503, and when it is not installed.
 UNREACHABLE = "Traceback …\nrequests.exceptions.ConnectionError: Failed to resolve 'pypi.org'"
 BLOCKED = "ERROR:pip_audit._cli:Tip: your network may be blocking this service. Try another service with `-s SERVICE`"
 OUTAGE = "requests.exceptions.HTTPError: 503\nTraceback …\npip_audit._service.interface.ServiceError"

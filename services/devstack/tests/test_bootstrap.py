@@ -1,4 +1,5 @@
-"""When something is installed, and when not. `./test` itself tries what needs the network."""
+"""When the environment counts as current, and what happens when it does not. An installation that succeeds needs the
+network, and is tried by `./test` itself."""
 
 import os
 import subprocess
@@ -15,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository with requirements and an environment that says it is installed."""
+    """Return a repository with requirements and an environment whose stamp says that they are installed."""
     (tmp_path / "requirements.txt").write_text("# comment\nfastapi==1.0 ; python_version > '3'\n    # via x\n")
     (tmp_path / "requirements-dev.txt").write_text("uv==0.1.2\nPy.Test-x_y==3\n")
     programs = tmp_path / ".venv" / "bin"

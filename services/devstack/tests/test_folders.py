@@ -1,4 +1,4 @@
-"""Folders for the account of Postgres. If an ordinary user runs the tests, there is no other account."""
+"""Folders for the account under which Postgres runs: another one if root runs the tests, otherwise the person's own."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Provider files that lead to the sandbox in development."""
+"""Copies of the provider files, with addresses of the sandbox, for development."""
 
 import json
 import tomllib

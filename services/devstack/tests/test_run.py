@@ -23,14 +23,14 @@ FOREIGN = ("DATABASE_URL", "DATABASE_MIGRATION_URL", "REDIS_URL")
 
 
 class Front:
-    """A front process and what it printed up to `ready`."""
+    """A front process of `./run`, and what it has printed so far as read by `until` and `end`."""
 
     def __init__(self, popen: subprocess.Popen[str]) -> None:
         self.popen = popen
         self.output = ""
 
     def until(self, beginning: str) -> None:
-        """Read on until a line that begins with `beginning`."""
+        """Read the output up to a line that begins with `beginning`; fail the test if there is none."""
         assert self.popen.stdout is not None
         for line in self.popen.stdout:
             self.output += line
@@ -39,7 +39,7 @@ class Front:
         pytest.fail(f"no line began with {beginning!r}:\n{self.output}")
 
     def end(self) -> int:
-        """Read the rest of the output and wait for the end."""
+        """Read the rest of the output, wait for the end and return the exit status."""
         assert self.popen.stdout is not None
         self.output += self.popen.stdout.read()
         return self.popen.wait(20)
@@ -67,7 +67,7 @@ def _front(scratch: Path, *roles: str, **variables: str) -> Iterator[Front]:
 
 
 def _socket_folders(pids: set[int]) -> set[Path]:
-    """The socket folders that these processes were told about; there may be others, of other tests."""
+    """Return the folders of sockets that these processes have in their environment, and so none of other tests."""
     told = b"".join(Path(f"/proc/{pid}/environ").read_bytes() for pid in pids)
     return {Path(folder.decode()) for folder in re.findall(rb"=(?:\S+host=|unix://)(/tmp/ums-\w+)", told)}
 

@@ -1,4 +1,4 @@
-"""A stack of stand-ins over the real servers."""
+"""The stack, with stand-ins for the processes of the service, over real servers or none."""
 
 import http.client
 import os

@@ -33,19 +33,20 @@ def request_parameters(**changes: str) -> dict[str, str]:
 
 
 def redirect_answer(response: httpx.Response) -> dict[str, str]:
-    """Return the query of a redirect."""
+    """Return the query parameters of the URL to which `response`, a redirect with 302, leads."""
     assert response.status_code == 302, response.text
     return dict(parse_qsl(urlsplit(response.headers["location"]).query))
 
 
 async def decide(client: httpx.AsyncClient, kind: str = "strict", **fields: str) -> dict[str, str]:
-    """Approve (unless told otherwise) in one request; return the answer that the redirect carries."""
+    """Post the consent page's form, by default with an approval, and return the query parameters of the redirect, such
+    as `code`. `fields` change the form."""
     form = request_parameters(decision="approve", account="ada@example.com") | fields
     return redirect_answer(await client.post(f"/oidc/{kind}/authorize", data=form))
 
 
 async def exchange(client: httpx.AsyncClient, code: str, kind: str = "strict", **changes: str) -> httpx.Response:
-    """Exchange a code."""
+    """Send a code to the token endpoint and return the response. `changes` change the form."""
     form = {
         "grant_type": "authorization_code",
         "code": code,
@@ -66,7 +67,7 @@ async def connect(client: httpx.AsyncClient, kind: str = "strict", **fields: str
 async def refresh(
     client: httpx.AsyncClient, refresh_token: str, kind: str = "strict", **changes: str
 ) -> httpx.Response:
-    """Exchange a refresh token."""
+    """Send a refresh token to the token endpoint and return the response. `changes` change the form."""
     form = {"grant_type": "refresh_token", "refresh_token": refresh_token} | changes
     return await client.post(f"/oidc/{kind}/token", data=form, auth=CREDENTIALS)
 

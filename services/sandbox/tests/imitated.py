@@ -24,13 +24,14 @@ class Imitated:
     """Parameters of the authorization request that differ from one imitation to another."""
 
     async def decide(self, **fields: str) -> dict[str, str]:
-        """Approve (unless told otherwise) in one request; return the answer that the redirect carries."""
+        """Post the consent page's form, by default with an approval, and return the query parameters of the redirect,
+        such as `code`. `fields` change the form; a change to "" leaves a field out."""
         form = request_parameters(**self.request) | {"decision": "approve", "account": "ada@example.com"} | fields
         form = {name: value for name, value in form.items() if value}
         return redirect_answer(await self.client.post(self.authorization_path, data=form))
 
     async def exchange(self, code: str, *, accept: str = JSON, **changes: str) -> httpx.Response:
-        """Exchange a code."""
+        """Send a code to the token endpoint and return the response. `changes` change the form."""
         form = {
             "grant_type": "authorization_code",
             "code": code,
@@ -48,23 +49,23 @@ class Imitated:
         return tokens
 
     async def refresh(self, refresh_token: str, **changes: str) -> httpx.Response:
-        """Exchange a refresh token."""
+        """Send a refresh token to the token endpoint and return the response. `changes` change the form."""
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token} | SECRET | changes
         return await self.client.post(self.token_path, data=form, headers={"Accept": JSON})
 
     async def get(self, path: str, access_token: str) -> httpx.Response:
-        """Call an API with a bearer token."""
+        """Send GET with a bearer token to `path` below `/as/`, such as an API of the provider."""
         return await self.client.get(f"/as/{path}", headers={"Authorization": f"Bearer {access_token}"})
 
     async def control(self, operation: str, **body: Any) -> dict[str, Any]:
-        """Use one of the imitation's controls."""
+        """Call `operation` of the imitation's controls and return the answer."""
         response = await self.client.post(f"/as/_control/{self.name}/{operation}", json=body)
         assert response.status_code in {200, 201}, response.text
         answer: dict[str, Any] = response.json()
         return answer
 
     async def delete(self, path: str, body: Any, credentials: httpx.BasicAuth = CREDENTIALS) -> httpx.Response:
-        """Send DELETE with a JSON body, authenticated as the client."""
+        """Send DELETE with a JSON body to `path` below `/as/`, by default authenticated as the client."""
         return await self.client.request("DELETE", f"/as/{path}", json=body, auth=credentials)
 
 
