@@ -19,8 +19,8 @@ _CLOSED = Problem(CLIENT_CLOSED, "the client was closed while the request was un
 
 
 class AsyncTokenClient(BaseTokenClient):
-    """Client that gets users' access tokens from the user management service. It serves all tasks, but of one event
-    loop only."""
+    """Client that gets users' access tokens from the user management service. All tasks of one event loop may share a
+    client; another event loop needs a client of its own."""
 
     def __init__(
         self,
@@ -69,18 +69,19 @@ class AsyncTokenClient(BaseTokenClient):
         reason: str | None = None,
         rejected: Token | None = None,
     ) -> Token:
-        """Return a newer token, for when the provider answers 401 to one that should be good. The service replaces no
-        token that is less than ten seconds old or that nothing can replace, and returns that one again.
+        """Return a newer token than the one that the service holds; call this when the provider answers 401 to a token
+        that should be good. The service returns the token that it holds if it got that token less than ten seconds
+        ago, or if nothing can replace it.
 
-        Pass the refused token as `rejected`: then all callers that were refused with the same token cause one refresh.
+        Pass the refused token as `rejected`: callers who were refused with the same token then share one refresh.
         Raises TokenError, and TypeError if `scopes` is a single text.
         """
         request = TokenRequest(user_id, provider, scopes, account, min_ttl_seconds, reason)
         return await self._shared(self._exchange.renewal(request, rejected))
 
     async def get_many(self, requests: Iterable[TokenRequest]) -> list[Token | TokenError]:
-        """Return a token or an error for each request, in the order of the requests. Those without a remembered token
-        are sent to the service, at most a hundred at a time. Raises no TokenError."""
+        """Return a token or an error for each request, in the order of the requests. The service is asked only for
+        tokens that are not remembered, for at most a hundred per HTTP request. Raises no TokenError."""
         wanted = list(requests)
         known = self._exchange.remembered(wanted)
         known |= await self._run(self._exchange.converse(BATCH_PATH, [it for it in wanted if it not in known]))
@@ -105,8 +106,8 @@ class AsyncTokenClient(BaseTokenClient):
         await self.aclose()
 
     async def _shared(self, call: Call) -> Token:
-        """Return a remembered token, or the token from the request that is under way for an equal call, or from a new
-        request. The request goes on if a caller is cancelled. Raises TokenError."""
+        """Return a remembered token, or ask the service for one. If an equal call is under way, wait for its result
+        instead. The request goes on even if a caller is cancelled. Raises TokenError."""
         if token := self._exchange.recall(call):
             return token
         flight = self._flights.get(call)

@@ -55,12 +55,13 @@ class ReconnectNeededError(TokenError):
 
 
 class UserGoneError(TokenError):
-    """Error for a user who does not exist or is suspended: stop working for them."""
+    """Error for a user who does not exist, was deleted, or is suspended or deactivated: stop working for them."""
 
 
 class NotAllowedError(TokenError):
-    """Error for a call that this service's key or grant does not cover: an operator must grant it, or a reason must
-    be given."""
+    """Error for a call that this service may not make: its key is refused, it has no grant for the provider or the
+    scopes, or its grant demands a reason. An operator must issue a key or a grant, or the call must name its scopes or
+    its reason."""
 
 
 class TryLaterError(TokenError):
@@ -69,7 +70,8 @@ class TryLaterError(TokenError):
 
 
 class MisconfiguredError(TokenError):
-    """Error for a call, client or service that is set up wrongly: alert an operator, and do not repeat the call."""
+    """Error for a wrong setup of the call, this client or the service: alert an operator, and do not repeat the
+    call."""
 
 
 SERVICE_UNREACHABLE: Final = "service_unreachable"
@@ -94,8 +96,8 @@ def error_of(problem: Problem) -> TokenError:
 
 
 def passes_by_itself(problem: Problem) -> bool:
-    """Tell whether repeating the call may bring a token, as for all problems that TryLaterError stands for, except that
-    this client was closed."""
+    """Tell whether repeating the call may bring a token. True for every problem that becomes a TryLaterError, except
+    that of a closed client."""
     return _class_of(problem) is TryLaterError and problem.code != CLIENT_CLOSED
 
 

@@ -97,8 +97,7 @@ class Exchange:
         return token if replaced else None
 
     def remembered(self, requests: Iterable[TokenRequest]) -> Outcomes:
-        """Return the requests for which a token is remembered, each with that token; the service need not be asked for
-        them."""
+        """Return those requests for which a token is remembered, each with its token."""
         return {request: token for request in requests if (token := self.memory.recall(request))}
 
     def converse(self, path: str, requests: Sequence[TokenRequest]) -> Conversation:
@@ -146,8 +145,8 @@ class Exchange:
         return self.options.deadline_seconds - (self._clock() - started)
 
     def _waits(self, attempt: int, outcomes: Outcomes, started: float) -> dict[TokenRequest, float]:
-        """Return, for each request that may still succeed, the seconds to wait before it is repeated. Left out are
-        requests whose wait would outlast the time that is left; after the last attempt, all of them."""
+        """Return, for each request that may still succeed, the seconds to wait before it is repeated. Requests whose
+        wait would outlast the deadline are left out. After the last attempt the result is empty."""
         if attempt >= self.options.max_attempts:
             return {}
         share = random.random()  # noqa: S311 - jitter, so that the replicas of a caller do not retry in step

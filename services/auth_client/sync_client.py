@@ -18,12 +18,13 @@ from services.auth_client.tokens import Token, TokenRequest
 from services.auth_client.wire import BATCH_PATH, Answer, Outcome, unreachable
 
 _Flight = Future[Outcome | None]
-"""A request that one thread makes and others wait for. The result is None if that thread was interrupted; then one of
-the others makes the request."""
+"""Request that one thread makes while others wait for its result. The result is None if the thread that made the
+request was interrupted; then one of the waiting threads makes the request."""
 
 
 class TokenClient(BaseTokenClient):
-    """Client that gets users' access tokens from the user management service. It serves all threads of a process.
+    """Client that gets users' access tokens from the user management service. All threads of a process may share a
+    client.
 
     Connections do not survive a fork: create the client in the worker process (Celery: `worker_process_init`).
     """
@@ -76,18 +77,19 @@ class TokenClient(BaseTokenClient):
         reason: str | None = None,
         rejected: Token | None = None,
     ) -> Token:
-        """Return a newer token, for when the provider answers 401 to one that should be good. The service replaces no
-        token that is less than ten seconds old or that nothing can replace, and returns that one again.
+        """Return a newer token than the one that the service holds; call this when the provider answers 401 to a token
+        that should be good. The service returns the token that it holds if it got that token less than ten seconds
+        ago, or if nothing can replace it.
 
-        Pass the refused token as `rejected`: then all callers that were refused with the same token cause one refresh.
+        Pass the refused token as `rejected`: callers who were refused with the same token then share one refresh.
         Raises TokenError, and TypeError if `scopes` is a single text.
         """
         request = TokenRequest(user_id, provider, scopes, account, min_ttl_seconds, reason)
         return self._shared(self._exchange.renewal(request, rejected))
 
     def get_many(self, requests: Iterable[TokenRequest]) -> list[Token | TokenError]:
-        """Return a token or an error for each request, in the order of the requests. Those without a remembered token
-        are sent to the service, at most a hundred at a time. Raises no TokenError."""
+        """Return a token or an error for each request, in the order of the requests. The service is asked only for
+        tokens that are not remembered, for at most a hundred per HTTP request. Raises no TokenError."""
         wanted = list(requests)
         known = self._exchange.remembered(wanted)
         known |= self._run(self._exchange.converse(BATCH_PATH, [it for it in wanted if it not in known]))
@@ -107,8 +109,8 @@ class TokenClient(BaseTokenClient):
         self.close()
 
     def _shared(self, call: Call) -> Token:
-        """Return a remembered token, or the token from a request: from this thread's own, or from an equal one that
-        another thread makes, which is awaited for `deadline_seconds`. Raises TokenError."""
+        """Return a remembered token, or ask the service for one. If another thread is asking for the same, wait up to
+        `deadline_seconds` for its result instead. Raises TokenError."""
         outcome: Outcome | None = self._exchange.recall(call)
         while outcome is None:
             with self._lock:

@@ -14,7 +14,8 @@ class TokenRequest:
     that signs users' session tokens)."""
     provider: str
     scopes: Iterable[str] = ()
-    """Scopes that must all be granted. They are kept sorted and each once: their order means nothing."""
+    """Scopes that must all be granted. They are stored sorted and without duplicates, since their order means
+    nothing."""
     account: str | None = None
     """The account's id at the provider, or the account's e-mail address; by default, the account of the user's primary
     integration."""

@@ -23,7 +23,7 @@ _SECONDS: Final = re.compile(r"[0-9]{1,6}")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the client uses of an HTTP answer, whose body was read to its end."""
+    """The parts of a completely read HTTP answer that the client uses."""
 
     status: int
     body: bytes
@@ -31,7 +31,7 @@ class Answer:
 
 
 def members(request: TokenRequest) -> dict[str, Any]:
-    """Return the JSON object that asks for one token; what was not given is left out."""
+    """Return the JSON object that asks for one token, without the members that were not given."""
     return {name: value for name, value in asdict(request).items() if value not in (None, ())}
 
 
