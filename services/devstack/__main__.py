@@ -1,4 +1,5 @@
-"""Entry point of `./run` (`python -m services.devstack`): the whole service in the foreground."""
+"""Entry point of `./run` (`python -m services.devstack`): runs the whole service in the foreground, or with the
+argument `demo` the demo."""
 
 import os
 import signal
@@ -31,7 +32,7 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line for the person at once."""
+    """Print a line and flush it, so that the person sees it at once."""
     print(text, flush=True)
 
 
@@ -73,7 +74,8 @@ ready {stack.api_url}"""
 
 
 def run(recipe: Recipe = THE_SERVICE) -> int:
-    """Run until a signal (exit status 0) or a failure (1). Either way, nothing is left running."""
+    """Run the stack until a signal (return 0) or a failure (print it and return 1). Either way, nothing is left
+    running."""
     for signum in _SIGNALS:
         signal.signal(signum, _interrupt)
     try:
@@ -92,7 +94,7 @@ def run(recipe: Recipe = THE_SERVICE) -> int:
 
 
 def main() -> int:
-    """Dispatch on the arguments, and return the exit status."""
+    """Run the stack, or the demo if the only argument is `demo`, and return the exit status: 2 for other arguments."""
     if sys.argv[1:] == ["demo"]:
         return demo.main()
     if sys.argv[1:]:

@@ -28,13 +28,14 @@ CANARY: Final = "urllib3==1.24.1"
 SECONDS_PER_REQUEST: Final = 15
 SECONDS: Final = 300
 _OF_THE_NETWORK: Final = re.compile(r"requests\.exceptions\.|_service\.interface\.|your network may be blocking")
-"""Pattern found in pip-audit's errors when it could not reach the service: exceptions of `requests` and of pip-audit
-itself, and its advice."""
+"""Pattern of pip-audit's errors when it could not reach the service: exceptions of `requests` and of pip-audit itself,
+and its advice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A vulnerability that we accept. After the day `until`, somebody has to look at it again."""
+    """A vulnerability that the check ignores up to and including the day `until`; after that it fails the check
+    again."""
 
     identifier: str
     reason: str
@@ -121,14 +122,14 @@ def _found(answer: Answer, today: date) -> list[str]:
 
 
 def _skipped(answer: Answer) -> list[str]:
-    """Return why packages were skipped: the index lacks them although it has others, so they were withdrawn, or are not
-    what we took them for."""
+    """Return pip-audit's reasons for skipping packages. It skips a package that the index lacks, although the index
+    has others: the package was withdrawn, or is not what we took it for."""
     return [one["skip_reason"] for one in answer.dependencies or () if "skip_reason" in one]
 
 
 def pip_audit(requirements: Sequence[Path]) -> Answer:
-    """Ask pip-audit about exactly the pins of these files, resolving and installing nothing. If it
-    takes longer than 300 seconds, the answer is that of an unreachable network."""
+    """Ask pip-audit about exactly the pins of these files, without resolving or installing anything. If it takes
+    longer than 300 seconds, the answer is that of an unreachable network."""
     files = [argument for path in requirements for argument in ("--requirement", str(path))]
     options = ("--disable-pip", "--no-deps", "--format", "json", "--aliases", "on", "--progress-spinner", "off")
     command = [sys.executable, "-m", "pip_audit", *options, "--timeout", str(SECONDS_PER_REQUEST), *files]

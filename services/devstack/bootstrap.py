@@ -61,7 +61,7 @@ def pinned_packages(repository: Path) -> dict[str, str]:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the person's environment without what would lead to another Python's packages."""
+    """Return the person's environment variables without those that would make another Python's packages visible."""
     return {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
 
 
@@ -92,7 +92,7 @@ class Environment:
         return False
 
     def ensure(self) -> None:
-        """Bring the environment up to date. Raises `BootstrapError`."""
+        """Install the requirements unless the environment is current. Raises `BootstrapError` if that fails."""
         if self.is_current():
             return
         # The lock is on the repository's folder itself, so there is no lock file to leave behind or to ignore.
@@ -193,7 +193,8 @@ class Environment:
 
 
 def base_python() -> str:
-    """Return the interpreter outside of any environment: this one may run from the .venv that is being replaced."""
+    """Return the interpreter outside of any virtual environment: the running one may lie in the .venv that is being
+    replaced."""
     return sys.executable if sys.prefix == sys.base_prefix else os.path.realpath(sys.executable)
 
 
@@ -220,8 +221,9 @@ def become(commands: list[tuple[str, ...]], environment: Environment) -> NoRetur
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
-    """Run the script that comes first in `arguments` with the others. Exits with 2 for wrong arguments, and with a
-    message of one line if the environment cannot be made."""
+    """Bring the environment up to date and run the commands for `arguments`: a script's name and its arguments. Exits
+    with 2 for unknown arguments, with 130 on Ctrl-C, and with 1 and a message of one line if the environment cannot be
+    made or a command cannot be started."""
     script = arguments[0]
     commands = COMMANDS.get(tuple(arguments))
     if commands is None:

@@ -37,7 +37,7 @@ FROM (VALUES ('sbx-at-control'), ('sbx-rt-control')) AS planted (token);
 
 
 class Story:
-    """Numbers the steps, and remembers the present one's title, to be named if it fails."""
+    """Printer of the demo's numbered steps. `title` is that of the present step, which is named if it fails."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -189,10 +189,10 @@ def _search_for_tokens(stack: Stack, detail: Callable[[str], None]) -> None:
 
 @contextmanager
 def _planted_tokens(stack: Stack) -> Iterator[None]:
-    """Keep a table of made-up tokens in the database for the length of the block: only a search that finds these proves
-    anything by finding no others.
+    """Keep a table of made-up tokens in the database for the length of the block. A search that finds no tokens proves
+    something only if it finds these.
 
-    It is not a temporary table, which pg_dump would not see.
+    The table is not a temporary one, which pg_dump would not see.
     """
     _psql(stack, _PLANT)
     try:
@@ -209,7 +209,8 @@ def _psql(stack: Stack, statements: str) -> None:
 
 
 def _dump(stack: Stack) -> bytes:
-    """Return every row of the database as plain text; bytea is written as hex. Raises MainJobError."""
+    """Return the schema and all rows of the database as plain text, in which bytea is hex. Raises MainJobError if
+    pg_dump fails or leaves out the table of tokens."""
     dump = run_process(
         [stack.postgres.bin_dir / "pg_dump", "--dbname", stack.postgres.url(role=SUPERUSER)], env=SERVER_ENVIRONMENT
     )

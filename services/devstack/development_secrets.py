@@ -43,8 +43,8 @@ class DevelopmentSecrets:
 
     @classmethod
     def of(cls, data_dir: Path) -> Self:
-        """Return the secrets of `data_dir`, which the first call makes. Raises `DevstackError` when the file cannot be
-        used."""
+        """Return the secrets of `data_dir`; if its file is missing, write one with new secrets first. Raises
+        `DevstackError` if the file is malformed."""
         path = data_dir / FILE
         if not path.exists():
             write_private(path, json.dumps(asdict(cls.generate()), indent=2) + "\n")

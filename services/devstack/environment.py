@@ -50,8 +50,8 @@ def development_environment(
     providers: Iterable[str],
     client: OAuthClient,
 ) -> dict[str, str]:
-    """Return variable → value, for every process of the stack; `process_environment` lays the person's own values over
-    it."""
+    """Return the development values of the environment variables, for every process of the stack;
+    `process_environment` lays the person's own values over them."""
     clients = {name: {"client_id": client.client_id, "client_secret": client.client_secret} for name in providers}
     return {
         "ENVIRONMENT": "development",
@@ -87,8 +87,8 @@ def _sandbox_environment(addresses: Addresses) -> dict[str, str]:
 
 
 def _merged_clients(ours: str, persons: str) -> str:
-    """Return the person's OAuth clients beside the sandbox's; where both name a provider, the person's
-    client counts. A value that is not a JSON object is returned as it is, for the service to refuse."""
+    """Return the person's OAuth clients beside the sandbox's; where both name a provider, the person's client counts.
+    A value that is not a JSON object is returned as it is, for the service to refuse."""
     try:
         clients = json.loads(persons)
     except ValueError:
@@ -97,8 +97,9 @@ def _merged_clients(ours: str, persons: str) -> str:
 
 
 def process_environment(development: Mapping[str, str], person: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of the processes: the person's values win over the development values unless they are
-    empty, and programs are looked for in our own virtual environment first."""
+    """Return the environment of the stack's processes: the development values, over which the person's values are
+    laid. An empty value of the person's replaces no development value. Programs are looked for in our own virtual
+    environment first."""
     merged = {**development, **{name: value for name, value in person.items() if value or name not in development}}
     if person.get("OAUTH_CLIENTS"):
         merged["OAUTH_CLIENTS"] = _merged_clients(development["OAUTH_CLIENTS"], person["OAUTH_CLIENTS"])

@@ -94,7 +94,8 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def default_data_dir(repository: Path) -> Path:
-    """Return `.data` in the repository, or a folder in /var/tmp if the account of Postgres cannot reach that.
+    """Return `.data` in the repository, or, if the account that runs Postgres cannot reach it, a folder in /var/tmp,
+    which is made if it is missing.
 
     Raises `DevstackError` when the folder in /var/tmp belongs to somebody else.
     """
@@ -143,7 +144,8 @@ def _copy_install(install: Path, copy: Path) -> None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Refuse a folder that is not ours alone, since everybody can write into SHARED_FOLDER. Raises `DevstackError`."""
+    """Raise `DevstackError` unless `folder` is a folder that this user owns and nobody else can write to: everybody
+    can create one in SHARED_FOLDER."""
     status = folder.lstat()
     writable_by_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or writable_by_others:

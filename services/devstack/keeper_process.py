@@ -51,8 +51,8 @@ class KeeperProcess:
         return self._child.pid
 
     def next_event(self, timeout: float | None = None) -> dict[str, Any]:
-        """Wait for the keeper's next event and return it. Raises `DevstackError` with what failed, `StartTimeoutError`
-        after `timeout` seconds; None waits for ever."""
+        """Wait for the keeper's next event and return it. Raises `DevstackError` if the event is a failure, a refused
+        order or the keeper's end, `StartTimeoutError` if none comes within `timeout` seconds; None waits for ever."""
         try:
             event = self._events.get(timeout=timeout)
         except Empty:
@@ -62,8 +62,9 @@ class KeeperProcess:
         return event
 
     def order(self, command: str, name: str, *, timeout: float, **details: Any) -> None:
-        """Order the keeper to do `command` to the process `name`, and wait until it is done; each of its events may
-        take `timeout` seconds. Raises `DevstackError`, `StartTimeoutError`."""
+        """Order the keeper to `command` (`kill` or `start`) the process `name`, and wait until that is done. Raises
+        `DevstackError` if the keeper refuses the order or something fails meanwhile, `StartTimeoutError` if no event
+        comes for `timeout` seconds."""
         number = next(self._numbers)
         self._tell(json.dumps({"command": command, "name": name, "id": number, **details}))
         while (event := self.next_event(timeout))["event"] != "done" or event["id"] != number:

@@ -38,7 +38,8 @@ def drop_to(uid: int, gid: int) -> None:
 
 
 def reset_signals() -> None:
-    """Stop ignoring what `nohup` or a shell's background job made us ignore: the command decides for itself."""
+    """Restore the default actions of signals that `nohup` or a shell's background job made us ignore, and unblock all
+    signals: the command decides for itself."""
     for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])

@@ -15,7 +15,8 @@ class MainJobError(DevstackError):
 
 @dataclass
 class Person:
-    """A user of the product: their id at the service, their e-mail (also at the provider), headers of a session."""
+    """A user of the product: their id (the same at Clerk and at the service), their e-mail (the same at the provider),
+    and the headers of their session."""
 
     id: str
     email: str
@@ -23,7 +24,7 @@ class Person:
 
 
 def expect(response: httpx.Response, *statuses: int) -> httpx.Response:
-    """Return the response, if it has one of `statuses`. Raises MainJobError."""
+    """Return the response if its status is one of `statuses`. Raises MainJobError otherwise."""
     if response.status_code not in statuses:
         request = f"{response.request.method} {response.request.url.path}"
         raise MainJobError(f"{request} answered {response.status_code}: {response.text[:500]}")
@@ -57,7 +58,7 @@ class MainJob:
         return Person(user_id, email, await self.session(user_id))
 
     async def session(self, user_id: str) -> dict[str, str]:
-        """Return the headers of a new Clerk session, good for a minute."""
+        """Return headers with a new Clerk session token, good for a minute."""
         answer = await self.browser.post("/clerk/_control/session-tokens", json={"user_id": user_id})
         return {"Authorization": f"Bearer {expect(answer, 200, 201).json()['token']}"}
 
@@ -69,8 +70,8 @@ class MainJob:
         return started
 
     async def consent(self, authorization_url: str, *, account: str, decision: str = "approve") -> str:
-        """Decide for the person at the provider, as `account`; return the URL to which the provider sends the
-        browser."""
+        """Answer the provider's consent page with `decision`, as the person with the e-mail `account`; return the URL
+        to which the provider sends the browser."""
         url = urlsplit(authorization_url)
         form = {**dict(parse_qsl(url.query)), "decision": decision, "account": account}
         response = expect(await self.browser.post(url.path, data=form), 302, 303)
@@ -105,7 +106,7 @@ class MainJob:
         return await self.client.post("/internal/tokens/get", headers=key, json=document)
 
     async def userinfo(self, access_token: str, kind: str = "static") -> httpx.Response:
-        """Use a token at the provider, and return its response."""
+        """Ask the provider of this kind for the claims about the token's account; return its response."""
         return await self.browser.get(f"/oidc/{kind}/userinfo", headers={"Authorization": f"Bearer {access_token}"})
 
     async def ledger(self, party: str, operation: str) -> list[dict[str, Any]]:

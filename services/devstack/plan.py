@@ -9,8 +9,8 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One process. It is ready when `ready_url` answers 200, or when it prints `ready_text`, or, if it has neither, at
-    once."""
+    """A process to start. It is ready when it has printed `ready_text` or, without such a text, when `ready_url`
+    answers 200; with neither, at once."""
 
     name: str
     command: list[str]

@@ -91,8 +91,8 @@ class PostgresServer:
 
     @property
     def bin_dir(self) -> Path:
-        """Return the folder of psql, pg_dump, pg_ctl and the rest; a copy if the account cannot enter root's own.
-        Raises `DevstackError` before the first start."""
+        """Return the folder of psql, pg_dump, pg_ctl and the rest: the wheel's, or a copy if the account that runs
+        Postgres cannot enter that. Raises `DevstackError` before the first start."""
         if self._bin_dir is None:
             raise DevstackError("Postgres was not started")
         return self._bin_dir

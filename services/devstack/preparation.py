@@ -25,7 +25,7 @@ _READY_TEXTS = {"worker": "worker.started", "beat": "beat.started"}
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Recipe of what is run on the servers; the default is the service itself."""
+    """What a stack runs on its servers; by default the service itself."""
 
     procfile: Path = REPOSITORY / "Procfile"
     cli: Sequence[str] = ("python", "-m", "services.user_management.cli")
@@ -36,7 +36,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Choices of the person or the test."""
+    """Parameters of a stack, as the person or the test chose them."""
 
     data_dir: Path
     web_ports: Sequence[int]
@@ -66,7 +66,8 @@ def make_socket_folders(choices: Choices) -> Sockets:
 
 
 def make_plan(choices: Choices, sockets: Sockets, recipe: Recipe, *, echo: bool) -> Plan:
-    """Write the files that the processes read, and return the plan of what to start. Raises `DevstackError`."""
+    """Write the files that the processes read (provider files, secrets), and return the plan of what to start. Raises
+    `DevstackError` for a malformed Procfile or secrets file, and for a process that the Procfile lacks."""
     environment, providers = _environment(choices, sockets)
     return Plan(
         data_dir=str(choices.data_dir),

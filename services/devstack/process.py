@@ -48,7 +48,7 @@ class Account:
 
 
 class _Spawner:
-    """The thread that starts every process; one per process, made again after a fork."""
+    """The thread that starts all children of this process; a forked child makes one of its own."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
@@ -151,7 +151,7 @@ class Finished:
 
     @property
     def last_line(self) -> str:
-        """Return the last line that the command printed, or a dash."""
+        """Return the last line of the output that is not blank, or a dash if there is none."""
         return next((line for line in reversed(self.output.splitlines()) if line.strip()), "-").strip()
 
 

@@ -43,7 +43,8 @@ def _parse(line: str, variables: Mapping[str, str]) -> tuple[str, list[str]]:
 
 
 def substitute(word: str, variables: Mapping[str, str]) -> str:
-    """Return `word` with `${NAME}` and `${NAME:-default}` replaced. Raises ValueError for a name that has no value."""
+    """Return `word` with `${NAME}` and `${NAME:-default}` replaced; an empty variable counts as not set. Raises
+    ValueError for a name that has neither value nor default."""
 
     def value(matched: re.Match[str]) -> str:
         name, default = matched[1], matched[2]

@@ -39,7 +39,8 @@ def _pointed_at(sandbox_url: str, text: str) -> str:
 
 
 def configured_clients(oauth_clients: str) -> set[str]:
-    """Return the providers in a value of OAUTH_CLIENTS; none if the service will not accept the value."""
+    """Return the names of the providers in a value of OAUTH_CLIENTS; none if the value is not a JSON object, which the
+    service refuses."""
     try:
         clients = json.loads(oauth_clients or "{}")
     except ValueError:

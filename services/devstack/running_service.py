@@ -27,7 +27,7 @@ def echo_to_person(name: str, line: bytes) -> None:
 
 
 class RunningService:
-    """A service from its start to its end."""
+    """A process of the stack, from its start to its end."""
 
     def __init__(
         self,

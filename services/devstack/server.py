@@ -19,10 +19,10 @@ SERVER_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
 class ServerProcess:
-    """The running server of one data directory, proven to be our own child.
+    """The server of one data directory, run as our own child, with the two locks of the directory (`directory_lock`).
 
-    It holds the two locks of the directory (`directory_lock`). Beside the directory stand NAME.lock, NAME.server.lock
-    and the server's log, which is NAME.log unless told otherwise.
+    Beside a directory DIR stand DIR.lock, DIR.server.lock and the server's log: DIR.log, unless `log_path` names
+    another.
     """
 
     def __init__(self, data_dir: Path, *, name: str, log_path: Path | None) -> None:
@@ -92,8 +92,8 @@ class ServerProcess:
             raise DevstackError(f"another {self.name} (pid {answered}) answers in {self.data_dir}")
 
     def stop(self, signals: Sequence[tuple[signal.Signals, float]]) -> None:
-        """Send each signal and wait its seconds for the end; send SIGKILL after the last one, and release the
-        directory."""
+        """Send each signal in turn and wait up to its seconds for the server's end. Send SIGKILL if the server still
+        runs after the last one, and release the directory."""
         if self._child is not None:
             for signum, seconds in signals:
                 self._child.send_signal(signum)
@@ -104,7 +104,7 @@ class ServerProcess:
         self.unlock()
 
     def last_log_line(self) -> str:
-        """Return the last line of the server's log that is not empty."""
+        """Return the last line of the server's log that is not blank, or a text that says that there is none."""
         lines = self.log_path.read_text(errors="replace").splitlines() if self.log_path.exists() else []
         return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
 

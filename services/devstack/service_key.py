@@ -25,9 +25,9 @@ def ensure_service_key(
     run_cli: Callable[[list[str]], str],
     progress: Callable[[str], None],
 ) -> None:
-    """Make a service with grants for `providers` and write its key to the key's file, unless that exists. The file is
-    written last: a start that was cut short leaves a service whose key nobody knows, so the next start makes a service
-    of another name. Raises `DevstackError`."""
+    """Make a service with grants for `providers` and write its key to KEY_FILE, unless that file holds a key already.
+    The file is written last: a start that was cut short leaves a service whose key nobody knows, so the next start
+    makes a service of another name. Raises `DevstackError` if the CLI fails or prints no key."""
     if read_service_key(data_dir):
         return
     progress("making the development service key …")

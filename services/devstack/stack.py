@@ -182,19 +182,21 @@ class Stack:
         return StackProcess(name, pids[name])
 
     def log_path(self, name: str) -> Path:
-        """Return the file of what the process has printed since the stack was started."""
+        """Return the path of the log of a process, which begins anew at each start of the stack."""
         return self.data_dir / "log" / f"{name}.log"
 
     def kill(self, name: str, signum: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to one process and wait for its end, which does not end the stack. Raises `DevstackError`."""
+        """Send a signal to one process and wait for its end, which does not end the stack. Raises `DevstackError` if
+        there is no process of that name, or if it has not ended after 75 s."""
         self._running_keeper.order("kill", name, timeout=_ORDER_LIMIT, signal=int(signum))
 
     def start_process(self, name: str) -> None:
-        """Start a process that was killed and wait until it is ready. Raises `DevstackError`."""
+        """Start a process that was killed and wait until it is ready. Raises `DevstackError` if there is none of that
+        name, if it still runs, or if it does not become ready."""
         self._running_keeper.order("start", name, timeout=_ORDER_LIMIT)
 
     def restart(self, name: str) -> None:
-        """Kill a process with SIGKILL and start it again. Raises `DevstackError`."""
+        """Kill a process with SIGKILL and start it again. Raises `DevstackError` as `kill` and `start_process` do."""
         self.kill(name)
         self.start_process(name)
 

@@ -34,8 +34,8 @@ def _binary() -> Path:
 class ValkeyServer:
     """Valkey on `data_dir`; `settings` override its configuration, as {"appendonly": "no"} does.
 
-    Writes an append-only file that is synced every second. The server dies with this process, whatever kills it. After
-    the server died, `start()` brings it back at the same address.
+    By default it writes an append-only file that is synced every second. The server dies with this process, whatever
+    kills it. After the server died, `start()` brings it back at the same address.
     """
 
     def __init__(
