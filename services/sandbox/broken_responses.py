@@ -17,10 +17,10 @@ STATUS_OF_ERROR = {"invalid_client": 401, "temporarily_unavailable": 503, "serve
 
 
 class ResetResponse(Response):
-    """An absent answer: the connection is reset.
+    """A response that sends nothing and resets the connection.
 
-    An in-process transport has no connection to reset, so `httpx.ReadError` is raised there. httpx passes it on to
-    the caller unchanged, and the caller sees the same as after a real reset.
+    An in-process transport has no connection to reset, so `httpx.ReadError` is raised there. httpx passes it on to the
+    caller unchanged, and the caller sees the same as after a real reset.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
@@ -80,9 +80,9 @@ def replacement(fault: Fault, error_style: Callable[[Fault], Response]) -> Respo
 
 
 def spoiled(fault: Fault, answer: Response, error_style: Callable[[Fault], Response]) -> Response:
-    """Return what the client gets after the party (Clerk or a provider) has carried out the call: the real answer as
-    the fault alters it, or the one that replaces it. A fault that edits members leaves alone an answer that is not 200.
-    """
+    """Return what the client gets after the party (Clerk or a provider) has carried out the call: the real answer,
+    unchanged or altered by the fault, or the answer that replaces it. A fault that edits members leaves an answer
+    unchanged that is not 200."""
     if edits_answer(fault) and answer.status_code == 200:
         return edited(fault, answer)
     if fault.action == "truncated_json":

@@ -66,7 +66,7 @@ def with_secret_key(request: Request, answer: Callable[[], Any]) -> Handler:
 
 
 def list_users(clerk: Clerk, query: UserList) -> list[ClerkUser]:
-    """Return one page of users. Those with the same time are in the order of their ids, so that pages never overlap."""
+    """Return one page of users. Users with the same time are ordered by their ids, so that pages never overlap."""
     field = query.order_by.lstrip("+-")
     named = set(query.user_id)
     meant = [user for user in clerk.stored_users() if not named or user["id"] in named]

@@ -161,12 +161,12 @@ class Clerk:
         return copy.deepcopy(user) if user else None
 
     def users(self) -> list[ClerkUser]:
-        """Return all users, oldest first."""
+        """Return all users in the order of their creation here, whatever their `created_at`."""
         return copy.deepcopy(self.stored_users())
 
     def stored_users(self) -> list[ClerkUser]:
-        """Return all users, oldest first, not as copies, so do not change them: copying 20,000 users for each page of a
-        list takes seconds."""
+        """Return all users in the order of their creation here, not as copies, so do not change them: copying 20,000
+        users for each page of a list takes seconds."""
         return list(self._users.values())
 
     def session_event(
