@@ -1,4 +1,5 @@
-"""Faults in the members of a token answer: ID tokens not to be trusted, scopes, expiry, every party's format."""
+"""Faults that spoil single members of a token answer (ID token, scopes, expiry), and errors in each party's own
+format."""
 
 import time
 from typing import Any

@@ -1,5 +1,5 @@
-"""Payloads against the keys that Clerk's published webhook schema (2025-04-15) requires and allows, and the controls
-that send them or leave them out."""
+"""Payloads of the sandbox's Clerk, compared with the keys that Clerk's published webhook schema (2025-04-15) requires
+and allows; and the controls that change a user or a session with or without a webhook."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -175,7 +175,7 @@ async def test_control_restriction_changes_the_user(
 
 
 class _Service:
-    """Accept webhooks and note what they were about."""
+    """A stand-in for the service that accepts every webhook and keeps its body."""
 
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []

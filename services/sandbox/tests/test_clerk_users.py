@@ -1,4 +1,5 @@
-"""Users, their Backend API, and the webhooks about them, judged by the `standardwebhooks` package."""
+"""Users of the sandbox's Clerk, their Backend API, and the webhooks about them, whose signatures the
+`standardwebhooks` package verifies."""
 
 import json
 from typing import Any

@@ -1,4 +1,5 @@
-"""GitHub's quirks."""
+"""The imitation of GitHub: tokens that may never expire, form answers, errors with status 200, and deletion of
+grants."""
 
 from typing import Any
 from urllib.parse import parse_qs

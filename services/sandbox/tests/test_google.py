@@ -1,4 +1,4 @@
-"""Google's quirks."""
+"""The imitation of Google: its ways with refresh tokens, scope names, expiry, policies and revocation."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The contents of the ledger, in process, over HTTP and in its file."""
+"""The contents of the ledger (the record of all calls), in process, over HTTP and in its file."""
 
 import json
 from pathlib import Path

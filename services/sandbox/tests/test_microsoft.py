@@ -1,4 +1,4 @@
-"""Microsoft's quirks."""
+"""The imitation of Microsoft: its ways with tenants, scope names, prompts, refresh tokens and AADSTS errors."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The pages that a person uses."""
+"""The sandbox's pages for people (sign-in and overview), its health check and its OpenAPI schema."""
 
 import re
 

@@ -14,7 +14,8 @@ import pytest
 
 pytestmark = pytest.mark.serial
 LIMIT_SECONDS: Final = 60
-"""So much that only a defect reaches it; the call that is held would take ten minutes."""
+"""Limit for each wait. Only a defect reaches it, and it is far below the ten minutes for which a fault holds a
+call."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The provider files that the service's operator would write."""
+"""The provider files that the sandbox writes for the service, one for each refresh kind."""
 
 import tomllib
 from pathlib import Path

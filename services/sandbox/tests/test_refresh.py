@@ -1,4 +1,4 @@
-"""The four refresh kinds, as real providers show them."""
+"""Refreshing at the sandbox's four providers, of which each imitates one refresh kind."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Session tokens as PyJWT, an independent implementation, sees them."""
+"""The sandbox's Clerk session tokens, verified by PyJWT, an independent implementation."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""Slack's quirks."""
+"""The imitation of Slack: tokens of a bot and of a person, token rotation, and errors with status 200."""
 
 import httpx
 import pytest
