@@ -8,7 +8,7 @@ Answers = dict[str, int]
 
 INACTIVE: Final = ("suspended user", "deactivated user", "deleted user")
 USERS: Final = ("owner", "other user", "admin", "impersonated", "impersonated admin")
-"""Callers with a valid session. One who acts as an administrator has none of the administrator's rights."""
+"""Callers with a valid session. The session of an impersonated administrator carries no administrator's rights."""
 SERVICES: Final = ("granted service", "reading service", "searching service", "managing service", "admin service")
 REFUSED: Final = (
     # No credential, or one that is good nowhere.
@@ -52,27 +52,30 @@ def anybody(status: int) -> Answers:
 
 
 def own(status: int) -> Answers:
-    """Return the answers of a route for the user in the path alone; all other users get 404."""
+    """Return the answers of a route for the user in the path alone, also in an impersonated session. All other users,
+    administrators included, get 404."""
     return _door(users=404, services=401, owner=status, impersonated=status)
 
 
 def own_in_person(status: int) -> Answers:
-    """Return the answers of a route for the user in the path alone, which also refuses impersonated sessions."""
+    """Return the answers of a route for the user in the path alone, which refuses impersonated sessions with 403."""
     return own(status) | {"impersonated": 403, "impersonated admin": 403}
 
 
 def users(status: int) -> Answers:
-    """Return the answers of a route for every user."""
+    """Return the answers of a route for every active user, and for no service."""
     return _door(users=status, services=401)
 
 
 def admins(status: int) -> Answers:
-    """Return the answers of a route for administrators, and services with the permission `admin`."""
+    """Return the answers of a route for administrators and services with the permission `admin`; all others with a
+    valid credential get 403."""
     return _door(users=403, services=403, admin=status, admin_service=status)
 
 
 def admins_and(service: str) -> Callable[[int], Answers]:
-    """Return the answers of a route for administrators and for one more kind of service."""
+    """Return a function from a status to the answers of a route that administrators, services with the permission
+    `admin` and the caller `service` may use."""
 
     def door(status: int) -> Answers:
         return admins(status) | {service: status}
@@ -81,7 +84,8 @@ def admins_and(service: str) -> Callable[[int], Answers]:
 
 
 def services_with(service: str) -> Callable[[int], Answers]:
-    """Return the answers of a route for services with a permission."""
+    """Return a function from a status to the answers of a route that only the caller `service` and services with the
+    permission `admin` may use."""
 
     def door(status: int) -> Answers:
         return _door(users=401, services=403, admin_service=status) | {service: status}
@@ -90,12 +94,14 @@ def services_with(service: str) -> Callable[[int], Answers]:
 
 
 def granted_services(status: int) -> Answers:
-    """Return the answers of a route for services with a grant for the provider, whatever their permissions."""
+    """Return the answers of a route for services with a grant for the provider; services without one get 403, whatever
+    their permissions."""
     return _door(users=401, services=403, granted_service=status)
 
 
 def clerk(status: int) -> Answers:
-    """Return the answers of a route for callers who can sign; all others have malformed headers."""
+    """Return the answers of a route for Clerk's signed webhooks; all other callers get 400 for a lack of webhook
+    headers."""
     return dict.fromkeys(SUBJECTS, 400) | {"signed webhook": status}
 
 
@@ -124,9 +130,9 @@ DOORS: Final[Mapping[str, Answers]] = {
     "POST /webhooks/clerk": clerk(200),
     "POST /internal/tokens/get": granted_services(200),
     "POST /internal/tokens/refresh": granted_services(200),
-    # Each member of a batch is answered for itself.
+    # A batch is answered with 200, since each member has a token or a problem of its own.
     "POST /internal/tokens/batch-get": _door(users=401, services=200),
-    # Refusals are those of OAuth.
+    # A missing grant is 400 here, as every error of OAuth but one (RFC 6749 section 5.2).
     "POST /internal/oauth/token": _door(users=401, services=400, granted_service=200),
     "POST /internal/users/batch-get": services_with("reading service")(200),
     "GET /admin/users": admins(200),

@@ -1,4 +1,4 @@
-"""Clerk's events as values, their delivery in process, and the state that they lead to."""
+"""Builders of Clerk's events, their delivery to the service in process, and reads of the rows that result."""
 
 import json
 import time
@@ -17,14 +17,17 @@ Event = dict[str, Any]
 State = dict[str, Any]
 
 START: Final = (int(time.time()) - 86_400) * 1000
-"""Yesterday, in milliseconds: histories lie in the past, since a sweep always reads later than they happened."""
+"""Start of every history: a day ago, in Unix milliseconds, so that all events lie before the time at which a
+reconciliation reads the users from Clerk."""
 IMAGE: Final = "https://img.example/portrait"
 NOT_STATE: Final = {"created_at", "updated_at", "version", "deleted_at", "last_active_at"}
-"""Columns that depend on the order of the events and not on the state in which they end."""
+"""Columns of `users` that `states` leaves out: their values depend on the order in which events were applied, and not
+on the last state alone."""
 
 
 def described(user_id: str, *, at: int, **fields: Any) -> dict[str, Any]:
-    """Describe a Clerk user as of `at` milliseconds after START."""
+    """Return Clerk's user object as it is `at` milliseconds after START. `fields` are changes as `change_user` takes
+    them."""
     user = new_user(user_id, now=START)
     change_user(user, {"image_url": IMAGE, "updated_at": START + at, **fields}, now=START)
     return user
@@ -36,17 +39,18 @@ def event(event_type: str, subject: dict[str, Any], *, at: int = 0) -> Event:
 
 
 def updated(user_id: str, *, at: int, **fields: Any) -> Event:
-    """Build an event of the type `user.updated`."""
+    """Build an event of the type `user.updated`, written `at` milliseconds after START; `fields` as in `described`."""
     return event("user.updated", described(user_id, at=at, **fields), at=at)
 
 
 def deleted(user_id: str, *, at: int) -> Event:
-    """Build an event of the type `user.deleted`."""
+    """Build an event of the type `user.deleted`, written `at` milliseconds after START."""
     return event("user.deleted", {"id": user_id, "object": "user", "deleted": True}, at=at)
 
 
 def signed_in(user_id: str, *, at: int, session_id: str | None = None) -> Event:
-    """Build an event of the type `session.created`, for a session that began at `at`."""
+    """Build an event of the type `session.created`, for a session (a new one by default) that began `at` milliseconds
+    after START."""
     began = START + at
     kind = "session.created"
     named = session_id or clerk_id("sess")
@@ -55,7 +59,8 @@ def signed_in(user_id: str, *, at: int, session_id: str | None = None) -> Event:
 
 
 async def deliver(container: Container, told: Event, message_id: str | None = None) -> WebhookAccepted:
-    """Hand an event to the inbox, as if its signature had been verified."""
+    """Hand an event to the inbox, which stores and applies it, as if its signature had been verified. `message_id` is
+    a new one by default."""
     with use_context(RequestContext(request_id="test")):
         return await container.clerk.webhooks.receive_clerk_event(
             message_id or clerk_id("msg"), ClerkEvent.model_validate(told), told
@@ -63,7 +68,8 @@ async def deliver(container: Container, told: Event, message_id: str | None = No
 
 
 async def states(owner: "Owner[asyncpg.Record]") -> dict[str, State]:
-    """Return, by user id, everything that is stored of users, without the columns of NOT_STATE."""
+    """Return, by user id, the row of each user without the columns of NOT_STATE, with the user's identities, sign-ins
+    and preferences."""
     found: dict[str, State] = {}
     for row in await owner.fetch("SELECT * FROM users"):
         kept = {name: value for name, value in row.items() if name not in NOT_STATE}
@@ -91,7 +97,7 @@ async def count(owner: "Owner[asyncpg.Record]", table: str) -> int:
 
 
 async def changes_of(owner: "Owner[asyncpg.Record]", user_id: str, action: str) -> list[dict[str, list[Any]]]:
-    """Return old and new values in the audit of one user's `action`, the oldest first."""
+    """Return the `changes` of each audit row about `action` on one user, the oldest first."""
     rows = await owner.fetch(
         "SELECT d.changes FROM audit_logs l JOIN audit_details d ON d.id = l.id"
         " WHERE l.user_id = $1 AND l.action = $2 ORDER BY l.id",
@@ -102,6 +108,6 @@ async def changes_of(owner: "Owner[asyncpg.Record]", user_id: str, action: str) 
 
 
 async def published(owner: "Owner[asyncpg.Record]", user_id: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return type and payload of the events about one user, in order."""
+    """Return type and payload of the events about one user in the outbox, relayed or not, in order."""
     rows = await owner.fetch("SELECT event_type, payload FROM outbox_events WHERE subject = $1 ORDER BY seq", user_id)
     return [(row["event_type"], json.loads(row["payload"])) for row in rows]

@@ -1,4 +1,4 @@
-"""The operator's command line as an operator has it: a process with its own environment, two streams and an exit code.
+"""Runner of the operator's commands, each in a process with its own environment, two streams and an exit code.
 
 Each process is forked from one that has imported the commands already. Starting Python anew for each of a hundred
 commands took a quarter of the time of all tests; that `python -m services.user_management.cli` starts is shown in
@@ -27,12 +27,13 @@ Ended = subprocess.CompletedProcess[str]
 
 
 def inherited_environment() -> dict[str, str]:
-    """What a process needs of the test run's own environment."""
+    """Return the variables of the test run's own environment that a process needs."""
     return {name: value for name, value in os.environ.items() if name.startswith(_INHERITED)}
 
 
 def run_command(arguments: Sequence[str], environment: Mapping[str, str]) -> Ended:
-    """Run a command to its end, for a minute at most."""
+    """Run a command to its end in exactly `environment`; return its exit code and output. Raises TimeoutError after a
+    minute."""
     with tempfile.TemporaryDirectory() as folder:
         streams = Path(folder) / "stdout", Path(folder) / "stderr"
         process = _FORKS.Process(target=_become, args=(list(arguments), dict(environment), *streams))
@@ -56,7 +57,7 @@ def _become(arguments: list[str], environment: dict[str, str], stdout: Path, std
 
 
 class CommandLine:
-    """Runs commands on one database. Variables are laid over its environment."""
+    """Callable that runs a command on one database. Keyword arguments are variables laid over its environment."""
 
     def __init__(self, servers: Servers, database: str, settings: Settings) -> None:
         providers = json.dumps({name: {"client_id": "id", "client_secret": "s"} for name in settings.oauth.clients})

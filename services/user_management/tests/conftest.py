@@ -1,4 +1,5 @@
-"""The service in process, over real servers and the sandbox: only the network edge is imitated."""
+"""Fixtures that run the service in the test process, on real servers, with the sandbox in place of Clerk and the
+providers."""
 
 import json
 from collections.abc import AsyncIterator
@@ -33,7 +34,8 @@ ADMIN_USER_ID = "user_administrator"
 
 @pytest.fixture(autouse=True)
 def plain_tracebacks() -> None:
-    """Configure logging, since structlog's default renders every local variable of a traceback, which takes seconds."""
+    """Configure logging without what structlog renders by default, every local variable of a traceback, which takes
+    seconds; and pass the lines about requests through structlog, so that tests can capture them."""
     renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[structlog.processors.add_log_level, renderer])
     log_request.write_to(None)
@@ -41,7 +43,7 @@ def plain_tracebacks() -> None:
 
 @pytest.fixture(scope="session")
 async def database_name(servers: Servers, worker_name: str) -> AsyncIterator[str]:
-    """This worker's clone of the migrated template."""
+    """Clone the migrated template database for this worker, and drop the clone at the end; yields its name."""
     name = f"test_{worker_name}"
     administration = await asyncpg.connect(servers.superuser_url("postgres"))
     await administration.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} OWNER user_management_owner")
@@ -67,7 +69,8 @@ def sandbox_session() -> Sandbox:
 def settings(
     servers: Servers, database_name: str, sandbox_session: Sandbox, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
-    """Settings of the test environment; nothing is read from the machine's."""
+    """Settings of the test environment. No `.env` is read; the machine's environment variables set only what is not
+    set here."""
     providers: Path = tmp_path_factory.mktemp("providers")
     names = write_provider_files(providers, SANDBOX_URL)
     clients = {name: {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET} for name in names}
@@ -93,7 +96,8 @@ def settings(
 
 @pytest.fixture(scope="session")
 async def container(settings: Settings, sandbox_session: Sandbox) -> AsyncIterator[Container]:
-    """One object graph for the session: deriving the vault's root key takes 0.1 s."""
+    """The object graph of the whole session, whose calls to Clerk and providers go to the sandbox. There is only one,
+    because deriving the vault's root key takes 0.1 s."""
     transport = httpx.ASGITransport(app=create_sandbox_app(sandbox_session))
     graph = Container(settings, http=create_http_client(transport))
     await graph.start()
@@ -116,8 +120,8 @@ def no_surprises_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def clean_database(owner: "asyncpg.Connection[asyncpg.Record]", container: Container) -> None:
-    """Empty all tables, except for the first encryption key, which the session's container registered, and forget all
-    remembered failures."""
+    """Empty all tables, except for the first encryption key, which the session's container registered, and drop what
+    that container remembers of earlier tests: failures of providers, unreadable tokens, states of users."""
     forget_failures(container)
     container.keys.vault.poison_guard = PoisonGuard(container.resources.clock)
     container.users.states.forget()
@@ -130,7 +134,8 @@ async def clean_database(owner: "asyncpg.Connection[asyncpg.Record]", container:
 
 @pytest.fixture
 def sandbox(sandbox_session: Sandbox) -> Sandbox:
-    """The parties outside, with an empty ledger and no faults."""
+    """The session's sandbox (Clerk and the providers), with an empty ledger and no faults. Users, consents and
+    settings of earlier tests are still in it."""
     sandbox_session.faults.clear()
     sandbox_session.ledger.clear()
     return sandbox_session

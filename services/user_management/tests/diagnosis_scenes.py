@@ -1,4 +1,5 @@
-"""Broken integrations for tests of the diagnosis: made at the sandbox, and aged there and here alike."""
+"""Broken integrations for tests of the diagnosis. They are broken at the sandbox, and aged both there and in the
+database."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,14 +23,15 @@ _AGED = ("connected_at", "last_refresh_at", "last_checked_at", "status_changed_a
 
 
 def configure(journey: Journey, monkeypatch: pytest.MonkeyPatch, provider: str, **changes: Any) -> None:
-    """Change a provider's file for one test."""
+    """Change fields of a provider's loaded configuration for one test."""
     found = journey.container.resources.providers.get(provider)
     changed = Configured(found.config.model_copy(update=changes), found.client_id, found.client_secret)
     monkeypatch.setitem(journey.container.resources.providers._providers, provider, changed)
 
 
 def configure_imitations(journey: Journey, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the service know Google, Microsoft and the others, at the sandbox."""
+    """Configure the built-in providers (Google, Microsoft and the others), with addresses of the sandbox, for one
+    test; the imitations forget all accounts and settings."""
     names = copy_providers(folder, journey.sandbox.base_url)
     clients = {name: Registration(CLIENT_ID, SecretStr(CLIENT_SECRET)) for name in names}
     for provider in load_providers([folder], clients):
@@ -40,7 +42,7 @@ def configure_imitations(journey: Journey, folder: Path, monkeypatch: pytest.Mon
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """An integration that is about to break."""
+    """An integration that a test breaks and then diagnoses."""
 
     scene: Connected
 
@@ -56,20 +58,21 @@ class Patient:
 
     @property
     def party(self) -> Provider:
-        """The provider as the sandbox has it."""
+        """Return the sandbox's side of the integration's provider."""
         found = self.scene.journey.sandbox.provider(self.scene.provider.removeprefix("sandbox-"))
         assert found is not None
         return found
 
     async def age(self, days: float) -> None:
-        """Move everything that has happened to the integration into the past by `days`, here and at the provider."""
+        """Move the integration's times in the database, and the times of all tokens that its provider has issued,
+        `days` into the past. The stored tokens' own times stay."""
         self.party.age(days * DAY)
         shifts = ", ".join(f"{column} = {column} - make_interval(secs => $2)" for column in _AGED)
         statement = f"UPDATE integrations SET {shifts} WHERE id = $1"  # noqa: S608 - our own column names
         await self.scene.journey.owner.execute(statement, self.scene.integration_id, days * DAY)
 
     async def worked(self, days_ago: float) -> None:
-        """Let the last refresh have been `days_ago`."""
+        """Set the time of the last refresh to `days_ago` days before now."""
         await self.scene.journey.owner.execute(
             "UPDATE integrations SET last_refresh_at = now() - make_interval(secs => $2) WHERE id = $1",
             self.scene.integration_id,
@@ -77,7 +80,8 @@ class Patient:
         )
 
     async def read(self) -> int:
-        """Ask for the token, which has to be refreshed for that. Returns the status of the answer."""
+        """Let the access token expire, then read it as a service, which needs a refresh. Returns the status of the
+        answer."""
         await self.scene.journey.age_tokens()
         await self.scene.set("refresh_not_before", None)
         return (await self.scene.get()).status_code

@@ -1,4 +1,4 @@
-"""Checks for every answer of the application under test that the OpenAPI document lists it."""
+"""A check, on every answer of the application under test, that the OpenAPI document lists it."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -11,7 +11,8 @@ from services.user_management.middleware.prefix import OPERATOR_PATHS, PREFIX
 
 
 def documented_answers(app: FastAPI) -> Callable[[httpx.Response], Awaitable[None]]:
-    """A response hook of httpx that fails the test when the document does not list the status, or a problem's code."""
+    """Return a response hook of httpx that fails the test when the document lists a route but not the status of its
+    answer, or not the code of its problem. Answers of routes outside the document are not checked."""
     document = app.openapi()
     # Fixed paths come before templates.
     templates = sorted(document["paths"], key=lambda path: path.count("{"))

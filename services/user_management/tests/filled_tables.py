@@ -1,4 +1,4 @@
-"""Rows in the tables that grow, so that plans are those of a database in use."""
+"""Rows for the tables that grow, so that Postgres plans queries as in a database in use."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -66,13 +66,15 @@ THIS_MONTH: Final = """
 (lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint), 12, '0') || '7' || substr(md5(users.id), 1, 3)
  || '8' || substr(md5(users.id), 4, 15))::uuid
 """
-"""An id of version 7 (RFC 9562 section 5.7). The others lie in the partition for what no month was made for."""
+"""SQL for a UUID of version 7 (RFC 9562 section 5.7) with the present time. Rows with it lie in the partition of this
+month; those with random ids lie in the default partition."""
 
 
 @asynccontextmanager
 async def filled(owner: "asyncpg.Connection[asyncpg.Record]") -> AsyncIterator[None]:
-    """Fill the tables that grow, within the block; on empty tables the planner finds every index as good as another.
-    Scans of whole tables, which are right for small tables, are discouraged."""
+    """Fill the tables that grow for the length of the block, in a transaction of `owner` that is rolled back. On empty
+    tables the planner finds every index as good as another. Scans of whole tables, which are right for small tables,
+    are discouraged."""
     transaction = owner.transaction()
     await transaction.start()
     try:

@@ -1,4 +1,4 @@
-"""Other processes of the fleet, with other keys, over the same database."""
+"""Stand-ins for other processes of the service over the same database, with other encryption keys."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -48,7 +48,7 @@ def rotation_with(container: Container, vault: VaultService) -> KeyRotationServi
 
 @contextmanager
 def holding(container: Container, vault: VaultService) -> Iterator[None]:
-    """Let the session's container hold the keys of `vault` within the block."""
+    """Give the session's container the keys of `vault` for the length of the block."""
     before = container.keys.vault._encryption
     container.keys.vault._encryption = vault.encryption
     try:

@@ -34,7 +34,7 @@ def _write_corpus(target: Target, folder: Path) -> None:
 
 
 def main() -> None:
-    """Fuzz; libFuzzer ends the process."""
+    """Fuzz the target that the command line names. libFuzzer ends the process, so this does not return."""
     arguments = _arguments()
     if importlib.util.find_spec("atheris") is None:
         print("fuzzing needs the package atheris, which is not installed", file=sys.stderr)  # noqa: T201 - a CLI

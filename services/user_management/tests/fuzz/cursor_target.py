@@ -1,4 +1,4 @@
-"""Fuzz target: only cursors that we made, and for this list, are accepted."""
+"""Fuzz target: of all cursors, only those that we signed for the same list are accepted."""
 
 from typing import Any, Final
 
@@ -17,7 +17,8 @@ def seeds() -> list[bytes]:
 
 
 def fuzz_one(data: bytes) -> None:
-    """Decode `data` as the query string delivers it. Raises AssertionError when a forgery is believed."""
+    """Decode `data` as a cursor, as the query string delivers it. Raises AssertionError if a forged cursor is
+    accepted."""
     text = data.decode("utf-8", "replace")
     try:
         position = _SIGNER.decode_cursor(_SCOPE, text)

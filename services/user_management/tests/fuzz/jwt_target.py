@@ -1,4 +1,4 @@
-"""Fuzz target: session tokens and key sets from anybody, under any bytes."""
+"""Fuzz target: verifying any session token and reading any key set raises only documented errors."""
 
 from typing import Final
 
@@ -21,7 +21,7 @@ from services.user_management.tests.session_tokens import (
 )
 from services.user_management.utils import strict_json
 
-# Small, because signing is what the target spends its time on; how strong keys must be is the key sets' business.
+# Small, because signing takes most of the target's time. That keys are strong is checked where key sets are read.
 _KEY: Final = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505 - see above
 _HEADER: Final = encoded(HEADER)
 _PAYLOAD: Final = encoded(CLAIMS)
@@ -36,9 +36,9 @@ VERIFIER: Final = SessionVerifier(_OneKey(), issuer=ISSUER, authorized_parties=[
 
 
 def fuzz_one(data: bytes) -> None:
-    """Feed one input. Every exception that is not a documented refusal is raised.
+    """Verify or read one input. Raises every exception that is not a documented refusal.
 
-    The first byte chooses what the rest is: a whole credential, a signed header, a signed payload, or a key set.
+    The first byte chooses what the rest is: a whole credential, a header to sign, a payload to sign, or a key set.
     """
     kind, rest = data[:1], data[1:]
     match (kind or b"\x00")[0] % 4:
@@ -59,7 +59,7 @@ def seeds() -> list[bytes]:
 
 
 def _verify(token: str) -> None:
-    # Nothing in it waits, so one step runs it to its end: an event loop would cost more than the verification.
+    # The verification waits for nothing, so one step runs it to its end: an event loop would cost more than that.
     verification = VERIFIER.verify(token)
     try:
         verification.send(None)

@@ -1,4 +1,4 @@
-"""Fuzz target: from any headers, exactly one service key in exactly one form is read, or none."""
+"""Fuzz target: a service key is read only from headers that hold exactly one, in one of its two places."""
 
 from typing import Final
 
@@ -13,7 +13,7 @@ _KEY: Final = b"ums_0123456789ab_" + b"c" * 64
 
 def seeds() -> list[bytes]:
     """Return inputs with a key in its place, with two keys, and with a key in a wrong place."""
-    # The first byte of a line picks its header: 0, 1 and 2 are themselves.
+    # The first byte of a line chooses its header: it is an index of _NAMES.
     return [
         b"\x00Bearer " + _KEY,
         b"\x00bearer " + _KEY,
@@ -25,7 +25,8 @@ def seeds() -> list[bytes]:
 
 
 def fuzz_one(data: bytes) -> None:
-    """Read the key of a request with these headers. Raises AssertionError when something else is taken for a key."""
+    """Read the service key of a request with the headers in `data`. Raises AssertionError if what is read is not the
+    one key in them."""
     headers = lines_of(data, _NAMES)
     try:
         credential = service_credential(request_of(headers))

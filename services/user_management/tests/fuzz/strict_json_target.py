@@ -1,5 +1,5 @@
-"""Fuzz target: every parser reads what strict JSON accepts as the same value, and Postgres can store what `storable`
-returns."""
+"""Fuzz target: what strict JSON accepts has the same value for every other parser, and what `storable` returns can be
+stored in Postgres."""
 
 import json
 from collections.abc import Iterator

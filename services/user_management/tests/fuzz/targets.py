@@ -1,7 +1,7 @@
-"""The fuzz targets.
+"""Loader of the fuzz targets.
 
-`<name>_target.py` exposes `fuzz_one(data: bytes) -> None`, which returns for every input whatsoever, and `seeds() ->
-list[bytes]`, inputs that get past its first checks.
+`<name>_target.py` exposes `fuzz_one(data: bytes) -> None`, which returns for every input unless the code has a defect,
+and `seeds() -> list[bytes]`, inputs that get past its first checks.
 """
 
 import importlib
