@@ -88,8 +88,8 @@ def edits_answer(fault: Fault) -> bool:
 
 
 def edited(fault: Fault, answer: Response) -> Response:
-    """Return the answer with the fault's change, in the format that the answer had: JSON or a form. If it is Slack's,
-    with a person's tokens, the change is made to those."""
+    """Return the answer with the fault's change, in the format that the answer had: JSON or a form. If an answer of
+    Slack's holds a person's tokens, only these are changed, and those of the bot stay."""
     edit = _EDITS[fault.action]
     if answer.media_type == FORM_TYPE:
         fields = dict(parse_qsl(bytes(answer.body).decode()))

@@ -27,7 +27,7 @@ async def serve_keys(sandbox: Sandbox, provider: Provider) -> Response:
 
 async def serve_authorization(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
     """Serve the consent page. With `auto=approve` or `auto=deny` in the query, answer instead with the redirect that
-    follows this decision of the account in `login_hint`."""
+    follows this decision, taken for the account in `login_hint`, or without one for the default account."""
     form = read_query(request)
     return await sandbox.intake.serve(
         provider.party,

@@ -14,7 +14,7 @@ class SandboxError(Exception):
 
 
 async def sandbox_error_response(_: Request, problem: Exception) -> JSONResponse:
-    """Return `{"detail": …}`, the format of FastAPI's own errors. Raises again what is no `SandboxError`."""
+    """Return `{"detail": …}`, the format of FastAPI's own errors. Raises any exception but `SandboxError` again."""
     if not isinstance(problem, SandboxError):
         raise problem
     return JSONResponse({"detail": problem.message}, problem.status)

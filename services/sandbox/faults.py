@@ -41,7 +41,8 @@ class Fault(BaseModel):
 
     `party` and `operation` are shell patterns (`oidc:*`). Every action may also wait `delay_seconds`. `when` says
     whether the fault applies before the party carries out the call, or after it (the change is made, but the answer is
-    lost or late). Clearing the faults ends every wait that is under way, so a test can hold a call and release it.
+    lost or late); actions that alter the real answer always apply after it. Clearing the faults ends every wait that is
+    under way, so a test can hold a call and release it.
 
     `status`: answers with `status` (default 500), `body` and `headers`. `error`: answers with an error in the party's
     own format, with code `error`, `description` and the additional `members`. `scope_narrowed`: the answer names
@@ -84,7 +85,7 @@ class Faults:
         self._released = asyncio.Event()
 
     def add(self, fault: Fault) -> None:
-        """Apply a copy of the fault to the next `times` calls that match."""
+        """Apply a copy of the fault to the next `times` calls that match it and no older fault."""
         self._pending.append(fault.model_copy())
 
     def take(self, party: str, operation: str) -> Fault | None:

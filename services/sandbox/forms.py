@@ -15,7 +15,8 @@ class Form:
         self._pairs = pairs
 
     def get(self, name: str) -> str | None:
-        """Return the first value; `None` if the field is absent or empty (RFC 6749 section 3.1 treats both alike)."""
+        """Return the first value that is not empty; `None` if there is none. An empty field counts as absent (RFC 6749
+        section 3.1)."""
         return next((value for key, value in self._pairs if key == name and value), None)
 
     def all(self, name: str) -> list[str]:

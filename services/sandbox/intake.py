@@ -1,5 +1,5 @@
-"""Serves every call to a party (Clerk or a provider): records the call in the ledger, applies a scripted fault if one
-matches, and gets the party's answer."""
+"""The entry point of every call to a party (Clerk or a provider). It records the call in the ledger, applies a scripted
+fault if one matches, and returns the party's answer."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,7 +19,7 @@ ErrorStyle = Callable[[Fault], Response]
 
 
 class Intake:
-    """The entry point of calls. It records them in `ledger` and applies `faults`, of which handlers know nothing."""
+    """The entry point of calls. It records them in `ledger` and applies `faults`; handlers know nothing of faults."""
 
     def __init__(self, ledger: Ledger, faults: Faults) -> None:
         self.ledger = ledger

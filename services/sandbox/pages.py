@@ -1,4 +1,4 @@
-"""The building blocks of the HTML pages that the sandbox shows to people. `text` escapes every value."""
+"""The building blocks of the HTML pages that the sandbox shows to people. A value is escaped only by `text`."""
 
 from collections.abc import Iterable
 from html import escape

@@ -28,7 +28,7 @@ _INCLUDED = {
     "admin:org": {"write:org", "read:org"},
     "write:org": {"read:org"},
 }
-"""Scope → the scopes that it includes, which are not named where the scope itself is."""
+"""Scope → the scopes that it includes. A consent to the scope does not name them."""
 _ERRORS = {
     "invalid_client": ("incorrect_client_credentials", "The client_id and/or client_secret passed are incorrect."),
     "code": ("bad_verification_code", "The code passed is incorrect or expired."),
@@ -110,8 +110,8 @@ class GitHub(Persona):
         return self.settings.expiring_tokens or "offline_access" in scopes
 
     def access_token_lifetime(self, *, offline: bool) -> int | None:
-        """Return the lifetime of an access token in seconds; `None`, so that it does not expire, unless a refresh token
-        comes with it (`offline`)."""
+        """Return the lifetime in seconds of an access token that comes with a refresh token (`offline`); `None` for any
+        other, which does not expire."""
         return self.settings.access_token_lifetime_seconds if offline else None
 
     def refresh_token_ends_at(self, token: RefreshToken) -> float | None:
@@ -128,11 +128,12 @@ class GitHub(Persona):
         return super().exchange_answer(tokens, account) | {"token_type": "bearer", "scope": scope}
 
     def grant_type(self, form: Form) -> str | None:
-        """Return the grant type, which GitHub does not ask for with a code; `None` without type and code."""
+        """Return the grant type, which a client of GitHub's may leave out when it sends a code; `None` if the request
+        has neither."""
         return super().grant_type(form) or ("authorization_code" if "code" in form else None)
 
     def translated(self, refusal: OAuthError) -> OAuthError:
-        """Return the refusal with GitHub's own code and status 200."""
+        """Return the refusal with status 200 and GitHub's own code, if it has one for it."""
         key = refusal.error
         if key == "invalid_grant":
             key = {"code_used": "code"}.get(refusal.cause, refusal.cause)

@@ -10,7 +10,7 @@ from services.sandbox.oidc.persona import Persona
 
 _SCOPES = frozenset({"profile.read", "documents.read", "documents.write"})
 _INCLUDED = {"documents.write": {"documents.read"}}
-"""Scope → the scopes that it includes, which answers do not name where they name the scope itself."""
+"""Scope → the scopes that it includes. An answer that names the scope does not name them."""
 _PREFIX = "globex."
 _OTHER_NAMES = {"documents.read": "docs_ro"}
 
@@ -56,8 +56,8 @@ class Globex(Persona):
         return {"id": account.id, "login": account.email, "workspace": {"id": workspace}}
 
     def refresh_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:  # noqa: ARG002  as the base class declares it
-        """Return the answer without `expires_in`, and with scopes in Globex's own spelling; left out are those that
-        another scope includes."""
+        """Return the answer without `expires_in`, and with scopes in Globex's own spelling, except for scopes that
+        another granted scope includes."""
         included = {narrow for scope in tokens.scope.split() for narrow in _INCLUDED.get(scope, ())}
         named = [
             _OTHER_NAMES.get(scope, f"{_PREFIX}{scope}") for scope in tokens.scope.split() if scope not in included
@@ -67,6 +67,6 @@ class Globex(Persona):
         return members
 
     def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
-        """Return the answer to a code: like that to a refresh token, but with the access token as `result.token`."""
+        """Return the answer to a code: the same as to a refresh token, but with the access token in `result.token`."""
         members = self.refresh_answer(tokens, account)
         return {"result": {"token": members.pop("access_token")}, **members}

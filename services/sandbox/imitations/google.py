@@ -56,8 +56,8 @@ class Google(Persona):
         super().__init__("google", party="google", issuer=issuer, kind="static", settings=GoogleSettings())
 
     def check_person(self) -> None:
-        """Raise `SandboxError` (403) if the app is internal to an organisation: the person sees an error page of
-        Google's, and is not sent back to the client."""
+        """Raise `SandboxError` (403) if the app is internal to an organisation: the person sees an error page at the
+        provider, and is not sent back to the client."""
         if self.settings.org_internal:
             raise SandboxError(403, "Error 403: org_internal")
 
@@ -119,8 +119,8 @@ class Google(Persona):
         return super().exchange_answer(tokens, account) | {"scope": " ".join(shuffled)}
 
     def translated(self, refusal: OAuthError) -> OAuthError:
-        """Return the refusal in Google's words. Refresh tokens that no longer work are all refused alike, except that
-        `error_subtype` says so if a policy ended the token."""
+        """Return an invalid_grant refusal in Google's words, and any other as it is. The words are the same for every
+        refresh token that has ended, except for one that a policy ended, which `error_subtype` names."""
         if refusal.error != "invalid_grant":
             return refusal
         if refusal.cause in _POLICY_SUBTYPES:

@@ -105,8 +105,8 @@ class Slack(Persona):
         return tuple(part for part in (users, bots) if part) or ((),)
 
     def access_token_lifetime(self, *, offline: bool) -> int | None:
-        """Return the lifetime of an access token in seconds; `None`, so that it does not expire, unless a refresh token
-        comes with it (`offline`)."""
+        """Return the lifetime in seconds of an access token that comes with a refresh token (`offline`); `None` for any
+        other, which does not expire."""
         return self.settings.access_token_lifetime_seconds if offline else None
 
     def successor(self, token: RefreshToken, *, now: float) -> RefreshToken | None:  # noqa: ARG002  the time does not matter
@@ -154,11 +154,12 @@ class Slack(Persona):
         return claims
 
     def grant_type(self, form: Form) -> str | None:
-        """Return the grant type, which Slack does not ask for with a code; `None` without type and code."""
+        """Return the grant type, which a client of Slack's may leave out when it sends a code; `None` if the request
+        has neither."""
         return super().grant_type(form) or ("authorization_code" if "code" in form else None)
 
     def translated(self, refusal: OAuthError) -> OAuthError:
-        """Return the refusal with Slack's own code and status 200."""
+        """Return the refusal with status 200 and Slack's own code, if it has one for it."""
         error = _ERRORS.get(refusal.error, refusal.error)
         if refusal.error == "invalid_grant":
             error = _ERRORS.get(refusal.cause, _ERRORS["refresh"])

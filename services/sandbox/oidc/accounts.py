@@ -16,7 +16,7 @@ class Account:
 
 
 class Accounts:
-    """Accounts by id and by e-mail address; one of `DEFAULT_EMAIL` is there from the start."""
+    """Accounts by id and by e-mail address. An account for `DEFAULT_EMAIL` exists from the start."""
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
@@ -26,7 +26,8 @@ class Accounts:
 
     def get(self, reference: str) -> Account:
         """Return the account with this id or e-mail address, and make it if there is none. An account that is made for
-        an address gets an id that is derived from the address, so that the id is the same after a restart."""
+        an address gets an id that is derived from the address, so that the id is the same after a restart; one that is
+        made for an id gets the address `<id>@example.com`."""
         known = self._by_id.get(reference) or self._by_email.get(reference)
         return known or self._add(reference)
 

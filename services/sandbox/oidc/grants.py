@@ -1,4 +1,5 @@
-"""The records of a provider: codes, grants and the tokens that belong to them. Times are of the monotonic clock."""
+"""The records of a provider: codes, grants and the tokens that belong to them. Times are of the monotonic clock, except
+for `authenticated_at`."""
 
 import secrets
 import time
@@ -29,7 +30,7 @@ class Grant:
 
     @property
     def alive(self) -> bool:
-        """Tell whether the tokens of the consent still work."""
+        """Tell whether the consent was not ended; even then, single tokens may have expired or ended."""
         return self.revoked_because is None
 
     def revoke(self, reason: str) -> None:
@@ -70,7 +71,7 @@ class RefreshToken:
     issued_at: float = field(default_factory=time.monotonic)
     used_at: float = field(default_factory=time.monotonic)
     dead_because: str | None = None
-    """Why this token ended by itself; `None` if it did not, or only together with its grant."""
+    """Why this token, and not its whole grant, was ended; `None` if it was not."""
 
     @property
     def alive(self) -> bool:

@@ -129,8 +129,8 @@ class Persona:
         return None
 
     def refresh_token_problem(self, token: RefreshToken, *, now: float) -> str | None:
-        """Return why a refresh token that was not ended otherwise is too old, as an `OAuthError.cause`; `None` if it is
-        not."""
+        """Return why a refresh token that nobody has ended is too old to be used, as an `OAuthError.cause`; `None` if
+        it is not too old."""
         ends_at = self.refresh_token_ends_at(token)
         return "expired" if ends_at is not None and now >= ends_at else None
 

@@ -232,13 +232,14 @@ class Provider:
         return token
 
     def grant_of(self, value: str, *, client_id: str) -> Grant | None:
-        """Return the grant, even if it was revoked, of an access or refresh token; `None` for an unknown token."""
+        """Return the grant, even if it was revoked, of an access or refresh token; `None` for a token that is unknown
+        or another client's."""
         token = self._refresh_tokens.get(value) or self._access_tokens.get(value)
         return token.grant if token is not None and token.grant.client_id == client_id else None
 
     def revoke(self, value: str, *, client_id: str) -> Grant | None:
-        """Revoke the grant of an access or refresh token (RFC 7009 section 2.1), and all others of its account if the
-        persona says so. Return the token's grant, `None` for an unknown token."""
+        """Revoke the grant of an access or refresh token (RFC 7009 section 2.1), and all other grants of its account if
+        the persona says so. Return the token's grant, `None` for a token that is unknown or another client's."""
         grant = self.grant_of(value, client_id=client_id)
         if grant is None:
             return None
@@ -266,8 +267,8 @@ class Provider:
         return len(live)
 
     def expire_access_tokens(self, account: str | None = None) -> int:
-        """Make the access tokens issued so far, but not the refresh tokens, expire now: those of one account (id or
-        e-mail) or of all. Return how many expired."""
+        """Make the access tokens of one account (id or e-mail), or of all accounts, expire now; refresh tokens do not.
+        Return how many expired."""
         now = time.monotonic()
         live = [token for grant in self.grants(account) for token in grant.access_tokens if token.expires_at > now]
         for token in live:

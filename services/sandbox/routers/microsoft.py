@@ -70,7 +70,7 @@ async def userinfo(request: Request, sandbox: CurrentSandbox) -> Response:
 
 @router.get("/graph.microsoft.com/v1.0/me")
 async def me(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Serve the profile in Graph of the token's account."""
+    """Serve the Graph profile of the token's account."""
     provider = sandbox.imitations[NAME]
     authorization = request.headers.get("authorization")
 

@@ -118,8 +118,8 @@ async def issue_grant(provider: ControlledProvider, wanted: NewGrant) -> dict[st
 
 @router.get("/grants")
 async def list_grants(provider: ControlledProvider, account: str | None = None) -> dict[str, Any]:
-    """Return the consents, of one account or of all, and whether their tokens still work. Crash tests compare this with
-    what the service believes."""
+    """Return the consents of one account or of all, whether each is alive, and how many of its refresh tokens are.
+    Crash tests compare this with what the service believes."""
     return {"items": [_grant_json(grant) for grant in provider.grants(account)]}
 
 

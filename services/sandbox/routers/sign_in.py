@@ -34,7 +34,7 @@ def _row(user: ClerkUser) -> tuple[str, ...]:
 
 @router.get("/sign-in")
 async def sign_in_page(sandbox: CurrentSandbox) -> HTMLResponse:
-    """Show the users, who can sign in here, and a form for a new user."""
+    """Show the users, each with a button to sign in, and a form for a new user."""
     rows = [_row(user) for user in sandbox.clerk.users()]
     users = table(("Name", "E-mail", "Id", ""), rows) if rows else "<p>There are no users yet.</p>"
     return page("Sign in", users, _NEW_USER_FORM)
