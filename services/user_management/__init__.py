@@ -1,1 +1,1 @@
-"""The user management service: users, their preferences, and the OAuth tokens their other services need."""
+"""The user management service: users, their preferences, and the OAuth tokens that sibling services read."""

@@ -1,6 +1,6 @@
-"""Runs migrations as the owner role of the database, over the same driver as the service.
+"""Alembic's environment: importing it runs the migrations as the database's owner, over the same driver as the service.
 
-Called by `cli db`, by Alembic's own command line, and by tests, which pass `attributes["url"]`.
+Used by `cli db`, by Alembic's own command line, and by tests, which pass `attributes["url"]`.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ def run(connection: Connection, runtime_role: str) -> None:
 
 
 async def run_online() -> None:
-    """Connect as the owner and migrate."""
+    """Connect to the primary as the owner, or as the role of `DATABASE_URL` if no other is configured, and migrate."""
     settings = get_settings().database
     runtime_url = context.config.attributes.get("runtime_url") or settings.url.get_secret_value()
     owner = settings.migration_url or settings.url

@@ -38,8 +38,8 @@ async def verify_jwt_token(request: Request) -> SessionClaims:
 
     Of several session cookies, those that do not verify are left out, because another Clerk instance on the same host
     may also write the cookie whose name has no suffix. If two verify, one may have been planted, and nobody can tell
-    which; so they must belong to one user. Raises UnauthenticatedError, SessionPendingError, CrossSiteRequestError,
-    KeySetUnavailableError.
+    which; so they must belong to one user. Raises UnauthenticatedError, SessionPendingError (also if just one of the
+    cookies is of a pending session), CrossSiteRequestError, KeySetUnavailableError.
     """
     sessions = get_container(request).identity.sessions
     verified: list[SessionClaims] = []

@@ -24,7 +24,7 @@ _OWN_PAGES: Final = frozenset({"same-origin", "none"})
 def bearer_token(request: Request) -> str:
     """Return the token of `Authorization: Bearer …` (RFC 6750 section 2.1; the scheme in any case).
 
-    Raises UnauthenticatedError unless the request has exactly one such header, with a token of ASCII characters.
+    Raises UnauthenticatedError unless the request has exactly one such header, with at most 8192 ASCII characters.
     """
     headers = request.headers.getlist("authorization")
     if len(headers) != 1:
@@ -39,8 +39,8 @@ def session_tokens(request: Request) -> list[str]:
     """Return the session token from the Authorization header, or else the different values of Clerk's session cookies,
     of which a browser may send several. No token is verified here.
 
-    Raises UnauthenticatedError if there is none, more than 64 values, or an `X-API-Key`; CrossSiteRequestError for a
-    cookie that a foreign page made the browser send.
+    Raises UnauthenticatedError if there is none, or more than 64 values, or an `X-API-Key`, or for a malformed
+    Authorization header; CrossSiteRequestError for a cookie that a foreign page made the browser send.
     """
     if "x-api-key" in request.headers:
         raise UnauthenticatedError("Send one credential.")
@@ -57,8 +57,8 @@ def session_tokens(request: Request) -> list[str]:
 
 
 def _session_cookies(request: Request) -> list[str]:
-    """Return the different values of our Clerk instance's session cookie with the suffix, then those of the one
-    without.
+    """Return the different values of our Clerk instance's session cookie: first of the cookie whose name has the
+    instance's suffix, then of the one whose name has none.
 
     Cookies with any other suffix belong to other instances. A sibling subdomain can set cookies that come with ours,
     and a request does not say for which domain and path a cookie was set. So no value is dropped in favour of one that
@@ -80,8 +80,8 @@ def _session_cookies(request: Request) -> list[str]:
 
 
 def _refuse_other_sites(request: Request) -> None:
-    """Raise CrossSiteRequestError unless the browser says that one of our pages sent the request, because browsers add
-    cookies by themselves.
+    """Raise CrossSiteRequestError unless the browser says that one of our pages sent the request (or, for GET and HEAD,
+    that somebody typed the address), because browsers add cookies by themselves.
 
     GET and HEAD are judged by Sec-Fetch-Site (Fetch Metadata), since browsers send no Origin with them; all other
     methods by Origin (RFC 6454).

@@ -1,4 +1,5 @@
-"""Users, connections, services, and the work that is due.
+"""Create the first tables: users and preferences, vault keys, integrations with their tokens and connect attempts,
+services with keys and grants, inbox, outbox, and runs of jobs.
 
 Revision: 0001 after nothing
 """

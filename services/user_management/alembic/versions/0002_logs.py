@@ -1,4 +1,5 @@
-"""Append-only logs, partitioned by month, and the function that makes their partitions.
+"""Create the append-only logs `audit_logs`, `audit_details` and `token_reads`, partitioned by month, and the function
+that makes their partitions.
 
 Revision: 0002 after 0001
 """
@@ -99,7 +100,7 @@ def upgrade() -> None:
     op.create_index("ix_token_reads_client_id_id", "token_reads", ["client_id", "id"])
     op.create_index("ix_token_reads_user_id_provider_id", "token_reads", ["user_id", "provider", "id"])
     for log in LOGS:
-        # Catches rows of months that nobody made a partition for, so that no read is ever refused for it.
+        # Takes rows of months for which nobody made a partition, so that no request fails for the lack of one.
         op.execute(f"CREATE TABLE {log}_default PARTITION OF {log} DEFAULT")
     op.execute(ENSURE_PARTITIONS)
     op.execute("REVOKE ALL ON FUNCTION ensure_log_partitions(integer) FROM PUBLIC")

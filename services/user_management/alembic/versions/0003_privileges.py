@@ -1,4 +1,4 @@
-"""What the runtime role may do.
+"""Grant the runtime role, that of `DATABASE_URL`, its rights on the tables, the logs and the function for partitions.
 
 Revision: 0003 after 0002
 """
@@ -31,7 +31,7 @@ LOGS = ("audit_logs", "audit_details", "token_reads")
 
 
 def _runtime_role() -> str | None:
-    """The quoted role of `DATABASE_URL`; None where one role does everything and there is nothing to grant."""
+    """Return the quoted role of `DATABASE_URL`; None if it is the owner or none is named: there is nothing to grant."""
     role = op.get_context().opts["runtime_role"]
     connection = op.get_bind()
     owner = connection.exec_driver_sql("SELECT current_user").scalar_one()

@@ -1,6 +1,8 @@
-"""What identity needs: search keys, what upstream says apart from what was decided here, sign-ins, erasure.
+"""Add columns to `users` (search keys, what upstream says, suspension and restoration), `webhook_events` (subject) and
+`service_keys` (last use); create the table `sign_ins` and the function `erase_audit_details`.
 
-Nothing here looks at a row, so each lock is held for a moment; the next revision fills what this one makes room for.
+No statement here reads or rewrites rows, so each lock is held for a moment. Revision 0005 fills the columns of `users`
+and `webhook_events`.
 
 Revision: 0004 after 0003
 """
@@ -45,7 +47,7 @@ USER_COLUMNS = (
 
 
 def _runtime_role() -> str | None:
-    """The quoted role of `DATABASE_URL`; None where one role does everything and there is nothing to grant."""
+    """Return the quoted role of `DATABASE_URL`; None if it is the owner or none is named: there is nothing to grant."""
     role = op.get_context().opts["runtime_role"]
     connection = op.get_bind()
     owner = connection.exec_driver_sql("SELECT current_user").scalar_one()
@@ -55,7 +57,7 @@ def _runtime_role() -> str | None:
 def upgrade() -> None:
     for name, column_type in USER_COLUMNS:
         op.add_column("users", sa.Column(name, column_type, nullable=True))
-    # Judged for the rows there are by the next revision, without keeping others from the table.
+    # NOT VALID: the next revision checks the existing rows, without blocking reads or writes.
     op.execute(
         "ALTER TABLE users ADD CONSTRAINT ck_users_upstream_status"
         " CHECK (upstream_status IN ('active', 'suspended', 'deactivated')) NOT VALID"

@@ -1,6 +1,7 @@
-"""Fill what 0004 made room for, batch by batch, and index it, while others read and write.
+"""Fill the columns that 0004 added to `users` and `webhook_events`, batch by batch, and index both tables, while others
+read and write.
 
-Not one transaction: what is done stays done, and the revision can be run again from wherever it was stopped.
+This is not one transaction: finished batches and indexes stay, so after an interruption it can simply be run again.
 
 Revision: 0005 after 0004
 """
@@ -34,8 +35,8 @@ INDEXES = (
 SELECT_USERS = """
 SELECT id, first_name, last_name FROM users WHERE id > :after ORDER BY id LIMIT :batch
 """
-# All there was until now came from upstream: nobody could edit a name here, and nobody else could suspend. A row that
-# upstream has described since is left as it is.
+# Until this revision, names and suspensions came from upstream alone, so the row itself tells what upstream last said.
+# Values of `upstream_status` and `upstream_profile` that were written since 0004 are kept.
 FILL_USER = """
 UPDATE users
 SET first_name_normalized = :first, last_name_normalized = :last,
@@ -61,7 +62,8 @@ SELECT max(id::text)::uuid FROM batch
 
 
 def _search_key(name: str | None) -> str | None:
-    """As the service makes it at this revision; later changes to it come with a migration of their own."""
+    """Return the search key of a name, None for no name, as the service makes it at this revision; a later change of
+    the rule comes with a migration of its own."""
     if name is None:
         return None
     plain = "".join(c for c in unicodedata.normalize("NFKD", name[:200]) if not unicodedata.combining(c))
@@ -69,7 +71,8 @@ def _search_key(name: str | None) -> str | None:
 
 
 def _fill_users(connection: sa.Connection) -> None:
-    """Search keys in Python, since what lower() makes of a letter depends on the cluster's locale."""
+    """Fill the search keys and what upstream last said of every user. Search keys are made in Python, since what
+    lower() makes of a letter depends on the cluster's locale."""
     after = ""
     while rows := connection.execute(sa.text(SELECT_USERS), {"after": after, "batch": BATCH}).all():
         values = [
@@ -98,10 +101,10 @@ def upgrade() -> None:
         _fill_users(connection)
         _fill_events(connection)
         op.execute("ALTER TABLE users VALIDATE CONSTRAINT ck_users_upstream_status")
-        # These wait for older transactions without keeping anybody from the table.
+        # Concurrent index builds wait for older transactions, however long, but block no reads or writes.
         op.execute("SET lock_timeout = 0")
         for name, table, columns, where in INDEXES:
-            # One that was stopped half way is there and of no use.
+            # A build that was interrupted leaves an invalid index.
             op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
             condition = f" WHERE {where}" if where else ""
             op.execute(f"CREATE INDEX CONCURRENTLY {name} ON {table} ({columns}){condition}")

@@ -1,4 +1,5 @@
-"""Connections that stay alive: evidence about them, revocations, providers' health, outgoing webhooks.
+"""Add columns about scopes, failures and checks to `integrations`, and create the tables of token revocations, provider
+health, webhook subscriptions and deliveries, and counters of integrations.
 
 New columns have no default and new tables no rows, so each lock is held for a moment.
 
@@ -33,7 +34,7 @@ TABLES = (
 
 
 def _runtime_role() -> str | None:
-    """The quoted role of `DATABASE_URL`; None where one role does everything and there is nothing to grant."""
+    """Return the quoted role of `DATABASE_URL`; None if it is the owner or none is named: there is nothing to grant."""
     role = op.get_context().opts["runtime_role"]
     connection = op.get_bind()
     owner = connection.exec_driver_sql("SELECT current_user").scalar_one()

@@ -1,4 +1,4 @@
-"""Indexes over existing connections, made while others read and write.
+"""Make three indexes on `integrations`, while others read and write.
 
 Revision: 0007 after 0006
 """
@@ -19,10 +19,10 @@ INDEXES = (
 
 def upgrade() -> None:
     with op.get_context().autocommit_block():
-        # These wait for older transactions without keeping anybody from the table.
+        # Concurrent index builds wait for older transactions, however long, but block no reads or writes.
         op.execute("SET lock_timeout = 0")
         for name, definition in INDEXES:
-            # One that was stopped half way is there and of no use.
+            # A build that was interrupted leaves an invalid index.
             op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
             op.execute(f"CREATE INDEX CONCURRENTLY {name} ON integrations {definition}")
         op.execute("SET lock_timeout = '2s'")

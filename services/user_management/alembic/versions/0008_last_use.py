@@ -1,6 +1,7 @@
-"""When a connection was last used, found without walking over the reads that were refused.
+"""Index the granted reads in `token_reads` by integration, so that an integration's last use is found without walking
+over the reads that were refused.
 
-Made partition by partition, while others read and write; months to come have it from their parent.
+The index is made partition by partition, while others read and write; partitions of later months get it by themselves.
 
 Revision: 0008 after 0007
 """
@@ -19,12 +20,12 @@ PARTITIONS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent =
 
 def upgrade() -> None:
     with op.get_context().autocommit_block():
-        # What a run that was stopped has left goes first. Then one without anything in it, and of no use until every
-        # partition's own is attached.
+        # Drop what an interrupted run has left. The index on the parent alone is empty, and invalid until an index of
+        # every partition is attached to it.
         op.execute(f"DROP INDEX IF EXISTS {NAME}")
         op.execute(f"CREATE INDEX {NAME} ON ONLY token_reads {DEFINITION}")
         partitions = [row[0] for row in op.get_bind().exec_driver_sql(PARTITIONS)]
-        # These wait for older transactions without keeping anybody from the table.
+        # Concurrent index builds wait for older transactions, however long, but block no reads or writes.
         op.execute("SET lock_timeout = 0")
         for partition in partitions:
             own = f"{partition}_granted_idx"

@@ -1,4 +1,5 @@
-"""The connect attempts of one user, found by an index that is made while others read and write.
+"""Index `oauth_flows` by user and provider, while others read and write, so that the connect attempts of one user are
+found without reading the whole table.
 
 Revision: 0009 after 0008
 """
@@ -15,9 +16,9 @@ NAME = "ix_oauth_flows_user_id"
 
 def upgrade() -> None:
     with op.get_context().autocommit_block():
-        # These wait for older transactions without keeping anybody from the table.
+        # Concurrent index builds wait for older transactions, however long, but block no reads or writes.
         op.execute("SET lock_timeout = 0")
-        # One that was stopped half way is there and of no use.
+        # A build that was interrupted leaves an invalid index.
         op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {NAME}")
         op.execute(f"CREATE INDEX CONCURRENTLY {NAME} ON oauth_flows (user_id, provider)")
         op.execute("SET lock_timeout = '2s'")

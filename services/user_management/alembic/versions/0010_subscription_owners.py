@@ -1,8 +1,9 @@
-"""Give the webhook subscriptions that services with `admin` made to those services: until now they were nobody's.
+"""Set the owner (`webhook_subscriptions.client_id`) of subscriptions that services with `admin` made: they had none.
 
-What users made stays theirs by `created_by`. Names of services and ids of users cannot be mistaken for each other: the
-latter have an underscore. What was parked while a service was disabled or not permitted has its time back: whether its
-owner may hear is looked at when it is claimed. Taking this back leaves both: nobody is told more by it.
+Subscriptions that users made stay theirs by `created_by`. Names of services and ids of users cannot be mistaken for
+each other: only ids of users have an underscore. In `webhook_deliveries`, all parked deliveries of active subscriptions
+become due now: they were parked because a service was disabled or not permitted, which from now on is checked when a
+delivery is claimed. A downgrade changes neither table back: nobody is told more by what stays.
 
 Revision: 0010 after 0009
 """
@@ -27,4 +28,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Nothing to take back."""
+    """Change nothing: owners and due times may stay."""

@@ -1,7 +1,8 @@
-"""When an integration's access token is due for renewal, on the integration's own row, so that one index finds it.
+"""Copy to `integrations` when the access token was issued and expires, so that one index finds the due refreshes; both
+columns are null unless the integration has both tokens. Also index the users to whom no tokens are served.
 
-A trigger keeps the copy, so that processes of the release before keep it too. What is done stays done, and the revision
-can be run again from wherever it was stopped.
+A trigger on `encrypted_tokens` keeps the copy, so that it is right for processes of the previous release too. Filling
+and indexing are no single transaction: finished parts stay, so after an interruption the revision can be run again.
 
 Revision: 0011 after 0010
 """
@@ -38,7 +39,7 @@ CREATE OR REPLACE TRIGGER note_due_refresh
 AFTER INSERT OR DELETE OR UPDATE OF expires_at, issued_at ON encrypted_tokens
 FOR EACH ROW EXECUTE FUNCTION note_due_refresh()
 """
-# A row that the trigger has filled since is newer than what this statement reads.
+# A row that the trigger has filled meanwhile is left alone: it is newer than what this statement reads.
 FILL = """
 WITH batch AS (SELECT id FROM integrations WHERE id > :after ORDER BY id LIMIT :batch), filled AS (
     UPDATE integrations i
@@ -75,10 +76,10 @@ def upgrade() -> None:
     op.execute(TRIGGER)
     with op.get_context().autocommit_block():
         _fill()
-        # These wait for older transactions without keeping anybody from the table.
+        # Concurrent index builds wait for older transactions, however long, but block no reads or writes.
         op.execute("SET lock_timeout = 0")
         for name, definition in INDEXES:
-            # One that was stopped half way is there and of no use.
+            # A build that was interrupted leaves an invalid index.
             op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
             op.execute(f"CREATE INDEX CONCURRENTLY {name} ON {definition}")
         op.execute("SET lock_timeout = '2s'")
