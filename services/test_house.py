@@ -1,4 +1,4 @@
-"""Checks the house rules that no linter has: sizes of modules and functions, reasons for exceptions from other rules,
+"""Tests of the house rules that no linter has: sizes of modules and functions, reasons for exceptions from other rules,
 nothing left for later, no actor from the ambient context, no untyped rows."""
 
 import ast
@@ -101,7 +101,7 @@ def only_assigns_parameters(method: ast.stmt) -> bool:
 
 
 def test_class_whose_constructor_would_only_assign_is_a_dataclass() -> None:
-    """Leaves out private classes, classes that extend another, and middleware, whose constructor is Starlette's."""
+    """Skip private classes, classes that extend another, and middleware, whose constructor is Starlette's."""
     plain = [
         node.name
         for path in PYTHON
@@ -133,8 +133,8 @@ WITHOUT_ACTOR = {
 
 
 def test_every_public_method_of_a_service_takes_its_actor_first() -> None:
-    """Looks at coroutines, since what does no I/O acts for nobody. A step in somebody's transaction takes that instead,
-    and the transaction has its actor."""
+    """Look at coroutines only, since a function without I/O acts for nobody. A method that is a step of a transaction
+    takes the unit of work or the connection first instead of the actor, whom the transaction already has."""
     firsts = {"actor: Principal", "_actor: Principal", "uow: UnitOfWork", "connection: AsyncConnection"}
     without = {
         f"{holder.name}.{method.name}"
@@ -157,7 +157,7 @@ JSON_DOCUMENTS = {"cursor", "_cursor"}
 
 
 def annotations(node: ast.AST) -> Iterator[tuple[str, str]]:
-    """Yield the names and annotations of a function's parameters and answer, or of a class's fields."""
+    """Yield the names and annotations of a class's fields, or of a function's parameters and return value."""
     if isinstance(node, ast.ClassDef):
         for statement in node.body:
             if isinstance(statement, ast.AnnAssign):
@@ -172,7 +172,7 @@ def annotations(node: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def test_no_untyped_row_is_in_a_signature_of_queries_or_services() -> None:
-    """Looks at the fields of classes too."""
+    """Look at the fields of classes too."""
     layers = ROOT / "services" / "user_management"
     untyped = {
         f"{path.relative_to(ROOT)}:{getattr(node, 'name', '')}:{name}": annotation

@@ -1,4 +1,4 @@
-"""Runs of the periodic check, and integrations that are due for it."""
+"""Helpers for tests of the periodic check of integrations: runs of it, and integrations that are due for it."""
 
 import json
 from typing import Any
@@ -11,8 +11,8 @@ STATIC = "sandbox-static"
 
 
 async def run_check(journey: Journey) -> int:
-    """Do one run of the check, slice after slice. The cursor passes through JSON, as it does through its row. Returns
-    the number of slices."""
+    """Do one run of the check, slice after slice, and return the number of slices. Between two slices the cursor passes
+    through JSON, as it does when it is stored in the job's row."""
     cursor: Any = None
     for slices in range(1, 100):
         cursor = await journey.container.integrations.health.check(TESTER, cursor)
@@ -23,7 +23,7 @@ async def run_check(journey: Journey) -> int:
 
 
 async def forget_reads(scene: Connected) -> None:
-    """Let more than a day have passed since anything last proved that integrations work."""
+    """Change all integrations so that nothing has proved for 25 hours that they work."""
     await scene.journey.owner.execute(
         "UPDATE integrations SET connected_at = now() - interval '25 hours', last_refresh_at = NULL,"
         " last_checked_at = CASE WHEN last_checked_at IS NULL THEN NULL ELSE now() - interval '25 hours' END"

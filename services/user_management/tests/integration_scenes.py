@@ -1,5 +1,5 @@
-"""Integrations that tests need in numbers or in other forms: further accounts, providers with other files,
-processes."""
+"""Helpers for tests of integrations: connected accounts, providers with other files, and the refreshers and jobs of
+other processes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -40,7 +40,7 @@ async def returned_flow(
 async def connect_account(
     journey: Journey, person: Person, account: str, provider: str = PROVIDER, **body: Any
 ) -> dict[str, Any]:
-    """Connect `account`, whatever the person's e-mail here is."""
+    """Connect `account`, which need not have the person's e-mail address, and return the integration."""
     ticket = await returned_flow(journey, person, account, provider, **body)
     connection: dict[str, Any] = expect(await journey.confirm(person, provider, flow=ticket), 201).json()
     return connection
@@ -55,7 +55,8 @@ async def connected_to(journey: Journey, provider: str, *, email: str = "ada@exa
 
 
 async def due_connections(journey: Journey, person: Person, provider: str, count: int) -> list[UUID]:
-    """Make integrations whose access tokens run out within the hour, and list their ids, the soonest first."""
+    """Make `count` integrations whose access tokens expire a minute apart, the first one now, and return their ids in
+    this order. Every other access token expires."""
     ids = []
     for number in range(count):
         account = f"account-{number}@example.com"
@@ -93,7 +94,8 @@ def offering(
     tables: str = "",
     without: Iterable[str] = (),
 ) -> Iterator[None]:
-    """Within the block, add `keys` and `tables` to the operator's file of a sandbox provider, and leave others out."""
+    """Within the block, offer the sandbox provider of `kind` with a changed provider file: `keys` and `tables` (TOML)
+    are added, and the keys in `without` left out."""
     name = provider_name(kind)
     registry = container.resources.providers
     former = registry.get(name)
@@ -119,7 +121,8 @@ def forget_failures(container: Container) -> None:
 
 
 def refresher_elsewhere(container: Container, *, is_stopping: Callable[[], bool] = lambda: False) -> TokenRefresher:
-    """Make the refresher of another process, which shares only the database with ours."""
+    """Return a refresher as another process has it: over the same database, with circuit breakers and refreshes of its
+    own."""
     oauth = OAuthClient(container.resources.http, container.resources.clock)
     attempts = RefreshAttempts(
         unit_of_work=container.resources.unit_of_work,
@@ -141,7 +144,7 @@ def refresher_elsewhere(container: Container, *, is_stopping: Callable[[], bool]
 
 
 def revocation_job(container: Container) -> RevocationService:
-    """Make the revocation job of another process."""
+    """Return the revocation job as another process has it, with circuit breakers of its own."""
     return RevocationService(
         unit_of_work=container.resources.unit_of_work,
         providers=container.resources.providers,
@@ -158,7 +161,7 @@ def refresh_jobs(
     spread_seconds: float = 0.0,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> RefreshJobs:
-    """Make the periodic refresh jobs of a process."""
+    """Return the periodic refresh jobs of the process whose refresher this is."""
     return RefreshJobs(
         database=container.resources.database,
         refresher=refresher,

@@ -1,4 +1,5 @@
-"""The steps of the main job, run in this process, from which a test can start at the point that it is about."""
+"""The steps of the main job (from sign-up to a token read) against a service in this process, so that a test can begin
+at the step that it is about."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,7 @@ class Journey(MainJob):
         scopes: list[str] | None = None,
         reason_required: bool = False,
     ) -> dict[str, str]:
-        """Make a sibling service with a grant, and return its headers."""
+        """Make a sibling service with a grant, and return the headers with its key."""
         key = await self.container.service_clients.create_service(TESTER, name)
         await self.container.service_clients.grant(
             TESTER, name, provider, scopes=scopes, reason_required=reason_required
@@ -56,7 +57,7 @@ class Journey(MainJob):
         return {"Authorization": f"Bearer {key}"}
 
     async def age_tokens(self, *, seconds_left: float = -1) -> None:
-        """Move the end of every access token to `seconds_left` from now."""
+        """Make every access token expire `seconds_left` from now, as one that was issued an hour ago."""
         await self.owner.execute(
             "UPDATE encrypted_tokens SET expires_at = now() + make_interval(secs => $1),"
             " issued_at = now() - interval '1 hour' WHERE kind = 'access'",

@@ -1,5 +1,5 @@
-"""Servers that unwrap keys, on this machine: moto's KMS, a transit engine of our own, and a real one if a binary is
-installed."""
+"""Servers on this machine that wrap and unwrap the vault's secrets: moto's KMS, an imitated transit engine, and a real
+one if OpenBao or Vault is installed."""
 
 import base64
 import json
@@ -41,7 +41,7 @@ def _until_it_answers(child: Child, url: str) -> None:
 
 @contextmanager
 def moto_server(log: Path) -> Iterator[str]:
-    """Run moto's imitation of AWS and return its URL. It has every service, and a KMS key once one is created."""
+    """Run moto's imitation of AWS within the block, and yield its URL. It has no KMS key until one is created."""
     (port,) = ports.free_ports(1)
     url = f"http://{ports.LOOPBACK}:{port}"
     command = [sys.executable, "-m", "moto.server", "-H", ports.LOOPBACK, "-p", str(port)]
@@ -56,7 +56,7 @@ def moto_server(log: Path) -> Iterator[str]:
 
 class FakeTransit(ThreadingHTTPServer):
     """An imitation of the transit engine. It does not encrypt: a wrapped text is only a name for the secret that it
-    keeps. `answer` replaces the answers to all further requests."""
+    keeps. The next `failures_left` requests are answered with 503; after them, `answer` replaces every answer."""
 
     def __init__(self) -> None:
         super().__init__((ports.LOOPBACK, 0), _TransitHandler)
@@ -71,7 +71,7 @@ class FakeTransit(ThreadingHTTPServer):
         return f"http://{ports.LOOPBACK}:{self.server_port}"
 
     def handle_call(self, path: str, token: str | None, body: dict[str, str]) -> tuple[int, bytes]:
-        """Return status and body of the answer."""
+        """Record a request, and return status and body of its answer."""
         self.requests.append((path, body))
         if self.failures_left:
             self.failures_left -= 1
@@ -116,7 +116,7 @@ class _TransitHandler(BaseHTTPRequestHandler):
 
 @contextmanager
 def fake_transit() -> Iterator[FakeTransit]:
-    """Run an imitation of the transit engine."""
+    """Within the block, run an imitation of the transit engine."""
     server = FakeTransit()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
@@ -135,7 +135,7 @@ def transit_binary() -> str | None:
 
 @contextmanager
 def real_transit(binary: str, log: Path) -> Iterator[str]:
-    """Run an in-memory development server with the transit engine and our key, and return its URL."""
+    """Run an in-memory development server with the transit engine and our key within the block, and yield its URL."""
     (port,) = ports.free_ports(1)
     url = f"http://{ports.LOOPBACK}:{port}"
     command = [

@@ -1,4 +1,4 @@
-"""The built-in provider files, pointed at the sandbox."""
+"""Helpers for tests of the built-in providers, whose files are copied with the sandbox's addresses."""
 
 import time
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ def copy_providers(folder: Path, sandbox_url: str) -> list[str]:
 
 @contextmanager
 def imitated(container: Container, sandbox: Sandbox, folder: Path) -> Iterator[None]:
-    """Within the block, offer the built-in providers as well; their imitations begin without any account.
+    """Within the block, offer the built-in providers as well. Their imitations begin without any consent.
 
-    GitHub's and Slack's tokens run out, and a refresh uses up its token.
+    GitHub's and Slack's access tokens expire, and each refresh uses up its refresh token.
     """
     names = copy_providers(folder, sandbox.base_url)
     read = load_providers([folder], dict.fromkeys(names, Registration(CLIENT_ID, SecretStr(CLIENT_SECRET))))

@@ -1,4 +1,4 @@
-"""Providers for tests of the protocol client alone: a built-in file, a scripted network edge, a clock that is set."""
+"""Helpers for tests of the OAuth client alone: built-in providers, a scripted network, and their tokens and answers."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -29,7 +29,8 @@ Reply = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
 
 @dataclass
 class Edge:
-    """The scripted network. It gives the answers of each URL in their order, and repeats the last one."""
+    """The scripted network. It gives the replies of each URL in their order, and repeats the last one; an exception
+    among them is raised. A URL without replies raises KeyError."""
 
     script: dict[str, list[Reply]] = field(default_factory=dict)
     requests: list[httpx.Request] = field(default_factory=list)
@@ -53,7 +54,7 @@ class Edge:
         return sum(str(request.url) == url for request in self.requests)
 
     def form(self, index: int = -1) -> dict[str, str]:
-        """Return the form that a request has sent."""
+        """Return the form that a request has sent, by default the last one."""
         return dict(parse_qsl(self.requests[index].content.decode(), keep_blank_values=True))
 
 
@@ -62,7 +63,8 @@ def client(edge: Edge, clock: SetClock | None = None) -> OAuthClient:
 
 
 def built_in(name: str, parameters: Mapping[str, str] | None = None, /, **changes: Any) -> Provider:
-    """Return a built-in provider with our client; `changes` are made to its file."""
+    """Return a built-in provider with our client. `parameters` are those of its registration, `changes` the values that
+    replace some of its file."""
     registration = Registration(CLIENT_ID, SecretStr(CLIENT_SECRET), parameters or {})
     provider = load_providers([BUILT_IN], {name: registration}).get(name)
     return Provider(provider.config.model_copy(update=changes), CLIENT_ID, SecretStr(CLIENT_SECRET))
@@ -96,7 +98,7 @@ def id_token(header: Mapping[str, Any] | None = None, /, **claims: Any) -> str:
 
 
 def grant(clock: SetClock | None = None, *, token: str | None = None, access_token: str = ACCESS_TOKEN) -> TokenAnswer:
-    """Return a token answer for an authorization code."""
+    """Return the answer to an authorization code; `token` is its ID token."""
     return TokenAnswer(
         access_token=access_token,
         refresh_token="refresh-1",

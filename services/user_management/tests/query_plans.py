@@ -1,4 +1,4 @@
-"""Finds out Postgres's plan for a statement, and the scans in it that read a whole table."""
+"""Postgres's plan for a statement, and the scans in it that read a whole table or index."""
 
 import json
 import re
@@ -40,7 +40,8 @@ class Plan:
             yield from self.nodes(child)
 
     def tables_read_whole(self, indexes: "Indexes", *, many: int) -> set[str]:
-        """Tables of which every row is looked at, or by the planner's estimate `many`."""
+        """Return the tables (or indexes, for bitmaps) that a scan reads whole, or of which it finds at least `many`
+        rows by the planner's estimate. An index scan without a filter that a LIMIT ends early does not count."""
         return {
             node.get("Relation Name") or node["Index Name"]
             for node, stops_early in self._scans(self.root, stops_early=False)
@@ -48,7 +49,8 @@ class Plan:
         }
 
     def _scans(self, node: dict[str, Any], *, stops_early: bool) -> Iterator[tuple[dict[str, Any], bool]]:
-        """Scans, each with whether a LIMIT above ends it, which it does not through a node that first takes all."""
+        """Yield the scans, each with whether a LIMIT above ends it early. A LIMIT does not do so through a node that
+        first takes all rows, such as a sort."""
         kind = node["Node Type"]
         if kind == "Seq Scan" or kind in _INDEX_SCANS:
             yield node, stops_early
@@ -57,7 +59,7 @@ class Plan:
             yield from self._scans(child, stops_early=stops_early)
 
     def rows_looked_at(self) -> int:
-        """Return the most rows that one scan of an executed plan went through."""
+        """Return the most rows that one scan of an executed plan (EXPLAIN ANALYZE) went through; 0 without a scan."""
         scans = [node for node in self.nodes() if "Relation Name" in node or "Index Name" in node]
         looked_at = (
             (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in scans
@@ -90,8 +92,9 @@ class Indexes:
         return cls({row["name"]: row["first"] for row in rows}, frozenset(r["name"] for r in rows if r["partial"]))
 
     def narrow(self, node: dict[str, Any]) -> bool:
-        """Whether the scan goes to a part of its index: by a condition on the first column (Postgres 18 takes one on a
-        later column too, and walks on), or by being partial, which is a condition in itself."""
+        """Tell whether the scan reads only a part of its index: by a condition on the first column (Postgres 18 also
+        takes one on a later column alone, and walks on), or without any condition, if the index is partial, which is a
+        condition in itself."""
         name = node["Index Name"]
         if "Index Cond" not in node:
             return name in self.partial

@@ -1,4 +1,4 @@
-"""The JWT fuzz target itself: a short run in every build."""
+"""A short run of the fuzz target for session tokens and key sets, in every build."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,4 +1,5 @@
-"""Fuzz target: any headers, and any body under a valid signature, end in an event or in a refusal of our catalogue."""
+"""Fuzz target for Clerk's webhooks: any request without a valid signature is refused, and any body under a valid one
+becomes an event or is refused; a refusal is always one of our error catalogue."""
 
 import base64
 import hashlib
@@ -115,8 +116,8 @@ def _send(body: bytes) -> None:
 
 
 def fuzz_one(data: bytes) -> None:
-    """Verify and read one webhook. Raises every error that is not a refusal, and AssertionError if a forgery is
-    accepted."""
+    """Verify and read one webhook. Raises every error that is not an expected refusal, and AssertionError if a forgery
+    is accepted."""
     if data[:1] == bytes([_SIGNED]):
         _send(data[1:])
     else:

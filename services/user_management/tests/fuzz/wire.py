@@ -1,4 +1,4 @@
-"""Requests as a hostile client sends them, for targets that read requests."""
+"""Requests as a hostile client sends them, for fuzz targets that read requests."""
 
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 def finish(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine that awaits nothing but the request, and return its result. Without an event loop this is four
-    times as fast."""
+    times as fast. Raises AssertionError if the coroutine waits for anything else."""
     try:
         coroutine.send(None)
     except StopIteration as returned:
@@ -33,5 +33,6 @@ def request_of(headers: Sequence[Header], body: bytes = b"", *, app: FastAPI | N
 
 
 def lines_of(text: bytes, names: Sequence[bytes]) -> list[Header]:
-    """Return one header for each line of `text`: the first byte chooses one of `names`, the others are the value."""
+    """Return one header for each line of `text` that is not empty: the first byte chooses one of `names`, the others
+    are the value."""
     return [(names[line[0] % len(names)], line[1:]) for line in text.split(b"\n") if line]

@@ -1,4 +1,4 @@
-"""Up, down, up again, and no drift between the models and the database."""
+"""Tests of the migrations: up, down and up again, the rows that they fill, and no drift between models and database."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ def query(url: str, *statements: str) -> object:
 
 @pytest.fixture
 def database(servers: Servers, worker_name: str) -> Iterator[str]:
-    """Make an empty database."""
+    """Make an empty database of the owner's for one test, and yield its name."""
     name = f"test_migrations_{worker_name}"
     administration = servers.superuser_url("postgres")
     query(administration, f"DROP DATABASE IF EXISTS {name}")
@@ -223,7 +223,7 @@ def test_due_times_of_before_are_filled_and_follow_every_change_of_a_token(serve
 
     migrate(servers, database, "head")
     filled = json.loads(str(query(owner, DUE)))
-    # As a process of the release before would, which knows nothing of the copy.
+    # As a process of the previous release would, which knows nothing of the copied times.
     query(
         servers.url(database),
         "SET default_transaction_read_only = off",

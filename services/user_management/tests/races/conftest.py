@@ -1,4 +1,5 @@
-"""Real processes: two copies of the API, a worker, a beat and the sandbox over embedded servers."""
+"""A fleet of real processes for tests: two copies of the API, a worker, a beat and the sandbox over embedded
+servers."""
 
 import asyncio
 import itertools
@@ -36,11 +37,11 @@ class Fleet:
 
     @property
     def key(self) -> dict[str, str]:
-        """Headers of the development service, which may read every sandbox provider."""
+        """Return the headers of the development service, which may read tokens of every sandbox provider."""
         return {"Authorization": f"Bearer {self.stack.service_key}"}
 
     async def admin(self) -> dict[str, str]:
-        """Headers of an admin's session, good for a minute."""
+        """Return the headers of a new session of an administrator, good for a minute."""
         return await self.jobs[0].session(ADMIN_USER_ID)
 
     async def run_out(self, user_id: str) -> None:
@@ -53,7 +54,7 @@ class Fleet:
         )
 
     async def end_leases(self) -> None:
-        """Let every lease run out now instead of in half a minute."""
+        """Make every refresh lease expire now, for which a test would have to wait half a minute."""
         await self.database.execute(
             "UPDATE integrations SET refresh_lease_until = now() - interval '1 second'"
             " WHERE refresh_lease_until IS NOT NULL"
@@ -61,7 +62,7 @@ class Fleet:
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 30) -> None:
-    """Wait for `condition`. Raises TimeoutError."""
+    """Wait until `condition` returns true. Raises TimeoutError after `seconds`."""
     async with asyncio.timeout(seconds):
         for pause in itertools.repeat(0.02):
             if await condition():
@@ -73,7 +74,7 @@ async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 30
 def fleet_stack() -> Iterator[Stack]:
     environment = {"DRAIN_DELAY_SECONDS": "2", "ADMIN_USER_IDS": ADMIN_USER_ID}
     with scratch_folder() as folder, Stack(folder / "data", web_count=2, env=environment) as stack:
-        # At Clerk too, or a sweep would delete them.
+        # The administrator must exist at Clerk too, or the reconcile job would delete them.
         admin = httpx.post(
             f"{stack.sandbox_url}/clerk/_control/users", json={"user_id": ADMIN_USER_ID}, trust_env=False
         )
@@ -96,9 +97,10 @@ async def fleet(fleet_stack: Stack) -> AsyncIterator[Fleet]:
         await browser.delete("/_ledger")
         database = await asyncpg.connect(fleet_stack.postgres.url(role=SUPERUSER))
         exits.push_async_callback(database.close)
-        # The refresh job would refresh what a test makes to run out before the callers that the test is about: it has
-        # already run, now and a quarter of an hour from now.
+        # The refresh job would refresh expired tokens before the callers that a test is about. So its present slot and
+        # the next one are marked as done.
         await database.execute(SLOTS_ARE_DONE, JobName.REFRESH_DUE_TOKENS.value, timedelta(minutes=15))
-        # And the daily one would delete whoever a test's own sender told of, and the sandbox's Clerk does not know.
+        # Likewise the daily reconcile job: it would delete users of whom a test's own sender told the service, since
+        # the sandbox's Clerk does not know them.
         await database.execute(SLOTS_ARE_DONE, JobName.RECONCILE_CLERK.value, timedelta(days=1))
         yield Fleet(fleet_stack, [MainJob(client, browser) for client in clients], database)

@@ -15,7 +15,7 @@ _READY_FOR_QUERY: Final = b"Z"
 
 
 class _Line:
-    """One connection of a client, led to one server at a time."""
+    """One connection of a client, whose bytes go to one server at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -33,12 +33,13 @@ class _Line:
             while (chunk := await self._reader.read(65536)) and self._server is not None:
                 self._server.write(chunk)
         except (OSError, EOFError):
-            pass  # a server that is away, or a client that hung up: both sides end
+            pass  # The server is down or the client has hung up: both sides end.
         finally:
             self.cut()
 
     async def lead_to(self, target: Path, *, greet: bool) -> None:
-        """Go on with another server. `greet`: log in there on behalf of the client, which does not notice."""
+        """Connect to a server, and leave the present one if there is one. With `greet`, log in there on behalf of the
+        client, which does not notice."""
         if self._answers is not None:
             self._answers.cancel()
         if self._server is not None:

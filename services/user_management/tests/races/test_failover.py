@@ -1,4 +1,5 @@
-"""Another server becomes the primary, the address moves there, and the old one comes back as a standby."""
+"""Tests of a failover: a standby becomes the primary, the address moves to it, and the old primary comes back as a
+standby."""
 
 import asyncio
 import itertools
@@ -39,7 +40,8 @@ class Answer:
 
 @dataclass
 class Failover:
-    """The service behind an address, its primary and a standby that every commit waits for."""
+    """A running service that reaches Postgres through an address that can be moved, its primary, and a standby that
+    every commit waits for."""
 
     stack: Stack
     address: MovingAddress
@@ -65,7 +67,8 @@ class Failover:
 
     @asynccontextmanager
     async def load(self) -> AsyncIterator[None]:
-        """Within the block, send a hundred reads, writes and token reads a second, whether they are answered or not."""
+        """Within the block, send a hundred requests a second (reads, writes and token reads in turn), whether earlier
+        ones are answered or not."""
         over = asyncio.Event()
 
         async def send() -> None:
@@ -95,7 +98,7 @@ class Failover:
         return time.monotonic() - started
 
     async def until_refused(self, number: int) -> None:
-        """Wait until the last `number` answers from now on are all refusals."""
+        """Wait until at least `number` more answers have arrived and the last `number` are all 503."""
         seen = len(self.answers)
 
         async def enough() -> bool:
@@ -159,8 +162,9 @@ async def failover(request: pytest.FixtureRequest) -> AsyncIterator[Failover]:
 
 
 async def _fail_over(failover: Failover, *, seconds: float) -> float:
-    """Under load, fail over; then lead the address to the former primary, which is a standby now, and back again. Each
-    time all kinds of requests succeed again. Return the seconds that this took, the longer of the two times."""
+    """Under load, promote the standby and move the address to it; then move the address to the former primary, which is
+    a standby now, and back again. Each time, wait until all kinds of requests succeed again. Return the longer of the
+    two waits, in seconds. `seconds` is how long the load runs before the failover and after each wait."""
     async with failover.load():
         await failover.until_answered()
         await asyncio.sleep(seconds)  # of the load before anything happens
@@ -192,7 +196,8 @@ async def _judge(failover: Failover) -> None:
 
 
 async def _become_a_standby(failover: Failover, kind: str) -> None:
-    """Lead open connections to a standby, as a pooler does; the first refusal must replace all of them."""
+    """Lead open connections to a standby, as a pooler does, and send a request of `kind`. Its refusal must make the
+    service replace all of the connections."""
     for each in ("read", "write", "token"):
         assert (await failover.ask(each)).status_code == 200
     failover.address.move(failover.standby.socket_dir)

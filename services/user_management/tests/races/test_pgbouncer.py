@@ -1,4 +1,4 @@
-"""The service behind Debian's pgbouncer in transaction mode, which gives each transaction another session."""
+"""The service behind Debian's pgbouncer in transaction mode, in which each transaction may get another session."""
 
 import asyncio
 import shutil

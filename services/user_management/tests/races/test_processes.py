@@ -1,4 +1,4 @@
-"""What the processes do by themselves: the worker's jobs, and an orderly end."""
+"""Tests of processes: the worker relays an event, and a process that gets SIGTERM ends in good order."""
 
 import asyncio
 import signal

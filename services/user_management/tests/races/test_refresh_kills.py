@@ -1,6 +1,7 @@
-"""Processes killed while they refresh, and processes that race: the code of the chaos run, nightly at its full size.
+"""Processes killed while they refresh, and processes that race: the scenarios of the chaos run, at full size every
+night.
 
-What a kill may cost is judged in `benchmarks/chaos/verdict.py`, whose own tests show that it can tell.
+What a kill may cost is judged in `benchmarks/chaos/verdict.py`, whose own tests show that it notices a loss.
 """
 
 import os
@@ -25,7 +26,7 @@ from services.user_management.core.failpoints import Failpoint
 pytestmark = pytest.mark.serial
 
 TWO_KINDS: tuple[Kind, ...] = ("static", "strict")
-"""The most lenient kind of provider and the strictest one."""
+"""The most lenient refresh kind and the strictest one."""
 WITH_THE_CALL_OUT = (Failpoint.PROVIDER_COMMITTED, Failpoint.ANSWER_PARSED)
 
 

@@ -60,11 +60,8 @@ async def test_one_refresh_per_expiry_when_processes_race_repeatedly(fleet: Flee
 
 
 async def kill_while_refreshing(fleet: Fleet, *, kind: str, kills: int) -> list[str]:
-    """SIGKILL the first API `kills` times while its refresh is at the provider, which has carried it out; their leases
-    run out.
-
-    Each kill hits another user's integration. Returns the ids of the users.
-    """
+    """Kill the first API `kills` times (SIGKILL) during a refresh that the provider has carried out but not yet
+    answered, each time of a new user's integration. Then end the leases, and return the ids of the users."""
     first, _ = fleet.jobs
     users = []
     for number in range(kills):
@@ -138,8 +135,8 @@ async def test_sweeper_settles_a_killed_refresh_although_nobody_asks(fleet: Flee
 
 
 async def status_after_a_kill(fleet: Fleet, folder: Path, kind: str) -> int:
-    """Return what a caller is told who comes just as another process was killed at K2 (its request has been sent), and
-    print after how many seconds."""
+    """Let another process be killed at K2 (its refresh request has been sent), ask for the same token at once, and
+    return the status of the answer. Prints how many seconds the answer took."""
     job = fleet.jobs[1]
     provider = f"sandbox-{kind}"
     ada = await job.sign_up(f"ada-cut-off-{kind}@example.com")

@@ -1,4 +1,5 @@
-"""Two processes of the API over one database: what one does, the other cannot contradict."""
+"""Tests that two processes of the API, and two workers, agree over one database: neither undoes, repeats or overlooks
+what the other has done."""
 
 import asyncio
 import itertools
@@ -116,7 +117,8 @@ async def test_opposite_events_at_both_at_once_end_as_one_after_the_other(
     prefix = f"user_{pair.__name__.replace('_', '')}{is_known}"
 
     async def final_states(name: str, urls: tuple[str, str], *, step: int, at_once: bool) -> list[dict[str, Any]]:
-        """After the pair, sent in its order (`step` 1) or the other way round (-1), for two users of that name."""
+        """Return the states of two new users of that name after the pair of events, which is sent to `urls` in its
+        order (`step` 1) or reversed (-1)."""
         users = f"{prefix}{name}a", f"{prefix}{name}b"
         for user_id, told in _before(*users) if is_known else ():
             await sender.deliver(here, sender.message(told, user_id))
@@ -140,7 +142,7 @@ async def test_opposite_events_at_both_at_once_end_as_one_after_the_other(
 async def test_limit_of_one_user_is_exact_over_both(fleet: Fleet, sender: Sender, tmp_path: Path) -> None:
     ada = await fleet.jobs[0].sign_up("ada-limit@example.com")
     client = fleet.jobs[0].client
-    # Of an hour, so that no request comes back while a slow machine is at it.
+    # A limit per hour, so that it allows no further request while a slow machine runs the test.
     environments = [{"LIMITS_USER": "20/3600"}] * 2
 
     async with parallel_replicas(fleet.stack, client, tmp_path / "web.log", environments) as replicas:
@@ -182,7 +184,7 @@ async def test_user_who_is_ended_at_one_is_refused_there_at_once_and_by_the_othe
     loop = asyncio.get_running_loop()
     here, there = (job.client for job in fleet.jobs)
     ada = await fleet.jobs[0].sign_up(f"ada-{end.__name__[1:]}@example.com")
-    # Remembered by both, and at the other one as late as can be: while the change is made.
+    # Both processes remember the user, the second one as late as possible: while the change is made.
     expect(await here.get("/users/me", headers=ada.headers), 200)
     expect(await there.get("/users/me", headers=ada.headers), 200)
     _, late = await asyncio.gather(end(fleet, ada), there.get("/users/me", headers=ada.headers))
@@ -300,7 +302,7 @@ async def test_key_rotated_at_both_at_once_leaves_two_new_ones_and_one_without_a
         assert set(keys) == {key.split("_")[1] for key in (first, *new)}
         assert len(keys) == 3
         assert keys[first.split("_")[1]]["is_ending"]
-        # They queue up: the later one ends the former one too.
+        # The rotations run one after the other, and the second one also gives the first one's new key an end.
         assert sorted(keys[key.split("_")[1]]["is_endless"] for key in new) == [False, True]
         assert all(row["is_endless"] or row["is_ending"] for row in keys.values())
         assert not [row for row in keys.values() if row["revoked_at"]]
@@ -332,7 +334,7 @@ class TwoWorkers:
         return sum(all(word in line for word in words) for line in lines)
 
     def tick(self, job: JobName) -> None:
-        """Send the ticks of twenty beats at once."""
+        """Send the job's task twenty times, as twenty beats would at the same moment."""
         with Celery(broker=self._broker, set_as_current=False) as broker:
             for _ in range(20):
                 broker.send_task(job.value)
@@ -349,7 +351,8 @@ async def workers(fleet_stack: Stack, tmp_path_factory: pytest.TempPathFactory) 
 
 
 async def _slots_passed(fleet: Fleet, count: int) -> None:
-    """Wait until `count` slots of the retries have begun and ended from now on, after all earlier ticks."""
+    """Wait until `count` slots of the webhook retries have begun and ended from now on. By then, the workers have taken
+    all ticks that were sent before."""
     query = "SELECT count(*) FROM job_runs WHERE job = $1 AND started_at > $2 AND finished_at IS NOT NULL"
     now = await fleet.database.fetchval("SELECT now()")
 
