@@ -54,7 +54,8 @@ def set_up_logging(**_: Any) -> None:
 
 @signals.worker_init.connect
 def prove_startup(**_: Any) -> None:
-    """Refuse to start, with exit code 2, before any child is forked: a child that cannot start is replaced for ever."""
+    """Start and stop a container once, before any child is forked, and exit with status 2 if that fails: a child that
+    cannot start would be replaced by another for ever."""
 
     async def start_and_stop() -> None:
         container = Container(get_settings())
@@ -78,8 +79,7 @@ def start_runtime(**_: Any) -> None:
 
 @signals.worker_shutting_down.connect
 def announce_stop(**_: Any) -> None:
-    """Tell the worker's children to start nothing new. Calls to providers that are under way may still take their 8
-    s."""
+    """Tell the worker's children to start nothing new. Provider calls under way may still take their 8 seconds."""
     stopping.set()
 
 

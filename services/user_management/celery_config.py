@@ -1,5 +1,5 @@
-"""The configuration of Celery, which carries nothing but ticks, messages that make a worker look whether a job is due:
-Postgres knows what is due, so a lost or doubled message changes nothing."""
+"""The configuration of Celery, which carries nothing but ticks: messages that make a worker look whether a job is due.
+Postgres knows what is due, so a lost tick only delays a job until the next one, and a doubled tick changes nothing."""
 
 from typing import Any, Final
 

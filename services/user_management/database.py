@@ -270,7 +270,8 @@ class Database:
             yield connection
 
     async def ping(self, *, timeout_seconds: float) -> bool:
-        """Tell whether Postgres answers within `timeout_seconds` and takes writes.
+        """Tell whether Postgres answers within `timeout_seconds` and takes writes. If it answers but takes none, all
+        pooled connections are dropped.
 
         This uses a connection of its own: a process whose pools are busy is busy, not unready.
         """
@@ -294,8 +295,9 @@ class Database:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Tell whether `error` means that Postgres is away or rolled a transaction back in favour of another one, rather
-    than that a statement is wrong."""
+    """Tell whether `error` means that Postgres cannot serve us now, rather than that a statement is wrong: it is away,
+    a standby or out of resources, no connection of the pool became free, or a transaction was rolled back in favour of
+    another one."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     cause = getattr(error, "orig", None) or error
@@ -308,7 +310,8 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def is_schema_missing(error: BaseException) -> bool:
-    """Tell whether `error` means that a table is missing, because nobody has migrated the database."""
+    """Tell whether `error`, of a statement through SQLAlchemy, means that a table is missing because nobody has
+    migrated the database. False for errors of the driver itself, as the door raises them."""
     return getattr(getattr(error, "orig", None), "sqlstate", None) == UNDEFINED_TABLE
 
 
@@ -331,6 +334,6 @@ def describe_database_error(error: BaseException) -> str | None:
 
 
 def _driver_error(error: BaseException) -> BaseException:
-    """Return the driver's own error, around which SQLAlchemy wraps two others."""
+    """Return the driver's own error, around which SQLAlchemy wraps two others; `error` itself if it is not wrapped."""
     adapted = getattr(error, "orig", None)
     return error if adapted is None else adapted.__cause__ or adapted

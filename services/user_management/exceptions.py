@@ -192,8 +192,8 @@ class UnauthenticatedError(ApplicationError):
     default_detail = "A valid credential is required."
 
     def __init__(self, detail: str | None = None, *, counts: bool = True) -> None:
-        """`counts`: whether the refusal counts against the rate limit of the caller's address. It does not for a
-        credential that was valid a minute ago."""
+        """`counts`: whether the refusal counts against the rate limit of the caller's address. It does not for what is
+        no guess: a session token that has run out, session cookies of several users, and too many session cookies."""
         self.counts = counts
         super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="user-management"'})
 
@@ -397,4 +397,4 @@ class PoisonedCiphertextError(ApplicationError):
 
 
 class StartupError(Exception):
-    """The process must not start; the message names the variable or row that is wrong."""
+    """The process must not start; the message names the variable, file or row that is wrong."""

@@ -29,8 +29,9 @@ class ResponseTooLargeError(httpx.TransportError):
 
 
 def create_http_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """Make a client without redirects, cookies or proxies from the environment; `transport` replaces the network in
-    tests."""
+    """Make a client that follows no redirects and takes no proxies from the environment; `transport` replaces the
+    network in tests. As httpx does by default, the client keeps the cookies of answers and sends them with later
+    requests to the same host."""
     return httpx.AsyncClient(
         transport=transport,
         follow_redirects=False,
@@ -67,8 +68,8 @@ def is_web_address(url: str) -> bool:
 
 
 async def send(client: httpx.AsyncClient, request: httpx.Request) -> tuple[httpx.Response, bytes]:
-    """Send a request; return the answer, whatever its status, and its body. Raises TransportError, of which
-    ResponseTooLargeError is one, for a body of more than MAX_BODY_BYTES."""
+    """Send a request; return the answer, whatever its status, and its body. Raises TransportError if no usable answer
+    came: ResponseTooLargeError, a subclass, for a body of more than MAX_BODY_BYTES."""
     if (trace := failpoints.call_trace()) is not None:
         request.extensions["trace"] = trace
     response = await client.send(request, stream=True)

@@ -31,8 +31,8 @@ MAX_PARAMETERS: Final = 64
 longest URL."""
 MAX_HEADERS: Final = 100
 MAX_PIPELINED: Final = 16
-"""The most requests of a connection that wait for the answer to an earlier one; 250 KB of small ones took 27 MB, and
-clients do not do it."""
+"""The most requests of a connection that wait for the answer to an earlier one. 250 KB of small requests took 27 MB of
+memory, and usual clients do not pipeline at all."""
 HEAD_SECONDS: Final = 10.0
 """The time from a head's first byte to its last; for the first head of a connection, from the connecting."""
 BODY_SECONDS: Final = 30.0
@@ -46,9 +46,10 @@ log = structlog.get_logger(__name__)
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
-    """One connection. A head over a limit of size is answered 414 or 431, and nothing after it is read; a head or
-    body that takes too long is not answered. After an answer that came before the end of the body, the client has two
-    seconds to end the body."""
+    """The protocol of one connection. A head over a limit of size or number is answered 414 or 431, and nothing after
+    it is read; while an earlier request is being answered, the connection is closed instead. A head or body that takes
+    too long is not answered. After an answer that came before the end of the body, the client has two seconds to end
+    the body."""
 
     def __init__(
         self,

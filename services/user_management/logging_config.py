@@ -56,14 +56,16 @@ def redact(value: Any, name: str = "") -> Any:
 
 
 def summarize_error(error: BaseException) -> str:
-    """Return one line about `error` that may be stored and logged: its type, and the first line of its text without
-    secrets. For a database error it gives kind, SQLSTATE and constraint instead of the text, which quotes rows."""
+    """Return one line about `error`, of at most 500 characters, that may be stored and logged: its type, and the first
+    line of its text without secrets. For a database error the line has kind, SQLSTATE and constraint instead of the
+    text, which quotes rows."""
     text = describe_database_error(error) or redact(next(iter(str(error).splitlines()), ""))
     return f"{type(error).__name__}: {text}".removesuffix(": ")[:MAX_SUMMARY_CHARACTERS]
 
 
 def _origins(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error`, then its cause, then that one's cause, and so on, as Python's own tracebacks do."""
+    """Yield `error`, then its cause (or the error during whose handling it was raised), then the cause of that, and so
+    on, as Python's own tracebacks do."""
     seen: set[int] = set()
     origin: BaseException | None = error
     while origin is not None and id(origin) not in seen:

@@ -1,4 +1,4 @@
-"""Guards of routes that anybody may call; all other routes declare a guard of another module of this package.
+"""Guards of routes that anybody may call; every other route declares a guard that checks a credential.
 
 They are coroutines, as every dependency here is: FastAPI would run a plain function in a thread, and /health would have
 to wait until one is free.

@@ -24,8 +24,9 @@ async def client_address(_request: Request) -> str:
 
 
 async def refused_address(request: Request) -> str:
-    """Return the client's address with a prefix, so that refused credentials are counted apart from other requests: a
-    neighbour's bad credentials must not cost anybody their way back from a provider."""
+    """Return the client's address with a prefix, so that refused credentials are counted apart from other requests.
+    Otherwise bad credentials sent from an address would keep other users behind it from returning through a provider's
+    callback, which is also counted by address."""
     return f"refused:{await client_address(request)}"
 
 

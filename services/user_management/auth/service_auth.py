@@ -41,8 +41,8 @@ DocumentedHeader = Annotated[object, Security(_documented_header)]
 
 
 def presents_service_key(request: Request) -> bool:
-    """Tell whether the request presents something in the shape of a service key, valid or not, rather than a session
-    token."""
+    """Tell whether the request has an `X-API-Key` header, or a credential that begins like a service key in an
+    `Authorization` header. Whether the key is well-formed or valid is not checked."""
     authorizations = request.headers.getlist("authorization")
     return "x-api-key" in request.headers or any(
         value.partition(" ")[2].startswith(f"{KEY_PREFIX}_") for value in authorizations
@@ -89,8 +89,8 @@ def client_credential(request: Request, form: Mapping[str, str]) -> ServiceCrede
 
 
 def _basic_pair(request: Request) -> tuple[str, str] | None:
-    """Return (client id, client secret) of HTTP Basic; None for any other scheme or without the header. Both parts
-    arrive form-encoded. Raises UnauthenticatedError for HTTP Basic that is malformed."""
+    """Return (client id, client secret) of HTTP Basic, both form-decoded. Return None for any other scheme, and unless
+    there is exactly one `Authorization` header. Raises UnauthenticatedError for HTTP Basic that is malformed."""
     values = request.headers.getlist("authorization")
     scheme, _, encoded = values[0].partition(" ") if len(values) == 1 else ("", "", "")
     if scheme.lower() != "basic":

@@ -1,5 +1,6 @@
 """The guards of the token routes. They check the form of the service key and its rate limit; whether the key is valid
-is checked by the one SQL statement that also reads the token."""
+is checked by the one SQL statement that also reads the token, and on routes for larger bodies by `known_caller`, too,
+before the body is read."""
 
 from fastapi import Request
 
@@ -32,6 +33,6 @@ async def known_caller(request: Request) -> None:
 
 def count_read(request: Request, credential: ServiceCredential, *, reads: int = 1) -> None:
     """Count `reads` token reads against the key's rate limit in this process. Raises RateLimitedError."""
-    # Nobody uses up the allowance of a key whose secret they do not have.
+    # The secret's hash is part of what is counted, so nobody can use up the allowance of a key by its id alone.
     for _ in range(reads):
         spend_internal(request, f"{credential.key_id}:{credential.secret_hash.hex()}")

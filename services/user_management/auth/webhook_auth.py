@@ -90,8 +90,8 @@ def _signature_headers(request: Request) -> tuple[str, str, str]:
     """Return message id, timestamp and signatures, from the headers with one of the prefixes, which must all be there
     once.
 
-    Headers with both prefixes are refused, because it would be open which of them were verified: whoever reads the
-    others is told something else. Raises InvalidWebhookHeadersError.
+    Headers with both prefixes are refused: only one set of them could be verified, and other programs that read the
+    request might go by the other set. Raises InvalidWebhookHeadersError.
     """
     families = [
         [request.headers.getlist(f"{family}-{part}") for part in ("id", "timestamp", "signature")]

@@ -105,5 +105,5 @@ async def _all(container: Container) -> list[SubscriptionResponse]:
 
 
 def _utc(moment: datetime | None) -> datetime | None:
-    """Take a time without an offset from UTC for one in UTC."""
+    """Return `moment`, set to UTC if it has no time zone; None for None."""
     return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)

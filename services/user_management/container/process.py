@@ -39,8 +39,8 @@ log = structlog.get_logger(__name__)
 
 
 class Container:
-    """Everything that a process needs. A group is built when it is first asked for, or by `start`, which proves the
-    keys and the verifiers; the end of a process builds none."""
+    """Everything that a process needs. Each group is built when it is first used; `start` builds those whose settings
+    must be checked before the process serves. `drain`, `settle` and `stop` build none."""
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ def uuid7() -> UUID:
 
 
 def uuid7_floor(moment: datetime) -> UUID:
-    """Return the smallest UUID version 7 of `moment`: ids made earlier sort below it."""
+    """Return the smallest UUID version 7 of the millisecond of `moment`: ids made before this millisecond sort below
+    it."""
     milliseconds = int(moment.timestamp() * 1000) & 0xFFFF_FFFF_FFFF
     return UUID(int=(milliseconds << 80) | _VERSION_7 | _VARIANT_RFC_9562)

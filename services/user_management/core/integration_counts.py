@@ -19,7 +19,7 @@ class IntegrationCounter(StrEnum):
     REFRESH = "refresh"
     """Refreshes that ended."""
     MISCONFIGURED = "misconfigured"
-    """Refusals of our client by a provider."""
+    """Cases in which a provider refused our client, or was not configured any more."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

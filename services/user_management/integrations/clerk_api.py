@@ -2,8 +2,8 @@
 users with Clerk's).
 
 Importing this module costs a process about 35 MB and 0.2 s, nearly all of it the SDK's generated models (measured with
-7.0.0). Only the worker and the CLI reconcile, and they import it when they do; the container, which every API process
-builds, must not import it.
+7.0.0). Only the worker and the CLI reconcile, so no module that an API process imports may import this one:
+`container.reconciliation` does, and the rest of the container does not import that.
 """
 
 import asyncio

@@ -153,8 +153,8 @@ def _problem(config: ProviderConfig, document: Mapping[str, Any]) -> str | None:
 
 def _has_foreign_id_tokens(config: ProviderConfig, document: Mapping[str, Any]) -> bool:
     """Tell whether we would verify ID tokens, and the document's list of their signing algorithms lacks RS256, which
-    the list must contain (section 3). This is checked before a user is sent to consent: later, each connect attempt
-    would fail with its code used up."""
+    the list must contain (section 3); False without a list. This is checked before a user is sent to consent: later,
+    each connect attempt would fail with its code used up."""
     algorithms = document.get(_ID_TOKEN_ALGORITHMS)
     if algorithms is None or (config.jwks_uri is None and document.get("jwks_uri") is None):
         return False

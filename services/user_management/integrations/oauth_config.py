@@ -99,8 +99,9 @@ def load_providers(folders: Iterable[Path], clients: Mapping[str, Registration])
     """Read every `*.toml` in `folders`, and return the providers for which there is a client. A provider in a later
     folder replaces one of the same name.
 
-    `clients` maps a provider's name to our registration there. Raises StartupError naming file and key, or the two
-    files of one folder that have the same name, or the client for which there is no file.
+    `clients` maps a provider's name to our registration there. Raises StartupError, which names what is wrong: a folder
+    that is missing, a file and its key, two files of one folder for the same provider, or a client without a file or
+    with a parameter that its file does not have.
     """
     configs: dict[str, ProviderConfig] = {}
     for folder in folders:

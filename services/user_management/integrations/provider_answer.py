@@ -1,5 +1,5 @@
-"""Reads a provider's HTTP answer: leniently if it brings tokens, and without ever raising one of Python's own
-exceptions."""
+"""Reads a provider's HTTP answer. No content of an answer raises an exception here, and JSON is read leniently, so that
+a malformed member does not cost us a rotated refresh token."""
 
 import json
 import re
@@ -87,8 +87,8 @@ def first_member(document: Mapping[str, Any], paths: Iterable[str]) -> Any:
 
 
 def is_refusal(document: Mapping[str, Any]) -> bool:
-    """Tell whether the JSON object of an answer with status 200 is an error, as GitHub (`error`) and Slack (`ok:
-    false`) send them."""
+    """Tell whether the JSON object of an answer is an error. GitHub (`error`) and Slack (`ok: false`) send errors with
+    status 200."""
     return document.get("ok") is False or isinstance(document.get("error"), str)
 
 

@@ -110,6 +110,7 @@ def basic_authentication(provider: Provider) -> str:
 
 
 def _snake(error: Exception) -> str:
-    """Turn `ReadTimeout` into `read_timeout`, the failure's name in rows and logs."""
+    """Return the name of the error's class in snake case (`ReadTimeout`: `read_timeout`), the failure's name in rows
+    and logs."""
     name = type(error).__name__
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

@@ -1,5 +1,5 @@
-"""Checks a provider file for keys that contradict each other although each by itself is right, and for keys that are
-missing because of what others say."""
+"""Checks a provider file for keys that contradict each other although each by itself is right, and for missing keys
+that other keys make necessary."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -22,7 +22,7 @@ _DISCOVERED: Final = ("authorization_endpoint", "token_endpoint")
 
 
 def contradictions(config: ProviderConfig) -> Iterator[tuple[Location, str]]:
-    """Yield (location, message) for every key that contradicts another, or is missing and needed because of others."""
+    """Yield (location, message) for every key that contradicts another, or that is missing and needed by another."""
     yield from _endpoints(config)
     yield from _placeholders(config)
     for table in ("authorization_parameters", "consent_parameters"):

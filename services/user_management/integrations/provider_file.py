@@ -25,7 +25,7 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def refuse(path: Path, text: str, problems: Iterable[tuple[Location, str]]) -> StartupError:
-    """Build one error with all `problems` of a file, each with the line of its key if the file has the key."""
+    """Build one error with all `problems` of a file, each with the line of its key, if `line_of` finds one."""
     told = []
     for location, message in problems:
         line = line_of(text, location)

@@ -168,7 +168,8 @@ class ProviderGate:
     @asynccontextmanager
     async def call(self, provider: str, *, max_concurrency: int) -> AsyncIterator[Call]:
         """Wait until fewer than `max_concurrency` calls to `provider` run, and count as one of them for the block.
-        Raises ProviderCallError, with nothing sent, if none of them ends within WAIT_SECONDS or the breaker is open."""
+        Raises ProviderCallError, with nothing sent, if this call's turn does not come within WAIT_SECONDS or the
+        breaker is open."""
         entrance = self._entrance(provider, max_concurrency)
         entrance.breaker.check()
         try:
@@ -187,8 +188,8 @@ class ProviderGate:
             entrance.slots.release()
 
     def state(self, provider: str) -> BreakerState:
-        """Return the state of the provider's breaker, by which the refresh job leaves out a provider that is not called
-        now."""
+        """Return the state of the provider's breaker, so that a caller can leave out a provider that is not called now.
+        A provider that this process has not called yet has a closed breaker."""
         entrance = self._entrances.get(provider)
         return entrance.breaker.state() if entrance else BreakerState(BreakerPhase.CLOSED)
 

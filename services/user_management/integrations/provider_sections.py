@@ -35,7 +35,7 @@ def _one_or_many(value: Any) -> Any:
 WebUrl = Annotated[str, AfterValidator(_web_url)]
 """A URL, which may hold placeholders such as `{tenant}`."""
 Paths = Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1)]
-"""Dotted paths of members in a JSON object; the first one that exists counts."""
+"""Dotted paths of members in a JSON object; the first one that exists and is not null counts."""
 Pattern = Annotated[str, AfterValidator(_pattern)]
 
 

@@ -76,8 +76,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first of the host's addresses that accepts. Raises TargetRefusedError if even one of them is
-        not allowed, and httpcore.ConnectError or ConnectTimeout if none accepts."""
+        """Connect to the first of the host's addresses that accepts. Raises TargetRefusedError if the host has none, or
+        even one that is not allowed, and httpcore.ConnectError or ConnectTimeout if none accepts."""
         *others, last = await self._targets.addresses(host, port)
         for address in others:
             with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):

@@ -63,7 +63,7 @@ class TargetRefusedError(Exception):
 class SystemResolver:
     """This machine's resolver, called in threads that are used for nothing else. A look-up that hangs occupies its
     thread long after we stopped waiting for it, and the event loop's own threads are needed to look up the providers.
-    One name occupies one thread at most, however often it is looked up."""
+    A name and port occupy one thread at most, however often they are looked up."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="webhook-names")
