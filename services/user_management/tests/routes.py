@@ -12,14 +12,15 @@ DOCUMENTATION = {"GET /docs", "GET /docs/oauth2-redirect", "GET /openapi.json"}
 
 
 def _flattened(app: FastAPI) -> Iterator[Route]:
-    """FastAPI keeps included routers as they are; their routes are found behind `original_router`."""
+    """Yield all routes of `app`. FastAPI keeps included routers as they are, so their routes are found behind
+    `original_router`."""
     for route in app.routes:
         included = getattr(route, "original_router", None)
         yield from (one for one in (included.routes if included is not None else [route]) if isinstance(one, Route))
 
 
 def all_routes(app: FastAPI) -> set[str]:
-    """Every `METHOD /path`, shown in the schema or not, without the documentation."""
+    """Return every `METHOD /path`, shown in the schema or not, without HEAD and without the documentation's routes."""
     named = {
         f"{method} {route.path}" for route in _flattened(app) for method in route.methods or () if method != "HEAD"
     }
@@ -27,12 +28,12 @@ def all_routes(app: FastAPI) -> set[str]:
 
 
 def documented_routes(app: FastAPI) -> set[str]:
-    """Every `METHOD /path` of the OpenAPI document."""
+    """Return every `METHOD /path` of the OpenAPI document."""
     return {f"{method.upper()} {path}" for path, item in app.openapi()["paths"].items() for method in item}
 
 
 def public_routes(app: FastAPI) -> set[str]:
-    """The routes that declare that anybody may call them."""
+    """Return every `METHOD /path` whose guard lets anybody pass."""
     return {
         f"{method} {route.path}"
         for route in _flattened(app)

@@ -1,4 +1,4 @@
-"""Situations that many tests start from, and the looks into the database that they end with."""
+"""Situations that many tests start from, and helpers that check answers and read the database at the end of a test."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -31,7 +31,7 @@ class Connected:
         email: str = "ada@example.com",
         key: Headers | None = None,
     ) -> Self:
-        """Sign up and connect; without `key` a service is made too."""
+        """Sign a user up and connect their account at `provider`; without `key`, also make a service with a grant."""
         person = await journey.sign_up(email)
         connection = await journey.connect(person, provider)
         key = key or await journey.service_key(provider)
@@ -52,11 +52,12 @@ class Connected:
         return provider_party(self.provider)
 
     async def get(self, **body: Any) -> httpx.Response:
-        """Ask for the token."""
+        """Read the user's access token as the service, and return the answer."""
         return await self.journey.get_token(self.key, self.user_id, self.provider, **body)
 
     def fail(self, action: FaultAction, operation: str = "token.refresh", **fields: Any) -> None:
-        """Script a fault of the provider."""
+        """Let the provider answer the next call of `operation` with the fault `action`; `fields` are further fields of
+        the sandbox's Fault, such as `times`."""
         self.journey.sandbox.faults.add(Fault(party=self.party, operation=operation, action=action, **fields))
 
     def calls(self, operation: str = "token.refresh") -> int:
@@ -90,7 +91,7 @@ def provider_party(provider: str) -> str:
 
 
 async def only_row(journey: Journey, statement: str, *arguments: Any) -> dict[str, Any]:
-    """Return the single row that `statement` finds."""
+    """Return the single row that `statement` finds. Raises ValueError for none or several."""
     (row,) = await journey.owner.fetch(statement, *arguments)
     return dict(row)
 

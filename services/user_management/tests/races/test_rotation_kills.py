@@ -43,7 +43,7 @@ CONNECTIONS: Final = 800
 WRITERS: Final = 3
 ATTEMPTS: Final = 5
 FEW_LEFT: Final = 1300
-"""With fewer rows than this under the former version, the other version becomes active and everything begins again."""
+"""With fewer rows than this left to rotate, the other version is activated, so that the next rotation has work."""
 END_SECONDS: Final = 60.0
 PEOPLE: Final = """
 WITH made AS (
@@ -105,8 +105,8 @@ class Tokens:
 
     @asynccontextmanager
     async def written(self, chance: random.Random) -> AsyncIterator[None]:
-        """Within the block, let writers store new tokens in random rows; no two in the same row, as the lease
-        ensures."""
+        """During the block, let three writers store new tokens for random integrations, never two for the same one at
+        the same time, as in the service the lease ensures."""
         ended = asyncio.Event()
 
         async def write() -> None:
@@ -140,13 +140,13 @@ class Tokens:
         return int(await self.owner.fetchval(LEFT, await self.owner.fetchval(ACTIVE)))
 
     async def begin_again_if_done(self) -> None:
-        """Activate the other version if too little is left for the next rotation to do."""
+        """Activate the other version if fewer than FEW_LEFT rows are left for the next rotation."""
         if await self.left() < FEW_LEFT:
             await self.owner.execute(SWAP.format(version=3 - await self.owner.fetchval(ACTIVE)))
 
 
 class Rotations:
-    """Processes of `cli keys rewrap`."""
+    """Runs `cli keys rewrap` in processes, of which some are killed."""
 
     def __init__(self, environment: Mapping[str, str], log: Path, tokens: Tokens) -> None:
         self._environment = environment
@@ -154,9 +154,8 @@ class Rotations:
         self._tokens = tokens
 
     async def killed(self, point: Failpoint | None, chance: random.Random) -> bool:
-        """Start a rotation and let it die: at a failpoint or, if that is None, some milliseconds after it has begun to
-        write. False: it ended before, since the writers had left it less to do.
-        """
+        """Start a rotation that is killed at `point` or, if that is None, some milliseconds after rows have begun to
+        change. Return whether it was killed: if the writers leave it less to do, it ends before that."""
         await self._tokens.begin_again_if_done()
         before = await self._tokens.left()
         child = self._start({} if point is None else {"FAILPOINT": f"{point}:kill:{chance.choice((1, 2))}"})
@@ -224,7 +223,8 @@ async def killed_at(point: Failpoint | None, rotations: Rotations, chance: rando
 
 
 async def kill_repeatedly(tokens: Tokens, rotations: Rotations, points: list[Failpoint | None]) -> None:
-    """Kill one rotation at each of `points`, in an order that follows from the seed, and look at every row."""
+    """Kill one rotation at each of `points`, in an order that follows from the seed, while writers store tokens. Then
+    finish the rotation, and check that every row is rotated and has the token that was stored last."""
     seed = int(os.environ.get("SEED") or secrets.randbits(32))
     print(f"SEED={seed}, {len(points)} kills")  # noqa: T201 - a failure is repeated by it
     chance = random.Random(seed)  # noqa: S311 - reproducible on purpose

@@ -1,4 +1,4 @@
-"""The handler of a webhook is killed between the inbox and the effect: every event has its effect exactly once."""
+"""The process that handles a webhook is killed before and after its commit: every event has its effect exactly once."""
 
 import asyncio
 import os
@@ -88,7 +88,8 @@ class Deliveries:
             await self._judge_inbox(kill)
 
     async def at_the_survivor(self) -> None:
-        """Deliver what is pending to a process that nobody kills; then everything once more, as an operator may."""
+        """Deliver the pending message to a process that nobody kills, then all messages once more, as an operator may,
+        and check that each of these is a duplicate."""
         url = self._fleet.stack.api_urls[0]
         if self._pending is not None:
             await self._deliver(url, self._pending)
@@ -128,7 +129,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 async def kill_repeatedly(
     fleet: Fleet, client: httpx.AsyncClient, folder: Path, points: list[Failpoint | None]
 ) -> None:
-    """Kill one process at each of `points`; judge the rows by the sender's ledger."""
+    """Kill one process at each of `points`; then check that the rows are those that the sent messages must leave."""
     seed = int(os.environ.get("SEED") or secrets.randbits(32))
     print(f"SEED={seed}, {len(points)} kills, ledger {folder}")  # noqa: T201 - a failure is repeated by it
     kills = planned(seed, points)

@@ -35,7 +35,8 @@ STATE = "SELECT first_name, email, status, last_login_at, deleted_by FROM users 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One delivery, as the sender saw it: `status` None when there was no answer."""
+    """One attempt to deliver a message, as the sender saw it. Without an answer, `error` names the exception, and
+    `status`, `duplicate` and `applied` are None."""
 
     pid: int | None
     status: int | None
@@ -103,7 +104,7 @@ class Sender:
 
 
 def lives(sender: Sender, run: str) -> Iterator[Message]:
-    """Yield the messages of one user's LIFE after the other's, without end."""
+    """Yield messages without end: the events of LIFE about one user, then those about the next."""
     number = 0
     while True:
         user_id = f"user_{run}x{number}"
@@ -129,7 +130,7 @@ def session_of(user_id: str) -> str:
 
 
 def expected_effects(user_id: str, told: list[str]) -> Counter[str]:
-    """Return the rows that events of these types, which begin a LIFE, have to leave."""
+    """Return the rows, as EFFECTS selects them, that must exist after events of the types `told`, the first of LIFE."""
     effects = Counter({"identity": 1, "preferences": 1})
     for event_type in told:
         if event_type == "session.created":
@@ -140,7 +141,7 @@ def expected_effects(user_id: str, told: list[str]) -> Counter[str]:
 
 
 def expected_state(user_id: str, told: list[str]) -> dict[str, Any]:
-    """Return the user's row after these events."""
+    """Return the user's row, as STATE selects it, after events of the types `told`, the first of LIFE."""
     signed_in_at = datetime.fromtimestamp((START + 3) / 1000, UTC) if "session.created" in told else None
     is_deleted = "user.deleted" in told
     return {
@@ -153,7 +154,8 @@ def expected_state(user_id: str, told: list[str]) -> dict[str, Any]:
 
 
 async def differences(database: "Database[asyncpg.Record]", messages: list[Message]) -> list[str]:
-    """Find, by SQL, every user whose rows are not exactly the effects of the acknowledged messages, each once."""
+    """Compare each user's rows with the effects that the acknowledged messages must have had, each once. Return one
+    description per difference."""
     by_user: dict[str, list[Message]] = {}
     for message in messages:
         if message.is_acknowledged:

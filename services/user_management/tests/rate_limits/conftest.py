@@ -1,4 +1,4 @@
-"""Fixtures: the key of a full bucket, and a client with which to look into it."""
+"""Fixtures: the key of a full bucket, a clock that a test can move, and a Redis client."""
 
 import secrets
 from collections.abc import AsyncIterator

@@ -28,7 +28,8 @@ async def sign_in_as(request: Request, user: str) -> None:
 
 @pytest.fixture
 async def http(redis: RedisClient) -> AsyncIterator[httpx.AsyncClient]:
-    """An application whose routes count, each in its own way, behind the service's middleware."""
+    """Return a client, with an address of its own, of an application whose routes have different rate limits, behind
+    the service's middleware."""
     app = FastAPI(exception_handlers=HANDLERS)
     app.state.container = SimpleNamespace(
         resources=SimpleNamespace(rate_limits=RateLimits(redis, POLICIES, SystemClock()))

@@ -1,4 +1,4 @@
-"""What buckets are called."""
+"""The names of rate-limit buckets, and the keys of addresses in them."""
 
 import pytest
 

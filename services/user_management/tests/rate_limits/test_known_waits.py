@@ -1,4 +1,4 @@
-"""What a process remembers of the refusals that it was told: only those that still last, and the latest ones."""
+"""The refusals that a process remembers: those that still last, and of these a limited number of the latest."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def limits(redis: RedisClient, clock: SetClock) -> RateLimits:
 
 
 async def be_refused(limits: RateLimits, key: str) -> None:
-    """Spend more than the three requests a minute that the class has."""
+    """Count one request more than the three a minute that the anonymous class allows."""
     await passed(limits, RateClass.ANONYMOUS, key, 4)
 
 

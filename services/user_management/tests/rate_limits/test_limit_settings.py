@@ -1,4 +1,4 @@
-"""The variables of the limits and of the proxies."""
+"""The settings of the rate limits and of the trusted proxies: defaults, accepted forms and refused values."""
 
 import pytest
 

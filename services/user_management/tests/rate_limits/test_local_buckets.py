@@ -1,4 +1,4 @@
-"""Buckets in the process: the same policies by a clock that a test can move, and no more memory than agreed."""
+"""Buckets in the process: the same policies, by a clock that a test can move, and a limited number of buckets."""
 
 import pytest
 

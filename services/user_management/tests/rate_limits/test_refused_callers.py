@@ -1,5 +1,5 @@
-"""Refusals count against an address that guesses, and not against one whose credential has just run out, nor against
-its neighbours."""
+"""Refusals count against an address that guesses credentials, but not against one whose session has run out, and they
+do not shut out callers with good credentials at the same address."""
 
 import asyncio
 from collections.abc import AsyncIterator

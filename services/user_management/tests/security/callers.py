@@ -46,7 +46,8 @@ _ALIVE: Final = (
 
 
 async def callers(journey: Journey) -> dict[str, Caller]:
-    """Sign all users up, connect the owner's account, make the services and give them their grants."""
+    """Sign all users up, connect the owner's account, and make the services with their grants. Return the callers by
+    the names in CALLERS."""
     owner = await journey.sign_up("owner@example.com", user_id=OWNER_ID)
     await journey.connect(owner, PROVIDER)
     await journey.sign_up("other@example.com", user_id=OTHER_ID)

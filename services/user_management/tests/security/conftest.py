@@ -1,4 +1,4 @@
-"""An application of its own for hostile callers: one of its users is an administrator, and nobody is slowed down."""
+"""Fixtures: an application with an administrator and without rate limits, and callers of every kind for it."""
 
 from collections.abc import AsyncIterator
 
@@ -44,7 +44,7 @@ async def everybody(
     sandbox: Sandbox,
     owner: "asyncpg.Connection[asyncpg.Record]",
 ) -> AsyncIterator[dict[str, Caller]]:
-    """Every kind of caller, by name."""
+    """Return every kind of caller of `exposed_app`, by the names in CALLERS."""
     ours = httpx.ASGITransport(app=exposed_app)
     theirs = httpx.ASGITransport(app=create_sandbox_app(sandbox))
     async with (

@@ -15,7 +15,7 @@ _IDENTIFYING = {b"authorization", b"cookie", b"x-api-key"}
 
 
 class LoopBridge:
-    """An ASGI application that runs another one in the loop where it is constructed.
+    """An ASGI application that runs `app` in the event loop in which the bridge was constructed.
 
     Each request gets a credential of its own, since session tokens live for a minute and a run takes longer.
     """

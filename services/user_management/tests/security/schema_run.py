@@ -1,4 +1,4 @@
-"""Runs schemathesis over the whole OpenAPI document: every route is called, and every answer is compared with it."""
+"""Runs schemathesis over the whole OpenAPI document: calls every route, and compares each answer with the document."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,8 @@ _CHECKS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The plan of a run. `parameters` and `dictionaries` are passed to schemathesis: values that exist."""
+    """The plan of a run. `parameters` and `dictionaries` are passed to schemathesis, so that it uses values that
+    exist."""
 
     seed: int
     examples: int
@@ -68,12 +69,12 @@ def undocumented_answer_is_a_problem(
     documented = case.operation.definition.raw["responses"]
     if str(response.status_code) in documented:
         return
-    # No operation lists 405: it is the answer to methods that are none.
+    # No operation lists 405, which answers a method that its path does not have.
     if "default" not in documented and response.status_code != 405:
         raise AssertionError(f"{response.status_code} is undocumented")
     content_type = response.headers.get("content-type", [""])[0]
     if response.status_code == 405 and content_type == "application/json":
-        # The token endpoint's, in OAuth's words.
+        # The token endpoint answers in the form of OAuth.
         return
     if content_type != MEDIA_TYPE:
         raise AssertionError(f"{response.status_code} is undocumented and {content_type!r}, not {MEDIA_TYPE}")
@@ -83,7 +84,8 @@ def undocumented_answer_is_a_problem(
 
 
 def run_schema(app: ASGIApp, plan: Plan) -> Findings:
-    """Call every operation that `app` documents at /openapi.json. Blocks; raises LoaderError without a document."""
+    """Call every operation that `app` documents at /openapi.json, and return what was found. This blocks. Raises
+    LoaderError if there is no document, and the error of schemathesis that ended the run."""
     schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=_configuration(plan))
     findings = Findings(operations=set(_labels(schema)))
     for event in from_schema(schema).execute():

@@ -1,4 +1,5 @@
-"""The fuzz targets: a taste of each on every change, a minute of each with coverage feedback every night."""
+"""The fuzz targets: each gets 300 generated inputs on every change, and a minute of fuzzing with coverage feedback
+every night."""
 
 import importlib.util
 import os
@@ -20,7 +21,7 @@ _EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 
 
 def _changed(seed: bytes) -> st.SearchStrategy[bytes]:
-    """Return `seed` with one stretch of it replaced."""
+    """Return a strategy for `seed` with one stretch of up to 8 bytes replaced."""
     places = st.integers(0, len(seed))
     return st.builds(
         lambda start, length, text: seed[:start] + text + seed[start + length :],
