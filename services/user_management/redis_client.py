@@ -27,7 +27,7 @@ def create_redis_client(url: str, *, timeout_seconds: float | None = _TIMEOUT_SE
 
 
 async def ping(client: RedisClient) -> bool:
-    """Tell whether Redis answers within a quarter of a second."""
+    """Tell whether Redis answers within the client's time limits."""
     try:
         return bool(await client.ping())
     except (RedisError, OSError):

@@ -22,7 +22,7 @@ _NOT_DESCRIBABLE: Final = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 
 
 def is_token_endpoint(scope: Scope) -> bool:
-    """Tell whether the path is that of the token endpoint, under any prefix. The method does not count."""
+    """Tell whether the path is that of the token endpoint, under any prefix and whatever the method."""
     path: str = scope["path"]
     return path.endswith(TOKEN_PATH)
 

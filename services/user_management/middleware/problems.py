@@ -1,4 +1,4 @@
-"""Handlers that answer every error as RFC 9457 problem details."""
+"""Exception handlers that answer every error as a problem (RFC 9457) or, at the token endpoint, in OAuth's form."""
 
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
@@ -61,9 +61,9 @@ def problem_response(error: ApplicationError) -> JSONResponse:
 
 
 def as_application_error(error: Exception) -> ApplicationError:
-    """Return the error with which to answer the caller: `error` itself if it is one of the catalogue,
-    DatabaseUnavailableError if Postgres is away, otherwise a plain 500. The cause of the latter two is logged here,
-    once."""
+    """Return the error with which to answer the caller: `error` itself if it is an ApplicationError;
+    DatabaseUnavailableError if Postgres does not answer or rolled the transaction back in favour of another one;
+    otherwise a plain ApplicationError (500). Errors of the last two kinds are logged here, once."""
     if isinstance(error, ApplicationError):
         return error
     if is_unavailable(error):
@@ -74,13 +74,13 @@ def as_application_error(error: Exception) -> ApplicationError:
 
 
 async def handle_application_error(request: Request, error: Exception) -> Response:
-    """Answer an error of the catalogue, which this service raised itself."""
+    """Answer an error that this service raised itself."""
     return refusal_response(request.scope, as_application_error(error))
 
 
 async def handle_unauthenticated(request: Request, error: UnauthenticatedError) -> Response:
-    """Answer a request without a good credential, and count it against its address's rate limit, on every route alike;
-    over that limit the answer is 429. Nothing is counted if the error says that the request was no guess (`counts`)."""
+    """Answer a request without a good credential and, if `error.counts`, count it against the rate limit of its
+    address, on every route alike; over that limit the answer is 429."""
     if error.counts:
         try:
             await refusal_limit(request)

@@ -76,8 +76,8 @@ class RequestContextMiddleware:
             self._log(scope, status, time.monotonic() - started)
 
     def _missing(self, scope: Scope, message: Message) -> list[tuple[bytes, bytes]]:
-        """Return the headers that every answer has and that `message` does not set itself. The documentation page gets
-        no content security policy, since it needs its scripts."""
+        """Return the headers that every answer has, and those that were added to the context, except those that
+        `message` sets itself. The documentation page gets no content security policy, since it needs its scripts."""
         present = {name for name, _ in message["headers"]}  # in lower case, as ASGI demands
         wanted = self._page_headers if scope["path"] == "/docs" else self._headers
         added = current_context().response_headers.items()

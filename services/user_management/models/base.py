@@ -1,8 +1,7 @@
 """What every table shares: metadata with named constraints, and columns of Postgres's own types.
 
-ormar's UUID is CHAR and its JSON is `json`; these subclasses give native
-`uuid`, `jsonb`, `bytea` and byte-ordered text.
-Foreign keys are constraints, not ormar relations: a relation would load rows that nobody asked for.
+ormar's UUID is CHAR and its JSON is `json`; the subclasses here give native `uuid`, `jsonb`, `bytea` and byte-ordered
+text. Foreign keys are constraints, not ormar relations: a relation would load rows that nobody asked for.
 """
 
 from collections.abc import Iterable
@@ -28,8 +27,8 @@ _base_config = ormar.OrmarConfig(database=ormar_database, metadata=metadata)
 
 
 def table(name: str, *constraints: sa.Constraint | sa.Index) -> ormar.OrmarConfig:
-    """Return the ormar configuration of a model whose table is called `name`. `items` is untyped because ormar's hints
-    allow neither indexes nor constraints of a single column."""
+    """Return the ormar configuration of a model whose table is called `name` and has these constraints and indexes."""
+    # Untyped, because ormar's hints allow neither indexes nor constraints of a single column.
     items: list[Any] = list(constraints)
     return _base_config.copy(tablename=name, constraints=items)
 

@@ -83,8 +83,8 @@ class Integration(ormar.Model):
     refresh_lease_owner: UUID | None = PgUUID(nullable=True)
     refresh_lease_until: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     refresh_attempts: int = ormar.Integer(nullable=False)
-    """Refresh calls whose outcome is not known, the one under way included; 2 or more: the refresh token may have been
-    replaced without our knowledge."""
+    """Refresh calls whose outcome is not known, the one under way included. If there are others, the provider may have
+    replaced the refresh token without our knowledge."""
     refresh_not_before: datetime | None = ormar.DateTime(timezone=True, nullable=True)
     """The end of the cool-down after a failure: no refresh begins before it. Null or past: there is no cool-down."""
     refresh_failures: int = ormar.Integer(nullable=False)

@@ -11,8 +11,8 @@ from services.user_management.models.base import JSONB, Identifier, PgUUID, inde
 
 
 class JobRun(ormar.Model):
-    """One slot (one due run) of one job. A worker claims it with a lease, so that it runs once, however many schedulers
-    and workers there are."""
+    """One slot (one due run) of one job. A worker claims it with a lease, so that no two work on it at the same time,
+    however many schedulers and workers there are."""
 
     ormar_config = table(
         "job_runs",

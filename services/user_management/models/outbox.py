@@ -11,8 +11,8 @@ from services.user_management.models.base import JSONB, Identifier, PgUUID, inde
 
 
 class OutboxEvent(ormar.Model):
-    """One event, written in the transaction of the change that it reports. Events are relayed in the order of `seq`,
-    each at least once."""
+    """One event, written in the transaction of the change that it reports. Waiting events are relayed in the order of
+    `seq`, each at least once."""
 
     ormar_config = table(
         "outbox_events",

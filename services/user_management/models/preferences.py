@@ -1,4 +1,4 @@
-"""A user's preferences: overrides of the defaults, and their history."""
+"""The tables of users' preferences: overrides of the defaults, and their history."""
 
 from datetime import datetime
 from typing import Any

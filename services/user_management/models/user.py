@@ -1,4 +1,4 @@
-"""Users and the identities that sign in as them."""
+"""The tables of users, of the identities by which they sign in, of erased identities, and of sign-ins."""
 
 from datetime import datetime
 from typing import Any
@@ -11,8 +11,8 @@ from services.user_management.models.base import JSONB, Bytes, Identifier, index
 
 _LIVE = "deleted_at IS NULL"
 LAST_NAME_ALONE = "NOT starts_with(coalesce(email_normalized, ''), last_name_normalized)"
-"""A condition that leaves out users whose address begins with their whole last name: every prefix of that name finds
-them by the address already."""
+"""An SQL condition that leaves out users whose e-mail begins with their whole last name: a search for any prefix of
+that name finds them by the e-mail already."""
 FIRST_NAME_ALONE = (
     "NOT starts_with(coalesce(email_normalized, ''), first_name_normalized)"
     " AND NOT starts_with(coalesce(last_name_normalized, ''), first_name_normalized)"

@@ -11,8 +11,8 @@ from services.user_management.models.base import JSONB, Identifier, PgUUID, inde
 
 
 class WebhookEvent(ormar.Model):
-    """An event whose signature was verified. It is stored in the transaction that applies it; if that fails, with its
-    error, and is applied later."""
+    """An event whose signature was verified. It is stored in the transaction that applies it. If applying it fails, it
+    is stored with the error, and applied later."""
 
     ormar_config = table(
         "webhook_events",

@@ -1,1 +1,2 @@
-"""Statements that ormar cannot express: locks, upserts, compare-and-swap, and the token read."""
+"""The SQL statements, one module per subject: locks, upserts, compare-and-swap and other statements that ormar cannot
+express, and the statements that must be fast."""

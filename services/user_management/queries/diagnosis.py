@@ -237,7 +237,7 @@ def _token(row: sa.Row[Any], kind: str, expires_at: datetime | None) -> StoredTo
 
 
 async def latest_reads(connection: AsyncConnection, *, user_id: str, provider: str) -> list[OutcomeCount]:
-    """Count the latest token reads (READS_LOOKED_AT of them) of a user's integrations with the provider, by outcome."""
+    """Count the latest READS_LOOKED_AT reads of the user's tokens of `provider`, refused ones included, by outcome."""
     parameters = {"user_id": user_id, "provider": provider, "limit": READS_LOOKED_AT}
     return all_rows(OutcomeCount, await connection.execute(_READS, parameters))
 
@@ -252,7 +252,7 @@ async def same_account(
     connection: AsyncConnection, *, provider: str, account_id: str, integration_id: UUID, since: datetime
 ) -> OtherConnects:
     """Count other users' integrations of the same account, at most ACCOUNTS_LOOKED_AT, and how often they were
-    connected after `since`; find when one was last revoked after `since`."""
+    connected after `since`; find when a token of theirs was last revoked after `since`."""
     parameters = {
         "provider": provider,
         "account_id": account_id,

@@ -22,8 +22,8 @@ ORDER BY id LIMIT :limit
 # and making it takes longer than reading the page.
 _KEEP_PLAN = sa.text("SELECT set_config('plan_cache_mode', 'force_generic_plan', true)")
 
-# Users who are not served are excluded, rather than served ones joined: the former are few and their index is in
-# memory, while the latter are many and their rows lie anywhere.
+# Users who are not served are excluded, rather than served ones joined: users who are not served are few and their
+# index is in memory, while served users are many and their rows lie anywhere.
 _DUE = sa.text("""
 SELECT i.id, i.token_version, i.refresh_due_at
 FROM integrations i
@@ -67,8 +67,8 @@ class DueStep:
 
 async def unsettled(connection: AsyncConnection, *, after: UUID, limit: int) -> list[DueRefresh]:
     """List the next `limit` integrations, in the order of their ids and after the id `after`, for which the outcome of
-    a refresh is unknown and no process is at work. Left out are those that are in a cool-down or cannot serve
-    tokens."""
+    a refresh is unknown and no process holds the lease. Left out are those that are in a cool-down or cannot serve
+    tokens, or whose user is deleted or not active."""
     rows = await connection.execute(_UNSETTLED, {"after": after, "limit": limit})
     return [DueRefresh(row.id, row.token_version) for row in rows]
 
@@ -78,7 +78,8 @@ async def due(
 ) -> list[DueStep]:
     """List the next `limit` integrations whose access token runs out within `within_seconds` or has run out, the
     soonest first, after the position `after`. Only integrations with a refresh token are listed; left out are those
-    that are being refreshed or in a cool-down, that cannot serve tokens, or whose user is deleted or not active.
+    that have a lease (one that has ended too: `unsettled` lists these) or are in a cool-down, that cannot serve tokens,
+    or whose user is deleted or not active.
 
     A token that was issued within the current period of `period_seconds` is left alone, however short it lives:
     otherwise a run would never end. Tokens of suspended users, which ran out long ago, come first in this order, and a

@@ -210,8 +210,8 @@ async def replace_secrets(
     """Store each new ciphertext, encrypted under `version`, where exactly its former one still is, in one statement.
     Returns how many were stored.
 
-    A row that another transaction is writing at this moment is passed over: this statement waits for no row, so it can
-    be part of no deadlock.
+    A row that another transaction is writing at this moment is passed over: this statement waits for no row of the
+    place, so it can be part of no deadlock over these rows.
     """
     key = place.table.c.id
     given = _given(

@@ -210,9 +210,10 @@ async def lock_active_user(connection: AsyncConnection, user_id: str) -> bool:
 
 
 async def connect(connection: AsyncConnection, *, user_id: str, provider: str, consent: Consent) -> Connected:
-    """Make the account's integration or, if there was one, restore it with a new fence and without its failures. Lock
-    the user first, so that no other connect runs at the same time. A refresh may, and the former status that is
-    returned is the one that it has left."""
+    """Make the account's integration or, if there was one, make it active again, with a new fence and without its
+    recorded failures. Lock the user first, so that no other connect of that user runs at the same time. A refresh may
+    run at the same time: this waits for its transaction, and returns the status that the refresh has left as the former
+    one."""
     account = {"user_id": user_id, "provider": provider, "account_id": consent.account_id}
     former_status = (await connection.execute(_LOCK_FORMER, account)).scalar_one_or_none()
     parameters = account | {
@@ -249,22 +250,22 @@ async def live_of_user(connection: AsyncConnection, user_id: str) -> list[LiveIn
 
 
 async def set_metadata(connection: AsyncConnection, integration_id: UUID, metadata: dict[str, str] | None) -> None:
-    """Replace all of the product's notes about an integration; None: there are none."""
+    """Replace all of the product's notes about an integration; None removes them."""
     await connection.execute(_SET_METADATA, {"id": integration_id, "metadata": metadata})
 
 
 async def make_primary(connection: AsyncConnection, *, user_id: str, provider: str, integration_id: UUID) -> bool:
-    """Make this integration of the user the primary one at its provider, which requests that name no account mean;
-    False if it was that already."""
+    """Make this integration the user's primary one at its provider, the one that is meant by requests that name no
+    account. False if it was the primary one already."""
     parameters = {"user_id": user_id, "provider": provider, "id": integration_id}
     await connection.execute(_YIELD_PRIMARY, parameters)
     return (await connection.execute(_MAKE_PRIMARY, {"id": integration_id})).rowcount == 1
 
 
 async def disconnect(connection: AsyncConnection, held: LiveIntegration, *, reason: str) -> None:
-    """End an integration whose row is locked and delete its tokens. No answer of a refresh that is under way is stored
-    any more. If it was the primary one, another integration of the user with the provider becomes that, a working one
-    if there is one."""
+    """End an integration whose row is locked and delete its tokens. The answer of a refresh that is under way is no
+    longer stored. If the user then has no primary integration with the provider, another one becomes primary, a working
+    one if there is one."""
     await connection.execute(_DISCONNECT, {"id": held.id, "reason": reason})
     await connection.execute(_FORGET_TOKENS, {"id": held.id, "kinds": ["access", "refresh"]})
     primary = {"user_id": held.user_id, "provider": held.provider}
@@ -273,7 +274,8 @@ async def disconnect(connection: AsyncConnection, held: LiveIntegration, *, reas
 
 
 async def forget_refresh_token(connection: AsyncConnection, integration_id: UUID) -> None:
-    """Delete the refresh token of an integration, for one that no longer worked and that its user connects again."""
+    """Delete the refresh token of an integration. This is for one that no longer worked and that its user connects
+    again."""
     await connection.execute(_FORGET_TOKENS, {"id": integration_id, "kinds": ["refresh"]})
 
 
@@ -309,7 +311,7 @@ async def set_status(
     or the present status is not one of `from_statuses`.
 
     `failure` and `detail` are the provider's codes, if its answer is the cause; without `failure`, the last recorded
-    failure stays. The lease of a refresh is released: an integration that changed its status has nothing to refresh.
+    failure stays. The lease of a refresh is released too.
     """
     parameters = {
         "id": integration_id,

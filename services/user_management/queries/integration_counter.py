@@ -52,7 +52,7 @@ async def add(connection: AsyncConnection, counted: Mapping[IntegrationCount, in
 
 
 async def read_totals(connection: AsyncConnection) -> dict[IntegrationCount, int]:
-    """Read the totals of all counters that were ever raised: some hundred."""
+    """Read the totals of all counters that were ever raised: a few hundred."""
     rows = await connection.execute(_TOTALS)
     return {
         IntegrationCount(IntegrationCounter(row.counter), row.provider, row.outcome, row.reason): row.total

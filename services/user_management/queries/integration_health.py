@@ -214,9 +214,9 @@ async def due_page(
     check.
 
     Due are those that are degraded, whose access token does not run out, or that were neither connected, refreshed nor
-    checked for `idle_seconds`; at the providers `unwell`, whose recovery is looked for, all. Left out are integrations
-    without an access token, and those that were probed since the walk `began`, that a process is refreshing, or whose
-    user is not active.
+    accepted by a check for `idle_seconds`; at the providers `unwell`, whose recovery is looked for, all. Left out are
+    integrations without an access token, and those that were probed since the walk `began`, that have a lease of a
+    refresh, or whose user is deleted or not active.
     """
     parameters: dict[str, Any] = {
         "after_id": after.id,
@@ -269,14 +269,15 @@ async def note_refused(connection: AsyncConnection, held: Candidate, *, failure:
 
 
 async def read_states(connection: AsyncConnection, providers: Iterable[str]) -> dict[str, ProviderState]:
-    """Return the states of these providers, as last written; providers that were never checked are left out."""
+    """Return the states of these providers, as last written; providers for which neither `set_state` nor `require` was
+    ever called are left out."""
     rows = await connection.execute(_STATES, {"providers": list(providers)})
     return {row.provider: ProviderState(row.state) for row in rows}
 
 
 async def set_state(connection: AsyncConnection, provider: str, state: ProviderState, *, reason: str | None) -> None:
-    """Write the state in which the check has found a provider. As long as the state is the same, the time since when it
-    is so stays."""
+    """Write the state in which the check has found a provider. The time since when it is in this state changes only if
+    the state changes."""
     await connection.execute(_SET_STATE, {"provider": provider, "state": state.value, "reason": reason})
 
 
@@ -284,7 +285,8 @@ async def require(
     connection: AsyncConnection, provider: str, scopes: Sequence[str], *, hold_seconds: float
 ) -> Requirement:
     """Record that this process requires `scopes` of the provider's integrations now. Returns what is in force: these
-    scopes, and those that any process required within `hold_seconds`."""
+    scopes, and those that any process required within `hold_seconds`. A provider without a recorded state is recorded
+    as up."""
     parameters = {"provider": provider, "scopes": list(scopes), "hold_seconds": hold_seconds}
     row = (await connection.execute(_REQUIRE_TYPED, parameters)).one()
     enforced = None if row.enforced_scopes is None else tuple(row.enforced_scopes)

@@ -60,8 +60,8 @@ class Slot:
 
 async def claim(connection: AsyncConnection, *, job: str, period_seconds: float) -> Slot | None:
     """Claim the job's current slot, of `period_seconds`, for LEASE_SECONDS, and count the attempt. None if the slot is
-    done, has failed MAX_ATTEMPTS times, or another worker is still at work on it or on an earlier slot: two runs of a
-    job never overlap."""
+    done, has been tried MAX_ATTEMPTS times, or another worker is still at work on it or on an earlier slot: two runs of
+    a job never overlap."""
     owner = uuid7()
     parameters = {
         "id": uuid7(),

@@ -1,5 +1,5 @@
-"""Statements on connect attempts, in code flows: each is used once, by one UPDATE … RETURNING, and a user has a handful
-of them."""
+"""Statements on connect attempts, in code flows. One UPDATE … RETURNING consumes a flow, so each is used once; the
+number that is kept for a user is limited."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -16,7 +16,7 @@ from services.user_management.queries.rows import all_rows
 
 _events = OutboxEvent.ormar_config.table
 
-# Locked in order, so that two relays wait for each other instead of for ever.
+# Rows are locked in the order of `seq`, so that two relays cannot deadlock.
 _MARK_PUBLISHED: Final = sa.text("""
 UPDATE outbox_events SET published_at = now()
 WHERE seq = ANY(ARRAY(

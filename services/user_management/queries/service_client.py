@@ -58,7 +58,8 @@ WHERE client_id = :client_id AND revoked_at IS NULL AND (CAST(:key_id AS text) I
 RETURNING id
 """).bindparams(sa.bindparam("key_id", type_=sa.Text()))
 
-# A row that somebody is changing is left out rather than waited for: the answer with the token waits for this.
+# A row that another transaction is changing is passed over, not waited for: the answer with the token waits for this
+# statement.
 _RECORD_USE: Final = sa.text("""
 UPDATE service_keys SET last_used_at = now()
 WHERE id = (
@@ -104,7 +105,7 @@ class KeyRow:
 
 @dataclass(frozen=True, slots=True)
 class GrantRow:
-    """The tokens of one provider that a service may read; `scopes` None: with any scopes."""
+    """A grant: the service may read tokens of `provider`; `scopes` None: with any scopes."""
 
     client_id: UUID
     provider: str

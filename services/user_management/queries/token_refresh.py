@@ -235,7 +235,8 @@ async def claim(
 
 
 async def renew(connection: AsyncConnection, held: Claim) -> None:
-    """Let a short lease last SHORT_LEASE_SECONDS from now, unless another process has taken it meanwhile."""
+    """Let a short lease last SHORT_LEASE_SECONDS from now, unless it was released or another process has taken it
+    meanwhile."""
     parameters = {"id": held.integration_id, "owner": held.owner, "lease_seconds": SHORT_LEASE_SECONDS}
     await connection.execute(_RENEW, parameters)
 

@@ -126,7 +126,7 @@ class Origin:
 
     integration_id: UUID
     """The integration's id, which is part of the token's binding; for a token that never belonged to an integration,
-    any id that the token was encrypted with."""
+    the id with which the token was encrypted."""
     user_id: str
     provider: str
     account_id: str

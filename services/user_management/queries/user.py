@@ -59,8 +59,8 @@ async def read_users(connection: AsyncConnection, user_ids: Sequence[str]) -> li
 async def read_upstream_state(
     connection: AsyncConnection, *, issuer: str, subjects: Sequence[str]
 ) -> dict[str, UpstreamState]:
-    """Return by subject how new the description of the user is that the row holds from upstream (the identity provider
-    as the source of news about users). Subjects without a user are left out."""
+    """Return, by subject, which description of the user the row holds from upstream (the identity provider as the
+    source of news about users): its times and its digest. Subjects without a user are left out."""
     select = (
         sa.select(
             user_identities.c.subject,
@@ -143,8 +143,8 @@ async def note_activity(connection: AsyncConnection, user_id: str, *, step: time
 async def record_sign_in(
     connection: AsyncConnection, *, user_id: str, issuer: str, session_id: str, started_at: datetime
 ) -> None:
-    """Record a session of the user, once however often it is reported, and move `last_login_at` forward to its
-    beginning."""
+    """Record a session of the user, once however often it is reported, and set `last_login_at` to its beginning if that
+    is later."""
     values = {"issuer": issuer, "session_id": session_id, "user_id": user_id, "started_at": started_at}
     await connection.execute(postgresql.insert(sign_ins).values(values).on_conflict_do_nothing())
     latest = sa.func.greatest(_users.c.last_login_at, sa.bindparam("started_at", started_at))

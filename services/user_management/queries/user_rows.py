@@ -75,7 +75,8 @@ class UserRow:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamState:
-    """The columns that say how new the description is that a user's row holds from upstream, the identity provider."""
+    """The columns that say which description from upstream, the identity provider, a user's row holds: the
+    description's times and its digest, and when the user was restored."""
 
     subject: str
     restored_at: datetime | None

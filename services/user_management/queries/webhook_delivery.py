@@ -23,8 +23,8 @@ _pending = _deliveries.c.state == DeliveryState.PENDING.value
 
 # A pending delivery of a disabled subscription is parked: it has no `next_attempt_at` until the subscription is
 # enabled. Statements that set a time or park are run after an earlier statement has locked the subscription, so that
-# they see its present status. Deliveries of an owner who may not be told keep their time, and `_CLAIM` passes them
-# over: whether an owner may be told also changes by time and settings, without any statement.
+# they see its present status. Deliveries of an owner who may not receive events keep their time, and `_CLAIM` passes
+# them over: whether an owner may also changes by time and settings, without any statement.
 _is_active = (
     sa.select(_subscriptions.c.status == SubscriptionStatus.ACTIVE.value)
     .where(_subscriptions.c.id == _deliveries.c.subscription_id)
@@ -294,8 +294,9 @@ def _still_ours(delivery: ClaimedDelivery) -> sa.Update:
     """Build an update that applies only if the delivery is pending and nobody has claimed it since: after the lease
     another process may have tried, and its result is the newer one.
 
-    The end of the lease shows that. Of a delivery that was parked meanwhile, which has none, the number of attempts
-    does; for others that would not do, as it also goes down, by `postpone` and `requeue`.
+    A claim is recognised by the end of its lease. A delivery that was parked meanwhile has lost that time, so its
+    number of attempts is compared instead. For deliveries that are not parked this number would not do, because
+    `postpone` and `requeue` lower it.
     """
     due = _deliveries.c.next_attempt_at
     is_parked = due.is_(None) & (_deliveries.c.attempts == delivery.attempts)

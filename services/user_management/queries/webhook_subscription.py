@@ -122,8 +122,8 @@ class FailureState:
 
 
 async def lock_creation(connection: AsyncConnection) -> None:
-    """Wait until no other transaction makes a subscription, and keep others from it until this one ends, so that an
-    owner's subscriptions can be counted."""
+    """Wait until no other transaction is making a subscription, and keep others from making one until this transaction
+    ends, so that an owner's subscriptions can be counted."""
     await connection.execute(_LOCK_CREATION)
 
 

@@ -1,5 +1,5 @@
 """Rate limits: token buckets (each holds the requests that a caller may still make) in Redis, shared by all processes,
-or in this process while Redis is away."""
+or in this process while Redis does not answer."""
 
 from services.user_management.rate_limiter.allowance import Allowance
 from services.user_management.rate_limiter.keys import address_key

@@ -24,7 +24,8 @@ def bucket_name(rate_class: RateClass, key: str) -> str:
 
 
 def address_key(address: str | None) -> str:
-    """Return the address; for IPv6 its /64 network, since one subscriber has 2**64 addresses (RFC 6177)."""
+    """Return the key for a client's address: the address itself, for IPv6 its /64 network, since one subscriber has
+    2**64 addresses (RFC 6177); UNKNOWN_ADDRESS for None."""
     if address is None:
         return UNKNOWN_ADDRESS
     if ":" not in address:

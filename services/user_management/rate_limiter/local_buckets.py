@@ -1,5 +1,5 @@
-"""Rate-limit buckets in this process, for requests that are counted per process and for the time while Redis is
-away."""
+"""Rate-limit buckets in this process, for requests that are counted per process and for the time while Redis does not
+answer."""
 
 from collections import OrderedDict
 from typing import Final
@@ -28,7 +28,7 @@ class LocalBuckets:
 
     def spend(self, name: str) -> Verdict:
         """Take one request from the bucket `name`, if it has one, and return the verdict. This never awaits, so no
-        other request can come between."""
+        other request can be counted in the middle of it."""
         buckets, emission = self._full_at, self._quota.emission
         now = int(self._clock.monotonic() * MICROSECONDS)
         full_at = max(buckets.pop(name, now), now)

@@ -1,4 +1,4 @@
-"""Counts requests against the rate limits: in Redis, or in this process while Redis is away."""
+"""Counts requests against the rate limits: in Redis, or in this process while Redis does not answer."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -53,7 +53,8 @@ class _Class:
 
 
 class RateLimits:
-    """Counts requests by rate class and key: in Redis or, while Redis is away, in this process by the same policies."""
+    """Counts requests by rate class and key: in Redis or, while Redis does not answer, in this process by the same
+    policies."""
 
     def __init__(self, redis: RedisClient, policies: Mapping[RateClass, QuotaPolicy], clock: Clock) -> None:
         self._clock = clock
@@ -71,7 +72,7 @@ class RateLimits:
 
     @property
     def degraded(self) -> bool:
-        """Tell whether Redis is away, so that each process counts for itself."""
+        """Tell whether Redis does not answer, so that each process counts for itself."""
         return self._degraded
 
     async def spend(self, rate_class: RateClass, key: str) -> Allowance:
@@ -88,8 +89,8 @@ class RateLimits:
 
     @property
     def knows_of_waits(self) -> bool:
-        """Whether this process may know of a key that is refused; if not, every `known_wait` is 0. Refusals that are
-        over are forgotten here."""
+        """Tell whether this process may know of a key that is refused; if not, every `known_wait` is 0. This also
+        forgets refusals that are over."""
         now = self._now()
         while self._empty_until and next(iter(self._empty_until.values())) <= now:
             self._empty_until.popitem(last=False)
@@ -112,7 +113,7 @@ class RateLimits:
         return of_class.allowance(of_class.local.spend(bucket_name(rate_class, key)))
 
     async def _ask_redis(self, of_class: _Class, name: str) -> Verdict | None:
-        """Count the request in Redis and return the verdict; None while Redis is away."""
+        """Count the request in Redis and return the verdict; None while Redis does not answer."""
         is_probe = self._degraded
         if is_probe:
             now = self._clock.monotonic()

@@ -67,8 +67,9 @@ class SharedBuckets:
     async def spend(self, name: str, quota: Quota) -> Verdict:
         """Take one request from the bucket `name`, if it has one, and return the verdict.
 
-        Raises RedisError or OSError (of which TimeoutError is one), after half a second at most: a quarter for the
-        questions that were asked before, and a quarter for this one.
+        Raises RedisError or OSError (of which TimeoutError is one), usually after half a second at most: a quarter for
+        the questions that were asked before, and a quarter for this one. It can take longer only while more than
+        _MAX_QUESTIONS wait.
         """
         question = _Question(name, quota, asyncio.get_running_loop().create_future())
         self._questions.append(question)

@@ -16,13 +16,13 @@ from services.user_management.routers.strict_route import refuse_unknown_query
 
 
 class DirectRoute(APIRoute):
-    """A route that is declared as any other but answers with 200 alone. Its router belongs into `app.router.routes`
-    itself: `include_router` would match each request twice.
+    """A route that is declared as any other, but whose only status of success is 200. Its router's routes are added to
+    `app.router.routes` directly: `include_router` would match each request twice.
 
     Guards are the route's `dependencies`, called with the request alone, before the body is read. The endpoint takes
     `request`, then the path parameters that it names, then `body`; it returns a model. A model with an `etag` is
-    answered conditionally. Unknown query parameters are refused. Errors are left to the application's exception
-    handlers.
+    answered conditionally, so that 304 is possible too. Unknown query parameters are refused. Errors are left to the
+    application's exception handlers.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Awaitable[BaseModel]], **options: Any) -> None:
