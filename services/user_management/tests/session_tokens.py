@@ -31,7 +31,7 @@ CLAIMS: Final[dict[str, Any]] = {
     "v": 2,
 }
 ABSENT: Final = object()
-"""In place of a value it leaves the member out."""
+"""The value that makes `encoded` leave a member out."""
 
 
 class OneKey:
@@ -51,7 +51,7 @@ def verifier(keys: OneKey | None = None, clock: SetClock | None = None, **settin
 
 
 def signed(header: bytes, payload: bytes) -> str:
-    """A compact JWS over any bytes, signed as RS256 whatever the header says."""
+    """Return a compact JWS over any bytes, signed as RS256 whatever the header says."""
     message = f"{base64url(header)}.{base64url(payload)}"
     return f"{message}.{base64url(PRIVATE_KEY.sign(message.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
 
@@ -62,5 +62,5 @@ def token(header: Mapping[str, Any] | None = None, /, **claims: Any) -> str:
 
 
 def encoded(members: dict[str, Any]) -> bytes:
-    """Encode as JSON, without the members that are ABSENT."""
+    """Encode as JSON, without the members whose value is ABSENT."""
     return json.dumps({name: value for name, value in members.items() if value is not ABSENT}).encode()

@@ -1,4 +1,4 @@
-"""One line per request in the log, but for reads of tokens that succeeded: those are rows."""
+"""Tests that a request writes one log line, except a token read that succeeds, which writes a row of `token_reads`."""
 
 from structlog.testing import capture_logs
 

@@ -63,7 +63,7 @@ async def events_about(journey: Journey, user_id: str) -> list[tuple[str, dict[s
 
 @pytest.fixture
 async def service(journey: Journey) -> Headers:
-    """Headers of a service that may administer."""
+    """Headers of a service that has the permission `admin`."""
     return {"X-API-Key": await journey.container.service_clients.create_service(TESTER, "operations", ["admin"])}
 
 
@@ -229,7 +229,7 @@ async def test_restoration_after_the_hold_back_is_a_conflict(journey: Journey, a
     await journey.owner.execute("UPDATE users SET deleted_at = now() - make_interval(days => $1)", days)
     journey.container.users.states.forget()
 
-    # The admin's own row has ended with all others; a service asks.
+    # The statement above has deleted the admin too, so a service asks.
     key = await journey.container.service_clients.create_service(TESTER, "operations", ["admin"])
     response = await post(journey, {"X-API-Key": key}, ada.id, "restore")
 

@@ -1,4 +1,4 @@
-"""Session tokens at the door: which are let in, as whom, and what is recorded of a first visit."""
+"""Session tokens as credentials: which are accepted, as which user, and what is recorded of a first visit."""
 
 import asyncio
 import time

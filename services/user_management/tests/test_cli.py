@@ -27,7 +27,8 @@ def administer(servers: Servers, statement: str, database: str = "postgres") -> 
 
 @pytest.fixture
 def database(servers: Servers, worker_name: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A migrated database of its own; with the marker value `empty` one without a schema."""
+    """The name of a migrated database for this test alone; with the indirect parameter `empty`, of one without a
+    schema."""
     name = f"test_cli_{worker_name}"
     template = "" if getattr(request, "param", "") == "empty" else f"TEMPLATE {TEMPLATE}"
     administer(servers, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")

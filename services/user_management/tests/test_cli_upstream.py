@@ -1,4 +1,5 @@
-"""What upstream has told us or not, in the hands of operators and of the worker, as processes."""
+"""Events from Clerk and reconciliation with Clerk, as operators run them on the command line and the worker runs them
+as jobs, each in a process of its own."""
 
 import asyncio
 import json
@@ -42,7 +43,8 @@ runtime.stop()
 
 @dataclass
 class Operator:
-    """Somebody with a shell, a database of their own, and a Clerk that answers on a socket."""
+    """Runs commands of the command line, Python programs and SQL on a database for this test alone, with a sandbox for
+    Clerk that listens on a socket."""
 
     environment: dict[str, str]
     clerk: Sandbox
@@ -63,7 +65,7 @@ class Operator:
         )
 
     def sql(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
-        """Rows of a statement, with the owner's rights."""
+        """Run a statement with the owner's rights, and return its rows."""
 
         async def run() -> list[tuple[Any, ...]]:
             connection = await asyncpg.connect(self.url)
@@ -75,7 +77,8 @@ class Operator:
         return asyncio.run(run())
 
     def store(self, told: Event, *, state: str, message_id: str) -> UUID:
-        """An event that was received: `applied`, `due` after a failure, or `parked`."""
+        """Store an event as received: `applied`, `due` (failed, to be retried now) or `parked` (failed, not retried by
+        itself). Returns its id."""
         event_id = uuid7()
         self.sql(
             "INSERT INTO webhook_events (id, source, message_id, event_type, subject, payload, received_at, attempts,"
@@ -127,7 +130,7 @@ def operator(servers: Servers, database: str, clerk_on_a_socket: Sandbox) -> Ope
 
 
 def _assert_refusal(finished: "subprocess.CompletedProcess[str]", code: int) -> None:
-    """One line on stderr, nothing on stdout."""
+    """Assert that a command ended with `code`, with a message and no traceback on stderr, and nothing on stdout."""
     assert (finished.returncode, finished.stdout) == (code, "")
     assert finished.stderr.splitlines()[-1].startswith("user-management: ")
     assert "Traceback" not in finished.stderr

@@ -1,4 +1,5 @@
-"""Whose request it is: the peer, or what our own proxies say of it; never what a caller says of themselves."""
+"""Tests of which address counts as the client's: the peer's, or the one that our own proxies report; never one that a
+caller claims."""
 
 from ipaddress import ip_network
 from typing import Any
@@ -18,7 +19,7 @@ PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
 
 def seen(peer: str, *forwarded: str, trusted: Any = PROXIES) -> str | None:
-    """The address of a request from `peer` with these X-Forwarded-For lines."""
+    """Return the client's address of a request from `peer` with these X-Forwarded-For lines."""
     headers = [(b"x-forwarded-for", line.encode("latin-1")) for line in forwarded]
     return client_address({"type": "http", "client": (peer, 40000), "headers": headers}, trusted)
 

@@ -1,4 +1,5 @@
-"""The wall clock of a process may be wrong, in a test alone; and nobody reads it past the one that can be."""
+"""Tests that a process's wall clock can be set wrong in the test environment only, and that the service's modules, with
+few exceptions, read the time from that clock."""
 
 import ast
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ MAY_READ_IT: Final = {
 
 
 def readers_of_the_wall() -> Iterator[str]:
-    """Modules of the service that ask the machine for the time of day."""
+    """Yield the modules of the service that ask the machine for the time of day, by their paths."""
     for path in sorted(PACKAGE.rglob("*.py")):
         if "tests" in path.relative_to(PACKAGE).parts or "alembic" in path.relative_to(PACKAGE).parts:
             continue
@@ -34,7 +35,7 @@ def readers_of_the_wall() -> Iterator[str]:
 
 
 def offset_of(container: Container) -> timedelta:
-    """By how much the container's clock is wrong, to the second."""
+    """Return by how much the container's clock differs from the machine's, to the second."""
     difference = container.resources.clock.now() - SystemClock().now()
     return timedelta(seconds=round(difference.total_seconds()))
 

@@ -39,7 +39,7 @@ def front_end(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def asking(container: Container, tmp_path: Path) -> Iterator[None]:
-    """Make the provider show its consent page only when told to."""
+    """Make the provider show its consent page only when the authorization request asks for that."""
     with offering(container, tmp_path, tables=CONSENT, without=["prompt"]):
         yield
 
@@ -208,7 +208,8 @@ async def test_redirect_uri_must_be_exactly_an_allowed_one(journey: Journey, red
 
 
 async def _returned_to_front_end(journey: Journey, person: Person) -> dict[str, str]:
-    """Return the parameters with which the provider has sent the browser to the front end."""
+    """Authorize, and consent at the provider. Returns the parameters with which it sends the browser to the front
+    end."""
     started = await journey.authorize(person, PROVIDER, redirect_uri=FRONT_END)
     assert _query(started["authorization_url"])["redirect_uri"] == FRONT_END
     location = await journey.consent(started["authorization_url"], account=person.email)

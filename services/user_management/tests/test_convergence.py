@@ -1,4 +1,4 @@
-"""Events of users in every order, twice, and at once: all lead to one state."""
+"""Tests that events of users lead to one state, in whatever order, twice, and all at once."""
 
 import asyncio
 import math
@@ -33,7 +33,8 @@ COPIED: Final = (
     ("user_preferences", "user_id", "'user_id', twin"),
     ("sign_ins", "user_id", "'user_id', twin, 'session_id', 'sess_' || twin"),
 )
-"""Table, column with the user, columns that a copy has of its own."""
+"""The tables of which `_twins` copies rows: the name, the column with the user's id, and the columns that differ in a
+copy."""
 
 
 def _history(user_id: str, *, ends: str) -> list[Event]:
@@ -63,7 +64,8 @@ async def _tell_next(container: Container, order: Order, *, ends: str, gate: asy
 
 
 async def _twins(owner: "Owner[asyncpg.Record]", orders: list[Order]) -> None:
-    """For each order somebody who has heard all of it but the end: the rows of whoever heard just that."""
+    """Make a user for each order: a copy of the rows of the user to whom all events of that order but the last were
+    delivered."""
     people = [_person(order[:-1]) for order in orders], [_person(order) for order in orders]
     for table, column, renamed in COPIED:
         await owner.execute(
@@ -75,7 +77,7 @@ async def _twins(owner: "Owner[asyncpg.Record]", orders: list[Order]) -> None:
 
 
 def _anonymous(user_id: str, state: State) -> str:
-    """The state without the id, which alone may differ."""
+    """Return the state as text without the user's id, which alone may differ."""
     return repr(sorted(state.items())).replace(user_id, "ID")
 
 
@@ -84,8 +86,9 @@ def _anonymous(user_id: str, state: State) -> str:
 async def test_history_ends_in_one_state_in_whatever_order_it_is_told(
     container: Container, owner: "Owner[asyncpg.Record]", numbers: range, ends: str
 ) -> None:
-    """Five events in all 120 orders, at night six in all 720. What orders begin with in common is told once, since rows
-    are all that is remembered: 325 events instead of 600, and 1,956 instead of 4,320."""
+    """Deliver five events in all 120 orders, at night six in all 720. A beginning that several orders share is
+    delivered once, and its rows are copied, since the service remembers nothing but rows: 325 events instead of 600,
+    and 1,956 instead of 4,320."""
     gate = asyncio.Semaphore(AT_ONCE)
     orders: list[Order] = [()]
     for _ in numbers:
@@ -105,7 +108,7 @@ async def test_history_ends_in_one_state_in_whatever_order_it_is_told(
 
 
 async def _told(container: Container, owner: "Owner[asyncpg.Record]", *history: Event) -> State:
-    """The state of Ada after `history`, from nothing."""
+    """Delete all users and events, deliver `history`, and return Ada's state."""
     await owner.execute("DELETE FROM webhook_events; DELETE FROM users")
     for one in history:
         await deliver(container, one)

@@ -1,4 +1,5 @@
-"""Random histories of several users, told badly, against a model that knows only what happened."""
+"""Random histories of several users, delivered in any order, repeatedly or in part, compared with a model that knows
+only what happened."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -115,7 +116,7 @@ class World:
 
 @dataclass
 class Heard:
-    """What the service was told, and what was edited there: the model."""
+    """The model: what was delivered to the service, and what was edited there."""
 
     known: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
@@ -145,7 +146,8 @@ class Heard:
         return True
 
     def expected(self, person: str) -> list[dict[str, Any]]:
-        """The states that are right: more than one only where two stories are of the very same moment."""
+        """Return the states that are right for a user: more than one only if several descriptions are of the very same
+        moment."""
         stories = self.news.get(person, [])
         newest = max((story[:2] for story in stories), default=None)
         candidates = [content for *key, content in stories if tuple(key) == newest] or [_NOTHING_TOLD]
@@ -174,7 +176,7 @@ def _seconds(moment: int) -> float:
 
 
 def _visible(user: dict[str, Any]) -> dict[str, Any]:
-    """A Clerk user as the product shows them."""
+    """Return the fields of a Clerk user as the product shows them."""
     address: dict[str, Any] = user["email_addresses"][0] if user["email_addresses"] else {}
     status = "suspended" if user["banned"] or user["locked"] else "active"
     return {
@@ -196,14 +198,14 @@ def _comparable(state: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Post:
-    """Delivers events badly, and keeps the model informed of what arrived."""
+    """Delivers events in random orders, and records in the model what arrived."""
 
     container: Container
     draw: Any
     heard: Heard = field(default_factory=Heard)
 
     async def deliver(self, events: list[tuple[int, Event]]) -> None:
-        """In some order, some twice, some at the same moment, with edits in between."""
+        """Deliver the events in a random order, some twice, some at the same moment, with edits in between."""
         repeated = self.draw(st.lists(st.sampled_from(events), max_size=4)) if events else []
         waiting = list(self.draw(st.permutations(events + repeated)))
         while waiting:
@@ -228,7 +230,8 @@ class Post:
             assert self.heard.edit(person, edit)
 
     async def reconcile(self, world: World) -> None:
-        """A sweep reads what is true now."""
+        """Run a sweep against a sandbox that holds what is true now, and record in the model what the sweep read.
+        Asserts that a second sweep finds nothing more."""
         sandbox = Sandbox(base_url=SANDBOX_URL)
         for person in world.people.keys() - world.gone:
             fields = {**world.people[person], "updated_at": START + world.updated_at[person]}
@@ -240,7 +243,7 @@ class Post:
             again = await build_reconciliation(self.container).sweep(TESTER, repair=True)
         assert (drift.unreadable, drift.deletions_held_back) == (0, 0)
         assert again.found == 0
-        # Whoever is known, and is not at Clerk, was deleted there; a session alone makes nobody exist there.
+        # A known user who is not at Clerk counts as deleted there; a session alone makes no user at Clerk.
         self.heard.gone |= self.heard.known - (world.people.keys() - world.gone)
 
 
@@ -249,7 +252,7 @@ _NOW: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
 @asynccontextmanager
 async def _swept(container: Container, sandbox: Sandbox) -> AsyncIterator[None]:
-    """Clerk, as far as the sweep is concerned, is `sandbox`."""
+    """Let a sweep find `sandbox` in place of Clerk for the block."""
     async with create_http_client(httpx.ASGITransport(app=create_app(sandbox))) as http:
         with pytest.MonkeyPatch.context() as monkeypatch:
             replace_in_group(monkeypatch, container, "resources", issuer_http=http)
@@ -257,16 +260,18 @@ async def _swept(container: Container, sandbox: Sandbox) -> AsyncIterator[None]:
 
 
 def _in_some_unit(draw: Any, told: Event) -> Event:
-    """The event, with its envelope's time in the unit of Clerk's documentation or of its examples."""
+    """Return the event with its `timestamp` in milliseconds or in seconds, at random: Clerk's documentation and its
+    examples differ in the unit."""
     return told if draw(st.booleans()) else {**told, "timestamp": told["timestamp"] // 1000}
 
 
 async def _tell(container: Container, owner: "Owner[asyncpg.Record]", draw: Any, *, losses: bool) -> None:
-    """One history, told badly, ends where the model says."""
+    """Deliver one random history, and assert that it ends where the model says. With `losses` only some events arrive,
+    a sweep repairs the rest, and some of the lost ones arrive after it."""
     await owner.execute("DELETE FROM users; DELETE FROM webhook_events")
     world = World()
     for number, change, wait in draw(st.lists(_steps, min_size=1, max_size=24)):
-        # The same moment twice is for the order alone: what a sweep reads has no time finer than that.
+        # With losses no two steps are of one moment: what a sweep reads has no finer time to order them by.
         world.happen(number, change, max(wait, 1) if losses else wait)
     numbered = [(number, _in_some_unit(draw, one)) for number, one in enumerate(world.events)]
     post = Post(container, draw)

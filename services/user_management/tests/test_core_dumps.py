@@ -1,4 +1,4 @@
-"""No process of ours leaves a core dump, whose memory holds keys and tokens."""
+"""Tests that no process of ours leaves a core dump, whose memory holds keys and tokens."""
 
 import os
 import resource
@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-# Each ends with 2 for its configuration: what it does before is what counts.
+# Each program ends with 2, because its PORT is no number; what is tested is what it does before that.
 SCRIPT = """
 import resource, runpy, sys
 assert resource.getrlimit(resource.RLIMIT_CORE)[1] != 0

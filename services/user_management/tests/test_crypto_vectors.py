@@ -13,7 +13,7 @@ NIST: Final = Path(__file__).parent / "nist"
 
 
 class Vector(NamedTuple):
-    """One published case; without `plaintext` it has to be refused."""
+    """One published case; if `plaintext` is None, decryption has to be refused."""
 
     cipher: AESGCM
     nonce: bytes

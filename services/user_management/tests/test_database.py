@@ -1,4 +1,4 @@
-"""The answers to a caller when the database fails."""
+"""Tests of the answers to a caller when the database fails, of the driver's pool, and of URLs with several hosts."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ CREATE TRIGGER gives_way BEFORE UPDATE ON integrations FOR EACH ROW EXECUTE FUNC
 
 @pytest.fixture
 async def victim(connected: Connected, sqlstate: str) -> AsyncIterator[Connected]:
-    """An integration whose row cannot be changed: Postgres gives every such transaction up."""
+    """An integration whose row cannot be changed: Postgres fails every statement that tries it, with `sqlstate`."""
     owner: asyncpg.Connection[asyncpg.Record] = connected.journey.owner
     await owner.execute(GIVES_WAY.format(sqlstate=sqlstate))
     yield connected
@@ -74,7 +74,8 @@ async def superuser(servers: Servers) -> AsyncIterator["asyncpg.Connection[async
 
 
 async def begun(pool: DriverPool, superuser: "asyncpg.Connection[asyncpg.Record]", pid: int) -> asyncio.Task[object]:
-    """Begin a statement that lasts, and return its task when Postgres has it."""
+    """Begin a statement that lasts 30 seconds, wait until Postgres runs it in the server process `pid`, and return its
+    task."""
     task: asyncio.Task[object] = asyncio.create_task(fetch_row(pool, SLEEP, timeout_seconds=5))
 
     async def is_active() -> bool:

@@ -1,5 +1,5 @@
-"""The causes for which a consent ends: each is brought about at the imitation of its provider, and told from the
-others."""
+"""Tests that the diagnosis distinguishes the causes for which a consent ends: each is brought about at the imitation of
+its provider."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,5 @@
-"""What the documents promise to be complete: the settings, the errors, and every link between files."""
+"""Tests that the documents are complete and right in what they list (settings, errors, events, jobs …), and that their
+links lead somewhere."""
 
 import ast
 import re
@@ -33,12 +34,13 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def prose(path: Path) -> str:
-    """The document without its code blocks."""
+    """Return the document without its code blocks."""
     return _FENCED.sub("", path.read_text(encoding="utf-8"))
 
 
 def table_rows(path: Path, first_heading: str) -> list[str]:
-    """First cells, without backticks, of the one table whose header begins with `first_heading`."""
+    """Return the first cells, without backticks, of the one table whose header begins with `first_heading`; `?` for a
+    cell that is not in backticks."""
     _, *tables = prose(path).split(f"| {first_heading} |")
     assert len(tables) == 1
     lines = tables[0].splitlines()[2:]
@@ -48,20 +50,20 @@ def table_rows(path: Path, first_heading: str) -> list[str]:
 
 
 def names_in_first_cells(path: Path, first_heading: str) -> list[str]:
-    """What stands in backticks in the first column of the one table whose header begins with `first_heading`."""
+    """Return what stands in backticks in the first column of the one table whose header begins with `first_heading`."""
     _, table = prose(path).split(f"\n| {first_heading} |")
     rows, _, _ = table.partition("\n\n")
     return [name for row in rows.splitlines()[2:] for name in _NAMES.findall(row.split("|")[1])]
 
 
 def provider_files() -> Iterator[str]:
-    """The examples of provider files in the documents."""
+    """Yield the examples of provider files in the documents."""
     for path in DOCUMENTS:
         yield from _TOML.findall(path.read_text(encoding="utf-8"))
 
 
 def codes_of_findings() -> set[str]:
-    """Every text that the code gives as `code=` of a finding."""
+    """Return every text that the code gives as `code=` of a finding."""
     calls = [
         node
         for path in DIAGNOSIS.rglob("*.py")
@@ -73,13 +75,13 @@ def codes_of_findings() -> set[str]:
 
 
 def anchors(path: Path) -> set[str]:
-    """The anchors of a document's headings, as GitHub makes them."""
+    """Return the anchors of a document's headings, as GitHub makes them."""
     headings = _HEADING.findall(prose(path))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def broken_links(path: Path) -> list[str]:
-    """Relative links of a document that lead nowhere."""
+    """Return the relative links of a document that lead nowhere."""
     broken = []
     for link in _LINK.findall(prose(path)):
         if re.match(r"[a-z]+:", link):

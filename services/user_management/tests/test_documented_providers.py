@@ -1,4 +1,5 @@
-"""The provider files that the documentation shows, used as written: only their addresses lead to the sandbox."""
+"""Tests that use the provider files of the documentation as written, except that their addresses lead to the
+sandbox."""
 
 import json
 import re
@@ -21,7 +22,8 @@ EMAIL = "ada@example.com"
 def _offer(
     journey: Journey, folder: Path, monkeypatch: pytest.MonkeyPatch, page: str, name: str, addresses: dict[str, str]
 ) -> None:
-    """Offer the provider `name` by its file on `page`."""
+    """Offer the provider `name` by its file on `page`, with each key of `addresses` replaced by that path of the
+    sandbox."""
     blocks = re.findall(r"```toml\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     (text,) = (block for block in blocks if block.startswith(f'name = "{name}"'))
     for documented, served in addresses.items():

@@ -1,7 +1,7 @@
-"""Every operation, as every kind of caller, with whatever schemathesis makes of its schema.
+"""Tests that call every operation, as every kind of caller, with whatever schemathesis makes of its schema.
 
-No operation is named here: one that is added is called. What a caller may do is the access matrix's affair; here nobody
-may bring about a server error or an answer that the document does not promise.
+No operation is named here: one that is added is called too. What a caller may do is tested by the access matrix; here
+nobody may bring about a server error or an answer that the OpenAPI document does not promise.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ async def test_operations_called_by_anybody_answer_as_documented(
 async def test_operations_called_for_long_answer_as_documented(
     exposed_app: FastAPI, everybody: dict[str, Caller], name: str
 ) -> None:
-    """At least NIGHTLY_CASES over all callers: with operations linked to each other, and a new seed each round."""
+    """Call at least NIGHTLY_CASES over all callers, with operations linked to each other and a new seed each round."""
     caller = everybody[name]
     plan = _plan(caller, examples=_NIGHTLY_EXAMPLES)
     findings = Findings()

@@ -37,7 +37,7 @@ def _application(answer: Callable[[], Response]) -> FastAPI:
 
 
 def _undescribed_problems() -> dict[int | str, dict[str, object]]:
-    """Document every other answer as a problem."""
+    """Document every answer that has no description of its own as a problem."""
     return {"default": {"description": "A problem", "content": {MEDIA_TYPE: {}}}}
 
 
