@@ -79,8 +79,9 @@ async def handle_application_error(request: Request, error: Exception) -> Respon
 
 
 async def handle_unauthenticated(request: Request, error: UnauthenticatedError) -> Response:
-    """Answer a request without a good credential and, if `error.counts`, count it against the rate limit of its
-    address, on every route alike; over that limit the answer is 429."""
+    """Answer a request without a good credential, and count it against the rate limit of its address, on every route
+    alike; over that limit the answer is 429. It is not counted if `error.counts` is False: then the credential was no
+    guess."""
     if error.counts:
         try:
             await refusal_limit(request)

@@ -24,7 +24,7 @@ _pending = _deliveries.c.state == DeliveryState.PENDING.value
 # A pending delivery of a disabled subscription is parked: it has no `next_attempt_at` until the subscription is
 # enabled. Statements that set a time or park are run after an earlier statement has locked the subscription, so that
 # they see its present status. Deliveries of an owner who may not receive events keep their time, and `_CLAIM` passes
-# them over: whether an owner may also changes by time and settings, without any statement.
+# them over: who may receive events also changes by time and settings, without any statement.
 _is_active = (
     sa.select(_subscriptions.c.status == SubscriptionStatus.ACTIVE.value)
     .where(_subscriptions.c.id == _deliveries.c.subscription_id)
