@@ -140,8 +140,8 @@ async def disconnect_integration(
     container: ContainerDependency,
     account: AccountQuery = None,
 ) -> DisconnectResponse:
-    """End an integration. Its tokens are deleted here at once. Their revocation at the provider, if there is one, is
-    repeated until it succeeds, for a week."""
+    """End an integration. No service can read its tokens from then on. If the provider offers revocation, it is tried
+    until it succeeds, for at most a week."""
     return await container.integrations.service.disconnect_integration(
         actor, user_id, provider, account, expected=expected
     )

@@ -30,8 +30,9 @@ from services.user_management.schemas.token import TokenBatch, TokenBatchRequest
 from services.user_management.schemas.user import UserBatch, UserBatchRequest
 
 MAX_BATCH_BYTES: Final = 1 << 20
-"""Limit of a batch's body, in bytes. 100 items of up to 64 scopes of 256 characters, an account, a reason and a user
-id are 1.9 MB; with 64 scopes as Google writes them, of 50 characters, they are 400 kB."""
+"""Limit of a batch's body, in bytes. Not every batch that the schema allows fits: 100 items with 64 scopes of 256
+characters each, account, reason and user id would be 1.9 MB. With 64 scopes of 50 characters, as Google's are, they are
+400 kB."""
 
 hot_router = APIRouter(
     prefix="/internal/tokens", tags=["internal"], route_class=DirectRoute, dependencies=[Depends(token_caller)]
@@ -83,5 +84,5 @@ async def batch_get_tokens(request: Request, body: TokenBatchRequest) -> TokenBa
 async def batch_get_users(
     reader: Annotated[Principal, Depends(get_profile_reader)], body: UserBatchRequest, container: ContainerDependency
 ) -> UserBatch:
-    """Return the profiles of up to 100 users, and which of the ids no user has, or only a deleted one."""
+    """Return the profiles of up to 100 users, and as `missing` the ids that belong to no user or to a deleted one."""
     return await container.users.administration.batch_get(reader, body.user_ids)

@@ -54,8 +54,8 @@ def _parse(model: type[BaseModel], raw: bytes) -> BaseModel:
 
 
 class _UnreadRequest(Request):
-    """A request that stands in for its own body, so that FastAPI, which reads bodies first, runs the guards before
-    that."""
+    """A request whose body is not read: `body` and `json` return the request itself. FastAPI reads the body before it
+    runs the guards; with this request, the guards run first."""
 
     async def body(self) -> Any:
         return self

@@ -63,8 +63,9 @@ router = APIRouter(prefix="/internal/oauth", tags=["internal"], route_class=Stri
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """Read the form and return its fields, of which each may occur once (RFC 6749 section 3.2); blank ones are left
-    out. Raises UnsupportedMediaTypeError, BodyTooLargeError, and TokenExchangeError for what is no such form."""
+    """Read the form and return its fields; blank ones are left out. Raises UnsupportedMediaTypeError,
+    BodyTooLargeError, and TokenExchangeError if the body is not a form, has more than 32 fields, or has a field twice
+    (RFC 6749 section 3.2)."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/x-www-form-urlencoded":
         raise UnsupportedMediaTypeError("Send application/x-www-form-urlencoded.")
@@ -86,8 +87,8 @@ async def exchange_caller(
     request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
 ) -> ServiceCredential:
     """Return the service key from one of the places where OAuth clients put it, and count one read against the key's
-    rate limit. The form is read only if no header has a key, and must then be no larger than 8 KiB, which any stranger
-    can send. The key is judged later, by the statement that reads the token.
+    rate limit. The form is read here only if no header has a key. It may then have at most 8 KiB, since it is read for
+    callers who have shown no key yet. The key is judged later, by the statement that reads the token.
 
     Raises UnauthenticatedError, RateLimitedError, DatabaseUnavailableError, and what `read_form` raises.
     """

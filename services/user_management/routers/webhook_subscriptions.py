@@ -108,8 +108,8 @@ async def delete_webhook_subscription(
 async def rotate_webhook_secret(
     manager: Manager, subscription_id: SubscriptionId, body: RotateSecretRequest, container: ContainerDependency
 ) -> NewSecret:
-    """Issue a new signing secret, as the subscription's owner. The answer holds it, and it cannot be read again later.
-    The former secret signs too for `overlap_seconds`."""
+    """Issue a new signing secret; only the subscription's owner may. The answer holds the secret, which cannot be read
+    again later. For `overlap_seconds`, deliveries are signed with the former secret too."""
     return await container.events.subscriptions.rotate_secret(
         manager, subscription_id, overlap_seconds=body.overlap_seconds
     )
@@ -120,8 +120,8 @@ async def rotate_webhook_secret(
 async def send_test_webhook(
     manager: Manager, subscription_id: SubscriptionId, container: ContainerDependency
 ) -> QueuedDelivery:
-    """Queue an event of the type `webhook.test`, which is sent as any other event is. There is only one at a time:
-    while an earlier one is pending, no other is made, the pending one is due at once, and the answer is about that."""
+    """Queue an event of the type `webhook.test`, which is sent as any other event is. While an earlier test event is
+    pending, no second one is queued: the pending one becomes due at once, and the answer names it."""
     return await container.events.subscriptions.send_test(manager, subscription_id)
 
 

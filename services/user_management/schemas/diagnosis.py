@@ -102,8 +102,8 @@ class ProbeResponse(BaseModel):
 
 
 class DiagnosisResponse(BaseModel):
-    """Findings, the surest first. If the integration works and there is nothing else to say about it, the only one has
-    the severity `good`."""
+    """Findings, the surest first. If the integration works and there is nothing else to say about it, there is one
+    finding, of the severity `good`."""
 
     user_id: str
     provider: str

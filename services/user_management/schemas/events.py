@@ -103,7 +103,8 @@ class IntegrationDisconnected(IntegrationEvent):
 
 
 class WebhookTest(EventData):
-    """A test event, which is sent only on request, and to one subscription, whatever types of events that asks for."""
+    """A test event, which is sent only on request and to one subscription, whatever event types that subscription has
+    chosen."""
 
     event_type = "webhook.test"
     subscription_id: UUID
@@ -151,8 +152,8 @@ class OrderedEvent(SentEvent):
 
 
 def sent_event(data: type[EventData]) -> type[SentEvent]:
-    """Return the model of the document that is sent with this `data`; the model's name is that of `data` and
-    `Event`."""
+    """Return the model of the document that is sent with this `data`; it is named after `data`, with `Event`
+    appended."""
     is_ordered = issubclass(data, UserEvent)
     return create_model(
         f"{data.__name__}Event",

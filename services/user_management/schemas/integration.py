@@ -100,7 +100,7 @@ class IntegrationResponse(BaseModel):
     missing_scopes: list[str]
     """Scopes that were asked for or are required, and that the user did not consent to."""
     reconnect_url: str | None
-    """Where to send the user if the integration needs its user or lacks scopes; null if it does not."""
+    """Where to send the user to connect again if the integration needs that or lacks scopes; null otherwise."""
     expires_at: datetime | None
     """When the access token expires; null if it does not."""
     has_refresh_token: bool

@@ -28,8 +28,9 @@ class TokenRequest(BaseModel):
     reason: Annotated[str, PlainLine(200)] | None = None
     """Why the service reads the token. The user sees it in the activity of the integration."""
     min_ttl_seconds: WholeNumber | None = Field(default=None, ge=1, le=86_400)
-    """For how many seconds the token must still live, at most half its whole life. Without this member, five minutes
-    are tried for, but not demanded."""
+    """For how many seconds the token must still live; more than half its whole life is never demanded. Without this
+    member, a token that lives for less than five minutes is refreshed first, but handed out if that fails and 30
+    seconds are left."""
 
 
 class TokenResponse(BaseModel):

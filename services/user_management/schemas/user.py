@@ -117,7 +117,7 @@ class UserBatchRequest(BaseModel):
 
 
 class UserBatch(BaseModel):
-    """The profiles of users who are not deleted; `missing` are the ids that none of these has."""
+    """The profiles of users who are not deleted; `missing` are the ids that belong to no user or to a deleted one."""
 
     users: list[UserResponse]
     missing: list[str]

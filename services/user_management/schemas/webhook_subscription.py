@@ -118,7 +118,7 @@ class SubscriptionResponse(BaseModel):
     status: SubscriptionStatus
     disabled_reason: str | None
     failing_since: datetime | None
-    """When the first of the present failures in a row happened; null if there are none. After five days of failures the
+    """When the present series of failures began; null if there is none. After five days without a success the
     subscription is disabled."""
     last_sequence: int
     """The `deliverysequence` of the newest event that was queued."""

@@ -42,7 +42,7 @@ class Binding:
     """The kind of token; empty for other secrets."""
 
     def associated_data(self, version: int) -> bytes:
-        """Encode the binding for the AEAD. Every part has a length prefix, so that no two bindings have one
+        """Encode the binding for the AEAD. Every part has a length prefix, so that no two bindings have the same
         encoding."""
         parts = (self.purpose, self.user_id, self.place, self.kind, str(version))
         encoded = [part.encode() for part in parts]

@@ -54,7 +54,8 @@ class CompactJws:
             raise UnauthenticatedError("The credential is not a session token.") from None
 
     def payload(self, key: RSAPublicKey | None) -> bytes:
-        """Return the payload, if `key` signed it. Raises UnauthenticatedError if it did not or is None."""
+        """Return the payload, if `key` signed it. Raises UnauthenticatedError otherwise, also if `key` is None or the
+        payload is not canonical base64url."""
         if key is None or not _RS256.verify(self._signing_input, key, self._signature):
             raise UnauthenticatedError("The session token is not valid.")
         try:

@@ -94,7 +94,8 @@ class SessionVerifier:
         None for any other token.
 
         A session token comes with every request during its life of a minute. What can change is checked each time: the
-        key here, the times by the caller. Tokens are remembered by their hashes, so that memory holds no tokens.
+        key here, the times by the caller. Tokens are remembered by their hashes, so that memory holds no tokens. Raises
+        KeySetUnavailableError.
         """
         known = self._verified.get(digest)
         if known is None:

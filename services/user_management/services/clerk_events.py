@@ -27,7 +27,8 @@ log = structlog.get_logger(__name__)
 
 
 def read_user(described: JSONObject, *, issuer: str, told_at: datetime) -> UpstreamUser:
-    """Read the user of `user.created`, `user.updated` or the Backend API; `told_at` is when Clerk described them so.
+    """Read the user of `user.created`, `user.updated` or the Backend API; `told_at` is when Clerk gave this
+    description.
 
     A text that is too long, or an image URL that is not acceptable, becomes None and is logged; an e-mail address that
     was dropped is not verified. Raises UnreadableEventError if the object does not have the form of a Clerk user.

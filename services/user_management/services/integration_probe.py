@@ -44,8 +44,8 @@ class IntegrationProbe:
     async def ask_about(self, integration_id: UUID) -> ProbeResponse:
         """Probe an integration on behalf of a person: failures are reported as an outcome, and not raised.
 
-        The outcome is NOT_TRIED if the integration or its user is not active, its access token has expired or cannot be
-        decrypted, or its provider is not configured.
+        The outcome is NOT_TRIED if the integration serves no tokens, its user is not active, its access token is
+        missing, has expired or cannot be decrypted, or its provider is not configured.
         """
         async with self.database.reading() as connection:
             held = await queries.find_candidate(connection, integration_id)

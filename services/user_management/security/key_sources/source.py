@@ -15,7 +15,7 @@ class KeySource(Protocol):
     """Gives the secrets of the key versions at boot, 32 bytes each. Its methods block."""
 
     def versions(self) -> list[int]:
-        """Return the versions that this source offers, ascending, without asking anybody."""
+        """Return the versions that this source offers, ascending, without a call over the network."""
 
     def load(self, version: int) -> bytes:
         """Return the secret of `version`, 32 bytes. Raises StartupError naming the variable and the version."""

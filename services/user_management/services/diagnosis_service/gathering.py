@@ -51,7 +51,8 @@ class EvidenceGatherer:
         """Gather all that is known of a user's integration with `provider`: the one of `account` (id at the provider or
         e-mail), or if that is None, the primary one or the one that ended last.
 
-        If there is none, the evidence has no integration. Raises UserNotFoundError.
+        If there is none, the evidence has no integration. Raises UserNotFoundError for an id that no user has; deleted
+        users are found.
         """
         subject = await queries.read_subject(connection, user_id=user_id, provider=provider, account=account)
         if subject is None:

@@ -1,5 +1,5 @@
-"""Applies all rules to the evidence, and adds one of two findings that depend on the others: the integration works, or
-it does not and no rule explains why."""
+"""Applies all rules to the evidence, and adds at most one of two findings that depend on the others: the integration
+works, or it does not and no rule explains why."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,8 @@ _GRAVITY = {severity: rank for rank, severity in enumerate(Severity)}
 
 
 def judge(evidence: Evidence) -> list[Finding]:
-    """Return the findings of all rules, the surest first, and among equally sure ones the worst first."""
+    """Return the findings of all rules, and `works` or `cause_unknown` where one of these applies: the surest first,
+    and among equally sure ones the worst first."""
     findings = [finding for rule in RULES if (finding := rule(evidence)) is not None]
     if (overall := _overall(evidence, findings)) is not None:
         findings.append(overall)

@@ -29,9 +29,10 @@ class DiagnosisService:
     ) -> DiagnosisResponse:
         """Return what is known of a user's integration with `provider`, and the findings of the rules.
 
-        `account` (id at the provider or e-mail) chooses among several integrations; None: the primary one. With `live`,
-        the provider is asked once whether it accepts the access token. Raises UserNotFoundError; a provider that is not
-        configured is a finding and no error.
+        `account` (id at the provider or e-mail) chooses among several integrations; None: the primary one, or if all
+        are disconnected, the one that ended last. With `live`, the provider is asked once whether it accepts the access
+        token. Raises UserNotFoundError for an id that no user has; a provider that is not configured is a finding and
+        no error.
         """
         async with self.database.reading() as connection:
             evidence = await self.gatherer.gather(connection, user_id=user_id, provider=provider, account=account)

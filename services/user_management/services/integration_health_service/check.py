@@ -137,8 +137,9 @@ class IntegrationHealthService:
             run.after = _FIRST_PROBED if run.after.probed_at is None else None
 
     async def _check_all(self, actor: Principal, due: list[Candidate], run: _Run, time: SliceTime) -> Place | None:
-        """Check integrations, sixteen at once, without those whose provider this run leaves alone. Returns the place of
-        the last one that was begun if time or the run's probes ran out; None if all were checked."""
+        """Check integrations, sixteen at once, without those whose provider this run leaves alone or is not configured.
+        Returns the place of the last one that was begun if time or the run's probes ran out; None if all were
+        checked."""
         waiting = iter(due)
         broken_off: list[Place] = []
         begun = run.after

@@ -60,9 +60,9 @@ class Examination:
         """Examine one integration: refresh it if its access token has expired, or if its refreshes failed lately; probe
         it if not. Its status is changed by what comes back, and nothing is raised for a call that fails.
 
-        During the pause after a failed refresh there is no refresh. Without the key of its tokens the integration is
-        skipped. The time of the examination is written first; otherwise integrations that fail would come first in
-        every run.
+        During the pause after a failed refresh it is probed instead, or left alone if its access token has expired.
+        Without the key of its tokens the integration is skipped. The time of the examination is written first;
+        otherwise integrations that fail would come first in every run.
         """
         async with self.unit_of_work(actor) as uow:
             await queries.note_probed(uow.connection, held.id)
@@ -151,7 +151,8 @@ class Examination:
 
 def _weigh(provider: str, error: ProviderCallError, tallies: Tallies) -> None:
     """Count in the tallies what a failed call shows about the provider. A provider that refuses a token has answered,
-    so it is not down; a call that was not sent, for reasons of ours, shows nothing."""
+    so it is not down; one that limits our calls or cannot be probed is left alone for the rest of the run; a call that
+    was not sent, for reasons of ours, shows nothing."""
     if error.code in _NO_VERDICT:
         tallies.postpone(provider)
     elif error.kind is ProviderErrorKind.OPERATOR:

@@ -62,9 +62,10 @@ class Confirmations:
         return the integration, which is new or connected again.
 
         Raises UnknownProviderError; FlowNotFoundError for a flow that is unknown, expired, used up or another user's;
-        FlowRefusedError if the provider or the user gave no consent; ProviderUnavailableError,
-        ProviderMisconfiguredError or ProviderAnswerError for the exchange; UserNotFoundError if the user is not active
-        any more, in which case the new tokens are revoked; KeyUnavailableError.
+        FlowRefusedError if the provider or the user gave no consent, the issuer is not the provider's, or the provider
+        refuses the code; ProviderUnavailableError, ProviderMisconfiguredError or ProviderAnswerError for the exchange,
+        the first also while an earlier consent is being revoked; UserNotFoundError if the user is not active any more,
+        in which case the new tokens are revoked; KeyUnavailableError.
         """
         provider = self.providers.get(provider_name)
         key_version = await self.vault.active_version()

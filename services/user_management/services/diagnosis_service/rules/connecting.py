@@ -50,7 +50,8 @@ def never_connected(evidence: Evidence) -> Finding | None:
 
 
 def disconnected(evidence: Evidence) -> Finding | None:
-    """Find an integration that was disconnected here: by its user, an administrator, the identity provider or us."""
+    """Find an integration that was disconnected here. The reason in its row says by whom; an unknown reason is shown as
+    "by this service"."""
     held = evidence.integration
     if held is None or held.status is not IntegrationStatus.DISCONNECTED:
         return None
@@ -69,8 +70,9 @@ def disconnected(evidence: Evidence) -> Finding | None:
 def connect_attempt(evidence: Evidence) -> Finding | None:
     """Find the latest connect attempt, if it did not succeed, and say at which step it stopped.
 
-    Left out are attempts that may still succeed, those from before the integration got its present status, all if the
-    integration works, and refusals by an administrator's policy, which are the rule `admin_policy`'s.
+    There is no finding while the user may still come back from the provider, for an attempt from before the integration
+    got its present status, if the integration works, or if an administrator's policy refused the attempt, which the
+    rule `admin_policy` finds.
     """
     flow = evidence.flows[0] if evidence.flows else None
     held = evidence.integration
