@@ -1,4 +1,4 @@
-"""Each type of event is what its published JSON Schema says: each is made to happen, and its webhook looked at."""
+"""Events as webhooks deliver them: each type is made to happen, and must fit the JSON Schema published for it."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -130,7 +130,7 @@ SCENES: Final[dict[str, Callable[[Journey], Awaitable[object]]]] = {
 
 @pytest.fixture
 async def receiver(journey: Journey) -> AsyncIterator[Receiver]:
-    """Run a receiver with a subscription to all events."""
+    """Run a receiver of webhooks that is subscribed to all events."""
     async with receiving() as started:
         headers = journey.headers_of(ADMIN_USER_ID)
         subscription = {"url": started.url}
@@ -139,14 +139,14 @@ async def receiver(journey: Journey) -> AsyncIterator[Receiver]:
 
 
 def _published(app: FastAPI, event_type: str) -> dict[str, Any]:
-    """Return the schema of the whole event, with all schemas that it refers to."""
+    """Return the published schema of a whole event of this type, with all schemas that it refers to."""
     document = app.openapi()
     content = document["webhooks"][event_type]["post"]["requestBody"]["content"]
     return {**content["application/cloudevents+json"]["schema"], "components": document["components"]}
 
 
 def _check(app: FastAPI, event: dict[str, Any]) -> None:
-    """Raise unless the event fits, and has no attribute that its schema does not name."""
+    """Raise unless the event fits the schema of its type, and has no attribute that the schema does not name."""
     schema = _published(app, event["type"])
     jsonschema_rs.Draft202012Validator(schema, validate_formats=True).validate(event)
     model = schema["$ref"].rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""The examples of the OpenAPI document are what its schemas describe, and each operation has its own."""
+"""The examples in the OpenAPI document: every request, answer and required parameter has one that fits its schema."""
 
 from collections.abc import Iterator
 from typing import Any

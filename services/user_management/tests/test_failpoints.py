@@ -1,4 +1,4 @@
-"""Failpoints: each is somewhere in the code and somewhere in the crash tests; none does anything outside of tests."""
+"""Failpoints: each occurs once in the code and is exercised by a crash test; outside of tests none does anything."""
 
 import ast
 import os
@@ -40,7 +40,7 @@ def disarmed() -> Iterator[None]:
 
 
 def calls_in_the_code() -> list[str]:
-    """Names of the members that are given to `failpoint(…)` anywhere in the service."""
+    """Return the names of the members of `Failpoint` that the service, without its tests, gives to `failpoint(…)`."""
     calls = []
     for path in sorted(SERVICE.rglob("*.py")):
         if "tests" in path.relative_to(SERVICE).parts:
@@ -54,7 +54,7 @@ def calls_in_the_code() -> list[str]:
 
 
 def reaches(point: Failpoint, passes: int) -> list[int]:
-    """Numbers of the passes at which something happened."""
+    """Pass the failpoint `passes` times, and return the numbers of the passes at which it fired."""
     fired = []
     for number in range(1, passes + 1):
         try:

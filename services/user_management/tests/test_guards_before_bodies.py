@@ -1,4 +1,4 @@
-"""Credential and allowance are judged before a byte of the body is read, on every route that takes one."""
+"""Credentials and rate limits are checked before a byte of the body is read, on every route that takes a body."""
 
 import json
 import threading
@@ -37,7 +37,8 @@ KIBIBYTE = 1024
 
 
 class Exchange:
-    """One request over ASGI whose body comes when it is asked for; `reads` counts how often that was."""
+    """One request over ASGI. The application gets the next of `messages` each time it asks for more of the body;
+    `reads` counts how often it has asked."""
 
     def __init__(self, app: FastAPI, route: str, headers: Mapping[str, str], *, messages: list[Message]) -> None:
         self._app = app
@@ -132,7 +133,7 @@ async def test_webhook_of_last_week_is_refused_before_the_body_is_read(app: Fast
 
 @pytest.fixture
 def one_webhook(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An allowance of one delivery that cannot be verified, in this process alone."""
+    """Allow each sender one webhook that cannot be verified, counted in this process alone."""
     policies = container.resources.settings.limits.policies() | {RateClass.WEBHOOK: QuotaPolicy(1, 3600)}
     nowhere = create_redis_client("unix:///nowhere/valkey.sock")
     limits = RateLimits(nowhere, policies, container.resources.clock)

@@ -1,4 +1,5 @@
-"""Hostile strings in every place that takes text: refused or kept as they are, never a crash, never a forged line."""
+"""Hostile strings in every place that takes text: each is refused or kept as it is, and none causes a crash or forges a
+line of the log."""
 
 import asyncio
 import io
@@ -44,18 +45,18 @@ EVERY_STRING_NIGHTLY = pytest.mark.parametrize("count", [FEW, pytest.param(ALL, 
 
 
 def some(count: int, chance: random.Random) -> Iterable[tuple[str, str]]:
-    """`count` of the strings, with their names."""
+    """Return `count` of the hostile strings, chosen by `chance`, each as its name and its text."""
     return chance.sample(sorted(NAUGHTY.items()), count)
 
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """What production would write to its log."""
+    """Configure logging as in production, and give the stream that the log is written to."""
     stream = io.StringIO()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     configure_logging(level="INFO", json_lines=True, stream=stream)
-    # Loggers of modules outlive this test.
+    # Loggers of modules outlive this test and must not keep its configuration.
     structlog.configure(cache_logger_on_first_use=False)
     yield stream
     root.handlers[:] = handlers
@@ -64,7 +65,7 @@ def log() -> Iterator[io.StringIO]:
 
 
 async def lines_of(log: io.StringIO) -> list[dict[str, Any]]:
-    """The log, of which every line is one JSON object."""
+    """Return the lines of the log, parsed. Fails unless every line is a JSON object with an `event`."""
     await asyncio.sleep(0)  # the lines of requests are written in the next round of the loop
     lines = log.getvalue().split("\n")
     assert lines.pop() == ""
@@ -74,7 +75,8 @@ async def lines_of(log: io.StringIO) -> list[dict[str, Any]]:
 
 
 class Stage:
-    """An admin who is connected, somebody else, services, and a flow under way: what good requests lead to."""
+    """Sends good requests with a hostile text in one place. `set_up` makes what the rest of a request names: a
+    connected administrator, a second user, services, a subscription, and a connect attempt under way."""
 
     def __init__(self, journey: Journey, session: Headers, service: Headers, good: dict[str, Any]) -> None:
         self.journey = journey
@@ -131,7 +133,7 @@ class Stage:
 
 
 def flaws(response: httpx.Response) -> list[str]:
-    """What is wrong with the answer to a hostile request."""
+    """Return what is wrong with the answer to a hostile request; an empty list if nothing is."""
     found = []
     if response.status_code >= 500:
         found.append(f"status {response.status_code}")
@@ -166,7 +168,7 @@ async def test_hostile_string_in_any_place_is_answered_without_a_crash_or_a_forg
     completed = [line["request_id"] for line in await lines_of(log) if line["event"] == "request.completed"]
     unlogged = {answer.headers["x-request-id"] for _, answer in answers} - set(completed)
     assert len(completed) == len(set(completed))
-    # Token reads that succeed are rows, not lines.
+    # Token reads that succeed are recorded in the database and not in the log.
     doors = (f"POST {READ} ", f"POST {EXCHANGE} ")
     read = [answer for name, answer in answers if name.startswith(doors) and answer.status_code == 200]
     assert unlogged == {answer.headers["x-request-id"] for answer in read}
@@ -204,13 +206,13 @@ def _text_of(document: dict[str, Any], path: str) -> set[str]:
 
 
 def as_sent(text: str) -> str:
-    """JSON's escapes for the halves of a surrogate pair, one after the other, are the character."""
+    """Return the text as JSON transports it: the two halves of a surrogate pair in a row become one character."""
     sent: str = json.loads(json.dumps(text))
     return sent
 
 
 def kept_form(text: str) -> str:
-    """What `utils.validators.plain_line` says that it keeps."""
+    """Return the form in which `utils.validators.plain_line` keeps a text: without whitespace at its ends, in NFC."""
     return unicodedata.normalize("NFC", text.strip())
 
 
@@ -241,7 +243,7 @@ async def test_hostile_string_in_a_profile_is_refused_or_kept_as_it_is(
 
 
 async def _tell(journey: Journey, user: dict[str, Any]) -> httpx.Response:
-    """A signed `user.updated` whose body may hold half a surrogate pair, as JSON can write it."""
+    """Send a signed `user.updated` and return the answer. Its body may hold half a surrogate pair, as JSON can."""
     clerk = journey.sandbox.clerk
     body = json.dumps(clerk.event("user.updated", user)).encode()
     headers = clerk.sign(body) | {"content-type": "application/json"}
@@ -277,7 +279,7 @@ async def test_hostile_string_in_a_header_reaches_no_header_and_no_line_of_the_l
     names = (b"x-request-id", b"traceparent", b"user-agent", b"x-forwarded-for", b"cookie", b"origin", b"host")
 
     for name, text in NAUGHTY.items():
-        # As bytes, and past the server that would refuse most of them.
+        # The values are sent as bytes and straight to the application; the HTTP server would refuse most of them.
         value = text[:2000].encode(errors="surrogatepass")
         response = await journey.client.get("/auth/me", headers=[(header, value) for header in names])
 

@@ -33,7 +33,7 @@ CHUNKED = b"POST /seen HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer, and what stood on the connection after it."""
+    """One HTTP answer; the names in `headers` are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -41,7 +41,7 @@ class Answer:
 
 
 class Connection:
-    """A client that decides about every byte."""
+    """A client's connection, for tests that choose every byte that is sent."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -51,14 +51,14 @@ class Connection:
         self._writer.write(content)
 
     async def send_all(self, pieces: list[bytes]) -> None:
-        """Each by itself, for as long as the other side takes them."""
+        """Send the pieces one after the other, until all are sent or the server ends the connection."""
         with contextlib.suppress(ConnectionError):
             for piece in pieces:
                 self._writer.write(piece)
                 await self._writer.drain()
 
     async def answer(self) -> Answer:
-        """The next one. Raises IncompleteReadError when there is none."""
+        """Return the next answer. Raises IncompleteReadError or ConnectionError if the connection ends before it."""
         async with asyncio.timeout(10):
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
             status, *lines = head.strip().split("\r\n")
@@ -67,7 +67,7 @@ class Connection:
         return Answer(int(status.split()[1]), headers, body)
 
     async def is_at_its_end(self) -> bool:
-        """Whether the other side has said its last."""
+        """Wait for the end of the connection, and tell whether the server sent nothing before it."""
         async with asyncio.timeout(10):
             return await self._reader.read() == b""
 
@@ -81,7 +81,8 @@ Connect = Callable[[], Any]
 
 
 class Seen:
-    """An application that reads bodies and keeps what it was given."""
+    """An application that reads bodies, keeps headers and body of each request, and answers 200 once `may_answer` is
+    set."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -103,13 +104,13 @@ class Seen:
         await send({"type": "http.response.body", "body": b"ok"})
 
     async def has_begun(self) -> bool:
-        """Whether the application was called."""
+        """Tell whether the application was called."""
         return self.begun > 0
 
 
 @contextlib.asynccontextmanager
 async def serving(application: Any) -> AsyncIterator[tuple[Connect, ServerState]]:
-    """`application` on a port of this machine, and how to connect to it."""
+    """Serve `application` on a local port. Gives a function that connects to it, and the server's state."""
     config = uvicorn.Config(application, ws="none", lifespan="off", log_config=None, access_log=False)
     state = ServerState()
     loop = asyncio.get_running_loop()
@@ -131,7 +132,7 @@ async def serving(application: Any) -> AsyncIterator[tuple[Connect, ServerState]
 
 @pytest.fixture
 async def connect(app: FastAPI) -> AsyncIterator[Connect]:
-    """To the service."""
+    """Serve the whole service, and give a function that connects to it."""
     async with serving(app) as (connect, _):
         yield connect
 
@@ -148,7 +149,7 @@ async def connect_to_seen(seen: Seen) -> AsyncIterator[Connect]:
 
 
 def head_of(size: int, *, lines: int = 10) -> bytes:
-    """A whole head of exactly `size` bytes."""
+    """Return a complete head of exactly `size` bytes, filled up with `lines` headers."""
     filler = [b"x-%d: " % number for number in range(lines)]
     missing = size - len(GET) - 2 - sum(len(name) + 2 for name in filler)
     parts = [missing // lines] * (lines - 1)
@@ -355,7 +356,7 @@ async def test_requests_that_queue_up_on_one_connection_are_few(connect_to_seen:
 
 
 async def assert_it_is_let_go(state: ServerState, connection: Connection, *, dripping: bytes = b"") -> None:
-    """However often the client sends `dripping`."""
+    """Wait until the server has ended the connection, although the client goes on sending `dripping`."""
 
     async def is_closed() -> bool:
         connection.send(dripping)

@@ -265,7 +265,7 @@ async def test_refresh_while_the_provider_is_down_is_unavailable_for_as_long_as_
 
     assert_problem(down, 503, "provider_unavailable")
     assert_problem(still, 503, "provider_unavailable")
-    assert down.headers["retry-after"] == "8"  # a little after its wish
+    assert down.headers["retry-after"] == "8"  # a little later than the provider asked for
     assert connected.calls() == 1
     assert (await connected.row())["status"] == "active"
 

@@ -1,4 +1,5 @@
-"""The re-encryption of everything under a former key version, and its retirement: every place, and no lost update."""
+"""The re-encryption of all values under a former key version, wherever they are stored, without a lost update; and the
+retirement of the version."""
 
 import asyncio
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ VERSIONS = "SELECT key_version FROM encrypted_tokens ORDER BY kind, id"
 
 @pytest.fixture
 async def both(container: Container, clean_database: None) -> VaultService:
-    """The vault of a process that holds two versions, of which the second has just become the active one."""
+    """Give the vault of a process that holds the key versions 1 and 2, of which 1 is still the active one."""
     return await vault_of_both(container)
 
 
@@ -71,7 +72,7 @@ def disarmed() -> Iterator[None]:
 
 
 async def people(journey: Journey, count: int) -> list[Connected]:
-    """Make users with an integration each, with two tokens."""
+    """Make `count` users, each with an integration that has two tokens."""
     first = await Connected.at(journey)
     others = [
         await Connected.at(journey, email=f"person{number}@example.com", key=first.key) for number in range(1, count)
@@ -84,7 +85,7 @@ async def token_versions(journey: Journey) -> list[int]:
 
 
 async def settle(journey: Journey) -> None:
-    """Move the activation of the key version into the past."""
+    """Move the activation of the key versions five minutes into the past."""
     await journey.owner.execute("UPDATE encryption_keys SET activated_at = activated_at - interval '5 minutes'")
 
 

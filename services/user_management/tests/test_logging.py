@@ -95,7 +95,7 @@ def _driver_error(error: DBAPIError) -> BaseException:
 
 @pytest.fixture
 async def quoting(container: Container, clean_database: None) -> DBAPIError:
-    """An error whose cause, the driver's, quotes a value of two lines."""
+    """Give a database error whose cause, the driver's error, quotes a value of two lines."""
 
     async def insert() -> None:
         async with container.resources.unit_of_work(TESTER) as uow:
@@ -110,7 +110,7 @@ async def quoting(container: Container, clean_database: None) -> DBAPIError:
 
 @pytest.fixture
 async def unreadable(container: Container) -> DBAPIError:
-    """An error whose first line quotes a value, of two lines."""
+    """Give a database error that quotes a value of two lines, beginning in the first line of its message."""
     async with container.resources.database.reading() as connection:
         with pytest.raises(DBAPIError, match="canary two") as caught:
             await connection.exec_driver_sql("SELECT CAST($1 AS text)::uuid", (QUOTED,))
@@ -164,7 +164,7 @@ def test_database_error_that_is_logged_as_text_quotes_no_row(
 ) -> None:
     error: DBAPIError = request.getfixturevalue(kind)
 
-    # As Celery and asyncio do.
+    # Celery and asyncio log errors in this way.
     logging.getLogger("library").error("task failed: %r", error, exc_info=error)
     structlog.get_logger("test").warning("thing.failed", error=error, summary=summarize_error(error))
 

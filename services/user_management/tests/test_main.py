@@ -155,7 +155,7 @@ async def test_browser_of_another_origin_may_not(client: httpx.AsyncClient) -> N
 
 @pytest.fixture
 async def crashing(settings: Settings, container: Container) -> AsyncIterator[httpx.AsyncClient]:
-    """The application with two routes that must never exist."""
+    """Give a client of the application, which has two more routes here: one has a bug, and one finds Postgres down."""
     application = create_app(settings, container)
     application.state.container = container
 
@@ -217,7 +217,7 @@ async def test_health_awaits_nothing(app: FastAPI) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    # One step of the coroutine must be all: whatever it awaited, a thread or the database, would suspend it.
+    # The coroutine must end in one step: if it awaited a thread or the database, it would be suspended.
     with pytest.raises(StopIteration):
         app(scope, receive, send).send(None)
 
@@ -320,7 +320,7 @@ def test_schema_names_the_statuses_of_a_connection(app: FastAPI) -> None:
 
 
 def _headers(operation: dict[str, Any]) -> set[str]:
-    """Names of the request headers that an operation declares."""
+    """Return the names of the request headers that an operation declares."""
     return {item["name"] for item in operation.get("parameters", []) if item["in"] == "header"}
 
 

@@ -39,7 +39,7 @@ ALGORITHMS = "id_token_signing_alg_values_supported"
 
 
 def acme(**keys: Any) -> Provider:
-    """Return the provider of the six-line file."""
+    """Return a provider whose endpoints are discovered; `keys` are added to those of its file, or replace them."""
     members = {"name": "acme", "display_name": "Acme", "issuer": ISSUER, "discovery": True} | keys
     config = ProviderConfig.model_validate({"refresh": RefreshKind.OVERLAP, **members})
     return Provider(config, CLIENT_ID, SecretStr("secret-1"))

@@ -117,7 +117,7 @@ def test_built_in_files_are_all_https() -> None:
             "[error_details]\ndescription_pattern = '('\n[errors]",
             "line 13: error_details.description_pattern: ",
         ),
-        # What is wrong between keys.
+        # Keys that do not go together, or one that needs another.
         ("https://acme.example/token", "https://{region}.acme.example/token", "parameters.region: has no value"),
         ('token_endpoint = "https://acme.example/token"\n', "", "token_endpoint: Field required, unless discovery"),
         ('userinfo_endpoint = "https://acme.example/me"\n', "", "userinfo_endpoint: Field required, unless discovery"),

@@ -1,4 +1,5 @@
-"""Postgres or Valkey away: what still works works, the rest says when to come again, and nobody restarts anything."""
+"""Outages of Postgres, Valkey and a provider: what does not need them still works, the rest is refused for the time
+being, and all of it works again afterwards without a restart."""
 
 import json
 import os

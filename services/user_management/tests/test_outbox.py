@@ -1,4 +1,5 @@
-"""What happened is told as CloudEvents: to a stream, to a channel, and once to every subscription that wants it."""
+"""The relay of outbox events as CloudEvents: to a Redis stream, to a channel, and as one delivery to each subscription
+to their type."""
 
 import asyncio
 import json
@@ -59,7 +60,7 @@ async def create_admin(container: Container) -> None:
 
 @pytest.fixture
 async def publish(clean_database: None, container: Container) -> Publish:
-    """Writes events as any use case does; `ADMIN` can subscribe to them."""
+    """Give a function that writes events as any use case does. The stream is empty, and `ADMIN` can subscribe."""
     await create_admin(container)
     await container.resources.redis.delete(container.resources.settings.redis.stream)
 
@@ -72,13 +73,13 @@ async def publish(clean_database: None, container: Container) -> Publish:
 
 
 async def subscribe(container: Container, *event_types: str, owner: Principal = ADMIN) -> UUID:
-    """A subscription at an address where nobody listens; it is never sent anything here."""
+    """Make a subscription to an address where nobody listens, and return its id. These tests send no deliveries."""
     request = CreateSubscriptionRequest(url="http://127.0.0.1:9/", event_types=list(event_types))
     return (await container.events.subscriptions.create_subscription(owner, request)).id
 
 
 async def queued(journey: Journey, subscription_id: UUID) -> list[tuple[int, str]]:
-    """Number and type of each delivery, in order of their number."""
+    """Return the number and event type of each delivery of the subscription, in the order of the numbers."""
     rows = await journey.owner.fetch(
         "SELECT sequence, event_type FROM webhook_deliveries WHERE subscription_id = $1 ORDER BY sequence",
         subscription_id,
@@ -88,7 +89,7 @@ async def queued(journey: Journey, subscription_id: UUID) -> list[tuple[int, str
 
 @asynccontextmanager
 async def listening(container: Container) -> AsyncIterator[Callable[[], Any]]:
-    """Messages of the channel, one at a time."""
+    """Subscribe to the channel, and give a function that waits up to five seconds for its next message."""
     async with container.resources.redis.pubsub() as channel:
         await channel.subscribe(container.resources.settings.redis.channel)
         assert (await channel.get_message(timeout=5))["type"] == "subscribe"
@@ -280,7 +281,7 @@ async def test_maintenance_forgets_what_was_told_five_weeks_ago(
     await publish(EventType.USER_CREATED, EventType.USER_UPDATED, EventType.USER_DELETED)
     await container.events.outbox.relay(TESTER)
     await publish(EventType.USER_RESTORED)
-    # Ids begin with the milliseconds of their making; these are of 2020.
+    # An id begins with the time at which it was made, in milliseconds; these begin with a time in 2020.
     old = "('016f5e66-e800-7' || right(id::text, 21))::uuid"
     await journey.owner.execute(f"UPDATE outbox_events SET id = {old} WHERE event_type <> 'user.updated'")  # noqa: S608 - from the line above
     await journey.owner.execute(f"UPDATE webhook_deliveries SET id = {old} WHERE event_type <> 'user.updated'")  # noqa: S608 - from the line above

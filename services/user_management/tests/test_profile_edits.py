@@ -1,4 +1,5 @@
-"""`PATCH` and `PUT /users/{user_id}`: JSON Merge Patch (RFC 7396), whose each field is, and what is recorded of it."""
+"""`PATCH` and `PUT /users/{user_id}`: JSON Merge Patch (RFC 7396), which fields users may change, and what is recorded
+of a change."""
 
 import json
 from collections.abc import Callable
@@ -44,7 +45,7 @@ async def forget_records(journey: Journey) -> None:
 
 
 async def recorded(journey: Journey) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Old and new values in the audit, and payloads of events, oldest first."""
+    """Return the changes in the audit (old and new values) and the payloads of the events, each the oldest first."""
     audit = await journey.owner.fetch("SELECT changes FROM audit_details ORDER BY id")
     events = await journey.owner.fetch("SELECT payload FROM outbox_events ORDER BY seq")
     return [json.loads(row["changes"]) for row in audit], [json.loads(row["payload"]) for row in events]
@@ -151,7 +152,7 @@ async def test_unknown_member_is_refused_by_name(journey: Journey, method: str) 
 async def test_body_that_is_no_object_is_refused(journey: Journey, method: str, document: object) -> None:
     ada = await journey.sign_up()
 
-    # httpx sends no body at all for None.
+    # The body is encoded here, since httpx sends none for json=None.
     response = await journey.client.request(
         method, "/users/me", headers=ada.headers | {"content-type": "application/json"}, content=json.dumps(document)
     )
@@ -236,7 +237,7 @@ async def test_edit_by_an_impersonator_is_audited_with_their_name(journey: Journ
     assert row == {"actor_id": ada.id, "impersonator": "user_support", "user_id": ada.id}
 
 
-# Mass assignment (OWASP API3:2023). What may be written is named; all else of the answer is sent back, changed or not.
+# Mass assignment (OWASP API3:2023): all members of the answer that are not in EDITS are sent back, changed or not.
 
 
 def _as_it_is(value: object) -> object:

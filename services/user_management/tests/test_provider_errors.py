@@ -68,7 +68,7 @@ IN_STATUS_200 = {
 
 
 async def refused(name: str, reply: httpx.Response | Exception, clock: SetClock | None = None) -> ProviderCallError:
-    """How a refresh fails."""
+    """Return the error of a refresh at the built-in provider `name` when its token endpoint replies so."""
     edge = Edge()
     edge.answer(TOKEN_ENDPOINTS[name], reply)
     with pytest.raises(ProviderCallError) as caught:
@@ -77,7 +77,7 @@ async def refused(name: str, reply: httpx.Response | Exception, clock: SetClock 
 
 
 HALF_DONE = {"server_error", "internal_error", "fatal_error"}
-"""Said when something broke, maybe after the refresh token was used up; all others before anything is done."""
+"""Codes of failures that may come after the refresh token was used up. Providers send all others before they use it."""
 
 
 @pytest.mark.parametrize("name", TOKEN_ENDPOINTS)

@@ -38,12 +38,12 @@ class World:
     folder: Path
 
     def provider(self, name: str) -> Provider:
-        """Return the provider of the built-in file, with the sandbox's addresses."""
+        """Return the provider `name` of the built-in files, with the sandbox's addresses."""
         copy_provider_files(self.folder, SANDBOX_URL)
         return load_providers([self.folder], {name: Registration(CLIENT_ID, SecretStr(CLIENT_SECRET))}).get(name)
 
     async def connect(self, provider: Provider, *, nonce: str | None = NONCE) -> TokenAnswer:
-        """Go from the authorization URL to tokens; the person consents."""
+        """Connect an account, from the authorization URL to the tokens, as a user who consents; return the tokens."""
         config = provider.config
         url = await self.oauth.authorization_url(
             provider,
@@ -67,7 +67,7 @@ class World:
         )
 
     async def control(self, name: str, **settings: object) -> None:
-        """Set up one imitation."""
+        """Change the settings of the imitation of `name`."""
         response = await self.browser.post(f"{SANDBOX_URL}/as/_control/{name}/settings", json=settings)
         assert response.status_code == 200, response.text
 

@@ -1,4 +1,5 @@
-"""A reverse proxy compares paths as they are sent: what it keeps from the internet has one spelling."""
+"""The paths that a reverse proxy keeps from the internet. It compares paths as they are sent, so each must be served
+under one spelling only."""
 
 import re
 
@@ -16,7 +17,8 @@ READ = "/internal/tokens/get"
 
 
 def documented_areas() -> dict[str, str]:
-    """Path to who may reach it, as operators are told; `/…` at the end stands for everything below."""
+    """Return, by path, who may reach it according to the document for operators; `/…` at the end of a path stands for
+    everything below."""
     rows = re.findall(
         r"^\| ((?:`[^`]+`(?:, )?)+) \| ([^|]+) \|$", prose(OPERATIONS).split("| path | let in from |")[1], re.MULTILINE
     )

@@ -1,4 +1,5 @@
-"""No statement reads a whole table that grows: every function in `queries/` is run, and its plans are looked at."""
+"""No statement reads a whole table that grows: every function in `queries/` is run, and the plans of its statements are
+checked."""
 
 import importlib
 import inspect
@@ -415,7 +416,7 @@ RUNS: Final[dict[str, Sequence[Run]]] = {
 
 
 def public_functions() -> set[str]:
-    """`module.function` of everything in `queries/` that speaks to Postgres."""
+    """Return `module.function` for every public function in `queries/` that sends statements to Postgres."""
     modules = [
         importlib.import_module(f"{queries.__name__}.{found.name}") for found in pkgutil.iter_modules(queries.__path__)
     ]
@@ -462,7 +463,7 @@ async def recording_pool(url: str) -> AsyncIterator[tuple["asyncpg.Pool[asyncpg.
 
 
 async def statements_of(name: str, url: str, scene: Connected) -> set[str]:
-    """What the function sends, in all its runs."""
+    """Return the statements that the function sends in all its RUNS."""
     module, _, function = name.partition(".")
     signature = inspect.signature(getattr(importlib.import_module(f"{queries.__name__}.{module}"), function))
     if next(iter(signature.parameters)) == "pool":
@@ -501,7 +502,7 @@ async def test_no_statement_reads_a_whole_table(
         assert read_whole[name] == {"webhook_subscriptions"}, "owners are looked up one by one"
 
 
-# The planner left to itself
+# The plans that the planner chooses for a search in many rows
 
 
 LIMIT: Final = 51

@@ -1,4 +1,4 @@
-"""The sweep of Clerk's users: what no webhook told us is found, and nothing else is touched."""
+"""The sweep over all of Clerk's users: differences that no webhook reported are found, and nothing else is changed."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("clean_database")]
 
 @pytest.fixture
 async def clerk_sandbox(container: Container, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
-    """A sandbox whose Clerk has nobody but this test's users, under the issuer that the service knows."""
+    """Give a sandbox whose Clerk has only this test's users; the service's calls to its issuer go there."""
     sandbox = Sandbox(base_url=SANDBOX_URL)
     async with create_http_client(httpx.ASGITransport(app=create_app(sandbox))) as http:
         replace_in_group(monkeypatch, container, "resources", issuer_http=http)
@@ -47,7 +47,7 @@ def reconciler(container: Container, clerk_sandbox: Sandbox) -> ReconcileService
 
 
 async def _known(container: Container, sandbox: Sandbox, **fields: Any) -> str:
-    """A user of Clerk whom a webhook told us of."""
+    """Make a user at Clerk, deliver the webhook about them to the service, and return Clerk's id of the user."""
     user = sandbox.clerk.create_user(**fields)
     await deliver(container, sandbox.clerk.event("user.created", user))
     return str(user["id"])
@@ -177,7 +177,7 @@ async def test_user_whom_only_the_filter_left_out_stays(
     container: Container, reconciler: ReconcileService, clerk_sandbox: Sandbox, owner: "Owner[asyncpg.Record]"
 ) -> None:
     ada = await _known(container, clerk_sandbox)
-    # The answer to the first pass, and to the filter of the second.
+    # Clerk leaves the user out of the list twice: in the first pass, and when the second pass asks for this user.
     empty = Fault(party="clerk", operation="users.list", action="status", status=200, body="[]", times=2)
     clerk_sandbox.faults.add(empty)
 
@@ -401,7 +401,7 @@ async def test_more_users_than_fit_on_three_pages_are_all_found(
 
     assert drift == Drift(checked=350, created=350)
     assert (await states(owner)).keys() == ids
-    # Four pages of the first pass, four filters of the second.
+    # The first pass reads four pages; the second asks four times for users by their ids.
     assert clerk_sandbox.ledger.count("clerk", "users.list") == 8
 
 
@@ -415,7 +415,7 @@ async def test_clerk_that_fails_in_mid_sweep_is_asked_again_from_the_cursor(
 ) -> None:
     for number in range(150):
         clerk_sandbox.clerk.create_user(created_at=1_700_000_000_000 + number)
-    # A slice of one page.
+    # A slice has time for one page.
     monkeypatch.setattr("services.user_management.services.slice_time.SLICE_SECONDS", 0.1)
     cursor = await reconciler.sweep_slice(TESTER)
     clerk_sandbox.faults.add(Fault(party="clerk", operation="users.list", action="status", status=status))
@@ -427,7 +427,7 @@ async def test_clerk_that_fails_in_mid_sweep_is_asked_again_from_the_cursor(
 
     assert (created_before, asked_before) == (100, 2)
     assert await count(owner, "users") == 150
-    # The second page, and two filters; the first page is not read again.
+    # The second page, and two requests of the second pass; the first page is not read again.
     assert clerk_sandbox.ledger.count("clerk", "users.list") == asked_before + 3
 
 

@@ -1,6 +1,6 @@
 """The fences of a refresh: each test fails when its fence is taken out.
 
-The provider is held in the midst of a refresh, and what must not happen is tried meanwhile.
+The provider holds back its answer to a refresh, and meanwhile the test tries what must not succeed.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ async def _ciphertexts(scene: Connected) -> tuple[bytes, bytes]:
 
 
 def _refresher(container: Container, clock: Clock, unit_of_work: UnitOfWorkFactory) -> TokenRefresher:
-    """A refresher as the container builds it, on a clock of the test's own."""
+    """Make a refresher as the container does, with a clock and a unit of work of the test's own."""
     oauth = OAuthClient(container.resources.http, clock)
     return TokenRefresher(
         database=container.resources.database,

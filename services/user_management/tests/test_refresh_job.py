@@ -1,4 +1,5 @@
-"""The job that renews tokens before anybody needs them: what is due, in which order, how often, from where it left."""
+"""The job that renews tokens before anybody needs them: which are due, in which order, how often, and where the next
+slice goes on."""
 
 import asyncio
 import json
@@ -39,7 +40,7 @@ WHERE kind = 'access'
 
 @pytest.fixture
 async def stale(connected: Connected) -> Connected:
-    """An integration whose access token has run out."""
+    """Give an integration whose access token has run out."""
     await connected.journey.age_tokens()
     return connected
 
@@ -64,7 +65,7 @@ async def test_job_renews_its_share_of_a_slice_the_next_to_run_out_first(
         if cursor is None:
             break
 
-    # Seven in three slices of ten seconds are three each; what is found by twos makes that four.
+    # Seven tokens over 30 s, three slices, are three for each slice; since they are taken in twos, a slice renews four.
     assert seen == [set(ids[:4]), set(ids), *[set(ids)] * (len(seen) - 2)]
     assert cursor is None
     assert journey.sandbox.ledger.count("oidc:static", "token.refresh") == 7
@@ -156,7 +157,7 @@ async def test_token_of_an_hour_is_renewed_before_a_reader_finds_it_too_short_li
         await journey.owner.execute(AGED, age, HOUR - age)
         await jobs.refresh_due(TESTER)
 
-    # The run may come to it as late as its calls are spread.
+    # A run may come to the token up to SPREAD seconds after its beginning.
     assert connected.calls() == 1
     assert HOUR - (age + SPREAD) >= DEFAULT_TTL_SECONDS
 
@@ -233,7 +234,7 @@ async def test_slice_that_ends_in_the_middle_goes_on_with_exactly_the_next_one(
     for enough in (3, 4, 7):  # noqa: B007 - has_enough reads it
         cursor = json.loads(json.dumps(await jobs.refresh_due(TESTER, cursor)))
         seen.append(await _refreshed(journey))
-    # Whoever passed the walk's place again would find this one.
+    # This one is due again; the walk would find it only if it went back.
     await journey.owner.execute(
         "UPDATE encrypted_tokens SET issued_at = now() - interval '1 hour', expires_at = now() - interval '1 hour'"
         " WHERE integration_id = $1 AND kind = 'access'",
