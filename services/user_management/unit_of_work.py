@@ -66,7 +66,7 @@ class UnitOfWork:
             self._detail_rows.append({"id": row_id, "user_id": user_id, "changes": dict(changes)})
 
     def publish(self, event: UserEvent) -> None:
-        """Write `event` to the outbox, from which it is sent to others if this transaction is committed."""
+        """Write `event` to the outbox at the commit; it is then sent to Redis and to webhook subscriptions."""
         self._outbox_rows.append(
             {
                 "id": uuid7(),
@@ -78,7 +78,7 @@ class UnitOfWork:
         )
 
     def count(self, counted: IntegrationCount) -> None:
-        """Add one to a counter that `/metrics` shows, if this transaction is committed."""
+        """Add one to a counter that `/metrics` shows, at the commit."""
         self._counts.append(counted)
 
     @asynccontextmanager

@@ -1,5 +1,5 @@
-"""Runs periodic jobs. A slot is one due run of a job: the run of one period, by the database's clock. It is made once,
-however many processes ask for it, and in slices of about five seconds."""
+"""Runs periodic jobs. A slot is one due run of a job: the run of one period, by the database's clock. However many
+processes ask for a slot, one at a time works on it, in slices of about five seconds, until it is done."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -146,8 +146,9 @@ class KeyRotationService:
     async def rewrap(self, actor: Principal, cursor: Any = None) -> JSONObject | None:
         """Slice: encrypt under the active version what is under others, for about five seconds.
 
-        Returns the cursor for the next slice. Returns None at the end, and also when so many integrations cannot be
-        read that marking them is stopped. With nothing to do this takes one statement.
+        Returns the cursor for the next slice. Returns None at the end, when this process does not hold the active
+        version, and when so many integrations cannot be read that marking them is stopped. With nothing to do this
+        takes one statement.
         """
         current = await self._plan()
         current.go_to(cursor)
@@ -189,8 +190,8 @@ class KeyRotationService:
         return progress
 
     async def status(self, _actor: Principal) -> list[KeyStatus]:
-        """List every key version, ascending. This decrypts all that is left under versions that are not active, to
-        count what is unreadable."""
+        """List every key version, ascending. This decrypts all that is left under versions that are not active and
+        that this process holds, to count what is unreadable."""
         async with self.database.reading() as connection:
             rows = await key_queries.usage(connection)
         return [await self._status_of(row) for row in rows]
@@ -199,7 +200,7 @@ class KeyRotationService:
         """Retire `version`, so that no process has to hold it any more; return how much was discarded, by place.
 
         With `discard_unreadable`, secrets that cannot be decrypted under it are first discarded, except webhook secrets
-        in use, and the integrations that they served are set to needs_reauth. Raises NotFoundError; KeyUnavailableError
+        in use, and the integrations whose tokens they were are set to needs_reauth. Raises NotFoundError; KeyUnavailableError
         if unreadable secrets are to be found and this process does not hold the right key; ConflictError while the
         version is active, while anything is under it, or while somebody may still be storing something under it.
         """

@@ -1,5 +1,5 @@
-"""The outbox relay: takes events, which were stored in the transaction of their change, and sends each at least once to
-a Redis Stream and a Redis channel, in order, and queues it for the webhooks."""
+"""The outbox relay: takes the events that were stored in the transaction of their change, sends each at least once to
+a Redis Stream and a Redis channel, the oldest first, and queues it for the webhook subscriptions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,8 @@ log = structlog.get_logger(__name__)
 class OutboxPolicy:
     """Where events go: the Redis Stream `stream`, which keeps about the newest `stream_length` of them, and `channel`.
 
-    Every event names `source` as its origin; `admins` are the ids of the users whose subscriptions get events.
+    Every event names `source` as its origin. `admins` are the ids of the users who are administrators: of users, only
+    their subscriptions get events.
     """
 
     source: str
@@ -62,8 +63,8 @@ class OutboxService:
             if not rows:
                 return
             events = {row.seq: of_outbox(row, self.policy.source) for row in rows}
-            # Redis comes first, since it may be told twice: after a crash from here on it is told again, while the
-            # webhooks are queued once.
+            # Redis comes first, since it may get an event twice: after a crash from here on the events are sent to it
+            # again, while the webhooks are queued once.
             await self._tell_redis(list(events.values()), list(events))
             async with self.unit_of_work(actor) as uow:
                 mine = await outbox_queries.mark_published(uow.connection, list(events))

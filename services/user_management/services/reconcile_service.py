@@ -40,7 +40,8 @@ log = structlog.get_logger(__name__)
 
 
 class Directory(Protocol):
-    """The users that Clerk's Backend API knows."""
+    """The users that Clerk's Backend API knows. Each method raises RetryLaterError while Clerk does not answer, and
+    ClerkRefusedError if Clerk refuses the request."""
 
     async def list_users(self, *, offset: int, limit: int) -> list[JSONObject]:
         """Return a page of users, the oldest first."""
@@ -54,8 +55,8 @@ class Directory(Protocol):
 
 @dataclass(slots=True)
 class Drift:
-    """The numbers of users that a sweep has looked at, and of the differences that it has found and repaired. A sweep
-    that only looks counts what it would repair."""
+    """The number of Clerk's users that a sweep has compared, and the numbers of differences that it has found and
+    repaired. A sweep that does not repair counts what it would repair."""
 
     checked: int = 0
     created: int = 0
@@ -87,7 +88,7 @@ class Sweep:
     looked_at: str | None = None
     """When the second pass began (RFC 3339). A user whom an administrator restores after that is not deleted."""
     suspects: list[str] = field(default_factory=list)
-    """Subjects that Clerk left out of a listing; each is asked for once more by itself."""
+    """Subjects that Clerk left out of a listing; the second pass asks for each once more, by itself."""
     gone: list[str] = field(default_factory=list)
     """Subjects of which Clerk said, when it was asked for each by itself, that it does not have them."""
 
@@ -188,7 +189,7 @@ class ReconcileService:
     @contextmanager
     def _surviving(self, sweep: Sweep, subject: str) -> Iterator[None]:
         """Log and count a database error in the block instead of raising it, so that the sweep goes on with the other
-        users. Errors that mean that Postgres is away are raised."""
+        users. Errors that mean that Postgres is unavailable are raised."""
         try:
             yield
         except DatabaseError as error:
@@ -230,7 +231,7 @@ class ReconcileService:
                 was_news = not await self.upstream.is_erased(uow, user.issuer, user.subject)
         self.states.forget_subject(user.issuer, user.subject)
         if not was_news:
-            # The user was erased here, or an event has told the same or something newer.
+            # The user was erased here, or an event has brought the same description or a newer one.
             return
         if known is None:
             sweep.drift.created += 1

@@ -91,8 +91,8 @@ class ServiceClientService:
     async def grant(
         self, actor: Principal, name: str, provider: str, *, scopes: Iterable[str] | None, reason_required: bool
     ) -> ServiceResponse:
-        """Let a service read tokens of `provider`, with `scopes` at most (None: with any); this replaces an earlier
-        grant.
+        """Let a service read tokens of `provider`, with at most `scopes` and the scopes that they imply (None: with
+        any); this replaces an earlier grant.
 
         `reason_required`: whether each read must give a reason. Raises NotFoundError if there is no such service,
         UnknownProviderError, ValidationFailedError.

@@ -27,7 +27,7 @@ class Prune(Protocol):
 
     async def __call__(self, connection: AsyncConnection, *, before: datetime, limit: int) -> int:
         """Remove up to `limit` rows that are older than `before` and no longer needed, for example finished deliveries.
-        Returns how many; fewer than `limit` means that none are left."""
+        Returns how many were removed; fewer than `limit` means that none are left."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ log = structlog.get_logger(__name__)
 
 
 class UseRecorder:
-    """Records that a key was used. Of the uses of one key, a process writes at most one per period to Postgres; it
-    ignores the others without a statement."""
+    """Records uses of things of one kind, each named by a key, such as a user's id. Of the uses of one key, a process
+    writes at most one per period to Postgres; it ignores the others without a statement."""
 
     def __init__(
         self,

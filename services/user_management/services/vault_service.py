@@ -62,8 +62,8 @@ class PoisonGuard:
         self._marked: dict[UUID, float] = {}
 
     def may_mark(self, integration_id: UUID) -> bool:
-        """Tell whether this integration may be marked: fewer than ten others were within the last minute. If so, it is
-        counted; to ask again for it within the minute counts nothing."""
+        """Tell whether this integration may be marked: it was marked within the last minute, or fewer than ten others
+        were. If so, it is counted as marked for a minute."""
         now = self._clock.monotonic()
         self._marked = {marked: at for marked, at in self._marked.items() if at > now - 60}
         if integration_id in self._marked:
@@ -133,8 +133,8 @@ class VaultService:
         return known and kdf == KDF
 
     def prove_or_report(self, version: int, kdf: str, canary: bytes) -> bool:
-        """Check as `prove` does and return its result; log a failure, once per version. This is for callers that can go
-        on without the version."""
+        """Return what `prove` returns, but log a failure, once per version. This is for callers that can go on without
+        the version."""
         if version not in self._encryption.versions:
             self._report("vault.key_missing", version)
             return False

@@ -1,5 +1,6 @@
 """Sends the webhook deliveries that are due, signed, and retries each for about a day. A delivery is one event on its
-way to one subscription; a subscription is disabled when all its deliveries have failed for five days."""
+way to one subscription. A subscription is disabled when its receiver answers 410 (Gone), or when all its deliveries
+have failed for five days."""
 
 import asyncio
 import random
@@ -153,7 +154,8 @@ class WebhookDeliveryService:
             await self._attempt(actor, delivery)
         except Exception as error:
             log.exception("webhook.attempt_failed", **_named(delivery))
-            # While Postgres is away nothing can be recorded, and the receiver is not to blame: the lease just runs out.
+            # While Postgres is unavailable nothing can be recorded, and the receiver is not to blame: the lease runs
+            # out, and the delivery is sent again.
             if not is_unavailable(error):
                 await self._record_internal_error(actor, delivery)
 

@@ -30,7 +30,7 @@ def is_wanted(listener: Listener, event: CloudEvent) -> bool:
 
 
 async def fan_out(uow: UnitOfWork, events: Iterable[CloudEvent], *, admins: Collection[str]) -> int:
-    """Step: number and store the deliveries of these events, in the order given. Returns how many deliveries there are.
+    """Step: number and store the deliveries of these events, in the order given. Returns how many were stored.
 
     A subscription gets none if it is disabled or its owner may not receive events at this moment; `admins` are the ids
     of the users who are administrators. The events must be marked as published in this same transaction; otherwise a

@@ -55,8 +55,8 @@ class WebhookService:
     start_slice: StartSlice
 
     async def receive_clerk_event(self, message_id: str, event: ClerkEvent, payload: JSONObject) -> WebhookAccepted:
-        """Store a verified event and apply it; a message id that is stored already changes nothing. The result says
-        whether it was, and whether the event is applied now.
+        """Store a verified event and apply it, unless an event with this message id is stored already. The result says
+        whether one was (`duplicate`), and whether the event is applied by now.
 
         Events of unknown types are stored and have no effect: if they were refused, Clerk would only send them again.
         Raises ValidationFailedError for an event of another Clerk instance.
@@ -153,8 +153,8 @@ class WebhookService:
         """Step: apply the event and mark it as applied, or store its error and when it is tried again. Returns whether
         it is applied.
 
-        Of an event about an erased user the payload is deleted, and it counts as applied. An error is raised only if it
-        means that Postgres is away.
+        An event about an erased user counts as applied, and its payload is deleted. An error is raised only if it means
+        that Postgres is unavailable.
         """
         try:
             async with uow.savepoint():
@@ -187,8 +187,8 @@ class WebhookService:
         return subject is not None and await self.upstream.is_erased(uow, self.issuer, subject)
 
     async def _apply(self, uow: UnitOfWork, event: ClerkEvent) -> bool:
-        """Step: carry out the effect of one event: on a user, on a deletion or on the sign-ins; other types have none.
-        Returns whether anything changed. Raises UnreadableEventError."""
+        """Step: carry out the effect of one event: create, update or delete a user, or record a sign-in. Events of other
+        types have no effect. Returns False if nothing changed. Raises UnreadableEventError."""
         if event.type in _USER_EVENTS:
             user = read_user(event.data, issuer=self.issuer, told_at=event.timestamp)
             return await self.upstream.apply(uow, user)

@@ -71,8 +71,8 @@ _URL_REFUSED: Final = (
 
 @dataclass(kw_only=True, eq=False)
 class WebhookSubscriptionService:
-    """Manages subscriptions. A service sees only its own subscriptions, an administrator sees all; for any other one a
-    method raises NotFoundError.
+    """Manages subscriptions. A service without the permission `admin` sees only its own subscriptions; administrators
+    see all. For a subscription that the caller does not see, a method raises NotFoundError.
 
     Whatever an administrator changes, the owner's rights decide what is sent. So where it is sent, and the secret that
     signs it, are the owner's alone: they would outlast the rights of an administrator who had changed them.
@@ -217,8 +217,8 @@ class WebhookSubscriptionService:
         return NewSecret(secret=secret, former_secret_until=row.former_secret_until)
 
     async def send_test(self, actor: Principal, subscription_id: UUID) -> QueuedDelivery:
-        """Queue an event of the type `webhook.test` for the subscription. If one is pending already, make that one due
-        now and return it instead.
+        """Queue an event of the type `webhook.test` for the subscription. If one is pending already, return that one
+        instead, and make it due now unless it is due within 30 s anyway.
 
         Raises NotFoundError, and ConflictError while the subscription is disabled or its owner may not receive events.
         """

@@ -30,8 +30,8 @@ __all__ = [
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the settings from the environment and `.env`; `overrides` go before both. Raises StartupError listing every
-    problem, one line each."""
+    """Read the settings from the environment and `.env`; `overrides` take precedence over both. Raises StartupError
+    listing every problem, one line each."""
     problems: dict[str, str] = {}
     try:
         settings = Settings(**overrides)
@@ -54,7 +54,8 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _use_default(overrides: dict[str, Any], path: list[str]) -> None:
-    """Write the default value of the setting at `path` into the nested `overrides`, which go before the environment."""
+    """Write the default value of the setting at `path` into the nested `overrides`, which take precedence over the
+    environment."""
     default = Settings.model_fields[path[0]].default
     if len(path) == 1 or not isinstance(default, BaseModel):
         overrides[path[0]] = default
@@ -64,5 +65,5 @@ def _use_default(overrides: dict[str, Any], path: list[str]) -> None:
 
 @cache
 def get_settings() -> Settings:
-    """Return the settings of this process, read once. Raises StartupError."""
+    """Return the settings of this process, which the first successful call reads. Raises StartupError."""
     return load_settings()

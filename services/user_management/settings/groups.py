@@ -54,7 +54,7 @@ class DatabaseGroup(BaseModel):
     pool_size: int = Field(default=5, ge=1, le=200)
     """Connections for units of work and reads, per process; up to as many again under load."""
     door_pool_size: int = Field(default=8, ge=1, le=200)
-    """Connections for token reads, sign-in look-ups and profiles, per process."""
+    """Connections for token reads, checks of service keys, sign-in look-ups and profiles, per process."""
     statement_cache_size: int = Field(default=100, ge=0, le=1000)
     """Prepared statements per connection; 0 behind pgbouncer in transaction mode."""
     timeout_seconds: float = Field(default=5.0, gt=0, le=60)
@@ -91,7 +91,7 @@ class ClerkGroup(BaseModel):
     allow_missing_azp: bool = False
     """Whether session tokens without `azp` are accepted."""
     instance_id: str | None = None
-    """When set, webhooks of any other Clerk instance are refused."""
+    """The id of our Clerk instance (`ins_…`): if it is set, webhooks of any other instance are refused."""
     cookie_suffix: Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z0-9_-]{8}$")] = None
     """The suffix of the Clerk instance's own session cookie, `__session_<suffix>`: the first 8 characters of the
     base64url of the SHA-1 of its publishable key."""
@@ -204,8 +204,8 @@ class FrontendGroup(BaseModel):
     redirect_uris: TextList = []
     """Exact URLs of the front end to which a provider may return directly, instead of to our callback."""
     connect_url: str = "http://localhost:3000/connect/{provider}?scopes={scopes}"
-    """Where a user connects an account again: the `reconnect_url` of refused token reads, with `{provider}` and
-    `{scopes}` filled in."""
+    """The front end's page on which a user connects an account, also again. With `{provider}` and `{scopes}` filled in
+    it is the `reconnect_url` in answers."""
 
 
 class AdminGroup(BaseModel):
@@ -267,8 +267,8 @@ class LogGroup(BaseModel):
 
 class DrainGroup(BaseModel):
     delay_seconds: float = Field(default=0.0, ge=0, le=5)
-    """How long after SIGTERM, at which `/ready` turns 503, the listener is closed: the interval at which a load
-    balancer polls `/ready`."""
+    """How long after SIGTERM the listener stays open, while `/ready` answers 503: the interval at which a load balancer
+    polls `/ready`."""
 
 
 class SandboxGroup(BaseModel):

@@ -1,5 +1,5 @@
-"""Tasks that tell others what happened: events go from the outbox (the table in which they wait) to Redis, and as
-webhooks to the subscriptions."""
+"""Tasks that send events to others: from the outbox (the table in which events wait) to Redis, and as webhooks to the
+subscriptions."""
 
 from celery import shared_task
 

@@ -29,9 +29,9 @@ class WorkerRuntime:
         self._runner.run(self._container.start())
 
     def run(self, use_case: Callable[[Container], Coroutine[Any, Any, Result]]) -> Result:
-        """Run one use case, then wait for refreshes under way, and return the result. It gets a fresh context, so that
-        no task sees what the one before has set: an asyncio.Runner would share one context between its runs. Raises
-        RuntimeError before `start`."""
+        """Run one use case, then wait for refreshes under way, and return the result. The use case gets a fresh context,
+        so that no task sees what the one before has set: an asyncio.Runner would share one context between its runs.
+        Raises RuntimeError before `start`."""
         if self._runner is None or self._container is None:
             raise RuntimeError("the worker runtime was not started")
         return self._runner.run(self._settled(use_case, self._container), context=Context())
@@ -46,7 +46,7 @@ class WorkerRuntime:
             await container.settle(SETTLE_SECONDS)
 
     def stop(self) -> None:
-        """Close the container and the loop."""
+        """Close the container and the loop; do nothing before `start`."""
         if self._runner is not None and self._container is not None:
             self._runner.run(self._container.stop())
             self._runner.close()
@@ -54,8 +54,8 @@ class WorkerRuntime:
 
 
 stopping = multiprocessing.Event()
-"""Event that the worker's parent sets when it is told to end. Its children inherit it, as they get no signal
-themselves."""
+"""Event that the worker's parent process sets when it is asked to shut down. Its children inherit the event, since they
+get no signal themselves."""
 
 runtime = WorkerRuntime()
 """Runtime of this process. It is process-wide, since Celery imports tasks by name and hands them nothing but their

@@ -13,7 +13,7 @@ REVOKE_PERIOD_SECONDS = 2.0
 
 @shared_task(name=JobName.SWEEP_LEASES.value)
 def sweep_leases() -> None:
-    """Every 10 s, repeat the refreshes whose outcome is unknown, since their lease ran out before an answer was
+    """Every 10 s, repeat the refreshes whose outcome is unknown, such as those whose lease ran out before an answer was
     stored."""
     runtime.run(
         lambda container: container.jobs.runner.run(

@@ -1,4 +1,4 @@
-"""Tasks that apply events that the identity provider sent earlier, and compare our users with its users."""
+"""Tasks that apply events which the identity provider sent earlier, and compare our users with its users."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ def retry_webhooks() -> None:
 @shared_task(name=JobName.RECONCILE_CLERK.value)
 def reconcile_clerk() -> None:
     """Once a day, in slices of a few seconds, compare all users with Clerk and repair what differs. Without
-    CLERK_SECRET_KEY nothing is done but a warning in the log."""
+    CLERK_SECRET_KEY this only logs a warning."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.RECONCILE_CLERK,

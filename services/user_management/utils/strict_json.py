@@ -10,7 +10,7 @@ MAX_DEPTH: Final = 32
 MAX_PUNCTUATION: Final = 1 << 13
 """The most commas and opening brackets, those in strings included, which bounds the number of values. Parser and
 validation are compiled and hold the interpreter for the whole document, whatever thread they run in: at this limit for
-7 ms of CPU (thousands of objects), and for 21 ms if a schema has an error to tell of each value. The largest batch of
+7 ms of CPU (thousands of objects), and for 21 ms if a schema reports an error for each value. The largest batch of
 token reads has 7,100, without those in texts."""
 MAX_MEMBERS: Final = 1024
 """The most members of one object: what Clerk's metadata, of 8 KB, may have. It bounds the errors that one object can

@@ -89,8 +89,9 @@ class ConnectFlows:
         """Begin a connect attempt that only `user_id` can finish; return the provider's URL to open, and the deadline.
 
         Raises UnknownProviderError; NotConnectedError for an account that is not connected; UserNotFoundError if the
-        user is not active; ValidationFailedError for scopes, return_url or redirect_uri; ProviderUnavailableError and
-        the other errors of `exchange_problem` if the provider's endpoints cannot be discovered.
+        user is not active; ValidationFailedError for a scope, return_url or redirect_uri that is not allowed;
+        ProviderUnavailableError and the other errors of `exchange_problem` if the provider's endpoints cannot be
+        discovered.
         """
         provider = self.providers.get(provider_name)
         addressed = await self._addressed(user_id, provider, request)
@@ -136,9 +137,9 @@ class ConnectFlows:
         return AuthorizeResponse(authorization_url=url, flow_id=flow_id, expires_at=now + FLOW_LIFETIME)
 
     async def _addressed(self, user_id: str, provider: Provider, request: AuthorizeRequest) -> _Addressed | None:
-        """Find the integration that is to be renewed or extended: of the account in `request`, or the primary one.
-        None: there is none, or one more account is wanted. Raises NotConnectedError for an account that is not
-        connected."""
+        """Find the integration that is to be renewed or extended: that of the account in `request`, or the primary one.
+        None: the user has no integration with the provider, or wants to connect one more account. Raises
+        NotConnectedError if `request` names an account that is not connected."""
         if request.new_account:
             return None
         async with self.database.reading() as connection:

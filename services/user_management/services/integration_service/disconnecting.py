@@ -19,7 +19,7 @@ async def disconnect(
     uow: UnitOfWork, providers: ProviderRegistry, held: LiveIntegration, *, by: DisconnectedBy
 ) -> RevocationState | None:
     """Step: end an integration whose row is locked, and delete its tokens; audit, publish and count that. If it was the
-    primary one, another account of the user becomes primary.
+    primary one, another integration of the user with the provider becomes primary, if there is one.
 
     Returns the state of the revocation at the provider: PENDING, or IMPOSSIBLE if the provider cannot revoke; None if
     there was no token to revoke.
@@ -52,7 +52,7 @@ async def disconnect_all(
 def disconnect_response(
     providers: ProviderRegistry, held: LiveIntegration, state: RevocationState | None
 ) -> DisconnectResponse:
-    """Build the answer to the user about an integration that `disconnect` has ended, with the state that it
+    """Build the answer to the user about an integration that `disconnect` has ended; `state` is what `disconnect`
     returned."""
     revocation: Literal["pending", "impossible", "none"] = "none"
     if state is not None:

@@ -87,8 +87,8 @@ class IntegrationService:
         self, _actor: Principal, user_id: str, provider: str, *, limit: int, cursor: str | None
     ) -> Page[TokenReadEntry]:
         """List a page of the requests of services for the user's tokens at `provider`, the newest first: by whom, when,
-        why, and with which outcome. Raises UnknownProviderError if there are none and the provider is not configured,
-        ValidationFailedError for a cursor that was not made for this list."""
+        why, and with which outcome. Raises UnknownProviderError if there are none, the provider is not configured and
+        the user has no integration with it; ValidationFailedError for a cursor that was not made for this list."""
         scope = f"activity:{user_id}:{provider}"
         before = UUID(self.signer.decode_cursor(scope, cursor)[0]) if cursor else None
         async with self.database.reading() as connection:
@@ -132,7 +132,7 @@ class IntegrationService:
     async def refresh_integration(
         self, _actor: Principal, user_id: str, provider: str, account: str | None
     ) -> IntegrationResponse:
-        """Refresh the integration's tokens at the provider now, unless they were issued in the last ten seconds, and
+        """Refresh the integration's tokens at the provider now, unless they were refreshed in the last ten seconds, and
         return the integration.
 
         Raises UnknownProviderError, NotConnectedError, NeedsReauthError (also if there is no refresh token),
@@ -190,9 +190,9 @@ class IntegrationService:
         """Step: lock the user and all their integrations, so that changes of the primary one are made one after the
         other, and return the wanted integration as a locked row and as it is shown.
 
-        The user is locked too because of a connect of one more account that is under way: its integration is not among
-        the locked ones, and it would itself see the former primary one. Raises UserNotFoundError if the user is not
-        active, UnknownProviderError, NotConnectedError.
+        The user's row is locked too, since a connect of one more account may be under way: its integration does not
+        exist yet and so cannot be locked, and that connect would still see the former primary one. Raises
+        UserNotFoundError if the user is not active, UnknownProviderError, NotConnectedError.
         """
         if not await integration_queries.lock_active_user(uow.connection, user_id):
             raise UserNotFoundError
@@ -238,7 +238,7 @@ class IntegrationService:
 
     def _refusal(self, row: ShownIntegration) -> JSONObject:
         shown = self._response(row)
-        # An integration that works shows no link, but a user who is refused here must be told how to go on.
+        # An integration that works shows no link, but a user who is refused here needs one to go on.
         link = shown.reconnect_url or self.links.url(row.provider, shown.granted_scopes)
         return {"reason": shown.status_reason, "reconnect_url": link}
 

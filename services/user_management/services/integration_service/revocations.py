@@ -1,5 +1,5 @@
 """Revokes at the providers the consents of disconnected integrations, and tokens that no integration holds. Each
-revocation is tried again until it succeeds, is known to be impossible, or is a week old."""
+revocation is tried again until it succeeds, is superseded by a new consent, proves impossible, or is a week old."""
 
 import asyncio
 from dataclasses import dataclass
@@ -88,8 +88,8 @@ class RevocationService:
             await self._finish(actor, revocation, RevocationState.DONE, failure=outcome if was_gone else None)
 
     async def _token_to_show(self, actor: Principal, provider: Provider, revocation: DueRevocation) -> str | None:
-        """Return the token to send to the provider. If the stored one has expired, or is of a kind that the provider
-        does not take, it is a new access token, for which the tokens are refreshed.
+        """Return the token to send to the provider: the stored one or, if that has expired (or will within a minute) or
+        is of a kind that the provider does not take, a new access token, which a refresh has brought.
 
         None: the revocation has been finished here, or another worker has taken it over. Raises ProviderCallError,
         KeyUnavailableError, PoisonedCiphertextError.

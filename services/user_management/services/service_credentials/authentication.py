@@ -66,7 +66,7 @@ class ServiceAuthentication:
         return self._listed is None or (credential.key_id, credential.secret_hash) in self._listed
 
     async def _list(self) -> None:
-        """Read the list of valid keys; log it if the database is away."""
+        """Read the list of valid keys. If the database is unavailable, log that and keep the former list."""
         try:
             self._listed = await queries.live_keys(self._database.door)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Token exchange (RFC 8693), a form of the token read that standard OAuth clients can use."""
+"""Token exchange (RFC 8693): a token read in a form that standard OAuth clients can use."""
 
 import re
 from collections.abc import Mapping

@@ -46,8 +46,9 @@ class TokenService:
     key_usage: UseRecorder
 
     async def get_valid_token(self, credential: ServiceCredential, request: TokenRequest) -> TokenResponse:
-        """Return a token that lives as long as the request demands (or 300 s), refreshed first if need be. If it cannot
-        be refreshed and the request demands nothing, 30 s of remaining life are enough.
+        """Return a token that lives as long as the request demands (or 300 s, and at most half of its whole life),
+        refreshed first if need be. If it cannot be refreshed and the request demands nothing, 30 s of remaining life
+        are enough.
 
         Raises one of the errors in the table of `documentation/token-api.md`. All refusals are recorded as token reads,
         except `unauthenticated` and those with status 502 or 503.
@@ -80,8 +81,9 @@ class TokenService:
         return await self._hand_out(credential, request, reading, result)
 
     async def get_many(self, credential: ServiceCredential, requests: Sequence[TokenRequest]) -> list[TokenBatchItem]:
-        """Return for each request, in order, a token or the problem for which there is none. One statement answers all
-        that need no refresh; the others are refreshed within seven seconds or become a problem.
+        """Return for each request, in order, a token or the problem because of which there is none. One statement
+        answers all that need no refresh. The tokens of the others are refreshed; those that have not been refreshed
+        within seven seconds get a problem.
 
         Raises UnauthenticatedError if the service's key is not valid.
         """
@@ -104,8 +106,8 @@ class TokenService:
             except ApplicationError as error:
                 return TokenBatchItem(problem=TokenProblem.of(error))
             except Exception as error:
-                # Time has run out, or Postgres is away by now. That concerns this member only: the others' tokens are
-                # good.
+                # Time has run out, or Postgres is unavailable by now. That concerns this member only: the others'
+                # tokens are good.
                 if not is_unavailable(error):
                     raise
                 return TokenBatchItem(problem=TokenProblem.of(unavailable(None)))

@@ -84,14 +84,15 @@ class TokenRefresher:
     async def refresh(self, integration_id: UUID, token_version: int) -> RefreshResult:
         """Replace the tokens of `token_version`, or wait for the process that is doing so, and return how that ended.
 
-        The refresh goes on if the caller is cancelled. Raises KeyUnavailableError, or the database's error if it fails
-        before anything was sent.
+        The refresh goes on if the caller is cancelled. Raises KeyUnavailableError, or an error of the database. If the
+        provider has answered and Postgres stays unavailable until the answer can no longer be stored, the outcome is
+        UNAVAILABLE instead.
         """
         wanted = DueRefresh(integration_id, token_version)
         flight = self._flights.get(wanted)
         if flight is None:
             context = RequestContext(request_id=current_context().request_id, actor=REFRESHER)
-            # A context of its own: it must neither inherit the caller's transaction nor die with the caller.
+            # A task with a context of its own: it must neither inherit the caller's transaction nor die with the caller.
             flight = asyncio.get_running_loop().create_task(self._fly(wanted, context), context=Context())
             self._flights[wanted] = flight
             flight.add_done_callback(lambda done: self._land(wanted, done))

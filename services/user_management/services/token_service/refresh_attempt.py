@@ -46,8 +46,8 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 DEGRADED_AFTER_FAILURES: Final = 3
 EXHAUSTED_AFTER_SECONDS: Final = 3 * 86_400.0
 EXHAUSTED_AFTER_FAILURES: Final = 6
-"""For how long, and how often at least, a provider must refuse with unknown codes before the user has to connect
-again."""
+"""How long a run of the provider's failures must be, in time and in number, before a repeated refusal with an unknown
+code means that the user has to connect again."""
 KEY_UNAVAILABLE: Final = "key_unavailable"
 _MAX_COOL_DOWN_SECONDS: Final = 300.0
 _MAX_PROVIDERS_WISH_SECONDS: Final = 3600.0
@@ -113,9 +113,10 @@ class RefreshAttempts:
     async def carry_out(self, claim: Claim, lease_ends: float, *, may_call: Callable[[], bool]) -> RefreshResult:
         """Refresh the tokens of `claim`, store the answer or the failure, and return how it ended.
 
-        `may_call` is asked just before the request is sent; if it returns False, nothing is sent and the result is
-        UNAVAILABLE. `lease_ends` is when the lease ends, in seconds of the monotonic clock. Raises KeyUnavailableError,
-        or the database's error if the answer or failure could not be stored.
+        `may_call` is called just before the request is sent; if it returns False, nothing is sent and the result is
+        UNAVAILABLE. `lease_ends` is the time until which an answer may be stored, in seconds of the monotonic clock; a
+        short lease ends earlier unless it is renewed. Raises KeyUnavailableError, or the database's error if the answer
+        or failure could not be stored.
         """
         if claim.provider not in self.providers:
             return await self._misconfigured(claim, Failure("unknown_provider"))
@@ -157,9 +158,9 @@ class RefreshAttempts:
         """Store the answer. After any error of the database, try again until `lease_ends`, because the refresh token in
         the answer may be the only one that still works.
 
-        Returns REFRESHED, also if the answer was discarded because the integration has newer tokens or was
-        disconnected; UNAVAILABLE if Postgres was away until the end. Any other error of the database is raised at the
-        end.
+        Returns REFRESHED, also if the answer was discarded because the integration has newer tokens, was revoked or
+        disconnected, or (at a strict provider) another process has claimed it; UNAVAILABLE if Postgres was unavailable
+        until the end. Any other error of the database is raised at the end.
         """
         pause = 0.05
         while True:
@@ -258,8 +259,8 @@ class RefreshAttempts:
 
     async def _back_off(self, claim: Claim, error: ProviderCallError, *, extra_seconds: float) -> RefreshResult:
         """Give the lease back with a pause that grows with each failure and is no shorter than the provider asks for
-        (up to an hour). If the provider has refused for days with unknown codes, and twice with the same one at last,
-        the user has to connect again."""
+        (up to an hour). If the provider's calls have failed for days and its last two refusals had the same unknown
+        code, the user has to connect again."""
         backoff = min(_MAX_COOL_DOWN_SECONDS, 2.0 ** min(claim.failures, 9) + extra_seconds)
         cool_down = backoff * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
         if error.retry_after is not None:
@@ -275,7 +276,7 @@ class RefreshAttempts:
             outcome_unknown=error.outcome_unknown,
             provider_failed=True,
         )
-        # After days of an outage, a single refusal is no reason to ask the user: it has to be said again.
+        # After days of an outage, a single refusal is no reason to ask the user: the provider has to repeat it.
         is_repeated = error.kind is ProviderErrorKind.UNKNOWN and claim.last_failure == error.code
         if is_repeated and _is_exhausted(run):
             return await self._needs_reauth(claim, ReauthReason.REFRESH_EXHAUSTED, failure)

@@ -95,8 +95,9 @@ class UserAdministration:
         return UserBatch(users=found, missing=[user_id for user_id in wanted if user_id not in rows])
 
     async def suspend_user(self, actor: Principal, user_id: str, *, reason: str | None) -> AdminUserResponse:
-        """Suspend the user, who is refused from now on, and return them. If they are suspended here already, nothing
-        changes, not even the reason. Raises UserNotFoundError, also for a deleted user."""
+        """Suspend the user, whom this process refuses from now on and others within two seconds, and return them. If
+        they are suspended here already, nothing changes, not even the reason. Raises UserNotFoundError, also for a
+        deleted user."""
         async with self.unit_of_work(actor) as uow:
             row = await lock_live_user(uow, user_id)
             if row.suspended_at is None:

@@ -66,8 +66,8 @@ class ProfileService:
         return UserResponse.model_validate(row)
 
     async def delete_user(self, actor: Principal, user_id: str, *, expected: ExpectedVersions) -> DeletionResponse:
-        """Delete the user's own account: sign-in and token reads are refused at once, all integrations are
-        disconnected, and the revocation of their tokens at the providers is queued.
+        """Delete the user's own account: token reads are refused at once, sign-ins by every process within two seconds,
+        all integrations are disconnected, and the revocation of their tokens at the providers is queued.
 
         The other data is erased when the hold-back ends, until which an administrator can restore the user. If the user
         is deleted already, nothing changes. Raises UserNotFoundError, PreconditionFailedError.
