@@ -200,9 +200,10 @@ class KeyRotationService:
         """Retire `version`, so that no process has to hold it any more; return how much was discarded, by place.
 
         With `discard_unreadable`, secrets that cannot be decrypted under it are first discarded, except webhook secrets
-        in use, and the integrations whose tokens they were are set to needs_reauth. Raises NotFoundError; KeyUnavailableError
-        if unreadable secrets are to be found and this process does not hold the right key; ConflictError while the
-        version is active, while anything is under it, or while somebody may still be storing something under it.
+        in use, and the integrations whose tokens they were are set to needs_reauth. Raises NotFoundError;
+        KeyUnavailableError if unreadable secrets are to be found and this process does not hold the right key;
+        ConflictError while the version is active, while anything is under it, or while somebody may still be storing
+        something under it.
         """
         unreadable = await self._all_unreadable(version) if discard_unreadable else {}
         discarded: dict[str, int] = {}

@@ -187,8 +187,8 @@ class WebhookService:
         return subject is not None and await self.upstream.is_erased(uow, self.issuer, subject)
 
     async def _apply(self, uow: UnitOfWork, event: ClerkEvent) -> bool:
-        """Step: carry out the effect of one event: create, update or delete a user, or record a sign-in. Events of other
-        types have no effect. Returns False if nothing changed. Raises UnreadableEventError."""
+        """Step: carry out the effect of one event: create, update or delete a user, or record a sign-in. Events of
+        other types have no effect. Returns False if nothing changed. Raises UnreadableEventError."""
         if event.type in _USER_EVENTS:
             user = read_user(event.data, issuer=self.issuer, told_at=event.timestamp)
             return await self.upstream.apply(uow, user)

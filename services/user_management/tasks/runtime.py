@@ -29,7 +29,7 @@ class WorkerRuntime:
         self._runner.run(self._container.start())
 
     def run(self, use_case: Callable[[Container], Coroutine[Any, Any, Result]]) -> Result:
-        """Run one use case, then wait for refreshes under way, and return the result. The use case gets a fresh context,
+        """Run one use case, then wait for refreshes under way, and return the result. The use case gets a new context,
         so that no task sees what the one before has set: an asyncio.Runner would share one context between its runs.
         Raises RuntimeError before `start`."""
         if self._runner is None or self._container is None:

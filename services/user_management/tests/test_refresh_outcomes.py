@@ -25,7 +25,7 @@ REVOKED = f'[errors]\ntoken_revoked = "revoked"\n\n{DETAILS}'
 
 
 async def _fail_once(scene: Connected, **fault: Any) -> dict[str, Any]:
-    """Let one refresh fail, as soon as a cool-down allows it, and return the integration's row afterwards."""
+    """End the cool-down, let one refresh fail with `fault`, and return the integration's row afterwards."""
     await scene.set("refresh_not_before", None)
     scene.fail(fault.pop("action", "error"), **fault)
     await scene.get()

@@ -1,4 +1,5 @@
-"""Bodies as they may arrive: too large, of another kind, or not the strict JSON that everybody reads alike."""
+"""Request bodies: their largest size, the accepted media types, and JSON that is strict, so that everybody reads it
+alike."""
 
 import json
 from collections.abc import AsyncIterator
@@ -17,7 +18,7 @@ TOKENS = "/internal/tokens/get"
 
 
 async def _caller(journey: Journey, path: str) -> dict[str, str]:
-    """Headers of somebody who may call `path`: guards speak before the body does."""
+    """Return headers of a caller who may call `path`: others are refused before their body is read."""
     return await journey.service_key() if path == TOKENS else (await journey.sign_up()).headers
 
 

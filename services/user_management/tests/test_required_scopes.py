@@ -1,5 +1,5 @@
-"""Changes of the required scopes: integrations that lack one need their users, those that no longer lack one come back,
-and none goes back and forth."""
+"""Changes of the required scopes: integrations that lack one are set to needs_reauth, those that no longer lack one
+recover, and none goes back and forth."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ WAITED_FOR = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid
 
 @pytest.fixture
 async def disconnecting(servers: Servers, database_name: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """Open a database connection, as another process has it, by which a test locks the user's rows."""
+    """Open a database connection, like another process's, with which a test locks rows of integrations."""
     connection = await asyncpg.connect(servers.owner_url(database_name))
     yield connection
     await connection.close()
@@ -44,7 +44,7 @@ async def _an_hour_goes_by(journey: Journey) -> None:
 
 
 async def _check_requiring(journey: Journey, required: Sequence[str]) -> None:
-    """Do a run of the check in a process that requires these scopes."""
+    """Run the check of integrations as in a process that requires these scopes."""
     with pytest.MonkeyPatch.context() as patch:
         configure(journey, patch, STATIC, required_scopes=tuple(required))
         await run_check(journey)

@@ -1,4 +1,4 @@
-"""The `Retry-After` of others: both forms, and whatever else they send."""
+"""Reading `Retry-After`: both of its forms, and text that is neither."""
 
 from datetime import UTC, datetime
 from typing import Final

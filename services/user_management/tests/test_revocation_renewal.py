@@ -1,4 +1,4 @@
-"""Providers that end a consent by an access token only: a token that has run out is renewed before it is revoked."""
+"""Providers that take only an access token for revocation: a token that has run out is renewed before it is revoked."""
 
 import asyncio
 from collections.abc import Iterator

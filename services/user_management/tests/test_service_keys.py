@@ -1,4 +1,5 @@
-"""Service keys at the doors of ordinary internal routes, their rotation, and when they were last used."""
+"""Service keys: what they open on internal and administrators' routes, their rotation, and the record of their last
+use."""
 
 import asyncio
 import time
@@ -42,7 +43,7 @@ SEARCHER = Annotated[Principal, Depends(admin_or_permitted(ServicePermission.USE
 
 
 def _doors(container: Container) -> FastAPI:
-    """One route for each kind of guard that takes a service key."""
+    """Build an application with one route (a door) for each kind of guard that takes a service key."""
     app = FastAPI(
         exception_handlers=HANDLERS, middleware=[Middleware(RequestContextMiddleware, strict_transport=False)]
     )
@@ -83,7 +84,7 @@ def services(container: Container, clean_database: None) -> ServiceClientService
 
 
 async def _open(doors: httpx.AsyncClient, key: str) -> dict[str, int]:
-    """What each door answers to the key."""
+    """Return the status with which each door answers the key."""
     return {door: (await doors.get(door, headers={"X-API-Key": key})).status_code for door in DOORS}
 
 
@@ -293,7 +294,7 @@ async def test_revocation_and_rotation_at_once_leave_no_old_key_live(
 
 
 class Use:
-    """Two keys, and when they were last used."""
+    """Two service keys, a recorder of their uses by a clock that the test moves, and the times recorded for them."""
 
     def __init__(self, journey: Journey, keys: list[str]) -> None:
         self.clock = SetClock(time.time())
@@ -307,7 +308,7 @@ class Use:
         return [by_id[key] for key in self.keys]
 
     async def pass_seconds(self, seconds: float) -> None:
-        """Move the process's clock, and the rows' times back to match."""
+        """Let time pass: move the recorder's clock forward, and the recorded times back."""
         self.clock.seconds += seconds
         await self._owner.execute(
             "UPDATE service_keys SET last_used_at = last_used_at - make_interval(secs => $1)", seconds

@@ -18,7 +18,7 @@ CHANGE = {"first_name": "Augusta"}
 
 @pytest.fixture(autouse=True)
 def frontend(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One front end that may call us from another origin, and the suffix of our own Clerk instance."""
+    """Configure one front end that may call us from another origin, and the cookie suffix of our Clerk instance."""
     monkeypatch.setattr(journey.container.resources.settings.clerk, "cookie_suffix", "a1B2c3D4")
     monkeypatch.setattr(journey.container.resources.settings.frontend, "origins", [FRONTEND])
 
@@ -68,7 +68,7 @@ async def test_change_from_an_allowed_origin_is_made(journey: Journey, ada: Pers
 async def test_change_from_another_origin_is_refused(
     journey: Journey, ada: Person, method: str, origin: str | None
 ) -> None:
-    # What a foreign page cannot forge for a read is not enough for a change.
+    # `Sec-Fetch-Site: same-origin`, which is enough for a read, is not enough for a change.
     headers = cookie(ada) | OWN_PAGE | ({} if origin is None else {"origin": origin})
 
     response = await journey.client.request(method, "/users/me", headers=headers, json=CHANGE)
@@ -181,7 +181,7 @@ async def test_pairs_too_short_for_a_token_are_not_parsed(
 
 
 def forgeries(person: Person, count: int) -> list[str]:
-    """Cookies that differ from the person's own in nothing but the signature."""
+    """Make `count` cookies that differ from the person's own in nothing but the signature."""
     signed, _, signature = token(person).rpartition(".")
     return [f"__session={signed}.{number:08}{signature[8:]}" for number in range(count)]
 

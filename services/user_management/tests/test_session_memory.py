@@ -1,4 +1,5 @@
-"""Tokens that come again: verified once, and believed no longer than anew."""
+"""Session tokens that are presented again: they are verified once, and refused as soon as a fresh verification would
+refuse them."""
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -19,7 +20,8 @@ OTHER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048).publi
 
 
 class Keys:
-    """What the issuer publishes under one id, until it is changed; None: withdrawn."""
+    """The issuer's key set with one key, which a test can replace or withdraw (None); `away` makes the set
+    unavailable."""
 
     def __init__(self) -> None:
         self.key: RSAPublicKey | None = PRIVATE_KEY.public_key()

@@ -1,4 +1,5 @@
-"""Configuration: development needs none, production accepts no half measures and says everything at once."""
+"""Settings: development needs no variable; production refuses what is missing or weak, and names every problem at
+once."""
 
 import base64
 import json
@@ -38,7 +39,7 @@ PRODUCTION = {
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's own variables are out of the game."""
+    """Unset the variables of the service that this machine has set, so that no test depends on them."""
     for name in variable_names():
         monkeypatch.delenv(name, raising=False)
 
@@ -50,7 +51,7 @@ def _load(monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str]) -> Se
 
 
 def _problems(monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str]) -> dict[str, str]:
-    """Variable → problem, as the message lists them."""
+    """Load settings that must be refused; return the problem of each variable as the error lists them."""
     with pytest.raises(StartupError) as refused:
         _load(monkeypatch, environment)
     _, *lines = str(refused.value).splitlines()

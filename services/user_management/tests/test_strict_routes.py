@@ -1,4 +1,4 @@
-"""What the document says of queries, numbers, times and methods is what is done."""
+"""Routes take exactly the query parameters, numbers, times and methods that the OpenAPI document describes."""
 
 import re
 from typing import Any
@@ -37,7 +37,7 @@ async def test_no_route_takes_a_query_parameter_that_it_does_not_know(
             response = await journey.client.request(method.upper(), f"{url}?surprise=1", headers=headers)
             answered[f"{method.upper()} {path}"] = response
 
-    # Each of these is guarded by what this caller does not have, and the guard speaks first.
+    # Each of these needs something else that this caller does not send, and is refused for that first.
     others = {"POST /webhooks/clerk": 400, "POST /internal/users/batch-get": 403, "GET /oauth/callback/{provider}": 422}
     refused = {
         route: (response.status_code, "surprise" in response.text)
@@ -69,7 +69,7 @@ async def test_callback_takes_what_providers_add_but_nothing_twice(journey: Jour
 
     added, twice = await journey.client.get(path), await journey.client.get(f"{path}&code=y")
 
-    # Of the state alone there is something to say.
+    # Only the unknown state is refused, and not the parameters that the provider added.
     assert_problem(added, 404, "flow_not_found")
     assert _refused_parameters(twice) == [("code", "doubled_parameter")]
 

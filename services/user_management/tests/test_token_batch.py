@@ -1,4 +1,4 @@
-"""`POST /internal/tokens/batch-get`: a hundred answers, each as if it had been asked for alone."""
+"""`POST /internal/tokens/batch-get`: up to a hundred token reads at once, each answered as if it were alone."""
 
 import asyncio
 from typing import Any

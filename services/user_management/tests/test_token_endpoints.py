@@ -1,4 +1,4 @@
-"""`POST /internal/tokens/get`: who may ask, what they are told, and what is recorded of it."""
+"""`POST /internal/tokens/get`: who gets a token, how each refusal is answered, and what is recorded."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -84,7 +84,8 @@ REFUSALS: dict[TokenOutcome, tuple[Callable[[Connected], Awaitable[httpx.Respons
         },
     ),
 }
-"""Outcome → how it comes about, status, members of the body beyond those of every problem."""
+"""For each outcome: a function that brings it about, the status, and the members of the body beyond those of every
+problem."""
 
 
 def test_refusals_name_every_outcome_of_the_statement() -> None:

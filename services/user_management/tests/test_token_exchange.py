@@ -1,4 +1,5 @@
-"""`POST /internal/oauth/token` (RFC 8693): the same door for services that speak OAuth, in OAuth's words."""
+"""`POST /internal/oauth/token` (RFC 8693): token reads for services that speak OAuth, with OAuth's parameters and
+errors."""
 
 import base64
 import re
@@ -26,7 +27,7 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 
 
 def _form(scene: Connected, **changes: str | None) -> dict[str, str]:
-    """A request that is granted, but for what is given; None leaves a field out."""
+    """Return the form of a request that is granted, with `changes` made to its fields; None leaves a field out."""
     fields: dict[str, str | None] = {
         "grant_type": GRANT_TYPE,
         "subject_token": scene.user_id,
@@ -43,7 +44,7 @@ async def _exchange(scene: Connected, *, headers: Headers | None = None, **chang
 
 
 def _refused(response: httpx.Response, error: str, status: int = 400) -> dict[str, Any]:
-    """The refusal is one that a strict OAuth client can read (RFC 6749 section 5.2)."""
+    """Assert that the refusal is one that a strict OAuth client can read (RFC 6749 section 5.2); return its body."""
     body: dict[str, Any] = response.json()
     assert (response.status_code, body["error"]) == (status, error), response.text
     assert response.headers["content-type"] == "application/json"
@@ -55,7 +56,7 @@ def _refused(response: httpx.Response, error: str, status: int = 400) -> dict[st
 
 
 def _key(scene: Connected) -> tuple[str, str]:
-    """(client id, client secret) of the service."""
+    """Return the service's key as OAuth's (client id, client secret)."""
     secret = scene.key["Authorization"].removeprefix("Bearer ")
     return secret.rpartition("_")[0], secret
 

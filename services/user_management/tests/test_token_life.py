@@ -1,4 +1,4 @@
-"""How long a handed-out token lives, and what a provider's faults do to it: nothing that a user would have to mend."""
+"""How much life a handed-out token has left, and what failed refreshes do to token reads and integrations."""
 
 import asyncio
 from typing import Any

@@ -142,7 +142,7 @@ async def test_key_version_that_this_process_lacks_touches_no_row(connected: Con
 
 @pytest.fixture
 async def missing_active_key(connected: Connected) -> AsyncIterator[None]:
-    """Make a version the active one that this process does not hold."""
+    """Make a key version that this process does not hold the active one."""
     owner = connected.journey.owner
     await owner.execute("UPDATE encryption_keys SET state = 'decrypt_only'")
     await owner.execute(

@@ -1,4 +1,5 @@
-"""One transaction: everything or nothing, and the one way to keep a refusal."""
+"""Units of work: a change is committed with its audit rows and events or not at all, also if an error is raised that
+was marked by `keep`."""
 
 import asyncpg
 import pytest
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("clean_database")
 
 
 async def counts(owner: "Owner[asyncpg.Record]") -> tuple[int, int, int]:
-    """Rows of (change, audit, outbox)."""
+    """Count the rows of (service_clients, audit_logs, outbox_events)."""
     row = await owner.fetchrow(
         "SELECT (SELECT count(*) FROM service_clients), (SELECT count(*) FROM audit_logs),"
         " (SELECT count(*) FROM outbox_events)"

@@ -1,4 +1,5 @@
-"""How users come, are deleted, restored and erased: by themselves, by admins, by upstream; and who wins."""
+"""How users are created, suspended, deleted, restored and erased by themselves, administrators and upstream, and which
+change wins."""
 
 from datetime import timedelta
 
@@ -41,12 +42,12 @@ BEFORE_HOLD_BACK, AFTER_HOLD_BACK = timedelta(days=29, hours=23), timedelta(days
 
 
 async def _pass(owner: "Owner[asyncpg.Record]", time: timedelta) -> None:
-    """Let `time` pass for whoever is deleted."""
+    """Let `time` pass since the deletion of every deleted user."""
     await owner.execute("UPDATE users SET deleted_at = deleted_at - $1::interval", time)
 
 
 async def _erased(container: Container, owner: "Owner[asyncpg.Record]") -> None:
-    """Ada, deleted and erased."""
+    """Create Ada, delete her, and erase her."""
     await deliver(container, updated(ADA, at=1, first_name="Ada"))
     await deliver(container, deleted(ADA, at=2))
     await _pass(owner, AFTER_HOLD_BACK)

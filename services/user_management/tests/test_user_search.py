@@ -1,4 +1,5 @@
-"""`/users/search`, against a model of it: what matches, in which order, and pages that lose and repeat nobody."""
+"""`/users/search`, compared with a model of it: what matches, in which order, and pages that neither lose nor repeat
+anybody."""
 
 import random
 from collections.abc import Callable
@@ -52,7 +53,7 @@ class Known:
     deleted: bool
 
     def matched(self, q: str) -> str | None:
-        """The key that begins with `q`, of the first field that does; None: it does not match."""
+        """Return the search key of the first field that begins with `q`; None: no field does."""
         address = normalize_email(self.email) if self.email else ""
         # Also without accents: whoever types "Émile" looks for emile@… too.
         folded = search_key(q) if "@" not in q else ""
@@ -79,7 +80,7 @@ class Question:
         }
 
     def answer(self, people: list[Known]) -> list[str]:
-        """Ids in the order of the list."""
+        """Return the ids of those of `people` who match, in the order in which the search has to list them."""
         wanted = [
             person
             for person in people
@@ -137,7 +138,7 @@ async def populate(journey: Journey, people: list[Known]) -> None:
 
 @pytest.fixture
 async def searcher(journey: Journey) -> Headers:
-    """Headers of a service that may search; its calls make no user."""
+    """Headers of a service that may search. Unlike an administrator's sign-in, its calls create no user."""
     return {"X-API-Key": await journey.container.service_clients.create_service(TESTER, "crm", ["users:search"])}
 
 
@@ -146,7 +147,7 @@ async def search(journey: Journey, headers: Headers, **parameters: Any) -> httpx
 
 
 async def walk(journey: Journey, headers: Headers, parameters: dict[str, str], limit: int) -> list[str]:
-    """Ids of all pages; every page but the last is full."""
+    """Return the ids of all pages in order; assert that every page but the last is full."""
     found: list[str] = []
     cursor: dict[str, str] = {}
     while True:

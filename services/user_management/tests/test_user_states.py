@@ -1,4 +1,4 @@
-"""Which users may act and how soon a change is seen; and how often activity is written."""
+"""Which users may act, how soon a process sees a change of that, and how often activity is written."""
 
 import asyncio
 import time
@@ -30,7 +30,8 @@ def clock() -> SetClock:
 
 @pytest.fixture
 def other_process(journey: Journey, clock: SetClock, monkeypatch: pytest.MonkeyPatch) -> UserStates:
-    """Give the guards of the application under test another process's memory of users."""
+    """Give the application under test a memory of users that changes made through the container do not reset, as if
+    another process had made them; return that memory."""
     container = journey.container
     states = UserStates(container.resources.database, clock)
     sign_in = SignIn(
@@ -88,7 +89,7 @@ async def test_lifted_suspension_is_seen_within_two_seconds_by_another_process(
 
 
 class _LateAnswers:
-    """A slow Postgres: its answers are held back until `arrive` is set."""
+    """A database whose answers are held back until `arrive` is set; `sent` is set when the first one is ready."""
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._pool = pool
@@ -146,7 +147,8 @@ async def last_active(journey: Journey, user_id: str) -> datetime | None:
 
 
 async def be_inactive(journey: Journey, user_id: str, *, minutes: float) -> datetime:
-    """Move the last activity into the past, and let everybody look again."""
+    """Move the user's last activity `minutes` into the past, let this process forget all users, and return the new
+    time."""
     statement = "UPDATE users SET last_active_at = now() - make_interval(secs => $2) WHERE id = $1 RETURNING *"
     row = await journey.owner.fetchrow(statement, user_id, minutes * 60)
     assert row is not None
@@ -184,7 +186,7 @@ async def test_activity_is_written_once_by_several_processes(
     await journey.owner.execute("UPDATE users SET last_active_at = now() - interval '1 minute'")
     noted_elsewhere = await last_active(journey, ada.id)
 
-    # Remembers ten minutes, and the database knows better.
+    # This process remembers activity of ten minutes ago, while the database has some of one minute ago.
     await status_of(journey, ada.headers)
 
     assert await last_active(journey, ada.id) == noted_elsewhere
@@ -227,7 +229,7 @@ async def test_profile_is_read_while_the_pool_for_writing_is_busy(journey: Journ
             async with asyncio.timeout(TIMEOUT_SECONDS + 1):
                 found = [await status_of(journey, ada.headers)]
             async with asyncio.timeout(0.9 * TIMEOUT_SECONDS):
-                # Nobody waits again for what is known to be busy.
+                # After a failed write nothing is written for ten seconds, so these do not wait for the busy pool.
                 found += [await status_of(journey, person.headers) for person in (ada, bob)]
 
     assert found == [200, 200, 200]

@@ -21,7 +21,7 @@ from services.user_management.utils import validators
 from services.user_management.utils.validators import PlainLine
 
 LIMIT = 200
-# A busy machine is no bug; what takes long is tested by itself.
+# No deadline: a busy machine is no bug, and text that could take long has a test of its own.
 UNHURRIED = settings(deadline=None)
 FAMILY = "\U0001f469\u200d\U0001f469\u200d\U0001f467"
 NONCHARACTERS = {*range(0xFDD0, 0xFDF0), *(plane << 16 | low for plane in range(17) for low in (0xFFFE, 0xFFFF))}
@@ -345,7 +345,7 @@ REFUSED: dict[str, list[tuple[str, str | None]]] = {
 
 
 def _forbidden(character: str) -> bool:
-    """The rule again, from Unicode's own properties instead of from ranges."""
+    """Tell whether `plain_line` has to refuse the character, by Unicode's own properties instead of by ranges."""
     kind = unicodedata.category(character)
     return kind in {"Cc", "Cs", "Zl", "Zp"} or ord(character) in NONCHARACTERS | DIRECTION_CONTROLS
 

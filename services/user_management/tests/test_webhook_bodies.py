@@ -1,4 +1,5 @@
-"""Signed bodies that are not what Clerk sends: an answer for each, and never a half-told story."""
+"""Signed webhook bodies that are not what Clerk sends: they are refused, kept with an error, or applied without the
+fields that cannot be stored."""
 
 import json
 from typing import Any

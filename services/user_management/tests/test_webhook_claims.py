@@ -1,4 +1,5 @@
-"""A claim looks at a few deliveries, however many are due to one subscription: the plan, with 100,000 of them."""
+"""A claim of a delivery reads only a few rows, even if 100,000 deliveries are due to one subscription, as the plan of
+its query shows."""
 
 from typing import Final
 from uuid import UUID
@@ -16,9 +17,9 @@ BACKLOG: Final = 100_000
 MANY: Final = UUID(int=1)
 """The subscription with the backlog."""
 OTHER: Final = UUID(int=2)
-"""With one delivery, which is due last of all."""
+"""A subscription with one delivery, which is due last of all."""
 SHUT_OUT: Final = UUID(int=3)
-"""Of a disabled service, with as much again."""
+"""The subscription of a disabled service, with a backlog of the same size."""
 ROWS: Final = f"""
 INSERT INTO users (id, email_verified, status, onboarding_completed, local_fields, version, created_at, updated_at)
 VALUES ('user_x', false, 'active', false, '[]', 1, now(), now());

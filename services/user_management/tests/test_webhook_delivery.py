@@ -1,4 +1,4 @@
-"""Sending: what receivers get, when it is tried again, and when it is given up."""
+"""Sending of webhook deliveries: what receivers get, and when a delivery is tried again or given up."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""`POST /webhooks/clerk`: who may tell us something, and that each thing that is told has one effect."""
+"""`POST /webhooks/clerk`: which messages are accepted, and that each event takes effect once."""
 
 import asyncio
 import json
@@ -80,7 +80,7 @@ async def test_malformed_headers_are_refused_and_store_nothing(journey: Journey,
 
 
 def _renamed(headers: dict[str, str]) -> dict[str, str]:
-    """The headers as the Standard Webhooks specification names them."""
+    """Return the headers under the names of the Standard Webhooks specification."""
     return {name.replace("svix-", "webhook-"): value for name, value in headers.items()}
 
 

@@ -1,4 +1,5 @@
-"""A subscription belongs to its maker, and is told what its maker may hear at that moment."""
+"""A subscription belongs to the user or service that made it, and gets the events that this owner may receive at that
+moment."""
 
 import asyncio
 import json
@@ -27,7 +28,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 async def service(journey: Journey, permission: str) -> str:
-    """Key of a service named billing."""
+    """Create a service named billing with this permission, and return its key."""
     return await journey.container.service_clients.create_service(TESTER, "billing", [permission])
 
 
@@ -46,7 +47,7 @@ async def shown(journey: Journey, headers: Headers, subscription_id: str) -> dic
 
 
 async def happen(journey: Journey, event_type: EventType, provider: str | None = None) -> None:
-    """An event, relayed and sent to whom it may concern."""
+    """Publish an event, relay it, and send the deliveries that are due."""
     members = {"provider": provider} if provider else {}
     async with journey.container.resources.unit_of_work(TESTER) as uow:
         uow.publish(happened(event_type, **members))
@@ -55,7 +56,8 @@ async def happen(journey: Journey, event_type: EventType, provider: str | None =
 
 
 def told(receiver: Receiver) -> list[str]:
-    """Types of the events about the user of this test; administrators are created as well."""
+    """List the types of the received events about `user_1`; events about others, such as the creation of the
+    administrator, are left out."""
     events = [json.loads(one.body) for one in receiver.received]
     return [event["type"] for event in events if event["subject"] == "user_1"]
 
@@ -167,7 +169,8 @@ async def _erase(journey: Journey) -> None:
 
 
 async def _no_longer_admin(journey: Journey) -> None:
-    """As if they had never been in ADMIN_USER_IDS: settings of a running process do not change."""
+    """Give the subscriptions an owner who is not in ADMIN_USER_IDS, since the settings of a running process do not
+    change."""
     former = await journey.sign_up()
     await journey.owner.execute("UPDATE webhook_subscriptions SET created_by = $1", former.id)
 

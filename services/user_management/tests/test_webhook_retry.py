@@ -1,4 +1,4 @@
-"""Events whose effect cannot be had: kept, tried again by us, parked, replayed."""
+"""Received events that cannot be applied: they are kept, tried again, parked after the last attempt, and replayed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ PERSONAL: dict[str, Any] = {"first_name": "Ada", "last_name": "Lovelace", "email
 
 @asynccontextmanager
 async def _failing(owner: "Owner[asyncpg.Record]", table: str = "users") -> AsyncIterator[None]:
-    """No new row in `table`."""
+    """Let Postgres refuse every insert into and update of `table` within the block."""
     await owner.execute(f"ALTER TABLE {table} ADD CONSTRAINT fails CHECK (false) NOT VALID")
     try:
         yield
@@ -56,7 +56,7 @@ async def _make_due(owner: "Owner[asyncpg.Record]") -> None:
 
 
 async def _failed(container: Container, owner: "Owner[asyncpg.Record]", message_id: str = "msg_1") -> UUID:
-    """An event of Ada that has failed once, although nothing is wrong any more."""
+    """Deliver an event about Ada whose first attempt fails, and return its id. The next attempt can succeed."""
     async with _failing(owner):
         accepted = await deliver(container, updated(ADA, at=1, **PERSONAL), message_id)
     assert not accepted.applied
@@ -321,4 +321,4 @@ async def _cut_off_whoever_waits(holder: "Owner[asyncpg.Record]") -> None:
     )
     async with asyncio.timeout(10):
         while not await holder.fetch(waiting):
-            """Each look is a round trip, in which the others go on."""
+            """Each query is a round trip, during which other tasks go on."""

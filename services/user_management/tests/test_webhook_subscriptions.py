@@ -1,4 +1,4 @@
-"""Subscriptions over HTTP and on the command line: who sees and changes what, and what is asked for again."""
+"""Webhook subscriptions over HTTP and on the command line: who sees and changes which, and what replays send again."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ PATH: Final = "/webhook-subscriptions"
 
 
 class Door:
-    """The routes, as one caller sees them."""
+    """Calls the subscription routes on behalf of one caller."""
 
     def __init__(self, client: httpx.AsyncClient, headers: Headers) -> None:
         self._client = client
@@ -71,7 +71,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 async def happen(journey: Journey, *event_types: EventType) -> None:
-    """Events, relayed."""
+    """Publish events of these types, and relay them."""
     async with journey.container.resources.unit_of_work(TESTER) as uow:
         for event_type in event_types:
             uow.publish(happened(event_type))
@@ -388,7 +388,7 @@ async def test_replay_sends_again_under_the_old_ids(
 
 
 async def _fill(journey: Journey, subscription_id: str, *, failed: int, delivered: int) -> None:
-    """Deliveries of a subscription, those that failed first."""
+    """Store deliveries of a subscription: `failed` that failed, followed by `delivered` that were accepted."""
     await journey.owner.execute(
         "INSERT INTO webhook_deliveries (id, subscription_id, event_id, event_type, sequence, body, state, attempts,"
         " created_at)"
@@ -446,7 +446,7 @@ def cli(servers: Servers, database_name: str, settings: Settings) -> CommandLine
 
 
 async def _states(owner: "asyncpg.Connection[asyncpg.Record]") -> list[tuple[str, bool]]:
-    """State of each delivery, and whether it is to be sent."""
+    """Return for each delivery, in order, its state and whether it has a time at which it is due."""
     rows = await owner.fetch("SELECT state, next_attempt_at FROM webhook_deliveries ORDER BY sequence")
     return [(row["state"], row["next_attempt_at"] is not None) for row in rows]
 

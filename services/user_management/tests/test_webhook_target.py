@@ -1,4 +1,5 @@
-"""Outgoing webhooks go where they were allowed to, and nowhere else, whatever names and answers say."""
+"""Outgoing webhooks go to public addresses alone (outside production to loopback too), whatever a name resolves to and
+whatever a receiver answers."""
 
 import asyncio
 import datetime
@@ -54,7 +55,7 @@ REFUSED_URLS = [
 
 
 class Names:
-    """A resolver that gives the listed answers in turn, the last one for ever; counts the questions."""
+    """A resolver that gives the listed answers in turn, then always the last one; `asked` counts the look-ups."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
         self._answers = list(answers)
@@ -265,7 +266,7 @@ async def test_port_where_nobody_listens_is_a_failure(local: WebhookSender) -> N
 
 
 def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A self-signed authority that is also the server `name`."""
+    """Write a self-signed certificate of the server `name` and its key to files; return (certificate, key)."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -291,7 +292,7 @@ def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
 
 @pytest.fixture
 async def secure(tmp_path: Path) -> AsyncIterator[tuple[Receiver, ssl.SSLContext]]:
-    """A receiver that proves to be hooks.example.com, and a context that trusts whoever signed that."""
+    """A receiver with a certificate for hooks.example.com, and a TLS context that trusts that certificate."""
     certificate_file, key_file = _certificate(tmp_path, "hooks.example.com")
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     serving.load_cert_chain(certificate_file, key_file)
@@ -342,7 +343,7 @@ async def test_resolver_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def hanging_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Names that end in this keep the system's resolver until the test is over."""
+    """Let look-ups of all names that end in the returned text hang until the test is over."""
     over, system = threading.Event(), socket.getaddrinfo
 
     def look_up(host: str, *arguments: Any, **options: Any) -> Any:

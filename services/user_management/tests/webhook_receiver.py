@@ -21,7 +21,7 @@ def answer(status: int, **headers: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request; header names in lower case."""
+    """One request that the receiver got; header names are in lower case."""
 
     line: str
     headers: dict[str, str]
@@ -101,7 +101,7 @@ class Receiver:
 
 @asynccontextmanager
 async def receiving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
-    """Run a receiver."""
+    """Run a receiver within the block, with https if `tls` is given."""
     receiver = Receiver(scheme="http" if tls is None else "https")
     server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0, ssl=tls)
     receiver.port = server.sockets[0].getsockname()[1]

@@ -92,7 +92,7 @@ class TokenRefresher:
         flight = self._flights.get(wanted)
         if flight is None:
             context = RequestContext(request_id=current_context().request_id, actor=REFRESHER)
-            # A task with a context of its own: it must neither inherit the caller's transaction nor die with the caller.
+            # A context of its own, so that the task neither inherits the caller's transaction nor dies with the caller.
             flight = asyncio.get_running_loop().create_task(self._fly(wanted, context), context=Context())
             self._flights[wanted] = flight
             flight.add_done_callback(lambda done: self._land(wanted, done))

@@ -1,6 +1,6 @@
 """Vectors of our own for the classes of attack that Wycheproof publishes: PKCS #1 v1.5 paddings and base64url.
 
-Made here with a key of our own, since each is a rule and not a number: RFC 8017 section 8.2.2, RFC 4648 section 3.5.
+They are computed here with a key of our own from the rules of RFC 8017 section 8.2.2 and RFC 4648 section 3.5.
 """
 
 import hashlib
@@ -79,7 +79,7 @@ SIGNATURES = {
 
 
 def _sign_text(message: str) -> str:
-    """Sign the text as it stands, however it is encoded."""
+    """Sign `message` as it stands, even if it is no valid base64url; return it with the signature."""
     encoded = _padded(PREFIX + hashlib.sha256(message.encode()).digest())
     return f"{message}.{base64url(_raw(encoded))}"
 
