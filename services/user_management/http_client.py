@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,11 +30,11 @@ class ResponseTooLargeError(httpx.TransportError):
 
 
 def create_http_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """Make a client that follows no redirects and takes no proxies from the environment; `transport` replaces the
-    network in tests. As httpx does by default, the client keeps the cookies of answers and sends them with later
-    requests to the same host."""
+    """Make a client that follows no redirects, keeps no cookies, and takes no proxies from the environment; `transport`
+    replaces the network in tests."""
     return httpx.AsyncClient(
         transport=transport,
+        cookies=_no_cookies(),
         follow_redirects=False,
         trust_env=False,
         timeout=httpx.Timeout(8.0, connect=3.0, pool=2.0),
@@ -49,12 +50,19 @@ def create_blocking_http_client(*, ca_file: Path | None = None) -> httpx.Client:
     Raises OSError when that file cannot be used.
     """
     return httpx.Client(
+        cookies=_no_cookies(),
         verify=True if ca_file is None else ssl.create_default_context(cafile=ca_file),
         follow_redirects=False,
         trust_env=False,
         timeout=httpx.Timeout(5.0, connect=3.0),
         headers={"User-Agent": "user-management-service", "Accept": "application/json"},
     )
+
+
+def _no_cookies() -> CookieJar:
+    """Return a cookie jar that stays empty. A client sends the calls of many users to a provider, so a cookie that came
+    with one user's answer would go out with another user's request."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
 
 
 def is_web_address(url: str) -> bool:

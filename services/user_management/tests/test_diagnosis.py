@@ -100,9 +100,13 @@ async def test_attempt_that_the_front_end_never_confirmed_is_the_developers(jour
     started = await journey.authorize(ada, STATIC)
     await journey.callback(await journey.consent(started["authorization_url"], account=ada.email))
 
-    found = (await diagnose(journey, ada, STATIC))["findings"][0]
+    never_connected, early = (await diagnose(journey, ada, STATIC))["findings"]
+    await journey.owner.execute("UPDATE oauth_flows SET expires_at = now() - interval '1 second'")
+    late = (await diagnose(journey, ada, STATIC))["findings"][0]
 
-    assert (found["code"], found["who"]) == ("connect_unconfirmed", "developer")
+    assert never_connected["code"] == "never_connected"
+    assert (early["code"], early["who"], early["confidence"]) == ("connect_unconfirmed", "developer", "likely")
+    assert (late["code"], late["who"], late["confidence"]) == ("connect_unconfirmed", "developer", "certain")
 
 
 async def test_attempt_from_which_nobody_came_back_is_told(journey: Journey) -> None:

@@ -89,9 +89,8 @@ class ConnectFlows:
         """Begin a connect attempt that only `user_id` can finish; return the provider's URL to open, and the deadline.
 
         Raises UnknownProviderError; NotConnectedError for an account that is not connected; UserNotFoundError if the
-        user is not active; ValidationFailedError for a scope, return_url or redirect_uri that is not allowed;
-        ProviderUnavailableError and the other errors of `exchange_problem` if the provider's endpoints cannot be
-        discovered.
+        user is not active; ValidationFailedError for a scope, return_url or redirect_uri that is not allowed; and the
+        errors of `exchange_problem` if the provider's endpoints cannot be discovered.
         """
         provider = self.providers.get(provider_name)
         addressed = await self._addressed(user_id, provider, request)

@@ -11,8 +11,6 @@ from services.user_management.services.diagnosis_service.rules.refusals import A
 _ENDED_BY: Final = {
     "user": "by the user",
     "user_deleted": "when the user deleted their account",
-    "admin": "by an administrator",
-    "upstream": "by the identity provider",
 }
 
 
@@ -111,8 +109,9 @@ def _unconfirmed_attempt(evidence: Evidence, flow: FlowEvidence) -> Finding:
     return Finding(
         code="connect_unconfirmed",
         severity=Severity.ERROR,
-        confidence=Confidence.CERTAIN,
-        title="The product never confirmed the attempt to connect",
+        # Until the attempt expires, the product may be about to confirm it.
+        confidence=Confidence.CERTAIN if flow.expires_at < evidence.now else Confidence.LIKELY,
+        title="The product has not confirmed the attempt to connect",
         explanation="The user consented and came back, but the front end did not finish with the flow it was given.",
         evidence={"started_at": flow.created_at, "expires_at": flow.expires_at},
         fix=(
