@@ -79,18 +79,19 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser pieces that are no larger than the rest of the limit, and check the limits after each."""
+        view = memoryview(data)  # whose slices copy nothing
         start = 0
         while start < len(data) and not self._refused:
-            part = data[start : start + MAX_HEAD_BYTES - self._unfinished]
+            part = view[start : start + MAX_HEAD_BYTES - self._unfinished]
             start += len(part)
             self._finished_something = False
-            super().data_received(part)
+            super().data_received(part)  # type: ignore[arg-type]  # goes to the parser, which takes any buffer
             if self.transport.is_closing() or self._refused:
                 return
-            self._judge(part)
+            self._judge(len(part))
 
-    def _judge(self, part: bytes) -> None:
-        self._unfinished = 0 if self._finished_something else self._unfinished + len(part)
+    def _judge(self, size: int) -> None:
+        self._unfinished = 0 if self._finished_something else self._unfinished + size
         if self._unfinished and (self._unfinished >= MAX_HEAD_BYTES or self._is_too_large()):
             self._refuse()
         elif self._timer is None:

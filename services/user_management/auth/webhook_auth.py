@@ -80,9 +80,13 @@ async def _verified(request: Request) -> tuple[str, bytes]:
     if not await webhook_limit.known_wait(request):
         allow_body(MAX_EVENT_BYTES)
     body = await request.body()
-    container.clerk.verifier.verify(
-        message_id=message_id, timestamp=timestamp, signatures=signatures, body=body, now=now
-    )
+
+    def verify(raw: bytes) -> None:
+        container.clerk.verifier.verify(
+            message_id=message_id, timestamp=timestamp, signatures=signatures, body=raw, now=now
+        )
+
+    await parse_aside(verify, body)
     return message_id, body
 
 
