@@ -53,7 +53,8 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the counting left in Redis."""
+    """What Redis holds after the run has counted its requests: the number of rate-limit keys, how many of them never
+    expire, and by how many bytes Redis's memory has grown."""
 
     keys: int
     without_expiry: int

@@ -132,8 +132,9 @@ async def carry_out(fleet: Fleet, api: Sequence[Kill], worker: Sequence[Kill]) -
 
 
 async def _make_room(fleet: Fleet, kill: Kill) -> None:
-    """Have the provider hold its next answer if the process is to die while it waits for it (K2, K3); otherwise do
-    nothing."""
+    """If the process is to die while it waits for the provider's answer (K2, K3), have the provider delay its next
+    answer. For K2 the provider does not carry the call out and answers 503; for K3 it carries it out first. For other
+    kills, do nothing."""
     if kill.point is Failpoint.SENT:
         # The provider does not carry the call out. If the fault meets another process's call, nothing is lost either:
         # 503 is a complete answer.
@@ -143,7 +144,8 @@ async def _make_room(fleet: Fleet, kill: Kill) -> None:
 
 
 async def _kill_apis(fleet: Fleet, kills: Sequence[Kill]) -> list[Killed]:
-    """Kill one process of the API after the other, while the next ones start; return the kills."""
+    """Start an API process for each kill and kill these processes one after another, while the next ones are starting.
+    Return one record per kill, including kills whose failpoint was not reached."""
     environments = [kill.environment for kill in kills]
     log = fleet.folder / "killed-web.log"
     async with aclosing(successive_replicas(fleet.stack, fleet.client, log, environments)) as replicas:

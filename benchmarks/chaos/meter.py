@@ -61,8 +61,8 @@ def interrupted(text: str) -> dict[Kind, int]:
 
 @asynccontextmanager
 async def metering(client: httpx.AsyncClient, urls: Sequence[str]) -> AsyncIterator[Meter]:
-    """Provide a meter that scrapes until the end of the block. If an error ended the scraping early, raises it at the
-    end of the block."""
+    """Run a meter that scrapes until the block ends, and yield it. If scraping failed before that and the block itself
+    raises nothing, raise the scraping error when the block ends."""
     meter = Meter(client, urls)
     task = asyncio.create_task(meter.watch())
     try:

@@ -55,7 +55,8 @@ class ReconnectNeededError(TokenError):
 
 
 class UserGoneError(TokenError):
-    """Error for a user who does not exist, was deleted, or is suspended or deactivated: stop working for them."""
+    """Error for a user who does not exist, was deleted, or is suspended or deactivated. The caller should stop acting
+    on that user's behalf."""
 
 
 class NotAllowedError(TokenError):

@@ -87,8 +87,9 @@ def _sandbox_environment(addresses: Addresses) -> dict[str, str]:
 
 
 def _merged_clients(ours: str, persons: str) -> str:
-    """Return the person's OAuth clients beside the sandbox's; where both name a provider, the person's client counts.
-    A value that is not a JSON object is returned as it is, for the service to refuse."""
+    """Return, as JSON, the sandbox's OAuth clients (`ours`) together with those that the developer configured
+    (`persons`); where both have a client for a provider, the developer's wins. If `persons` is not a JSON object,
+    return it unchanged, so that the service rejects it."""
     try:
         clients = json.loads(persons)
     except ValueError:

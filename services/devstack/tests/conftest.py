@@ -1,4 +1,4 @@
-"""Fixtures of the development stack's tests."""
+"""Fixtures for the tests of the development stack."""
 
 from collections.abc import Iterator
 from pathlib import Path

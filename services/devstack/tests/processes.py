@@ -14,7 +14,7 @@ def _parent(process: Path) -> int | None:
 
 
 def descendants(pid: int) -> set[int]:
-    """Return the process ids of all living children of `pid`, and of their children in turn."""
+    """Return the process ids of all living descendants of `pid`: children, grandchildren and so on, but no zombies."""
     parents = {int(process.name): _parent(process) for process in Path("/proc").glob("[0-9]*")}
     found: set[int] = set()
     level = {pid}

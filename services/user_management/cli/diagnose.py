@@ -1,5 +1,5 @@
-"""`cli diagnose`: prints the diagnosis of a user's integration, the same that the API's diagnosis route answers
-with."""
+"""`cli diagnose`: prints the diagnosis of a user's integration, the same one that the API's diagnosis route returns,
+as text or as JSON."""
 
 import sys
 from collections.abc import Iterator

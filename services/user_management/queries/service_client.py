@@ -105,7 +105,8 @@ class KeyRow:
 
 @dataclass(frozen=True, slots=True)
 class GrantRow:
-    """A grant: the service may read tokens of `provider`; `scopes` None: with any scopes."""
+    """A grant that lets a service read tokens of `provider`. `scopes` are those that it may ask for; None means any. If
+    `reason_required`, each read must state a reason."""
 
     client_id: UUID
     provider: str

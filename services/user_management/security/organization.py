@@ -1,4 +1,5 @@
-"""Reads the organisation that a session acts in from Clerk's claims, which have two versions, into one form."""
+"""Reads the organisation in which a session acts from Clerk's claims. The claims come in two versions; both are
+turned into the same `Organization`."""
 
 import re
 from collections.abc import Mapping

@@ -16,7 +16,8 @@ Network = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class QuotaPolicy:
-    """A quota: `limit` requests may come at once, and come back evenly over `window_seconds`."""
+    """A token-bucket quota: up to `limit` requests may be made at once. Used-up requests become available again at an
+    even rate, all `limit` of them within `window_seconds`."""
 
     limit: int
     window_seconds: int

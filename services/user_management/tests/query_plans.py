@@ -77,7 +77,8 @@ def _reads_whole(node: dict[str, Any], indexes: "Indexes", *, many: int, stops_e
 
 @dataclass(frozen=True, slots=True)
 class Indexes:
-    """The indexes that exist, as the catalogue describes them."""
+    """What Postgres's catalogue says about the existing indexes: `first_column` maps each index's name to the column or
+    expression that it begins with, and `partial` holds the names of the partial indexes."""
 
     first_column: dict[str, str]
     partial: frozenset[str]

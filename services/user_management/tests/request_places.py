@@ -43,7 +43,9 @@ class Prepared:
 
 
 def places(document: Schema) -> Iterator[Place]:
-    """List all places, in the document's order."""
+    """Yield the places of all operations: each parameter, each body member that may hold text, and, for each body, a
+    member that its schema does not know. Operations and parameters come in the document's order, body members sorted
+    by path."""
     for path, item in document["paths"].items():
         for method, operation in item.items():
             for parameter in operation.get("parameters", []):

@@ -110,7 +110,8 @@ async def quoting(container: Container, clean_database: None) -> DBAPIError:
 
 @pytest.fixture
 async def unreadable(container: Container) -> DBAPIError:
-    """Give a database error that quotes a value of two lines, beginning in the first line of its message."""
+    """Return a database error (text that is no UUID) whose message quotes a two-line value. The quotation starts on the
+    first line of the message."""
     async with container.resources.database.reading() as connection:
         with pytest.raises(DBAPIError, match="canary two") as caught:
             await connection.exec_driver_sql("SELECT CAST($1 AS text)::uuid", (QUOTED,))

@@ -1,4 +1,5 @@
-"""Requests as a hostile client sends them, for fuzz targets that read requests."""
+"""Helpers for fuzz targets that read requests: they build a request from arbitrary bytes, such as a hostile client
+could send, and run the code that reads it without an event loop."""
 
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar

@@ -39,8 +39,8 @@ def unticked_scopes(evidence: Evidence) -> Finding | None:
 
 
 def offline_access_ignored(evidence: Evidence) -> Finding | None:
-    """Find a provider that was asked for the scope `offline_access` and gave no refresh token, although the access
-    token does expire."""
+    """Report a provider that was asked for the scope `offline_access` but gave no refresh token. While the integration
+    still works, report it only if its access token expires, and not if the provider has a `daily_expiry`."""
     held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or not held.lacks_offline_access:
         return None
