@@ -1,4 +1,4 @@
-"""The worker and beat processes (beat sends the tasks, workers run them): composition root of the jobs."""
+"""Sets up the worker and beat processes: beat sends the tasks of the periodic jobs, workers run them."""
 
 import asyncio
 import sys
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 def create_celery_app() -> Celery:
-    """Build the Celery application. Exits with status 2 when the configuration cannot be used."""
+    """Build the Celery application. Exit with status 2 if the configuration cannot be used."""
     # Done here, before any secret is read; the worker's children inherit the setting.
     forbid_core_dumps()
     try:
@@ -54,8 +54,8 @@ def set_up_logging(**_: Any) -> None:
 
 @signals.worker_init.connect
 def prove_startup(**_: Any) -> None:
-    """Start and stop a container once, before any child is forked, and exit with status 2 if that fails: a child that
-    cannot start would be replaced by another for ever."""
+    """Start and stop a container once, before any child is forked, and exit with status 2 if it must not start
+    (StartupError): Celery would for ever replace a child that cannot start by another one."""
 
     async def start_and_stop() -> None:
         container = Container(get_settings())
@@ -79,7 +79,7 @@ def start_runtime(**_: Any) -> None:
 
 @signals.worker_shutting_down.connect
 def announce_stop(**_: Any) -> None:
-    """Tell the worker's children to start nothing new. Provider calls under way may still take their 8 seconds."""
+    """Let the worker's children begin no more work. Provider calls under way may still take their 8 seconds."""
     stopping.set()
 
 
@@ -91,11 +91,11 @@ def stop_runtime(**_: Any) -> None:
 
 @signals.worker_ready.connect
 def announce_worker(**_: Any) -> None:
-    """Log that the worker is ready, for whoever waits for it."""
+    """Log that the worker is ready: the development stack and tests wait for this line."""
     log.info("worker.started")
 
 
 @signals.beat_init.connect
 def announce_beat(**_: Any) -> None:
-    """Log that beat is ready, for whoever waits for it."""
+    """Log that beat is ready: the development stack and tests wait for this line."""
     log.info("beat.started")

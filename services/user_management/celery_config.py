@@ -22,12 +22,12 @@ TICKS: Final[dict[JobName, float]] = {
 """Seconds between two ticks of a job. A tick asks for the job's current slot (one due run, which one worker claims);
 the task defines how long a slot is."""
 HARD_TIME_LIMIT_SECONDS: Final = 60
-"""After how long Celery kills a task (SIGKILL), even in the middle of a call. No healthy task lives so long: the slice
-of its job's work ends after five seconds and is cut off after twenty."""
+"""After how long Celery kills a task (SIGKILL), even in the middle of a call. No healthy task takes so long: it works
+for one slice, which ends after five seconds and is cut off after twenty."""
 
 
 def broker_url(redis_url: str) -> str:
-    """Return a Redis URL as Celery spells it: kombu writes unix sockets as `redis+socket`."""
+    """Return a Redis URL in the form that Celery understands, which has `redis+socket` for unix sockets."""
     return redis_url.replace("unix://", "redis+socket://", 1) if redis_url.startswith("unix://") else redis_url
 
 

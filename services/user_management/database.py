@@ -32,7 +32,8 @@ UNAVAILABLE: Final = (
     asyncpg.InternalClientError,
     asyncpg.ReadOnlySQLTransactionError,
 )
-"""What the driver raises when Postgres is away or a standby; each means "nothing happened or nothing is known", so 503.
+"""What the driver raises when Postgres is unreachable or a standby. Each means that the statement did nothing, or that
+nobody knows whether it did, so the caller is answered 503.
 
 `InternalClientError` means that a connection ended just as a statement was sent, or that no host is a primary. Only
 statements on the door's pool can raise `ReadOnlySQLTransactionError`: they never ask for a read-only transaction, so it
@@ -41,7 +42,7 @@ ONLY, the same SQLSTATE is a stray write and our own fault; it is then raised as
 here.
 """
 DatabaseError: Final = (SQLAlchemyError, *UNAVAILABLE)
-"""Every error of the database in a unit of work, from a Postgres that is away to a statement that it refuses."""
+"""Every error of the database in a unit of work, from an unreachable Postgres to a statement that it refuses."""
 _UNAVAILABLE_SQLSTATES: Final = ("08", "53", "57P", "40P01", "40001")
 """Prefixes of SQLSTATEs: connection exceptions, insufficient resources (disk full included), operator intervention, and
 transactions that were rolled back in favour of another one (deadlock, serialization failure)."""
@@ -67,7 +68,7 @@ class BoundLater(DatabaseConnection):
     """ormar's connection, given its URL after the models exist.
 
     Every transaction begins as READ ONLY, that of a plain statement too, and only `open_for_writing` lets one write.
-    Each BEGIN says so, because nothing else holds everywhere: pgbouncer refuses the setting as a startup parameter, and
+    Each BEGIN says so, because no other way works everywhere: pgbouncer refuses the setting as a startup parameter, and
     in transaction mode it forgets what was SET in a session.
     """
 
@@ -93,8 +94,8 @@ class BoundLater(DatabaseConnection):
         event.listen(self.engine.sync_engine, "handle_error", self._notice_standby)
 
     async def open_for_writing(self, connection: AsyncConnection) -> None:
-        """Let the transaction that `connection` has just begun write. A standby refuses this statement already, and all
-        pooled connections are then dropped."""
+        """Let the transaction that `connection` has just begun write. On a standby this statement fails, and all pooled
+        connections are dropped."""
         await connection.exec_driver_sql(_OPEN_FOR_WRITING)
 
     async def drop_connections(self) -> None:
@@ -114,7 +115,7 @@ class BoundLater(DatabaseConnection):
             raise DisconnectionError
 
     def _notice_standby(self, context: ExceptionContext) -> None:
-        """Treat a standby as a server that is away, and drop all connections. Only a standby refuses SET TRANSACTION
+        """Treat a standby as an unreachable server, and drop all connections. Only a standby refuses SET TRANSACTION
         READ WRITE as a feature that is not supported; a cached plan that no longer fits has the same SQLSTATE and stays
         our error."""
         sqlstate = getattr(context.original_exception, "sqlstate", None)
@@ -165,10 +166,10 @@ async def fetch_row(
     """Return the first row of `statement`, None if there is none. Waits for a free connection for at most
     `timeout_seconds`.
 
-    Raises what the driver raises (see UNAVAILABLE), among it TimeoutError, and ReadOnlySQLTransactionError if the
-    server takes no writes (any more), which also drops all connections. The pool's own timeout is not used, because it
-    makes a task for each acquisition, and no timer is started while a connection is idle: the two would cost a tenth of
-    the CPU of a request.
+    Raises the driver's errors (see UNAVAILABLE): TimeoutError is one of them; on ReadOnlySQLTransactionError, which
+    means that the server takes no writes (any more), all connections are also dropped. The pool's own timeout is not
+    used, because it makes a task for each acquisition, and no timer is started while a connection is idle: the two
+    would cost a tenth of the CPU of a request.
     """
     if pool.get_idle_size():
         connection = await pool.acquire()
@@ -211,7 +212,7 @@ class Database:
         self._probing = asyncio.Lock()
 
     async def connect(self) -> None:
-        """Create the pools. Connections are opened when first used, so Postgres may still be away."""
+        """Create the pools. Connections are opened when first used, so Postgres may still be unreachable."""
         settings = self._settings
         url = settings.url.get_secret_value()
         ormar_database.bind(
@@ -270,10 +271,10 @@ class Database:
             yield connection
 
     async def ping(self, *, timeout_seconds: float) -> bool:
-        """Tell whether Postgres answers within `timeout_seconds` and takes writes. If it answers but takes none, all
-        pooled connections are dropped.
+        """Tell whether Postgres answers within `timeout_seconds` and takes writes. If the server to which `ping` is
+        connected takes none, all pooled connections are dropped too.
 
-        This uses a connection of its own: a process whose pools are busy is busy, not unready.
+        This uses a connection of its own: a process whose pools are busy is not unready.
         """
         try:
             async with asyncio.timeout(timeout_seconds), self._probing:
@@ -295,9 +296,9 @@ class Database:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Tell whether `error` means that Postgres cannot serve us now, rather than that a statement is wrong: it is away,
-    a standby or out of resources, no connection of the pool became free, or a transaction was rolled back in favour of
-    another one."""
+    """Tell whether `error` means that Postgres cannot serve us now, rather than that a statement is wrong: it is
+    unreachable, a standby or out of resources, no connection of the pool became free, or a transaction was rolled back
+    in favour of another one."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     cause = getattr(error, "orig", None) or error

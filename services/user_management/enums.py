@@ -58,7 +58,7 @@ class RefreshKind(StrEnum):
     OVERLAP = "overlap"
     """A new token is issued; the old one stays valid (Microsoft)."""
     GRACE = "grace"
-    """A new token is issued; for a while, using the old one again brings that same new token."""
+    """A new token is issued; for a while, using the old one again returns that same new token."""
     STRICT = "strict"
     """A new token is issued; using the old one again revokes the whole consent."""
 
@@ -99,7 +99,7 @@ class TokenOutcome(StrEnum):
 
 
 class ReauthReason(StrEnum):
-    """Why an integration needs its user again."""
+    """Why the user has to connect the account of an integration again."""
 
     GRANT_REFUSED = "grant_refused"
     """The provider refused the refresh token, by `invalid_grant` or another code that means the same."""
@@ -168,8 +168,8 @@ class RevocationState(StrEnum):
     SUPERSEDED = "superseded"
     """The same account is connected again, by this user or another, and revoking would end that consent too."""
     IMPOSSIBLE = "impossible"
-    """The provider has no way to revoke, or we have no token that it would take: unreadable, or run out with nothing to
-    renew it."""
+    """The provider has no way to revoke, or we have no token that it would accept: ours is unreadable, or has run out
+    and cannot be refreshed."""
     GIVEN_UP = "given_up"
     """Every attempt failed for a week."""
 

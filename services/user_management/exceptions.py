@@ -1,7 +1,7 @@
 """The catalogue of errors: all that a caller can see, and a few that are only stored or logged.
 
 Each has a stable code, an HTTP status and a title. Services raise them; the HTTP layer renders them as RFC 9457 problem
-details. The client gets an action (`detail`), the log gets the cause.
+details. The client learns what to do (`detail`), the log gets the cause.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -192,8 +192,9 @@ class UnauthenticatedError(ApplicationError):
     default_detail = "A valid credential is required."
 
     def __init__(self, detail: str | None = None, *, counts: bool = True) -> None:
-        """`counts`: whether the refusal counts against the rate limit of the caller's address. It does not for what is
-        no guess: a session token that has run out, session cookies of several users, and too many session cookies."""
+        """`counts`: whether the refusal counts against the rate limit of the caller's address. It is False where the
+        caller guessed nothing: a session token has run out, or there are session cookies of several users, or too many
+        of them."""
         self.counts = counts
         super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="user-management"'})
 

@@ -93,8 +93,8 @@ async def send(client: httpx.AsyncClient, request: httpx.Request) -> tuple[httpx
 
 
 async def fetch_json(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
-    """GET a JSON object, within FETCH_SECONDS in all. Raises RetryLaterError for anything but a status of 200 with a
-    JSON object."""
+    """GET `url` and return the JSON object in the answer, within FETCH_SECONDS in all. Raises RetryLaterError if the
+    call fails, the status is not 200 or the body is not a JSON object."""
     try:
         async with asyncio.timeout(FETCH_SECONDS):
             response, body = await send(client, client.build_request("GET", url))

@@ -39,17 +39,17 @@ BODY_SECONDS: Final = 30.0
 """The time from the end of a head to the end of the body; the largest, of 1 MiB, needs 35 KB per second."""
 LINGER_SECONDS: Final = 2.0
 """How long a connection stays open after the answer to a refused head, or to a request whose body has not ended (RFC
-9112 section 9.6): who closes a connection with unread bytes sends a reset, which may take away the answer before the
-client has read it."""
+9112 section 9.6): closing a connection with unread bytes sends a reset, which may destroy the answer before the client
+has read it."""
 
 log = structlog.get_logger(__name__)
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
     """The protocol of one connection. A head over a limit of size or number is answered 414 or 431, and nothing after
-    it is read; while an earlier request is being answered, the connection is closed instead. A head or body that takes
-    too long is not answered. After an answer that came before the end of the body, the client has two seconds to end
-    the body."""
+    it is read; while an earlier request is being answered, the connection is closed instead. If a head or
+    body takes too long, the connection is closed without an answer to that request. After an answer that was sent
+    before the end of the body, the client has two seconds to end the body."""
 
     def __init__(
         self,
@@ -148,8 +148,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def _refuse(self) -> None:
-        """Answer 414 or 431 and read no further. Close without an answer while an earlier request is being answered,
-        since the two answers would mix, or inside a body."""
+        """Answer 414 or 431 and read no further. Inside a body, or while an earlier request is being answered (the two
+        answers would mix), close the connection without an answer."""
         self._refused = True
         self._stop_timer()
         is_answering = self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]  # uvicorn sets None

@@ -1,7 +1,7 @@
 """Guards of routes that anybody may call; every other route declares a guard that checks a credential.
 
-They are coroutines, as every dependency here is: FastAPI would run a plain function in a thread, and /health would have
-to wait until one is free.
+They are coroutines, as is every dependency of this service: FastAPI would run a plain function in a thread, and /health
+would have to wait until a thread is free.
 """
 
 from fastapi import Request
@@ -11,8 +11,8 @@ from services.user_management.exceptions import RateLimitedError, raises
 
 
 async def public() -> None:
-    """Let anybody pass, signed in or not, and count nothing against a rate limit: for probes. A route declares even
-    this guard, so that tests can find a route that has none by mistake."""
+    """Let anybody pass, signed in or not, and count nothing against a rate limit: for probes. A public route declares
+    this guard explicitly, so that tests can find a route that lacks a guard by mistake."""
 
 
 @raises(RateLimitedError)

@@ -1,5 +1,5 @@
 """The principal of a request (the authenticated user or service): set by the guard that verified a credential, read by
-what comes after the guard."""
+the code that runs after the guard."""
 
 from typing import Final
 

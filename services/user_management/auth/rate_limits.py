@@ -1,4 +1,4 @@
-"""Rate limits as guards: each call counts the request once, and headers of the answer say what is left."""
+"""Rate limits as guards: each guard counts the request once, and adds headers to the answer that say what is left."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -25,8 +25,8 @@ async def client_address(_request: Request) -> str:
 
 async def refused_address(request: Request) -> str:
     """Return the client's address with a prefix, so that refused credentials are counted apart from other requests.
-    Otherwise bad credentials sent from an address would keep other users behind it from returning through a provider's
-    callback, which is also counted by address."""
+    Otherwise bad credentials sent from a shared address would block its other users at a provider's callback, which is
+    also counted by address."""
     return f"refused:{await client_address(request)}"
 
 
@@ -49,8 +49,8 @@ class RequestLimit(RateLimiter):
         add_response_headers(allowance.headers())
 
     async def known_wait(self, request: Request) -> int:
-        """Return the microseconds for which requests like this one are refused, as far as this process knows; 0 if it
-        knows of no refusal. This counts nothing."""
+        """Return for how many more microseconds requests with the same key will be refused, as far as this process
+        knows; 0 if it knows of no refusal. The request is not counted."""
         limits = get_container(request).resources.rate_limits
         return limits.known_wait(self.rate_class, await self.identifier(request)) if limits.knows_of_waits else 0
 

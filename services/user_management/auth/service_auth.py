@@ -1,7 +1,7 @@
 """Authenticates sibling services by their keys: `ums_<id>_<secret>`, presented as a bearer token or in `X-API-Key`.
 
 The guards need nothing but the request, so that a DirectRoute, which resolves no dependencies, can call them; their
-other parameters only add to the OpenAPI document.
+other parameters serve only to describe the credentials in the OpenAPI document.
 """
 
 import base64
@@ -70,10 +70,11 @@ def _parse_credential(request: Request) -> ServiceCredential:
 
 
 def client_credential(request: Request, form: Mapping[str, str]) -> ServiceCredential:
-    """Return the service key of the request, valid or not, from where OAuth clients put it (RFC 6749 section 2.3.1):
-    besides the places of `service_credential`, also from `client_secret` of HTTP Basic or of the form.
+    """Return the service key of the request, valid or not. Besides the headers that `service_credential` reads, the key
+    may be the `client_secret` in HTTP Basic or in the form, where OAuth clients put it (RFC 6749 section 2.3.1).
 
-    `client_id` must then be `ums_<id>`, the part of the key that is no secret. Raises UnauthenticatedError.
+    In these two places, `client_id` must be `ums_<id>`, the part of the key that is not secret. Raises
+    UnauthenticatedError if there is no well-formed key, or more than one credential.
     """
     basic = _basic_pair(request)
     posted = (form.get("client_id", ""), form["client_secret"]) if "client_secret" in form else None
@@ -89,8 +90,8 @@ def client_credential(request: Request, form: Mapping[str, str]) -> ServiceCrede
 
 
 def _basic_pair(request: Request) -> tuple[str, str] | None:
-    """Return (client id, client secret) of HTTP Basic, both form-decoded. Return None for any other scheme, and unless
-    there is exactly one `Authorization` header. Raises UnauthenticatedError for HTTP Basic that is malformed."""
+    """Return (client id, client secret) of HTTP Basic, both form-decoded; None for another scheme, or if there is not
+    exactly one `Authorization` header. Raises UnauthenticatedError if the header is HTTP Basic but malformed."""
     values = request.headers.getlist("authorization")
     scheme, _, encoded = values[0].partition(" ") if len(values) == 1 else ("", "", "")
     if scheme.lower() != "basic":
@@ -103,15 +104,15 @@ def _basic_pair(request: Request) -> tuple[str, str] | None:
 
 
 async def refuse_guesses(request: Request, credential: ServiceCredential) -> None:
-    """Refuse a key that is probably guessed, before it costs an SQL statement: one that comes from an address with too
-    many refused credentials. Raises RateLimitedError, DatabaseUnavailableError.
+    """Refuse a key that is probably guessed, because too many credentials from its address were refused, before it
+    costs an SQL statement. Raises RateLimitedError, DatabaseUnavailableError.
 
     A valid key is not refused for what others at its address do: while the address has to wait, keys are looked up in a
-    list of the valid ones, which all addresses share and which is read from the database once a second at most. A key
-    that is newer than the list is refused until the list is read again; while no list could be read yet, none is
-    refused. A key on the list is still checked by the SQL statement that uses it. A process learns that an address has
-    to wait only by a refusal of its own, so whenever the rate limit allows an address one more refusal, one or two
-    statements are made for it.
+    list of the valid keys, which is shared by all addresses and read from the database at most once a second. A key
+    that is newer than the list is refused until the list is read again; before a list could be read, no key is refused.
+    A key on the list is still checked by the SQL statement that uses it. A process knows that an address has to wait
+    only once the rate limit has refused the address in this process. So each time the limit allows the address another
+    refused credential, one or two more guesses get as far as an SQL statement.
     """
     wait = await refusal_limit.known_wait(request)
     container = get_container(request)
@@ -122,8 +123,8 @@ async def refuse_guesses(request: Request, credential: ServiceCredential) -> Non
 async def get_current_service(
     request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
 ) -> Principal:
-    """Guard: authenticate the calling service by its key and return it. The service is remembered as the request's
-    principal, and the request counts against its rate limit. Raises UnauthenticatedError, RateLimitedError,
+    """Guard: authenticate the calling service by its key and return its principal, which is also kept with the request.
+    The request is counted against the service's rate limit. Raises UnauthenticatedError, RateLimitedError,
     DatabaseUnavailableError."""
     credential = service_credential(request)
     await refuse_guesses(request, credential)

@@ -1,6 +1,6 @@
-"""The guards of the token routes. They check the form of the service key and its rate limit; whether the key is valid
-is checked by the one SQL statement that also reads the token, and on routes for larger bodies by `known_caller`, too,
-before the body is read."""
+"""The guards of the token routes. They check the form of the service key and its rate limit. The SQL statement that
+reads the token also checks whether the key is valid; on routes for larger bodies, `known_caller` checks that before the
+body is read."""
 
 from fastapi import Request
 
@@ -26,7 +26,7 @@ async def token_caller(request: Request, _bearer: DocumentedBearer = None, _head
 
 
 async def known_caller(request: Request) -> None:
-    """Refuse a key that is not valid, on routes for larger bodies, before any of the body is read. Raises
+    """Refuse a key that is not valid; called on routes for larger bodies, before any of the body is read. Raises
     UnauthenticatedError, DatabaseUnavailableError."""
     await get_container(request).credentials.authentication.authenticate(service_credential(request))
 

@@ -25,8 +25,8 @@ from services.user_management.security.webhook_signature import check_headers
 from services.user_management.utils import strict_json
 
 MAX_EVENT_BYTES: Final = 1 << 20
-"""Limit of an event's body, in bytes. It is high because Clerk decides how large its events are, and an event that is
-refused for its size comes again, and is lost in the end."""
+"""Limit of an event's body, in bytes. It is high because Clerk decides how large its events are: it would send a
+refused event again for a while, and the event would be lost in the end."""
 HEADER_FAMILIES: Final = ("svix", "webhook")
 """Prefixes of the headers that carry message id, timestamp and signatures: Svix's own, which Clerk sends, and that of
 Standard Webhooks."""
@@ -34,7 +34,7 @@ Standard Webhooks."""
 
 @dataclass(frozen=True, slots=True)
 class VerifiedEvent:
-    """An event whose signature was checked."""
+    """An event from Clerk whose signature is good: its message id, and its body both parsed and as plain JSON."""
 
     message_id: str
     event: ClerkEvent
@@ -43,13 +43,13 @@ class VerifiedEvent:
 
 @raises(InvalidWebhookHeadersError, InvalidSignatureError, InvalidJSONError, RateLimitedError, DatabaseUnavailableError)
 async def verify_clerk_webhook(request: Request) -> VerifiedEvent:
-    """Guard: check the signature over the raw body, then parse the body. Headers that no body could match are refused
-    before the body is read.
+    """Guard: check the signature over the raw body, then parse the body. Malformed headers and a timestamp more than
+    five minutes off are refused before the body is read.
 
-    Whatever Clerk signed is not refused for its rate, because it would only come again later. A request without a good
-    signature counts against the rate limit of its address, and as long as the address has to wait, no body over 64 KiB
-    is read from it, not even a signed one. Raises InvalidWebhookHeadersError (400), InvalidSignatureError (401),
-    BodyTooLargeError (413), InvalidJSONError, ValidationFailedError, RateLimitedError.
+    An event that Clerk signed is not counted, because Clerk would only send it again. A request that is refused for its
+    headers, its signature or the size of its body is counted against the rate limit of its address. While the address
+    has to wait, no body over 64 KiB is read from it, not even a signed one. Raises InvalidWebhookHeadersError (400),
+    InvalidSignatureError (401), BodyTooLargeError (413), InvalidJSONError, ValidationFailedError, RateLimitedError.
     """
     try:
         message_id, body = await _verified(request)
@@ -71,7 +71,7 @@ def _parse(body: bytes) -> tuple[ClerkEvent, dict[str, Any]]:
 
 
 async def _verified(request: Request) -> tuple[str, bytes]:
-    """Return message id and body, once the signature over both is found good. Raises InvalidWebhookHeadersError,
+    """Check the signature over message id and body, and return these two. Raises InvalidWebhookHeadersError,
     InvalidSignatureError, BodyTooLargeError."""
     container = get_container(request)
     message_id, timestamp, signatures = _signature_headers(request)
@@ -91,11 +91,11 @@ async def _verified(request: Request) -> tuple[str, bytes]:
 
 
 def _signature_headers(request: Request) -> tuple[str, str, str]:
-    """Return message id, timestamp and signatures, from the headers with one of the prefixes, which must all be there
-    once.
+    """Return message id, timestamp and signatures. Raises InvalidWebhookHeadersError unless the request has exactly one
+    of each, all with the same prefix.
 
-    Headers with both prefixes are refused: only one set of them could be verified, and other programs that read the
-    request might go by the other set. Raises InvalidWebhookHeadersError.
+    Headers with both prefixes are refused: only one set of them could be verified, and another program that reads the
+    request might rely on the other set.
     """
     families = [
         [request.headers.getlist(f"{family}-{part}") for part in ("id", "timestamp", "signature")]

@@ -1,4 +1,4 @@
-"""Entry point of the command line, which puts the commands together."""
+"""Entry point of the command line: puts the commands together and runs the one that is named."""
 
 import sys
 from collections.abc import Collection
@@ -23,8 +23,8 @@ GROUPS: Final = {
 
 
 def command_line(names: Collection[str]) -> typer.Typer:
-    """Return the command line with the commands and groups in `names`. Only their modules are imported, since FastAPI
-    and Alembic, each of which one command needs, would take half of a short command's time."""
+    """Return the command line with the commands and groups in `names`. Import only their modules: FastAPI and Alembic,
+    each needed by one of them only, would take half of a short command's time."""
     app = typer.Typer(
         no_args_is_help=True, pretty_exceptions_enable=False, help="User management service, for operators."
     )
@@ -40,8 +40,8 @@ def command_line(names: Collection[str]) -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command that the process's arguments name. An error that we raise ourselves is printed as one line on
-    stderr; the exit status is then 1 if the command was refused, 2 if the process cannot start (configuration, keys,
+    """Run the command that the process's arguments name. Print an ApplicationError or a StartupError as one line on
+    stderr, and exit with 1 if the command was refused, or with 2 if the process cannot start (configuration, keys,
     database)."""
     forbid_core_dumps()
     everything = {*COMMANDS, *GROUPS}

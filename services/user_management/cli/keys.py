@@ -94,13 +94,12 @@ def retire(
 
 
 def _new_version(wanted: int | None, held: Collection[int]) -> int:
-    """Return `wanted`, or if it is None the number after the highest of `held`.
+    """Return `wanted`; if it is None, the number after the highest of `held`.
 
-    The database is not asked, so that a key can be made without it. So the number of a retired version that is no
-    longer held may be returned; the activation of that key is refused, and the operator makes one with a higher
-    `--version`.
+    This works without the database, so it may return the number of a retired version that is no longer held. That key
+    cannot be activated; the operator then has to make one with a higher `--version`.
 
-    Raises ValidationFailedError for a number out of bounds, ConflictError for one in `held`.
+    Raises ValidationFailedError if `wanted` is out of bounds, ConflictError if it is in `held`.
     """
     if wanted is None:
         return max(held, default=0) + 1
@@ -124,7 +123,7 @@ class _ProgressLines:
             self.print(progress)
 
     def print(self, progress: Progress) -> None:
-        """Print a line with the figures in `progress`."""
+        """Print a line with the figures in `progress` and the rate."""
         self._printed = time.monotonic()
         rate = progress.per_second(self._printed)
         print(f"done {progress.done}\tleft {progress.left}\tunreadable {progress.unreadable}\t{rate:.0f}/s", flush=True)

@@ -19,10 +19,10 @@ OPERATOR: Final = system("cli")
 
 
 def run(use_case: Callable[[Container], Awaitable[Result]], *, prove_keys: bool = False) -> Result:
-    """Run `use_case` with a container that is connected to Postgres, and return its result; close everything then.
+    """Run `use_case` with a container that is connected to Postgres, close the container, and return the result.
 
-    With `prove_keys`, for commands that encrypt or decrypt, the process first loads its keys and checks that they are
-    right. Other commands also work while keys are missing. Raises what `use_case` raises, and StartupError if a setting
+    With `prove_keys`, which commands that encrypt or decrypt need, first load the keys and check that they are right.
+    Other commands also work while keys are missing. Raises what `use_case` raises, and StartupError if a setting
     or key cannot be used, Postgres does not answer, or the schema is missing.
     """
 

@@ -1,4 +1,5 @@
-"""The group of services for service keys: they tell which sibling service a key belongs to, and record its use."""
+"""The group of services for service keys: they find the sibling service that a key belongs to, and record the use of
+keys."""
 
 from dataclasses import dataclass
 

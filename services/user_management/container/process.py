@@ -33,14 +33,15 @@ SCHEMA_MISSING: Final = "DATABASE_URL: the schema is missing; run `cli db upgrad
 BOOT_PATIENCE_SECONDS: Final = 30.0
 """Seconds for which a starting process waits for Postgres. Then it fails, and its supervisor can start it again."""
 DRAIN_SECONDS: Final = 8.5
-"""Seconds from SIGTERM to the end of the process: for a provider call (8 s) and the storing of its answer."""
+"""The most seconds from SIGTERM until token refreshes end: enough for a provider call (8 s) and for storing its
+answer."""
 
 log = structlog.get_logger(__name__)
 
 
 class Container:
-    """Everything that a process needs. Each group is built when it is first used; `start` builds those whose settings
-    must be checked before the process serves. `drain`, `settle` and `stop` build none."""
+    """All services and resources of a process. A group is built when it is first used; `start` builds those whose
+    settings must be checked before the process serves. `drain`, `settle` and `stop` build none."""
 
     def __init__(
         self,
@@ -109,9 +110,9 @@ class Container:
         return build_operations(self.resources, phase=self._phase)
 
     async def start(self) -> None:
-        """Begin to serve requests or jobs: build the verifiers of sessions and webhooks, call `prove_keys`, and enter
-        the phase `serving`. Raises StartupError if this process must not serve: a verifier's setting cannot be used, or
-        what `prove_keys` refuses."""
+        """Prepare to serve requests or jobs: build the verifiers of sessions and webhooks, call `prove_keys`, and enter
+        the phase `serving`. Raises StartupError if the setting of a verifier cannot be used, or if `prove_keys` raises
+        it."""
         # Built before anything is opened: a verifier whose setting cannot be used must end the start, not a request.
         _ = self.identity, self.clerk
         await self.prove_keys()
@@ -150,8 +151,8 @@ class Container:
         return self._drain_ends < math.inf
 
     def drain(self) -> None:
-        """Begin to end: from now on readiness is answered with "draining", and the token refreshes under way have
-        DRAIN_SECONDS to end. A second call does not prolong this."""
+        """Begin to shut down: from now on the process reports itself as "draining", and token refreshes have
+        DRAIN_SECONDS to end. A second call does not prolong this time."""
         if not self.is_draining:
             self._drain_ends = self.resources.clock.monotonic() + DRAIN_SECONDS
             if "tokens" in vars(self):
@@ -163,8 +164,8 @@ class Container:
             await self.tokens.refresher.drain(timeout_seconds)
 
     async def stop(self) -> None:
-        """Call `drain`, wait for the token refreshes under way until the time for them is over, and close all
-        connections."""
+        """Call `drain`, wait for the token refreshes under way, at most until DRAIN_SECONDS after the first `drain`
+        (but 0.1 s at least), and close all connections."""
         self.drain()
         await self.settle(max(0.1, self._drain_ends - self.resources.clock.monotonic()))
         await self.resources.aclose()

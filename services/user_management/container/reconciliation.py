@@ -38,7 +38,8 @@ def build_reconciliation(container: Container) -> ReconcileService:
 
 
 async def reconcile_slice(container: Container, actor: Principal, cursor: Any) -> Any:
-    """Slice of the periodic job: go on with the sweep of `cursor`; return the next cursor, or None when it is over.
+    """Run one slice of the periodic job: continue the sweep from `cursor`, or begin one if it is None. Return the next
+    cursor; None when the sweep is over or was stopped because too many users are gone.
 
     Without a key for Clerk's Backend API this logs a warning, does nothing and returns None. Raises ClerkRefusedError.
     """

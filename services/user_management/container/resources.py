@@ -1,5 +1,5 @@
-"""The resources that the groups of services share: settings, clock, connections, and what keeps state in the process,
-such as rate limits and clients."""
+"""The resources that the groups of services share: settings, clock, connections, clients, and other objects that keep
+state in the process, such as rate limits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -17,7 +17,8 @@ from services.user_management.services.user_service import (
 
 @dataclass(frozen=True, kw_only=True)
 class UserServices:
-    """Services that users, administrators, the identity provider's webhooks and the erasure job call on users."""
+    """Services for users. Users themselves, administrators, the identity provider's webhooks and the erasure job use
+    them."""
 
     states: UserStates
     upstream: UpstreamUsers

@@ -1,4 +1,4 @@
-"""Time as a dependency, so that tests can move it wherever a decision depends on it."""
+"""The clock as a dependency, so that tests can set the time on which decisions depend."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Wall time for rows and claims, monotonic time for durations."""
+    """Gives the wall time, for stored times and tokens' claims, and a monotonic time, for durations."""
 
     def now(self) -> datetime:
         """Return the current time, in UTC and with its time zone."""

@@ -13,7 +13,7 @@ DEFAULT_BODY_BYTES: Final = 64 << 10
 
 @dataclass(slots=True)
 class RequestContext:
-    """What is known of one request or of one run of a job. The functions below add to it while the request goes on."""
+    """What is known about one request or one run of a job. The functions below add to it while the request runs."""
 
     request_id: str = "-"
     trace_id: str | None = None

@@ -4,8 +4,9 @@ import resource
 from typing import Final
 
 _NO_DUMP: Final = 1
-"""In bytes. Linux writes no file this short, and starts no program for it where the machine's `core_pattern` pipes core
-dumps into one. A limit of 0 would not do: for such a program it is ignored (core(5)), 1 is not (fs/coredump.c)."""
+"""The limit of a core dump, in bytes. With it Linux writes no file and, where the machine's `core_pattern` pipes core
+dumps into a program, does not start that program. A limit of 0 would not stop the program (core(5)); a limit of 1 does
+(fs/coredump.c)."""
 
 
 def forbid_core_dumps() -> None:

@@ -24,24 +24,24 @@ class Failpoint(StrEnum):
     """The places at which a failpoint can be armed. A test fails when one of them is never exercised."""
 
     WEBHOOK_STORED = "webhook.stored"
-    """The received event is in the inbox (the table of such events), its effect is not there yet; nothing is
+    """The received event is written to the inbox (the table of such events), its effect is not; nothing is
     committed."""
     WEBHOOK_APPLIED = "webhook.applied"
-    """Event and effect are there, nothing is committed."""
+    """Event and effect are written, nothing is committed."""
     WEBHOOK_COMMITTED = "webhook.committed"
-    """Event and effect are committed, the sender does not know."""
+    """Event and effect are committed, the sender has not been answered."""
     BEFORE_LEASE = "refresh.before_lease"
     """K0: a refresh is wanted, nothing is written."""
     LEASED = "refresh.leased"
     """K1: the lease, this process's right to refresh, is committed; nothing is sent."""
     SENT = "refresh.sent"
-    """K2: the request is sent; whether the provider has carried it out is open."""
+    """K2: the request is sent; whether the provider has carried it out is unknown."""
     PROVIDER_COMMITTED = "refresh.provider_committed"
     """K3: a moment after the request is sent, for a provider that commits at once and answers late."""
     ANSWER_ARRIVED = "refresh.answer_arrived"
     """K4: the answer is in the kernel, and we have not read it."""
     ANSWER_PARSED = "refresh.answer_parsed"
-    """K5: the new tokens are in our memory alone."""
+    """K5: we hold the new tokens in memory only."""
     ENCRYPTED = "refresh.encrypted"
     """K6: the new tokens are written, nothing is committed."""
     STORED = "refresh.stored"
@@ -72,7 +72,7 @@ class _Armed:
     point: Failpoint
     action: Action
     passes_left: int
-    """How many more passes there are until the action is taken, the pass that takes it included."""
+    """How many passes remain until the action is taken, including the pass that takes it."""
 
 
 PAUSE_SECONDS: Final = 0.25
@@ -87,14 +87,14 @@ _watching: ContextVar[bool] = ContextVar("failpoints_watching", default=False)
 
 
 def arm(specification: str | None) -> None:
-    """Arm the one failpoint of `specification`; with None or an empty text, none. Raises StartupError for a
+    """Arm the failpoint that `specification` names; with None or an empty text, disarm. Raises StartupError for a
     specification that is malformed or names what does not exist."""
     global _armed
     _armed = _parse(specification) if specification else None
 
 
 def failpoint(point: Failpoint) -> None:
-    """Take the action that is armed for this pass of `point`, if there is one: end the process, or raise
+    """Count one pass of `point`. If an action is armed for this pass, take it: kill the process, or raise
     FailpointReached."""
     if _armed is None or _armed.point is not point:
         return
@@ -108,7 +108,7 @@ def failpoint(point: Failpoint) -> None:
 
 @contextmanager
 def watched_call() -> Iterator[None]:
-    """Mark the calls in the block as those during which K2 to K4 act."""
+    """Let K2 to K4 act during the HTTP calls in the block; during all others they do nothing."""
     token = _watching.set(True)
     try:
         yield
@@ -117,8 +117,8 @@ def watched_call() -> Iterator[None]:
 
 
 def call_trace() -> Trace | None:
-    """Return the callback that hears of each step of an HTTP call (httpx's `trace` extension); None if nothing is
-    armed, or outside the block of `watched_call`."""
+    """Return the callback that httpx is to call at each step of an HTTP call (its `trace` extension); None if no
+    failpoint is armed, or outside a block of `watched_call`."""
     return _trace if _armed is not None and _watching.get() else None
 
 

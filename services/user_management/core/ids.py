@@ -15,8 +15,9 @@ def uuid7() -> UUID:
     """Return a new UUID version 7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, 12 bits of their fraction
     (section 6.2, method 3), then 62 random bits.
 
-    Rows that are inserted together lie together in the primary key, and append-only tables are partitioned by it. The
-    fraction keeps what one process records in order: several token reads fit into a millisecond.
+    Rows that are inserted together lie together in the index of the primary key, and append-only tables are partitioned
+    by it. The fraction keeps the rows of one process in order, since it may record several token reads in a
+    millisecond.
     """
     milliseconds, nanoseconds = divmod(time.time_ns(), _NANOSECONDS)
     fraction = (nanoseconds << 12) // _NANOSECONDS

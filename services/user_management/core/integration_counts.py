@@ -1,4 +1,5 @@
-"""The counters about integrations that are kept in Postgres: their names, and labels from closed sets."""
+"""The counters about integrations that are kept in Postgres: their names, and their labels, which come from closed
+sets."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,14 +30,14 @@ class IntegrationCount:
     counter: IntegrationCounter
     provider: str
     outcome: str = ""
-    """Of a transition, the new status; of a refresh, how it ended."""
+    """For a transition, the new status; for a refresh, how it ended; otherwise empty."""
     reason: str = ""
-    """Of a transition: our own reason, `none` or `other`; empty for the other counters."""
+    """For a transition, our own reason, `none` or `other`; otherwise empty."""
 
 
 def transition(provider: str, status: IntegrationStatus, reason: str | None = None) -> IntegrationCount:
-    """Return the series for an integration that changes to `status`. Any `reason` that is not one of ours counts as
-    `other`."""
+    """Return the series for an integration that changes to `status`. Its reason is `none` if `reason` is None, and
+    `other` if `reason` is not a ReauthReason."""
     label = NO_REASON if reason is None else OTHER_REASON
     if reason in set(ReauthReason):
         label = str(reason)

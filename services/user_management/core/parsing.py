@@ -1,5 +1,5 @@
 """Parses large bodies in a thread, so that the event loop goes on meanwhile. The thread shares the interpreter with the
-loop: parsing there still delays the loop, but by less than parsing in the loop would."""
+loop, so parsing there still delays the loop, but less than parsing in the loop would."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,8 +10,8 @@ AT_ONCE_BYTES: Final = 8192
 """The largest body that is parsed in the event loop. The worst documents of this size (lists in lists, and a schema's
 error for each of 900 names) took 3 ms to parse and validate. Bodies of the hot paths are far smaller."""
 _THREAD: Final = ThreadPoolExecutor(1, thread_name_prefix="parser")
-"""The parser's only thread: threads that compute share the interpreter, and each more would make the event loop
-wait."""
+"""The parser's only thread: computing threads share the interpreter, and each further one would make the event loop
+wait longer."""
 
 T = TypeVar("T")
 

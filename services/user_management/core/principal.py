@@ -1,4 +1,4 @@
-"""The principal: the authenticated party that is asking, as a typed value."""
+"""The principal: the authenticated party on whose behalf the service acts, as a typed value."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,8 +15,8 @@ class PrincipalKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated party. `id` is a user id, a service's name or, for the system, the name of what acts: a job,
-    `cli`, the identity provider."""
+    """An authenticated party, or ANONYMOUS. `id` is a user id, a service's name or, for the system, a job's name, `cli`
+    or the identity provider's name."""
 
     kind: PrincipalKind
     id: str

@@ -1,9 +1,9 @@
-"""Reads users from Clerk's Backend API, through Clerk's own SDK, for the reconciliation (the comparison of all our
-users with Clerk's).
+"""Reads users from Clerk's Backend API, through Clerk's own SDK, for the reconciliation, which compares all our users
+with Clerk's.
 
 Importing this module costs a process about 35 MB and 0.2 s, nearly all of it the SDK's generated models (measured with
-7.0.0). Only the worker and the CLI reconcile, so no module that an API process imports may import this one:
-`container.reconciliation` does, and the rest of the container does not import that.
+7.0.0). Only the worker and the CLI reconcile, so no module that an API process imports may import this one.
+`container.reconciliation` imports it, and no other module of the container imports `container.reconciliation`.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ IDS_PER_CALL: Final = 100
 MAX_PAGE_BYTES: Final = 32 << 20
 """The longest answer that is read: twice the largest page, which has 500 users with 24 KB of metadata each."""
 RATE_WINDOW_SECONDS: Final = 10
-"""The period of Clerk's rate limits, and so the wait after a 429 that names none."""
+"""The period of Clerk's rate limits, and so the time to wait after a 429 without `Retry-After`."""
 MAX_RETRY_AFTER_SECONDS: Final = 3600
 
 ClerkUser = dict[str, Any]
@@ -45,7 +45,7 @@ class _Answer:
 
     @property
     def document(self) -> Any:
-        """Return the JSON value in the body; None for anything else, such as a proxy's page."""
+        """Return the JSON value in the body; None if the body is not JSON, such as a proxy's page."""
         try:
             return storable(json.loads(self.body))
         except (ValueError, RecursionError):
@@ -53,8 +53,8 @@ class _Answer:
 
     @property
     def error_codes(self) -> list[str]:
-        """Return the codes of a refusal in Clerk's form, `{"errors": [{"code": …}]}`; none for a body of another
-        form."""
+        """Return the codes of a refusal in Clerk's form, `{"errors": [{"code": …}]}`; an empty list for any other
+        body."""
         document = self.document
         errors = document.get("errors") if isinstance(document, dict) else None
         return [str(error.get("code")) for error in errors or () if isinstance(error, dict)]
@@ -62,7 +62,7 @@ class _Answer:
     @property
     def retry_after(self) -> int:
         """Return the seconds to wait before the next call (RFC 9110 section 10.2.3), at most an hour. Dates are not
-        read, since Clerk sends seconds; without a number it is 10 after a 429, and 1 after anything else."""
+        read, since Clerk sends seconds; without a number, the result is 10 for a 429 and 1 for any other status."""
         given = self.headers.get("retry-after", "")
         default = RATE_WINDOW_SECONDS if self.status == 429 else 1
         return min(int(given), MAX_RETRY_AFTER_SECONDS) if re.fullmatch("[0-9]{1,9}", given) else default
@@ -75,13 +75,13 @@ class _AnsweredError(Exception):
 
 
 class _AnswerCatcher:
-    """The HTTP client that the SDK is given: it sends the requests that the SDK builds, and raises each answer as an
-    _AnsweredError, so that the SDK does not parse it.
+    """The HTTP client that we give to the SDK. It sends the requests that the SDK builds, and raises each answer as an
+    _AnsweredError, so that the SDK does not parse the answer.
 
     We cannot use the SDK's models of the answer. They are stricter than Clerk: one verification status that this
-    release does not know, or a null where it wants a number, fails the page with all its users, and members that it
-    does not know are lost. What we return has to be what a webhook carries. The SDK has no other public way to the body
-    of a good answer, and its hooks are private.
+    release does not know, or a null in place of a number, makes the whole page of users fail, and members that the
+    models do not know are lost; but a user must look the same here as in a webhook. The SDK has no other public way to
+    the body of a successful answer, and its hooks are private.
     """
 
     def __init__(self, http: HttpClient) -> None:
@@ -134,13 +134,13 @@ class ClerkDirectory:
         ).users
 
     async def list_users(self, *, offset: int, limit: int) -> list[ClerkUser]:
-        """Return one page, the oldest users first; `limit` is 1 to 500. A deletion between two pages moves later users
-        one place ahead, so that the next page misses one."""
+        """Return one page of users, the oldest first; `limit` is 1 to 500. If a user is deleted between two pages,
+        later users move up one place, and the next page misses one."""
         request = GetUserListRequest(offset=offset, limit=limit, order_by="+created_at")
         return _users(await self._answer(self._users.list_async(request=request)))
 
     async def existing(self, user_ids: Sequence[str]) -> set[str]:
-        """Return those of `user_ids` that Clerk has, with one call for every hundred of them."""
+        """Return those of `user_ids` that Clerk has; this takes one call for every hundred ids."""
         found: set[str] = set()
         for start in range(0, len(user_ids), IDS_PER_CALL):
             asked = list(user_ids[start : start + IDS_PER_CALL])
@@ -153,7 +153,7 @@ class ClerkDirectory:
         return found
 
     async def get_user(self, user_id: str) -> ClerkUser | None:
-        """Return one user; None only if Clerk itself says that there is none, not for any other 404."""
+        """Return one user; None only if Clerk itself says that there is no such user. Any other 404 raises."""
         # The SDK puts the id into the path as it is: "x/../y" would ask for y.
         answer = await self._answer(self._users.get_async(user_id=quote(user_id, safe="")))
         if answer.status == 404 and "resource_not_found" in answer.error_codes:
@@ -207,8 +207,8 @@ def _failure(answer: _Answer) -> ApplicationError:
 
 
 def _is_refusal(answer: _Answer, codes: list[str]) -> bool:
-    """Tell whether Clerk itself refused what was asked, so that asking again is no remedy. Rate limits and 5xx are not
-    that, nor is an HTML page, which comes from a proxy on the way, whatever its status."""
+    """Tell whether Clerk itself refused the request, so that asking again does not help. False for rate limits and 5xx,
+    and for an HTML page of any status, which comes from a proxy on the way."""
     if answer.status in {401, 403}:
         return "html" not in answer.headers.get("content-type", "")
     return 400 <= answer.status < 500 and answer.status != 429 and bool(codes)

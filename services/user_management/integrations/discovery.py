@@ -1,4 +1,4 @@
-"""Finds a provider's endpoints: in the provider's file, or in the document that the provider publishes (OpenID Connect
+"""Finds a provider's endpoints in the provider's file, or in the document that the provider publishes (OpenID Connect
 Discovery 1.0)."""
 
 import asyncio
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """The URLs of a provider's endpoints; None where it has none."""
+    """The URLs of a provider's endpoints, and how to revoke tokens there; None for an endpoint that it lacks."""
 
     authorization: str
     token: str
@@ -56,8 +56,8 @@ class _Published:
 
 
 class Discovery:
-    """Knows the endpoints of providers. A document is fetched when it is first needed, once for all callers, and is
-    renewed when it is a day old; one that cannot be renewed stays in use."""
+    """Finds the endpoints of providers, and keeps the published documents. A document is fetched when it is first
+    needed, once for all callers, and again when it is needed after a day; if that fails, the old one stays in use."""
 
     def __init__(self, http: HttpClient, clock: Clock) -> None:
         self._http = http
@@ -65,8 +65,8 @@ class Discovery:
         self._published: dict[str, _Published] = {}
 
     async def endpoints(self, config: ProviderConfig) -> Endpoints:
-        """Return the provider's endpoints. Raises ProviderCallError when they stand in a document that was never
-        fetched and cannot be fetched now."""
+        """Return the provider's endpoints. Raises ProviderCallError if its file says `discovery`, and no usable
+        document has been fetched so far, nor can be now."""
         document: Mapping[str, Any] = await self._document(config) if config.discovery else {}
         revocation = config.revocation
         if revocation is None and (url := config.revocation_endpoint or document.get("revocation_endpoint")):
@@ -82,8 +82,8 @@ class Discovery:
 
     async def answers_iss(self, config: ProviderConfig) -> bool:
         """Tell whether an authorization answer without `iss` must be refused, according to the file or the document.
-        False, with a warning in the log, if the document cannot be fetched: no user who has just consented is turned
-        away for that."""
+        Return False and log a warning if there is no document: a user who has just consented is not turned away for
+        that."""
         if config.answers_iss or not config.discovery:
             return config.answers_iss
         try:
@@ -141,8 +141,8 @@ class Discovery:
 
 
 def _problem(config: ProviderConfig, document: Mapping[str, Any]) -> str | None:
-    """Return the name of the member that makes a document unusable; None if the document is good. Section 4.3: its
-    `issuer` must be the one that was asked."""
+    """Return the name of the member that makes a document unusable; None if the document is good. Its `issuer` must be
+    the one whose document was requested (section 4.3)."""
     if document.get("issuer") != config.issuer:
         return "issuer"
     for name in ("authorization_endpoint", "token_endpoint", "userinfo_endpoint", "jwks_uri", "revocation_endpoint"):
@@ -153,8 +153,8 @@ def _problem(config: ProviderConfig, document: Mapping[str, Any]) -> str | None:
 
 def _has_foreign_id_tokens(config: ProviderConfig, document: Mapping[str, Any]) -> bool:
     """Tell whether we would verify ID tokens, and the document's list of their signing algorithms lacks RS256, which
-    the list must contain (section 3); False without a list. This is checked before a user is sent to consent: later,
-    each connect attempt would fail with its code used up."""
+    the list must contain (section 3). False if there is no list. This is checked before a user is sent to the provider:
+    otherwise each connect attempt would fail after the user has consented."""
     algorithms = document.get(_ID_TOKEN_ALGORITHMS)
     if algorithms is None or (config.jwks_uri is None and document.get("jwks_uri") is None):
         return False

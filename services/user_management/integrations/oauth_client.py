@@ -1,7 +1,7 @@
 """The client side of OAuth 2.0 for any provider that a file describes.
 
-Every failure is one `ProviderCallError`, which says who has to act and whether the provider may have carried out the
-request anyway.
+Every failure is raised as a `ProviderCallError`, which says who has to act and whether the provider may have carried
+out the request anyway.
 """
 
 from collections.abc import Callable
@@ -99,7 +99,7 @@ class OAuthClient:
 
     async def answers_iss(self, provider: Provider) -> bool:
         """Tell whether an authorization answer of this provider must be refused if it does not name its issuer (RFC
-        9207). False if that cannot be found out now."""
+        9207). False if that is in the provider's document, and there is no document."""
         return await self._discovery.answers_iss(provider.config)
 
     async def exchange_code(
@@ -137,8 +137,8 @@ class OAuthClient:
         await self._accounts.ask(provider, endpoints.userinfo, access_token)
 
     async def revoke(self, provider: Provider, *, token: str) -> RevocationOutcome:
-        """Revoke `token`, which should be of the kind that the provider's file names (`revocation.token`) if we hold
-        one of that kind. Raises ProviderCallError: with the code REVOCATION_IMPOSSIBLE if the provider has no way to
+        """Revoke `token`. If we hold a token of the kind that the provider's file names (`revocation.token`), it should
+        be that one. Raises ProviderCallError; its code is REVOCATION_IMPOSSIBLE if the provider has no way to
         revoke."""
         revocation = (await self._discovery.endpoints(provider.config)).revocation
         if revocation is None:

@@ -114,8 +114,8 @@ def load_providers(folders: Iterable[Path], clients: Mapping[str, Registration])
 
 
 def _read_folder(folder: Path) -> dict[str, ProviderConfig]:
-    """Return the providers of one folder by name. Raises StartupError for two files with one name: somebody left a copy
-    unfinished, and nobody knows which file they meant."""
+    """Return the providers of one folder by name. Raises StartupError if two files have the same `name`: one is
+    probably an unfinished copy, and nobody knows which."""
     configs: dict[str, ProviderConfig] = {}
     paths: dict[str, Path] = {}
     for path in sorted(folder.glob("*.toml")):
@@ -127,7 +127,7 @@ def _read_folder(folder: Path) -> dict[str, ProviderConfig]:
 
 
 def read_provider(path: Path) -> ProviderConfig:
-    """Read one provider file. Raises StartupError naming the file, and line and key of everything that is wrong in
+    """Read one provider file. Raises StartupError, which names the file, and the line and key of each mistake in
     it."""
     document, text = read_toml(path)
     try:

@@ -21,8 +21,8 @@ from services.user_management.security.id_token import IdToken, IdTokenError, Id
 ACCESS_TOKEN_REFUSED: Final = "access_token_refused"  # noqa: S105 - an error code
 TRIES: Final = 3
 _ALL_TRIES_SECONDS: Final = CALL_TIMEOUT_SECONDS + 0.5
-"""The time for all tries: a little more than for one call, so that a first call that hangs ends by itself and counts as
-a failure."""
+"""The time for all tries: a little more than for one call, so that a first call that hangs reaches its own time limit
+and is counted by the breaker as a failure."""
 _MAX_PAUSE_SECONDS: Final = 2.0
 """The longest pause between two tries. A provider that demands a longer one is not asked again while a user waits."""
 _MAX_ACCOUNT_ID_CHARACTERS: Final = 255
@@ -49,9 +49,9 @@ class AccountReader:
     id_tokens: IdTokenVerifier
 
     async def read(self, provider: Provider, endpoints: Endpoints, answer: TokenAnswer, nonce: str | None) -> Account:
-        """Find the account that `answer`'s tokens belong to. `nonce` is the one that was sent to the provider; unless
-        it is None, there must be an ID token that repeats it. An e-mail address that cannot be found is None. Raises
-        ProviderCallError."""
+        """Return the account that the tokens in `answer` belong to; its e-mail address is None if none can be found.
+        `nonce` is the one that was sent to the provider: unless it is None, there must be an ID token that repeats it.
+        Raises ProviderCallError."""
         mapping = provider.config.account_mapping
         id_token = await self._verified(provider, endpoints, answer, nonce)
         claims: Mapping[str, Any] = id_token.claims if id_token else {}
@@ -86,8 +86,8 @@ class AccountReader:
     async def _verified(
         self, provider: Provider, endpoints: Endpoints, answer: TokenAnswer, nonce: str | None
     ) -> IdToken | None:
-        """Return the verified ID token. None if there is none, or no address of the provider's keys, and neither the
-        file nor a nonce demands one. Raises ProviderCallError."""
+        """Verify the ID token and return it. Without an ID token, or if the URL of the provider's keys is unknown,
+        return None, unless the file or a nonce demands an ID token. Raises ProviderCallError."""
         config = provider.config
         demanded = config.needs_id_token or nonce is not None
         if answer.id_token is None or endpoints.jwks is None or answer.received_at is None:
@@ -116,8 +116,8 @@ class AccountReader:
         return (await self._ask_again(provider, endpoints.userinfo, access_token)).members()
 
     async def _ask_again(self, provider: Provider, url: str, access_token: str) -> Answer:
-        """Call `ask` up to three times, in about the time of one call, as long as the failures may pass by themselves.
-        The authorization code is used up by now, and after a failure the user would have to consent again. Raises
+        """Call `ask` up to three times, within about the time of one call, as long as its failures are temporary. The
+        authorization code is used up by now, so if this fails, the user has to consent again. Raises
         ProviderCallError."""
         failure = ProviderCallError(ProviderErrorKind.TRANSIENT, "timeout_error", outcome_unknown=True)
         try:
@@ -138,8 +138,8 @@ class AccountReader:
         raise failure
 
     async def _listed_email(self, provider: Provider, url: str, access_token: str) -> str | None:
-        """Return the primary verified address; None if there is none or it cannot be had. An integration works without
-        an address, so a failure is only logged."""
+        """Return the primary verified address; None if there is none or the list cannot be fetched. An integration
+        works without an address, so a failure is only logged."""
         try:
             entries = (await self._ask_again(provider, url, access_token)).json()
         except ProviderCallError as error:
@@ -168,8 +168,8 @@ def _account_id(claims: Mapping[str, Any], names: tuple[str, ...]) -> str | None
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:
-    """Return the claim called `name` (some names are URLs), or what stands at `name` as a dotted path; None if there is
-    neither."""
+    """Return the claim called `name` (some names are URLs) or, if there is none, the value at `name` as a dotted path;
+    None if there is neither."""
     return claims[name] if name in claims else first_member(claims, [name])
 
 

@@ -35,15 +35,15 @@ class Answer:
     received_at: datetime
 
     def json(self) -> Any:
-        """Return the JSON in the body; None for anything else, such as a proxy's HTML page. Violations of strict JSON
-        are accepted: they are no reason to lose a rotated refresh token."""
+        """Return the JSON value in the body; None if the body is not JSON, such as a proxy's HTML page. Violations of
+        strict JSON are accepted: they are no reason to lose a rotated refresh token."""
         try:
             return storable(json.loads(self.body))
         except (ValueError, RecursionError):
             return None
 
     def members(self) -> dict[str, Any]:
-        """Return the JSON object in the body; an empty one for anything else."""
+        """Return the JSON object in the body; an empty one if the body holds none."""
         document = self.json()
         return document if isinstance(document, dict) else {}
 
@@ -55,7 +55,7 @@ class Answer:
 
     @property
     def is_later(self) -> bool:
-        """Tell whether the provider cannot serve us for now: a rate limit, or a failure of its own (5xx)."""
+        """Tell whether the provider cannot serve us now: the answer is a rate limit or a 5xx."""
         return self.is_rate_limit or self.status >= 500
 
     @property
@@ -128,8 +128,8 @@ def refusal(config: ProviderConfig, answer: Answer) -> ProviderCallError:
 
 
 def _details(config: ProviderConfig, document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the detailed codes that the answer has besides its error code, in the order in which the provider's file
-    lists their places."""
+    """Yield the detailed codes that an error answer has besides its error code: those of the members that the
+    provider's file lists, in the order of the file, then the one in the description."""
     rules = config.error_details
     for path, prefix in rules.members.items():
         value = _member(document, path)

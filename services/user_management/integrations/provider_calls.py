@@ -24,7 +24,7 @@ from services.user_management.integrations.provider_errors import TOO_LATE, UNSE
 from services.user_management.integrations.provider_gate import Call, ProviderGate
 
 CALL_TIMEOUT_SECONDS: Final = 8.0
-"""The time for a whole call with connecting and reading, counted from when the gate lets the call through. It is
+"""The time for a whole call, including connecting and reading, from when the gate lets the call through. It is
 shorter than the time that a stopping process leaves to calls under way (8.5 s), and than the lease of a refresh (30
 s)."""
 
@@ -36,7 +36,7 @@ def always() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to send. `form` and `json` exclude each other."""
+    """A request to a provider. At most one of `form` and `json` may be given."""
 
     method: str
     url: str
@@ -62,9 +62,9 @@ class ProviderCalls:
     gate: ProviderGate
 
     async def send(self, provider: Provider, request: Request, *, may_send: Callable[[], bool] = always) -> Answered:
-        """Send a request, return any complete answer, even a refusal, and report to the gate whether the provider
-        works. `may_send` is called once the gate has let the call through; if it returns False, nothing is sent. Raises
-        ProviderCallError."""
+        """Send a request, report to the gate whether the provider works, and return any complete answer, even a
+        refusal. `may_send` is called once the gate has let the call through; if it returns False, nothing is sent.
+        Raises ProviderCallError if nothing was sent or no complete answer came."""
         try:
             prepared = self.http.build_request(
                 request.method, request.url, headers=dict(request.headers), data=request.form, json=request.json

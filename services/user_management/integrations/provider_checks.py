@@ -1,5 +1,5 @@
-"""Checks a provider file for keys that contradict each other although each by itself is right, and for missing keys
-that other keys make necessary."""
+"""Checks the keys of a provider file against each other: finds keys that are valid by themselves but contradict others,
+and keys that are missing although others need them."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -22,7 +22,8 @@ _DISCOVERED: Final = ("authorization_endpoint", "token_endpoint")
 
 
 def contradictions(config: ProviderConfig) -> Iterator[tuple[Location, str]]:
-    """Yield (location, message) for every key that contradicts another, or that is missing and needed by another."""
+    """Yield (location, message) for every key that contradicts another, that is missing although another key needs it,
+    or that sets an authorization parameter of our own."""
     yield from _endpoints(config)
     yield from _placeholders(config)
     for table in ("authorization_parameters", "consent_parameters"):

@@ -1,4 +1,5 @@
-"""The configuration of one provider, as its file gives it, and the rules for scopes and errors that follow from it."""
+"""The configuration of one provider: the keys of its file, and the rules for scopes and errors that follow from
+them."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Final, Literal, Self
@@ -104,8 +105,8 @@ class ProviderConfig(Section):
     token_answer: TokenAnswer = TokenAnswer()
     error_details: ErrorDetails = ErrorDetails()
     errors: dict[str, ProviderErrorKind] = {}
-    """Error code, as `code` or `code/detail` → who has to act. What stands here goes before the codes of the
-    standards."""
+    """Error code, as `code` or `code/detail` → who has to act. These entries take precedence over the standard
+    codes."""
     userinfo: UserInfoMapping | None = None
     account: AccountMapping | None = None
     revocation: Revocation | None = None
@@ -154,32 +155,32 @@ class ProviderConfig(Section):
 
     def error_kind(self, code: str, details: Collection[str] = ()) -> ProviderErrorKind | None:
         """Return who has to act on an error code; None if neither the code nor any of its detail codes is known. A
-        known detail code decides before the code itself."""
+        known detail code takes precedence over the code itself."""
         for detail in details:
             if (kind := self.errors.get(f"{code}/{detail}")) is not None:
                 return kind
         return self.errors.get(code) or _STANDARD_ERRORS.get(code)
 
     def parse_scopes(self, text: str) -> tuple[str, ...]:
-        """Return the scopes of a token answer under our names, with those that they imply and with the required ones
-        that an answer never names (`unreported_scopes`)."""
+        """Return the scopes of a token answer under our names, together with the scopes that they imply and with the
+        required scopes that an answer never names (`unreported_scopes`)."""
         reported = self.normalise(text.replace(self.answer_scope_separator or self.scope_separator, " ").split())
         implied = [narrow for scope in reported for narrow in self.implied_scopes.get(scope, ())]
         unnamed = set(self.unreported_scopes) & set(self.required_scopes)
         return tuple(sorted({*reported, *implied, *unnamed}))
 
     def normalise(self, scopes: Iterable[str]) -> tuple[str, ...]:
-        """Return scopes under our names, sorted, each once."""
+        """Return `scopes` under our names, sorted and without duplicates."""
         return tuple(sorted({self._name(scope) for scope in scopes}))
 
     def granted(
         self, reported: Iterable[str] | None, requested: Collection[str], *, has_refresh_token: bool = True
     ) -> tuple[str, ...]:
-        """Return the scopes that the user consented to: those that the answer names (`reported`), or all of the request
-        if it names none (RFC 6749 section 5.1), and the requested ones that an answer never names
-        (`unreported_scopes`).
+        """Return the scopes that the user consented to: those that the answer names (`reported`) and the requested ones
+        that an answer never names (`unreported_scopes`). If the answer names none (`reported` is None), these are all
+        requested scopes (RFC 6749 section 5.1).
 
-        Without a refresh token, `offline_access` is granted only where the answer names it: silence is no proof of it.
+        Without a refresh token, `offline_access` is granted only if the answer names it: silence does not prove it.
         """
         assumed = set(requested) if reported is None else set(requested) & set(self.unreported_scopes)
         if not has_refresh_token:
@@ -187,7 +188,7 @@ class ProviderConfig(Section):
         return self.normalise([*(reported or ()), *assumed])
 
     def missing_required(self, granted: Iterable[str]) -> list[str]:
-        """Return the required scopes that are not among `granted`, without those that an answer never names
+        """Return the required scopes that are not among `granted`, except those that an answer never names
         (`unreported_scopes`)."""
         return sorted(set(self.required_scopes) - set(self.normalise(granted)) - set(self.unreported_scopes))
 
@@ -206,7 +207,7 @@ class ProviderConfig(Section):
         return self.model_copy(update=update)
 
     def urls(self) -> Iterator[str]:
-        """Yield every URL that we call or send a browser to."""
+        """Yield every URL in the file that we call or send a browser to, and the issuer."""
         for name in _URL_FIELDS:
             if isinstance(url := getattr(self, name), str):
                 yield url

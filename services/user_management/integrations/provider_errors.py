@@ -32,7 +32,7 @@ class ProviderCallError(Exception):
     `kind` says who has to act. `code` is the provider's error code or our own name for the failure, `detail` a more
     detailed code of the provider. `outcome_unknown` means that the request may have been carried out although no usable
     answer came; `answered` that the provider sent a complete HTTP answer; `unusable` that what it sent is neither what
-    was asked for nor a refusal, so that asking again is no remedy. `retry_after` is the wait, in seconds, before
+    was asked for nor a refusal, so that asking again does not help. `retry_after` is the wait, in seconds, before
     another call can help; None if unknown.
     """
 

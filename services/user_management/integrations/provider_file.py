@@ -1,4 +1,4 @@
-"""Reads provider files (TOML), and names the file, the line and the key of everything that is wrong in them."""
+"""Reads provider files (TOML), and builds errors that name the file, line and key of each mistake."""
 
 import re
 import tomllib
@@ -15,7 +15,7 @@ _KEY: Final = re.compile(r"""\s*(?P<name>"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)\s*=""")
 
 
 def read_toml(path: Path) -> tuple[dict[str, Any], str]:
-    """Return the file's content, parsed, and its text. Raises StartupError."""
+    """Return the parsed content of the file, and its text. Raises StartupError if it cannot be read or is not TOML."""
     try:
         text = path.read_text(encoding="utf-8")
         return tomllib.loads(text), text

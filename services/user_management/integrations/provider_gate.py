@@ -1,5 +1,5 @@
-"""Limits how many calls run at one provider at once (cap), and stops calling a provider that fails again and again
-(circuit breaker), so that one provider cannot hold up the others.
+"""Limits the number of simultaneous calls to each provider (cap), and stops calling a provider that fails again and
+again (circuit breaker), so that one provider cannot hold up calls to the others.
 
 Each process counts for itself. A provider that is down for everybody opens the breaker of every process within seconds,
 and a shared breaker would be one more thing that can fail.
@@ -66,18 +66,18 @@ class Call:
             self._breaker.close()
 
     def failed(self, retry_after: float | None = None) -> None:
-        """Count a failure of the provider: a 5xx, a 429, another rate limit, a time-out, or that there was no
-        connection. `retry_after` is the wait, in seconds, that the provider demands; None if it names none."""
+        """Count a failure of the provider: a 5xx, a rate limit, a time-out or a failed connection. `retry_after` is the
+        time, in seconds, for which the provider wants no calls; None if it names none."""
         if self._still_counts:
             self._breaker.note_failure(is_trial=self.is_trial, retry_after=retry_after)
 
     @property
     def _still_counts(self) -> bool:
-        """Tell whether the end of this call matters: no longer once the breaker has opened after the call was let
+        """Tell whether the result of this call still matters: False once the breaker has opened since the call was let
         through.
 
-        A failure that comes later adds nothing. A success that comes later is older than the failures that opened the
-        breaker: it proves nothing about the present, and must not undo a `Retry-After`.
+        A failure then adds nothing. A success may be older than the failures that opened the breaker: it proves nothing
+        about the present, and must not undo a `Retry-After`.
         """
         return self._openings == self._breaker.openings
 

@@ -35,7 +35,7 @@ def _one_or_many(value: Any) -> Any:
 WebUrl = Annotated[str, AfterValidator(_web_url)]
 """A URL, which may hold placeholders such as `{tenant}`."""
 Paths = Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1)]
-"""Dotted paths of members in a JSON object; the first one that exists and is not null counts."""
+"""Dotted paths of members in a JSON object; the first one that exists and is not null is used."""
 Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
@@ -46,8 +46,8 @@ class Section(BaseModel):
 
 
 class UserInfoMapping(Section):
-    """Which claim of the user-info answer gives which of our fields: a short form of `[account]` for the common
-    case."""
+    """Names the claims of the user-info answer that hold the account's id and e-mail address: a short form of
+    `[account]` for the common case."""
 
     account_id: str = "sub"
     email: str | None = "email"
@@ -60,9 +60,9 @@ class AccountMapping(Section):
     id: Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1)] = ("sub",)
     """Claims that together identify the account; their values are joined with a full stop."""
     email: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = ("email",)
-    """Claims in which to look for the e-mail address; the first one that has an address counts."""
+    """Claims in which to look for the e-mail address; the first one that has an address is used."""
     emails_endpoint: WebUrl | None = None
-    """The endpoint that lists `{email, primary, verified}`; it is asked when no claim has an address."""
+    """The endpoint that returns a list of `{email, primary, verified}`; it is called if no claim has an address."""
 
 
 class TokenAnswer(Section):
@@ -101,7 +101,7 @@ class Revocation(Section):
     gone_codes: tuple[str, ...] = ("invalid_token", "invalid_grant")
     """Error codes that mean that the token no longer exists. After any other code the revocation is tried again."""
     gone_statuses: tuple[int, ...] = ()
-    """HTTP statuses that mean the same."""
+    """HTTP statuses that mean that the token no longer exists."""
 
 
 class GrantLimits(Section):
@@ -147,5 +147,6 @@ class DailyExpiry(Section):
 
 
 def fill(url: str, parameters: Mapping[str, str]) -> str:
-    """Return `url` with those placeholders filled that `parameters` has; others stay."""
+    """Return `url` with its placeholders replaced by their values in `parameters`; placeholders without a value
+    stay."""
     return PLACEHOLDER.sub(lambda match: parameters.get(match[1], match[0]), url)

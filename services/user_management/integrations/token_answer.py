@@ -1,5 +1,5 @@
-"""Reads token answers, which are what providers' token endpoints return (RFC 6749 section 5.1). It is lenient: a
-malformed member must not make us lose a rotated refresh token. Only the access token must be well-formed."""
+"""Reads the answers of providers' token endpoints (RFC 6749 section 5.1), leniently: a malformed member must not make
+us lose a rotated refresh token. Only the access token must be well-formed."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from services.user_management.integrations.provider_config import ProviderConfig
 
 _UNCLEAR_LIFETIME_SECONDS: Final = 600
 _ACCESS_TOKEN: Final = re.compile("[ -~]+")
-"""RFC 6749 appendix A.12: a token goes into a header, which cannot hold anything else."""
+"""Printable ASCII (RFC 6749 appendix A.12): an access token goes into a header, which cannot hold anything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class TokenAnswer:
 def read_token_answer(
     config: ProviderConfig, answer: Answer, *, sent_at: float, is_refresh: bool
 ) -> TokenAnswer | None:
-    """Return the tokens in `answer`, the answer to an authorization code or, if `is_refresh`, to a refresh token. None
-    if the answer is a refusal (by its status, or by `ok: false`) or has no access token of printable ASCII."""
+    """Return the tokens in `answer`, which was sent for an authorization code or, if `is_refresh`, for a refresh token.
+    Return None if its status is not 200, it says `ok: false`, or it has no access token of printable ASCII."""
     document = answer.members()
     places = config.token_answer
     access_token = _text(first_member(document, places.access_token))
@@ -71,11 +71,11 @@ def _text(value: Any) -> str | None:
 
 
 def _lifetime(config: ProviderConfig, expires_in: Any, said_at: datetime) -> float | None:
-    """Return the seconds that the access token lives; None if neither the answer nor the provider's file says.
+    """Return for how many seconds the access token lives; None if neither the answer nor the provider's file says so.
 
-    The answer is kept even when `expires_in` is nonsense: refusing it could cost a rotated refresh token. Nonsense
-    counts as ten minutes, so that the next refresh comes soon. Zero or less is taken as said: the token is expired and
-    is not handed out.
+    An answer whose `expires_in` is nonsense is not refused, since that could lose a rotated refresh token. Nonsense is
+    taken for ten minutes, so that the next refresh comes soon. Zero or less means what it says: the token is expired
+    and is not handed out.
     """
     if expires_in is None:
         if config.daily_expiry is not None:

@@ -76,8 +76,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first of the host's addresses that accepts. Raises TargetRefusedError if the host has none, or
-        even one that is not allowed, and httpcore.ConnectError or ConnectTimeout if none accepts."""
+        """Connect to the first of the host's addresses that accepts. Raises TargetRefusedError if the host has no
+        address, or if any of its addresses is not allowed; httpcore.ConnectError or ConnectTimeout if none accepts."""
         *others, last = await self._targets.addresses(host, port)
         for address in others:
             with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
@@ -89,8 +89,7 @@ class WebhookSender:
     """Sends webhooks to addresses that are checked anew for each delivery."""
 
     def __init__(self, targets: WebhookTargets, clock: Clock, *, ssl_context: ssl.SSLContext | None = None) -> None:
-        """If `ssl_context` is None, the public authorities are trusted, and a certificate with the right name is
-        required."""
+        """If `ssl_context` is None, receivers need a certificate with the right name from a public authority."""
         self._targets = targets
         self._clock = clock
         # No connection is kept open: each delivery's address is checked anew, and idle connections cost nothing.
@@ -102,7 +101,7 @@ class WebhookSender:
         )
 
     async def send(self, url: str, *, headers: Mapping[str, str], body: bytes) -> WebhookAnswer:
-        """POST `body` to `url`. Every failure is returned as an answer; none is raised."""
+        """POST `body` to `url` and return the result. Failures are returned in the result, not raised."""
         try:
             self._targets.check_url(url)
             async with asyncio.timeout(TOTAL_SECONDS) as limit:
@@ -141,8 +140,8 @@ class WebhookSender:
 
 
 async def _drain(response: httpcore.Response) -> None:
-    """Read the answer's body for a moment, so that the receiver is not cut off while it writes. The status has already
-    decided, and the body is thrown away, so it may break off, be endless or never come."""
+    """Read the answer's body for at most a second, so that the receiver is not cut off while it writes. Only the status
+    matters and the body is thrown away, so it may break off, be endless or never come."""
     received = 0
     with suppress(TimeoutError, httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
         async with asyncio.timeout(DRAIN_SECONDS):

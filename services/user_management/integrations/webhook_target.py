@@ -1,6 +1,7 @@
 """Decides where outgoing webhooks may go: to public addresses, and outside production to this machine too.
 
-Otherwise somebody who names an address for us to call could reach what only we can reach (server-side request forgery).
+Without this check, whoever chooses a URL for us to call could reach hosts that only we can reach (server-side request
+forgery).
 """
 
 import asyncio
@@ -17,7 +18,7 @@ RESOLVE_SECONDS: Final = 3.0
 RESOLVER_THREADS: Final = 16
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""A function that resolves host and port to addresses. Raises OSError, UnicodeError."""
+"""A function that returns the addresses of a host (for a port). Raises OSError, UnicodeError."""
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
@@ -52,8 +53,8 @@ class TargetProblem(StrEnum):
 
 
 class TargetRefusedError(Exception):
-    """Raised for a target that is refused; nothing was sent. `problem` may be recorded and shown. The error leaves out
-    the addresses that were looked up, so that whoever chose the name does not learn them."""
+    """Raised for a target that is refused; nothing was sent. `problem` may be recorded and shown. The error does not
+    contain the addresses that were looked up, so that whoever chose the name does not learn them."""
 
     def __init__(self, problem: TargetProblem) -> None:
         self.problem = problem
@@ -62,8 +63,8 @@ class TargetRefusedError(Exception):
 
 class SystemResolver:
     """This machine's resolver, called in threads that are used for nothing else. A look-up that hangs occupies its
-    thread long after we stopped waiting for it, and the event loop's own threads are needed to look up the providers.
-    A name and port occupy one thread at most, however often they are looked up."""
+    thread long after we stopped waiting for it, and the event loop's own threads are needed to look up providers.
+    Callers that look up the same name and port at the same time share one thread."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="webhook-names")
@@ -85,7 +86,7 @@ def _look_up(host: str, port: int) -> list[str]:
 
 
 def is_public(address: Address) -> bool:
-    """Tell whether an address is one that hosts on the public internet can have."""
+    """Tell whether a host on the public internet can have this address."""
     if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST:
         return False
     if not address.is_global or address.is_multicast:
@@ -109,8 +110,9 @@ class WebhookTargets:
         await self.addresses(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
 
     def check_url(self, url: str) -> None:
-        """Check that a URL is https, in ASCII, without user and fragment, on port 443 or above 1023, where no system
-        service listens. With `allow_local`, http and any port pass too. Raises TargetRefusedError."""
+        """Check that a URL is https and in ASCII, without user and fragment, and that its port is 443 or above 1023:
+        most system services listen on lower ports. With `allow_local`, http and any port pass too. Raises
+        TargetRefusedError."""
         try:
             parts = urlsplit(url)
             port = parts.port

@@ -1,5 +1,5 @@
-"""Finds every place of the API that takes text in the OpenAPI document, so that a new route is tried without being
-named, and builds requests that are valid except for the text in one place."""
+"""Finds, in the OpenAPI document, every place of a request that takes text, so that a new route is tested without being
+listed anywhere, and builds requests that are valid except for the text in one place."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""The routes of the application as they are, for tests that must not miss one."""
+"""Lists the routes that the application really has, for tests that must not miss one."""
 
 from collections.abc import Iterator
 

@@ -105,8 +105,8 @@ class Tokens:
 
     @asynccontextmanager
     async def written(self, chance: random.Random) -> AsyncIterator[None]:
-        """During the block, let three writers store new tokens for random integrations, never two for the same one at
-        the same time, as in the service the lease ensures."""
+        """During the block, let three writers store new tokens for random integrations, but never two at once for the
+        same integration, which the lease prevents in the service."""
         ended = asyncio.Event()
 
         async def write() -> None:
@@ -155,7 +155,7 @@ class Rotations:
 
     async def killed(self, point: Failpoint | None, chance: random.Random) -> bool:
         """Start a rotation that is killed at `point` or, if that is None, some milliseconds after rows have begun to
-        change. Return whether it was killed: if the writers leave it less to do, it ends before that."""
+        change. Return whether it was killed: the writers rotate rows too, so it may finish before that."""
         await self._tokens.begin_again_if_done()
         before = await self._tokens.left()
         child = self._start({} if point is None else {"FAILPOINT": f"{point}:kill:{chance.choice((1, 2))}"})
@@ -215,7 +215,7 @@ def rotations(servers: Servers, database_name: str, tokens: Tokens, tmp_path: Pa
 
 
 async def killed_at(point: Failpoint | None, rotations: Rotations, chance: random.Random) -> bool:
-    """Tell whether one of the next few rotations was killed at `point`."""
+    """Run rotations until one is killed at `point`, at most ATTEMPTS. Return whether one was."""
     for _ in range(ATTEMPTS):
         if await rotations.killed(point, chance):
             return True
@@ -223,8 +223,8 @@ async def killed_at(point: Failpoint | None, rotations: Rotations, chance: rando
 
 
 async def kill_repeatedly(tokens: Tokens, rotations: Rotations, points: list[Failpoint | None]) -> None:
-    """Kill one rotation at each of `points`, in an order that follows from the seed, while writers store tokens. Then
-    finish the rotation, and check that every row is rotated and has the token that was stored last."""
+    """Kill one rotation at each of `points`, in an order that the seed determines, while writers store tokens. Then
+    finish the rotation, and check that every row is rotated and holds the token that was stored last."""
     seed = int(os.environ.get("SEED") or secrets.randbits(32))
     print(f"SEED={seed}, {len(points)} kills")  # noqa: T201 - a failure is repeated by it
     chance = random.Random(seed)  # noqa: S311 - reproducible on purpose

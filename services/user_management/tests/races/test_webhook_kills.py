@@ -38,8 +38,8 @@ IN_INBOX: Final = "SELECT count(*) FROM webhook_events WHERE message_id = $1"
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """How one process ends: at the `number`-th pass of `point`, or (None) `delay` seconds after the `number`-th
-    delivery was sent to it."""
+    """How one process ends: at the `number`-th pass of `point` or, if `point` is None, `delay` seconds after the start
+    of the `number`-th delivery to it."""
 
     point: Failpoint | None
     number: int
@@ -53,7 +53,7 @@ class Kill:
 
 
 def planned(seed: int, points: list[Failpoint | None]) -> list[Kill]:
-    """Plan kills at `points`, in an order and at passes and moments that follow from `seed`."""
+    """Plan one kill at each of `points`; `seed` determines their order, passes and delays."""
     chance = random.Random(seed)  # noqa: S311 - reproducible on purpose
     chance.shuffle(points)
     return [Kill(point, chance.choice((1, 2)), chance.uniform(0, RANDOM_KILL_WITHIN)) for point in points]
@@ -72,7 +72,7 @@ class Deliveries:
         self.unanswered = 0
 
     async def until_killed(self, replica: Replica, kill: Kill) -> None:
-        """Deliver to `replica` until it has died as planned: what is pending first, then new events."""
+        """Deliver the pending message, if any, and then new ones to `replica` until it has died as planned."""
         for number in range(1, MAX_DELIVERIES + 1):
             message = self._pending or next(self._messages)
             ends_now = kill.point is None and number == kill.number
@@ -111,7 +111,7 @@ class Deliveries:
         return attempt
 
     async def _judge_inbox(self, kill: Kill) -> None:
-        """Check what the killed process has left of the event, before anybody delivers it again."""
+        """Check whether the killed process has stored the pending event, before anybody delivers it again."""
         assert self._pending is not None
         is_kept = bool(await self._fleet.database.fetchval(IN_INBOX, self._pending.id))
         if kill.point is not None:
@@ -129,7 +129,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 async def kill_repeatedly(
     fleet: Fleet, client: httpx.AsyncClient, folder: Path, points: list[Failpoint | None]
 ) -> None:
-    """Kill one process at each of `points`; then check that the rows are those that the sent messages must leave."""
+    """Kill one process at each of `points`; then check that each message has had its effect on the rows once."""
     seed = int(os.environ.get("SEED") or secrets.randbits(32))
     print(f"SEED={seed}, {len(points)} kills, ledger {folder}")  # noqa: T201 - a failure is repeated by it
     kills = planned(seed, points)

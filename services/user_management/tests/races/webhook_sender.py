@@ -1,4 +1,4 @@
-"""A sender of webhooks that keeps its own ledger, and the comparison of that ledger with the rows, event by event."""
+"""A sender of webhooks that records every attempt, and a comparison of its messages with the rows, user by user."""
 
 import json
 import time
@@ -66,7 +66,8 @@ class Message:
 
 
 class Sender:
-    """Signs and sends like Svix: one id per message over all attempts, a fresh timestamp and signature for each."""
+    """Signs and sends as Svix does: all attempts for a message have the same id, each has a fresh timestamp and
+    signature."""
 
     def __init__(self, client: httpx.AsyncClient, secret: str, ledger: Path) -> None:
         self._client = client
@@ -130,7 +131,7 @@ def session_of(user_id: str) -> str:
 
 
 def expected_effects(user_id: str, told: list[str]) -> Counter[str]:
-    """Return the rows, as EFFECTS selects them, that must exist after events of the types `told`, the first of LIFE."""
+    """Return the rows that EFFECTS must select after events of the types `told`, which are the first types of LIFE."""
     effects = Counter({"identity": 1, "preferences": 1})
     for event_type in told:
         if event_type == "session.created":
@@ -141,7 +142,7 @@ def expected_effects(user_id: str, told: list[str]) -> Counter[str]:
 
 
 def expected_state(user_id: str, told: list[str]) -> dict[str, Any]:
-    """Return the user's row, as STATE selects it, after events of the types `told`, the first of LIFE."""
+    """Return the row that STATE must select after events of the types `told`, which are the first types of LIFE."""
     signed_in_at = datetime.fromtimestamp((START + 3) / 1000, UTC) if "session.created" in told else None
     is_deleted = "user.deleted" in told
     return {

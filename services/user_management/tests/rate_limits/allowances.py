@@ -1,4 +1,4 @@
-"""Helpers of the tests of the rate limits: policies, how many of several requests pass, and the value of a metric."""
+"""Helpers of the tests of the rate limits: policies, a count of the requests that pass, and the value of a metric."""
 
 import asyncio
 from typing import Any
@@ -18,7 +18,7 @@ POLICIES = {
 
 
 async def passed(limits: RateLimits, rate_class: RateClass, key: str, times: int) -> int:
-    """Count `times` requests of `key` at the same time; return how many of them pass."""
+    """Spend `times` requests of `key` at the same time; return how many of them pass."""
     found = await asyncio.gather(*(limits.spend(rate_class, key) for _ in range(times)), return_exceptions=True)
     for answer in found:
         assert isinstance(answer, Allowance | RateLimitedError), answer

@@ -1,4 +1,4 @@
-"""Fixtures: the key of a full bucket, a clock that a test can move, and a Redis client."""
+"""Fixtures: the key of an unused bucket, a clock that a test can move, and a Redis client."""
 
 import secrets
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Rate limits as a caller sees them: what is left, in each answer, and 429 when nothing is."""
+"""Rate limits as a caller sees them: each answer says what is left, and is a 429 if nothing was."""
 
 import asyncio
 import secrets
@@ -28,8 +28,8 @@ async def sign_in_as(request: Request, user: str) -> None:
 
 @pytest.fixture
 async def http(redis: RedisClient) -> AsyncIterator[httpx.AsyncClient]:
-    """Return a client, with an address of its own, of an application whose routes have different rate limits, behind
-    the service's middleware."""
+    """Return a client for an application behind the service's middleware, whose routes have different rate limits. The
+    client has an address that no other test uses."""
     app = FastAPI(exception_handlers=HANDLERS)
     app.state.container = SimpleNamespace(
         resources=SimpleNamespace(rate_limits=RateLimits(redis, POLICIES, SystemClock()))

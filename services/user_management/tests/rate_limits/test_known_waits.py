@@ -1,4 +1,4 @@
-"""The refusals that a process remembers: those that still last, and of these a limited number of the latest."""
+"""The refusals that a process remembers: only those still in force, and of these only a limited number, the latest."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Redis dead, silent, and back again: never unlimited, never slow, never an error."""
+"""Rate limits while Redis is dead or silent, and when it is back: requests are never unlimited, slow or failed."""
 
 import asyncio
 import os
@@ -55,7 +55,7 @@ async def limits(own_valkey: ValkeyServer, clock: SetClock) -> AsyncIterator[Rat
 
 @pytest.fixture
 def questions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return what happens to the questions to Redis, in order: each is "asked", and "given up" if it fails."""
+    """Return a list that records each question to Redis, in order: "asked", and later "given up" if it fails."""
     happened: list[str] = []
     spend = SharedBuckets.spend
 

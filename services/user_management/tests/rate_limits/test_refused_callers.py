@@ -46,7 +46,8 @@ CALLBACK = "/oauth/callback/sandbox-static?state=unknown&code=c"
 
 @pytest.fixture
 async def narrow(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Journey]:
-    """Allow two refusals an hour per address, counted in this process, since other tests come from the same address."""
+    """Allow two refused credentials an hour per address, counted in this process and not in Redis, where the requests
+    of other tests from the same address would count too."""
     container = journey.container
     policies = {**container.resources.settings.limits.policies(), RateClass.ANONYMOUS: QuotaPolicy(2, 3600)}
     nowhere = create_redis_client("unix:///nowhere/valkey.sock")
@@ -94,8 +95,8 @@ async def test_guesses_of_a_neighbour_do_not_close_the_way_back_from_a_provider(
 
 @pytest.fixture
 async def judged(narrow: Journey) -> AsyncIterator[list[str]]:
-    """Record every statement that compares a service key, on both pools; requests sent one by one reuse the same
-    connections."""
+    """Return a list that records every statement that compares a service key, on both pools. Of the door's pool only
+    one connection is watched: requests sent one by one all use that one."""
     sent: list[str] = []
 
     def note(statement: str) -> None:
@@ -137,8 +138,8 @@ async def test_other_secret_of_a_live_key_is_a_guess(narrow: Journey, judged: li
 
 @pytest.fixture
 async def guessed(narrow: Journey, monkeypatch: pytest.MonkeyPatch) -> Journey:
-    """Let the address run out of refusals, and go on as a process that has just begun, which has seen no key and no
-    list of keys. Its clock stands still."""
+    """Use up the refusals that the address is allowed, then let the application authenticate like a new process, which
+    has seen no key and no list of keys. Its clock stands still."""
     for _ in range(4):
         await narrow.client.post("/internal/tokens/get", headers=GUESS, json=QUESTION)
     fresh = ServiceAuthentication(narrow.container.resources.database, narrow.container.credentials.usage, SetClock())

@@ -1,4 +1,4 @@
-"""Buckets in Redis: exact over several processes, and gone when they are full."""
+"""Buckets in Redis: they count exactly over several processes, and expire when they are full again."""
 
 import asyncio
 import secrets
@@ -22,8 +22,8 @@ from services.user_management.tests.rate_limits.allowances import POLICIES, pass
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Redis take its time: on a busy machine, hundreds of requests at once take longer than a quarter of a second,
-    and what is counted here is who gets through."""
+    """Give Redis 30 s to answer: on a busy machine, hundreds of requests at once take longer than the usual quarter of
+    a second, and these tests are about which requests pass."""
     monkeypatch.setattr(shared_buckets, "PATIENCE_SECONDS", 30)
 
 
@@ -34,7 +34,7 @@ def limits(redis: RedisClient) -> RateLimits:
 
 @pytest.fixture
 async def two_processes(servers: Servers) -> AsyncIterator[list[RateLimits]]:
-    """Make the limits of two processes, each with an open connection of its own."""
+    """Return rate limits like those of two processes, each with an open connection of its own to Redis."""
     clients = [create_redis_client(servers.valkey_url, timeout_seconds=None) for _ in range(2)]
     limits = [RateLimits(client, {RateClass.USER: QuotaPolicy(100, 86_400)}, SystemClock()) for client in clients]
     for each in limits:

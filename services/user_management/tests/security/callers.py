@@ -1,4 +1,4 @@
-"""Every kind of caller, with a credential and with parameter values under which there is something to find."""
+"""All kinds of callers, each with a credential and with parameter values for which there is data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,8 +25,8 @@ _MOSTLY_REAL: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """One kind of caller. `parameters` are values for schemathesis. A caller who is `at_home` owns what these name, and
-    is tried more thoroughly."""
+    """One kind of caller. `parameters` are values for schemathesis. A caller who is `at_home` may use what these name,
+    and is tested more thoroughly."""
 
     credential: Credential | None
     parameters: Mapping[str, Any] = field(default_factory=lambda: _MOSTLY_REAL)

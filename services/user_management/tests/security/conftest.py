@@ -24,7 +24,7 @@ UNLIMITED = QuotaPolicy(1_000_000, 1)
 
 @pytest.fixture(scope="session")
 async def exposed_app(settings: Settings, sandbox_session: Sandbox) -> AsyncIterator[FastAPI]:
-    """The application with an administrator and without rate limits, over a container of its own."""
+    """Return an application with an administrator and limits that no test reaches, over a container of its own."""
     admin = settings.admin.model_copy(update={"user_ids": [ADMIN_ID]})
     limits = settings.limits.model_copy(update=dict.fromkeys(LimitsGroup.model_fields, UNLIMITED))
     ours = settings.model_copy(update={"admin": admin, "limits": limits})

@@ -1,5 +1,5 @@
-"""A bridge by which schemathesis calls the application from its own thread and event loop, while the pools live in
-ours."""
+"""A bridge through which schemathesis, in a thread and event loop of its own, calls the application, whose connection
+pools belong to the event loop of the tests."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -21,7 +21,7 @@ class LoopBridge:
     """
 
     def __init__(self, app: ASGIApp, credential: Credential | None = None) -> None:
-        """`credential` None: requests keep the headers that were generated for them."""
+        """If `credential` is None, requests keep the headers that were generated for them."""
         self._app = app
         self._credential = credential
         self._loop = asyncio.get_running_loop()

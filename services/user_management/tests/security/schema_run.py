@@ -1,4 +1,5 @@
-"""Runs schemathesis over the whole OpenAPI document: calls every route, and compares each answer with the document."""
+"""Runs schemathesis over the whole OpenAPI document: calls every operation, and compares each answer with the
+document."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -105,7 +106,7 @@ def _configuration(plan: Plan) -> SchemathesisConfig:
         {
             "seed": plan.seed,
             "continue-on-failure": True,
-            # An answer of 429 is an answer; waiting and asking again would hide it.
+            # A 429 is to be checked like any answer; waiting and asking again would hide it.
             "request-retries": 0,
             "generation": {
                 "max-examples": plan.examples,
@@ -116,7 +117,7 @@ def _configuration(plan: Plan) -> SchemathesisConfig:
             "phases": {name: {"enabled": name in plan.phases} for name in EVERY_PHASE},
             "checks": {
                 "enabled": False,
-                # 503 is Postgres or a provider away, with `Retry-After`; it is an answer of the catalogue.
+                # 503 is in our catalogue: it says, with `Retry-After`, that Postgres or a provider is unavailable.
                 "not_a_server_error": {"enabled": True, "expected-statuses": ["2xx", "3xx", "4xx", "503"]},
                 **{name: {"enabled": True} for name in _CHECKS},
             },

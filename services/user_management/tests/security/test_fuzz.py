@@ -1,5 +1,5 @@
-"""The fuzz targets: each gets 300 generated inputs on every change, and a minute of fuzzing with coverage feedback
-every night."""
+"""Runs the fuzz targets: on every change, each with its seeds and 300 generated inputs; every night, each for a minute
+of fuzzing with coverage feedback."""
 
 import importlib.util
 import os
