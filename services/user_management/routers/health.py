@@ -14,14 +14,14 @@ router = APIRouter(tags=["health"], route_class=StrictRoute, dependencies=[Depen
 
 @router.get("/health")
 async def get_health(container: ContainerDependency) -> HealthResponse:
-    """Answer 200 while the process is alive, with the state of each component as it was last seen."""
+    """Return 200 while the process is alive, with the last seen state of each component."""
     return container.operations.health.health()
 
 
 @router.get("/ready", responses={503: {"model": ReadyResponse}})
 async def get_readiness(container: ContainerDependency, response: Response) -> ReadyResponse:
-    """Answer 200 when the process can take traffic; 503 while it starts, or finishes its last requests (drains), or
-    when no database takes writes."""
+    """Return 200 while the process can take traffic, and 503 while it is starting or draining (finishing its last
+    requests), or while no database accepts writes."""
     readiness = await container.operations.health.ready()
     response.status_code = 200 if readiness.status == "ready" else 503
     return readiness
@@ -30,6 +30,6 @@ async def get_readiness(container: ContainerDependency, response: Response) -> R
 @router.get("/metrics", response_class=PlainTextResponse)
 async def get_metrics(container: ContainerDependency) -> Response:
     """Return the metrics of this process, and the counters of integrations that all processes share, in Prometheus's
-    text format. While Postgres is away, these counters are as last read, or left out. Metrics are not for the public: a
-    reverse proxy must not forward this path."""
+    text format. While Postgres is unavailable, these counters keep the values that were last read, or are left out if
+    there are none. Metrics are not for the public: a reverse proxy must not forward this path."""
     return Response(await container.operations.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

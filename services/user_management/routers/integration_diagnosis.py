@@ -14,7 +14,7 @@ from services.user_management.schemas.diagnosis import DiagnosisResponse
 from services.user_management.schemas.user import USER_ID_PATTERN
 
 UserId = Annotated[str, Path(pattern=USER_ID_PATTERN)]
-Live = Annotated[bool, Query(description="Also ask the provider now, once, whether it takes the access token")]
+Live = Annotated[bool, Query(description="Also ask the provider now, once, whether it accepts the access token")]
 
 router = APIRouter(tags=["integrations"], route_class=JSONRoute)
 admin_router = APIRouter(

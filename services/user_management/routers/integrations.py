@@ -64,7 +64,7 @@ async def list_providers(_user: CurrentUser, container: ContainerDependency) -> 
 
 @router.get("/users/{user_id}/integrations")
 async def list_integrations(actor: CurrentUser, user_id: OwnUserId, container: ContainerDependency) -> IntegrationList:
-    """List the user's integrations, without those that are disconnected."""
+    """List the user's integrations, except disconnected ones."""
     return await container.integrations.service.list_integrations(actor, user_id)
 
 
@@ -83,7 +83,7 @@ async def get_integration(
     container: ContainerDependency,
     account: AccountQuery = None,
 ) -> Response:
-    """Return one integration of the user with a provider: the one of `account`, or without it the primary one."""
+    """Return the user's integration with a provider for `account`, or the primary one if `account` is not given."""
     return answer_conditionally(
         request, await container.integrations.service.get_integration(actor, user_id, provider, account)
     )
@@ -101,8 +101,7 @@ async def patch_integration(
     response: Response,
     account: AccountQuery = None,
 ) -> IntegrationResponse:
-    """Change the product's notes about an integration, or choose the primary account, by JSON Merge Patch (RFC
-    7396)."""
+    """Change the product's notes about an integration, or make it the primary one, by JSON Merge Patch (RFC 7396)."""
     changed = await container.integrations.service.update_integration(
         actor, user_id, provider, account, update=body, expected=expected
     )
@@ -140,8 +139,8 @@ async def disconnect_integration(
     container: ContainerDependency,
     account: AccountQuery = None,
 ) -> DisconnectResponse:
-    """End an integration. No service can read its tokens from then on. If the provider offers revocation, it is tried
-    until it succeeds, for at most a week."""
+    """Disconnect an integration. From then on no service can read its tokens. If the provider offers revocation, this
+    service tries to revoke the tokens there until it succeeds, for at most a week."""
     return await container.integrations.service.disconnect_integration(
         actor, user_id, provider, account, expected=expected
     )
@@ -181,7 +180,8 @@ async def list_integration_activity(
     limit: Annotated[Limit, Query()] = DEFAULT_LIMIT,
     cursor: Annotated[str | None, Query(max_length=512)] = None,
 ) -> TokenReadPage:
-    """List which services asked for the user's tokens, when, why and with what outcome, the newest first."""
+    """List the requests of services for the user's tokens of this provider, each with its time, reason and outcome,
+    newest first."""
     return await container.integrations.service.list_activity(actor, user_id, provider, limit=limit, cursor=cursor)
 
 
@@ -196,7 +196,7 @@ async def authorize_integration(
     body: AuthorizeRequest,
     container: ContainerDependency,
 ) -> AuthorizeResponse:
-    """Start to connect an account: send the browser to the `authorization_url` in the answer."""
+    """Start a connect attempt. Send the browser to the `authorization_url` in the response."""
     return await container.integrations.connect_flows.start_integration(actor, user_id, provider, body)
 
 
@@ -225,7 +225,7 @@ async def confirm_integration(
     container: ContainerDependency,
     response: Response,
 ) -> IntegrationResponse:
-    """Finish a connect attempt that this user started. Only here is the authorization code exchanged for tokens."""
+    """Finish a connect attempt that this user started. The authorization code is exchanged for tokens only now."""
     connected = await container.integrations.confirmations.confirm_integration(actor, user_id, provider, body)
     response.headers["ETag"] = connected.etag
     return connected
@@ -247,8 +247,8 @@ async def receive_oauth_callback(
     error: CallbackValue = None,
     iss: CallbackValue = None,
 ) -> RedirectResponse:
-    """Receive the browser that the provider sends back. The authorization code is stored, not yet exchanged, and the
-    browser is redirected to the product, where the user confirms."""
+    """Receive the browser when the provider redirects it back. Store the authorization code without exchanging it yet,
+    and redirect the browser to the product, where the user confirms the attempt."""
     returned = ProviderReturn(state=state, code=code, error=error, issuer=iss)
     return RedirectResponse(
         await container.integrations.connect_flows.record_provider_return(ANONYMOUS, provider, returned),

@@ -73,8 +73,8 @@ async def refresh_token(request: Request, body: TokenRequest) -> TokenResponse:
 
 @hot_router.post("/batch-get", dependencies=[Depends(known_caller), Depends(body_up_to(MAX_BATCH_BYTES))])
 async def batch_get_tokens(request: Request, body: TokenBatchRequest) -> TokenBatch:
-    """Return up to 100 tokens or problems, each as if the token had been asked for alone. Each counts as a read against
-    the caller's rate limit."""
+    """Return up to 100 tokens or problems, each the same one that a separate request would get. Each counts as a read
+    against the caller's rate limit."""
     credential = service_credential(request)
     count_read(request, credential, reads=len(body.items) - 1)
     return TokenBatch(items=await get_container(request).tokens.service.get_many(credential, body.items))

@@ -1,5 +1,5 @@
-"""The ordinary route, which reads its body only after its guards have passed, as strict JSON: without duplicate names,
-NaN or deep nesting."""
+"""The route class of most endpoints. It reads the body only after the guards have passed, as strict JSON: without
+duplicate names, NaN or deep nesting."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
@@ -65,8 +65,8 @@ class _UnreadRequest(Request):
 
 
 class JSONRoute(StrictRoute):
-    """The ordinary route: FastAPI's own, but the endpoint's `body` is read as strict JSON, after the guards have passed
-    and all other parameters were found valid."""
+    """The route class of most endpoints. Unlike FastAPI's own, it reads the endpoint's `body` as strict JSON, after the
+    guards have passed and all other parameters were found valid."""
 
     def __init__(self, path: str, endpoint: Endpoint, **options: Any) -> None:
         model = get_type_hints(endpoint).get("body")
@@ -84,8 +84,9 @@ class JSONRoute(StrictRoute):
 
 
 class OwnPathRoute(JSONRoute):
-    """The route of a fixed path that a path template fits too (`/users/search` and `/users/{user_id}`). A request whose
-    method the fixed path does not have is answered with 405 here, and does not reach the template's route."""
+    """The route class of a fixed path that also matches a path template (`/users/search` and `/users/{user_id}`). A
+    request with a method that the fixed path does not support gets 405 here, and does not reach the template's
+    route."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child_scope = super().matches(scope)
@@ -93,7 +94,8 @@ class OwnPathRoute(JSONRoute):
 
 
 def _unread(body: Any, _validate: Callable[[Any], Any]) -> Any:
-    """Return the body unread. This takes the place of the model's own validation, and leaves its schema as it is."""
+    """Return the unread body. As a wrap validator, this replaces the model's validation and leaves its schema
+    unchanged."""
     return body
 
 

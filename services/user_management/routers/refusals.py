@@ -36,7 +36,7 @@ Errors = set[type[ApplicationError]]
 
 
 def with_refusals(document: dict[str, Any], app: FastAPI) -> dict[str, Any]:
-    """Add to each operation the statuses with which it refuses and the codes behind each status, and return the
+    """Add to each operation the error statuses that it can return, each with its error codes, and return the
     document."""
     components = document.setdefault("components", {})
     schemas, shared = components.setdefault("schemas", {}), components.setdefault("responses", {})
@@ -69,7 +69,7 @@ def _errors_of(route: RouteContext) -> Errors:
 
 
 def _declared(dependant: Dependant) -> Iterator[type[ApplicationError]]:
-    """Yield the errors that the endpoint, its dependencies and the dependencies of these declare with `raises`."""
+    """Yield the errors that the endpoint and its dependencies, at any depth, declare with `raises`."""
     yield from getattr(dependant.call, "raises", ())
     for dependency in dependant.dependencies:
         yield from _declared(dependency)

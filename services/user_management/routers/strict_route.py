@@ -30,8 +30,8 @@ occur only once."""
 
 
 def refuse_unknown_query(request: Request, known: frozenset[str] | None) -> None:
-    """Check the names in the query. Raises ValidationFailedError for a parameter that is not in `known` (None: every
-    one is allowed), or that occurs more than once."""
+    """Check the names in the query. Raises ValidationFailedError for a parameter that is not in `known` (None allows
+    any), or that occurs more than once."""
     names = Counter(name for name, _ in request.query_params.multi_items())
     unknown = set() if known is None else set(names) - known
     doubled = {name for name, count in names.items() if count > 1} - unknown

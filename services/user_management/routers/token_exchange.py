@@ -86,9 +86,9 @@ def _pairs(raw: bytes) -> list[tuple[str, str]]:
 async def exchange_caller(
     request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
 ) -> ServiceCredential:
-    """Return the service key from one of the places where OAuth clients put it, and count one read against the key's
-    rate limit. The form is read here only if no header has a key. It may then have at most 8 KiB, since it is read for
-    callers who have shown no key yet. The key is judged later, by the statement that reads the token.
+    """Return the service key from the header or form field in which the OAuth client sent it, and count one read
+    against the key's rate limit. The form is read here only if no header has a key. It may then have at most 8 KiB,
+    because the caller has shown no key yet. The key is verified later, by the statement that reads the token.
 
     Raises UnauthenticatedError, RateLimitedError, DatabaseUnavailableError, and what `read_form` raises.
     """
@@ -124,7 +124,7 @@ async def exchange_token(
 ) -> TokenExchangeResponse:
     """Return a provider's access token for the user of `subject_token` (RFC 8693). Refusals are those of RFC 6749
     section 5.2; their `cause` is this service's own code."""
-    response.headers["Pragma"] = "no-cache"  # beside the Cache-Control of every answer (RFC 6749 section 5.1)
+    response.headers["Pragma"] = "no-cache"  # in addition to the Cache-Control of every response (RFC 6749 section 5.1)
     form = await read_form(request)
     # If a header had the key, the guard has not read the form; a second key in the form is refused here.
     client_credential(request, form)

@@ -18,10 +18,10 @@ async def user_filter(
     created_after: Annotated[Moment | None, Query(description="From this time on")] = None,
     created_before: Annotated[Moment | None, Query(description="Up to this time, exclusive")] = None,
 ) -> UserFilter:
-    """Return the filter that the query asks for. Case does not count, nor do accents in names."""
+    """Build the filter from the query parameters. The search ignores case, and in names also accents."""
     return UserFilter(
         email_prefix=normalize_email(q) if q else None,
-        # A text with an @ is taken for an address and not for a name; a text of accents alone begins no name.
+        # A text with an @ is treated as an address, not as a name. A text of accents alone is not searched among names.
         name_prefix=(search_key(q) or None) if q and "@" not in q else None,
         status=status.value if status else None,
         created_after=created_after,

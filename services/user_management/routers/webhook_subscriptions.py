@@ -61,7 +61,7 @@ async def create_webhook_subscription(
 async def list_webhook_subscriptions(
     manager: Manager, container: ContainerDependency, limit: PageLimit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> SubscriptionPage:
-    """List a service's own subscriptions, or all of them for an administrator, the newest first."""
+    """List subscriptions, newest first: all of them for an administrator, only its own for any other service."""
     return await container.events.subscriptions.list_subscriptions(manager, limit=limit, cursor=cursor)
 
 
@@ -135,7 +135,7 @@ async def list_webhook_deliveries(
     limit: PageLimit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> DeliveryPage:
-    """List the deliveries of a subscription, in any state or in `state` alone, the newest first."""
+    """List the deliveries of a subscription, newest first. With `state`, list only those in that state."""
     return await container.events.subscriptions.list_deliveries(
         manager, subscription_id, state=state, limit=limit, cursor=cursor
     )
@@ -146,6 +146,6 @@ async def list_webhook_deliveries(
 async def replay_webhooks(
     manager: Manager, subscription_id: SubscriptionId, body: ReplayRequest, container: ContainerDependency
 ) -> Replayed:
-    """Queue deliveries to be sent again under their old ids, the oldest first and at most 10,000 at a time: those that
-    match all criteria of the body, delivered ones too; without criteria, those that failed."""
+    """Queue deliveries to be sent again under their old ids, oldest first and at most 10,000 per request: those that
+    match all criteria of the body, including delivered ones; without criteria, only those that failed."""
     return await container.events.subscriptions.replay(manager, subscription_id, body)

@@ -1,1 +1,1 @@
-"""The documents that requests and answers carry."""
+"""Models of request and response bodies."""

@@ -1,4 +1,5 @@
-"""The answer that explains in words why an integration works or does not, with evidence and a remedy."""
+"""The response of a diagnosis: it explains in words why an integration works or does not, with evidence and a
+remedy."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -78,23 +79,24 @@ class IntegrationSummary(BaseModel):
 
 
 class ProbeOutcome(StrEnum):
-    """What came back when the provider was asked, for this answer, whether it accepts the access token."""
+    """The outcome of a live probe, which asks the provider whether it accepts the access token."""
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
-    """The provider does not take the access token."""
+    """The provider does not accept the access token."""
     UNAVAILABLE = "unavailable"
     MISCONFIGURED = "misconfigured"
     """The provider refuses our client."""
     UNKNOWN = "unknown"
-    """The provider refused with an unknown code."""
+    """The provider refused with an error code that its file does not list."""
     NOT_TRIED = "not_tried"
-    """There is no token to ask with: it is missing, expired or unreadable here, or the integration must not be used."""
+    """The provider was not asked: the access token is missing, has expired or cannot be decrypted, the integration
+    serves no tokens, its user is not active, or the provider is not configured."""
 
 
 class ProbeResponse(BaseModel):
-    """The result of asking the provider, for this answer, whether it accepts the access token. `code` and `detail` are
-    those of a refusal or failure."""
+    """The result of a live probe, made while this response was being put together. `code` and `detail` say why it was
+    refused, failed or was not made, where that is known."""
 
     outcome: ProbeOutcome
     code: str | None = None
@@ -102,8 +104,8 @@ class ProbeResponse(BaseModel):
 
 
 class DiagnosisResponse(BaseModel):
-    """Findings, the surest first. If the integration works and there is nothing else to say about it, there is one
-    finding, of the severity `good`."""
+    """The findings, most certain first. If the integration works and nothing else was found, the only finding has the
+    severity `good`."""
 
     user_id: str
     provider: str
@@ -111,5 +113,5 @@ class DiagnosisResponse(BaseModel):
     """The integration; null if this user has never connected an account at the provider."""
     findings: list[Finding]
     probe: ProbeResponse | None = None
-    """The result of asking the provider now; null unless the request asked for it."""
+    """The result of the live probe; null unless the request asked for one."""
     checked_at: datetime

@@ -66,7 +66,8 @@ class IntegrationEvent(UserEvent):
 
 
 class StatusChanged(IntegrationEvent):
-    """A change of an integration's status. `reason` says why it does not work, or not fully; null: it works."""
+    """A change of an integration's status. `reason` says why the integration does not work, or not fully; null means
+    that it works."""
 
     reason: str | None
 

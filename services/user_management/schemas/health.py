@@ -1,4 +1,4 @@
-"""The answers about liveness and readiness."""
+"""The responses about liveness and readiness."""
 
 from typing import Literal
 
@@ -8,15 +8,15 @@ ComponentState = Literal["ok", "unavailable", "unknown"]
 
 
 class HealthResponse(BaseModel):
-    """The answer of a process that is alive. The states of its components are as they were last seen; no component was
-    asked for this answer."""
+    """The response of a process that is alive. The states of components are those last seen; this request queries
+    none."""
 
     status: Literal["ok"] = "ok"
     database: ComponentState
     redis: ComponentState
     rate_limiter: Literal["shared", "in_process"]
-    """`shared`: all processes count requests together; `in_process`: Redis does not answer, and each process counts for
-    itself."""
+    """`shared`: all processes count requests together; `in_process`: Redis does not answer, and each process counts on
+    its own."""
 
 
 class ReadyResponse(BaseModel):

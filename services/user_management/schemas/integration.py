@@ -21,8 +21,8 @@ OAuthState = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,256}$")
 
 
 class AuthorizeRequest(BaseModel):
-    """The request that starts a connect attempt. The addressed integration, which it renews or widens, is that of
-    `account`, or without it the primary one."""
+    """The request that starts a connect attempt. Unless `new_account` is true, it addresses an existing integration, if
+    there is one, to renew it or to add scopes: that of `account`, or by default the primary one."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -33,8 +33,7 @@ class AuthorizeRequest(BaseModel):
     """The account whose integration is to be renewed or widened, by its id at the provider or its e-mail; default: the
     primary one."""
     new_account: bool = False
-    """True: connect one more account. No integration is addressed then, so the scopes of an existing one are not asked
-    for."""
+    """True connects another account: no existing integration is addressed, and no scopes are taken over from one."""
     return_url: Annotated[str, Field(max_length=2048)] | None = None
     """One of FRONTEND_RETURN_URLS; default: the first."""
     redirect_uri: Annotated[str, Field(max_length=2048)] | None = None
@@ -52,9 +51,10 @@ class AuthorizeRequest(BaseModel):
 
 class AuthorizeResponse(BaseModel):
     """A connect attempt that has begun. Send the browser to `authorization_url`. When the browser comes back to the
-    return URL, confirm with the `flow` parameter of that URL.
+    return URL, confirm with the `flow` parameter of that URL; if the request named a `redirect_uri`, confirm with the
+    `code` and `state` that arrive there.
 
-    `flow_id` names the attempt in logs and audit rows; it does not serve to confirm.
+    `flow_id` names the attempt in logs and audit rows; it cannot be used to confirm.
     """
 
     authorization_url: str
@@ -110,13 +110,13 @@ class IntegrationResponse(BaseModel):
     last_checked_at: datetime | None
     last_failure_at: datetime | None
     last_used_at: datetime | None
-    """When a service was last given a token; null: never."""
+    """When a service was last given a token; null if never."""
     version: int = Field(exclude=True)
 
     @property
     def etag(self) -> str:
-        """Return the entity tag (RFC 9110 section 8.8.3). It is made of the version and of what can change without a
-        new version: times, and what is derived from the provider's file."""
+        """Return the entity tag (RFC 9110 section 8.8.3). It is made of the version and of everything that can change
+        without a new version: times, and values derived from the provider's file."""
         passing = (self.last_used_at, self.last_checked_at, self.last_failure_at, self.last_refresh_at)
         times = "-".join(f"{milliseconds(moment):x}" for moment in passing)
         derived = zlib.crc32(f"{self.missing_scopes}{self.reconnect_url}".encode())
@@ -128,15 +128,15 @@ MAX_METADATA_ENTRIES: Final = 20
 
 
 class IntegrationUpdate(BaseModel):
-    """A merge patch (RFC 7396) of what the product may change of an integration."""
+    """A merge patch (RFC 7396) of the members of an integration that the product may change."""
 
     model_config = ConfigDict(extra="forbid")
 
     is_primary: Literal[True] | None = None
-    """`true`: from now on, requests that name no account mean this one."""
+    """`true` makes this the primary integration, which requests that name no account concern."""
     metadata: dict[MetadataName, Annotated[str, PlainLine(200)] | None] | None = None
-    """The product's own notes, such as a label, by name: a text replaces a note, null removes it, and other notes stay;
-    null in place of all removes all. At most 20."""
+    """The product's own notes, such as a label, by name: a text sets a note, null removes it, and notes that are not
+    named stay. Null instead of the object removes all notes. An integration has at most 20."""
 
 
 class DisconnectResponse(BaseModel):
@@ -146,8 +146,8 @@ class DisconnectResponse(BaseModel):
     provider: str
     provider_account_id: str
     revocation: Literal["pending", "impossible", "none"]
-    """The revocation at the provider. `pending`: it is tried until it succeeds, for a week; `impossible`: the provider
-    offers no way to revoke; `none`: there was no token."""
+    """The revocation at the provider. `pending`: it is tried until it succeeds, for at most a week; `impossible`: the
+    provider offers no way to revoke; `none`: there was no token."""
     revocation_note: str | None
     """What users can do at the provider themselves, if this service cannot revoke there."""
 
@@ -162,7 +162,7 @@ class ProviderResponse(BaseModel):
     name: str
     display_name: str
     scopes: dict[str, str]
-    """The provider's scopes, each with what it is for."""
+    """The provider's scopes, each with its purpose."""
     required_scopes: list[str]
     revocable: bool
     """Whether disconnecting also revokes the consent at the provider."""

@@ -1,5 +1,4 @@
-"""The bodies of errors: RFC 9457 problem details with the members that our clients have always had, and OAuth's
-form."""
+"""The bodies of errors: problem details (RFC 9457) with further members that our clients rely on, and OAuth's form."""
 
 from datetime import datetime
 from typing import Any

@@ -28,7 +28,7 @@ class CreateServiceRequest(BaseModel):
 
 
 class PermissionsRequest(BaseModel):
-    """All permissions that a service has from now on."""
+    """The complete set of permissions of a service, which replaces the former one."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -65,7 +65,7 @@ class NewServiceKey(BaseModel):
     @computed_field  # type: ignore[prop-decorator]  # pydantic's documented order of decorators
     @property
     def key_id(self) -> str:
-        """The id within the key, by which lists and records name the key."""
+        """The part of the key that identifies it in lists and records."""
         return self.key.split("_")[1]
 
 

@@ -21,16 +21,16 @@ class TokenRequest(BaseModel):
     """A user id, or a subject of the default issuer."""
     provider: ProviderName
     scopes: list[Scope] = Field(default=[], max_length=64)
-    """Scopes of which the user must have consented to every one. May be empty if the service's grant is not limited to
+    """Scopes, to all of which the user must have consented. May be empty if the service's grant is not limited to
     scopes."""
     account: Annotated[str, PlainLine(320)] | None = None
     """The account, by its id at the provider or its e-mail; default: that of the user's primary integration."""
     reason: Annotated[str, PlainLine(200)] | None = None
     """Why the service reads the token. The user sees it in the activity of the integration."""
     min_ttl_seconds: WholeNumber | None = Field(default=None, ge=1, le=86_400)
-    """For how many seconds the token must still live; more than half its whole life is never demanded. Without this
-    member, a token that lives for less than five minutes is refreshed first, but handed out if that fails and 30
-    seconds are left."""
+    """For how many more seconds the token must be valid; never more than half its lifetime is demanded. Without this
+    member, a token with less than five minutes left is refreshed first, but handed out if that fails and 30 seconds are
+    left."""
 
 
 class TokenResponse(BaseModel):
@@ -59,7 +59,7 @@ class TokenBatchRequest(BaseModel):
 
 
 class TokenProblem(BaseModel):
-    """Why there is no token: the members of the problem with which a request for this token alone would be answered."""
+    """Why there is no token, in members of the problem that a request for this token alone would get."""
 
     type: str
     title: str
@@ -73,7 +73,7 @@ class TokenProblem(BaseModel):
 
     @classmethod
     def of(cls, error: ApplicationError) -> "TokenProblem":
-        """Return the members for an error of the catalogue."""
+        """Build the problem from an error that a read of one token raised."""
         return cls(
             type=error.code,
             title=error.title,

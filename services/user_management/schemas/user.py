@@ -11,8 +11,7 @@ from services.user_management.schemas.integration import DisconnectResponse
 from services.user_management.utils.validators import HttpUrl, PersonName, PlainLine
 
 USER_ID_PATTERN: Final = r"^[\x21-\x7e]{1,64}$"
-"""A pattern that is wider than the form of our ids. No row has an id outside of it, and a NUL, which it excludes, could
-not even be sent to Postgres."""
+"""A pattern that all our user ids match, and other texts too. It excludes NUL, which cannot be sent to Postgres."""
 
 
 class UserResponse(BaseModel):
@@ -39,7 +38,7 @@ class UserResponse(BaseModel):
     @property
     def etag(self) -> str:
         """Return the entity tag (RFC 9110 section 8.8.3): the version, which `If-Match` is compared with, and the times
-        that change without a new version, so that `If-None-Match` never calls an old representation current."""
+        that change without a new version, so that `If-None-Match` never matches an outdated representation."""
         return f'"{self.version}-{milliseconds(self.last_login_at):x}-{milliseconds(self.last_active_at):x}"'
 
 
@@ -60,7 +59,7 @@ class UserUpdate(BaseModel):
 
 
 class AdminUserResponse(UserResponse):
-    """The profile with what only administrators see."""
+    """The profile with the members that only administrators see."""
 
     suspended_at: datetime | None
     """When the user was suspended here; a ban by the identity provider shows in `upstream_status`."""
@@ -75,7 +74,7 @@ class AdminUserResponse(UserResponse):
 
 
 class AdminUserDetail(AdminUserResponse):
-    """One user, as administrators see them."""
+    """One user as administrators see them, with the number of recent sign-ins."""
 
     sign_ins_last_30_days: int
 
@@ -89,8 +88,9 @@ class EndedAccess(BaseModel):
     token_reads: Literal["all"] = "all"  # noqa: S105 - not a secret
     """No service is given a token of the user."""
     integrations: list[DisconnectResponse]
-    """Integrations that this request has ended. Empty if an administrator deleted the user: then the integrations are
-    kept for a restoration, no service can read their tokens, and these are revoked when the user is erased."""
+    """Integrations that this request has disconnected. Empty if an administrator deleted the user: the integrations are
+    then kept in case the user is restored. Meanwhile no service can read their tokens, which are revoked when the user
+    is erased."""
 
 
 class DeletionResponse(BaseModel):
@@ -103,7 +103,7 @@ class DeletionResponse(BaseModel):
 
 
 class SuspendRequest(BaseModel):
-    """The reason of a suspension, for the audit and for other administrators; the user is not told."""
+    """The reason for a suspension, for the audit and for administrators; the user does not see it."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -10,8 +10,9 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 
 
 def _from_epoch(value: Any) -> Any:
-    """Read a Unix time in milliseconds or seconds, told apart by magnitude: Clerk's documentation says milliseconds,
-    but its own examples have seconds."""
+    """Read a Unix time in milliseconds or seconds, distinguished by magnitude: Clerk's documentation says milliseconds,
+    but its own examples have seconds. Return anything but a number unchanged. Raises ValueError for a number out of
+    range."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     try:
@@ -94,12 +95,12 @@ class ClerkSession(BaseModel):
     user_id: str = Field(min_length=1, max_length=64)
     created_at: EpochTime
     actor: dict[str, Any] | None = None
-    """Who acts as the user, if the session is impersonated; None: it is the user's own."""
+    """Who acts as the user, if the session is impersonated; None if it is the user's own."""
 
 
 class WebhookAccepted(BaseModel):
     """The receipt for an event, which is stored. `duplicate`: it was stored before. `applied`: it has taken effect;
-    otherwise this service tries again by itself, and the event need not be sent again."""
+    otherwise this service retries it for a while, and the sender need not send it again."""
 
     duplicate: bool
     applied: bool

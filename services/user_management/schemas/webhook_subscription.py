@@ -51,7 +51,8 @@ class CreateSubscriptionRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     url: HttpUrl
-    """In production https, without user and fragment, on port 443 or above 1023, at a public address."""
+    """In production this must be https, without user or fragment, on port 443 or one above 1023, at a public
+    address."""
     event_types: EventNames = []
     """Event types, or `user.*` or `integration.*`; an empty list means all."""
     description: Annotated[str, PlainLine(200)] | None = None
@@ -83,7 +84,7 @@ class RotateSecretRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     overlap_seconds: WholeNumber = Field(default=DEFAULT_OVERLAP_SECONDS, ge=0, le=MAX_OVERLAP_SECONDS)
-    """How many seconds the former secret goes on signing; 0 ends it at once."""
+    """For how many seconds deliveries are also signed with the former secret; 0 ends that at once."""
 
 
 class ReplayRequest(BaseModel):
@@ -186,8 +187,8 @@ class Replayed(BaseModel):
 
     queued: int
     has_more: bool
-    """Whether more deliveries match. Then ask again with `next_since` as `since`; if `next_since` is null, send the
-    same request for failed deliveries (`{}`) again, of which fewer are left by now."""
+    """Whether more deliveries match. If so, repeat the request with `next_since` as `since`; if `next_since` is null,
+    repeat the request for failed deliveries (`{}`) as it is, since those just queued no longer match it."""
     next_since: datetime | None
     """When the newest of the queued deliveries was first queued, if there are more. Always null after a request for
     failed deliveries: with a time, delivered ones would be sent again too."""

@@ -145,7 +145,7 @@ class TokenEncryption:
         """Decrypt each item and encrypt it under `version`. For an item that cannot be decrypted, the result holds the
         error in its place.
 
-        Raises KeyUnavailableError when `version` is not held.
+        Raises KeyUnavailableError if an item was decrypted, but this process does not hold `version`.
         """
         ciphers = _Ciphers(self)
         renewed: list[bytes | Unreadable] = []

@@ -1,5 +1,5 @@
-"""Verification of ID tokens (OpenID Connect Core section 3.1.3.7); their signatures are verified by the code that
-verifies those of session tokens."""
+"""Verification of ID tokens (OpenID Connect Core section 3.1.3.7). Signatures are verified by the same code as those of
+session tokens."""
 
 import base64
 import hashlib

@@ -1,5 +1,5 @@
-"""The public signing keys of an issuer: fetched once for all callers, kept while the issuer is down, and not asked for
-again and again because forged tokens name keys that do not exist."""
+"""The public signing keys of an issuer: fetched once for all callers, kept while the issuer is down, and not fetched
+over and over when forged tokens name keys that do not exist."""
 
 import asyncio
 from collections import Counter
@@ -21,9 +21,9 @@ FRESH_SECONDS: Final = 300.0
 STALE_SECONDS: Final = 86_400.0
 COOL_DOWN_SECONDS: Final = 30.0
 NEGATIVE_SECONDS: Final = 45.0
-"""For how long after a fetch a `kid` (key id) that was not in its answer counts as unknown. A newly published key works
-once both this and the cool-down have passed since the last fetch before its publication: within 45 s, plus the
-fetch."""
+"""For how long after a fetch a `kid` (key id) that was not in the response is treated as unknown without another fetch.
+A newly published key works once both this and the cool-down have passed since the last fetch before its publication:
+within 45 s, plus the fetch."""
 MAX_ABSENT_KEY_IDS: Final = 1000
 MAX_NUMBER_CHARACTERS: Final = 4096
 
@@ -34,15 +34,15 @@ class SigningKeys(Protocol):
     """Finds the public key for a `kid`."""
 
     async def find(self, key_id: str | None) -> RSAPublicKey | None:
-        """Return the key; None if the issuer has no such key. Raises KeySetUnavailableError while nobody can tell,
-        because the issuer's keys cannot be fetched."""
+        """Return the key; None if the issuer has no such key. Raises KeySetUnavailableError if that is unknown because
+        the issuer's keys cannot be fetched."""
 
 
 class RenewedKeys(SigningKeys, Protocol):
-    """Keys that are renewed while the process lives."""
+    """Signing keys with a task that keeps them current."""
 
     async def keep_fresh(self) -> None:
-        """Renew the keys again and again, until the process stops and cancels this task."""
+        """Renew the keys periodically until the task is cancelled; return at once if they never change."""
 
 
 class PinnedKey:
@@ -151,7 +151,7 @@ def parse_key_set(document: dict[str, Any]) -> dict[str, RSAPublicKey]:
     """Return the RS256 verification keys by `kid`; other keys are left out. Raises ValueError if none is left.
 
     Left out are keys whose `use`, `key_ops` or `alg` forbid it (RFC 7517 sections 4.2 to 4.4), weak keys, keys whose id
-    another key has too, and private keys: what is published belongs to everybody.
+    another key has too, and private keys, since everybody knows a private key that was published.
     """
     entries = document.get("keys")
     if not isinstance(entries, list):

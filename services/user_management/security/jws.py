@@ -12,7 +12,7 @@ from services.user_management.exceptions import UnauthenticatedError
 from services.user_management.utils import strict_json
 
 MIN_TOKEN_CHARACTERS: Final = 342
-"""The length of a signature alone: no key has less than 2,048 bits."""
+"""The length of the shortest signature in base64url: no accepted key has less than 2,048 bits."""
 MAX_TOKEN_CHARACTERS: Final = 8192
 MAX_KEY_ID_CHARACTERS: Final = 255
 ALGORITHM: Final = "RS256"

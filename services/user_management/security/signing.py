@@ -14,8 +14,8 @@ from services.user_management.security.encryption import hkdf_expand
 
 
 def sha256(text: str) -> bytes:
-    """Return the SHA-256 of a secret that only has to be recognised when it comes again; the 32 bytes are stored in its
-    place."""
+    """Return the SHA-256 of a secret, 32 bytes. It is stored instead of a secret that only has to be recognised
+    later."""
     return hashlib.sha256(text.encode()).digest()
 
 
@@ -91,8 +91,8 @@ class Signer:
         return self._macs("tombstone", json.dumps([issuer, subject]).encode())
 
     def encode_cursor(self, scope: str, position: list[Any]) -> str:
-        """Make an opaque cursor for `position`, which must be JSON, that is valid only for the list `scope`. The
-        position is signed, not encrypted."""
+        """Make an opaque cursor for `position`, which must be serialisable as JSON, that is valid only for the list
+        `scope`. The position is signed, not encrypted."""
         payload = json.dumps(position, separators=(",", ":"), ensure_ascii=False).encode()
         return base64url(self._mac(f"cursor:{scope}", payload)[:16] + payload)
 

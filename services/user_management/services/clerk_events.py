@@ -1,4 +1,4 @@
-"""Reads Clerk's events and the answers of its Backend API into our own types; both describe a user alike."""
+"""Reads Clerk's events and the answers of its Backend API into our own types. Both describe a user in the same form."""
 
 from collections.abc import Callable
 from datetime import datetime

@@ -18,8 +18,8 @@ CloudEvent: TypeAlias = JSONObject
 
 
 def ordered(number: int) -> str:
-    """Return a number as text of 20 digits, which sorts in numeric order, as the CloudEvents extension `sequence` wants
-    it."""
+    """Return a number as text of 20 digits, which sorts in numeric order, as the CloudEvents extension `sequence`
+    requires."""
     return f"{number:0{_SEQUENCE_DIGITS}d}"
 
 

@@ -15,7 +15,7 @@ Phase = Literal["starting", "serving", "draining"]
 
 
 class HealthService:
-    """Knows what this process has last seen of Postgres and Redis.
+    """Keeps the states of Postgres and Redis that this process saw last.
 
     `phase` returns the phase of the process; `is_rate_limiter_degraded` tells whether rate limits are counted in this
     process alone instead of in Redis.

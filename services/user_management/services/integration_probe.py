@@ -42,7 +42,7 @@ class IntegrationProbe:
         await self.oauth.probe(provider, self.vault.open(held.ciphertext, binding, held.key_version))
 
     async def ask_about(self, integration_id: UUID) -> ProbeResponse:
-        """Probe an integration on behalf of a person: failures are reported as an outcome, and not raised.
+        """Probe an integration on behalf of a person: failures are returned as an outcome, not raised.
 
         The outcome is NOT_TRIED if the integration serves no tokens, its user is not active, its access token is
         missing, has expired or cannot be decrypted, or its provider is not configured.

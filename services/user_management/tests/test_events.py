@@ -1,4 +1,4 @@
-"""Events as webhooks deliver them: each type is made to happen, and must fit the JSON Schema published for it."""
+"""Events as webhooks deliver them: one of each type is caused, and must fit the JSON Schema published for it."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -68,7 +68,7 @@ async def _connect(journey: Journey) -> None:
 
 
 async def _refuse(journey: Journey, error: str, times: int = 1) -> Connected:
-    """Make an integration whose refresh fails `times` times with `error`."""
+    """Make an integration, and let `times` refreshes of its expired access token fail with `error`."""
     connected = await Connected.at(journey)
     await journey.age_tokens()
     for _ in range(times):

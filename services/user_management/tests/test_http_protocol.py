@@ -51,7 +51,7 @@ class Connection:
         self._writer.write(content)
 
     async def send_all(self, pieces: list[bytes]) -> None:
-        """Send the pieces one after the other, until all are sent or the server ends the connection."""
+        """Send the pieces one after another, until all are sent or the server ends the connection."""
         with contextlib.suppress(ConnectionError):
             for piece in pieces:
                 self._writer.write(piece)
@@ -67,7 +67,7 @@ class Connection:
         return Answer(int(status.split()[1]), headers, body)
 
     async def is_at_its_end(self) -> bool:
-        """Wait for the end of the connection, and tell whether the server sent nothing before it."""
+        """Wait until the connection ends, and tell whether the server sent nothing more."""
         async with asyncio.timeout(10):
             return await self._reader.read() == b""
 
@@ -356,7 +356,7 @@ async def test_requests_that_queue_up_on_one_connection_are_few(connect_to_seen:
 
 
 async def assert_it_is_let_go(state: ServerState, connection: Connection, *, dripping: bytes = b"") -> None:
-    """Wait until the server has ended the connection, although the client goes on sending `dripping`."""
+    """Wait until the server has closed the connection, although the client goes on sending `dripping`."""
 
     async def is_closed() -> bool:
         connection.send(dripping)

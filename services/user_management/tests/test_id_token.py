@@ -1,4 +1,4 @@
-"""ID tokens (OpenID Connect Core section 3.1.3.7): the one that is right, and each way to be wrong."""
+"""ID tokens (OpenID Connect Core section 3.1.3.7): a valid one is accepted, and each kind of defect is refused."""
 
 import base64
 import hashlib

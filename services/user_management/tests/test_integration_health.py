@@ -1,4 +1,5 @@
-"""The check every 15 minutes: a dead token, a provider that is down and a client that is refused are told apart."""
+"""The periodic check of integrations: it distinguishes a dead token, a provider that is down and a client that is
+refused."""
 
 from functools import partial
 from typing import Any
@@ -22,7 +23,7 @@ REFUSAL: dict[str, Any] = {"action": "status", "status": 401, "body": {"error": 
 
 
 async def _without_refresh_token(scene: Connected) -> None:
-    """Turn the integration into one without a refresh token whose access token does not run out, as that of a classic
+    """Turn the integration into one without a refresh token whose access token never expires, like that of a classic
     OAuth app at GitHub."""
     await scene.journey.owner.execute("DELETE FROM encrypted_tokens WHERE kind = 'refresh'")
     await scene.journey.owner.execute("UPDATE encrypted_tokens SET expires_at = NULL")
@@ -34,7 +35,7 @@ async def _state(journey: Journey) -> tuple[str, str | None]:
     return health["state"], health["reason"]
 
 
-# Who is asked
+# Which integrations are checked
 
 
 async def test_connection_that_proved_itself_today_is_left_alone(connected: Connected) -> None:
@@ -164,7 +165,7 @@ async def test_walk_in_small_pages_and_slices_asks_everybody_once(
     assert all([(await scene.row())["last_checked_at"] is not None for scene in scenes])
 
 
-# What came back
+# What the check makes of each answer
 
 
 async def test_dead_access_token_is_replaced_by_a_refresh(connected: Connected) -> None:

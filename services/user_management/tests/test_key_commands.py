@@ -1,4 +1,4 @@
-"""`cli keys …`, as processes: a rotation from the first key to the end of its life."""
+"""`cli keys …`, as processes: a rotation from the first key to its retirement."""
 
 import asyncio
 import base64

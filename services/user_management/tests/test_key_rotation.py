@@ -90,7 +90,7 @@ async def settle(journey: Journey) -> None:
 
 
 def silently(_progress: Progress) -> None:
-    """Ignore the progress."""
+    """Report no progress."""
 
 
 async def test_every_place_is_encrypted_anew_and_still_reads_the_same(

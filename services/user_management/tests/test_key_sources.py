@@ -35,7 +35,7 @@ REGION = "eu-central-1"
 
 @pytest.fixture(autouse=True, scope="module")
 def credentials() -> Iterator[None]:
-    """Set AWS credentials that mean nothing, since botocore needs some and moto does not, and remove all waiting."""
+    """Set arbitrary AWS credentials, which botocore needs and moto ignores, and let nothing wait between attempts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")

@@ -1,4 +1,4 @@
-"""Key versions: proof at boot, activation, a fleet in which not everybody holds every version."""
+"""Key versions: proof at boot, activation, and processes that do not all hold every version."""
 
 import asyncio
 

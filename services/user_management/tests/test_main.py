@@ -1,5 +1,5 @@
-"""The application as a whole: every error is a problem, every answer carries its headers, and the schema tells the
-truth."""
+"""The application as a whole: every error is a problem, every answer carries its headers, and the OpenAPI document is
+true."""
 
 import asyncio
 import json
@@ -155,7 +155,7 @@ async def test_browser_of_another_origin_may_not(client: httpx.AsyncClient) -> N
 
 @pytest.fixture
 async def crashing(settings: Settings, container: Container) -> AsyncIterator[httpx.AsyncClient]:
-    """Give a client of the application, which has two more routes here: one has a bug, and one finds Postgres down."""
+    """Give a client of the application with two routes added: `/crash` has a bug, and `/outage` finds Postgres down."""
     application = create_app(settings, container)
     application.state.container = container
 

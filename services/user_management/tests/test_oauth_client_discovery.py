@@ -1,4 +1,5 @@
-"""A provider that publishes its endpoints (OpenID Connect Discovery): when they are asked for, and what is believed."""
+"""A provider that publishes its endpoints (OpenID Connect Discovery): when they are fetched, and which answers are
+accepted."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,5 @@
-"""Provider files: an operator adds a provider without code, and is told by file and key what is wrong with it."""
+"""Provider files: an operator adds a provider without code, and error messages name the file and the key that are
+wrong."""
 
 import json
 from pathlib import Path

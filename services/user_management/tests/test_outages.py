@@ -39,7 +39,7 @@ class Outage:
 
     @property
     def key(self) -> dict[str, str]:
-        """Return the headers of the development service."""
+        """Return the header with the key of the development service."""
         return {"Authorization": f"Bearer {self.stack.service_key}"}
 
     async def read(self) -> httpx.Response:
@@ -79,7 +79,7 @@ class Outage:
 
     @contextmanager
     def without(self, server: str) -> Iterator[None]:
-        """`kill -9` a server, and start it again afterwards."""
+        """Kill a server with SIGKILL, and start it again when the block ends."""
         self.stack.kill(server)
         try:
             yield

@@ -68,7 +68,8 @@ IN_STATUS_200 = {
 
 
 async def refused(name: str, reply: httpx.Response | Exception, clock: SetClock | None = None) -> ProviderCallError:
-    """Return the error of a refresh at the built-in provider `name` when its token endpoint replies so."""
+    """Return the error that a refresh at the built-in provider `name` raises if its token endpoint replies with
+    `reply`."""
     edge = Edge()
     edge.answer(TOKEN_ENDPOINTS[name], reply)
     with pytest.raises(ProviderCallError) as caught:

@@ -39,7 +39,7 @@ HELD_SECONDS = 600.0
 
 @pytest.fixture
 async def strict(journey: Journey) -> AsyncIterator[Connected]:
-    """Make an integration whose provider accepts each refresh token once, and whose access token has run out."""
+    """Make an integration whose provider accepts each refresh token once, and whose access token has expired."""
     scene = await Connected.at(journey, "sandbox-strict")
     await journey.age_tokens()
     yield scene

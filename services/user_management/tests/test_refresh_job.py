@@ -40,7 +40,7 @@ WHERE kind = 'access'
 
 @pytest.fixture
 async def stale(connected: Connected) -> Connected:
-    """Give an integration whose access token has run out."""
+    """Give an integration whose access token has expired."""
     await connected.journey.age_tokens()
     return connected
 

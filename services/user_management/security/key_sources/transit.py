@@ -89,9 +89,8 @@ class TransitKeySource:
         return self._member(response, version, member)
 
     def _post(self, url: str, version: int, body: dict[str, str]) -> HttpResponse:
-        """POST to the engine and return its answer if the status is below 500. After a higher status or no answer the
-        engine is asked again, three times in all. Raises StartupError, also if the token's file or the CA's cannot be
-        read."""
+        """POST to the engine and return its answer if the status is below 500. After a higher status or no answer, try
+        again, up to three attempts in all. Raises StartupError, also if the token's file or the CA's cannot be read."""
         headers = {"X-Vault-Token": self._token(version), "X-Vault-Request": "true"}
         failure = ""
         with self._client() as client:

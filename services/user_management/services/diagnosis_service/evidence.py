@@ -20,8 +20,8 @@ from services.user_management.integrations.provider_config import OFFLINE_ACCESS
 
 _REFUSED = frozenset({ReauthReason.GRANT_REFUSED, ReauthReason.REVOKED_AT_PROVIDER, ReauthReason.REFRESH_EXHAUSTED})
 _UNREFUSED = frozenset({ReauthReason.NO_REFRESH_TOKEN, ReauthReason.SCOPE_MISSING, ReauthReason.SCOPE_UPGRADE})
-"""Reasons of an integration that does not serve although its provider refused nothing: the stored tokens are those that
-the provider last gave."""
+"""Reasons why an integration serves no tokens although its provider refused nothing. The stored tokens are then those
+that the provider last issued."""
 _SERVING = frozenset({IntegrationStatus.ACTIVE, IntegrationStatus.DEGRADED})
 
 
@@ -92,7 +92,8 @@ class IntegrationEvidence:
 
     @property
     def lacks_offline_access(self) -> bool:
-        """Whether the provider was asked for the scope `offline_access` and gave no refresh token."""
+        """Whether the provider was asked for the scope `offline_access` and gave no refresh token. False if the
+        integration ended for a reason that leaves this open, such as a refusal."""
         answered = self.is_serving or self.status_reason in _UNREFUSED
         return answered and self.refresh is None and OFFLINE_ACCESS in (self.requested_scopes or ())
 

@@ -39,7 +39,7 @@ day."""
 
 @dataclass(kw_only=True, eq=False)
 class EvidenceGatherer:
-    """Gathers evidence from the database, and tries whether the stored tokens can be decrypted. It calls no
+    """Gathers evidence from the database, and checks whether the stored tokens can be decrypted. It calls no
     provider."""
 
     providers: ProviderRegistry
@@ -49,7 +49,7 @@ class EvidenceGatherer:
         self, connection: AsyncConnection, *, user_id: str, provider: str, account: str | None
     ) -> Evidence:
         """Gather all that is known of a user's integration with `provider`: the one of `account` (id at the provider or
-        e-mail), or if that is None, the primary one or the one that ended last.
+        e-mail), or if that is None, the primary one, or if all are disconnected, the one that ended last.
 
         If there is none, the evidence has no integration. Raises UserNotFoundError for an id that no user has; deleted
         users are found.

@@ -13,8 +13,8 @@ _GRAVITY = {severity: rank for rank, severity in enumerate(Severity)}
 
 
 def judge(evidence: Evidence) -> list[Finding]:
-    """Return the findings of all rules, and `works` or `cause_unknown` where one of these applies: the surest first,
-    and among equally sure ones the worst first."""
+    """Return the findings of all rules, and `works` or `cause_unknown` where one of these applies. The most certain
+    come first, and among equally certain ones the worst."""
     findings = [finding for rule in RULES if (finding := rule(evidence)) is not None]
     if (overall := _overall(evidence, findings)) is not None:
         findings.append(overall)

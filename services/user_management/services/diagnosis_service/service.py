@@ -18,7 +18,7 @@ from services.user_management.services.integration_probe import IntegrationProbe
 
 @dataclass(kw_only=True, eq=False)
 class DiagnosisService:
-    """Finds out what is wrong with an integration, with evidence, and who can mend it. It changes nothing."""
+    """Finds out what is wrong with an integration, with evidence, and who can fix it. It changes nothing."""
 
     database: Database
     gatherer: EvidenceGatherer
@@ -31,8 +31,8 @@ class DiagnosisService:
 
         `account` (id at the provider or e-mail) chooses among several integrations; None: the primary one, or if all
         are disconnected, the one that ended last. With `live`, the provider is asked once whether it accepts the access
-        token. Raises UserNotFoundError for an id that no user has; a provider that is not configured is a finding and
-        no error.
+        token. Raises UserNotFoundError for an id that no user has; a provider that is not configured is reported as a
+        finding, not raised as an error.
         """
         async with self.database.reading() as connection:
             evidence = await self.gatherer.gather(connection, user_id=user_id, provider=provider, account=account)

@@ -1,5 +1,5 @@
-"""The check of integrations, every 15 minutes. It tells three troubles apart: an access token that is refused, a
-provider that is down, and a client of ours that the provider refuses.
+"""The check of integrations, every 15 minutes. It distinguishes three kinds of trouble: an access token that is
+refused, a provider that is down, and a client of ours that the provider refuses.
 
 Only the first of these is a user's concern. The check walks over the integrations that serve tokens, beginning with
 those that were probed longest ago (to probe: to ask the provider whether it accepts the access token). It probes those
@@ -50,7 +50,7 @@ class _Run:
     began: datetime
     """When the run began, by the database's clock."""
     after: Place | None = field(default_factory=Place)
-    """The place in the walk after which it goes on; None: the walk is over."""
+    """The place after which the walk goes on; None when the walk is over."""
     probes: int = 0
     tallies: Tallies = field(default_factory=lambda: Tallies({}))
 
@@ -137,9 +137,9 @@ class IntegrationHealthService:
             run.after = _FIRST_PROBED if run.after.probed_at is None else None
 
     async def _check_all(self, actor: Principal, due: list[Candidate], run: _Run, time: SliceTime) -> Place | None:
-        """Check integrations, sixteen at once, without those whose provider this run leaves alone or is not configured.
-        Returns the place of the last one that was begun if time or the run's probes ran out; None if all were
-        checked."""
+        """Check integrations, sixteen at once, except those whose provider is left alone in this run or is not
+        configured. Returns the place of the last one that was begun if time or the run's probes ran out; None if all
+        were checked."""
         waiting = iter(due)
         broken_off: list[Place] = []
         begun = run.after
@@ -161,7 +161,7 @@ class IntegrationHealthService:
         return broken_off[0] if broken_off else None
 
     async def _conclude(self, actor: Principal, run: _Run, states: dict[str, ProviderState]) -> None:
-        """Write, count and log the state of each provider about which the run found something out; the others keep
+        """Write, count and log the state of each provider for which the run has reached a verdict; other providers keep
         their states."""
         verdicts = {name: verdict for name in run.tallies if (verdict := run.tallies.verdict(name)) is not None}
         async with self.unit_of_work(actor) as uow:
@@ -176,8 +176,8 @@ class IntegrationHealthService:
 
 
 def _tell(provider: str, former: ProviderState, state: ProviderState, reason: str | None) -> None:
-    """Log a provider's state if it has changed. That the provider refuses our client is logged in every run, since an
-    operator has to act."""
+    """Log a provider's state if it has changed. A refusal of our client is logged in every run, since an operator has
+    to act."""
     if state is ProviderState.MISCONFIGURED:
         log.error("provider.misconfigured", provider=provider, reason=reason)
     elif state is not former and state is ProviderState.DOWN:

@@ -33,14 +33,14 @@ REFUSED_SECONDS: Final = 900.0
 """For how long a token that cannot be refreshed must have been refused, by at least two probes, before its user is
 asked to connect again."""
 LAST_REFRESH_SECONDS: Final = 10.0
-"""For how long after the beginning of a slice a refused probe is followed by a refresh. So the two calls (8 s each) fit
-into the 20 s that a slice may take."""
+"""For how long after the beginning of a slice a refused probe is followed by a refresh. Thus the two calls (8 s each)
+fit into the 20 s that a slice may take."""
 REFRESH_FAILED: Final = "refresh_failed"
 _NOT_ITS_TURN: Final = frozenset({TOO_MANY_CALLS, TOO_LATE})
 """Codes of calls that were not sent for reasons of our own, and that say nothing about the provider. `breaker_open` is
 not among them: calls are then held back because the provider has failed several times."""
 _NO_VERDICT: Final = RATE_LIMIT_CODES | {NO_USERINFO_ENDPOINT}
-"""Codes of a provider that cannot be probed, or not so often; they say nothing about its state."""
+"""Codes of a provider that cannot be probed at all, or not this often; they say nothing about its state."""
 
 log = structlog.get_logger(__name__)
 
@@ -57,8 +57,8 @@ class Examination:
     status: IntegrationStatusTracker
 
     async def examine(self, actor: Principal, held: Candidate, tallies: Tallies, time: SliceTime) -> None:
-        """Examine one integration: refresh it if its access token has expired, or if its refreshes failed lately; probe
-        it if not. Its status is changed by what comes back, and nothing is raised for a call that fails.
+        """Examine one integration: refresh it if its access token has expired, or if its refreshes failed lately;
+        otherwise probe it. Its status is changed according to the result, and a failed call raises nothing.
 
         During the pause after a failed refresh it is probed instead, or left alone if its access token has expired.
         Without the key of its tokens the integration is skipped. The time of the examination is written first;
@@ -101,7 +101,8 @@ class Examination:
         self, actor: Principal, held: Candidate, failure: Failure, *, tallies: Tallies, time: SliceTime
     ) -> None:
         """Act on a refused access token. If there is a refresh token, a refresh shows whether the consent has ended
-        too. If not, the user has to connect again once the refusals have lasted REFUSED_SECONDS."""
+        too; during the pause after a failed refresh, or too late in the slice, nothing is done. Without a refresh
+        token, the user has to connect again once the refusals have lasted REFUSED_SECONDS."""
         if held.has_refresh_token:
             if not held.cooling and time.elapsed_seconds < LAST_REFRESH_SECONDS:
                 await self._refresh(held, tallies)

@@ -49,8 +49,9 @@ class ScopeEnforcement:
     one.
 
     The column `provider_health.scopes_required_at` says when each scope was last required, by the database's clock;
-    `enforced_scopes` says which scopes all integrations were last compared with. It is written when all have been
-    compared; so a comparison that is cut off is repeated, which does not change integrations that were marked before.
+    `enforced_scopes` says which scopes all integrations were last compared with. `enforced_scopes` is written when all
+    have been compared. So a comparison that is cut off is repeated, which does not change integrations that were marked
+    before.
     """
 
     unit_of_work: UnitOfWorkFactory

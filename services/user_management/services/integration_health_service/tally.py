@@ -9,7 +9,7 @@ from services.user_management.core.json_types import JSONObject
 from services.user_management.enums import ProviderState
 
 DOWN_AFTER: Final = 3
-"""After how many failures in a row, with no answer in between, the provider counts as down and is left alone."""
+"""After how many failures in a row the provider is considered down and is left alone."""
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class Tallies:
         tally.reason = reason
 
     def postpone(self, provider: str) -> None:
-        """Let the provider be left alone for the rest of this run, without counting an answer or a failure."""
+        """Leave the provider alone for the rest of this run, without counting an answer or a failure."""
         self._of(provider).postponed = True
 
     def is_left_alone(self, provider: str) -> bool:

@@ -63,9 +63,9 @@ class Confirmations:
 
         Raises UnknownProviderError; FlowNotFoundError for a flow that is unknown, expired, used up or another user's;
         FlowRefusedError if the provider or the user gave no consent, the issuer is not the provider's, or the provider
-        refuses the code; ProviderUnavailableError, ProviderMisconfiguredError or ProviderAnswerError for the exchange,
-        the first also while an earlier consent is being revoked; UserNotFoundError if the user is not active any more,
-        in which case the new tokens are revoked; KeyUnavailableError.
+        refuses the code; ProviderUnavailableError, ProviderMisconfiguredError or ProviderAnswerError if the exchange
+        fails; ProviderUnavailableError also while an earlier consent is being revoked; UserNotFoundError if the user is
+        not active any more, in which case the new tokens are revoked; KeyUnavailableError.
         """
         provider = self.providers.get(provider_name)
         key_version = await self.vault.active_version()
@@ -104,8 +104,8 @@ class Confirmations:
         answer: TokenAnswer,
         account: Account,
     ) -> Consent:
-        """Step: put together what the account's owner consented to. If `answer` has no refresh token, one of a working
-        integration with the same account counts as if it had come with it."""
+        """Step: put together what the account's owner consented to. If `answer` has no refresh token, that of a working
+        integration with the same account is treated as part of it."""
         held = await integration_queries.find_shown(
             uow.connection, user_id=user_id, provider=provider.name, account=account.id
         )

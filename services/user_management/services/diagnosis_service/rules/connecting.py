@@ -15,7 +15,7 @@ _ENDED_BY: Final = {
 
 
 def provider_not_configured(evidence: Evidence) -> Finding | None:
-    """Find a provider that this service has no file for, or no client at."""
+    """Find a provider that is not configured: this service has no file for it, or no client there."""
     if evidence.provider is not None:
         return None
     return Finding(
@@ -68,8 +68,8 @@ def disconnected(evidence: Evidence) -> Finding | None:
 def connect_attempt(evidence: Evidence) -> Finding | None:
     """Find the latest connect attempt, if it did not succeed, and say at which step it stopped.
 
-    There is no finding while the user may still come back from the provider, for an attempt from before the integration
-    got its present status, if the integration works, or if an administrator's policy refused the attempt, which the
+    There is no finding while the user may still come back from the provider, if the attempt is older than the present
+    status of the integration, if the integration works, or if an administrator's policy refused the attempt, which the
     rule `admin_policy` finds.
     """
     flow = evidence.flows[0] if evidence.flows else None

@@ -90,8 +90,8 @@ def idle_grant(evidence: Evidence) -> Finding | None:
 
 def token_limit(evidence: Evidence) -> Finding | None:
     """Find an account that may have been connected too often: Google keeps 100 refresh tokens per account and client,
-    and with one more the oldest stops working silently. The finding needs a connect by another user since, or half as
-    many connects as the limit."""
+    and with one more the oldest stops working silently. Only a refusal without a stated cause is considered, and only
+    if another user has connected the account since, or there were at least half as many connects as the limit."""
     held, provider, same = evidence.integration, evidence.provider, evidence.same_account
     if held is None or provider is None or same is None or not held.is_refused_without_a_cause:
         return None
@@ -120,8 +120,9 @@ def token_limit(evidence: Evidence) -> Finding | None:
 
 
 def single_page_client(evidence: Evidence) -> Finding | None:
-    """Find a redirect URI that is registered at the provider with the type `spa` (single-page application). Microsoft
-    ends the refresh tokens issued for such a URI after 24 hours."""
+    """Find signs that our redirect URI is registered at the provider with the type `spa` (single-page application), for
+    which Microsoft ends refresh tokens after 24 hours: the provider's code says so, or it states no cause and the time
+    fits."""
     held, provider = evidence.integration, evidence.provider
     if held is None or provider is None or not held.is_refused:
         return None

@@ -25,7 +25,7 @@ ADMIN_POLICY_CODES: Final = {
     "team_access_not_granted": "the Slack app is not approved for this workspace",
 }
 _USERS_OR_ADMINISTRATORS: Final = frozenset({"AADSTS65001", "consent_required"})
-"""Codes that can mean either that the administrator has not consented, or that the user took the consent back."""
+"""Codes that can mean either that the administrator has not consented, or that the user withdrew the consent."""
 SIGN_IN_POLICY_CODES: Final = {
     "AADSTS50076": "multi-factor authentication is required now",
     "AADSTS50078": "the multi-factor authentication has expired",

@@ -67,7 +67,8 @@ def no_refresh_token(evidence: Evidence) -> Finding | None:
 
 
 def key_missing(evidence: Evidence) -> Finding | None:
-    """Find tokens whose right key this process does not hold. That is an operator's error; the tokens are intact."""
+    """Find stored tokens that this process cannot decrypt, because it lacks their key version or holds another secret
+    under its number. This is an operator's error; the tokens are intact."""
     held = evidence.integration
     missing = {
         kind: token.key_version

@@ -44,8 +44,8 @@ def provider_down(evidence: Evidence) -> Finding | None:
 
 
 def client_misconfigured(evidence: Evidence) -> Finding | None:
-    """Find a provider that refuses our client, whoever the user is: by the periodic check, or by this integration's
-    last refresh."""
+    """Find a provider that refuses our client, whoever the user is, according to the periodic check or to this
+    integration's last refresh."""
     health, held = evidence.health, evidence.integration
     by_check = health is not None and health.state is ProviderState.MISCONFIGURED
     by_refresh = _last_failure_is(evidence, ProviderErrorKind.OPERATOR)
