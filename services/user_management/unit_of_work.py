@@ -26,8 +26,8 @@ Rows = list[dict[str, Any]]
 
 @dataclass
 class UnitOfWork:
-    """The object that a use case holds while its transaction is open. What the use case does with ormar models is part
-    of the transaction."""
+    """The object that a use case holds while its transaction is open. Whatever the use case does with ormar models is
+    part of the transaction."""
 
     connection: AsyncConnection
     clock: Clock
@@ -83,8 +83,8 @@ class UnitOfWork:
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        """Undo the block, with its audit rows, events and counters, if it raises, and let the error pass; the rest of
-        the transaction stays."""
+        """If the block raises an error, undo what it did, with its audit rows, events and counters, and let the error
+        propagate; the rest of the transaction stays."""
         collected: tuple[list[Any], ...] = (self._audit_rows, self._detail_rows, self._outbox_rows, self._counts)
         lengths = [len(rows) for rows in collected]
         try:

@@ -1,7 +1,7 @@
 """Changes of an integration's status: active ⇄ degraded, and from either of these to needs_reauth or revoked.
 
-The use cases that connect and disconnect an account make it active and disconnected, whatever its status was before.
-"""
+The other two changes are not made here: connecting an account sets its integration to active, and disconnecting it to
+disconnected, whatever the status was before."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -96,7 +96,7 @@ class IntegrationStatusTracker:
 
     def record(self, uow: UnitOfWork, event: StatusChanged) -> None:
         """Step: add the audit row, the event and the counter for a change of status that another statement of the
-        transaction has made. The audit row does not have the former status."""
+        transaction has made. The audit row has null as the former status."""
         action = event.event_type.value
         changes = {"status": [None, action.removeprefix("integration.")], "reason": [None, event.reason]}
         uow.audit(action, target=("integration", str(event.integration_id)), user_id=event.user_id, changes=changes)

@@ -58,7 +58,7 @@ class KeyStatus:
     """Whether this process holds the right secret: it decrypts the version's canary, a known text under that
     version."""
     holds: dict[str, int]
-    """How many ciphertexts are under the version, by what they are: tokens, webhook secrets and so on."""
+    """How many ciphertexts are under the version, by place: tokens, webhook secrets and so on."""
     unreadable: int | None
     """How many of these ciphertexts cannot be decrypted although the key is right. None: this was not examined, since
     the version is active or this process does not hold the right key."""
@@ -91,8 +91,7 @@ class _Step:
 class _Pass:
     """What remains of one pass over the ciphertexts under former versions.
 
-    `active` is the version to encrypt under; `after` is the id of the last row that was read of the first step.
-    """
+    `active` is the version to encrypt under; `after` is the id of the last row that was read in the first step."""
 
     active: int
     steps: list[_Step]
@@ -116,7 +115,7 @@ class _Pass:
             self.after = UUID(cursor["after"])
 
     def went_by(self, rows: Sequence[StoredSecret]) -> None:
-        """Move past `rows`, a batch that was read of the first step. After a batch that is not full, the step is
+        """Move past `rows`, the batch that was just read in the first step. After a batch that is not full, the step is
         done."""
         if len(rows) < BATCH:
             self.steps, self.after = self.steps[1:], _START
@@ -126,7 +125,7 @@ class _Pass:
 
 @dataclass(slots=True)
 class _Batch:
-    """What became of the rows of one batch."""
+    """The result of one batch: how many rows were encrypted anew and stored, and which rows cannot be decrypted."""
 
     rewrapped: int = 0
     unreadable: list[StoredSecret] = field(default_factory=list)
@@ -144,12 +143,11 @@ class KeyRotationService:
     start_slice: StartSlice
 
     async def rewrap(self, actor: Principal, cursor: Any = None) -> JSONObject | None:
-        """Slice: encrypt under the active version what is under others, for about five seconds.
+        """Slice: encrypt everything under other key versions anew under the active one, for about five seconds.
 
-        Returns the cursor for the next slice. Returns None at the end, when this process does not hold the active
-        version, and when so many integrations cannot be read that marking them is stopped. With nothing to do this
-        takes one statement.
-        """
+        Returns the cursor for the next slice; None when nothing is left, when this process does not hold the active
+        version, or when so many integrations have unreadable tokens that marking them is stopped. If there is nothing
+        to do, this takes one statement."""
         current = await self._plan()
         current.go_to(cursor)
         time = self.start_slice()
@@ -162,13 +160,12 @@ class KeyRotationService:
         return current.cursor()
 
     async def rewrap_all(self, actor: Principal, report: Callable[[Progress], None]) -> Progress:
-        """Encrypt all that is under former versions anew in one call; call `report` after every batch, and return the
-        final figures.
+        """Encrypt everything under former key versions anew in one call; call `report` after every batch, and return
+        the final figures.
 
-        What is under versions that this process does not hold stays as it is. Raises KeyUnavailableError when this
-        process does not hold the active version, ConflictError when so many integrations cannot be read that marking
-        them is stopped.
-        """
+        Ciphertexts under versions that this process does not hold stay as they are. Raises KeyUnavailableError when
+        this process does not hold the active version, ConflictError when so many integrations have unreadable tokens
+        that marking them is stopped."""
         await self.vault.active_version()
         progress = Progress(left=await self._left(), started=self.clock.monotonic())
         rewrapped = -1
@@ -190,21 +187,21 @@ class KeyRotationService:
         return progress
 
     async def status(self, _actor: Principal) -> list[KeyStatus]:
-        """List every key version, ascending. This decrypts all that is left under versions that are not active and
-        that this process holds, to count what is unreadable."""
+        """List every key version, ascending. To count the unreadable ciphertexts, this decrypts all those under
+        versions that are not active and whose right key this process holds."""
         async with self.database.reading() as connection:
             rows = await key_queries.usage(connection)
         return [await self._status_of(row) for row in rows]
 
     async def retire(self, actor: Principal, version: int, *, discard_unreadable: bool = False) -> dict[str, int]:
-        """Retire `version`, so that no process has to hold it any more; return how much was discarded, by place.
+        """Retire `version`, so that no process has to hold it any more; return how many secrets were discarded, by
+        place. If it is retired already, nothing changes.
 
         With `discard_unreadable`, secrets that cannot be decrypted under it are first discarded, except webhook secrets
-        in use, and the integrations whose tokens they were are set to needs_reauth. Raises NotFoundError;
-        KeyUnavailableError if unreadable secrets are to be found and this process does not hold the right key;
-        ConflictError while the version is active, while anything is under it, or while somebody may still be storing
-        something under it.
-        """
+        in use, and the integrations whose tokens they were are set to needs_reauth. Raises NotFoundError if there is no
+        such version; KeyUnavailableError if unreadable secrets are to be discarded and this process does not hold the
+        right key; ConflictError while the version is active, while anything is still encrypted under it, or while
+        somebody may still be storing something under it."""
         unreadable = await self._all_unreadable(version) if discard_unreadable else {}
         discarded: dict[str, int] = {}
 
@@ -231,7 +228,7 @@ class KeyRotationService:
 
     async def _plan(self) -> _Pass:
         """Plan a pass over everything under former versions, except those of which this process does not hold the right
-        key. The pass is empty if it does not hold the active key."""
+        key. The pass is empty if this process does not hold the active key."""
         async with self.database.reading() as connection:
             rows = await key_queries.backlog(connection)
         active = next((row for row in rows if row.state == EncryptionKeyState.ACTIVE.value), None)
@@ -253,8 +250,8 @@ class KeyRotationService:
         return sum(row.held_by[place.name] for row in former for place in PLACES)
 
     async def _advance(self, actor: Principal, current: _Pass, batch: _Batch) -> bool:
-        """Encrypt the next batch anew and write the result into `batch`. Returns False if the pass has to be broken
-        off, since too many integrations cannot be read."""
+        """Encrypt the next batch anew and write the result into `batch`. Returns False if the pass has to stop because
+        too many integrations have unreadable tokens."""
         step = current.steps[0]
         async with self.database.reading() as connection:
             rows = await key_queries.secrets_under(
@@ -337,7 +334,8 @@ class KeyRotationService:
         )
 
     async def _all_unreadable(self, version: int) -> dict[Place, list[StoredSecret]]:
-        """Find the secrets under `version` that cannot be decrypted; nothing if there is no such version.
+        """Find the secrets under `version` that cannot be decrypted, by place; return an empty dict if there is no such
+        version.
 
         Raises KeyUnavailableError if this process does not hold the right key.
         """

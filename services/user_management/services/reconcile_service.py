@@ -47,7 +47,7 @@ class Directory(Protocol):
         """Return a page of users, the oldest first."""
 
     async def existing(self, user_ids: Sequence[str]) -> set[str]:
-        """Return those of up to 100 ids that exist."""
+        """Return those of `user_ids` (at most 100) that exist."""
 
     async def get_user(self, user_id: str) -> JSONObject | None:
         """Return one user; None only when Clerk says that there is none (404)."""
@@ -81,9 +81,9 @@ class Sweep:
 
     drift: Drift
     offset: int | None = 0
-    """The number of Clerk's users before the next page; None: the first pass is over."""
+    """The number of Clerk's users before the next page; None when the first pass is over."""
     after: str | None = ""
-    """The last of our subjects (Clerk's ids of our users) that the second pass has looked for; None: this pass is
+    """The last of our subjects (Clerk's ids of our users) that the second pass has looked for; None when this pass is
     over."""
     looked_at: str | None = None
     """When the second pass began (RFC 3339). A user whom an administrator restores after that is not deleted."""
@@ -100,9 +100,8 @@ class Sweep:
     def has_too_many_gone(self, allowed: int | None) -> bool:
         """Tell whether so many users are gone that none may be deleted.
 
-        `allowed` is the number that an operator allows; None: the limits of this module apply. The share of all users
-        is judged only when the second pass has looked for everybody.
-        """
+        `allowed` is the number that an operator allows; with None the limits of this module apply. The share of all
+        users is checked only when the second pass has looked for everybody."""
         if self.deleting:
             return False
         if allowed is not None:
@@ -140,8 +139,8 @@ class ReconcileService:
         """Slice: go on with the sweep of `cursor`, or begin one; return the next cursor, or None when the sweep is over
         or was stopped because too many users are gone.
 
-        While Clerk does not answer, the sweep stays where it is. Raises ClerkRefusedError.
-        """
+        If Clerk does not answer, this returns a cursor at which the next slice tries again. Raises
+        ClerkRefusedError."""
         sweep = Sweep.resume(cursor)
         time = self.start_slice()
         try:
@@ -154,19 +153,18 @@ class ReconcileService:
         return sweep.cursor()
 
     async def sweep(self, actor: Principal, *, repair: bool, max_deletions: int | None = None) -> Drift:
-        """Make a whole sweep at once; with `repair` False only count what differs.
+        """Make a whole sweep in one call and return what it found; with `repair` False only count the differences.
 
-        `max_deletions` is the number of deletions that an operator allows; None: the limits of this module. Raises
-        RetryLaterError while Clerk does not answer, ClerkRefusedError.
-        """
+        `max_deletions` is the number of deletions that an operator allows; with None the limits of this module apply.
+        Raises RetryLaterError while Clerk does not answer, ClerkRefusedError."""
         sweep = Sweep(Drift())
         while await self._step(actor, sweep, repair=repair, max_deletions=max_deletions):
             pass
         return sweep.drift
 
     async def _step(self, actor: Principal, sweep: Sweep, *, repair: bool, max_deletions: int | None) -> bool:
-        """Do one page, one second look or one deletion; return whether there is more to do. Returns False, too, when
-        too many users are gone for any to be deleted, and records how many."""
+        """Compare one page, take one second look or make one deletion; return whether there is more to do. If too many
+        users are gone for any to be deleted, record how many and return False."""
         if sweep.offset is not None:
             await self._compare_page(actor, sweep, repair=repair)
         elif sweep.has_too_many_gone(max_deletions):

@@ -40,8 +40,8 @@ _NAME_TAKEN: Final = "uc_service_clients_name"
 
 @dataclass(kw_only=True, eq=False)
 class ServiceClientService:
-    """Manages sibling services. Changes to one service are made one after the other, since each locks its row; a call
-    that changes nothing is not audited."""
+    """Manages sibling services. Changes to one service are made one after another, since each locks the service's row.
+    A call that changes nothing is not audited."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory
@@ -91,12 +91,11 @@ class ServiceClientService:
     async def grant(
         self, actor: Principal, name: str, provider: str, *, scopes: Iterable[str] | None, reason_required: bool
     ) -> ServiceResponse:
-        """Let a service read tokens of `provider`, with at most `scopes` and the scopes that they imply (None: with
-        any); this replaces an earlier grant.
+        """Let a service read tokens of `provider`, with at most `scopes` and the scopes that they imply (None allows
+        any scope); this replaces an earlier grant.
 
-        `reason_required`: whether each read must give a reason. Raises NotFoundError if there is no such service,
-        UnknownProviderError, ValidationFailedError.
-        """
+        `reason_required` says whether each read must give a reason. Raises NotFoundError if there is no such service,
+        UnknownProviderError, ValidationFailedError if `scopes` yields no scope."""
         config = self.providers.get(provider).config
         # Resolve aliases as a token read does; otherwise the grant would never cover an alias.
         limited = None if scopes is None else list(config.parse_scopes(" ".join(scopes)))
@@ -131,8 +130,8 @@ class ServiceClientService:
             _audit(uow, "service.grant_withdrawn", name, {provider: [_terms(grant), None]})
 
     async def rotate_key(self, actor: Principal, name: str, *, overlap_seconds: int = DEFAULT_OVERLAP_SECONDS) -> str:
-        """Issue a new key and return its text, of which only a hash is stored. The keys that were valid so far end in
-        `overlap_seconds` (0: now), or at their earlier end.
+        """Issue a new key and return its text, of which only a hash is stored. The keys that were valid so far expire
+        after `overlap_seconds` (0 means at once), unless they expire earlier anyway.
 
         Raises NotFoundError, ValidationFailedError for an overlap out of bounds.
         """
@@ -175,7 +174,7 @@ class ServiceClientService:
         return await self._set_disabled(actor, name, disabled=True)
 
     async def enable_service(self, actor: Principal, name: str) -> ServiceResponse:
-        """Accept the keys of a disabled service again, and send the deliveries that were queued for it before. Raises
+        """Accept the keys of a disabled service again, and let the deliveries that were queued for it be sent. Raises
         NotFoundError."""
         return await self._set_disabled(actor, name, disabled=False)
 

@@ -50,12 +50,12 @@ class TableUpkeep:
     start_slice: StartSlice
 
     async def maintain_tables(self, actor: Principal, cursor: int | None) -> int | None:
-        """Slice: make the partitions of the coming months, then remove the old rows of one feature after the other, a
+        """Slice: make the partitions of the coming months, then remove the old rows of one feature after another, a
         thousand per transaction, for about five seconds.
 
-        The cursor is the number of the feature to go on with; None: from the first one, or all is done. A feature whose
-        rows cannot be removed is passed over until the next run, and the log has the error.
-        """
+        The cursor is the number of the feature to go on with: None as `cursor` means the first one, and None as result
+        means that all are done. If the rows of a feature cannot be removed, the error is logged and the feature is
+        skipped until the next run."""
         time = self.start_slice()
         async with self.unit_of_work(actor) as uow:
             made = await job_queries.ensure_log_partitions(uow.connection, months_ahead=PARTITIONS_AHEAD)

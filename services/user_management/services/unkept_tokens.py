@@ -1,5 +1,5 @@
-"""Tokens that a provider issued and that no integration will hold: queues their revocation at the provider, so that
-none stays valid that nobody uses."""
+"""Tokens that a provider issued and that no integration will hold: queues their revocation at the provider, so that no
+token stays valid that nobody uses."""
 
 from services.user_management.enums import TokenKind
 from services.user_management.integrations.oauth_client import TokenAnswer
@@ -11,7 +11,7 @@ from services.user_management.unit_of_work import UnitOfWork
 
 
 def preferred_kind(provider: Provider) -> TokenKind:
-    """Return the kind of token that is sent to a provider to revoke it; REFRESH if the provider cannot revoke."""
+    """Return which kind of token to send to the provider for a revocation; REFRESH if the provider cannot revoke."""
     revocation = provider.config.revocation
     return TokenKind.REFRESH if revocation is None else revocation.token
 

@@ -1,4 +1,4 @@
-"""Records when something (a key, a user) was last used. No request fails because this could not be recorded."""
+"""Records when something (a key, a user) was last used. A failure to record it never fails the request."""
 
 import asyncio
 import logging
@@ -54,9 +54,8 @@ class UseRecorder:
     async def record(self, key: str) -> None:
         """Write that `key` is in use, unless this process has done so within the period.
 
-        If Postgres does not take that within a second, this counts the use as unrecorded, raises nothing, and writes
-        nothing for the next ten seconds.
-        """
+        If Postgres does not store that within a second, this counts the use as unrecorded, raises nothing, and writes
+        nothing for the next ten seconds."""
         now = self._clock.monotonic()
         written = self._written.get(key)
         if written is not None and now - written < self._period_seconds:

@@ -96,7 +96,7 @@ class VaultService:
         self.poison_guard = PoisonGuard(clock)
 
     async def load(self) -> None:
-        """Get the keys from `load_keys`, in a thread. Raises StartupError if they cannot be had."""
+        """Get the keys from `load_keys`, in a thread. Raises StartupError if the key source does not provide them."""
         self._encryption = await asyncio.to_thread(self._load_keys)
 
     @property
@@ -144,7 +144,7 @@ class VaultService:
         return True
 
     async def active_version(self) -> int:
-        """Read from the database which version is to be used for encryption at this moment.
+        """Read from the database which key version encryption has to use at this moment.
 
         Raises KeyUnavailableError when this process does not hold it, or holds another secret under its number.
         """

@@ -64,7 +64,7 @@ log = structlog.get_logger(__name__)
 
 
 def retry_delay(attempts: int, *, retry_after: float | None) -> float | None:
-    """Return the seconds until the next attempt after the `attempts`-th has failed; None: that was the last one.
+    """Return the seconds until the next attempt after the `attempts`-th has failed; None if that was the last one.
 
     `retry_after` is the pause in seconds that the receiver asks for, if it does. It can make the pause longer, up to
     six hours, but never shorter.
@@ -106,8 +106,8 @@ class _Slice:
 
 @dataclass(kw_only=True, eq=False)
 class WebhookDeliveryService:
-    """The job that sends deliveries. A lease gives each delivery to one worker at a time. After a crash it is sent
-    again, so receivers can get one twice."""
+    """The job that sends deliveries. A lease gives each delivery to one worker at a time. A delivery that was under way
+    in a crash is sent again, so receivers can get one twice."""
 
     unit_of_work: UnitOfWorkFactory
     sender: WebhookSender

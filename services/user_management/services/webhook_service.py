@@ -59,8 +59,7 @@ class WebhookService:
         whether one was (`duplicate`), and whether the event is applied by now.
 
         Events of unknown types are stored and have no effect: if they were refused, Clerk would only send them again.
-        Raises ValidationFailedError for an event of another Clerk instance.
-        """
+        If `instance_id` is set, raises ValidationFailedError for an event of another Clerk instance."""
         if self.instance_id is not None and event.instance_id != self.instance_id:
             raise ValidationFailedError("The event is of another Clerk instance.")
         async with self.unit_of_work(system(SOURCE)) as uow:
@@ -85,7 +84,7 @@ class WebhookService:
         return WebhookAccepted(duplicate=False, applied=applied)
 
     async def retry_due(self, actor: Principal, _cursor: Any = None) -> None:
-        """Slice: try failed events again that are due, until none is left or the time is over."""
+        """Slice: try again to apply the failed events that are due, until none is left or the time is over."""
         time = self.start_slice()
         while time.may_begin():
             async with self.unit_of_work(actor) as uow:
@@ -112,8 +111,8 @@ class WebhookService:
     async def list_events(
         self, _actor: Principal, *, failed_only: bool, subject: str | None, limit: int
     ) -> list[ListedEvent]:
-        """List the newest events, without their payloads: at most `limit`, with `failed_only` those that are not
-        applied, and of one Clerk user if `subject` is given."""
+        """List the newest events without their payloads, at most `limit`: with `failed_only` only those that are not
+        applied, with `subject` only those about that Clerk user."""
         async with self.database.reading() as connection:
             return await webhook_queries.list_events(connection, failed_only=failed_only, subject=subject, limit=limit)
 
@@ -131,8 +130,8 @@ class WebhookService:
         return row
 
     def _forget_state(self, row: NewEvent | StoredEvent) -> None:
-        """Let this process read the state of the event's user from the database again. This is needed only for events
-        of the types `user.…`, since no others change what a user may do."""
+        """If the event is of a type `user.…`, let this process read the state of its user from the database again.
+        Other events do not change what a user may do."""
         if row.event_type.startswith("user.") and row.subject:
             self.states.forget_subject(self.issuer, row.subject)
 

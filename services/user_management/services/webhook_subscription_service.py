@@ -74,9 +74,8 @@ class WebhookSubscriptionService:
     """Manages subscriptions. A service without the permission `admin` sees only its own subscriptions; administrators
     see all. For a subscription that the caller does not see, a method raises NotFoundError.
 
-    Whatever an administrator changes, the owner's rights decide what is sent. So where it is sent, and the secret that
-    signs it, are the owner's alone: they would outlast the rights of an administrator who had changed them.
-    """
+    The owner's rights decide what is sent, whatever an administrator changes. So only the owner may change the URL and
+    the signing secret: an administrator's change would otherwise outlast that administrator's own rights."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory
@@ -162,8 +161,8 @@ class WebhookSubscriptionService:
         *,
         expected: frozenset[int] | None = None,
     ) -> SubscriptionResponse:
-        """Change the members that were set in `update`. To disable a subscription keeps its pending deliveries waiting;
-        to enable it makes them due at once.
+        """Change the members that were set in `update`. Disabling a subscription makes its pending deliveries wait;
+        enabling it makes them due at once.
 
         Raises NotFoundError, ValidationFailedError for a URL that is not acceptable, PreconditionFailedError if
         `expected` is given and does not contain the subscription's version, and ForbiddenError for another URL from
@@ -244,7 +243,7 @@ class WebhookSubscriptionService:
     async def list_deliveries(
         self, actor: Principal, subscription_id: UUID, *, state: DeliveryState | None, limit: int, cursor: str | None
     ) -> Page[DeliveryResponse]:
-        """List a page of a subscription's deliveries, the newest first, with `state` only those in that state. Raises
+        """List a page of a subscription's deliveries, the newest first; with `state` only those in that state. Raises
         NotFoundError, and ValidationFailedError for a cursor that was not made for this list."""
         scope = f"webhook_deliveries:{subscription_id}:{state or '*'}"
         before = int(self.signer.decode_cursor(scope, cursor)[0]) if cursor else None
@@ -334,7 +333,8 @@ async def _change(uow: UnitOfWork, row: ShownSubscription, changed: Subscription
 
 
 def _owner(actor: Principal) -> str | None:
-    """Return the name of the service whose subscriptions alone the caller sees; None: the caller sees all."""
+    """Return the caller's name if it sees only its own subscriptions, as a service without `admin` does; None if it
+    sees all."""
     return None if actor.is_admin or actor.kind is PrincipalKind.SYSTEM else actor.id
 
 

@@ -1,5 +1,5 @@
-"""The groups of settings, with their defaults for development. A field is an environment variable: its name after that
-of its group in `Settings`, so that `url` of `database` is `DATABASE_URL`."""
+"""The groups of settings, with their defaults for development. Each field is read from an environment variable named
+after its group in `Settings` and the field: `url` of `database` from `DATABASE_URL`."""
 
 import base64
 from enum import StrEnum

@@ -40,8 +40,8 @@ def _weak_secrets(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _weak_keys(encryption: EncryptionGroup) -> Iterator[tuple[str, str]]:
-    """Yield (variable, reason) for each key that anybody knows or could guess, in the variable or in the file. Wrapped
-    keys cannot be judged."""
+    """Yield (variable, reason) for each key, in the variable or in the file, that is publicly known or easy to guess.
+    Wrapped keys cannot be judged."""
     if encryption.source is not KeySourceKind.STATIC:
         return
     development = DEVELOPMENT_SECRET.encode()[:32]

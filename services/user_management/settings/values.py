@@ -78,8 +78,8 @@ def folder(path: Path | None) -> Path | None:
 
 
 def read_key_map(path: Path) -> dict[object, object]:
-    """Read the JSON object of a key file, unchecked but for being an object. Raises ValueError, which says what is
-    wrong and never quotes a key."""
+    """Read the JSON object of a key file, without checking its members. Raises ValueError, which says what is wrong and
+    never quotes a key."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -138,7 +138,7 @@ def parse_quota_policy(value: object) -> object:
 
 
 def parse_networks(value: object) -> object:
-    """Parse networks, as a JSON list or separated by commas or spaces; an address is a network of one. Raises
+    """Parse networks, as a JSON list or separated by commas or spaces; a single address is a network of one. Raises
     ValueError, also for a network of all addresses."""
     if isinstance(value, str):
         value = parse_json(value) if value.lstrip().startswith("[") else re.split(r"[,\s]+", value.strip())

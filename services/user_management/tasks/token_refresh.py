@@ -36,8 +36,8 @@ def refresh_due_tokens() -> None:
 
 @shared_task(name=JobName.REVOKE_TOKENS.value)
 def revoke_tokens() -> None:
-    """Every 2 s, revoke at their providers the tokens that nobody needs any more, such as those of disconnected
-    integrations, as far as a revocation is due."""
+    """Every 2 s, carry out the revocations that are due: revoke tokens that nobody needs any more, such as those of
+    disconnected integrations, at their providers."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.REVOKE_TOKENS,

@@ -1,4 +1,5 @@
-"""Tasks that apply events which the identity provider sent earlier, and compare our users with its users."""
+"""Tasks that retry events from the identity provider that could not be applied yet, and compare our users with its
+users."""
 
 from functools import partial
 
@@ -14,7 +15,7 @@ RECONCILE_PERIOD_SECONDS = 86_400.0
 
 @shared_task(name=JobName.RETRY_WEBHOOKS.value)
 def retry_webhooks() -> None:
-    """Every 2 s, try again to apply the received events that could not be applied yet, as far as an attempt is due."""
+    """Every 2 s, try again to apply the received events that could not be applied yet and whose next attempt is due."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.RETRY_WEBHOOKS, period_seconds=RETRY_PERIOD_SECONDS, work=container.clerk.webhooks.retry_due

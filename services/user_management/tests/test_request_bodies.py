@@ -1,5 +1,4 @@
-"""Request bodies: their largest size, the accepted media types, and JSON that is strict, so that everybody reads it
-alike."""
+"""Request bodies: their largest size, the accepted media types, and strict JSON, which every parser reads alike."""
 
 import json
 from collections.abc import AsyncIterator

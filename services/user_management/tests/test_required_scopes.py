@@ -1,5 +1,5 @@
 """Changes of the required scopes: integrations that lack one are set to needs_reauth, those that no longer lack one
-recover, and none goes back and forth."""
+recover, and no status goes back and forth while old and new processes run side by side."""
 
 import asyncio
 import json

@@ -1,5 +1,4 @@
-"""Disconnects and reconnects during a call to the provider: no token is left alive there, and no new consent is
-ended."""
+"""Disconnects and reconnects during a call to the provider: no token stays valid there, and no new consent is ended."""
 
 import asyncio
 from collections.abc import Iterator
@@ -44,7 +43,7 @@ def _alive(scene: Connected) -> int:
 
 
 async def _refresh_out(scene: Connected) -> "asyncio.Task[httpx.Response]":
-    """Start a read whose refresh the provider has carried out and not answered yet; the former access token still
+    """Start a read whose refresh the provider has carried out but not answered yet; the former access token still
     works."""
     await scene.journey.age_tokens(seconds_left=200)
     scene.fail("delay", delay_seconds=600, when="after")

@@ -1,4 +1,4 @@
-"""Service keys: what they open on internal and administrators' routes, their rotation, and the record of their last
+"""Service keys: which internal and administrators' routes they open, their rotation, and the record of their last
 use."""
 
 import asyncio

@@ -181,7 +181,7 @@ async def test_pairs_too_short_for_a_token_are_not_parsed(
 
 
 def forgeries(person: Person, count: int) -> list[str]:
-    """Make `count` cookies that differ from the person's own in nothing but the signature."""
+    """Make `count` cookies that differ from the person's own only in the signature."""
     signed, _, signature = token(person).rpartition(".")
     return [f"__session={signed}.{number:08}{signature[8:]}" for number in range(count)]
 

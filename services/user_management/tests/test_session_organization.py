@@ -1,4 +1,4 @@
-"""The organisation claims of both versions of Clerk's session tokens, in one form."""
+"""The organisation claims of Clerk's session tokens: both versions are read into the same form."""
 
 from typing import Any
 

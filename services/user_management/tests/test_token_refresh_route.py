@@ -16,7 +16,7 @@ async def _refresh(scene: Connected, **body: Any) -> httpx.Response:
 
 
 async def _grow_old(scene: Connected, *, seconds: int = 11) -> None:
-    """Move the issue of all tokens to `seconds` ago; their expiry stays."""
+    """Set the time of issue of all tokens to `seconds` ago; their expiry stays."""
     statement = "UPDATE encrypted_tokens SET issued_at = now() - make_interval(secs => $1)"
     await scene.journey.owner.execute(statement, float(seconds))
 

@@ -1,5 +1,5 @@
-"""Units of work: a change is committed with its audit rows and events or not at all, also if an error is raised that
-was marked by `keep`."""
+"""Units of work: a change is committed with its audit rows and events or not at all. An error that was marked by `keep`
+is raised after the commit."""
 
 import asyncpg
 import pytest

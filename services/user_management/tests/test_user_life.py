@@ -42,7 +42,7 @@ BEFORE_HOLD_BACK, AFTER_HOLD_BACK = timedelta(days=29, hours=23), timedelta(days
 
 
 async def _pass(owner: "Owner[asyncpg.Record]", time: timedelta) -> None:
-    """Let `time` pass since the deletion of every deleted user."""
+    """Move the deletion of every deleted user back by `time`."""
     await owner.execute("UPDATE users SET deleted_at = deleted_at - $1::interval", time)
 
 
@@ -173,7 +173,7 @@ async def test_tombstone_outlives_a_rotation_of_the_secret(
     replace_in_group(monkeypatch, container, "clerk", webhooks=knowing("a secret that was made today"))
     await deliver(container, updated(ADA, at=10))
 
-    # The second shows that the secret matters: without the former one the subject is a stranger.
+    # The second count shows that the former secret matters: without it the erased subject is not recognised.
     assert (with_both, await count(owner, "users")) == (0, 1)
 
 

@@ -111,7 +111,8 @@ def _invent(chance: random.Random, number: int) -> Known:
 
 
 async def populate(journey: Journey, people: list[Known]) -> None:
-    """Store the model's users, through the service's own step where it computes something."""
+    """Store the model's users through the service's own step, which computes the search keys; then set when they were
+    created, and mark the deleted ones."""
     async with journey.container.resources.unit_of_work(TESTER) as uow:
         for person in people:
             await journey.container.users.upstream.apply(

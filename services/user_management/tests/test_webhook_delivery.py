@@ -34,7 +34,7 @@ STATE: Final = "SELECT state, attempts, last_status, last_error, next_attempt_at
 
 
 class Scene:
-    """A subscription whose receiver belongs to the test."""
+    """A receiver of webhooks, with methods that subscribe it, publish events and send the deliveries."""
 
     def __init__(self, journey: Journey, receiver: Receiver) -> None:
         self.journey = journey
@@ -67,7 +67,8 @@ class Scene:
         return claimed
 
     async def pass_time(self, **interval: int) -> None:
-        """Make all waiting deliveries due; `interval` moves the beginning of failures into the past."""
+        """Make all waiting deliveries due. With `hours`, also move the time since which subscriptions have been failing
+        that far into the past."""
         await self.journey.owner.execute(
             "UPDATE webhook_deliveries SET next_attempt_at = now() WHERE next_attempt_at IS NOT NULL"
         )
@@ -170,7 +171,7 @@ async def test_failing_delivery_is_tried_eight_times_with_growing_pauses_then_gi
     await scene.deliver()
 
     for pause, least in zip(pauses, (5, 300, 1800, 7200, 18_000, 36_000, 36_000), strict=True):
-        # What has passed since the statement is little beside the least pause.
+        # The time since the failure was recorded is short compared with the shortest pause.
         assert least * 0.5 < pause <= least * 1.1
     last = await scene.state()
     assert (last["state"], last["attempts"], last["next_attempt_at"]) == ("failed", 8, None)
@@ -440,7 +441,8 @@ async def test_slice_goes_on_when_everything_under_way_ends_during_a_claim(scene
         scene.receiver.arrived.clear()
         await scene.receiver.arrived.wait()
 
-    # A claim looks at services, and recording does not: the next claim waits, and leaves out who is busy as it begins.
+    # A claim reads the table of services, and recording a result does not. So the next claim waits, and leaves out the
+    # subscriptions that are busy when it begins.
     async with scene.journey.owner.transaction():
         await scene.journey.owner.execute("LOCK TABLE service_clients IN ACCESS EXCLUSIVE MODE")
         await scene.until("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")

@@ -108,7 +108,7 @@ async def test_failed_change_of_a_known_user_takes_back_its_audit_and_its_news(
 
 
 async def test_delete_that_fails_half_way_creates_nobody(container: Container, owner: "Owner[asyncpg.Record]") -> None:
-    # The row is made, and audited, before it is marked: that is the half which has to be undone.
+    # The user's row is created and audited before it is marked as deleted: that half has to be undone.
     await owner.execute("ALTER TABLE users ADD CONSTRAINT fails CHECK (deleted_at IS NULL) NOT VALID")
     try:
         accepted = await deliver(container, deleted(ADA, at=1), "msg_1")

@@ -28,7 +28,7 @@ class Received:
     body: bytes
 
     def verify(self, secret: str) -> None:
-        """Raise unless both independent verifiers accept the message under `secret`."""
+        """Raise an error unless both independent libraries accept the message under `secret`."""
         Webhook(secret).verify(self.body, self.headers)
         svix.Webhook(secret).verify(self.body, self.headers)
 
@@ -36,7 +36,7 @@ class Received:
 @dataclass
 class Receiver:
     """A receiver that keeps its requests. It answers with `answers` in turn, then with `otherwise`, once `may_answer`
-    is set; to an answer None it never replies."""
+    is set; if an answer is None, it never replies."""
 
     port: int = 0
     scheme: str = "http"

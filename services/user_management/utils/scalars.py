@@ -29,7 +29,7 @@ def _in_utc(moment: datetime) -> datetime:
 
 def _integral(value: Any) -> Any:
     """Return a float like 219.0 as an integer, and anything else unchanged: 219.0 is an integer to JSON Schema, and
-    some languages write every number so."""
+    some languages write every number like that."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -13,8 +13,8 @@ validation are compiled and hold the interpreter for the whole document, whateve
 7 ms of CPU (thousands of objects), and for 21 ms if a schema reports an error for each value. The largest batch of
 token reads has 7,100, without those in texts."""
 MAX_MEMBERS: Final = 1024
-"""The most members of one object: what Clerk's metadata, of 8 KB, may have. It bounds the errors that one object can
-cause."""
+"""The most members of one object: as many as Clerk's metadata (8 KB) may have. This bounds the number of errors that
+one object can cause."""
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 

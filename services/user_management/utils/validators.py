@@ -1,9 +1,8 @@
 """Rules for text that comes from outside: what is accepted, and the one form in which it is stored.
 
 Each rule is a plain function, which returns the text in its stored form or raises PydanticCustomError (a ValueError),
-and a type for schemas. Only what a docstring names is removed; applying a rule to its own result changes nothing.
-Messages say what to do and never repeat the text.
-"""
+and a type for schemas. A rule removes only what its docstring names; applying it to its own result changes nothing.
+Messages say what to do and never repeat the text."""
 
 import html
 import importlib.resources
@@ -85,8 +84,7 @@ def plain_line(text: str, *, max_length: int) -> str:
     """One line of text: NFC, without whitespace at its ends, 1 to `max_length` characters of which one can be seen.
 
     Refuses controls (also at the ends), line separators, bidi overrides and isolates, surrogates and noncharacters.
-    Joiners are part of names in Indic scripts and of emoji.
-    """
+    Joiners are accepted, since they are part of names in Indic scripts and of emoji."""
     if _FORBIDDEN_CHARACTER.search(text):
         raise PydanticCustomError(
             "text_forbidden_character", "must be one line without control or text direction characters: remove them"
@@ -152,9 +150,9 @@ def search_key(text: str) -> str:
 def http_url(text: str) -> str:
     """An absolute http(s) URL (RFC 3986), NFC and trimmed, otherwise as typed, at most 2048 characters.
 
-    The host is a DNS name in ASCII (`xn--` if need be), IPv4 or `[IPv6]`, since parsers disagree on all others.
-    No user or password; no `\\`, `^`, backtick, quotes, braces, `|`, `<`, `>`, half escapes or invisible characters.
-    """
+    The host is a DNS name in ASCII (`xn--` if need be), IPv4 or `[IPv6]`, since parsers disagree on all others. Refused
+    are a user or password, `\\`, `^`, backtick, quotes, braces, `|`, `<`, `>`, incomplete escapes and invisible
+    characters."""
     text = plain_line(text, max_length=MAX_URL_CHARACTERS)
     match = _URL.fullmatch(text)
     if match is None or len(match["name"] or "") > 253 or not _is_ipv6(match["ipv6"] or "::"):

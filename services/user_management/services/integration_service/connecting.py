@@ -137,7 +137,7 @@ class ConnectFlows:
 
     async def _addressed(self, user_id: str, provider: Provider, request: AuthorizeRequest) -> _Addressed | None:
         """Find the integration that is to be renewed or extended: that of the account in `request`, or the primary one.
-        None: the user has no integration with the provider, or wants to connect one more account. Raises
+        Returns None if the user has no integration with the provider, or wants to connect one more account. Raises
         NotConnectedError if `request` names an account that is not connected."""
         if request.new_account:
             return None
@@ -199,8 +199,9 @@ class ConnectFlows:
 
 
 def _requested_scopes(provider: Provider, wanted: Iterable[str], addressed: _Addressed | None) -> tuple[str, ...]:
-    """Return the scopes to ask the provider for: the required ones, the wanted ones, and those that the existing
-    integration has, so that it keeps them. Raises ValidationFailedError for a scope that the provider's file lacks."""
+    """Return the scopes to ask the provider for: the required ones, the wanted ones, and those of the existing
+    integration that the provider's file still lists, so that it keeps them. Raises ValidationFailedError for a wanted
+    scope that the file does not list."""
     known = set(provider.config.scopes) | set(provider.config.required_scopes)
     chosen = set(provider.config.normalise(wanted))
     unknown = sorted(chosen - known)

@@ -18,8 +18,8 @@ from services.user_management.unit_of_work import UnitOfWork
 async def disconnect(
     uow: UnitOfWork, providers: ProviderRegistry, held: LiveIntegration, *, by: DisconnectedBy
 ) -> RevocationState | None:
-    """Step: end an integration whose row is locked, and delete its tokens; audit, publish and count that. If it was the
-    primary one, another integration of the user with the provider becomes primary, if there is one.
+    """Step: end an integration whose row is locked, and delete its tokens; audit, publish and count the end. If it was
+    the primary one, another integration of the user with the provider becomes primary, if there is one.
 
     Returns the state of the revocation at the provider: PENDING, or IMPOSSIBLE if the provider cannot revoke; None if
     there was no token to revoke.
@@ -41,7 +41,7 @@ async def disconnect(
 async def disconnect_all(
     uow: UnitOfWork, providers: ProviderRegistry, user_id: str, *, by: DisconnectedBy
 ) -> list[DisconnectResponse]:
-    """Step: end all integrations of a user that are not disconnected, and return the answer for each."""
+    """Step: end every integration of a user that is not disconnected yet, and return the response about each."""
     ended = []
     for held in await integration_queries.live_of_user(uow.connection, user_id):
         state = await disconnect(uow, providers, held, by=by)
@@ -52,8 +52,7 @@ async def disconnect_all(
 def disconnect_response(
     providers: ProviderRegistry, held: LiveIntegration, state: RevocationState | None
 ) -> DisconnectResponse:
-    """Build the answer to the user about an integration that `disconnect` has ended; `state` is what `disconnect`
-    returned."""
+    """Build the response about an integration that `disconnect` has ended; `state` is what `disconnect` returned."""
     revocation: Literal["pending", "impossible", "none"] = "none"
     if state is not None:
         revocation = "pending" if state is RevocationState.PENDING else "impossible"
@@ -68,8 +67,8 @@ def disconnect_response(
 
 
 async def release_tokens(uow: UnitOfWork, providers: ProviderRegistry, user_id: str) -> None:
-    """Step: queue the revocation of the tokens of all integrations of a user who is about to be erased. The
-    integrations themselves are left as they are."""
+    """Step: queue the revocation of the tokens of a user who is about to be erased, for all integrations that are not
+    disconnected yet. The integrations themselves are left as they are."""
     for held in await integration_queries.live_of_user(uow.connection, user_id):
         await _request_revocation(uow, providers, held)
 

@@ -1,8 +1,7 @@
 """The use cases of users on their integrations: list the providers, list and show integrations, list the services'
 requests for their tokens, change the product's notes (`metadata`), choose the primary one, refresh tokens, disconnect.
 
-`account` is everywhere the account's id at the provider or its e-mail; None means the primary integration.
-"""
+In every method, `account` is the account's id at the provider or its e-mail; None means the primary integration."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -50,7 +49,8 @@ from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory
 _NEEDS_USER: Final = {IntegrationStatus.NEEDS_REAUTH, IntegrationStatus.REVOKED}
 
 ExpectedVersions = frozenset[int] | None
-"""The versions that an integration's row may have for a change to be made (`If-Match`); None: any."""
+"""The versions that an integration's row may have for a change to be made (`If-Match`); None means that any version
+will do."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -87,8 +87,9 @@ class IntegrationService:
         self, _actor: Principal, user_id: str, provider: str, *, limit: int, cursor: str | None
     ) -> Page[TokenReadEntry]:
         """List a page of the requests of services for the user's tokens at `provider`, the newest first: by whom, when,
-        why, and with which outcome. Raises UnknownProviderError if there are none, the provider is not configured and
-        the user has no integration with it; ValidationFailedError for a cursor that was not made for this list."""
+        why, and with which outcome. Raises UnknownProviderError if there are no such requests and the provider is
+        neither configured nor one that the user has an integration with; ValidationFailedError for a cursor that was
+        not made for this list."""
         scope = f"activity:{user_id}:{provider}"
         before = UUID(self.signer.decode_cursor(scope, cursor)[0]) if cursor else None
         async with self.database.reading() as connection:
@@ -187,8 +188,8 @@ class IntegrationService:
     async def _lock(
         self, uow: UnitOfWork, user_id: str, provider: str, account: str | None
     ) -> tuple[LiveIntegration, ShownIntegration]:
-        """Step: lock the user and all their integrations, so that changes of the primary one are made one after the
-        other, and return the wanted integration as a locked row and as it is shown.
+        """Step: lock the user and all their integrations, so that changes of the primary one are made one after
+        another. Return the wanted integration twice: the locked row, and the row as it is shown to users.
 
         The user's row is locked too, since a connect of one more account may be under way: its integration does not
         exist yet and so cannot be locked, and that connect would still see the former primary one. Raises

@@ -1,4 +1,4 @@
-"""Revokes at the providers the consents of disconnected integrations, and tokens that no integration holds. Each
+"""Revokes the consents of disconnected integrations, and tokens that no integration holds, at the providers. Each
 revocation is tried again until it succeeds, is superseded by a new consent, proves impossible, or is a week old."""
 
 import asyncio
@@ -47,10 +47,10 @@ class RevocationService:
     async def revoke_due(self, actor: Principal, _cursor: Any = None) -> None:
         """Slice: carry out the revocations that are due, batch by batch, until none is left or the time is over.
 
-        A batch that was begun is finished even when the time is over, since a renewed token must be stored, which takes
-        ten seconds at most. The job's time limit can only cut off the call that revokes. It is made again later, and to
-        revoke twice does no harm (RFC 7009 section 2.2). Failures of providers are recorded and not raised.
-        """
+        A batch that has begun is finished even when the time is over, since a renewed token must be stored; this takes
+        ten seconds at most. So the job's time limit can cut off only the call that revokes. That call is made again
+        later, and revoking twice does no harm (RFC 7009 section 2.2). Failures of providers are recorded and not
+        raised."""
         time = self.start_slice()
         while time.may_begin():
             async with self.unit_of_work(actor) as uow:
@@ -89,11 +89,10 @@ class RevocationService:
 
     async def _token_to_show(self, actor: Principal, provider: Provider, revocation: DueRevocation) -> str | None:
         """Return the token to send to the provider: the stored one or, if that has expired (or will within a minute) or
-        is of a kind that the provider does not take, a new access token, which a refresh has brought.
+        is of a kind that the provider does not take, a new access token, obtained by a refresh.
 
-        None: the revocation has been finished here, or another worker has taken it over. Raises ProviderCallError,
-        KeyUnavailableError, PoisonedCiphertextError.
-        """
+        Returns None if this method has finished the revocation, or another worker has taken it over. Raises
+        ProviderCallError, KeyUnavailableError, PoisonedCiphertextError."""
         if not revocation.has_run_out and not _is_refused_kind(provider, revocation.token.kind):
             return self._open(revocation, revocation.token)
         # A token that has run out must not be sent: a provider that does not know it would be taken to have revoked it.
@@ -150,8 +149,9 @@ class RevocationService:
     async def _postpone(
         self, actor: Principal, revocation: DueRevocation, failure: str, *, at_least: float = 0.0
     ) -> None:
-        """Let the revocation be tried again after a pause, which is at least `at_least` seconds (up to twelve hours).
-        If it is more than a week old, finish it without success instead (GIVEN_UP). `failure` is recorded."""
+        """Schedule the next attempt after a pause that grows with the attempts and lasts at least `at_least` seconds,
+        but no more than twelve hours. If the revocation is more than a week old, finish it without success instead
+        (GIVEN_UP). `failure` is recorded."""
         if revocation.age_seconds > GIVEN_UP_AFTER_SECONDS:
             log.error("revocation.given_up", provider=revocation.provider, reason=failure, id=str(revocation.id))
             await self._finish(actor, revocation, RevocationState.GIVEN_UP, failure=failure)

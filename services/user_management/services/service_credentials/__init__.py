@@ -1,5 +1,5 @@
-"""Service keys, by which sibling services authenticate: their form and issue, whom a key belongs to, and when it was
-last used."""
+"""Service keys, with which sibling services authenticate: issues keys, finds the service that a key belongs to, and
+records when each was last used."""
 
 from services.user_management.services.service_credentials.authentication import ServiceAuthentication
 from services.user_management.services.service_credentials.keys import KEY_PREFIX, ServiceCredential, issue_key

@@ -1,4 +1,5 @@
-"""The form of service keys, `ums_<id>_<secret>`, and their issue. Of the secret only the SHA-256 is stored."""
+"""The form of service keys, `ums_<id>_<secret>`, and the function that issues them. Of the secret only the SHA-256 is
+stored."""
 
 import secrets
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Builds the query for a token read, and the answer or refusal from what it returned.
+"""Builds the query for a token read, and from the query's result the answer or the refusal.
 
 A token read is one SQL statement, the door: it authenticates the calling service, judges and records the read, and
 returns a reading, which is an outcome and, if the read is granted, the encrypted token.
@@ -80,7 +80,8 @@ class TokenAnswers:
     clock: Clock
 
     def query(self, credential: ServiceCredential, request: TokenRequest) -> TokenQuery:
-        """Build the query for `request`. Scopes are put into our names; the query of an unknown provider has none."""
+        """Build the query for `request`. Providers' other names for scopes are replaced by ours. The query for an
+        unknown provider has no scopes."""
         known = request.provider in self.providers
         return TokenQuery(
             key_id=credential.key_id,
@@ -98,13 +99,12 @@ class TokenAnswers:
         )
 
     async def answer(self, request: TokenRequest, reading: TokenReading, result: RefreshResult | None) -> TokenResponse:
-        """Decrypt the token of a reading that was granted, and return it; `result` is that of the refresh before, if
-        any.
+        """Decrypt the token of a reading that was granted, and return it. `result` is the result of the refresh that
+        preceded the reading, if there was one.
 
-        Raises KeyUnavailableError without the right key. A token that is damaged raises NeedsReauthError, and its
-        integration is marked; ProviderUnavailableError if the token was replaced meanwhile; KeyUnavailableError if so
-        many are damaged that the fault is probably ours.
-        """
+        Raises KeyUnavailableError if this process lacks the right key. If the token is damaged, this sets its
+        integration to needs_reauth and raises NeedsReauthError; but it raises ProviderUnavailableError if the token was
+        replaced meanwhile, and KeyUnavailableError if so many tokens are damaged that the fault is probably ours."""
         access_token = await self._open(request, reading)
         return TokenResponse(
             access_token=access_token,
@@ -118,7 +118,8 @@ class TokenAnswers:
         )
 
     def refusal(self, request: TokenRequest, reading: TokenReading, result: RefreshResult | None) -> ApplicationError:
-        """Return the error for a reading that was not granted; `result` is that of the refresh before, if any."""
+        """Return the error for a reading that was not granted. `result` is the result of the refresh that preceded it,
+        if any."""
         outcome = reading.outcome
         if outcome is TokenOutcome.UNAUTHENTICATED:
             return UnauthenticatedError("The service key is not valid.")
@@ -183,8 +184,8 @@ class TokenAnswers:
 
 def unavailable(result: RefreshResult | None) -> ApplicationError:
     """Return the error for a caller whose token has too little life left and was not refreshed:
-    ProviderMisconfiguredError if the provider refuses our client, otherwise ProviderUnavailableError. `result` is that
-    of the refresh; None if there was none or it did not end in time."""
+    ProviderMisconfiguredError if the provider refuses our client, otherwise ProviderUnavailableError. `result` is the
+    refresh's result; None if there was no refresh or it did not end in time."""
     if result is not None and result.outcome is RefreshOutcome.MISCONFIGURED:
         return ProviderMisconfiguredError()
     return ProviderUnavailableError(retry_after=1 if result is None else math.ceil(result.retry_after_seconds))

@@ -47,12 +47,14 @@ _ERRORS: Final = {
     "unknown_provider": "invalid_target",
     "insufficient_scope": "invalid_scope",
 }
-"""Our error codes and OAuth's for them. Every other refusal is about the user, and becomes `invalid_grant`."""
+"""Our error codes, and OAuth's code for each. Every other error that `_translated` replaces is about the user, and
+becomes `invalid_grant`."""
 
 
 @dataclass(kw_only=True, eq=False)
 class TokenExchange:
-    """Translates a form of RFC 8693 into a token read, and the token or the error into the form of RFC 8693."""
+    """Translates a form of RFC 8693 into a token read, and the resulting token or error into what RFC 8693
+    prescribes."""
 
     tokens: TokenService
     sessions: SessionVerifier
@@ -61,9 +63,9 @@ class TokenExchange:
         """Return a provider's access token for the user of `subject_token`; `audience` (or `resource`) names the
         provider.
 
-        Raises TokenExchangeError for a form that is not acceptable and for a read that is refused, UnauthenticatedError
-        for the service's key, RateLimitedError, RetryLaterError, ProviderMisconfiguredError.
-        """
+        Raises TokenExchangeError for a form that is not acceptable or a read that is refused, UnauthenticatedError if
+        the service's key is not valid, RateLimitedError, and the errors with a status of 500 or more, such as
+        RetryLaterError and ProviderMisconfiguredError."""
         request = await self._request(form)
         try:
             token = await self.tokens.get_valid_token(credential, request)

@@ -41,8 +41,8 @@ class RefreshJobs:
         start_slice: StartSlice,
         spread_seconds: float,
     ) -> None:
-        """Set up the jobs. `spread_seconds` is the time over which the refreshes of a run are spread; 0: as fast as
-        possible."""
+        """Set up the jobs. `spread_seconds` is the time over which the refreshes of a run are spread; 0 means as fast
+        as possible."""
         self._database = database
         self._refresher = refresher
         self._start_slice = start_slice
@@ -50,11 +50,10 @@ class RefreshJobs:
         self._horizon_seconds = REFRESH_PERIOD_SECONDS + spread_seconds + DEFAULT_TTL_SECONDS
 
     async def sweep(self, _actor: Principal, _cursor: Any = None) -> None:
-        """Slice: try each refresh again, once, whose outcome is unknown, for example because its process was killed.
+        """Slice: repeat, once each, the refreshes whose outcome is unknown, for example because the process was killed.
 
-        Those that cannot be tried now, because calls to their provider are held back, are found again by the next
-        slice.
-        """
+        Refreshes that cannot be tried now, because calls to their provider are held back, are found again by the next
+        slice."""
         time = self._start_slice()
         after = UUID(int=0)
         while time.may_begin():

@@ -1,5 +1,5 @@
-"""Token reads: give a sibling service an access token that lives long enough, refreshed if need be, or refuse it with
-the cause.
+"""Token reads: give a sibling service an access token that lives long enough, refreshed if need be, or a refusal that
+names the cause.
 
 Each read is one SQL statement, the door, which authenticates the service, and judges and records the read. A stale
 reading means that the token has too little life left.
@@ -31,8 +31,8 @@ BATCH_TIMEOUT_SECONDS: Final = 4.0
 BATCH_CONCURRENCY: Final = 8
 """How many members of one batch are refreshed at once."""
 BATCH_SECONDS: Final = 7.0
-"""The time for all refreshes of a batch. A refresh that is under way at its end goes on, so the next call can get the
-token."""
+"""The time for all refreshes of a batch. A refresh that is still under way when the time is over goes on, so the next
+call can get the token."""
 _NOT_RENEWED: Final = {RefreshOutcome.UNAVAILABLE, RefreshOutcome.MISCONFIGURED, RefreshOutcome.IMPOSSIBLE}
 
 
@@ -46,9 +46,9 @@ class TokenService:
     key_usage: UseRecorder
 
     async def get_valid_token(self, credential: ServiceCredential, request: TokenRequest) -> TokenResponse:
-        """Return a token that lives as long as the request demands (or 300 s, and at most half of its whole life),
-        refreshed first if need be. If it cannot be refreshed and the request demands nothing, 30 s of remaining life
-        are enough.
+        """Return a token, refreshed first if it has too little life left. It must live as long as the request demands,
+        or 300 s if it demands nothing; half of its whole life is always enough. If it cannot be refreshed and the
+        request demands nothing, 30 s of remaining life are enough.
 
         Raises one of the errors in the table of `documentation/token-api.md`. All refusals are recorded as token reads,
         except `unauthenticated` and those with status 502 or 503.
@@ -62,12 +62,11 @@ class TokenService:
 
     async def refresh_token(self, credential: ServiceCredential, request: TokenRequest) -> TokenResponse:
         """Refresh the token and return the new one, for a caller whose token the provider has just refused. A token
-        that was issued less than ten seconds ago is not refreshed, and without a refresh token the present one is
-        returned.
+        that was issued less than ten seconds ago is not refreshed. If there is no refresh token, the present access
+        token is returned while it lives long enough.
 
-        Raises what `get_valid_token` raises; ProviderUnavailableError or ProviderMisconfiguredError, too, when the
-        provider gives no new token, even if the present one would live long enough.
-        """
+        Raises what `get_valid_token` raises. Unlike there, ProviderUnavailableError or ProviderMisconfiguredError is
+        raised when the provider gives no new token even if the present one would live long enough."""
         query = self.answers.query(credential, request)
         reading = await self._read(query._replace(replaces=True))
         result: RefreshResult | None = None
@@ -81,9 +80,9 @@ class TokenService:
         return await self._hand_out(credential, request, reading, result)
 
     async def get_many(self, credential: ServiceCredential, requests: Sequence[TokenRequest]) -> list[TokenBatchItem]:
-        """Return for each request, in order, a token or the problem because of which there is none. One statement
-        answers all that need no refresh. The tokens of the others are refreshed; those that have not been refreshed
-        within seven seconds get a problem.
+        """Return for each request, in order, a token or the problem that explains why there is none. One statement
+        answers all requests that need no refresh. For the others the tokens are refreshed; a request whose token has
+        not been refreshed within seven seconds gets a problem.
 
         Raises UnauthenticatedError if the service's key is not valid.
         """

@@ -58,7 +58,7 @@ log = structlog.get_logger(__name__)
 
 
 class TokenRefresher:
-    """Refreshes tokens: all callers who want the same integration and token version refreshed get one refresh."""
+    """Refreshes tokens: all callers who want the same token version of an integration replaced share one refresh."""
 
     def __init__(
         self,
@@ -135,8 +135,7 @@ class TokenRefresher:
 
     async def _carry_out(self, claim: Claim, claimed_at: float) -> RefreshResult:
         """Call the provider and store its answer or failure. A short lease is renewed meanwhile, so it lasts as long as
-        the call, and ends soon if this process is killed. What becomes of a renewal changes nothing about the
-        result."""
+        the call, and ends soon if this process is killed. Whether a renewal succeeds does not affect the result."""
         may_store_until = claimed_at + LEASE_SECONDS
         leased_until = claimed_at + (SHORT_LEASE_SECONDS if claim.is_short else LEASE_SECONDS)
 
@@ -200,8 +199,8 @@ class TokenRefresher:
             )
 
     async def _wait_for_other(self, wanted: DueRefresh, deadline: float) -> RefreshResult | None:
-        """Wait for the refresh of another process and return its result; None when nobody has the lease and this
-        process may claim it. Raises KeyUnavailableError."""
+        """Wait for the refresh of another process and return its result; return None when nobody has the lease, so that
+        this process may try to claim it. Raises KeyUnavailableError."""
         pause = 0.025
         waited = False
         while True:
@@ -218,8 +217,8 @@ class TokenRefresher:
             waited = True
 
     def _verdict(self, wanted: DueRefresh, state: RefreshState, deadline: float) -> RefreshResult | None:
-        """Return the result of a refresh if the row, `deadline` or the end of this process decides it; None: go on
-        waiting, or claim the lease.
+        """Return the result of a refresh if the row, `deadline` or the end of this process decides it; None means to go
+        on waiting, or to claim the lease if nobody has it.
 
         Raises KeyUnavailableError if the row's last refresh failed for lack of a key and its pause is not over.
         """

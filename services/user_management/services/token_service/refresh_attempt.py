@@ -64,8 +64,8 @@ _END_WITH: Final = {
     ReauthReason.GRANT_REFUSED: RefreshEnd.REAUTH,
     ReauthReason.REFRESH_INTERRUPTED: RefreshEnd.INTERRUPTED,
 }
-"""How a refresh is counted after which the integration got this reason. With other reasons nothing is counted: they are
-not about the provider's answer, or the refresh has been counted already."""
+"""How a refresh is counted that sets the integration to needs_reauth, by the reason. Other reasons count nothing: they
+are not about the provider's answer, or the refresh has been counted already."""
 
 log = structlog.get_logger(__name__)
 
@@ -135,8 +135,9 @@ class RefreshAttempts:
         return result
 
     async def _open(self, claim: Claim) -> str | RefreshResult:
-        """Return the refresh token; or the result of the attempt if there is none, or it is damaged. Raises
-        KeyUnavailableError, after giving the lease back, if this process lacks the token's key or the active one."""
+        """Return the refresh token; if there is none or it is damaged, end the attempt and return its result. Raises
+        KeyUnavailableError, after giving the lease back, if this process lacks the token's key or the active one, or if
+        so many tokens are damaged that the fault is probably ours."""
         stored = claim.tokens.get(TokenKind.REFRESH)
         if stored is None:
             return await self._without_refresh_token(claim)
@@ -207,8 +208,8 @@ class RefreshAttempts:
         return True
 
     async def _revoke_if_ended(self, uow: UnitOfWork, claim: Claim, provider: Provider, answer: TokenAnswer) -> None:
-        """Step: queue the revocation of the new tokens if the user has disconnected while the provider was asked. The
-        revocation that the disconnect queued covers only the old tokens."""
+        """Step: queue the revocation of the new tokens if the user has disconnected or was erased while the refresh was
+        under way. The revocation that the disconnect queued covers only the old tokens."""
         if await integration_queries.has_ended(uow.connection, claim.integration_id):
             origin = Origin(claim.integration_id, claim.user_id, claim.provider, account_id="")
             await revoke_unkept(uow, self.vault, provider, origin, answer=answer, key_version=claim.active_key_version)
@@ -342,8 +343,8 @@ class RefreshAttempts:
         provider_failed: bool = False,
     ) -> FailureRun:
         """Give the lease back, with a pause of `cool_down_seconds`, record `failure` (None: the recorded one stays),
-        and count the end and a misconfigured provider. Returns the provider's failures in a row, none for failures of
-        ours.
+        and count the end and a misconfigured provider. Returns the provider's failures in a row; their number is 0 if
+        this failure was not the provider's.
 
         If the outcome of an earlier call is unknown, it stays so until an answer is stored. A call that was not sent
         does not count as an attempt. After three failures of the provider in a row the integration is degraded; an
@@ -370,8 +371,8 @@ class RefreshAttempts:
 
 
 def _granted(provider: Provider, answer: TokenAnswer, claim: Claim) -> tuple[str, ...] | None:
-    """Return the scopes that the tokens of `answer` have: those that it names, and those granted before that this
-    provider never names. None: it names no scopes, so they have not changed."""
+    """Return the scopes that the tokens of `answer` have: those that the answer names, and those granted before that
+    this provider never names. Returns None if the answer names no scopes, so that they have not changed."""
     return None if answer.scopes is None else provider.config.granted(answer.scopes, claim.granted_scopes)
 
 

@@ -13,8 +13,8 @@ async def store_tokens(
     uow: UnitOfWork, vault: VaultService, answer: TokenAnswer, *, user_id: str, integration_id: UUID, key_version: int
 ) -> None:
     """Step: seal the tokens of `answer` under `key_version` and store them as those of the integration. If `answer` has
-    no refresh token, the stored one stays. The lifetime counts from when the request was sent. Raises
-    KeyUnavailableError."""
+    no refresh token, the stored one stays. The access token's lifetime is counted from the moment when the request was
+    sent. Raises KeyUnavailableError."""
     elapsed = uow.clock.monotonic() - answer.sent_at
     lifetime = None if answer.lifetime_seconds is None else answer.lifetime_seconds - elapsed
     plaintexts: list[tuple[TokenKind, str, float | None]] = [(TokenKind.ACCESS, answer.access_token, lifetime)]

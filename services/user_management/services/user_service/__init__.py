@@ -1,5 +1,5 @@
-"""Use cases on users: sign-in, changes by themselves and by administrators, changes reported by upstream (the identity
-provider), deletion, and the erasure of deleted users' data."""
+"""Use cases on users: sign-in, changes by the users themselves and by administrators, changes reported by upstream (the
+identity provider), deletion, and the erasure of deleted users' data."""
 
 from services.user_management.services.user_service.administration import UserAdministration
 from services.user_management.services.user_service.erasure import UserErasure

@@ -95,9 +95,9 @@ class UserAdministration:
         return UserBatch(users=found, missing=[user_id for user_id in wanted if user_id not in rows])
 
     async def suspend_user(self, actor: Principal, user_id: str, *, reason: str | None) -> AdminUserResponse:
-        """Suspend the user, whom this process refuses from now on and others within two seconds, and return them. If
-        they are suspended here already, nothing changes, not even the reason. Raises UserNotFoundError, also for a
-        deleted user."""
+        """Suspend the user and return them. This process refuses the user from now on, other processes within two
+        seconds. If they are suspended here already, nothing changes, not even the reason. Raises UserNotFoundError,
+        also for a deleted user."""
         async with self.unit_of_work(actor) as uow:
             row = await lock_live_user(uow, user_id)
             if row.suspended_at is None:
@@ -133,10 +133,10 @@ class UserAdministration:
         )
 
     async def restore_user(self, actor: Principal, user_id: str) -> AdminUserResponse:
-        """Undo a deletion, by whomever it was made, and return the user.
+        """Undo a deletion, whoever made it, and return the user.
 
-        Raises UserNotFoundError; ConflictError when the user is not deleted or the hold-back is over.
-        """
+        Raises UserNotFoundError, also for an erased user; ConflictError if the user is not deleted or the hold-back is
+        over."""
         async with self.unit_of_work(actor) as uow:
             row = await lock_user(uow, user_id)
             if row.deleted_at is None:

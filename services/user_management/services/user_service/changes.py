@@ -54,8 +54,8 @@ async def lock_live_user(uow: UnitOfWork, user_id: str) -> UserRow:
 
 def effective_status(row: UserRow) -> UserStatus:
     """Return the status that follows from the row: the stricter one of what was decided here (deletion, suspension) and
-    what upstream, the identity provider, says. Without either, pending verification stays, and all others are
-    active."""
+    what upstream, the identity provider, says. If neither restricts the user, the status `pending_verification` stays,
+    and any other becomes `active`."""
     if row.deleted_at is not None or row.upstream_status == UpstreamStatus.DEACTIVATED:
         return UserStatus.DEACTIVATED
     if row.suspended_at is not None or row.upstream_status == UpstreamStatus.SUSPENDED:
@@ -68,9 +68,8 @@ async def write_changes(uow: UnitOfWork, row: UserRow, values: UserColumns) -> U
     """Step: write those of `values` that differ from the locked `row`, with their search keys and the status that
     follows from them; return the new row.
 
-    Only if a column changes that the API shows, the version increases and the change is audited and published. Changes
-    of a deleted user are not published.
-    """
+    The version increases, and the change is audited and published, only if a column changes that the API shows. Changes
+    of a deleted user are audited but not published."""
     after = replace(row, **with_search_keys(values))
     after = replace(after, status=effective_status(after).value)
     changes = differences(row, after)

@@ -26,7 +26,7 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 UPSTREAM_ONLY: Final = ("email", "phone")
 
 ExpectedVersions = frozenset[int] | None
-"""The versions that a user's row may have for a change to be made (`If-Match`); None: any."""
+"""The versions that a user's row may have for a change to be made (`If-Match`); None means that any version will do."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -66,12 +66,12 @@ class ProfileService:
         return UserResponse.model_validate(row)
 
     async def delete_user(self, actor: Principal, user_id: str, *, expected: ExpectedVersions) -> DeletionResponse:
-        """Delete the user's own account: token reads are refused at once, sign-ins by every process within two seconds,
-        all integrations are disconnected, and the revocation of their tokens at the providers is queued.
+        """Mark the user's own account as deleted, disconnect all integrations and queue the revocation of their tokens
+        at the providers. Token reads are refused at once, and the user's requests by every process within two seconds.
 
         The other data is erased when the hold-back ends, until which an administrator can restore the user. If the user
-        is deleted already, nothing changes. Raises UserNotFoundError, PreconditionFailedError.
-        """
+        is deleted already, nothing changes. Raises UserNotFoundError, PreconditionFailedError if the version is not one
+        of `expected`."""
         ended: list[DisconnectResponse] = []
         async with self.unit_of_work(actor) as uow:
             row = await lock_user(uow, user_id)

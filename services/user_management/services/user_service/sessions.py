@@ -55,10 +55,9 @@ class SignIn:
     async def sign_in(self, session: SessionClaims, *, fresh: bool = False) -> Principal:
         """Return the principal of a verified session. A user who is new is created, since Clerk's webhook may be late.
 
-        A user's state is remembered for two seconds; `fresh` asks the database all the same. Raises
+        A user's state is remembered for two seconds; with `fresh` it is read from the database anyway. Raises
         UnauthenticatedError for a subject that must not exist here (erased, or an id that is taken or not acceptable),
-        and UserInactiveError for a user who is deleted, suspended, deactivated or not verified.
-        """
+        and UserInactiveError for a user who is deleted, suspended, deactivated or not verified."""
         user = await self._states.find(session.issuer, session.subject, fresh=fresh) or await self._create(session)
         if user.deleted_at is not None:
             raise UserInactiveError(extra=self._deletion(user.deleted_at))
@@ -74,7 +73,7 @@ class SignIn:
 
     def _deletion(self, deleted_at: datetime) -> dict[str, str]:
         """Return members for the refusal of a deleted user: when they were deleted and until when they can be restored.
-        The answer to the deletion itself may never have reached them."""
+        These are repeated here because the response to the deletion itself may never have reached the user."""
         moments = {"deleted_at": deleted_at, "restorable_until": deleted_at + self._hold_back}
         return {name: moment.isoformat().replace("+00:00", "Z") for name, moment in moments.items()}
 

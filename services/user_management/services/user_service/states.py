@@ -24,11 +24,10 @@ class UserStates:
         self._changes = 0
 
     async def find(self, issuer: str, subject: str, *, fresh: bool = False) -> ResolvedUser | None:
-        """Return the user who signs in as (issuer, subject), deleted or not; None if there is none. None is not
-        remembered.
+        """Return the user who signs in as (issuer, subject), deleted or not; None if there is none. That a user does
+        not exist is not remembered.
 
-        `fresh` asks the database even about a user who is remembered.
-        """
+        With `fresh`, the database is asked even about a user who is remembered."""
         key = (issuer, subject)
         cached = self._known.get(key)
         now, changes = self._clock.monotonic(), self._changes
@@ -45,11 +44,13 @@ class UserStates:
         return user
 
     def forget(self) -> None:
-        """Forget all users. Call this after a change of a user's state that was made here, since these are rare."""
+        """Forget all users. Call this after changing a user's state here; such changes are so rare that this costs
+        little."""
         self._changes += 1
         self._known.clear()
 
     def forget_subject(self, issuer: str, subject: str) -> None:
-        """Forget one user. Call this after a change that upstream reported, since these are many."""
+        """Forget one user. Call this after a change that upstream reported; these are too many to forget all users each
+        time."""
         self._changes += 1
         self._known.pop((issuer, subject), None)

@@ -99,8 +99,8 @@ class UpstreamUser:
 
 @dataclass(kw_only=True, eq=False)
 class UpstreamUsers:
-    """Steps that create, update and delete users. A webhook, a reconciliation or a first sign-in takes them within its
-    transaction."""
+    """Steps that create, update and delete users, within the transaction of a webhook, a reconciliation or a first
+    sign-in."""
 
     preferences: PreferencesManager
     signer: Signer
@@ -139,11 +139,10 @@ class UpstreamUsers:
         return await user_queries.is_erased(uow.connection, self.signer.subject_tombstones(issuer, subject))
 
     async def apply(self, uow: UnitOfWork, upstream: UpstreamUser) -> bool:
-        """Step: create or update a user as upstream describes them, without the fields that were edited here.
+        """Step: create or update a user as upstream describes them, except for the fields that were edited here.
 
         Returns False, and changes nothing, if the row holds this description or a newer one, or if the user must not
-        exist here.
-        """
+        exist here (erased, or an id that is taken or not acceptable)."""
         profile = upstream.columns()
         row = await user_queries.lock_identity(uow.connection, issuer=upstream.issuer, subject=upstream.subject)
         if row is None:
@@ -178,8 +177,8 @@ class UpstreamUsers:
         """Step: record that a session began, and create its user if they are new; return False when the user must not
         exist here.
 
-        Each session counts once, and the one that began last is the last sign-in, in whatever order they are reported.
-        """
+        Each session counts once. The last sign-in is that of the session that began last, in whatever order sessions
+        are reported."""
         row = await self._locked(uow, issuer, subject)
         if row is None:
             return False
