@@ -1,7 +1,7 @@
-"""Compares the service with its floor (a bare server that does the least that such a request costs): the same load on
-both in turn, over the same database.
+"""Compares the service with its floor (a bare server that does the least work that such a request needs), by putting
+the same load on both in turn, over the same database.
 
-What a machine can do differs; the share that the service takes for itself does not. So the limit is on the ratio of the
+Rates depend on the machine; the share that the service itself takes hardly does. So the limit is on the ratio of the
 rates.
 """
 
@@ -108,8 +108,8 @@ class Comparison(Generic[M]):
     def ratio_percent(self) -> float:
         """The service's rate in percent of the floor's.
 
-        Each round of the service is divided by the floor's round of the same number, which was run right after or
-        before it; the median of these ratios counts.
+        Each round of the service is divided by the floor's round of the same number, which ran right before or after
+        it; the result is the median of these ratios.
         """
         pairs = zip(self.service.rounds, self.floor.rounds, strict=True)
         return 100 * statistics.median(service.load.rate / floor.load.rate for service, floor in pairs)
@@ -215,7 +215,7 @@ def conclude(
     options: Options,
     circumstances: Circumstances,
 ) -> bool:
-    """Print the table and the promises, and write the result file if one is wanted; return whether every limit that was
-    judged is kept. Raises OSError."""
+    """Print the table and the promises, and write the result file if `json_path` is set; return whether every limit
+    that was judged is kept. Raises OSError."""
     details = {"options": options.as_json(), "modes": [found.as_json() for found in comparisons]}
     return report.conclude(table(comparisons), promises, circumstances, json_path=options.json_path, details=details)

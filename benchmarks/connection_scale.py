@@ -76,7 +76,7 @@ class Growth:
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every limit is kept.
+    """Measure, print the result, and write it to `json_path` if set; return whether every judged limit is kept.
 
     Raises BenchmarkError, DevstackError or OSError.
     """
@@ -122,7 +122,8 @@ def _populate(deployment: Deployment, connections: int, options: Options) -> tup
 def _measure(small: Sequence[Case], large: Sequence[Case], options: Options) -> list[Growth]:
     """Ask every question of every case in both deployments: the first half warms up, the second half is measured.
 
-    No user is asked about twice if there are enough users: whether a user's rows are in memory is a part of what grows.
+    No user is asked about twice if there are enough users: a user's rows would be in memory the second time, which
+    hides a part of the growth.
     """
     pairs = list(zip(small, large, strict=True))
     samples: list[list[tuple[Sample, Sample]]] = [[] for _ in pairs]

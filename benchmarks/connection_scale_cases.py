@@ -23,7 +23,7 @@ LISTED: Final = 3
 READ_RATIO: Final = 1.3
 OTHER_RATIO: Final = 1.5
 
-# A random choice of all users; integrations that are due or dead would be another question.
+# A random choice among all users, without integrations that are due or need a reconnect: those take another path.
 _READABLE: Final = """
 FROM integrations i
 JOIN users u ON u.id = i.user_id AND u.status = 'active'
@@ -56,7 +56,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One kind of question, asked about one user after the other."""
+    """One kind of question, asked about one user after another."""
 
     name: str
     maximum_ratio: float

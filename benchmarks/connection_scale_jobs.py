@@ -19,7 +19,7 @@ from services.user_management.services.token_service import jobs
 from services.user_management.services.token_service.answers import DEFAULT_TTL_SECONDS
 
 _WITHIN_SECONDS: Final = jobs.REFRESH_PERIOD_SECONDS + 600.0 + DEFAULT_TTL_SECONDS
-"""How far ahead, in seconds, a run of the refresh job looks for ending tokens, with the default spread."""
+"""How far ahead, in seconds, a run of the refresh job looks for expiring tokens, with the default spread."""
 DUE_AT_ONCE: Final = jobs.BATCH // 2
 """Size of a page; the due integrations among a thousand are enough to fill one."""
 
@@ -45,8 +45,8 @@ class JobCaller(AbstractContextManager["JobCaller"]):
         """Fetch the next page of the integrations that the refresh job walks through; return the milliseconds and how
         many there are on the page.
 
-        After a page that is not full the walk begins anew, and its first page is the one that is timed: pages of
-        different length cannot be compared.
+        If that page is not full, start again at the first page and time that one instead: pages of different length
+        cannot be compared.
         """
         milliseconds, found = self._timed(self._find_due_refreshes)
         if found < DUE_AT_ONCE:

@@ -82,7 +82,7 @@ def deployed(postgres_settings: Mapping[str, str], environment: Mapping[str, str
 def production_environment(postgres: PostgresServer, valkey: ValkeyServer) -> dict[str, str]:
     """Return the variables that an operator sets in production, with made-up addresses of Clerk and the frontend.
 
-    Nothing of the caller's own environment gets in.
+    Nothing is taken from the caller's own environment.
     """
     secrets = DevelopmentSecrets.generate()
     return {

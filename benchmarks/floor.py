@@ -1,6 +1,6 @@
 """Serves a floor: a bare ASGI callable over a pool of the service's size, with the service's uvicorn flags.
 
-A floor does the least that a request of its kind costs in this interpreter; the service is measured against it.
+A floor does the least work that a request of its kind needs in this interpreter; the service is measured against it.
 """
 
 import asyncio

@@ -52,7 +52,7 @@ class Watched:
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every limit is kept.
+    """Measure, print the result, and write it to `json_path` if set; return whether every judged limit is kept.
 
     Raises BenchmarkError, DevstackError or OSError.
     """
@@ -82,7 +82,7 @@ def run(options: Options) -> bool:
 
 
 def promises(quiet: Watched, attacks: Sequence[Watched], *, tracebacks: int) -> list[Promise]:
-    """Return each figure against its limit.
+    """Return a promise for each figure that has a limit, with its verdict.
 
     Memory under the attacks with bodies and queries has no limit: many connections hold requests at once.
     """
@@ -110,7 +110,7 @@ def promises(quiet: Watched, attacks: Sequence[Watched], *, tracebacks: int) -> 
 def _watch(
     name: str, deployment: Deployment, server: ServerUnderTest, *, seconds: int, count: int | None = None
 ) -> Watched:
-    """Ask for `/health` again and again for `seconds` and return what that showed. If `count` is given, run the attack
+    """Ask for `/health` again and again for `seconds` and return the measurements. If `count` is given, run the attack
     `name` of that size meanwhile, and go on until it has ended.
 
     Raises BenchmarkError.

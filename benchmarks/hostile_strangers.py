@@ -100,8 +100,8 @@ async def _keep_sending(address: tuple[str, int], requests: list[list[bytes]], e
 
 
 async def hang_ups(address: tuple[str, int], count: int, ends: float) -> list[int]:
-    """Send `count` requests that end within their body, one after the other, evenly spread until `ends`. Return a 0 for
-    each, as no answer is waited for."""
+    """Send `count` requests that end within their body, one after another, evenly spread until `ends`. Return a 0 for
+    each, since it does not wait for answers."""
     pause = (ends - time.monotonic()) / count
     statuses = []
     for _ in range(count):
@@ -119,7 +119,7 @@ async def headers(address: tuple[str, int], megabytes: int, _ends: float) -> lis
 
 
 async def url(address: tuple[str, int], megabytes: int, _ends: float) -> list[int]:
-    """Send one request whose path is `megabytes` long; return its status."""
+    """Send one request whose path is `megabytes` megabytes long; return its status."""
     pieces = [b"x" * _CHUNK] * (megabytes * 1_000_000 // _CHUNK)
     return [await _send(address, [b"GET /", *pieces, b" HTTP/1.1\r\nHost: x\r\n\r\n"])]
 

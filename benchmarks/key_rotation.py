@@ -1,4 +1,4 @@
-"""Rotates the vault's keys under token reads: no read may fail, and a killed rotation must resume."""
+"""Rotates the vault's keys while tokens are read: no read may fail, and after a kill a second rotation must finish."""
 
 import base64
 import json
@@ -47,7 +47,7 @@ class Options:
 
 @dataclass(slots=True)
 class Reads:
-    """Latencies of the reads in one phase, and what went wrong with those that failed."""
+    """Latencies of the reads of one phase that got an answer, of any status, and the errors of those that failed."""
 
     milliseconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Rotation:
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every limit is kept.
+    """Measure, print the result, and write it to `json_path` if set; return whether every judged limit is kept.
 
     Raises BenchmarkError, DevstackError or OSError.
     """
@@ -165,7 +165,7 @@ def _until_ended(child: Child, name: str, *, expected: int = 0) -> None:
 def _reading(url: str, requests: list[Request], seed: int) -> Iterator[Reads]:
     """Run readers for the length of the block, each on its own connection, and yield what they record.
 
-    A reader sends one read after the other, with a pause between them. A read without an answer, or with another status
+    A reader sends one read after another, with a pause between them. A read without an answer, or with another status
     than 200, is recorded as a failure, and reading goes on.
     """
     reads, ended = Reads(), threading.Event()

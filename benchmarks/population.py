@@ -1,4 +1,4 @@
-"""Fills a database with users in SQL, their names as unevenly spread as people's.
+"""Fills a database with users in SQL, with names as unevenly distributed as those of people.
 
 One user in a hundred is suspended here, and one is deleted. E-mail addresses are made of the names, as companies do it:
 a search that finds a user by their first name finds them by their address too. That is the hardest case for a search of
@@ -27,7 +27,7 @@ Müller Schäfer Weiß Jørgensen Øvergård Ångström Kowalczyk Novák Çelik 
 """
 _DOMAINS: Final = "gmail.com yahoo.com hotmail.com outlook.com icloud.com example.com example.org example.net"
 _SUSPENDED, _DELETED = 7, 13
-"""Users whose number has this remainder by a hundred are suspended, or deleted."""
+"""Remainders modulo 100 of the numbers of suspended and of deleted users."""
 
 # Building an index is several times faster than growing it, as is checking all references at once.
 _TAKE_AWAY: Final = """

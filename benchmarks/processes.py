@@ -27,9 +27,9 @@ def resident_bytes(pid: int) -> int:
 
 
 class ServerUnderTest(AbstractContextManager["ServerUnderTest"]):
-    """Runs `command` on `port` between entering and leaving; its output goes to NAME.log in `folder`.
+    """Runs `command` on `port` for the length of the `with` block; its output goes to NAME.log in `folder`.
 
-    The server works in `folder`, so that no `.env` of the repository reaches it.
+    The server's working directory is `folder`, so that it does not read the repository's `.env`.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 """Measures `GET /users/me` with a session token: the service, as in production, against its floor (a bare server that
-does the least that such a request costs)."""
+does the least work that such a request needs)."""
 
 from pathlib import Path
 from typing import Final
@@ -14,14 +14,14 @@ from benchmarks.sessions import SessionIssuer
 PATH: Final = "/users/me"
 MINIMUM_RATIO_PERCENT: Final = 55.0
 _ALL_ACTIVE: Final = "UPDATE users SET last_active_at = now()"
-"""Makes every user's last activity now.
+"""Sets every user's last activity to now.
 
 The first request of a user in five minutes also writes, and here all first requests would come at once.
 """
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every limit is kept.
+    """Measure, print the result, and write it to `json_path` if set; return whether every judged limit is kept.
 
     Raises BenchmarkError, DevstackError or OSError.
     """

@@ -1,9 +1,9 @@
-"""Serves the least that a read of one's own profile costs: `python -m benchmarks.profile_read_floor`.
+"""Serves a user's own profile with the least work that it needs: `python -m benchmarks.profile_read_floor`.
 
 A bare ASGI callable, in the environment of the service: it verifies the session token with PyJWT, selects the profile
-of its subject with a prepared statement over an equal pool, and answers the row. It has no routing, validation,
-middleware, rate limit, user status, log or refusals: a request that is not in order raises, which uvicorn answers with
-a 500.
+of its subject with a prepared statement over a pool of the same size, and answers with the row. It has no routing,
+validation, middleware, rate limit, user status, log or refusals: an invalid request raises an exception, which uvicorn
+answers with a 500.
 """
 
 from datetime import datetime

@@ -1,7 +1,7 @@
 """Measures what a million callers cost the rate limiter.
 
 The figures are the memory of the process, with Redis and without it, and that of Redis itself. A caller with many
-addresses can make a key of each; neither the process nor Redis may keep them for good.
+addresses can create a key for each; neither the process nor Redis may keep them for good.
 """
 
 import json
@@ -41,7 +41,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What it cost one new process to count a request against each of `keys` keys."""
+    """The memory and time that one new process needed to count a request against each of `keys` keys."""
 
     keys: int
     grown_megabytes: float
@@ -67,7 +67,7 @@ class Stored:
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every limit is kept.
+    """Measure, print the result, and write it to `json_path` if set; return whether every judged limit is kept.
 
     Raises BenchmarkError, DevstackError or OSError.
     """
@@ -86,7 +86,8 @@ def run(options: Options) -> bool:
 
 
 def promises(alone: Spent, shared: Spent, stored: Stored) -> list[Promise]:
-    """Return each figure against its limit; Redis's memory has none, since its keys expire by themselves."""
+    """Return a promise for each figure that has a limit, with its verdict; Redis's memory has none, since its keys
+    expire by themselves."""
     name, what, limit = "rate_limit_memory", "MB grown", MAXIMUM_GROWTH_MEGABYTES
     return [
         Promise.at_most(f"{name}.in_process", what, alone.grown_megabytes, limit, counts={"keys": alone.keys}),

@@ -25,7 +25,7 @@ PROVIDER_SECONDS: Final = 0.2
 MAXIMUM_SECONDS: Final = 1200.0
 MAXIMUM_GROWTH_MIB: Final = 20.0
 _WARM_SHARE: Final = 0.1
-"""Share of the calls after which memory is measured for the first time."""
+"""Share of the tokens that are renewed before memory is measured for the first time."""
 _PATIENCE_SECONDS: Final = 1800.0
 _MIB: Final = 1 << 20
 _LEFT: Final = """
@@ -58,7 +58,7 @@ class Backlog:
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every limit is kept.
+    """Measure, print the result, and write it to `json_path` if set; return whether every judged limit is kept.
 
     Raises BenchmarkError, DevstackError, MainJobError or OSError.
     """
@@ -116,7 +116,8 @@ async def _measure(fleet: Fleet, options: Options) -> Backlog:
 
 
 def _worker_bytes(fleet: Fleet) -> int:
-    """Return the resident memory of the worker and its children in bytes; pages that they share count in each."""
+    """Return the resident memory of the worker and its children in bytes; pages that they share are counted for
+    each."""
     parent = fleet.stack.process("worker").pid
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     return sum(resident_bytes(pid) for pid in (parent, *map(int, children)))

@@ -112,7 +112,7 @@ def git_version() -> str:
 def write_json(
     path: Path, circumstances: Circumstances, promises: Sequence[Promise], details: Mapping[str, Any]
 ) -> None:
-    """Write the result file, and make the folders above it. Raises OSError."""
+    """Write the result file, and create its parent folders where they are missing. Raises OSError."""
     document = {
         **asdict(circumstances),
         "passed": passed(promises),
@@ -131,7 +131,7 @@ def conclude(
     json_path: Path | None,
     details: Mapping[str, Any],
 ) -> bool:
-    """Print the table `shown` and the promises, and write the result file if one is wanted.
+    """Print the table `shown` and the promises, and write the result file if `json_path` is set.
 
     Returns whether every limit that was judged is kept. Raises OSError.
     """

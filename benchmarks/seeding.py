@@ -65,7 +65,7 @@ class SeededUser:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What a provider answered to one user's consent: one line of the file that `granted` reads.
+    """A provider's token answer for one user's account: one line of the file that `granted` reads.
 
     Lines of the same user must follow one another. `expires_in` is in seconds.
     """
@@ -80,7 +80,7 @@ class Granted:
 
 
 def seeded_users(count: int) -> Iterator[SeededUser]:
-    """Yield the users of a deployment that was seeded with `count`."""
+    """Yield the users of a deployment that was seeded with `count` users."""
     return (SeededUser.numbered(number) for number in range(count))
 
 
@@ -196,7 +196,7 @@ def _granted_in(file: str) -> list[Granted]:
 
 
 async def _seed(arguments: argparse.Namespace) -> str:
-    """Seed what the arguments name; return the service key, or an empty text."""
+    """Seed what the arguments name; return the key of the service that was made, or an empty string if none was."""
     settings = get_settings()
     if arguments.what == "service":
         return await seed_service(settings, arguments.permissions)
@@ -211,8 +211,8 @@ async def _seed(arguments: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    """Seed what the command line names in the database of the environment, and print the service key, or an empty
-    line."""
+    """Seed what the command line names in the database of the environment, and print the key of the service that was
+    made, or an empty line if none was."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.seeding")
     whats = parser.add_subparsers(dest="what", required=True)
     profiles = whats.add_parser("profiles")

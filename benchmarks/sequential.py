@@ -1,4 +1,4 @@
-"""Sends one request after the other on one connection and times each: how long a caller waits when nobody else
+"""Sends one request after another on one connection and times each, to show how long a caller waits when nobody else
 calls."""
 
 import json
@@ -39,7 +39,7 @@ class Answer:
     body: bytes
 
     def document(self) -> Any:
-        """Parse the body. Raises BenchmarkError for an answer other than 200."""
+        """Return the body, parsed as JSON. Raises BenchmarkError for a status other than 200."""
         if self.status != 200:
             raise BenchmarkError(f"answered {self.status}: {self.body[:200].decode(errors='replace')}")
         return json.loads(self.body)
@@ -61,8 +61,8 @@ class Caller(AbstractContextManager["Caller"]):
         return self
 
     def reconnect(self) -> None:
-        """Close the connection, so that the next request opens a new one: a server closes one that is silent for some
-        seconds."""
+        """Close the connection, so that the next request opens a new one. Needed after a pause: a server closes a
+        connection that is silent for some seconds."""
         self._connection.close()
 
     def call(self, request: Request) -> Answer:

@@ -1,4 +1,4 @@
-"""Puts a steady load on `POST /internal/tokens/get`: each read is answered in time and recorded exactly once."""
+"""Puts a steady load on `POST /internal/tokens/get`: each read must be answered in time and recorded exactly once."""
 
 import json
 import statistics
@@ -51,7 +51,7 @@ class Load:
     """Number of reads answered with 500 or more, or not at all."""
     recorded: int
     differing: int
-    """Number of users with another number of records than of reads sent."""
+    """Number of users for whom the number of records differs from the number of reads sent."""
     rate: float
     """Reads per second that were answered 200."""
     p50_milliseconds: float
@@ -67,7 +67,7 @@ class Load:
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every limit is kept.
+    """Measure, print the result, and write it to `json_path` if set; return whether every judged limit is kept.
 
     Raises BenchmarkError, DevstackError or OSError.
     """
@@ -127,7 +127,7 @@ def _drive(deployment: Deployment, server: ServerUnderTest, options: Options, *,
 
 
 def differing_users(reads: list[Read], recorded: Mapping[str, int]) -> int:
-    """Count the users with another number of records than of reads sent.
+    """Count the users for whom the number of records differs from the number of reads sent.
 
     A record under another user's name shows too, as it makes the numbers of both users differ.
     """

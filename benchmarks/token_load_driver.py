@@ -1,9 +1,9 @@
 """Offers token reads at a fixed rate, as an open loop.
 
 Usage: `python -m benchmarks.token_load_driver URL KEY_VARIABLE USERS RATE SECONDS SEED LEDGER`. Each read is sent when
-it is due, whether or not those before it were answered, and is timed from then: what a busy server makes callers wait
-for is in the figures. Writes a ledger with a JSON array in each line: the number of the user, when the read was due,
-sent and answered (seconds since the first was due), and the status.
+it is due, whether or not those before it were answered, and is timed from then, so the figures include the time for
+which a busy server makes callers wait. Writes a ledger with a JSON array in each line: the number of the user, when the
+read was due, sent and answered (seconds since the first was due), and the status.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from benchmarks.webhook_sender import Connection
 
 PATH: Final = "/internal/tokens/get"
 MAXIMUM_IN_FLIGHT: Final = 512
-"""Number of reads under way at once; further ones wait for a connection while their time runs."""
+"""Most reads under way at once; further ones wait for a connection, and that wait is part of their latency."""
 _IDLE_SECONDS: Final = 2.0
 """A connection that was silent for longer is replaced: the server closes it after five seconds."""
 _LEAD_SECONDS: Final = 0.1
@@ -90,8 +90,8 @@ def rounds(users: int, lots: random.Random) -> Iterator[int]:
 
 
 async def offer(requests: list[bytes], order: Iterator[int], url: str, *, rate: int, seconds: int) -> list[Read]:
-    """Send `rate` reads a second for `seconds`, wait for the last answer, and return the reads in the order of their
-    ends."""
+    """Send `rate` reads a second for `seconds`, wait for the last answer, and return the reads in the order in which
+    they ended."""
     parts = urlsplit(url)
     lines, reads = Lines(parts.hostname or "", parts.port or 80), []
     began = time.monotonic() + _LEAD_SECONDS

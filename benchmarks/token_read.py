@@ -1,5 +1,5 @@
 """Measures `POST /internal/tokens/get` for tokens that need no refresh: the service against its floor (a bare server
-that does the least that such a read costs), with commits that wait for the disk and with commits that do not."""
+that does the least work that such a read needs), with commits that wait for the disk and with commits that do not."""
 
 import json
 import time
@@ -46,7 +46,7 @@ class RecordedMeasurement(Measurement):
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every limit is kept.
+    """Measure, print the result, and write it to `json_path` if set; return whether every judged limit is kept.
 
     Raises BenchmarkError, DevstackError or OSError.
     """

@@ -1,9 +1,9 @@
-"""Serves the least that a token read costs: `python -m benchmarks.token_read_floor`.
+"""Serves token reads with the least work that they need: `python -m benchmarks.token_read_floor`.
 
 A bare ASGI callable, in the environment of the service and with a service key in BENCHMARK_SERVICE_KEY. It parses the
-body, runs the service's own statement with that key (not the request's own) and otherwise the same parameters over an
-equal pool, decrypts, and answers the token. It has no routing, validation, middleware, log or refusals: a read that is
-not granted raises, which uvicorn answers with a 500.
+body, runs the service's own statement with that key (not the request's own) and otherwise the same parameters over a
+pool of the same size, decrypts, and answers with the token. It has no routing, validation, middleware, log or refusals:
+a read that is not granted raises an exception, which uvicorn answers with a 500.
 """
 
 import json

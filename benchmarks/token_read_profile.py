@@ -1,9 +1,9 @@
 """Shows where the CPU of a token read goes: py-spy's samples of the service and of its floor (a bare server that does
-the least that such a read costs), by layer.
+the least work that such a read needs), by layer.
 
 py-spy looks at the call stack of a running process; time in C, system calls included, counts for the Python function
-that called it. A sample belongs to the innermost function of a file that is listed in LAYERS, so that what a library
-does for its caller is the caller's.
+that called it. A sample belongs to the innermost function of a file that is listed in LAYERS, so that a library's work
+is attributed to its caller.
 """
 
 import re
@@ -98,8 +98,8 @@ def _profile(server: ServerUnderTest, script: Path, options: Options) -> Profile
 
 def count_by_layer(lines: Iterable[str]) -> Counter[str]:
     """Count samples by layer. A line is `function (file:line);function (file:line) … samples`, the outermost function
-    first. Samples without a function of any layer are left out: they are of other threads than the main one, which
-    wait. Raises BenchmarkError for a line of another form."""
+    first. Samples without a function of any layer are left out: they come from threads other than the main one, which
+    only wait. Raises BenchmarkError for a line of another form."""
     counts: Counter[str] = Counter()
     for line in lines:
         found = _LINE.fullmatch(line)

@@ -112,7 +112,7 @@ def _rows(document: dict[str, Any]) -> int:
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every limit is kept.
+    """Measure, print the result, and write it to `json_path` if set; return whether every judged limit is kept.
 
     Raises BenchmarkError, DevstackError or OSError.
     """

@@ -1,6 +1,6 @@
 """Defines the requests that are compared between a small and a large deployment.
 
-The questions are the same; the users and prefixes are those that each deployment has.
+The questions and the name prefixes are the same; the users and e-mail prefixes are taken from each deployment.
 """
 
 import json
@@ -55,14 +55,14 @@ SELECT json_agg(prefix) FROM (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One kind of question, asked about one user or prefix after the other."""
+    """One kind of question, asked about one user or prefix after another."""
 
     name: str
     requests: tuple[Request, ...]
 
 
 def wide_prefixes(deployment: Deployment) -> list[str]:
-    """Return the three commonest beginnings, of two letters, of first names. Raises BenchmarkError."""
+    """Return the three most common two-letter beginnings of first names. Raises BenchmarkError."""
     found: list[str] = json.loads(deployment.query(_WIDE_PREFIXES.format(count=_NAME_PREFIXES)))
     return found
 
@@ -98,7 +98,7 @@ class CaseMaker:
         ]
 
     def _sample(self, count: int) -> list[str]:
-        """Choose active users by the seed; some come several times where there are fewer than `count`."""
+        """Return `count` active users, chosen by the seed; where there are fewer, some come several times."""
         found: list[str] = json.loads(self._deployment.query(_SAMPLE.format(seed=self._seed, count=count)))
         return list(islice(cycle(found), count))
 
@@ -124,8 +124,8 @@ class CaseMaker:
         return Case(f"search {name}", tuple(self._search(query) for query in islice(cycle(queries), count)))
 
     def _later(self, query: dict[str, str], *, pages: int) -> dict[str, str]:
-        """Turn `pages` pages of the query, and return it with the cursor of the page after them. Raises
-        BenchmarkError."""
+        """Fetch the first `pages` pages of the query, and return the query with the cursor of the page after them.
+        Raises BenchmarkError."""
         turned = dict(query)
         for _ in range(pages):
             page = self._caller.call(self._search(turned)).document()

@@ -1,4 +1,5 @@
-"""Sends one API process a burst of webhooks, each twice, in random order: each must be answered and have one effect."""
+"""Sends one API process a burst of webhooks, each twice, in random order: each delivery must be answered, and each
+webhook must take effect once."""
 
 import statistics
 from collections.abc import Sequence
@@ -50,12 +51,12 @@ class Burst:
     """CPU time of the service for one delivery."""
     applied: int
     failed: int
-    """Number of events in the inbox without their effect, or with an error."""
+    """Number of events in the inbox that were not applied or have an error."""
     differences: Sequence[str]
 
 
 def run(options: Options) -> bool:
-    """Measure, print and write the result; return whether every limit is kept.
+    """Measure, print the result, and write it to `json_path` if set; return whether every judged limit is kept.
 
     Raises BenchmarkError, DevstackError or OSError.
     """

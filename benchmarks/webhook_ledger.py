@@ -1,7 +1,7 @@
-"""Reads the sender's ledger, works out what must follow from it, and compares the database with that.
+"""Reads the sender's ledger, works out what the database should hold after it, and compares that with what it holds.
 
-The service is not asked: what it should have made of the webhooks is worked out here a second time, from the messages
-that were answered 2xx, and compared by SQL with what is there.
+The service is not asked: the expected rows are worked out here a second time, from the messages that were answered 2xx,
+and compared with those that SQL finds.
 """
 
 import json
@@ -34,7 +34,7 @@ SELECT coalesce(json_object_agg(message_id, json_build_object(
     'type', event_type, 'subject', subject, 'applied', applied_at IS NOT NULL, 'error', error)), '{}')
 FROM webhook_events
 """
-# The outbox tells the other services, and must hold each effect once too.
+# The outbox informs the other services, so it must hold each effect exactly once too.
 _EFFECTS: Final = """
 SELECT json_object_agg(name, total) FROM (
     SELECT 'audit ' || action AS name, count(*) AS total FROM audit_logs GROUP BY action
@@ -122,7 +122,8 @@ def _nobody() -> dict[str, Any]:
 
 
 def differences(ledger: Ledger, deployment: Deployment) -> list[str]:
-    """List in words where the database is not as it should be. Raises BenchmarkError."""
+    """Return a line for each way in which the database differs from what the ledger calls for. Raises
+    BenchmarkError."""
     found = []
     for what, wanted, sql in (
         ("event", ledger.events(), _EVENTS),

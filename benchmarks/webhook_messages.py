@@ -47,7 +47,8 @@ class Mix:
 
 
 def make_messages(count: int, lots: random.Random) -> list[Message]:
-    """Make `count` messages, ordered by type; `lots` decides the users and their ids."""
+    """Make `count` messages, ordered by type; `lots` draws the users' ids and which users are changed, sign in or are
+    deleted."""
     mix = Mix.of(count)
     now = time.time_ns() // 1_000_000
     users = [_new_user(number, lots, now - 5 * _MINUTE) for number in range(mix.created)]

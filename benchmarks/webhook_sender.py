@@ -1,8 +1,8 @@
 """Offers a burst of webhooks: `python -m benchmarks.webhook_sender URL MESSAGES RATE CONNECTIONS SEED LEDGER`.
 
-Each delivery is due at its place in the rate, whatever became of those before it, and is timed from then: a wait
-because all connections are busy counts as the receiver's. Writes a ledger of what it sent and how it was answered, a
-JSON object in each line: first the messages, then the deliveries in the order of their ends.
+Each delivery is due at a time that the rate sets, whether or not those before it were answered, and is timed from then:
+waiting for a free connection counts as a delay of the receiver. Writes a ledger of what it sent and how it was
+answered, a JSON object in each line: first the messages, then the deliveries in the order in which they ended.
 """
 
 import argparse
@@ -103,8 +103,8 @@ def prepare(messages: list[Message], url: str, rate: float, lots: random.Random)
 
 
 async def offer(prepared: list[Prepared], url: str, connections: int) -> list[Delivery]:
-    """Send all deliveries, each when it is due or as soon after as a connection is free; return them in the order of
-    their ends."""
+    """Send all deliveries, each when it is due or as soon after as a connection is free; return them in the order in
+    which they ended."""
     parts = urlsplit(url)
     began = time.monotonic() + 0.1
     waiting, ended = iter(prepared), []

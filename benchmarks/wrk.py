@@ -55,12 +55,12 @@ class Posts:
 
     @property
     def lines(self) -> Sequence[str]:
-        """The bodies of the requests, one a line."""
+        """The bodies of the requests, one per line."""
         return self.bodies
 
     def lua(self) -> str:
-        """Return the Lua code of the request whose body is `line`. Raises ValueError for text other than printable
-        ASCII."""
+        """Return the Lua code of the request whose body is `line`. Raises ValueError for a path or header that is not
+        printable ASCII."""
         table = ", ".join(f"[{_literal(name)}] = {_literal(value)}" for name, value in self.headers.items())
         return f'wrk.format("POST", {_literal(self.path)}, {{{table}}}, line)'
 
@@ -75,11 +75,11 @@ class Gets:
 
     @property
     def lines(self) -> Sequence[str]:
-        """The Authorization headers of the requests, one a line."""
+        """The Authorization headers of the requests, one per line."""
         return self.authorizations
 
     def lua(self) -> str:
-        """Return the Lua code of the request whose Authorization is `line`. Raises ValueError for a path of other than
+        """Return the Lua code of the request whose Authorization is `line`. Raises ValueError for a path that is not
         printable ASCII."""
         return f'wrk.format("GET", {_literal(self.path)}, {{["Authorization"] = line}})'
 

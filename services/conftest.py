@@ -1,6 +1,7 @@
-"""Starts one real Postgres and one real Valkey for a test run: in the controlling process, whose workers share them.
+"""Starts one real Postgres and one real Valkey for a test run, in the controlling process; the workers share them.
 
-The migrated database `user_management` is the template that each worker clones: that takes 50 ms, migrating a second.
+The migrated database `user_management` is the template that each worker clones: cloning takes 50 ms, migrating takes a
+second.
 """
 
 import os

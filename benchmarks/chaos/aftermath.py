@@ -39,9 +39,9 @@ async def until_settled(fleet: Fleet, connections: Sequence[Connection]) -> None
 
 
 async def gather_evidence(fleet: Fleet, harmed: Sequence[Harmed]) -> list[Evidence]:
-    """Return the evidence about each harmed integration, in the order given. First read its row, the metrics and the
-    provider's calls; then make its access token expire, ask the service for a fresh one and use that at the provider.
-    Raises MainJobError."""
+    """Return the evidence about each harmed integration, in the order given. First read its row and, two scrapes of the
+    metrics later, the provider's calls; then make its access token expire, ask the service for a fresh one, use that at
+    the provider, and read the row again. Raises MainJobError."""
     connections = [one.connection for one in harmed]
     states = await fleet.rows.states(connections)
     # Two scrapes later, the meter has seen every change that is committed by now.

@@ -33,7 +33,7 @@ class Fault:
     kinds: Sequence[Kind] = KINDS
     """Kinds of provider that get this fault; at any other kind, the fault itself would end the integration."""
     has_tokens: bool = False
-    """Whether the answer, though odd, holds good tokens; then there is no excuse for losing them."""
+    """Whether the answer, though odd, holds good tokens; then losing them is never excused."""
 
     @property
     def name(self) -> str:
@@ -59,7 +59,7 @@ FAULTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One fault, the integration (in code a connection) whose refresh it met, and what followed."""
+    """One fault, the integration (in code a connection) whose refresh it spoiled, and the outcome."""
 
     fault: Fault
     connection: Connection
@@ -68,8 +68,8 @@ class Case:
     """Status of the integration right after the fault."""
     first: Answer
     calls: int
-    """Refresh calls that the provider received, from the faulty one until a later request got an answer other than
-    503."""
+    """Refresh calls that the provider received, from the faulty one until a later request was answered with something
+    other than 503."""
 
 
 async def answer_badly(fleet: Fleet, per_kind: int) -> list[Promise]:
@@ -102,9 +102,9 @@ async def answer_badly(fleet: Fleet, per_kind: int) -> list[Promise]:
 
 
 async def _cases_of(fleet: Fleet, kind: Kind, per_kind: int) -> list[Case]:
-    """Inflict the faults on one kind of provider, one after the other, so that none meets another fault's call, and
-    return the cases. The two APIs take turns, so that neither sees enough failures in a row to open its breaker, which
-    `_breaker` tests."""
+    """Inflict the faults on one kind of provider, one after another, so that no fault spoils a call meant for another
+    one, and return the cases. The two APIs take turns, so that neither sees enough failures in a row to open its
+    breaker, which `_breaker` tests."""
     cases = []
     for number, fault in enumerate([fault for fault in FAULTS if kind in fault.kinds] * per_kind):
         (connection,) = fleet.take(kind)

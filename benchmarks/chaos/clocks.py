@@ -1,9 +1,10 @@
 """Promise R8 of the chaos run: the clocks of the provider and of the service's processes are ten minutes ahead of or
 behind that of Postgres.
 
-The processes read a wrong wall clock because `CLOCK_OFFSET_SECONDS` (in the test environment) says so. A service that
-stored expiries by that clock would be found out in both directions: ten minutes ahead, an expired token is handed out
-once its short life is over; ten minutes behind, every token counts as expired when it arrives, and readers get none.
+`CLOCK_OFFSET_SECONDS`, which works in the test environment only, shifts the wall clock that a process reads. A service
+that stored expiries by that clock would break the promise in both directions: with a clock ten minutes ahead, it would
+go on handing out a token after its short life; with one ten minutes behind, every token would count as expired on
+arrival, and readers would get none.
 """
 
 import asyncio
@@ -48,7 +49,8 @@ class Case:
     by_wrong_clock: bool
     """Whether the audit row of the refresh bears a wrong time, which proves that such a process did it."""
     answers: list[Answer] = field(default_factory=list)
-    """Answers of all processes, right after the refresh and when the token had expired."""
+    """Answers of all processes, right after the refresh and again when the token had expired; for a refresh by an API,
+    also that API's own answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +148,8 @@ async def _renew_by(fleet: Fleet, worker: Worker, connections: Sequence[Connecti
 
 
 async def _read_at_once(fleet: Fleet, wrong: Wrong, connections: Sequence[Connection]) -> list[Case]:
-    """Ask every process for the tokens and return the cases. Look up before whether a wrong clock refreshed them, since
-    these requests may refresh them again."""
+    """Ask every process for the tokens and return the cases. Before that, look up whether a process with a wrong clock
+    refreshed them, since these requests may refresh them again."""
     errors = await fleet.rows.clock_errors(connections)
     cases = [Case(one, by_wrong_clock=errors.get(one.id, 0.0) > _WRONG_BY_SECONDS) for one in connections]
     await _read(fleet, wrong, cases)
@@ -155,8 +157,8 @@ async def _read_at_once(fleet: Fleet, wrong: Wrong, connections: Sequence[Connec
 
 
 async def _read(fleet: Fleet, wrong: Wrong, cases: Sequence[Case]) -> None:
-    """Ask every process, those with a wrong clock and those with a right one, for the token of each case, one process
-    after the other; add the answers to the cases."""
+    """Ask every process, with a wrong clock or a right one, for the token of each case and add the answers to the
+    cases: all cases at once, but the processes one after another."""
 
     async def read(case: Case) -> None:
         for url in (*wrong.urls, *fleet.stack.api_urls):

@@ -1,5 +1,5 @@
 """The integrations that the chaos run harms (in its code: connections), and their rows in Postgres, read and changed by
-SQL and not through the service."""
+SQL, bypassing the service."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _CONNECTIONS: Final = """
 SELECT id, user_id, provider, provider_account_id, token_version FROM integrations
 WHERE provider_account_id = ANY($1) ORDER BY user_id
 """
-# For a reader: expired, and yet issued within this quarter of an hour, so that the refresh job leaves it alone.
+# Expired, so that a reader refreshes it; issued within this quarter of an hour, so that the refresh job does not.
 _RUN_OUT: Final = """
 UPDATE encrypted_tokens
 SET expires_at = now() - interval '1 second', issued_at = date_bin('15 minutes', now(), 'epoch')
@@ -93,8 +93,8 @@ class State:
     flagged_at: datetime | None
     """When, by the audit log, the integration first became `needs_reauth`; None if it never did."""
     interrupted_number: int | None = None
-    """The integration's place, from 1 and by the time of the change, among the interrupted ones of its provider
-    (`needs_reauth` because of `refresh_interrupted`); None if it is not one of them."""
+    """The integration's rank, from 1 and by the time of the change, among those of its provider that are `needs_reauth`
+    because of `refresh_interrupted`; None if it is not one of them."""
 
 
 async def open_pool(stack: Stack) -> "asyncpg.Pool[asyncpg.Record]":
@@ -157,7 +157,8 @@ class Rows:
 
     async def clock_errors(self, connections: Iterable[Connection]) -> dict[UUID, float]:
         """Return, by integration id, the seconds between the audit row of the last refresh, which has the time of the
-        process that did it, and the database's time. Integrations without a refresh are left out."""
+        process that did it, and `last_refresh_at`, which has the database's. Integrations without a refresh are left
+        out."""
         return {row["id"]: row["seconds"] for row in await self._pool.fetch(_CLOCK_ERRORS, _ids(connections))}
 
     async def count_unsettled(self, connections: Iterable[Connection]) -> int:
@@ -175,7 +176,7 @@ class Rows:
         await self._pool.execute(_FREE_SLOT, job.value)
 
     async def slot_is_done(self, job: JobName) -> bool:
-        """Tell whether the job has finished a run since `free_slot` forgot the earlier ones."""
+        """Tell whether the job has finished a run since `free_slot` deleted the records of earlier ones."""
         return bool(await self._pool.fetchval(_DONE_SLOTS, job.value))
 
     async def fetch_value(self, sql: str, *arguments: Any) -> Any:

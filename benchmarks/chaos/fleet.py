@@ -1,5 +1,5 @@
-"""The stack under test in the chaos run: two copies of the API, a worker, a beat and the sandbox, over a Postgres and a
-Valkey started for it."""
+"""The stack under test in the chaos run: two copies of the API, a worker, a beat and the sandbox, with a Postgres and a
+Valkey of its own."""
 
 import asyncio
 import itertools
@@ -79,9 +79,9 @@ class Fleet:
         return taken
 
     async def ask(self, url: str, connection: Connection, *, promise: str) -> Answer:
-        """Ask the process at `url` for a token, as a sibling service does, and use it at the provider at once. If the
-        process cannot be reached, the answer has an `error` and no status. The ledger notes the request and the answer
-        under `promise`."""
+        """Ask the process at `url` for a token, as a sibling service does, and use it at the provider at once. If no
+        answer comes, the one returned has an `error` and no status. The ledger notes the request and the answer under
+        `promise`."""
         number = self.ledger.asked(promise=promise, url=url, user=connection.user_id, kind=connection.kind)
         answer = await self._asked(url, connection)
         self.ledger.answered(number, answer)
@@ -108,8 +108,8 @@ class Fleet:
         return Answer(200, refreshed=document["refreshed"], token=fingerprint(token), accepted=accepted)
 
     async def ask_patiently(self, connection: Connection, *, promise: str, seconds: float = 45.0) -> Answer:
-        """Ask the API processes in turn, as `ask` does, until one answers other than by 503 or `seconds` have passed;
-        return the last answer."""
+        """Ask the API processes in turn, as `ask` does, until one gives an answer other than 503 or `seconds` have
+        passed; return the last answer."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         urls = itertools.cycle(self.stack.api_urls)
@@ -163,7 +163,7 @@ def _account(user: int) -> str:
 
 
 def vars_of(grant: Granted) -> dict[str, Any]:
-    """Return the fields by name. `vars()` cannot: a dataclass with slots has no `__dict__`."""
+    """Return the fields by name. `vars()` cannot do so: a dataclass with slots has no `__dict__`."""
     return {name: getattr(grant, name) for name in Granted.__slots__}
 
 
@@ -173,7 +173,7 @@ async def fleet_in(
 ) -> AsyncIterator[Fleet]:
     """Start a fleet on empty data in `folder`, and stop it at the end of the block.
 
-    With `naive` it has the refresher without lease and fence. `environment` is laid over ENVIRONMENT. The provider's
+    With `naive` it has the refresher without lease and fence. `environment` overrides ENVIRONMENT. The provider's
     ledger goes beside `ledger`. Raises DevstackError, MainJobError.
     """
     variables = {
@@ -181,7 +181,7 @@ async def fleet_in(
         **ENVIRONMENT,
         **environment,
         "SANDBOX_LEDGER_FILE": str(ledger.path.with_name(PROVIDER_FILE)),
-        # Hundreds of processes are started: half of what that takes is compiling, unless it is done once.
+        # Hundreds of processes are started: half of that time would go into compiling, so it is done once.
         "PYTHONDONTWRITEBYTECODE": "",
         "PYTHONPYCACHEPREFIX": str(folder / "pycache"),
     }
@@ -211,5 +211,6 @@ async def fleet_in(
 
 
 def _cleared() -> dict[str, str]:
-    """Return empty values for variables of the person's environment that would name other servers or change the run."""
+    """Return empty values for the variables that, if the caller's environment set them, would lead to other servers or
+    change the run."""
     return dict.fromkeys(("DATABASE_URL", "DATABASE_MIGRATION_URL", "REDIS_URL", "FAILPOINT", "ENVIRONMENT"), "")

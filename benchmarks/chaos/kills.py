@@ -48,7 +48,8 @@ process is dead long before."""
 _FIRES_WITHIN_SECONDS: Final = 30.0
 _AIMS: Final = 5
 _CHILDREN: Final = 6
-"""Most children of a worker whose children die one by one: Celery replaces them every five seconds."""
+"""Largest number of children of a worker whose children are killed one by one; Celery replaces dead ones only every
+five seconds."""
 
 
 class Victim(StrEnum):
@@ -100,7 +101,7 @@ class Killed:
 
 
 def armed_with(point: Failpoint | None) -> dict[str, str]:
-    """Return the environment variables that have a process killed at `point`; none if `point` is None."""
+    """Return the environment variables that make a process die at `point`; none if `point` is None."""
     return {} if point is None else {"ENVIRONMENT": "test", "FAILPOINT": f"{point}:kill"}
 
 
@@ -170,13 +171,13 @@ async def _kill_api(fleet: Fleet, replica: Replica, kill: Kill) -> Killed:
     at = datetime.now(UTC)
     if ended is None:
         replica.child.kill()
-    # Otherwise the refresh job of a later quarter of an hour, which is to renew another one, would renew this too.
+    # Otherwise a later run of the refresh job, which is to renew another integration, would renew this one too.
     await fleet.rows.put_off(connection)
     return _record(fleet, Killed(kill, connection, replica.pid if ended == -signal.SIGKILL else None, at))
 
 
 async def _kill_workers(fleet: Fleet, kills: Sequence[Kill]) -> list[Killed]:
-    """Kill the children of one worker per failpoint, one worker after the other, while the next one starts; Celery
+    """Kill the children of one worker per failpoint, one worker after another, and start the next one meanwhile; Celery
     replaces the children that die. Return the kills."""
     waiting: dict[Failpoint | None, list[Kill]] = {}
     for kill in kills:
@@ -194,8 +195,8 @@ async def _kill_workers(fleet: Fleet, kills: Sequence[Kill]) -> list[Killed]:
 
 
 def _start_worker(fleet: Fleet, stack: ExitStack, kills: Sequence[Kill]) -> Worker:
-    """Start a worker for kills at one point. For random kills it has one child: which of several has the work is not
-    known from outside."""
+    """Start a worker for kills at one point. For random kills it has one child, since nobody outside can see which of
+    several does the work."""
     concurrency = 1 if kills[0].point is None else min(len(kills), _CHILDREN)
     return stack.enter_context(worker_in(fleet.stack, fleet.folder, kills[0].environment, concurrency=concurrency))
 
@@ -225,7 +226,7 @@ async def _kill_worker(fleet: Fleet, worker: Worker, kill: Kill) -> Killed:
 
 
 async def _nobody_dies(fleet: Fleet, kill: Kill) -> bool:
-    """Tell whether the refresh job came to its end, past the failpoint that was to end it; always false for a random
+    """Tell whether the refresh job has finished although it was to die at a failpoint; always false for a random
     kill."""
     return kill.point is not None and await fleet.rows.slot_is_done(JobName.REFRESH_DUE_TOKENS)
 

@@ -23,12 +23,12 @@ def fingerprint(token: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Outcome of asking the service for a token, and of using the token at the provider in the same moment."""
+    """Outcome of asking the service for a token, and of using the token at the provider right afterwards."""
 
     status: int | None
     """HTTP status of the service's answer; None if no answer came, see `error`."""
     code: str | None = None
-    """Type of the problem; None if the answer is not a problem."""
+    """Type of the problem, or code of the token client's error; None if there is neither."""
     reason: str | None = None
     retry_after: float | None = None
     """Seconds, from the answer's Retry-After; None if it has none."""
@@ -67,7 +67,7 @@ class Ledger:
         return self._number
 
     def answered(self, number: int, answer: Answer) -> None:
-        """Write and remember the answer to the request `number`, which may be that none came."""
+        """Write and remember the answer to the request `number`; one without a status records that none came."""
         self.answers.append(answer)
         self.note("answered", number=number, **asdict(answer))
 
@@ -76,7 +76,7 @@ class Ledger:
         self._file.close()
 
     def refused_by_provider(self) -> int:
-        """Count the tokens that were handed out and that the provider did not take."""
+        """Count the tokens that were handed out and that the provider did not accept."""
         return sum(answer.status == 200 and not answer.accepted for answer in self.answers)
 
     def handed_out(self) -> int:
@@ -86,7 +86,7 @@ class Ledger:
 
 @contextmanager
 def ledger_in(folder: Path) -> Iterator[Ledger]:
-    """Provide a ledger in `folder`, closed at the end of the block. Lines are appended to a file that exists."""
+    """Provide a ledger in `folder`, closed at the end of the block. An existing file is appended to."""
     ledger = Ledger(folder / DRIVER_FILE)
     try:
         yield ledger

@@ -1,5 +1,5 @@
-"""Scrapes the service's counter of interrupted refreshes as Prometheus would, and remembers when it saw each number
-first."""
+"""Scrapes the service's counter of interrupted refreshes as Prometheus would, and remembers when it first saw each
+number."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence

@@ -47,7 +47,7 @@ async def short_outage(fleet: Fleet, per_kind: int) -> list[Promise]:
 
 
 async def long_outage(fleet: Fleet, per_kind: int) -> list[Promise]:
-    """Test an outage that is longer than a lease, so that the provider's answers are gone. Where the old refresh token
+    """Test an outage that is longer than a lease, so that the provider's answers are lost. Where the old refresh token
     still works, it must be used again; where it does not (`strict`), the service must say that the user has to
     reconnect. Return the promises. Raises BenchmarkError, DevstackError, MainJobError."""
     struck = await _strike(fleet, per_kind, LONGER_THAN_THE_LEASE_SECONDS)

@@ -1,4 +1,4 @@
-"""Promise R3 of the chaos run: APIs and worker are restarted one after the other, as a deployment does it, while
+"""Promise R3 of the chaos run: the APIs and the worker are restarted one after another, as in a deployment, while
 sibling services ask for tokens."""
 
 import asyncio
@@ -34,7 +34,7 @@ _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 class Balancer(httpx.AsyncBaseTransport):
-    """HTTP transport that acts as the load balancer before several processes: if one cannot be connected to, the
+    """HTTP transport that acts as the load balancer in front of several processes: if one cannot be connected to, the
     request goes to the next one.
 
     A request that was sent is never sent to another process: a balancer cannot know what a POST has done. If its
@@ -129,8 +129,8 @@ async def _busy(fleet: Fleet, connections: Sequence[Connection]) -> int:
 async def _load(
     fleet: Fleet, connections: Sequence[Connection], chance: random.Random, *, balancer: Balancer, over: asyncio.Event
 ) -> list[Answer]:
-    """Have several callers ask for tokens, each again 10 ms after an answer, while the tokens of integrations chosen at
-    random expire, until `over` is set; return the answers."""
+    """Have several callers ask for tokens, each one 10 ms after its last answer, while the tokens of integrations
+    chosen at random expire, until `over` is set; return the answers."""
     answers: list[Answer] = []
 
     async def expire() -> None:

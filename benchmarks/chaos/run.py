@@ -104,7 +104,8 @@ class Options:
 
 def run(options: Options) -> bool:
     """Make the chaos run, print its table and write the result to `json_path` if there is one. Return whether every
-    promise was kept, or under `naive` whether those failed that had to. Deletes the ledgers of an earlier run.
+    promise was kept, or with `naive` whether every one in MUST_FAIL_WHEN_NAIVE failed. Ledgers of an earlier run in the
+    same folder are deleted.
 
     Raises BenchmarkError, DevstackError or OSError.
     """
@@ -138,7 +139,7 @@ async def _run(folder: Path, ledger: Ledger, size: Size, options: Options) -> li
 
 
 async def kill_and_race(fleet: Fleet, size: Size, options: Options) -> list[Promise]:
-    """Test R1 to R4 and return the promises; the races and restarts go on while the leases of killed processes end.
+    """Test R1 to R4 and return the promises; the races and restarts run while the leases of killed processes run out.
     Under `naive`, the restarts (R3) are left out."""
     chance = random.Random(options.seed)  # noqa: S311 - reproducible on purpose
     api = kills.plan(chance, Victim.API, size.api_kills)
@@ -169,8 +170,8 @@ async def _judge(fleet: Fleet, name: str, killed: Sequence[Killed], planned: int
 
 def _scenarios(fleet: Fleet, size: Size, *, naive: bool) -> list[Callable[[], Awaitable[list[Promise]]]]:
     """Return the scenarios of R5, R8, R7 and R6, in this order. They change providers, clocks and servers for all
-    integrations, and so come after every refresh of a killed process is settled. Under `naive`, return only R5 and R8,
-    which the naive refresher has to fail."""
+    integrations, so they must run after the refreshes of killed processes are settled. Under `naive`, return only R5
+    and R8, which the naive refresher has to fail."""
 
     async def wrong_time() -> list[Promise]:
         _say("R8: clocks ten minutes off, the provider's and ours")
@@ -199,7 +200,7 @@ def _scenarios(fleet: Fleet, size: Size, *, naive: bool) -> list[Callable[[], Aw
 
 
 def handed_out(ledger: Ledger) -> Promise:
-    """Return the promise that in the whole run no token was handed out that the provider refused in the same moment."""
+    """Return the promise that in the whole run no token was handed out that the provider refused right afterwards."""
     return Promise.at_most(
         "R.refused", f"of {ledger.handed_out()} tokens handed out refused", ledger.refused_by_provider(), 0
     )

@@ -1,4 +1,4 @@
-"""A client by which the chaos run scripts faults of the sandbox's providers, and reads which refresh calls they
+"""A client with which the chaos run scripts faults of the sandbox's providers and reads which refresh calls they
 received."""
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Call:
     """One refresh call as the provider recorded it."""
 
     account: str | None
-    """Account of the refresh token; None where the provider did not get as far as looking at the token."""
+    """Account of the refresh token; None if the provider refused or failed before it looked at the token."""
     refresh_token: str | None
     """Fingerprint of the refresh token that was presented."""
     issued: str | None
@@ -55,8 +55,8 @@ class Witness:
         expect(await self._client.post(f"/oidc/{kind}/_control/clock-offset", json={"seconds": seconds}), 200)
 
     async def break_next(self, kind: Kind, action: str, **details: Any) -> None:
-        """Script a fault of the sandbox: `action` befalls the next refresh at the provider, or the next `times` ones if
-        `details` has `times`."""
+        """Script a fault of the sandbox: `action` applies to the next refresh at the provider, or the next `times` ones
+        if `details` has `times`."""
         fault = {"party": f"oidc:{kind}", "operation": REFRESH, "action": action, **details}
         expect(await self._client.post("/_faults", json=fault), 201)
 
@@ -92,8 +92,8 @@ class Witness:
         return sum(item["revoked_because"] == REUSED for item in expect(answer, 200).json()["items"])
 
     async def until_struck(self) -> None:
-        """Wait until every scripted fault has met its call. Raises BenchmarkError when one does not within 30
-        seconds."""
+        """Wait until every scripted fault has been applied to a call. Raises BenchmarkError if one still has not after
+        30 seconds."""
 
         async def none_is_left() -> bool:
             return not expect(await self._client.get("/_faults"), 200).json()["items"]

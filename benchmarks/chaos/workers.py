@@ -45,7 +45,7 @@ class Worker:
             raise BenchmarkError(f"a worker did not start: {self._text()[-500:]}")
 
     async def order(self, job: JobName) -> None:
-        """Order the job from this worker, by the message that beat would send."""
+        """Send this worker the message with which beat would order the job."""
         await asyncio.to_thread(self._broker.send_task, job.value, queue=self._queue)
 
     async def children(self) -> list[int]:
@@ -108,8 +108,8 @@ class Worker:
 
 
 def _was_killed(pid: int) -> bool:
-    """Tell whether the process is a zombie that SIGKILL has made: state and exit_code, the third and the last field in
-    proc_pid_stat(5)."""
+    """Tell whether the process is a zombie that SIGKILL ended, by its state and exit_code, the third and the last field
+    in proc_pid_stat(5)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -119,7 +119,7 @@ def _was_killed(pid: int) -> bool:
 
 @contextmanager
 def worker_in(stack: Stack, folder: Path, environment: Mapping[str, str], *, concurrency: int = 1) -> Iterator[Worker]:
-    """Provide a worker that is started here and killed at the end of the block; wait for `until_ready`."""
+    """Start a worker, and kill it at the end of the block. It may not be ready yet: the caller awaits `until_ready`."""
     worker = Worker(stack, folder, environment, concurrency=concurrency)
     try:
         yield worker

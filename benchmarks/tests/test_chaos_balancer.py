@@ -1,5 +1,5 @@
-"""The load balancer of the chaos run: it passes requests that were not sent to the next process, and counts those that
-were dropped after they were sent."""
+"""The load balancer of the chaos run: it tries the next process if a request could not be sent, and counts the requests
+that fail after they were sent."""
 
 import httpx
 import pytest
@@ -11,7 +11,7 @@ SERVING = 2
 
 
 class Processes(httpx.AsyncBaseTransport):
-    """One process that fails in one way, and one that serves."""
+    """A transport to two processes: ENDING fails each request with `failure`, SERVING answers each with 200."""
 
     def __init__(self, failure: httpx.TransportError) -> None:
         self.asked: list[int | None] = []

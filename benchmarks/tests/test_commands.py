@@ -1,6 +1,6 @@
 """Small but complete runs of the commands: real servers, real load, the result file. Measured times are not judged.
 
-Commands that take long, or need wrk, which the requirements do not install, are run by `./test nightly` alone.
+Commands that take long, or need wrk, which the requirements do not install, are run by `./test nightly` only.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A small run in which the service refuses the attacks, and the limits, each of which fails a run that misses it."""
+"""A small run in which the service refuses the attacks, and the limits: missing any one of them fails the run."""
 
 import json
 from dataclasses import replace

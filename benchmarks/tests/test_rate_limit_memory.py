@@ -1,5 +1,5 @@
-"""A small run that measures a process without Redis, one with Redis, and the keys left in Redis; and the limits, each
-of which fails a run that misses it."""
+"""A small run that measures a process without Redis, one with Redis, and the keys left in Redis; and the limits:
+missing any one of them fails the run."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""When a promise counts as kept."""
+"""The rules by which a promise counts as kept, broken or not judged, and a run as passed."""
 
 import pytest
 

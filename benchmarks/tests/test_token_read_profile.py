@@ -1,4 +1,4 @@
-"""The layer to which a sample of py-spy is counted."""
+"""The layer to which a sample of py-spy is attributed."""
 
 import pytest
 

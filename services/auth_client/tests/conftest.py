@@ -84,7 +84,7 @@ def service(stopped_service: ServiceStandIn) -> ServiceStandIn:
 
 @pytest.fixture(params=["sync", "async"])
 async def make_client(request: pytest.FixtureRequest, stopped_service: ServiceStandIn) -> AsyncIterator[MakeClient]:
-    """Provide a function that makes clients, synchronous or asynchronous ones by the fixture's parameter, and close
+    """Provide a function that makes clients, synchronous or asynchronous as the fixture's parameter says, and close
     them after the test. `before_request` is called before each attempt."""
     make_kind = _make_sync if request.param == "sync" else _make_async
     made: list[EitherClient] = []

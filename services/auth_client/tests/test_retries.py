@@ -1,4 +1,4 @@
-"""Retries, with which callers do not notice a restart of the service; their pauses and their deadline."""
+"""Retries, which hide a restart of the service from callers; their pauses and their deadline."""
 
 import json
 from typing import Any

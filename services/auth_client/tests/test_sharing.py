@@ -216,4 +216,4 @@ def test_thread_whose_turn_comes_just_after_the_answer_does_not_ask_again(
 
 
 class _Interrupted(BaseException):
-    """An exception such as a task's time limit may raise at any point of a thread."""
+    """An exception like one that a task's time limit may raise anywhere in a thread."""

@@ -1,4 +1,4 @@
-"""A Debian with Python, python3-venv and git alone, and an ordinary user in it who has cloned the repository."""
+"""A Debian with only Python, python3-venv and git, and in it an ordinary user who has cloned the repository."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ _USER = 1000
 _HOME = Path("/home/stranger")
 _INSTALLERS = ("PIP_", "UV_", "SSL_CERT_", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-# The mounts and all that was started end with the namespaces, however this ends.
+# The mounts and all processes started in the namespaces end with these, however this process ends.
 _NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
 _ENTER = """
 root=$1 user=$2 directory=$3

@@ -1,5 +1,5 @@
-"""When the environment counts as current, and what happens when it does not. An installation that succeeds needs the
-network, and is tried by `./test` itself."""
+"""When the environment counts as current, and what happens when it does not. A successful installation needs the
+network, so it is tried not here but by `./test` when it starts in a fresh checkout."""
 
 import os
 import subprocess

@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """Return a repository that holds `.ci/run` alone; `_ci` writes its `./test`."""
+    """Return a folder that holds only a copy of `.ci/run`; `_ci` adds the `./test` that it runs."""
     (tmp_path / ".ci").mkdir()
     shutil.copy(REPOSITORY / ".ci/run", tmp_path / ".ci/run")
     return tmp_path

@@ -67,7 +67,8 @@ def _front(scratch: Path, *roles: str, **variables: str) -> Iterator[Front]:
 
 
 def _socket_folders(pids: set[int]) -> set[Path]:
-    """Return the folders of sockets that these processes have in their environment, and so none of other tests."""
+    """Return the folders of sockets that the environment of these processes names; those of other tests are not among
+    them."""
     told = b"".join(Path(f"/proc/{pid}/environ").read_bytes() for pid in pids)
     return {Path(folder.decode()) for folder in re.findall(rb"=(?:\S+host=|unix://)(/tmp/ums-\w+)", told)}
 

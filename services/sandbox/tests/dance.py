@@ -17,7 +17,7 @@ CREDENTIALS = httpx.BasicAuth(CLIENT_ID, CLIENT_SECRET)
 
 
 def request_parameters(**changes: str) -> dict[str, str]:
-    """Return the parameters of a valid authorization request; a change to "" leaves one out."""
+    """Return the parameters of a valid authorization request; a change to "" leaves that parameter out."""
     parameters = {
         "response_type": "code",
         "client_id": CLIENT_ID,

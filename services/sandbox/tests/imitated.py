@@ -1,4 +1,4 @@
-"""The client's side of the imitations' code flow, for tests."""
+"""The client's side of the code flow at the sandbox's imitations of real providers, for tests."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -70,27 +70,28 @@ class Imitated:
 
 
 def google(client: httpx.AsyncClient) -> Imitated:
-    """Return Google, with a request that gets a refresh token at the first consent."""
+    """Return the imitation of Google, with a request that gets a refresh token at the first consent."""
     request = {"scope": "openid email", "access_type": "offline", "prompt": ""}
     authorization, token = "/as/accounts.google.com/o/oauth2/v2/auth", "/as/oauth2.googleapis.com/token"
     return Imitated(client, "google", authorization, token, request)
 
 
 def microsoft(client: httpx.AsyncClient, tenant: str = "common") -> Imitated:
-    """Return Microsoft, with a request that gets a refresh token."""
+    """Return the imitation of Microsoft, with a request that gets a refresh token."""
     path = f"/as/login.microsoftonline.com/{tenant}/oauth2/v2.0"
     request = {"scope": "openid profile email offline_access Mail.Read", "prompt": ""}
     return Imitated(client, "microsoft", f"{path}/authorize", f"{path}/token", request)
 
 
 def github(client: httpx.AsyncClient) -> Imitated:
-    """Return GitHub, with an ordinary request."""
+    """Return the imitation of GitHub, with an ordinary request."""
     path = "/as/github.com/login/oauth"
     return Imitated(client, "github", f"{path}/authorize", f"{path}/access_token", {"scope": "repo user:email"})
 
 
 def slack(client: httpx.AsyncClient) -> Imitated:
-    """Return Slack, with a request for a person's token alone, without PKCE as server apps send it."""
+    """Return the imitation of Slack, with a request for a person's token only; like those of server apps, it is without
+    PKCE."""
     request = {"scope": "", "user_scope": "users:read,channels:history", "code_challenge": ""}
     authorization, token = "/as/slack.com/oauth/v2/authorize", "/as/slack.com/api/oauth.v2.access"
     return Imitated(client, "slack", authorization, token, request | {"code_challenge_method": ""})
