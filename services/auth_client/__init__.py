@@ -1,4 +1,5 @@
-"""Client with which sibling services get users' access tokens from the user management service; needs httpx alone."""
+"""Client library with which sibling services get users' access tokens from the user management service; its only
+dependency is httpx."""
 
 from services.auth_client.async_client import AsyncTokenClient
 from services.auth_client.errors import (

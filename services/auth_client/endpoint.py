@@ -13,7 +13,7 @@ _KEY: Final = re.compile(r"ums_[A-Za-z0-9]+_[A-Za-z0-9]+")
 
 
 class HttpDefaults(TypedDict):
-    """Arguments with which this package creates an httpx client of its own."""
+    """Arguments with which a token client creates its httpx client if the caller passes none."""
 
     trust_env: bool
     follow_redirects: bool
@@ -51,7 +51,7 @@ class Endpoint:
         }
 
     def request(self, http: httpx.Client | httpx.AsyncClient, post: Post) -> httpx.Request:
-        """Return the HTTP request of one attempt."""
+        """Return the HTTP request for one attempt, with its time limits."""
         seconds = post.timeout_seconds
         connect = min(seconds, self._options.connect_timeout_seconds)
         timeout = httpx.Timeout(seconds, connect=connect)

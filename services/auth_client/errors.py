@@ -1,4 +1,4 @@
-"""Errors that say why there is no token: one class for each thing that a caller can do about it."""
+"""Errors that say why there is no token. Each class stands for one thing that the caller can do about it."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,8 +6,8 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Reason why there is no token: what a caller can use of the service's problem document (RFC 9457), or what this
-    client noticed by itself. A problem never holds a token or a key."""
+    """Reason why there is no token: the parts of the service's problem document (RFC 9457) that a caller can use, or
+    what this client itself found. A problem never holds a token or a key."""
 
     code: str
     """Stable code of the service, or one of this client's own: `service_unreachable`, `unexpected_answer`,
@@ -25,7 +25,7 @@ class Problem:
 
 
 class TokenError(Exception):
-    """Error for a call that brought no token. `code` says exactly why; the subclass says what to do."""
+    """Error for a call that yielded no token. `code` says exactly why; the subclass says what to do."""
 
     def __init__(self, problem: Problem) -> None:
         """Keep the problem as the one argument in `args`, so that the error survives pickling, as between Celery's
@@ -91,8 +91,8 @@ _BY_CODE: Final[dict[str, type[TokenError]]] = {
 
 
 def error_of(problem: Problem) -> TokenError:
-    """Return an error for the problem, a new one at each call: callers that shared a request each add a traceback to
-    theirs."""
+    """Return a new error for the problem. It is not shared, because callers that waited for the same request each add
+    their own traceback."""
     return _class_of(problem)(problem)
 
 

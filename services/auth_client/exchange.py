@@ -1,8 +1,8 @@
-"""The logic that decides which requests go to the service and when they are repeated, without any input or output.
+"""The logic that decides which requests go to the service and when they are repeated. It does no I/O itself.
 
 A conversation is a generator: it yields what to do (`Post` or `Pause`), is sent the result (None after a `Pause`), and
 returns an outcome, a token or a problem, for each request. The synchronous and the asynchronous client differ only in
-how they do what a conversation yields.
+how they carry out what a conversation yields.
 """
 
 import json
@@ -35,8 +35,8 @@ OUT_OF_TIME: Final = Problem(SERVICE_UNREACHABLE, "the time ran out before this 
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """Instruction to send an HTTP request, and to resume the conversation with the Answer, or with a Problem if none
-    came."""
+    """Instruction to send an HTTP request, and to resume the conversation with the Answer, or with a Problem if no
+    answer came."""
 
     path: str
     body: bytes
@@ -71,7 +71,7 @@ class Call:
 
 
 class Exchange:
-    """The logic that both clients share: it makes calls, looks into the memory, and holds conversations."""
+    """The logic that both clients share: it creates calls, looks for remembered tokens, and conducts conversations."""
 
     def __init__(self, options: ClientOptions, clock: Callable[[], float] = time.monotonic) -> None:
         self.options = options
@@ -83,13 +83,13 @@ class Exchange:
         return Call(GET_PATH, request, self.memory.generation)
 
     def renewal(self, request: TokenRequest, rejected: Token | None) -> Call:
-        """Return a call for a forced refresh: for a token that is newer than the one that the service holds.
+        """Return a call for a forced refresh, which asks for a newer token than the one that the service holds.
         `rejected` is the token that the provider refused, if the caller names it."""
         return Call(REFRESH_PATH, request, 0, rejected)
 
     def recall(self, call: Call) -> Token | None:
-        """Return a remembered token that makes the call unnecessary, or None. For a refresh, that is a token other than
-        the rejected one, which another caller got; a refresh that names no rejected token is always necessary."""
+        """Return a remembered token that makes the call unnecessary, or None. A refresh is unnecessary only if it
+        names a rejected token and a different token is remembered by now."""
         if call.path == REFRESH_PATH and call.rejected is None:
             return None
         token = self.memory.recall(call.request)
@@ -97,15 +97,15 @@ class Exchange:
         return token if replaced else None
 
     def remembered(self, requests: Iterable[TokenRequest]) -> Outcomes:
-        """Return those requests for which a token is remembered, each with its token."""
+        """Return, for each request whose token is remembered, that token; leave out the other requests."""
         return {request: token for request in requests if (token := self.memory.recall(request))}
 
     def converse(self, path: str, requests: Sequence[TokenRequest]) -> Conversation:
-        """Ask the service at `path` for tokens until each one is there or finally refused, or until attempts or time
-        run out. Returns an outcome for each request, and remembers the tokens.
+        """Ask the service at `path` for tokens until each one has been received or refused for good, or the attempts
+        or the time run out. Returns an outcome for each request, and remembers the tokens.
 
-        Asking twice is safe: a read only adds a record of itself, and the service does not replace a token that it got
-        less than ten seconds ago.
+        Repeating a request is safe: a read only adds a record of itself, and the service does not replace a token that
+        it got less than ten seconds ago.
         """
         started = self._clock()
         outcomes: Outcomes = {}

@@ -1,4 +1,4 @@
-"""Memory of tokens that the service gave a short time ago, so that they can be handed out again without asking."""
+"""Memory of tokens that the service returned a short time ago, so that they can be reused without another request."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -26,7 +26,8 @@ class _Entry:
 
 
 class TokenMemory:
-    """Tokens by request, at most `max_remembered`, in the memory of one process, whose threads may share it."""
+    """Recently received tokens by request, at most `max_remembered`, in the memory of one process. Safe to use from
+    several threads."""
 
     def __init__(self, options: ClientOptions, clock: Callable[[], float]) -> None:
         self._options = options
@@ -38,8 +39,9 @@ class TokenMemory:
         remembered."""
 
     def recall(self, request: TokenRequest) -> Token | None:
-        """Return the remembered token, with the `expires_in` that it has now. None if there is none, if it is too old
-        for reuse, or if it has no more life left than the request and `reuse_margin_seconds` demand."""
+        """Return the remembered token, with the `expires_in` that it has now. Return None if none is remembered, if it
+        is too old for reuse, or if its remaining life is no longer than the request and `reuse_margin_seconds`
+        demand."""
         key = _key(request)
         with self._lock:
             entry = self._entries.get(key)
@@ -55,8 +57,9 @@ class TokenMemory:
         return token if token.expires_in is None or token.expires_in > demanded else None
 
     def remember(self, request: TokenRequest, token: Token, *, sent_at: float, generation: int) -> None:
-        """Keep a token that was asked for at `sent_at` (monotonic time) in generation `generation`, unless something
-        was forgotten since then or reuse is switched off. The least recently used tokens over the limit are dropped."""
+        """Keep a token that was requested at `sent_at` (monotonic time) in generation `generation`. Does nothing if
+        something was forgotten since then, or if reuse is switched off. Above the limit, the least recently used
+        tokens are dropped."""
         with self._lock:
             if generation != self.generation or not self._options.max_reuse_seconds:
                 return

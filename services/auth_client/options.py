@@ -1,4 +1,4 @@
-"""Options for how long a client waits, tries and remembers."""
+"""Options that say how long a token client waits, how often it tries, and how long it remembers tokens."""
 
 from dataclasses import dataclass
 
@@ -18,16 +18,16 @@ class ClientOptions:
     """Time limit for all attempts of one call and the pauses between them."""
     max_attempts: int = 4
     backoff_seconds: float = 0.25
-    """Length of the first pause, if the service names none. Each further pause is four times as long. A random part of
-    up to half is taken off each (jitter)."""
+    """Length of the first pause, if the service names none. Each further pause is four times as long. Each is shortened
+    by a random part, up to half (jitter)."""
     max_reuse_seconds: float = 60.0
-    """Time for which an answer is handed out again; 0 switches reuse off. In that time a revoked grant or a
+    """Time for which a received token is reused; 0 switches reuse off. In that time a revoked grant or a
     suspended user is not noticed and no read is recorded: hence a minute and not the token's whole life. A read
     costs the service under a millisecond, so more gains little."""
     reuse_margin_seconds: float = 60.0
-    """Remaining life below which a remembered token is asked for anew, unless `min_ttl_seconds` demands more."""
+    """Remaining life that a remembered token must exceed to be reused, unless `min_ttl_seconds` demands more."""
     max_remembered: int = 10_000
-    """Number of answers to keep; the least recently used is dropped first."""
+    """Number of tokens to keep; the least recently used is dropped first."""
 
     def __post_init__(self) -> None:
         positive = (self.timeout_seconds, self.connect_timeout_seconds, self.deadline_seconds, self.max_attempts)

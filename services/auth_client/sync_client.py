@@ -1,4 +1,4 @@
-"""The synchronous token client."""
+"""Token client for synchronous, also threaded, programs."""
 
 import time
 from collections.abc import Iterable
@@ -58,10 +58,10 @@ class TokenClient(BaseTokenClient):
         min_ttl_seconds: int | None = None,
         reason: str | None = None,
     ) -> Token:
-        """Return a usable token, perhaps a remembered one, which was asked for less than `max_reuse_seconds` ago. The
+        """Return a usable token. It may be a remembered one that was requested less than `max_reuse_seconds` ago. The
         parameters are the fields of TokenRequest.
 
-        Raises TokenError, and TypeError if `scopes` is a single text.
+        Raises TokenError, and TypeError if `scopes` is a single string.
         """
         request = TokenRequest(user_id, provider, scopes, account, min_ttl_seconds, reason)
         return self._shared(self._exchange.read(request))
@@ -77,19 +77,20 @@ class TokenClient(BaseTokenClient):
         reason: str | None = None,
         rejected: Token | None = None,
     ) -> Token:
-        """Return a newer token than the one that the service holds; call this when the provider answers 401 to a token
-        that should be good. The service returns the token that it holds if it got that token less than ten seconds
-        ago, or if nothing can replace it.
+        """Have the service replace the token that it holds, and return the new one; call this when the provider
+        answers 401 to a token that should be good. If the service got its token less than ten seconds ago, or cannot
+        replace it, it returns the token that it holds.
 
-        Pass the refused token as `rejected`: callers who were refused with the same token then share one refresh.
-        Raises TokenError, and TypeError if `scopes` is a single text.
+        Pass the refused token as `rejected`: if this client already remembers a different token for the same request,
+        it returns that one, so that callers who were refused with the same token share one refresh. Raises TokenError,
+        and TypeError if `scopes` is a single string.
         """
         request = TokenRequest(user_id, provider, scopes, account, min_ttl_seconds, reason)
         return self._shared(self._exchange.renewal(request, rejected))
 
     def get_many(self, requests: Iterable[TokenRequest]) -> list[Token | TokenError]:
-        """Return a token or an error for each request, in the order of the requests. The service is asked only for
-        tokens that are not remembered, for at most a hundred per HTTP request. Raises no TokenError."""
+        """Return a token or an error for each request, in the order of the requests. Only tokens that are not
+        remembered are requested from the service, at most a hundred per HTTP request. Raises no TokenError."""
         wanted = list(requests)
         known = self._exchange.remembered(wanted)
         known |= self._run(self._exchange.converse(BATCH_PATH, [it for it in wanted if it not in known]))
@@ -109,7 +110,7 @@ class TokenClient(BaseTokenClient):
         self.close()
 
     def _shared(self, call: Call) -> Token:
-        """Return a remembered token, or ask the service for one. If another thread is asking for the same, wait up to
+        """Return a remembered token, or ask the service for one. If another thread is making the same call, wait up to
         `deadline_seconds` for its result instead. Raises TokenError."""
         outcome: Outcome | None = self._exchange.recall(call)
         while outcome is None:

@@ -1,4 +1,4 @@
-"""Values that callers give and get: a request for a token, and the token."""
+"""Values that callers pass in and get back: a request for a token, and the token."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -7,7 +7,7 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """Request that says which token is needed, and why. Raises TypeError if `scopes` is a single text."""
+    """Request that says which token is needed, and why. Raises TypeError if `scopes` is a single string."""
 
     user_id: str
     """The user's id in the user management service, or the user's subject at the service's default issuer (the party

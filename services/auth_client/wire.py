@@ -44,8 +44,8 @@ def outcome_of(answer: Answer) -> Outcome:
 
 
 def outcomes_of_batch(answer: Answer, count: int) -> list[Outcome]:
-    """Return one outcome for each of `count` items, in the order asked. If the whole batch was refused, or the answer
-    is not a list of that length, each item gets the same problem."""
+    """Return one outcome for each of `count` items, in the order of the requests. If the whole batch was refused, or
+    the answer is not a list of that length, each item gets the same problem."""
     document = _json_object(answer.body)
     if answer.status != 200:
         return [_problem(document, answer)] * count
@@ -73,8 +73,8 @@ def _item(item: Any, answer: Answer) -> Outcome:
 
 
 def _token(document: dict[str, Any]) -> Token | None:
-    """Return the token in the document, or None if the document is no well-formed token: something other than the
-    service may answer at its address."""
+    """Return the token in the document, or None if the document is not a well-formed token, for instance because
+    another program answers at the service's address."""
     end, left, scopes = document.get("expires_at"), document.get("expires_in"), document.get("scopes")
     texts = [_text(document, name) for name in _TEXTS]
     if not all(texts) or not isinstance(scopes, list) or (left is not None and _whole_number(left) is None):
@@ -113,8 +113,8 @@ def _problem(document: dict[str, Any], answer: Answer) -> Problem:
 
 
 def _faults(document: dict[str, Any]) -> str:
-    """Return a text that lists the fields that a validation error names, and what is wrong with each; empty if it names
-    none. The service never repeats the fields' values."""
+    """Return a text, to append to the detail, with each field that a validation error names and what is wrong with it;
+    empty if it names none. The service never repeats the fields' values."""
     details = document.get("details")
     errors = details.get("errors") if isinstance(details, dict) else None
     if not isinstance(errors, list):

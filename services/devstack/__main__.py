@@ -32,7 +32,7 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line and flush it, so that the person sees it at once."""
+    """Print a line and flush it, so that the developer sees it at once."""
     print(text, flush=True)
 
 

@@ -25,8 +25,8 @@ sys.exit(0 if os.access(path, os.X_OK) else 1)
 
 
 def account_for(data_dir: Path) -> Account | None:
-    """Return the account that Postgres is to run as: None, for no change, if this is an ordinary user; if this is root,
-    the owner of the existing data, or `nobody` where there is none or root owns it.
+    """Return the account that Postgres is to run as. Return None, for no change of account, unless this process runs
+    as root; for root, the owner of the existing data, or `nobody` if there is no data or root owns it.
 
     Raises `DevstackError` if there is no account `nobody`.
     """
@@ -44,8 +44,8 @@ def account_for(data_dir: Path) -> Account | None:
 
 
 def can_enter(path: Path, account: Account | None) -> bool:
-    """Tell whether `account` (None: the present one) can enter the folder, or run the file, `path`. For another
-    account, a separate process asks the kernel."""
+    """Tell whether `account` (None means the present one) can enter the folder, or run the file, `path`. For another
+    account, a separate process that runs as that account checks."""
     if account is None:
         return os.access(path, os.X_OK)
     # The account may be unable to reach the interpreter, so the process changes to it after it has started.
@@ -54,8 +54,8 @@ def can_enter(path: Path, account: Account | None) -> bool:
 
 
 def first_closed(path: Path, account: Account | None) -> Path | None:
-    """Return the uppermost existing folder on the way to `path` that `account` cannot enter; None when it can enter
-    all."""
+    """Return the topmost existing folder on the way to `path` that `account` cannot enter; None if it can enter all of
+    them."""
     way = [folder for folder in (*reversed(path.parents), path) if folder.is_dir()]
     if can_enter(way[-1], account):
         return None

@@ -76,8 +76,8 @@ class Answer:
         return cls(report["dependencies"], errors)
 
     def without_report(self) -> Verdict | None:
-        """Return the verdict if there is no report, else None. The type of the exception shows whether the network is
-        to blame."""
+        """Return the verdict if there is no report, else None. The exceptions in pip-audit's error output show whether
+        the network is to blame."""
         if self.dependencies is not None:
             return None
         lines = self.errors.strip().splitlines() or ["it wrote nothing"]
@@ -91,7 +91,8 @@ Audit = Callable[[Sequence[Path]], Answer]
 
 
 def judge(audit: Audit, canary: Path, requirements: Sequence[Path], *, today: date) -> Verdict:
-    """Return the verdict over `requirements`; `canary` holds a release that has to be found vulnerable."""
+    """Return the verdict on the packages that `requirements` pin. `canary` is a requirements file with a release known
+    to be vulnerable; if pip-audit finds nothing against it, the verdict is `not judged`."""
     asked = audit([canary])
     silent = asked.without_report() or _doubt(asked)
     if silent is not None:
@@ -102,8 +103,8 @@ def judge(audit: Audit, canary: Path, requirements: Sequence[Path], *, today: da
 
 
 def _doubt(answer: Answer) -> Verdict | None:
-    """Return the verdict `not judged` if the service does not know the canary's vulnerability, which every working one
-    knows; otherwise None."""
+    """Return the verdict `not judged` if nothing is reported against the canary, since every working vulnerability
+    service knows its vulnerabilities; otherwise None."""
     if any(dependency.get("vulns") for dependency in answer.dependencies or ()):
         return None
     reason = next(iter(_skipped(answer)), f"it knows nothing against {CANARY}")
@@ -122,14 +123,14 @@ def _found(answer: Answer, today: date) -> list[str]:
 
 
 def _skipped(answer: Answer) -> list[str]:
-    """Return pip-audit's reasons for skipping packages. It skips a package that the index lacks, although the index
-    has others: the package was withdrawn, or is not what we took it for."""
+    """Return pip-audit's reasons for skipping packages. It skips a package that is missing from an index that has the
+    others: the package was withdrawn, or is not the one that we believed it to be."""
     return [one["skip_reason"] for one in answer.dependencies or () if "skip_reason" in one]
 
 
 def pip_audit(requirements: Sequence[Path]) -> Answer:
     """Ask pip-audit about exactly the pins of these files, without resolving or installing anything. If it takes
-    longer than 300 seconds, the answer is that of an unreachable network."""
+    longer than 300 seconds, return the answer for an unreachable network."""
     files = [argument for path in requirements for argument in ("--requirement", str(path))]
     options = ("--disable-pip", "--no-deps", "--format", "json", "--aliases", "on", "--progress-spinner", "off")
     command = [sys.executable, "-m", "pip_audit", *options, "--timeout", str(SECONDS_PER_REQUEST), *files]

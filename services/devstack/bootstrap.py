@@ -1,8 +1,8 @@
-"""Make `.venv` with the pinned requirements, then become the command that ./run, ./test or ./fix stands for.
+"""Make `.venv` with the pinned requirements, then run the commands that ./run, ./test or ./fix stands for.
 
 Runs on a bare Python >= 3.11 with the standard library alone, as `python -I bootstrap.py run|test|fix ARGUMENTS…`. It
-installs only when something changed. When two are started at once, one waits for the other. An environment that a
-killed install left unfinished is made anew.
+installs only when something changed. If two are started at once, one waits for the other to finish installing. An
+environment that a killed install left unfinished is made anew.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ COMPILE = (
     *("uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"),
     *("--custom-compile-command", "./fix requirements"),
 )
-# What each script runs, one after the other; names stand for programs in .venv/bin.
+# The commands that each script runs, in order; names stand for programs in .venv/bin.
 COMMANDS: dict[tuple[str, ...], list[tuple[str, ...]]] = {
     ("run",): [("python", "-m", "services.devstack")],
     ("run", "demo"): [("python", "-m", "services.devstack", "demo")],
@@ -39,7 +39,7 @@ COMMANDS: dict[tuple[str, ...], list[tuple[str, ...]]] = {
         (*COMPILE, "requirements-dev.in", "--output-file", "requirements-dev.txt"),
     ],
 }
-# Variables of the person's own virtualenv, conda or PYTHONPATH, which must not affect our environment.
+# Variables of the developer's own virtualenv, conda or PYTHONPATH, which must not affect our environment.
 FOREIGN_VARIABLES = (
     *("PYTHONHOME", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUSERBASE", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT"),
     *("CONDA_PREFIX", "CONDA_DEFAULT_ENV", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_PROJECT_ENVIRONMENT"),
@@ -52,7 +52,7 @@ INTERRUPTED = 130
 
 
 class BootstrapError(Exception):
-    """Failure that a person can act on; its text is one line."""
+    """Failure that the developer can act on; its text is one line."""
 
 
 def pinned_packages(repository: Path) -> dict[str, str]:
@@ -61,7 +61,7 @@ def pinned_packages(repository: Path) -> dict[str, str]:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the person's environment variables without those that would make another Python's packages visible."""
+    """Return the developer's environment variables without those that would make another Python's packages visible."""
     return {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
 
 
@@ -80,13 +80,15 @@ class Environment:
         return str(self.folder / "bin" / name)
 
     def fingerprint(self) -> str:
-        """Return a text that changes when the requirements, the Python or the place of the environment do."""
+        """Return a hash that changes when the requirements, the version of Python or the location of the environment
+        change."""
         parts = [platform.python_version(), str(self.folder)]
         parts += [(self.repository / file).read_text() for file in REQUIREMENTS]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def is_current(self) -> bool:
-        """Tell whether the last install finished and nothing changed since."""
+        """Tell whether the last install finished, its Python still exists, and the fingerprint has not changed
+        since."""
         with suppress(FileNotFoundError):
             return self._stamp.read_text() == self.fingerprint() and Path(self.program("python")).exists()
         return False
@@ -173,8 +175,8 @@ class Environment:
         return finished.returncode == 0
 
     def _checked(self, command: Sequence[str], failure: str) -> None:
-        """Run an installer. Raises `BootstrapError` with `failure` and the cause. The installer inherits the lock, so
-        the next start waits for one that outlives this process."""
+        """Run an installer. Raises `BootstrapError` with `failure` and the cause if it fails. The installer inherits
+        the lock, so that the next start waits for an installer that outlives this process."""
         finished = subprocess.run(
             command,
             capture_output=True,
@@ -199,7 +201,7 @@ def base_python() -> str:
 
 
 def say(message: str) -> None:
-    """Print a line of progress for the person on stderr, so that stdout stays the command's."""
+    """Print a line of progress to stderr, because stdout belongs to the command that is run."""
     print(message, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""A child process that leads a process group; what it leaves behind of the group is killed when it ends."""
+"""A child process that leads a process group. When it ends, the processes left in its group are killed."""
 
 import contextlib
 import os
@@ -81,7 +81,7 @@ class Child:
 
 
 def _wait_for_group(leader: int) -> None:
-    """Wait a moment until the killed members of the group, by now children of init, have disappeared."""
+    """Wait up to half a second until the killed members of the group, by now children of init, have disappeared."""
     deadline = time.monotonic() + _GROUP_GRACE
     with contextlib.suppress(ProcessLookupError, PermissionError):
         while time.monotonic() < deadline:

@@ -23,11 +23,11 @@ from services.devstack.token_search import Form, search
 KIND: Final = "strict"
 PROVIDER: Final = f"sandbox-{KIND}"
 READERS: Final = 50
-"""Number of calls that sibling services make at once, after the token has expired."""
+"""Number of simultaneous token reads after the token has expired."""
 TOKEN_LIFE_SECONDS: Final = 2
 REVOKED_WITHIN_SECONDS: Final = 15.0
 _MARKS: Final = (b"sbx-at-", b"sbx-rt-")
-"""Beginnings of every access and refresh token of the sandbox."""
+"""Prefixes of the sandbox's access tokens and refresh tokens."""
 _PLANT: Final = """
 CREATE SCHEMA search_control;
 CREATE TABLE search_control.tokens AS
@@ -37,7 +37,7 @@ FROM (VALUES ('sbx-at-control'), ('sbx-rt-control')) AS planted (token);
 
 
 class Story:
-    """Printer of the demo's numbered steps. `title` is that of the present step, which is named if it fails."""
+    """Printer of the demo's numbered steps. `title` is the title of the current step, for the message if it fails."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -46,7 +46,7 @@ class Story:
 
     @contextmanager
     def step(self, title: str) -> Iterator[Callable[[str], None]]:
-        """Print the number and the title of a step. Yields a function that prints a detail below them."""
+        """Print the number and the title of a step. Yields a function that prints a detail below the title."""
         self._number += 1
         self.title = title
         self._say(f"\n{self._number}. {title}")
@@ -192,7 +192,7 @@ def _planted_tokens(stack: Stack) -> Iterator[None]:
     """Keep a table of made-up tokens in the database for the length of the block. A search that finds no tokens proves
     something only if it finds these.
 
-    The table is not a temporary one, which pg_dump would not see.
+    The table is an ordinary one, because pg_dump does not see temporary tables.
     """
     _psql(stack, _PLANT)
     try:
@@ -220,7 +220,7 @@ def _dump(stack: Stack) -> bytes:
 
 
 def main() -> int:
-    """Play the demo; return 0, or 1 after naming the step that failed."""
+    """Run the demo; return 0, or 1 after printing which step failed."""
     started = time.monotonic()
     story = Story(lambda line: print(line, flush=True))
     try:

@@ -15,7 +15,7 @@ FRONTEND_ORIGIN = "http://localhost:3000"  # where the front ends that use the s
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Addresses of everything in one stack."""
+    """Ports and URLs of the API, the sandbox, the database and the broker of one stack."""
 
     port: int
     sandbox_port: int
@@ -50,8 +50,8 @@ def development_environment(
     providers: Iterable[str],
     client: OAuthClient,
 ) -> dict[str, str]:
-    """Return the development values of the environment variables, for every process of the stack;
-    `process_environment` lays the person's own values over them."""
+    """Return the development values of the environment variables, for every process of the stack.
+    `process_environment` then overrides them with the developer's own values."""
     clients = {name: {"client_id": client.client_id, "client_secret": client.client_secret} for name in providers}
     return {
         "ENVIRONMENT": "development",
@@ -98,9 +98,9 @@ def _merged_clients(ours: str, persons: str) -> str:
 
 
 def process_environment(development: Mapping[str, str], person: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of the stack's processes: the development values, over which the person's values are
-    laid. An empty value of the person's replaces no development value. Programs are looked for in our own virtual
-    environment first."""
+    """Return the environment of the stack's processes: the development values, overridden by the developer's. An empty
+    value overrides no development value, and both OAUTH_CLIENTS are merged. PATH begins with our own virtual
+    environment."""
     merged = {**development, **{name: value for name, value in person.items() if value or name not in development}}
     if person.get("OAUTH_CLIENTS"):
         merged["OAUTH_CLIENTS"] = _merged_clients(development["OAUTH_CLIENTS"], person["OAUTH_CLIENTS"])

@@ -2,7 +2,7 @@
 
 
 class DevstackError(Exception):
-    """Failure that a person can act on; its text is shown without a traceback."""
+    """Failure that the developer can act on; its text is shown without a traceback."""
 
 
 class AlreadyInUseError(DevstackError):

@@ -31,8 +31,8 @@ def _digest(text: str) -> str:
 
 
 def make_folder(path: Path, *, private: bool = False) -> None:
-    """Make `path` and its missing parents, unless it exists. Where root makes them, others may pass through (not list)
-    them, but cannot enter `path` itself if it is `private`."""
+    """Make `path` and its missing parents, unless it exists. If root makes them, other accounts may pass through the
+    new folders but not list them; they cannot enter `path` itself if it is `private`."""
     if path.is_dir():
         return
     make_folder(path.parent)
@@ -43,7 +43,8 @@ def make_folder(path: Path, *, private: bool = False) -> None:
 
 
 def require_reachable(path: Path, account: Account | None) -> None:
-    """Check that `account` can reach `path`. Raises `DevstackError` naming the folder on the way that keeps it out."""
+    """Check that `account` can reach `path`. Raises `DevstackError` naming the first folder on the way that the
+    account cannot enter."""
     if closed := first_closed(path, account):
         raise DevstackError(
             f"Postgres cannot run as root, and the account it runs as (uid {account.uid if account else os.geteuid()}) "
@@ -52,8 +53,8 @@ def require_reachable(path: Path, account: Account | None) -> None:
 
 
 def make_data_folder(path: Path, account: Account | None) -> None:
-    """Make `path` as a folder of `account` alone, unless it exists. Raises `DevstackError` when the account cannot
-    reach it."""
+    """Make `path` as a folder that only `account` (and root) can enter, unless it exists. Raises `DevstackError` when
+    the account cannot reach it."""
     require_reachable(path, account)
     if path.is_dir():
         return
@@ -82,8 +83,8 @@ def _remove_abandoned() -> None:
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Make a throw-away data folder that the account of Postgres can also reach (pytest's tmp_path is root's only), and
-    delete it at the end of the block."""
+    """Make a throw-away data folder that the account of Postgres can also reach (as root, pytest's tmp_path is closed
+    to it), and delete it at the end of the block."""
     folder = Path(tempfile.mkdtemp(prefix="ums-data-", dir=SHORT_FOLDER))
     if os.geteuid() == 0:
         folder.chmod(_PASSAGE)
@@ -97,7 +98,7 @@ def default_data_dir(repository: Path) -> Path:
     """Return `.data` in the repository, or, if the account that runs Postgres cannot reach it, a folder in /var/tmp,
     which is made if it is missing.
 
-    Raises `DevstackError` when the folder in /var/tmp belongs to somebody else.
+    Raises `DevstackError` when the folder in /var/tmp belongs to somebody else or others can write to it.
     """
     preferred = repository / ".data"
     if first_closed(preferred, account_for(preferred / "postgres")) is None:
@@ -112,7 +113,7 @@ def reachable_install(install: Path, account: Account | None, *, version: str) -
     """Return `install` (SITE/PACKAGE/NAME), or a copy of it in /var/tmp if `account` cannot run what is in it.
 
     The copy is made once per source path and version, and only its owner, root, can write to it. Raises
-    `DevstackError` when something else already has its name.
+    `DevstackError` if the copy belongs to somebody else or others can write to it.
     """
     if can_enter(install / "bin" / "postgres", account):
         return install

@@ -1,12 +1,13 @@
-"""The keeper: the process between the front, which the person started, and all others (`-m services.devstack.keeper`).
+"""The keeper (`-m services.devstack.keeper`): the process that starts, watches and stops all others for the front,
+which is the process that the developer started.
 
 It is the real parent of every server and service, and it lives in a session of its own, so that a Ctrl-C in the
-terminal does not reach it. Its stdin is a pipe whose only other end the front holds: however the front ends,
-SIGKILL included, the pipe ends too, and the keeper stops everything in order. If the keeper is killed, its children die
-by PR_SET_PDEATHSIG.
+terminal does not reach it. Its stdin is a pipe whose only other end the front holds: however the front ends, SIGKILL
+included, the pipe ends too, and the keeper stops everything in order. If the keeper is killed, its children die by
+PR_SET_PDEATHSIG.
 
-stdin brings the plan, then orders, one line of JSON each; stdout carries events in the same form; stderr is what the
-person sees.
+The keeper reads the plan and then orders from stdin, one line of JSON each, and writes events to stdout in the same
+form. Its stderr goes to the developer's terminal or, if output is not shown, to keeper.log.
 """
 
 import json
@@ -26,7 +27,8 @@ _CHUNK = 65536
 
 
 def _lines(descriptor: int) -> Iterator[str]:
-    """Yield the lines of a pipe, read without a buffered reader, whose lock a daemon thread would hold at our exit."""
+    """Yield the lines of a pipe. No buffered reader is used, since a daemon thread would hold its lock when the
+    process exits."""
     rest = b""
     while chunk := os.read(descriptor, _CHUNK):
         *lines, rest = (rest + chunk).split(b"\n")
@@ -45,8 +47,8 @@ class _Reporter:
 
 
 def main() -> int:
-    """Run the plan that stdin brings, and return the exit status: 0 after a stop, 1 if something failed or there is no
-    plan."""
+    """Run the plan that is read from stdin, and return the exit status: 0 after a stop, 1 if something failed or there
+    is no plan."""
     orders = _lines(_STDIN)
     first = next(orders, None)
     if first is None:

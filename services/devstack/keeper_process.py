@@ -1,6 +1,6 @@
-"""The front's side of the keeper. The keeper is the process that starts, watches and stops all others; the front is the
-process that the person started. The front starts the keeper, gives it orders and receives its events; if the keeper is
-killed, the front waits until its children are gone."""
+"""The front's side of the keeper. The keeper is the process that starts, watches and stops all others; the front is
+the process that the developer started. The front starts the keeper, gives it orders and receives its events; if the
+keeper is killed, the front waits up to 5 s for the keeper's children to end."""
 
 import itertools
 import json
@@ -25,11 +25,11 @@ _POLL = 0.02
 
 
 class KeeperProcess:
-    """A running keeper. It stops everything as soon as this process closes the pipe to it or ends, however it ends."""
+    """A running keeper. It stops everything as soon as this process closes the pipe to it or ends in any way."""
 
     def __init__(self, plan: Plan, *, lock: int, messages: process.Stream) -> None:
-        """Start the keeper with `plan`. It holds the lock whose descriptor is `lock` as long as it lives, and writes
-        its stderr to `messages`. Raises `DevstackError` if it ends at once."""
+        """Start the keeper with `plan`. The keeper holds the lock whose descriptor is `lock` as long as it lives, and
+        writes its stderr to `messages`. Raises `DevstackError` if it ends before it has been sent the plan."""
         self.pids: dict[str, int] = {}
         self.bin_dir: Path | None = None
         self._events: SimpleQueue[dict[str, Any]] = SimpleQueue()
@@ -52,7 +52,8 @@ class KeeperProcess:
 
     def next_event(self, timeout: float | None = None) -> dict[str, Any]:
         """Wait for the keeper's next event and return it. Raises `DevstackError` if the event is a failure, a refused
-        order or the keeper's end, `StartTimeoutError` if none comes within `timeout` seconds; None waits for ever."""
+        order or the keeper's end, and `StartTimeoutError` if no event comes within `timeout` seconds (None means no
+        limit)."""
         try:
             event = self._events.get(timeout=timeout)
         except Empty:
@@ -63,16 +64,16 @@ class KeeperProcess:
 
     def order(self, command: str, name: str, *, timeout: float, **details: Any) -> None:
         """Order the keeper to `command` (`kill` or `start`) the process `name`, and wait until that is done. Raises
-        `DevstackError` if the keeper refuses the order or something fails meanwhile, `StartTimeoutError` if no event
-        comes for `timeout` seconds."""
+        `DevstackError` if the keeper refuses the order or something fails meanwhile, and `StartTimeoutError` if no
+        event comes for `timeout` seconds."""
         number = next(self._numbers)
         self._tell(json.dumps({"command": command, "name": name, "id": number, **details}))
         while (event := self.next_event(timeout))["event"] != "done" or event["id"] != number:
             pass
 
     def stop(self) -> None:
-        """Have everything stopped, and return when no process is left. A keeper that takes longer than 12 s is killed,
-        and its children are waited for, for at most 5 s."""
+        """Stop everything and wait for the end. If the keeper takes longer than 12 s, kill it. Then wait up to 5 s for
+        processes that it left behind."""
         if self._child.stdin is not None:
             with suppress(BrokenPipeError):  # it is dead already
                 self._child.stdin.close()

@@ -1,10 +1,11 @@
 """The few lines that run between fork and exec of every process of the stack.
 
 A bare interpreter runs this file by path: `python -I -S launcher.py PARENT SIGNAL UID GID LC_CTYPE -- COMMAND…`. It
-changes what only the new process can change about itself, and then becomes COMMAND. `Popen(preexec_fn=…)` would do the
+makes the changes that a process can only make to itself, and then becomes COMMAND. `Popen(preexec_fn=…)` would do the
 same inside a fork of a process with threads, which may deadlock and which Python >= 3.12 warns about.
 
-The interpreter itself is started as the caller, so it need not be reachable for the account that is dropped to.
+The interpreter is started under the caller's account, so the account to which the process drops need not be able to
+reach it.
 """
 
 import ctypes
@@ -19,8 +20,8 @@ CANNOT_RUN = 127  # what a shell answers for a command that does not exist
 def die_with_parent(parent: int, death_signal: int) -> None:
     """Ask the kernel for `death_signal` when the thread that started us ends (prctl(2), Linux only); 0 asks for none.
 
-    The parent may have died before the request was made, so the parent is checked again afterwards: if it is gone, this
-    process exits. Raises OSError when the kernel refuses.
+    The parent may have died before the request was made, so it is checked afterwards: if it is gone, this process
+    exits. Raises OSError when the kernel refuses.
     """
     if sys.platform == "linux" and death_signal:
         libc = ctypes.CDLL(None, use_errno=True)

@@ -10,7 +10,7 @@ from services.devstack.errors import DevstackError
 
 
 class MainJobError(DevstackError):
-    """Failure of a step; the message holds the unexpected answer."""
+    """Failure of a step of the main job; the message says what was wrong, such as an unexpected response."""
 
 
 @dataclass
@@ -48,8 +48,8 @@ class MainJob:
     browser: httpx.AsyncClient
 
     async def sign_up(self, email: str = "ada@example.com", **fields: Any) -> Person:
-        """Sign a person up at Clerk, which tells the service by a signed webhook; `fields` go into the request beside
-        the e-mail."""
+        """Sign a person up at Clerk, which notifies the service by a signed webhook, and return them with a session.
+        `fields` are sent to Clerk together with the e-mail address."""
         body = {"email": email, "first_name": "Ada", "last_name": "Example", **fields}
         answer = expect(await self.browser.post("/clerk/_control/users", json=body), 201).json()
         if answer["webhook_accepted"] is not True:

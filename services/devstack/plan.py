@@ -10,7 +10,7 @@ from typing import Any, Self
 @dataclass(frozen=True, slots=True)
 class Service:
     """A process to start. It is ready when it has printed `ready_text` or, without such a text, when `ready_url`
-    answers 200; with neither, at once."""
+    answers 200; with neither, it is ready at once."""
 
     name: str
     command: list[str]
@@ -39,7 +39,7 @@ class Plan:
     providers: list[str]
     """Names of the providers that the development key may read."""
     echo: bool
-    """Whether the services' output is shown."""
+    """Whether the services' output is shown in the terminal; it is logged in any case."""
 
     def to_json(self) -> str:
         """Return the plan as one line of JSON."""
@@ -47,6 +47,6 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Return the plan that `to_json` wrote."""
+        """Rebuild a plan from the output of `to_json`."""
         fields: Mapping[str, Any] = json.loads(text)
         return cls(**{**fields, "services": [Service(**service) for service in fields["services"]]})

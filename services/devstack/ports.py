@@ -1,4 +1,4 @@
-"""TCP ports on loopback: which are free, which are taken, and by whom."""
+"""TCP ports on the loopback address: which are free, and whether one of our own processes listens on one."""
 
 import contextlib
 import secrets
@@ -16,7 +16,7 @@ _CHANCE = secrets.SystemRandom()
 
 
 def parse_port(value: str, *, variable: str) -> int:
-    """Return a port number from the environment. Raises `DevstackError` naming the variable."""
+    """Return `value` as a port number. Raises `DevstackError`, which names `variable`, if it is not one."""
     if not value.isdecimal() or not 0 < int(value) <= _LAST_PORT:
         raise DevstackError(f"{variable} is {value!r}, not a port number")
     return int(value)
@@ -41,10 +41,10 @@ def require_free(port: int, *, variable: str, host: str = LOOPBACK) -> None:
 
 
 def free_ports(count: int = 1) -> list[int]:
-    """Return `count` consecutive free ports. Raises `DevstackError` when there are none.
+    """Return `count` consecutive free ports. Raises `DevstackError` when 50 attempts found none.
 
-    They lie below those that a kernel gives to outgoing connections (32768 on Linux, 49152 elsewhere): when many
-    connect, one of those may be taken again before our server binds it.
+    The ports lie below the range from which kernels choose ports for outgoing connections (from 32768 on Linux, 49152
+    elsewhere), so that no outgoing connection takes one before our server binds it.
     """
     for _ in range(_ATTEMPTS):
         first = _CHANCE.randrange(_FIRST_PORT, _FIRST_OUTGOING - count)

@@ -59,9 +59,10 @@ def _wheel_install() -> tuple[Path, str]:
 class PostgresServer:
     """PostgreSQL on `data_dir` (made by initdb when new), reachable through a unix socket alone.
 
-    `settings` override postgresql.conf, as {"fsync": "off"} does. The server dies with this process, whatever kills it;
-    its data survives. It has the superuser `postgres`, the roles OWNER_ROLE and RUNTIME_ROLE and the database
-    `user_management`, which OWNER_ROLE owns. After the server died, `start()` brings it back at the same address.
+    `settings` override postgresql.conf, for example {"fsync": "off"}. The server dies with this process, whatever
+    kills it; its data survives. It has the superuser `postgres`, the roles OWNER_ROLE and RUNTIME_ROLE and the
+    database `user_management`, which OWNER_ROLE owns. If the server dies, `start()` brings it back at the same
+    address.
     """
 
     def __init__(
@@ -115,7 +116,8 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server and wait until it answers.
 
-        Raises `AlreadyInUseError`, `StartTimeoutError`, or `DevstackError` with what Postgres said.
+        Raises `AlreadyInUseError` if another run uses the data, `StartTimeoutError` if the server does not answer
+        within 60 s, and `DevstackError`, with the last message of Postgres, if it cannot be started.
         """
         account = account_for(self.data_dir)
         folders.make_folder(self.data_dir.parent)
@@ -131,9 +133,10 @@ class PostgresServer:
             raise
 
     def copy(self, data_dir: Path) -> "PostgresServer":
-        """Return a standby of this running server, on a copy of its data made now; `start()` makes it follow.
+        """Return a standby of this running server, on a copy of its data made now. After its `start()`, it follows
+        this server.
 
-        Raises `DevstackError` with what pg_basebackup said.
+        Raises `DevstackError` with pg_basebackup's last message if the copy fails.
         """
         account = account_for(data_dir)
         folders.make_data_folder(data_dir, account)
@@ -145,7 +148,7 @@ class PostgresServer:
         return PostgresServer(data_dir, settings=self._settings)
 
     def demote(self) -> None:
-        """Make `start()` bring this stopped server back as a standby, which takes no writes."""
+        """Mark this stopped server as a standby: after the next `start()` it takes no writes."""
         (self.data_dir / "standby.signal").touch()
 
     def kill(self) -> None:
@@ -156,7 +159,7 @@ class PostgresServer:
 
     def stop(self, *, timeout: float = 8.0) -> None:
         """Shut the server down fast, or after `timeout` seconds immediately (see pg_ctl(1)), and remove the folder of
-        its socket. Harmless when it does not run."""
+        its socket. Does no harm if the server does not run."""
         self._server.stop([(signal.SIGINT, timeout), (signal.SIGQUIT, 0.3)])
         if self._socket_dir is not None:
             remove_folder(self._socket_dir)
@@ -211,7 +214,8 @@ class PostgresServer:
             raise DevstackError(f"{self.data_dir} is not a Postgres data directory: {error.strerror}") from error
 
     def _remove_stale_files(self) -> None:
-        """Remove what a killed postmaster left: Postgres refuses to start while an unrelated process has its pid.
+        """Remove postmaster.pid and the sockets that a killed postmaster left behind: Postgres refuses to start while
+        an unrelated process has the pid in that file.
 
         If our predecessor was killed just now, its postmaster may still be ending, so this waits for five seconds.
         Raises `AlreadyInUseError` if the postmaster lives on."""

@@ -25,7 +25,7 @@ _READY_TEXTS = {"worker": "worker.started", "beat": "beat.started"}
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a stack runs on its servers; by default the service itself."""
+    """The programs that a stack runs and the settings of its Postgres; by default those of the service itself."""
 
     procfile: Path = REPOSITORY / "Procfile"
     cli: Sequence[str] = ("python", "-m", "services.user_management.cli")
@@ -36,20 +36,20 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Parameters of a stack, as the person or the test chose them."""
+    """Parameters of a stack, as the developer or the test chose them."""
 
     data_dir: Path
     web_ports: Sequence[int]
     sandbox_port: int
     processes: Sequence[str] | None
-    """Names of the Procfile and `sandbox`; None for all."""
+    """Names from the Procfile, and `sandbox`; None means all."""
     person: Mapping[str, str]
-    """Environment of the person."""
+    """The developer's environment variables; they override the development values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """Private folders for the sockets of the embedded servers; None where the person's variables name another
+    """Private folders for the sockets of the embedded servers; None where the developer's variables name another
     server."""
 
     postgres: Path | None
@@ -94,7 +94,8 @@ def _addresses(choices: Choices, sockets: Sockets) -> Addresses:
 
 
 def _environment(choices: Choices, sockets: Sockets) -> tuple[dict[str, str], list[str]]:
-    """Return the environment of all processes, and the names of the sandbox's providers that the service will know."""
+    """Write the provider files and, if missing, the secrets. Return the environment of all processes, and the names of
+    the sandbox's providers that the service will know (none if PROVIDERS_DIR names the developer's own files)."""
     addresses = _addresses(choices, sockets)
     folder, own = choices.data_dir / "providers", configured_clients(choices.person.get("OAUTH_CLIENTS", ""))
     providers = [
@@ -102,7 +103,7 @@ def _environment(choices: Choices, sockets: Sockets) -> tuple[dict[str, str], li
         *copy_provider_files(folder, addresses.sandbox_url, except_for=own),
     ]
     if choices.person.get("PROVIDERS_DIR"):
-        providers = []  # the service reads the person's own files instead
+        providers = []  # the service reads the developer's own files instead
     development = development_environment(
         choices.data_dir,
         addresses,
@@ -142,7 +143,8 @@ def _web(number: int, port: int, command: list[str]) -> Service:
 
 
 def require_free_ports(choices: Choices) -> None:
-    """Check that all ports are free. Raises `DevstackError` naming the taken port and its variable."""
+    """Check that the ports of all processes to start are free. Raises `DevstackError` naming the taken port and its
+    variable."""
     if choices.processes is None or WEB in choices.processes:
         host = choices.person.get("HOST") or ports.LOOPBACK
         for port in choices.web_ports:

@@ -41,14 +41,15 @@ PIPES = Streams(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The user that a process runs as."""
+    """User id and group id under which a process runs."""
 
     uid: int
     gid: int
 
 
 class _Spawner:
-    """The thread that starts all children of this process; a forked child makes one of its own."""
+    """The thread that starts all children of this process; a forked child of this process makes a thread of its
+    own."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
@@ -100,7 +101,8 @@ def _current_spawner() -> _Spawner:
 
 
 def kill_all() -> None:
-    """Refuse further starts, send SIGKILL to every child that still runs and wait for it: the last act of a process."""
+    """Refuse further starts, send SIGKILL to every child that still runs and wait for its end. For use just before
+    this process ends."""
     for child in _current_spawner().close():
         child.kill()
         child.wait()
@@ -118,9 +120,9 @@ def spawn(
 ) -> Child:
     """Start `command` without a shell, with exactly the environment `env`.
 
-    The process drops to `account` (needs root). `death_signal` is what the kernel sends when this process dies; None
-    for a process that has to outlive it. A command that does not exist ends with 127. Raises `DevstackError` after
-    `kill_all()`.
+    The process drops to `account` (needs root). `death_signal` is the signal that the kernel sends when this process
+    dies; None is for a process that has to outlive it. If the command does not exist, the child's exit status is 127.
+    Raises `DevstackError` after `kill_all()`.
     """
     uid, gid = (account.uid, account.gid) if account else (-1, -1)
     launcher = [

@@ -14,10 +14,11 @@ _ADDRESSES = re.compile(r"^(?:issuer|id_token_issuers|jwks_uri|discovery|\w*endp
 
 
 def copy_provider_files(folder: Path, sandbox_url: str, *, except_for: Collection[str] = ()) -> list[str]:
-    """Write a copy of every built-in provider file into `folder` (made if absent); return the providers' names.
+    """Write a copy of every built-in provider file into `folder` (made if absent); return the names of the copied
+    providers.
 
     Providers in `except_for` are not copied, and copies that an earlier run made of them are removed. A file that is
-    not a copy is the person's own: it stays, and its name is not returned.
+    not a copy is the developer's own: it stays, and its name is not returned.
     """
     folder.mkdir(parents=True, exist_ok=True)
     copied: list[str] = []
@@ -40,7 +41,7 @@ def _pointed_at(sandbox_url: str, text: str) -> str:
 
 def configured_clients(oauth_clients: str) -> set[str]:
     """Return the names of the providers in a value of OAUTH_CLIENTS; none if the value is not a JSON object, which the
-    service refuses."""
+    service rejects."""
     try:
         clients = json.loads(oauth_clients or "{}")
     except ValueError:

@@ -10,7 +10,7 @@ from services.devstack.ports import is_served_by
 from services.devstack.running_service import RunningService
 
 _ANSWER_TIMEOUT = 2.0
-# The person's proxy, if there is one, must not be asked for what runs on loopback.
+# The developer's proxy, if there is one, must not be asked for what runs on loopback.
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

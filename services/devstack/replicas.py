@@ -1,4 +1,4 @@
-"""Further processes of the service beside those of a stack, over the same servers, for crash tests to kill."""
+"""Further processes of the service, besides those of a stack and with the same servers, for crash tests to kill."""
 
 import asyncio
 from collections import deque
@@ -19,8 +19,9 @@ START_SECONDS: Final = 60.0
 
 
 def start(stack: Stack, name: str, log: Path, environment: Mapping[str, str], *arguments: str) -> Child:
-    """Start one more of the process that the Procfile calls `name`, with further `arguments` and with `environment`
-    laid over the stack's; it dies with the present process. Raises `DevstackError`."""
+    """Start another process of the kind that the Procfile calls `name`, with further `arguments` and with
+    `environment` overriding the stack's; it dies with this process. Raises `DevstackError` if there is no such kind,
+    or before the stack's start."""
     with log.open("ab") as output:
         return process.spawn(
             [*stack.command(name), *arguments],
@@ -31,7 +32,7 @@ def start(stack: Stack, name: str, log: Path, environment: Mapping[str, str], *a
 
 
 class Replica:
-    """A further process of the API, started at once; wait for `until_ready`."""
+    """A further process of the API. Creating the object starts it; it serves once `until_ready` has returned."""
 
     def __init__(self, stack: Stack, port: int, log: Path, environment: Mapping[str, str]) -> None:
         self.url = f"http://{ports.LOOPBACK}:{port}"
@@ -69,11 +70,11 @@ class Replica:
 async def successive_replicas(
     stack: Stack, client: httpx.AsyncClient, log: Path, environments: Sequence[Mapping[str, str]], *, ahead: int = 2
 ) -> AsyncGenerator[Replica, None]:
-    """Yield a ready replica for each of `environments`, one after the other; each has to have ended when the next one
-    is asked for.
+    """Yield a ready replica for each of `environments`, one after another. The caller must have ended each replica
+    before asking for the next one.
 
-    `ahead` of them start while one serves. They take turns on `ahead + 1` ports, as a process that is restarted does.
-    Raises TimeoutError and DevstackError as `until_ready` does.
+    `ahead` further replicas start while one serves. They take turns on `ahead + 1` ports, so that ports are reused as
+    by a process that is restarted. Raises TimeoutError and DevstackError as `until_ready` does.
     """
     own_ports = ports.free_ports(ahead + 1)
     waiting = deque[Replica]()
@@ -96,8 +97,8 @@ async def successive_replicas(
 async def parallel_replicas(
     stack: Stack, client: httpx.AsyncClient, log: Path, environments: Sequence[Mapping[str, str]]
 ) -> AsyncIterator[list[Replica]]:
-    """Provide a ready replica for each of `environments`, all at the same time, and kill them at the end of the block.
-    Raises TimeoutError and DevstackError as `until_ready` does."""
+    """Start a replica for each of `environments`, yield them all when they are ready, and kill them at the end of the
+    block. Raises TimeoutError and DevstackError as `until_ready` does."""
     free = ports.free_ports(len(environments))
     replicas = [Replica(stack, port, log, environment) for port, environment in zip(free, environments, strict=True)]
     try:

@@ -1,5 +1,5 @@
-"""A started command of the stack; its output goes to its log and, if wanted, with its name before each line, to the
-person."""
+"""A started command of the stack. Its output goes to its log and, if wanted, also to the developer's terminal, with
+its name before each line."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ _OUTPUT_GRACE = 1.0  # seconds between the end of a process and the end of what 
 
 
 def echo_to_person(name: str, line: bytes) -> None:
-    """Write `NAME | line` to stderr, which the front (the process that the person started) connected with its own
+    """Write `NAME | line` to stderr, which the front (the process that the developer started) connected with its own
     stdout."""
     with suppress(OSError):  # nobody reads any more; the log still has the line
         os.write(sys.stderr.fileno(), f"{name:<{_NAME_WIDTH}}| ".encode() + line + b"\n")
@@ -38,8 +38,7 @@ class RunningService:
         echo: Callable[[str, bytes], None] | None,
         keep_stdout: bool = False,
     ) -> None:
-        """Start the service. With `keep_stdout`, what it prints on stdout is neither shown nor logged but becomes
-        `answer()`."""
+        """Start the service. With `keep_stdout`, its stdout is neither shown nor logged; `answer()` returns it."""
         self.service = service
         self.last_line = ""
         self.said_ready = threading.Event()
@@ -66,7 +65,7 @@ class RunningService:
             return stdout.read().decode(errors="replace")
 
     def how_it_ended(self) -> str:
-        """Return how the command ended, for the person: `exit status 3: last line` or `killed by SIGKILL`."""
+        """Return how the command ended, for the developer: `exit status 3: last line` or `killed by SIGKILL`."""
         self._reader.join(_OUTPUT_GRACE)
         return process.describe_end(self.child.returncode) + (f": {self.last_line}" if self.last_line else "")
 

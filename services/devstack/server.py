@@ -14,14 +14,14 @@ from services.devstack.process import Account
 
 START_TIMEOUT = 60.0
 _POLL = 0.01
-# Nothing of the person's environment reaches a server: PGDATA, PGPORT, LD_PRELOAD and others would change what it does.
+# The developer's environment does not reach a server: PGDATA, PGPORT, LD_PRELOAD and others would change its behaviour.
 SERVER_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
 class ServerProcess:
     """The server of one data directory, run as our own child, with the two locks of the directory (`directory_lock`).
 
-    Beside a directory DIR stand DIR.lock, DIR.server.lock and the server's log: DIR.log, unless `log_path` names
+    Next to a directory DIR lie DIR.lock, DIR.server.lock and the server's log: DIR.log, unless `log_path` names
     another.
     """
 
@@ -45,8 +45,8 @@ class ServerProcess:
         return self._child
 
     def lock(self) -> None:
-        """Take the directory for this process. Raises `AlreadyInUseError` when another run has it, `DevstackError` when
-        the server runs already."""
+        """Lock the directory for this process. Raises `AlreadyInUseError` when another run has it, and `DevstackError`
+        when the server runs already."""
         if self.running:
             raise DevstackError(f"{self.name} is already running")
         if self._run_lock is None:
@@ -78,9 +78,10 @@ class ServerProcess:
             os.close(descriptor)
 
     def wait_until(self, answers: Callable[[], int | None], *, timeout: float = START_TIMEOUT) -> None:
-        """Wait until `answers()` gives the process id of the server that answers, and prove that it is our child.
+        """Wait until `answers()` returns the process id of the server that answers, and check that it is our child's.
 
-        Raises `StartTimeoutError`, or `DevstackError` when the child ends or somebody else's server answers.
+        Raises `StartTimeoutError` after `timeout` seconds, and `DevstackError` when the child ends or another server
+        answers.
         """
         deadline = time.monotonic() + timeout
         while (answered := answers()) is None:

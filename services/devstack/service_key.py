@@ -1,4 +1,4 @@
-"""The service key that a person uses in development: made once per DATA_DIR, with grants for every sandbox provider."""
+"""The service key that a developer uses: made once per DATA_DIR, with grants for every sandbox provider."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -26,8 +26,8 @@ def ensure_service_key(
     progress: Callable[[str], None],
 ) -> None:
     """Make a service with grants for `providers` and write its key to KEY_FILE, unless that file holds a key already.
-    The file is written last: a start that was cut short leaves a service whose key nobody knows, so the next start
-    makes a service of another name. Raises `DevstackError` if the CLI fails or prints no key."""
+    The file is written last: if a start is cut short, nobody knows the key of the service that it made, so the next
+    start makes a service with another name. Raises `DevstackError` if the CLI fails or prints no key."""
     if read_service_key(data_dir):
         return
     progress("making the development service key …")

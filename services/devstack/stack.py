@@ -33,7 +33,7 @@ def _say_nothing(_text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """Output that the person sees while a stack starts and runs."""
+    """Where a stack reports its progress, and whether the developer sees its output."""
 
     progress: Callable[[str], None] = _say_nothing
     show_output: bool = False
@@ -78,12 +78,12 @@ class StackValkey:
 
 
 class Stack:
-    """Everything that runs between `start()` and `stop()`, or inside `with`; it stops by itself however this process
-    ends.
+    """Everything that runs between `start()` and `stop()`, or inside `with`. If this process ends in any other way,
+    the stack stops by itself.
 
-    `port` and `sandbox_port` are free ones unless given. `processes` are names of the Procfile and `sandbox`, all
-    unless given. `web_count` copies of the API listen on consecutive ports. `env` is laid over this process's
-    environment, which is laid over the development values; `DATABASE_URL` and `REDIS_URL` in it replace the embedded
+    `port` and `sandbox_port` are free ones unless given. `processes` are names from the Procfile, and `sandbox`; all
+    of them unless given. `web_count` copies of the API listen on consecutive ports. `env` overrides this process's
+    environment, which overrides the development values; `DATABASE_URL` and `REDIS_URL` in either replace the embedded
     servers.
     """
 
@@ -174,7 +174,7 @@ class Stack:
         return self._running_keeper.pid
 
     def process(self, name: str) -> StackProcess:
-        """Return a process by its name: one of the Procfile, `web-2`, `sandbox`, `postgres`, `valkey`. Raises
+        """Return a process by its name: one from the Procfile, `web-2`, `sandbox`, `postgres` or `valkey`. Raises
         `DevstackError` when there is none of that name, or before the start."""
         pids = self._running_keeper.pids
         if name not in pids:
@@ -182,11 +182,11 @@ class Stack:
         return StackProcess(name, pids[name])
 
     def log_path(self, name: str) -> Path:
-        """Return the path of the log of a process, which begins anew at each start of the stack."""
+        """Return the path of a process's log, which is emptied at each start of the stack."""
         return self.data_dir / "log" / f"{name}.log"
 
     def kill(self, name: str, signum: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to one process and wait for its end, which does not end the stack. Raises `DevstackError` if
+        """Send a signal to one process and wait for its end; the rest of the stack goes on. Raises `DevstackError` if
         there is no process of that name, or if it has not ended after 75 s."""
         self._running_keeper.order("kill", name, timeout=_ORDER_LIMIT, signal=int(signum))
 
@@ -213,11 +213,11 @@ class Stack:
             raise
 
     def stop(self) -> None:
-        """Stop everything, which takes 10 s at most; harmless when nothing runs."""
+        """Stop everything, which normally takes at most 10 s. Does no harm if nothing runs."""
         self._undo.close()
 
     def wait(self) -> None:
-        """Wait until something fails. Raises `DevstackError` saying what."""
+        """Wait until something fails, then raise `DevstackError` saying what failed."""
         while True:
             self._running_keeper.next_event()
 

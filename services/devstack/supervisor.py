@@ -53,8 +53,8 @@ class Supervisor:
         self._servers = self._embedded_servers()
 
     def run(self) -> int:
-        """Run the plan until a stop is asked for or something fails, then stop everything; return the exit status, 0 or
-        1."""
+        """Run the plan until a stop is requested or something fails, then stop everything. Return the exit status: 0
+        after a request, 1 after a failure."""
         threading.Thread(target=self._bring_up, name="bring-up", daemon=True).start()
         try:
             return self._obey()
@@ -94,7 +94,7 @@ class Supervisor:
                     threading.Thread(target=self._execute, args=(message,), daemon=True).start()
 
     def _execute(self, order: Event) -> None:
-        """Carry out an order of the front about one process, then answer it."""
+        """Carry out an order of the front about one process, then report `done` or `refused`."""
         try:
             if order["command"] == "kill":
                 self._kill(order["name"], Signals(order["signal"]))

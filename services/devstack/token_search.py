@@ -1,6 +1,6 @@
-"""A search for tokens in places where none may be: as text, as hex and as base64.
+"""A search for tokens in places that must not contain any: as text, as hex and as base64.
 
-`pg_dump` writes bytea as hex (`\\x7362…`), so a search for the text alone is blind to a token in a bytea column.
+`pg_dump` writes bytea as hex (`\\x7362…`), so a search for the text alone misses a token in a bytea column.
 """
 
 import base64
@@ -32,10 +32,11 @@ class Finding:
 
 
 def search(places: Mapping[str, bytes], marks: Iterable[bytes]) -> list[Finding]:
-    """Return where a mark occurs in the contents of `places`, given by name; each form is reported once per place.
+    """Return the occurrences of marks in the contents of `places`, which are given by name; each mark and form is
+    reported once per place.
 
-    Contents are taken as they are: callers decompress compressed ones first. Base64 with a line break in the
-    middle of a mark is not found. Raises ValueError for a mark of fewer than 5 bytes.
+    Contents are searched as they are: callers decompress compressed ones first. Base64 with a line break in the middle
+    of a mark is not found. Raises ValueError for a mark of fewer than 5 bytes.
     """
     writings = {mark: list(_writings(mark)) for mark in marks}
     found = (

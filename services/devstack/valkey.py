@@ -32,10 +32,10 @@ def _binary() -> Path:
 
 
 class ValkeyServer:
-    """Valkey on `data_dir`; `settings` override its configuration, as {"appendonly": "no"} does.
+    """Valkey on `data_dir`; `settings` override its configuration, for example {"appendonly": "no"}.
 
     By default it writes an append-only file that is synced every second. The server dies with this process, whatever
-    kills it. After the server died, `start()` brings it back at the same address.
+    kills it. If the server dies, `start()` brings it back at the same address.
     """
 
     def __init__(
@@ -85,7 +85,8 @@ class ValkeyServer:
     def start(self) -> None:
         """Start the server and wait until it answers.
 
-        Raises `AlreadyInUseError`, `StartTimeoutError`, or `DevstackError` with what Valkey said.
+        Raises `AlreadyInUseError` if another run uses the data, `StartTimeoutError` if the server does not answer
+        within 60 s, and `DevstackError`, with the last message of Valkey, if it cannot be started.
         """
         folders.make_folder(self.data_dir, private=True)
         self._server.lock()
@@ -98,8 +99,8 @@ class ValkeyServer:
             raise
 
     def stop(self, *, timeout: float = 5.0) -> None:
-        """Stop the server with SIGTERM, on which it writes everything to disk, or after `timeout` seconds with SIGKILL;
-        remove the folder of its socket. Harmless when it does not run."""
+        """Stop the server with SIGTERM, on which it writes everything to disk, or after `timeout` seconds with
+        SIGKILL; remove the folder of its socket. Does no harm if the server does not run."""
         self._server.stop([(signal.SIGTERM, timeout)])
         if self._socket_dir is not None:
             remove_folder(self._socket_dir)
@@ -127,14 +128,14 @@ class ValkeyServer:
         self._server.wait_until(self._ready_pid)
 
     def _ready_pid(self) -> int | None:
-        """Return the process id that the server itself states, once it has loaded its data."""
+        """Return the process id that the server reports, or None until it has loaded its data."""
         answer = self.ask("INFO server\r\nINFO persistence\r\nQUIT\r\n")
         fields = dict(line.split(":", 1) for line in answer.splitlines() if ":" in line)
         return int(fields["process_id"]) if fields.get("loading") == "0" else None
 
     def ask(self, commands: str) -> str:
-        """Return what the server answers to inline commands, of which the last is QUIT; empty while the server does not
-        listen, or when it does not answer within a second."""
+        """Send inline commands, the last of which must be QUIT, and return the server's answer. Return an empty string
+        if the server does not listen or does not answer within a second."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_ANSWER_TIMEOUT)
             try:

@@ -81,8 +81,8 @@ def replacement(fault: Fault, error_style: Callable[[Fault], Response]) -> Respo
 
 def spoiled(fault: Fault, answer: Response, error_style: Callable[[Fault], Response]) -> Response:
     """Return what the client gets after the party (Clerk or a provider) has carried out the call: the real answer,
-    unchanged or altered by the fault, or the answer that replaces it. A fault that edits members leaves an answer
-    unchanged that is not 200."""
+    unchanged or altered by the fault, or the answer that replaces it. A fault that edits members alters only answers
+    with status 200."""
     if edits_answer(fault) and answer.status_code == 200:
         return edited(fault, answer)
     if fault.action == "truncated_json":

@@ -1,4 +1,4 @@
-"""The imitation of Clerk as one object, which tests use directly and the sandbox's routes call."""
+"""The imitation of Clerk as one object. Tests use it directly, and the sandbox's routes call it."""
 
 import copy
 import time
@@ -29,8 +29,8 @@ INSTANCE_ID = "ins_2sandboxSANDBOXsandbox00000"
 class Clerk:
     """An instance of Clerk with its keys, users and webhooks.
 
-    Returned users are copies, except those of `stored_users`. Change users through the methods that do so; they raise
-    `KeyError` for an unknown user, and send no webhook.
+    Returned users are copies, except those of `stored_users`. Change users only through this class's methods, such as
+    `update_user`; these raise `KeyError` for an unknown user, and send no webhook.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Clerk:
         return self.update_user(user_id, banned=False)
 
     def lock_user(self, user_id: str) -> ClerkUser:
-        """Lock a user out, as after too many wrong passwords. The user object says for an hour, but the lockout lasts
+        """Lock a user out, as after too many wrong passwords. The user object announces an hour, but the lockout lasts
         until `unlock_user`."""
         return self.update_user(user_id, locked=True, lockout_expires_in_seconds=3600)
 
@@ -178,10 +178,10 @@ class Clerk:
         created_at: int | None = None,
         with_user: bool = False,
     ) -> ClerkSession:
-        """Return the `data` of a `session.…` event. The session is that of `session_token` unless `session_id` names
-        another, and began at `created_at` (milliseconds), now by default. `user` is `None` unless `with_user` is set.
-        The user need not exist. Raises `KeyError` for a type of event that is not about sessions.
-        """
+        """Return the `data` of a `session.…` event. The session has the id that is in the user's session tokens unless
+        `session_id` names another, and began at `created_at` (milliseconds), now by default. `user` is `None` unless
+        `with_user` is set. The user need not exist. Raises `KeyError` for a type of event that is not about
+        sessions."""
         now = milliseconds()
         began = now if created_at is None else created_at
         user = self.user(user_id) if with_user else None
@@ -192,9 +192,8 @@ class Clerk:
     def event(
         self, event_type: str, subject: ClerkObject, *, timestamp: int | None = None, instance_id: str | None = None
     ) -> ClerkEvent:
-        """Return the envelope of a webhook about a user or a session. `timestamp` is sent as given, and is the present
-        in milliseconds by default: Clerk documents milliseconds, but its own examples are in seconds.
-        """
+        """Return the envelope of a webhook about a user or a session. `timestamp` is sent as given; by default it is
+        the present time in milliseconds. Clerk documents milliseconds, but its own examples are in seconds."""
         return {
             "object": "event",
             "type": event_type,
@@ -212,8 +211,9 @@ class Clerk:
         timestamp: int | None = None,
         secrets: Sequence[str] | None = None,
     ) -> dict[str, str]:
-        """Return the `svix-*` headers for a body. `timestamp` is in seconds, now by default; there is one signature for
-        each of `secrets`, by default the instance's one. Raises `ValueError` for a malformed secret."""
+        """Return the `svix-*` headers for a body. `timestamp` is in seconds, now by default. There is one signature
+        for each of `secrets`, by default only the instance's own secret. Raises `ValueError` for a malformed
+        secret."""
         return signature_headers(
             body,
             message_id=message_id or clerk_id("msg"),

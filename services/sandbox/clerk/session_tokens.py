@@ -1,4 +1,4 @@
-"""Clerk session tokens, version 2; overrides make tokens that are wrong in any way."""
+"""Clerk session tokens, version 2. Overrides turn them into invalid tokens of any kind."""
 
 import hashlib
 import time

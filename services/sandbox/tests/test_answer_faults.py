@@ -1,4 +1,4 @@
-"""Faults that spoil single members of a token answer (ID token, scopes, expiry), and errors in each party's own
+"""Faults that spoil single members of a token answer (ID token, scopes, expiry), and errors in each provider's own
 format."""
 
 import time

@@ -1,4 +1,4 @@
-"""Scripted faults, through the in-process transport; `test_process` covers the real connection."""
+"""Scripted faults, through the in-process transport; `test_process` tests the reset of a real connection."""
 
 import asyncio
 from typing import Any

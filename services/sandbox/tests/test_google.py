@@ -1,4 +1,4 @@
-"""The imitation of Google: its ways with refresh tokens, scope names, expiry, policies and revocation."""
+"""The imitation of Google: how it handles refresh tokens, scope names, expiry, policies and revocation."""
 
 from typing import Any
 

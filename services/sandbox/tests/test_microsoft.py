@@ -1,4 +1,5 @@
-"""The imitation of Microsoft: its ways with tenants, scope names, prompts, refresh tokens and AADSTS errors."""
+"""The imitation of Microsoft: how it handles tenants, scope names, prompts and refresh tokens, and its AADSTS
+errors."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Refreshing at the sandbox's four providers, of which each imitates one refresh kind."""
+"""Refreshing at the sandbox's four providers, each of which imitates one refresh kind."""
 
 import asyncio
 

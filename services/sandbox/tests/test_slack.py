@@ -1,4 +1,4 @@
-"""The imitation of Slack: tokens of a bot and of a person, token rotation, and errors with status 200."""
+"""The imitation of Slack: bot tokens and user tokens, token rotation, and errors with status 200."""
 
 import httpx
 import pytest

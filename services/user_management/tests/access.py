@@ -1,10 +1,10 @@
-"""The callers of the access matrix, and the status with which each route answers each of them."""
+"""The callers of the access matrix, and the status that each of them gets from each route."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
 
 Answers = dict[str, int]
-"""Caller → status of the answer."""
+"""The status that each caller gets, by the caller's name."""
 
 INACTIVE: Final = ("suspended user", "deactivated user", "deleted user")
 USERS: Final = ("owner", "other user", "admin", "impersonated", "impersonated admin")
@@ -38,8 +38,9 @@ SUBJECTS: Final = (*USERS, *INACTIVE, "pending session", *SERVICES, *REFUSED)
 
 
 def _door(*, users: int, services: int, **others: int) -> Answers:
-    """Build the answers of a route: 401 to refused callers, 403 to users who may not act, `users` and `services` to
-    these groups. `others` gives answers of single callers; blanks in their names are written as underscores."""
+    """Build the answers of a route: 401 for refused callers, `users` and `services` for the callers of these groups,
+    and 403 for users who may not act (401 if `users` is 401). `others` gives the answers for single callers; blanks in
+    their names are written as underscores."""
     answers = dict.fromkeys(SUBJECTS, 401) | dict.fromkeys(USERS, users) | dict.fromkeys(SERVICES, services)
     if users != 401:
         answers |= dict.fromkeys((*INACTIVE, "pending session"), 403)
@@ -47,29 +48,29 @@ def _door(*, users: int, services: int, **others: int) -> Answers:
 
 
 def anybody(status: int) -> Answers:
-    """Return the answers of a route that looks at no credential."""
+    """Return the answers of a route that checks no credential."""
     return dict.fromkeys(SUBJECTS, status)
 
 
 def own(status: int) -> Answers:
-    """Return the answers of a route for the user in the path alone, also in an impersonated session. All other users,
-    administrators included, get 404."""
+    """Return the answers of a route that only the user in the path may use, also in an impersonated session. All other
+    active users, administrators included, get 404; services get 401."""
     return _door(users=404, services=401, owner=status, impersonated=status)
 
 
 def own_in_person(status: int) -> Answers:
-    """Return the answers of a route for the user in the path alone, which refuses impersonated sessions with 403."""
+    """Return the answers of a route that only the user in the path may use; impersonated sessions get 403."""
     return own(status) | {"impersonated": 403, "impersonated admin": 403}
 
 
 def users(status: int) -> Answers:
-    """Return the answers of a route for every active user, and for no service."""
+    """Return the answers of a route that every active user may use, and no service."""
     return _door(users=status, services=401)
 
 
 def admins(status: int) -> Answers:
-    """Return the answers of a route for administrators and services with the permission `admin`; all others with a
-    valid credential get 403."""
+    """Return the answers of a route that only administrators and services with the permission `admin` may use; all
+    others with a valid credential get 403."""
     return _door(users=403, services=403, admin=status, admin_service=status)
 
 
@@ -94,14 +95,14 @@ def services_with(service: str) -> Callable[[int], Answers]:
 
 
 def granted_services(status: int) -> Answers:
-    """Return the answers of a route for services with a grant for the provider; services without one get 403, whatever
-    their permissions."""
+    """Return the answers of a route that only services with a grant for the provider may use; services without one get
+    403, whatever their permissions."""
     return _door(users=401, services=403, granted_service=status)
 
 
 def clerk(status: int) -> Answers:
-    """Return the answers of a route for Clerk's signed webhooks; all other callers get 400 for a lack of webhook
-    headers."""
+    """Return the answers of a route that accepts only Clerk's signed webhooks; all other callers get 400, because the
+    headers of a webhook are missing."""
     return dict.fromkeys(SUBJECTS, 400) | {"signed webhook": status}
 
 
@@ -164,4 +165,4 @@ DOORS: Final[Mapping[str, Answers]] = {
     "GET /webhook-subscriptions/{subscription_id}/deliveries": admins_and("managing service")(200),
     "POST /webhook-subscriptions/{subscription_id}/replay": admins_and("managing service")(202),
 }
-"""Every route, with its answers to all callers."""
+"""The answers of every route to all callers."""

@@ -1,4 +1,4 @@
-"""The actor of tests in which it does not matter who acts."""
+"""An actor for tests in which it does not matter who acts."""
 
 from typing import Final
 

@@ -26,25 +26,26 @@ on the last state alone."""
 
 
 def described(user_id: str, *, at: int, **fields: Any) -> dict[str, Any]:
-    """Return Clerk's user object as it is `at` milliseconds after START. `fields` are changes as `change_user` takes
-    them."""
+    """Return Clerk's user object as last updated `at` milliseconds after START. `fields` are changes as `change_user`
+    takes them."""
     user = new_user(user_id, now=START)
     change_user(user, {"image_url": IMAGE, "updated_at": START + at, **fields}, now=START)
     return user
 
 
 def event(event_type: str, subject: dict[str, Any], *, at: int = 0) -> Event:
-    """Build an event that was written `at` milliseconds after START."""
+    """Build an event with the timestamp `at` milliseconds after START."""
     return {"object": "event", "type": event_type, "timestamp": START + at, "data": subject}
 
 
 def updated(user_id: str, *, at: int, **fields: Any) -> Event:
-    """Build an event of the type `user.updated`, written `at` milliseconds after START; `fields` as in `described`."""
+    """Build an event of the type `user.updated` with the timestamp `at` milliseconds after START; `fields` as in
+    `described`."""
     return event("user.updated", described(user_id, at=at, **fields), at=at)
 
 
 def deleted(user_id: str, *, at: int) -> Event:
-    """Build an event of the type `user.deleted`, written `at` milliseconds after START."""
+    """Build an event of the type `user.deleted` with the timestamp `at` milliseconds after START."""
     return event("user.deleted", {"id": user_id, "object": "user", "deleted": True}, at=at)
 
 
@@ -59,8 +60,8 @@ def signed_in(user_id: str, *, at: int, session_id: str | None = None) -> Event:
 
 
 async def deliver(container: Container, told: Event, message_id: str | None = None) -> WebhookAccepted:
-    """Hand an event to the inbox, which stores and applies it, as if its signature had been verified. `message_id` is
-    a new one by default."""
+    """Hand an event to the inbox, which stores and applies it, as if its signature had been verified. `message_id`
+    defaults to a new one."""
     with use_context(RequestContext(request_id="test")):
         return await container.clerk.webhooks.receive_clerk_event(
             message_id or clerk_id("msg"), ClerkEvent.model_validate(told), told
@@ -108,6 +109,7 @@ async def changes_of(owner: "Owner[asyncpg.Record]", user_id: str, action: str) 
 
 
 async def published(owner: "Owner[asyncpg.Record]", user_id: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return type and payload of the events about one user in the outbox, relayed or not, in order."""
+    """Return the type and the payload of each event about one user in the outbox, relayed or not, in the outbox's
+    order."""
     rows = await owner.fetch("SELECT event_type, payload FROM outbox_events WHERE subject = $1 ORDER BY seq", user_id)
     return [(row["event_type"], json.loads(row["payload"])) for row in rows]

@@ -1,10 +1,10 @@
-"""Time that stands still until a test moves it."""
+"""A clock that stands still until a test sets it."""
 
 from datetime import UTC, datetime
 from typing import Final
 
 NOW: Final = 1_800_000_000
-"""15 January 2027, 08:00 UTC."""
+"""Unix time of 15 January 2027, 08:00 UTC."""
 
 
 class SetClock:

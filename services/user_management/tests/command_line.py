@@ -1,8 +1,8 @@
-"""Runner of the operator's commands, each in a process with its own environment, two streams and an exit code.
+"""Runner of the operator's commands, each in a process with its own environment, stdout, stderr and exit code.
 
-Each process is forked from one that has imported the commands already. Starting Python anew for each of a hundred
-commands took a quarter of the time of all tests; that `python -m services.user_management.cli` starts is shown in
-`test_cli.py` and by every stack that is started.
+Each process is forked from one that has already imported the commands. Starting Python anew for each of a hundred
+commands took a quarter of the time of all tests. `test_cli.py`, and every start of a stack, shows that
+`python -m services.user_management.cli` itself works.
 """
 
 import json
@@ -27,7 +27,7 @@ Ended = subprocess.CompletedProcess[str]
 
 
 def inherited_environment() -> dict[str, str]:
-    """Return the variables of the test run's own environment that a process needs."""
+    """Return the variables of the test run's own environment that a child process needs."""
     return {name: value for name, value in os.environ.items() if name.startswith(_INHERITED)}
 
 
@@ -57,7 +57,8 @@ def _become(arguments: list[str], environment: dict[str, str], stdout: Path, std
 
 
 class CommandLine:
-    """Callable that runs a command on one database. Keyword arguments are variables laid over its environment."""
+    """Callable that runs a command on one database and returns its exit code and output. Keyword arguments are
+    variables that are added to its environment or override it."""
 
     def __init__(self, servers: Servers, database: str, settings: Settings) -> None:
         providers = json.dumps({name: {"client_id": "id", "client_secret": "s"} for name in settings.oauth.clients})

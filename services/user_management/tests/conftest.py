@@ -34,8 +34,8 @@ ADMIN_USER_ID = "user_administrator"
 
 @pytest.fixture(autouse=True)
 def plain_tracebacks() -> None:
-    """Configure logging without what structlog renders by default, every local variable of a traceback, which takes
-    seconds; and pass the lines about requests through structlog, so that tests can capture them."""
+    """Configure structlog with plain tracebacks, because by default it renders every local variable, which takes
+    seconds. Also send the log lines about requests through structlog, so that tests can capture them."""
     renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[structlog.processors.add_log_level, renderer])
     log_request.write_to(None)
@@ -54,7 +54,7 @@ async def database_name(servers: Servers, worker_name: str) -> AsyncIterator[str
 
 @pytest.fixture(scope="session")
 async def owner(servers: Servers, database_name: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """The owner role's connection, for looking at rows and for moving their time."""
+    """A connection with the owner role, for reading rows and for changing their times."""
     connection = await asyncpg.connect(servers.owner_url(database_name))
     yield connection
     await connection.close()
@@ -96,8 +96,8 @@ def settings(
 
 @pytest.fixture(scope="session")
 async def container(settings: Settings, sandbox_session: Sandbox) -> AsyncIterator[Container]:
-    """The object graph of the whole session, whose calls to Clerk and providers go to the sandbox. There is only one,
-    because deriving the vault's root key takes 0.1 s."""
+    """The object graph that all tests of the session share; its calls to Clerk and providers go to the sandbox. There
+    is only one, because deriving the vault's root key takes 0.1 s."""
     transport = httpx.ASGITransport(app=create_sandbox_app(sandbox_session))
     graph = Container(settings, http=create_http_client(transport))
     await graph.start()
@@ -120,8 +120,9 @@ def no_surprises_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def clean_database(owner: "asyncpg.Connection[asyncpg.Record]", container: Container) -> None:
-    """Empty all tables, except for the first encryption key, which the session's container registered, and drop what
-    that container remembers of earlier tests: failures of providers, unreadable tokens, states of users."""
+    """Empty all tables, except for the first encryption key, which the session's container registered and which
+    becomes active again. Also drop what that container remembers of earlier tests: failures of providers, unreadable
+    tokens, states of users."""
     forget_failures(container)
     container.keys.vault.poison_guard = PoisonGuard(container.resources.clock)
     container.users.states.forget()
@@ -164,7 +165,7 @@ async def journey(
 
 @pytest.fixture
 def admin(journey: Journey) -> Headers:
-    """Headers of a session of an administrator."""
+    """Headers with an administrator's session."""
     return journey.headers_of(ADMIN_USER_ID)
 
 

@@ -1,4 +1,4 @@
-"""Broken integrations for tests of the diagnosis. They are broken at the sandbox, and aged both there and in the
+"""Broken integrations for tests of the diagnosis. The tests break them at the sandbox, and age them there and in the
 database."""
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class Patient:
     async def at(
         cls, journey: Journey, provider: str, *, email: str = "ada@example.com", scopes: Sequence[str] = ()
     ) -> Self:
-        """Sign up, connect, and make a service that may read the tokens."""
+        """Sign a user up, connect an account at `provider`, and make a service that may read its tokens."""
         person: Person = await journey.sign_up(email)
         connection = await journey.connect(person, provider, scopes=tuple(scopes))
         key = await journey.service_key(provider, name=f"reader-{person.id[-8:].lower()}")
@@ -80,14 +80,14 @@ class Patient:
         )
 
     async def read(self) -> int:
-        """Let the access token expire, then read it as a service, which needs a refresh. Returns the status of the
-        answer."""
+        """Let the access token expire, end the pause after a failed refresh, and read the token as a service, which
+        requires a refresh. Return the status of the answer."""
         await self.scene.journey.age_tokens()
         await self.scene.set("refresh_not_before", None)
         return (await self.scene.get()).status_code
 
     async def diagnose(self, **parameters: str) -> dict[str, Any]:
-        """Return the diagnosis as the user gets it."""
+        """Return the diagnosis that the user gets."""
         return await diagnose(self.scene.journey, self.scene.person, self.scene.provider, **parameters)
 
     async def findings(self) -> dict[str, dict[str, Any]]:
@@ -96,7 +96,8 @@ class Patient:
 
 
 async def diagnose(journey: Journey, person: Person, provider: str, **parameters: str) -> dict[str, Any]:
-    """Return the answer of the route that diagnoses a user's own integration."""
+    """Return the body that the diagnosis route returns for a user's own integration. Fails the test unless the status
+    is 200."""
     path = f"/users/me/integrations/{provider}/diagnose"
     response = await journey.client.get(path, headers=person.headers, params=parameters)
     assert response.status_code == 200, response.text

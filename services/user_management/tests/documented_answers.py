@@ -1,4 +1,4 @@
-"""A check, on every answer of the application under test, that the OpenAPI document lists it."""
+"""A check that the OpenAPI document lists every answer of the application under test."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -11,8 +11,9 @@ from services.user_management.middleware.prefix import OPERATOR_PATHS, PREFIX
 
 
 def documented_answers(app: FastAPI) -> Callable[[httpx.Response], Awaitable[None]]:
-    """Return a response hook of httpx that fails the test when the document lists a route but not the status of its
-    answer, or not the code of its problem. Answers of routes outside the document are not checked."""
+    """Return a response hook for httpx that fails the test when the document lists a route but not the status of its
+    answer, or not the code of its problem. It does not check routes outside the document, paths with an encoded slash,
+    or operators' paths under the API's prefix."""
     document = app.openapi()
     # Fixed paths come before templates.
     templates = sorted(document["paths"], key=lambda path: path.count("{"))
@@ -26,7 +27,7 @@ def documented_answers(app: FastAPI) -> Callable[[httpx.Response], Awaitable[Non
         if path != sent and any(path.startswith(operators) for operators in OPERATOR_PATHS):
             return
         if "%2f" in path.lower():
-            # An encoded slash separates segments all the same, so the path is another one than it looks.
+            # An encoded slash separates segments too, so the path has more segments than it seems to have.
             return
         item = next((item for pattern, item in patterns if pattern.fullmatch(path)), None)
         operation = (item or {}).get(response.request.method.lower())

@@ -19,7 +19,7 @@ def first_root(container: Container) -> bytes:
 
 
 async def vault_with(container: Container, roots: Mapping[int, bytes]) -> VaultService:
-    """Make the vault of another process, which holds these root keys."""
+    """Make the vault of another process that holds these root keys, and load it."""
     vault = VaultService(
         load_keys=lambda: TokenEncryption(roots),
         unit_of_work=container.resources.unit_of_work,
@@ -30,12 +30,12 @@ async def vault_with(container: Container, roots: Mapping[int, bytes]) -> VaultS
 
 
 async def vault_of_both(container: Container) -> VaultService:
-    """Make the vault of another process, which holds the versions 1 and 2."""
+    """Make the vault of another process that holds key versions 1 and 2, and load it."""
     return await vault_with(container, {1: first_root(container), 2: SECOND_ROOT})
 
 
 def rotation_with(container: Container, vault: VaultService) -> KeyRotationService:
-    """Make the key rotation of another process, which has this vault."""
+    """Make the key rotation of another process that uses this vault."""
     return KeyRotationService(
         vault=vault,
         database=container.resources.database,

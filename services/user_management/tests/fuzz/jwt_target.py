@@ -36,9 +36,10 @@ VERIFIER: Final = SessionVerifier(_OneKey(), issuer=ISSUER, authorized_parties=[
 
 
 def fuzz_one(data: bytes) -> None:
-    """Verify or read one input. Raises every exception that is not a documented refusal.
+    """Verify or read one input. Any exception that is not a documented refusal is raised; AssertionError if the
+    verification had to wait for something.
 
-    The first byte chooses what the rest is: a whole credential, a header to sign, a payload to sign, or a key set.
+    The first byte selects what the rest is: a whole credential, a header to sign, a payload to sign, or a key set.
     """
     kind, rest = data[:1], data[1:]
     match (kind or b"\x00")[0] % 4:

@@ -1,4 +1,4 @@
-"""Fuzz target: a service key is read only from headers that hold exactly one, in one of its two places."""
+"""Fuzz target: a service key is accepted only from a request with exactly one, in Authorization or in X-Api-Key."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ _KEY: Final = b"ums_0123456789ab_" + b"c" * 64
 
 
 def seeds() -> list[bytes]:
-    """Return inputs with a key in its place, with two keys, and with a key in a wrong place."""
+    """Return inputs with a key in the right place, with two keys, and with a key in a wrong place."""
     # The first byte of a line chooses its header: it is an index of _NAMES.
     return [
         b"\x00Bearer " + _KEY,
@@ -25,8 +25,8 @@ def seeds() -> list[bytes]:
 
 
 def fuzz_one(data: bytes) -> None:
-    """Read the service key of a request with the headers in `data`. Raises AssertionError if what is read is not the
-    one key in them."""
+    """Read the service key of a request with the headers in `data`. If a key is accepted, raises ValueError unless it
+    is in the only header besides cookies, and AssertionError unless it was read correctly."""
     headers = lines_of(data, _NAMES)
     try:
         credential = service_credential(request_of(headers))

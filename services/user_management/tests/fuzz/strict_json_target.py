@@ -1,4 +1,4 @@
-"""Fuzz target: what strict JSON accepts has the same value for every other parser, and what `storable` returns can be
+"""Fuzz target: what strict JSON accepts has the same value for Python's `json`, and what `storable` returns can be
 stored in Postgres."""
 
 import json
@@ -9,7 +9,7 @@ from services.user_management.utils import strict_json
 
 
 def seeds() -> list[bytes]:
-    """Return inputs that are just acceptable, or just not."""
+    """Return inputs on both sides of the limits of what is accepted."""
     return [
         b'{"type": "user.created", "data": {"id": "user_1", "n": [1, -0.5e10, true, null]}}',
         b'"\\ud83d\\ude00 \\ud800 \\u0000"',
@@ -22,7 +22,9 @@ def seeds() -> list[bytes]:
 
 
 def fuzz_one(data: bytes) -> None:
-    """Read `data`. Raises AssertionError if the value differs from what other parsers read or Postgres stores."""
+    """Read `data`. If it is accepted, raises AssertionError when `json.loads` reads another value, when the value
+    changes after it is written and read again, or when a storable string has a NUL; UnicodeEncodeError when one has a
+    lone surrogate."""
     try:
         value = strict_json.loads(data)
     except strict_json.StrictJSONError:
@@ -34,7 +36,7 @@ def fuzz_one(data: bytes) -> None:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield every string in `value`, names included."""
+    """Yield every string in `value`, including the names of members."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

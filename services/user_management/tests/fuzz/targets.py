@@ -1,7 +1,7 @@
 """Loader of the fuzz targets.
 
-`<name>_target.py` exposes `fuzz_one(data: bytes) -> None`, which returns for every input unless the code has a defect,
-and `seeds() -> list[bytes]`, inputs that get past its first checks.
+`<name>_target.py` exposes `fuzz_one(data: bytes) -> None`, which raises only if the code has a defect, and
+`seeds() -> list[bytes]`, inputs that get past the code's first checks.
 """
 
 import importlib
@@ -29,5 +29,5 @@ class Target:
 
 
 def target_names() -> list[str]:
-    """List the names of all targets of this package."""
+    """Return the sorted names of all targets of this package."""
     return sorted(path.stem.removesuffix(_SUFFIX) for path in Path(__file__).parent.glob(f"*{_SUFFIX}.py"))
