@@ -10,6 +10,7 @@ folder of its socket.
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
@@ -217,13 +218,13 @@ class PostgresServer:
         """Remove postmaster.pid and the sockets that a killed postmaster left behind: Postgres refuses to start while
         an unrelated process has the pid in that file.
 
-        If our predecessor was killed just now, its postmaster may still be ending, so this waits for five seconds.
-        Raises `AlreadyInUseError` if the postmaster lives on."""
+        If our predecessor was killed just now, its postmaster or the children of that may still be ending, so this
+        waits for five seconds: without the file, Postgres itself would not notice that they still write. Raises
+        `AlreadyInUseError` if one of them lives on."""
         pid_file = self.data_dir / "postmaster.pid"
         if pid_file.exists():
-            pid = pid_file.read_text().partition("\n")[0].strip()
             deadline = time.monotonic() + _ENDING_SECONDS
-            while pid.isdecimal() and _works_in(pid, self.data_dir):
+            while (pid := _process_in(self.data_dir)) is not None:
                 if time.monotonic() > deadline:
                     raise AlreadyInUseError(f"the Postgres data in {self.data_dir} is in use by process {pid}")
                 time.sleep(0.02)
@@ -253,9 +254,13 @@ def database_url(socket_dir: Path, *, role: str, database: str = DATABASE) -> st
     return f"postgresql://{quote(role)}@/{quote(database)}?host={quote(str(socket_dir))}"
 
 
-def _works_in(pid: str, folder: Path) -> bool:
-    """Tell whether the process has `folder` as its working directory, as a postmaster has its data directory."""
-    try:
-        return Path(f"/proc/{pid}/cwd").samefile(folder)
-    except OSError:  # no such process, or another account's: a postmaster of this folder runs as its owner
-        return False
+def _process_in(data_dir: Path) -> int | None:
+    """Return the id of a Postgres process that has `data_dir` as its working directory, as a postmaster and its
+    children have; None if there is none."""
+    for process_folder in Path("/proc").glob("[0-9]*"):
+        # Processes that have ended since, or are another account's, raise OSError: Postgres runs as the folder's owner.
+        with suppress(OSError):
+            is_postgres = (process_folder / "comm").read_text() == "postgres\n"
+            if is_postgres and (process_folder / "cwd").samefile(data_dir):
+                return int(process_folder.name)
+    return None

@@ -192,9 +192,8 @@ class UnauthenticatedError(ApplicationError):
     default_detail = "A valid credential is required."
 
     def __init__(self, detail: str | None = None, *, counts: bool = True) -> None:
-        """`counts`: whether the refusal counts against the rate limit of the caller's address. It is False where the
-        caller guessed nothing: a session token has run out, or there are session cookies of several users, or too many
-        of them."""
+        """`counts`: whether the refusal counts against the rate limit of the caller's address. It is False where
+        nothing was guessed: a session token has run out, or the session cookies are several users' or too many."""
         self.counts = counts
         super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="user-management"'})
 

@@ -97,9 +97,10 @@ async def fleet(fleet_stack: Stack) -> AsyncIterator[Fleet]:
         await browser.delete("/_ledger")
         database = await asyncpg.connect(fleet_stack.postgres.url(role=SUPERUSER))
         exits.push_async_callback(database.close)
-        # The refresh job would refresh expired tokens before the callers that a test is about. So its present slot and
-        # the next one are marked as done.
-        await database.execute(SLOTS_ARE_DONE, JobName.REFRESH_DUE_TOKENS.value, timedelta(minutes=15))
+        # The refresh job and the check of integrations would refresh expired tokens, among them those of earlier tests,
+        # before the callers that a test is about. So their present slots and the next ones are marked as done.
+        for job in (JobName.REFRESH_DUE_TOKENS, JobName.CHECK_INTEGRATIONS):
+            await database.execute(SLOTS_ARE_DONE, job.value, timedelta(minutes=15))
         # Likewise the daily reconcile job: it would delete users of whom a test's own sender told the service, since
         # the sandbox's Clerk does not know them.
         await database.execute(SLOTS_ARE_DONE, JobName.RECONCILE_CLERK.value, timedelta(days=1))

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.serial
 async def test_answer_that_arrives_while_postgres_is_away_is_stored_when_it_is_back(fleet: Fleet) -> None:
     job = fleet.jobs[0]
     ada = await job.sign_up("ada-postgres@example.com")
-    await job.connect(ada, "sandbox-strict")
+    integration = await job.connect(ada, "sandbox-strict")
     await fleet.run_out(ada.id)
     slow = {
         "party": "oidc:strict",
@@ -24,7 +24,7 @@ async def test_answer_that_arrives_while_postgres_is_away_is_stored_when_it_is_b
         "when": "after",
     }
     expect(await job.browser.post("/_faults", json=slow), 201)
-    call = asyncio.create_task(job.get_token(fleet.key, ada.id, "sandbox-strict"))
+    asked = asyncio.create_task(job.get_token(fleet.key, ada.id, "sandbox-strict"))
     await until(lambda: refreshes_committed(fleet, "strict", at_least=1))
 
     await asyncio.to_thread(fleet.stack.kill, "postgres")
@@ -33,12 +33,14 @@ async def test_answer_that_arrives_while_postgres_is_away_is_stored_when_it_is_b
     ready = await job.client.get("/ready")
     await asyncio.sleep(1.5)
     await asyncio.to_thread(fleet.stack.start_process, "postgres")
-    answer = await call
+    answer = await asked
     again = await job.get_token(fleet.key, ada.id, "sandbox-strict")
 
     assert during.status_code == 503
     assert int(during.headers["Retry-After"]) >= 1
     assert (alive.status_code, ready.status_code) == (200, 503)
     assert answer.status_code == again.status_code == 200, answer.text
-    assert len(await job.ledger("oidc:strict", "token.refresh")) == 1
+    assert again.json()["refreshed"] is False
+    refreshes = await job.ledger("oidc:strict", "token.refresh")
+    assert [refresh["account"] for refresh in refreshes] == [integration["provider_account_id"]]
     assert (await job.userinfo(again.json()["access_token"], "strict")).status_code == 200
