@@ -78,7 +78,7 @@ class Connection:
         reader, writer = self._streams
         writer.write(request)
         status, *headers = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
-        length = next(line for line in headers if line.startswith(b"content-length:"))
+        length = next((line for line in headers if line.startswith(b"content-length:")), b"")
         await reader.readexactly(int(length.partition(b":")[2]))
         return int(status.split(b" ")[1])
 

@@ -72,7 +72,7 @@ _DONE_SLOTS: Final = "SELECT count(*) FROM job_runs WHERE job = $1 AND finished_
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """One user's integration (linked account) at the sandbox's provider of one kind."""
+    """One user's integration at the sandbox's provider of the kind `kind`, as its row was when it was read."""
 
     id: UUID
     user_id: str
@@ -80,7 +80,7 @@ class Connection:
     account: str
     """Id of the account at the provider."""
     token_version: int
-    """Version of the tokens when the integration was made; each refresh that is stored adds one."""
+    """Version of the tokens when the row was read; each refresh that is stored adds one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,10 +98,13 @@ def _merged_clients(ours: str, persons: str) -> str:
 
 
 def process_environment(development: Mapping[str, str], person: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of the stack's processes: the development values, overridden by the developer's. An empty
+    """Return the environment of the stack's processes: the development values, overridden by the developer's. A blank
     value overrides no development value, and both OAUTH_CLIENTS are merged. PATH begins with our own virtual
     environment."""
-    merged = {**development, **{name: value for name, value in person.items() if value or name not in development}}
+    merged = {
+        **development,
+        **{name: value for name, value in person.items() if value.strip() or name not in development},
+    }
     if person.get("OAUTH_CLIENTS"):
         merged["OAUTH_CLIENTS"] = _merged_clients(development["OAUTH_CLIENTS"], person["OAUTH_CLIENTS"])
     programs = str(Path(sys.executable).parent)

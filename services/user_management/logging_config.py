@@ -74,6 +74,15 @@ def _origins(error: BaseException) -> Iterator[BaseException]:
         origin = origin.__cause__ if origin.__suppress_context__ else origin.__context__
 
 
+def _database_errors(error: BaseException) -> Iterator[BaseException]:
+    """Yield the database errors among `error`, its causes and, if it is a group, its members and their causes."""
+    for one in _origins(error):
+        if describe_database_error(one) is not None:
+            yield one
+        for member in one.exceptions if isinstance(one, BaseExceptionGroup) else ():
+            yield from _database_errors(member)
+
+
 def _traceback(error: BaseException) -> str:
     """Return the traceback as Python renders it, the oldest error first, without the text of database errors."""
     told: list[str] = []
@@ -89,8 +98,9 @@ def _traceback(error: BaseException) -> str:
 
 
 def _render_error(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Put the traceback of `exc_info` into the event. In the event's message, where Celery and asyncio repeat an
-    error's text, the text of a database error is replaced by its kind."""
+    """Put the traceback of `exc_info` into the event, as `exception`. In the event's message, where Celery and asyncio
+    repeat an error's text, replace the text of a database error, or of one among its causes, by its summary
+    (`summarize_error`)."""
     exc_info = event.pop("exc_info", None)
     if exc_info is True:
         exc_info = sys.exc_info()
@@ -98,10 +108,9 @@ def _render_error(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
     if not isinstance(error, BaseException):
         return event
     event["exception"] = _traceback(error)
-    for one in _origins(error):
-        if describe_database_error(one) is not None:
-            for text in (repr(one), str(one)):
-                event["event"] = str(event["event"]).replace(text, summarize_error(one))
+    for one in _database_errors(error):
+        for text in filter(None, (repr(one), str(one))):
+            event["event"] = str(event["event"]).replace(text, summarize_error(one))
     return event
 
 

@@ -40,7 +40,7 @@ def test_environment_values_fit_together(tmp_path: Path) -> None:
 
 
 def test_environment_what_the_person_set_wins(tmp_path: Path) -> None:
-    merged = process_environment(_development(tmp_path), {"CLERK_ISSUER": "https://mine", "OTHER": "", "PORT": ""})
+    merged = process_environment(_development(tmp_path), {"CLERK_ISSUER": "https://mine", "OTHER": "", "PORT": " "})
 
     assert merged["CLERK_ISSUER"] == "https://mine"
     assert merged["OTHER"] == ""

@@ -98,8 +98,8 @@ class Slack(Persona):
         return self.settings.token_rotation
 
     def token_scopes(self, scopes: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-        """Return the scopes of the person's token, then those of the bot's token. A token without scopes is left out,
-        but there is always one token."""
+        """Return the scopes of the person's token, then those of the bot's token, which keep the prefix `BOT`. A token
+        without scopes is left out; if there are no scopes at all, the person's token is there without any."""
         users = tuple(scope for scope in scopes if not _is_bots(scope))
         bots = tuple(scope for scope in scopes if _is_bots(scope))
         return tuple(part for part in (users, bots) if part) or ((),)
@@ -159,7 +159,8 @@ class Slack(Persona):
         return super().grant_type(form) or ("authorization_code" if "code" in form else None)
 
     def translated(self, refusal: OAuthError) -> OAuthError:
-        """Return the refusal with status 200 and Slack's own code, if it has one for it."""
+        """Return the refusal as Slack sends it: always with status 200, and with Slack's own code instead of the
+        standard one where Slack has one."""
         error = _ERRORS.get(refusal.error, refusal.error)
         if refusal.error == "invalid_grant":
             error = _ERRORS.get(refusal.cause, _ERRORS["refresh"])

@@ -1,4 +1,5 @@
-"""The provider files that the sandbox writes for the service, one for each refresh kind."""
+"""The provider files that describe the sandbox's OpenID Connect providers to user management. There is one provider,
+and one file, for each refresh kind (`KINDS`); the files agree with the providers' discovery documents."""
 
 import tomllib
 from pathlib import Path

@@ -118,7 +118,8 @@ class _ProgressLines:
         self._printed = time.monotonic()
 
     def report(self, progress: Progress) -> None:
-        """Print a line if the last one was printed at least a second ago."""
+        """Print a line about `progress` if a second has passed since the last line or, before the first one, since this
+        object was made."""
         if time.monotonic() - self._printed >= _LINE_SECONDS:
             self.print(progress)
 

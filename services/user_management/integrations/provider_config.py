@@ -170,7 +170,8 @@ class ProviderConfig(Section):
         return tuple(sorted({*reported, *implied, *unnamed}))
 
     def normalise(self, scopes: Iterable[str]) -> tuple[str, ...]:
-        """Return `scopes` under our names, sorted and without duplicates."""
+        """Return `scopes`, in the provider's spelling or in ours, under our names, sorted and without duplicates. A
+        scope for which no other name is configured keeps its name."""
         return tuple(sorted({self._name(scope) for scope in scopes}))
 
     def granted(

@@ -62,9 +62,12 @@ class TargetRefusedError(Exception):
 
 
 class SystemResolver:
-    """This machine's resolver, called in threads that are used for nothing else. A look-up that hangs occupies its
-    thread long after we stopped waiting for it, and the event loop's own threads are needed to look up providers.
-    Callers that look up the same name and port at the same time share one thread."""
+    """This machine's resolver, called in RESOLVER_THREADS threads of its own. It sets no time limit; callers do.
+
+    A look-up that hangs occupies its thread after its caller has stopped waiting, and the event loop's default threads
+    are needed to look up providers. Callers that ask for the same name and port at the same time share one look-up and
+    its answer.
+    """
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="webhook-names")

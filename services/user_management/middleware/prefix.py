@@ -17,8 +17,9 @@ OPERATOR_PATHS: Final = frozenset({"/internal", "/health", "/ready", "/metrics",
 
 
 class PrefixMiddleware:
-    """Middleware that strips the prefix from the path. Raises NotFoundError for OPERATOR_PATHS under the prefix or with
-    a percent sign, and for any path whose first segment is percent-encoded."""
+    """Middleware that strips PREFIX from the path of a request. Raises NotFoundError for OPERATOR_PATHS if they come
+    under the prefix or with a percent sign, and for a path in which the prefix, or the first segment after it, is
+    percent-encoded."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

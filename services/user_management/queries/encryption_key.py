@@ -1,5 +1,9 @@
-"""Statements on key versions (one secret that encrypts, by its number) and the ciphertexts under them. A new column of
-ciphertexts needs an entry in PLACES."""
+"""Statements on key versions, and on what is encrypted under them. A key version is the number of one encryption key;
+the key itself is not in the database.
+
+A new column of ciphertexts needs an entry in PLACES; otherwise its rows are neither counted nor re-encrypted.
+Authorization codes alone have none: they are counted (CODES) and expire.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

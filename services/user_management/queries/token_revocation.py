@@ -158,9 +158,9 @@ class DueRevocation:
 async def request(
     connection: AsyncConnection, integration_id: UUID, *, preferred: TokenKind, possible: bool
 ) -> RevocationState | None:
-    """Record that a token of the integration is to be revoked, one of the kind `preferred` if there is one. Call it
-    before the tokens are deleted. With `possible` False it is only recorded that the provider cannot revoke. None:
-    there is no token, and nothing is recorded."""
+    """Copy a token of the integration, of the kind `preferred` if it has one, as one to be revoked; the original may be
+    deleted afterwards. With `possible` False no token is copied: it is recorded only that the provider cannot revoke.
+    Returns the recorded state, or None, with nothing recorded, if the integration has no token."""
     parameters = {"id": uuid7(), "integration_id": integration_id, "preferred": preferred.value, "possible": possible}
     if (await connection.execute(_REQUEST, parameters)).one_or_none() is None:
         return None

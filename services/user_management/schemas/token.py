@@ -45,6 +45,7 @@ class TokenResponse(BaseModel):
     scopes: list[str]
     provider: str
     account: str
+    """The account's id at the provider."""
     integration_id: UUID
     refreshed: bool
     """Whether the token was refreshed at the provider while this call waited, for this call or for another."""

@@ -76,10 +76,10 @@ class PoisonGuard:
 
 
 class VaultService:
-    """Seals and opens secrets, and keeps the table of key versions.
+    """Seals and opens secrets, and registers and activates key versions in the database.
 
-    A version is proven when its secret is known to be the one that the data was encrypted with: it decrypts the
-    version's canary (a known text stored under that version) or any other value under it.
+    A version is proven when this process holds the secret that the data was encrypted with: the secret has decrypted
+    the version's canary (a known text stored with the version) or any other value under the version.
     """
 
     def __init__(

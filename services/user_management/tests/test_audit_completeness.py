@@ -99,8 +99,8 @@ def _ask_for_token(path: str, *, as_form: bool = False) -> Prepare:
 
 
 def _administer(method: str, path: str, body: dict[str, object] | None = None) -> Callable[[Journey], Awaitable[Call]]:
-    """Prepare an administrator's call on the service `calendar-sync`, which has a grant; `{key_id}` in the path is that
-    of its key."""
+    """Prepare an administrator's call of `/admin/services` followed by `path`. A service `calendar-sync` exists, with a
+    key and a grant; it is disabled before a call that enables it. `{key_id}` in `path` stands for the id of its key."""
 
     async def prepare(journey: Journey) -> Call:
         services = journey.container.service_clients

@@ -22,7 +22,8 @@ CREATE TRIGGER gives_way BEFORE UPDATE ON integrations FOR EACH ROW EXECUTE FUNC
 
 @pytest.fixture
 async def victim(connected: Connected, sqlstate: str) -> AsyncIterator[Connected]:
-    """An integration whose row cannot be changed: Postgres fails every statement that tries it, with `sqlstate`."""
+    """An integration whose row cannot be updated: Postgres fails every UPDATE of a row of `integrations` with
+    `sqlstate`."""
     owner: asyncpg.Connection[asyncpg.Record] = connected.journey.owner
     await owner.execute(GIVES_WAY.format(sqlstate=sqlstate))
     yield connected

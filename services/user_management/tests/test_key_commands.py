@@ -1,4 +1,5 @@
-"""`cli keys …`, as processes: a rotation from the first key to its retirement."""
+"""The commands `cli keys …`, each run as a process: rotation, rollback, numbers of new keys, unreadable tokens, and
+keys that a transit engine wraps."""
 
 import asyncio
 import base64

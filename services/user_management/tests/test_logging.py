@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import asyncpg
 import pytest
 import structlog
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -173,6 +174,21 @@ def test_database_error_that_is_logged_as_text_quotes_no_row(
     message, fields = (json.loads(line) for line in output.getvalue().splitlines())
     assert message["event"] == f"task failed: {summarize_error(error)}"
     assert fields["error"] == fields["summary"] == summarize_error(error)
+
+
+def test_group_that_is_logged_as_text_quotes_no_row_of_its_members(output: io.StringIO, unreadable: DBAPIError) -> None:
+    error = ExceptionGroup("several", [ValueError("plain"), unreadable])
+
+    logging.getLogger("library").error("task failed: %r", error, exc_info=error)
+
+    assert "canary" not in output.getvalue()
+    assert "ValueError('plain')" in json.loads(output.getvalue())["event"]
+
+
+def test_message_is_kept_if_a_database_error_has_no_text(output: io.StringIO) -> None:
+    structlog.get_logger("test").error("thing.failed", exc_info=asyncpg.InterfaceError(""))
+
+    assert json.loads(output.getvalue())["event"] == "thing.failed"
 
 
 def test_traceback_reads_like_pythons_own(output: io.StringIO) -> None:

@@ -1,5 +1,5 @@
-"""`POST /internal/oauth/token` (RFC 8693): token reads for services that speak OAuth, with OAuth's parameters and
-errors."""
+"""`POST /internal/oauth/token`: a service gets a user's access token for a provider by OAuth token exchange (RFC 8693).
+Requests and refusals have OAuth's form, with a few parameters and members of our own."""
 
 import base64
 import re

@@ -39,8 +39,8 @@ day."""
 
 @dataclass(kw_only=True, eq=False)
 class EvidenceGatherer:
-    """Gathers evidence from the database, and checks whether the stored tokens can be decrypted. It calls no
-    provider."""
+    """Gathers the evidence about one user's integration with a provider from the database and the provider's
+    configuration, and tries to decrypt the integration's tokens. It calls no provider."""
 
     providers: ProviderRegistry
     vault: VaultService

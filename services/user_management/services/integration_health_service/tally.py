@@ -1,5 +1,6 @@
-"""The tallies of one run of the periodic check: the counts of what it has seen of each provider, and the provider's
-state that follows from them."""
+"""The tallies of one run of the periodic check of integrations: for each provider, how often it answered or failed, and
+whether it refuses our client. From them follow the provider's state, if the run has seen enough to tell, and whether
+the rest of the run leaves the provider alone."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass

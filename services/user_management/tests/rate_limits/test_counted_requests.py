@@ -22,7 +22,8 @@ from services.user_management.tests.rate_limits.allowances import POLICIES
 
 
 async def sign_in_as(request: Request, user: str) -> None:
-    """Set the request's principal, as a guard does."""
+    """Stand in for the dependency that authenticates a user: make the user whose id is in the route's path the
+    principal of the request, without any check."""
     remember_principal(request, Principal(PrincipalKind.USER, user))
 
 
