@@ -1,1 +1,1 @@
-"""Benchmarks of the service, each run by `python -m benchmarks NAME`; some need the load generator `wrk`."""
+"""Benchmarks of the user management service; `python -m benchmarks NAME` runs one. Some need the load generator wrk."""

@@ -1,7 +1,7 @@
 """Runs one benchmark: `python -m benchmarks NAME …`.
 
-Exits with 0 when every limit is kept (with `chaos --naive`: when every promise is broken that has to be), with 1 when
-that is not so or the run could not be made, with 2 for wrong arguments, with 130 after Ctrl-C and with 143 after
+Exits with 0 when no limit is broken (with `chaos --naive`: when every promise that has to be broken is broken), with 1
+otherwise or when the run could not be made, with 2 for wrong arguments, with 130 after Ctrl-C and with 143 after
 SIGTERM.
 """
 

@@ -1,6 +1,8 @@
-"""Serves a floor: a bare ASGI callable over a pool of the service's size, with the service's uvicorn flags.
+"""Serves a floor: a bare ASGI callable over a pool of Postgres connections as large as the service's, with the
+service's uvicorn flags.
 
-A floor does the least work that a request of its kind needs in this interpreter; the service is measured against it.
+A floor does the least work that a request of its kind needs in this interpreter; the user management service is
+measured against it.
 """
 
 import asyncio
@@ -30,7 +32,8 @@ async def answer(send: Send, document: Any) -> None:
 
 
 def run(build: Build) -> None:
-    """Serve the application that `build` makes, in the environment of the service, until SIGTERM."""
+    """Serve the application that `build` makes, until SIGTERM, with settings from the service's environment
+    variables."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(build, get_settings()))
 

@@ -1,4 +1,5 @@
-"""Collects the evidence for the verdict of the chaos run, once the interrupted refreshes have been settled."""
+"""What the chaos run does after it has inflicted failures: it waits until no refresh is under way or of unknown
+outcome, asks for new tokens, and collects the evidence from which `verdict` judges."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ _SETTLES_WITHIN_SECONDS: Final = 90.0
 
 
 class Harmed(Protocol):
-    """A failure that was inflicted on one integration (in code a connection) at the time `at`."""
+    """An integration (in code a connection) on which a failure was inflicted; it cannot have been lost before `at`."""
 
     @property
     def connection(self) -> Connection: ...
@@ -29,8 +30,8 @@ class Harmed(Protocol):
 
 
 async def until_settled(fleet: Fleet, connections: Sequence[Connection]) -> None:
-    """Wait until no integration has a refresh that is under way or whose outcome is unknown. Return after 90 seconds
-    even if some have: the verdict shows which of them were too late."""
+    """Wait until none of `connections` has a refresh that is under way or whose outcome is unknown. Return after 90
+    seconds even if some have: what they cost shows in the verdict."""
 
     async def none_is_open() -> bool:
         return await fleet.rows.count_unsettled(connections) == 0
@@ -64,9 +65,9 @@ async def gather_evidence(fleet: Fleet, harmed: Sequence[Harmed]) -> list[Eviden
 
 
 async def renewed(fleet: Fleet, connections: Sequence[Connection], *, promise: str) -> list[Answer]:
-    """Make the access token of each integration expire, end its cool-down, and return the answers to requests for new
-    tokens, in the same order; the ledger notes them under `promise`. An old access token that still works would say
-    nothing about the refresh token."""
+    """Make the access token of each integration expire, as an old one that still works would say nothing about the
+    refresh token, and end the wait before its next refresh. Then ask the service for new tokens and return the answers,
+    in the order of `connections`; the ledger notes them under `promise`."""
     gate = asyncio.Semaphore(_ASKED_AT_ONCE)
     await fleet.rows.run_out(*connections)
     await fleet.rows.end_cool_downs(*connections)
@@ -79,8 +80,8 @@ async def renewed(fleet: Fleet, connections: Sequence[Connection], *, promise: s
 
 
 async def calls_by_account(fleet: Fleet) -> dict[tuple[Kind, str], list[Call]]:
-    """Return the refresh calls at all providers, by kind and account. Calls for which the provider names no account are
-    left out. Raises MainJobError."""
+    """Return the refresh calls that all providers have received so far, by kind of provider and account. Calls for
+    which the provider names no account are left out. Raises MainJobError."""
     found: dict[tuple[Kind, str], list[Call]] = {}
     for kind in KINDS:
         for call in await fleet.witness.calls(kind):

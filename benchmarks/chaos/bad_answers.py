@@ -1,4 +1,5 @@
-"""Promise R7 of the chaos run: providers that answer badly, late or not at all."""
+"""Tests promise R7 of the chaos run: when a provider answers a refresh badly, late or not at all, the service loses no
+integration, answers its caller with a good token or 503, and does not call the provider again and again."""
 
 import asyncio
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ class Fault:
     kinds: Sequence[Kind] = KINDS
     """Kinds of provider that get this fault; at any other kind, the fault itself would end the integration."""
     has_tokens: bool = False
-    """Whether the answer, though odd, holds good tokens; then losing them is never excused."""
+    """Whether the answer, though odd, holds all tokens of a good one; then losing them is never excused."""
 
     @property
     def name(self) -> str:
@@ -59,7 +60,8 @@ FAULTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One fault, the integration (in code a connection) whose refresh it spoiled, and the outcome."""
+    """One fault, inflicted at the time `at`; the integration (in code a connection) whose refresh it spoiled; `first`,
+    the service's answer to the request that led to this refresh; and what came of it."""
 
     fault: Fault
     connection: Connection
@@ -68,12 +70,12 @@ class Case:
     """Status of the integration right after the fault."""
     first: Answer
     calls: int
-    """Refresh calls that the provider received, from the faulty one until a later request was answered with something
-    other than 503."""
+    """Number of refresh calls that the provider received, from the faulty one until a later request to the service was
+    answered with something other than 503, or 45 seconds had passed."""
 
 
 async def answer_badly(fleet: Fleet, per_kind: int) -> list[Promise]:
-    """Test R7: inflict every fault `per_kind` times on each kind of provider that it is for, then test the breaker;
+    """Test R7: inflict every fault `per_kind` times on each kind of provider that gets it, then test the breaker;
     return the promises. Raises BenchmarkError or DevstackError."""
     await fleet.witness.change("grace", grace_seconds=LONG_GRACE_SECONDS)
     found = await asyncio.gather(*(_cases_of(fleet, kind, per_kind) for kind in KINDS))
@@ -102,9 +104,9 @@ async def answer_badly(fleet: Fleet, per_kind: int) -> list[Promise]:
 
 
 async def _cases_of(fleet: Fleet, kind: Kind, per_kind: int) -> list[Case]:
-    """Inflict the faults on one kind of provider, one after another, so that no fault spoils a call meant for another
-    one, and return the cases. The two APIs take turns, so that neither sees enough failures in a row to open its
-    breaker, which `_breaker` tests."""
+    """Inflict each fault `per_kind` times on one kind of provider, one after another, so that none spoils a call meant
+    for another, and return the cases. The two APIs take turns, so that neither sees enough failures in a row to open
+    its breaker, which `_breaker` tests."""
     cases = []
     for number, fault in enumerate([fault for fault in FAULTS if kind in fault.kinds] * per_kind):
         (connection,) = fleet.take(kind)
@@ -124,9 +126,9 @@ async def _cases_of(fleet: Fleet, kind: Kind, per_kind: int) -> list[Case]:
 
 
 async def _breaker(fleet: Fleet) -> list[Promise]:
-    """Test the breaker, by which a process stops calling a provider for a while after several failures in a row: a new
-    process asks for the tokens of twelve integrations at a provider that fails every call. Return the promises about
-    the number of calls and about integrations that are lost."""
+    """Test the breaker, by which a process stops calling a provider for a while after several failures in a row: ask a
+    new API process for the tokens of twelve integrations whose provider fails every call. Return the promises about the
+    number of calls and about integrations that are lost."""
     connections = fleet.take("static", BREAKER_ASKED)
     await fleet.rows.run_out(*connections)
     await fleet.witness.break_next("static", "status", status=500, times=BREAKER_ASKED)

@@ -1,10 +1,10 @@
-"""Promise R8 of the chaos run: the clocks of the provider and of the service's processes are ten minutes ahead of or
-behind that of Postgres.
+"""Tests promise R8 of the chaos run: readers get a token, and one that has not expired, though the clocks of the
+provider and of the service's processes are ten minutes ahead of or behind that of Postgres.
 
-`CLOCK_OFFSET_SECONDS`, which works in the test environment only, shifts the wall clock that a process reads. A service
-that stored expiries by that clock would break the promise in both directions: with a clock ten minutes ahead, it would
-go on handing out a token after its short life; with one ten minutes behind, every token would count as expired on
-arrival, and readers would get none.
+`CLOCK_OFFSET_SECONDS`, which works in the test environment only, shifts the wall clock that a process of the service
+reads. A service that stored expiries by that clock would break the promise in both directions: with a clock ten minutes
+ahead, it would go on handing out a token after its short life; with one ten minutes behind, every token would count as
+expired on arrival, and readers would get none.
 """
 
 import asyncio
@@ -49,21 +49,21 @@ class Case:
     by_wrong_clock: bool
     """Whether the audit row of the refresh bears a wrong time, which proves that such a process did it."""
     answers: list[Answer] = field(default_factory=list)
-    """Answers of all processes, right after the refresh and again when the token had expired; for a refresh by an API,
-    also that API's own answer."""
+    """Answers of all API processes, right after the refresh and again when the token had expired; for a refresh by an
+    API, also its answer to the request that led to the refresh."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """The API processes (`urls`) and workers whose clocks are wrong, one of each for each offset."""
+    """The API processes (`urls`) and workers whose clocks are wrong, one of each for every one of CLOCK_OFFSETS."""
 
     urls: Sequence[str]
     workers: Sequence[Worker]
 
 
 async def tell_wrong_time(fleet: Fleet, per_kind: int) -> list[Promise]:
-    """Test R8, `per_kind` times for each combination of clocks; return the promises. Raises BenchmarkError
-    or DevstackError."""
+    """Test R8, on each kind of provider `per_kind` times for each combination of the provider's clock and a process's;
+    return the promises. Raises BenchmarkError or DevstackError."""
     cases: list[Case] = []
     async with _processes(fleet) as wrong:
         for offset in CLOCK_OFFSETS:
@@ -79,7 +79,8 @@ async def tell_wrong_time(fleet: Fleet, per_kind: int) -> list[Promise]:
 
 
 def judge(cases: Sequence[Case], refreshes: Sequence[int]) -> list[Promise]:
-    """Return the promises; `refreshes` are the refresh calls that the provider received for each of the cases."""
+    """Return the promises of R8; `refreshes` has, in the order of `cases`, how many refresh calls the provider received
+    for each."""
     answers = [answer for case in cases for answer in case.answers]
     handed_out = [answer for answer in answers if answer.status == 200]
     refused = sum(not answer.works for answer in handed_out)
@@ -97,8 +98,8 @@ def judge(cases: Sequence[Case], refreshes: Sequence[int]) -> list[Promise]:
 
 @asynccontextmanager
 async def _processes(fleet: Fleet) -> AsyncIterator[Wrong]:
-    """Run an API and a worker for each offset, with short-lived tokens. The stack's own worker is stopped meanwhile, so
-    that it is known which worker does the work."""
+    """Run an API and a worker for each of CLOCK_OFFSETS, for the length of the block. Meanwhile the providers issue
+    short-lived tokens, and the stack's own worker is stopped, so that it is known which worker does the work."""
     environments = [{"ENVIRONMENT": "test", "CLOCK_OFFSET_SECONDS": str(offset)} for offset in CLOCK_OFFSETS]
     log = fleet.folder / "wrong-clocks.log"
     await asyncio.to_thread(fleet.stack.kill, "worker", signal.SIGTERM)
@@ -116,8 +117,8 @@ async def _processes(fleet: Fleet) -> AsyncIterator[Wrong]:
 
 
 async def _round(fleet: Fleet, wrong: Wrong) -> list[Case]:
-    """Have each process with a wrong clock refresh one integration of each kind, ask all processes for the tokens right
-    after that, and ask again when the tokens have expired. Return the cases."""
+    """Have each process with a wrong clock refresh one integration of each kind, ask all API processes for the tokens
+    right after that, and ask again when the tokens have expired. Return the cases."""
     cases: list[Case] = []
     for url in wrong.urls:
         connections = [connection for kind in KINDS for connection in fleet.take(kind)]
@@ -148,8 +149,8 @@ async def _renew_by(fleet: Fleet, worker: Worker, connections: Sequence[Connecti
 
 
 async def _read_at_once(fleet: Fleet, wrong: Wrong, connections: Sequence[Connection]) -> list[Case]:
-    """Ask every process for the tokens and return the cases. Before that, look up whether a process with a wrong clock
-    refreshed them, since these requests may refresh them again."""
+    """Ask every API process for the tokens and return the cases. Before that, look up whether a process with a wrong
+    clock refreshed the tokens, since these requests may refresh them again."""
     errors = await fleet.rows.clock_errors(connections)
     cases = [Case(one, by_wrong_clock=errors.get(one.id, 0.0) > _WRONG_BY_SECONDS) for one in connections]
     await _read(fleet, wrong, cases)
@@ -157,8 +158,8 @@ async def _read_at_once(fleet: Fleet, wrong: Wrong, connections: Sequence[Connec
 
 
 async def _read(fleet: Fleet, wrong: Wrong, cases: Sequence[Case]) -> None:
-    """Ask every process, with a wrong clock or a right one, for the token of each case and add the answers to the
-    cases: all cases at once, but the processes one after another."""
+    """Ask every API process, with a wrong clock or a right one, for the token of each case and add the answers to the
+    case: all cases at once, but for each case one process after another."""
 
     async def read(case: Case) -> None:
         for url in (*wrong.urls, *fleet.stack.api_urls):

@@ -1,5 +1,5 @@
-"""The integrations that the chaos run harms (in its code: connections), and their rows in Postgres, read and changed by
-SQL, bypassing the service."""
+"""The integrations that the chaos run harms (in its code: connections), and the SQL by which it reads and changes their
+rows and those of job runs, bypassing the service."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The row of an integration at one moment."""
+    """What Postgres holds about an integration at one moment."""
 
     status: str
     reason: str | None
@@ -93,24 +93,24 @@ class State:
     flagged_at: datetime | None
     """When, by the audit log, the integration first became `needs_reauth`; None if it never did."""
     interrupted_number: int | None = None
-    """The integration's rank, from 1 and by the time of the change, among those of its provider that are `needs_reauth`
-    because of `refresh_interrupted`; None if it is not one of them."""
+    """The integration's rank, counted from 1 for the earliest, among those of its provider that have become
+    `needs_reauth` because of `refresh_interrupted`; None if it is not one of them."""
 
 
 async def open_pool(stack: Stack) -> "asyncpg.Pool[asyncpg.Record]":
-    """Return a pool of connections to the stack's Postgres as superuser, who sees every row."""
+    """Return a pool of connections to the stack's Postgres as superuser, who sees every row; the caller closes it."""
     return await asyncpg.create_pool(stack.postgres.url(role=SUPERUSER), min_size=0, max_size=4, command_timeout=30)
 
 
 class Rows:
-    """Reads and changes the tables by SQL, without the service."""
+    """Reads and changes integrations, their tokens and the records of job runs by SQL, without the service."""
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._pool = pool
 
     async def connections(self, accounts: Sequence[str], kinds: Mapping[str, Kind]) -> list[Connection]:
-        """Return the integrations of `accounts` at all providers, in order of their users; `kinds` gives the kind by
-        provider name."""
+        """Return the integrations of the provider accounts with the ids `accounts`, at all providers, in order of the
+        users' ids; `kinds` gives the kind by provider name."""
         return [
             Connection(
                 row["id"], row["user_id"], kinds[row["provider"]], row["provider_account_id"], row["token_version"]
@@ -119,7 +119,8 @@ class Rows:
         ]
 
     async def run_out(self, *connections: Connection) -> None:
-        """Make the access tokens expire in such a way that a reader notices and the refresh job does not."""
+        """Make the access tokens expire in such a way that a read refreshes them and the refresh job, in the present
+        quarter of an hour, does not."""
         await self._pool.execute(_RUN_OUT, _ids(connections))
 
     async def make_due(self, *connections: Connection) -> None:
@@ -127,23 +128,22 @@ class Rows:
         await self._pool.execute(_MAKE_DUE, _ids(connections))
 
     async def put_off(self, connection: Connection) -> None:
-        """Make the access token last another day, so that the refresh job has nothing to renew before it is made to
-        expire again."""
+        """Make the access token expire in a day, so that the refresh job leaves it alone."""
         await self._pool.execute(_PUT_OFF, connection.id)
 
     async def end_cool_downs(self, *connections: Connection) -> None:
-        """End the waits before the next refresh attempt (`refresh_not_before`)."""
+        """Allow the next refresh at once, by removing `refresh_not_before`."""
         await self._pool.execute(_END_COOL_DOWN, _ids(connections))
 
     async def end_leases(self, *connections: Connection) -> None:
-        """End the leases (the right of one process to refresh), without their holders' knowledge: as if half a minute
-        had passed."""
+        """End the leases (each the right of one process to refresh) without their holders' knowledge, as if their time
+        had run out."""
         await self._pool.execute(_END_LEASES, _ids(connections))
 
     async def leave_unsettled(self, connection: Connection) -> None:
-        """Give the row a refresh whose outcome is unknown: one attempt is counted, without a lease and without a
-        cool-down, as if a process had been killed before it called the provider and its lease had ended. The job that
-        sweeps leases settles it."""
+        """Give the integration a refresh whose outcome is unknown: count one attempt, and remove the lease and the wait
+        before the next one, as if a process had been killed before it called the provider and its lease had ended. The
+        job SWEEP_LEASES will repeat the refresh."""
         await self._pool.execute(_LEAVE_UNSETTLED, connection.id)
 
     async def states(self, connections: Iterable[Connection]) -> dict[UUID, State]:
@@ -156,8 +156,8 @@ class Rows:
         }
 
     async def clock_errors(self, connections: Iterable[Connection]) -> dict[UUID, float]:
-        """Return, by integration id, the seconds between the audit row of the last refresh, which has the time of the
-        process that did it, and `last_refresh_at`, which has the database's. Integrations without a refresh are left
+        """Return, by integration id, the seconds between the time of the last refresh in the audit log, set by the
+        process that did it, and `last_refresh_at`, set by the database. Integrations without a refresh are left
         out."""
         return {row["id"]: row["seconds"] for row in await self._pool.fetch(_CLOCK_ERRORS, _ids(connections))}
 
@@ -167,12 +167,13 @@ class Rows:
         return int(await self._pool.fetchval(_UNSETTLED, _ids(connections)))
 
     async def mark_slots_done(self, job: JobName, period: timedelta) -> None:
-        """Mark the job as done in the present period and in the next 200, so that no tick of beat runs it."""
+        """Mark the job, which is due once in every `period`, as done in the present one and in the next 200, so that no
+        order by beat runs it."""
         await self._pool.execute(_MARK_SLOTS_DONE, job.value, period)
 
     async def free_slot(self, job: JobName) -> None:
-        """Delete the records of the job's runs in the present period and in earlier ones, so that the next order runs
-        it."""
+        """Delete the records of the job's runs in the present period and in earlier ones, so that the next order for
+        the job runs it."""
         await self._pool.execute(_FREE_SLOT, job.value)
 
     async def slot_is_done(self, job: JobName) -> bool:
@@ -180,12 +181,12 @@ class Rows:
         return bool(await self._pool.fetchval(_DONE_SLOTS, job.value))
 
     async def fetch_value(self, sql: str, *arguments: Any) -> Any:
-        """Return the first column of the first row; None if there is no row."""
+        """Return the first column of the first row that the query returns; None if there is no row."""
         return await self._pool.fetchval(sql, *arguments)
 
 
 def kinds_by_provider(kinds: Sequence[Kind]) -> dict[str, Kind]:
-    """Return the kind of each provider, by provider name."""
+    """Return each of `kinds` under the name of its provider."""
     return {provider_name(kind): kind for kind in kinds}
 
 

@@ -1,5 +1,5 @@
-"""The stack under test in the chaos run: two copies of the API, a worker, a beat and the sandbox, with a Postgres and a
-Valkey of its own."""
+"""Starts the stack that the chaos run tests (two copies of the API, a worker, a beat and the sandbox, with a Postgres
+and a Valkey of its own), fills it with users and integrations, and asks it for tokens."""
 
 import asyncio
 import itertools
@@ -29,8 +29,8 @@ from services.user_management.enums import JobName
 
 SCOPES: Final = ["openid", "email", "offline_access", "calendar.read"]
 TOKEN_LIFE_SECONDS: Final = 86_400
-"""Lifetime of access tokens: longer than the refresh job looks ahead, so that it renews what a scenario makes due and
-nothing else."""
+"""Lifetime of access tokens: longer than the refresh job looks ahead, so that the job renews what a scenario makes due
+and nothing else."""
 GRACE_SECONDS: Final = 60.0
 """How long the `grace` provider accepts a refresh token that it has replaced: the shortest such time for which anything
 is promised."""
@@ -46,8 +46,8 @@ ORDERED_JOBS: Final = {
     JobName.CHECK_INTEGRATIONS: timedelta(minutes=15),
     JobName.RECONCILE_CLERK: timedelta(days=1),
 }
-"""Jobs, with their periods, that run only when a scenario orders them and not by the clock. RECONCILE_CLERK would find
-that Clerk knows none of the users made here."""
+"""Jobs, with their periods, that do not run by the clock, but only if a scenario orders them. RECONCILE_CLERK would
+find that Clerk knows none of the users made here."""
 NAIVE_RECIPE: Final = Recipe(procfile=Path(__file__).with_name("Procfile.naive"))
 _SEEDING_SECONDS: Final = 900.0
 _AT_ONCE: Final = 16
@@ -70,7 +70,7 @@ class Fleet:
     """Number of users made so far."""
 
     def take(self, kind: Kind, count: int = 1) -> list[Connection]:
-        """Return `count` integrations (in code connections) that no scenario has had before; each is given out once.
+        """Return `count` integrations (in code connections) at the provider of the kind `kind`; each is given out once.
         Raises BenchmarkError when too few are left."""
         left = self.unused.get(kind, [])
         if len(left) < count:
@@ -79,9 +79,9 @@ class Fleet:
         return taken
 
     async def ask(self, url: str, connection: Connection, *, promise: str) -> Answer:
-        """Ask the process at `url` for a token, as a sibling service does, and use it at the provider at once. If no
-        answer comes, the one returned has an `error` and no status. The ledger notes the request and the answer under
-        `promise`."""
+        """Ask the API process at `url` for a token, as a sibling service does, and if it gives one, use that at the
+        provider at once. If no answer comes, the one returned has an `error` and no status. The ledger notes the
+        request and the answer under `promise`."""
         number = self.ledger.asked(promise=promise, url=url, user=connection.user_id, kind=connection.kind)
         answer = await self._asked(url, connection)
         self.ledger.answered(number, answer)
@@ -108,8 +108,8 @@ class Fleet:
         return Answer(200, refreshed=document["refreshed"], token=fingerprint(token), accepted=accepted)
 
     async def ask_patiently(self, connection: Connection, *, promise: str, seconds: float = 45.0) -> Answer:
-        """Ask the API processes in turn, as `ask` does, until one gives an answer other than 503 or `seconds` have
-        passed; return the last answer."""
+        """Ask the API processes in turn, as `ask` does, until one answers with a status other than 503 or `seconds`
+        have passed; return the last answer."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         urls = itertools.cycle(self.stack.api_urls)
@@ -120,8 +120,8 @@ class Fleet:
             await asyncio.sleep(min(answer.retry_after or 0.2, 2.0))
 
     async def connect(self, kinds: Sequence[Kind], count: int) -> None:
-        """Make `count` more users with an integration of each of `kinds`, for `take` to return. Raises BenchmarkError,
-        MainJobError."""
+        """Make `count` more users, each with an integration at the provider of each of `kinds`, for `take` to return.
+        Raises BenchmarkError, MainJobError."""
         numbers = range(self.users, self.users + count)
         self.users += count
         gate = asyncio.Semaphore(_AT_ONCE)
@@ -140,7 +140,8 @@ class Fleet:
             self.unused.setdefault(connection.kind, []).append(connection)
 
     def _seed(self, grants: Sequence[Granted]) -> None:
-        """Store the grants through the service's own code, in a separate process. Raises BenchmarkError."""
+        """Store the users and integrations that `grants` describe through the service's own code, in a separate
+        process. Raises BenchmarkError when that process fails."""
         path = self.folder / "grants.jsonl"
         path.touch(mode=0o600)
         path.write_text("".join(json.dumps(vars_of(grant)) + "\n" for grant in grants))
@@ -163,7 +164,7 @@ def _account(user: int) -> str:
 
 
 def vars_of(grant: Granted) -> dict[str, Any]:
-    """Return the fields by name. `vars()` cannot do so: a dataclass with slots has no `__dict__`."""
+    """Return the fields of `grant` by name. `vars()` cannot do so: a dataclass with slots has no `__dict__`."""
     return {name: getattr(grant, name) for name in Granted.__slots__}
 
 
@@ -171,10 +172,10 @@ def vars_of(grant: Granted) -> dict[str, Any]:
 async def fleet_in(
     folder: Path, ledger: Ledger, *, naive: bool = False, environment: Mapping[str, str] = ENVIRONMENT
 ) -> AsyncIterator[Fleet]:
-    """Start a fleet on empty data in `folder`, and stop it at the end of the block.
+    """Start a fleet without users in `folder`, yield it, and stop it at the end of the block.
 
-    With `naive` it has the refresher without lease and fence. `environment` overrides ENVIRONMENT. The provider's
-    ledger goes beside `ledger`. Raises DevstackError, MainJobError.
+    With `naive` it has the refresher without lease and fence. `environment` overrides ENVIRONMENT. The sandbox's record
+    of calls to the providers goes into the folder of `ledger`. Raises DevstackError, MainJobError.
     """
     variables = {
         **_cleared(),

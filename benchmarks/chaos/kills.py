@@ -1,10 +1,11 @@
-"""Promises R1 and R2 of the chaos run: SIGKILL of an API process (R1) or a worker (R2) while it refreshes, at every
-failpoint (a named place in the code where a test can have the process killed) and at random moments.
+"""Makes the kills for promises R1 and R2 of the chaos run: SIGKILL of an API process (R1) or a child of a worker (R2)
+while it refreshes, at every failpoint (a named place in the code where a test can have the process killed) and at
+random moments.
 
 Each kill is one SIGKILL of one process that is about to refresh one integration (in code a connection), and no
-integration is used for two kills. The sandbox's faults only hold the provider's answer back until the kill: none of
-them can cost an integration. What a kill has cost is read from the witnesses afterwards (`verdict`), not concluded from
-where it was aimed.
+integration is used for two kills. The sandbox's faults delay the provider's answer until the kill, and at one failpoint
+make it a 503: none of them can cost an integration. What a kill has cost is read from the witnesses afterwards
+(`verdict`), not concluded from where it was aimed.
 """
 
 import asyncio
@@ -41,7 +42,8 @@ KILL_POINTS: Final = (
 ONLY_WITH_A_READER: Final = frozenset({Failpoint.BEFORE_ANSWER})
 """Failpoints that the refresh job does not reach, as it answers nobody."""
 RANDOM_WITHIN_SECONDS: Final = 0.12
-"""Longest time from sending the request or the order to a random kill; a refresh of a new process takes about 60 ms."""
+"""Longest delay of a random kill, from about when the process is asked to refresh; a new process takes some 60 ms for
+that."""
 HOLD_SECONDS: Final = 1.0
 """How long the provider holds a call when the process is to die at K2 (sent) or K3 (carried out by the provider); the
 process is dead long before."""
@@ -71,14 +73,14 @@ class Kill:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that make the process die at its failpoint; none for a random kill."""
+        """The environment variables that make the process die at its failpoint; none for a random kill."""
         return armed_with(self.point)
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Kills per kind of provider. Failpoints find only the faults that somebody thought of, so some kills (a fifth in
-    the full run) come at random moments."""
+    """How many kills each kind of provider gets. Failpoints find only the faults that somebody thought of, so some
+    kills (a fifth in the full run) come at random moments."""
 
     at_failpoints: int
     at_random: int
@@ -91,12 +93,12 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Killed:
-    """A kill that was tried, and the integration that the process was to refresh."""
+    """A kill that had been tried by the time `at`, and the integration that the process was to refresh."""
 
     kill: Kill
     connection: Connection
     pid: int | None
-    """Id of the process that SIGKILL ended; None if none was, because the failpoint was not reached."""
+    """Id of the process that SIGKILL ended; None if the kill failed, since no process came to the failpoint or died."""
     at: datetime
 
 
@@ -113,8 +115,8 @@ def plan(
     *,
     points: Sequence[Failpoint] = KILL_POINTS,
 ) -> list[Kill]:
-    """Plan the same kills for each kind, with order and delays drawn from `chance`. The failpoints of `points` take
-    turns; for a worker, those that it does not reach are left out."""
+    """Plan the same kills for each kind of provider, with order and delays drawn from `chance`. The failpoints of
+    `points` take turns; for a worker, those that it does not reach are left out."""
     points = [point for point in points if victim is Victim.API or point not in ONLY_WITH_A_READER]
     aimed: list[Failpoint | None] = [points[number % len(points)] for number in range(share.at_failpoints)]
     kills = [
@@ -127,8 +129,9 @@ def plan(
 
 
 async def carry_out(fleet: Fleet, api: Sequence[Kill], worker: Sequence[Kill]) -> tuple[list[Killed], list[Killed]]:
-    """Kill processes of the API and of the worker at the same time, as one side kills while the other waits for a
-    process to start. Return the kills of the API and those of the worker. Raises BenchmarkError or DevstackError."""
+    """Carry out the kills `api` of API processes and the kills `worker` of workers' children at the same time, as one
+    side kills while the other waits for a process to start. Return what came of the first and of the second. Raises
+    BenchmarkError or DevstackError."""
     return await asyncio.gather(_kill_apis(fleet, api), _kill_workers(fleet, worker))
 
 
@@ -177,8 +180,9 @@ async def _kill_api(fleet: Fleet, replica: Replica, kill: Kill) -> Killed:
 
 
 async def _kill_workers(fleet: Fleet, kills: Sequence[Kill]) -> list[Killed]:
-    """Kill the children of one worker per failpoint, one worker after another, and start the next one meanwhile; Celery
-    replaces the children that die. Return the kills."""
+    """Carry out the kills, one failpoint after another, with a worker for each failpoint and one for the random kills.
+    The worker's children are killed one by one, and Celery replaces them; meanwhile the next worker starts. Return one
+    record per kill."""
     waiting: dict[Failpoint | None, list[Kill]] = {}
     for kill in kills:
         waiting.setdefault(kill.point, []).append(kill)
@@ -195,8 +199,8 @@ async def _kill_workers(fleet: Fleet, kills: Sequence[Kill]) -> list[Killed]:
 
 
 def _start_worker(fleet: Fleet, stack: ExitStack, kills: Sequence[Kill]) -> Worker:
-    """Start a worker for kills at one point. For random kills it has one child, since nobody outside can see which of
-    several does the work."""
+    """Start a worker for kills at one failpoint. For random kills it has one child, since nobody outside can see which
+    of several does the work."""
     concurrency = 1 if kills[0].point is None else min(len(kills), _CHILDREN)
     return stack.enter_context(worker_in(fleet.stack, fleet.folder, kills[0].environment, concurrency=concurrency))
 
@@ -226,8 +230,8 @@ async def _kill_worker(fleet: Fleet, worker: Worker, kill: Kill) -> Killed:
 
 
 async def _nobody_dies(fleet: Fleet, kill: Kill) -> bool:
-    """Tell whether the refresh job has finished although it was to die at a failpoint; always false for a random
-    kill."""
+    """Tell whether the refresh job has finished although its process was to die at a failpoint; always false for a
+    random kill."""
     return kill.point is not None and await fleet.rows.slot_is_done(JobName.REFRESH_DUE_TOKENS)
 
 
@@ -244,7 +248,7 @@ def _record(fleet: Fleet, killed: Killed) -> Killed:
 
 
 def per_point(killed: Sequence[Killed]) -> Counter[str]:
-    """Count the kills that happened, by the name of their point: `K0` to `K8`, `random`."""
+    """Count the kills that ended a process, by the name of their point: `K0` to `K8`, `random`."""
     return Counter(name_of(one.kill.point) for one in killed if one.pid is not None)
 
 

@@ -1,5 +1,5 @@
-"""The record of the chaos run's driver: a line of JSON for every request, every answer and everything that the driver
-did to the service, each written as it happens."""
+"""The ledger of the chaos run's driver: a line of JSON for every request for a token, for every answer, and for
+failures that the driver caused, such as a kill, each written as it happens."""
 
 import hashlib
 import json
@@ -28,13 +28,13 @@ class Answer:
     status: int | None
     """HTTP status of the service's answer; None if no answer came, see `error`."""
     code: str | None = None
-    """Type of the problem, or code of the token client's error; None if there is neither."""
+    """The `type` of the problem document, or the code of the token client's error; None if there is neither."""
     reason: str | None = None
     retry_after: float | None = None
     """Seconds, from the answer's Retry-After; None if it has none."""
     refreshed: bool = False
     token: str | None = None
-    """Fingerprint of the token."""
+    """Fingerprint of the token; None if there was none."""
     accepted: bool | None = None
     """Whether the provider took the token; None if there was no token."""
     error: str | None = None
@@ -46,7 +46,7 @@ class Answer:
 
 
 class Ledger:
-    """A file to which lines are only appended; answers are kept in memory too, for the verdict."""
+    """A file to which lines are only appended; answers are kept in memory too, to be counted."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

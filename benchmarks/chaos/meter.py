@@ -1,5 +1,5 @@
-"""Scrapes the service's counter of interrupted refreshes as Prometheus would, and remembers when it first saw each
-number."""
+"""Scrapes the service's counter of integrations that were lost to an interrupted refresh, as Prometheus would, and
+remembers when the counter had first reached each number."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -18,7 +18,8 @@ _INTERRUPTED: Final = {"status": "needs_reauth", "reason": "refresh_interrupted"
 
 
 class Meter:
-    """Remembers when the count of interrupted integrations at each kind of provider reached each number."""
+    """Remembers when a scrape first showed that the count of interrupted integrations at a kind of provider had reached
+    a number."""
 
     def __init__(self, client: httpx.AsyncClient, urls: Sequence[str]) -> None:
         self._client = client
@@ -26,12 +27,12 @@ class Meter:
         self._reached: dict[tuple[Kind, int], datetime] = {}
 
     def seen_at(self, kind: Kind, number: int | None) -> datetime | None:
-        """Return when a scrape first counted `number` interrupted integrations of the kind; None if none did, or if
-        `number` is None."""
+        """Return when a scrape first counted `number` interrupted integrations of the kind, or more; None if none did,
+        or if `number` is None."""
         return None if number is None else self._reached.get((kind, number))
 
     async def watch(self) -> None:
-        """Scrape the first API that can be reached (others may be restarting), once a second, without end."""
+        """Once a second, without end, scrape the first of the URLs that can be reached (others may be restarting)."""
         while True:
             for url in self._urls:
                 with suppress(httpx.TransportError):

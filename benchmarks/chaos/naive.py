@@ -46,7 +46,8 @@ async def claim_without_lease(
     connection: AsyncConnection, *, integration_id: UUID, token_version: int, **lease: Any
 ) -> Claim | None:
     """Claim the tokens for a refresh, in place of `token_refresh.claim`, even if another process holds the lease or has
-    changed `token_version`; leave no lease behind."""
+    changed `token_version`; leave no lease behind. None in the other cases in which `token_refresh.claim` gives
+    None."""
     current = await _forget_lease(connection, integration_id) or token_version
     claim = await _claim_with_lease(connection, integration_id=integration_id, token_version=current, **lease)
     await _forget_lease(connection, integration_id)
@@ -56,7 +57,8 @@ async def claim_without_lease(
 async def advance_without_fence(
     connection: AsyncConnection, *, integration_id: UUID, token_version: int, **changes: Any
 ) -> Advanced | None:
-    """Store the change, in place of `token_refresh.advance`, even if another process has stored one since."""
+    """Record that a refresh succeeded, in place of `token_refresh.advance`, even if another process has stored new
+    tokens since this one began."""
     current = await _forget_lease(connection, integration_id) or token_version
     changes["attempts"] = None
     return await _advance_behind_fence(connection, integration_id=integration_id, token_version=current, **changes)
@@ -98,7 +100,8 @@ async def _forget_lease(connection: AsyncConnection, integration_id: UUID) -> in
 
 
 def main() -> None:
-    """Replace the service's safeguards by the functions above, then run the web process or the worker."""
+    """Replace the service's safeguards by the functions above, then run the web process or the worker, whichever the
+    first argument names."""
     token_refresh.claim = claim_without_lease
     token_refresh.advance = advance_without_fence
     integration.set_status = set_status_without_fence

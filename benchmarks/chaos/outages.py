@@ -1,5 +1,5 @@
-"""Promise R6 of the chaos run: Postgres is killed while the provider is answering. The provider's answers may hold the
-only tokens that still work."""
+"""Tests promise R6 of the chaos run: Postgres is killed after the providers have carried out refreshes and before they
+answer, so the answers may hold the only tokens that still work. No integration may be lost in silence."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from benchmarks.report import Promise
 from services.sandbox.providers import KINDS
 
 HOLD_SECONDS: Final = 1.0
-"""How long the provider holds the answer to a refresh that it has carried out; Postgres is dead before it ends."""
+"""How long the provider holds back the answer to a refresh that it has carried out; Postgres dies in that time."""
 HOLD_SECONDS_EACH: Final = 0.05
 """Added to HOLD_SECONDS for each integration, as the first answer has to wait until all refreshes are carried out."""
 SHORT_SECONDS: Final = 1.0
-"""Time from the last answer to the start of Postgres in the short outage."""
+"""Time from the providers' last answer to the restart of Postgres in the short outage."""
 LONGER_THAN_THE_LEASE_SECONDS: Final = 33.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """One integration (in code a connection) whose refresh met the outage; at the time `at`, Postgres was running
+    """One integration (in code a connection) whose refresh met the outage. At the time `at`, Postgres was running
     again."""
 
     connection: Connection
@@ -34,8 +34,8 @@ class Outage:
 
 
 async def short_outage(fleet: Fleet, per_kind: int) -> list[Promise]:
-    """Test an outage that ends a second after the last answer: no integration of any kind may be lost. Return the
-    promises. Raises BenchmarkError, DevstackError, MainJobError."""
+    """Test an outage that ends a second after the providers' last answer: no integration, whatever the kind of its
+    provider, may be lost. Return the promises. Raises BenchmarkError, DevstackError, MainJobError."""
     struck = await _strike(fleet, per_kind, SHORT_SECONDS)
     await until_settled(fleet, [one.connection for one in struck])
     evidence = await gather_evidence(fleet, struck)
@@ -70,8 +70,9 @@ def _met(struck: Sequence[Outage], name: str) -> Promise:
 
 
 async def _strike(fleet: Fleet, per_kind: int, seconds: float) -> Sequence[Outage]:
-    """Kill Postgres when the provider has carried out every refresh and answered none, and start it `seconds` after the
-    last answer. Return one outage for each integration."""
+    """Ask for the tokens of `per_kind` integrations of each kind, kill Postgres when the providers have carried out
+    every refresh and answered none, and start it `seconds` after their last answer. Return one outage for each
+    integration."""
     connections = [connection for kind in KINDS for connection in fleet.take(kind, per_kind)]
     await fleet.rows.run_out(*connections)
     hold = HOLD_SECONDS + HOLD_SECONDS_EACH * len(connections)

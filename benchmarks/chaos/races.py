@@ -1,4 +1,5 @@
-"""Promises R4 and R5 of the chaos run: many processes refresh one integration at once, and one process is too late."""
+"""Tests promises R4 and R5 of the chaos run: processes that refresh one integration at once make a single call of the
+provider between them (R4), and a process whose call is refused too late does no harm to newer tokens (R5)."""
 
 import asyncio
 from typing import Final
@@ -52,9 +53,9 @@ async def race(fleet: Fleet, rounds: int) -> list[Promise]:
 
 
 async def _race_once(fleet: Fleet, connection: Connection, workers: tuple[Worker, Worker]) -> list[Answer]:
-    """Run one round and return the answers. The refresh job sees the token as due, the sweeper sees a refresh that a
-    dead process left behind, and the readers see an expired token. Raises BenchmarkError when a job has not run after
-    60 seconds."""
+    """Run one round of R4 and return the readers' answers. The refresh job sees the token as due, the sweeper sees a
+    refresh that a dead process left behind, and the readers see an expired token. Raises BenchmarkError when a job has
+    not run after 60 seconds."""
     await fleet.rows.make_due(connection)
     await fleet.rows.leave_unsettled(connection)
     for job in JOBS:
@@ -72,9 +73,9 @@ async def _race_once(fleet: Fleet, connection: Connection, workers: tuple[Worker
 
 
 async def come_too_late(fleet: Fleet, rounds: int) -> list[Promise]:
-    """Test R5, `rounds` times: a process loses its lease while the provider holds its call, and gets invalid_grant
-    after another one, the winner, has stored new tokens. The first answer 409 (the user has to reconnect) to a loser
-    ends the test. Return the promises. Raises BenchmarkError, MainJobError."""
+    """Test R5, `rounds` times: a process, the loser, loses its lease while the provider holds its call, and gets
+    invalid_grant after another process, the winner, has stored new tokens. The first answer 409 (the user has to
+    reconnect) from a loser ends the test. Return the promises. Raises BenchmarkError, MainJobError."""
     connections = [fleet.take(kind)[0] for kind in KINDS]
     losers: list[Answer] = []
     winners: list[Answer] = []

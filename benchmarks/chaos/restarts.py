@@ -1,5 +1,5 @@
-"""Promise R3 of the chaos run: the APIs and the worker are restarted one after another, as in a deployment, while
-sibling services ask for tokens."""
+"""Tests promise R3 of the chaos run: no request and no integration is lost while the APIs and the worker are restarted
+one after another, as in a deployment. The callers are clients such as sibling services have."""
 
 import asyncio
 import random
@@ -23,9 +23,9 @@ PER_KIND: Final = 6
 """Integrations of each kind: half of them are read by the callers, half are refreshed by the worker."""
 CALLERS: Final = 6
 PROVIDER_SECONDS: Final = 0.5
-"""How long the provider takes for a refresh: long enough that one is always under way when a process gets SIGTERM."""
+"""How long the provider takes for a refresh: long enough that a refresh is under way when a process gets SIGTERM."""
 EXPIRY_SECONDS: Final = 0.3
-"""Time between two integrations whose tokens are made to expire."""
+"""Time from making the token of one integration expire to making that of the next one expire."""
 WORKER: Final = "worker"
 PROCESSES: Final = ("web", WORKER, "web-2")
 """Processes in the order in which they are restarted."""
@@ -37,8 +37,8 @@ class Balancer(httpx.AsyncBaseTransport):
     """HTTP transport that acts as the load balancer in front of several processes: if one cannot be connected to, the
     request goes to the next one.
 
-    A request that was sent is never sent to another process: a balancer cannot know what a POST has done. If its
-    connection fails then, the request counts as dropped.
+    A request that was sent is never sent to another process: a balancer cannot know what a POST has done. If the
+    connection fails after that, the request counts as dropped.
     """
 
     def __init__(self, ports: Sequence[int], transport: httpx.AsyncBaseTransport) -> None:
@@ -68,8 +68,9 @@ class Balancer(httpx.AsyncBaseTransport):
 
 
 async def roll(fleet: Fleet, restarts: int, *, every_seconds: float, chance: random.Random) -> list[Promise]:
-    """Test R3: restart `restarts` processes in turn, one every `every_seconds`, while callers ask for tokens with the
-    client that sibling services use. Return the promises. Raises BenchmarkError, DevstackError, MainJobError."""
+    """Test R3: restart the PROCESSES in turn, `restarts` times in all, and begin one at most every `every_seconds`,
+    while callers ask for tokens with the client that sibling services use. Return the promises. Raises BenchmarkError,
+    DevstackError, MainJobError."""
     read, worked = ([one for kind in KINDS for one in fleet.take(kind, PER_KIND // 2)] for _ in range(2))
     for kind in KINDS:
         await fleet.witness.change(kind, delay_seconds=PROVIDER_SECONDS)
@@ -114,8 +115,8 @@ async def _restart(fleet: Fleet, name: str) -> None:
 
 
 async def _busy(fleet: Fleet, connections: Sequence[Connection]) -> int:
-    """Give the worker these integrations to refresh, wait up to 20 s until it has begun, and return how many refreshes
-    are under way then."""
+    """Make the tokens of these integrations due, wait up to 20 s until the worker has begun to refresh them, and return
+    how many refreshes are under way then; 0 if it has not begun."""
     await fleet.rows.make_due(*connections)
     await fleet.rows.free_slot(JobName.REFRESH_DUE_TOKENS)
 
@@ -129,8 +130,8 @@ async def _busy(fleet: Fleet, connections: Sequence[Connection]) -> int:
 async def _load(
     fleet: Fleet, connections: Sequence[Connection], chance: random.Random, *, balancer: Balancer, over: asyncio.Event
 ) -> list[Answer]:
-    """Have several callers ask for tokens, each one 10 ms after its last answer, while the tokens of integrations
-    chosen at random expire, until `over` is set; return the answers."""
+    """Have CALLERS callers ask for tokens, each 10 ms after the answer to its last request, while the tokens of
+    integrations chosen at random expire, until `over` is set; return the answers."""
     answers: list[Answer] = []
 
     async def expire() -> None:

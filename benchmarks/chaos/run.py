@@ -53,6 +53,7 @@ class Size:
     bad_answers: int
     """How often each fault is inflicted."""
     wrong_clocks: int
+    """How often each combination of wrong clocks is tried."""
 
     @property
     def connections(self) -> int:
@@ -104,8 +105,8 @@ class Options:
 
 def run(options: Options) -> bool:
     """Make the chaos run, print its table and write the result to `json_path` if there is one. Return whether every
-    promise was kept, or with `naive` whether every one in MUST_FAIL_WHEN_NAIVE failed. Ledgers of an earlier run in the
-    same folder are deleted.
+    promise was kept, or with `naive` whether every one in MUST_FAIL_WHEN_NAIVE was broken. Ledgers of an earlier run in
+    the same folder are deleted.
 
     Raises BenchmarkError, DevstackError or OSError.
     """

@@ -1,5 +1,5 @@
-"""Judges what a kill has cost, from three witnesses: the answers to the driver (this benchmark), the calls that the
-provider received, and the rows in Postgres.
+"""Judges what a failure has cost one integration, and whether the promises about kills were kept, from three witnesses:
+the answers to the driver (this benchmark), the calls that the provider received, and the rows in Postgres.
 
 An integration (in code a connection) works when a token that was refreshed afterwards was handed out and the provider
 took it. Otherwise it is lost, which is excused in one case alone: a strict provider (each refresh token works once) had
@@ -46,8 +46,8 @@ class Evidence:
 
     @property
     def answers_lost(self) -> int:
-        """Number of refreshes that the provider carried out and whose answer was not in Postgres when everything had
-        settled."""
+        """Number of refreshes that the provider carried out, but whose new tokens were not in Postgres when everything
+        had settled."""
         stored = self.state.token_version - self.connection.token_version
         return sum(call.committed for call in self.calls) - stored
 
@@ -66,8 +66,9 @@ class Evidence:
 
     @property
     def lost_at(self) -> datetime:
-        """When the tokens were lost, if they were: at the kill, or at the last call that the provider carried out, if
-        that was later. A process that is killed for another integration may have been refreshing this one."""
+        """When the tokens were lost, if they were: when the integration was harmed, or at the last call that the
+        provider carried out, if that was later. A process that is killed for another integration may have been
+        refreshing this one."""
         return max([self.harmed_at, *(call.at for call in self.calls if call.committed)])
 
     @property
@@ -78,22 +79,23 @@ class Evidence:
 
     @property
     def is_unmetered(self) -> bool:
-        """Whether the integration is flagged, and the metrics did not show it within a minute of the loss."""
+        """Whether the integration is flagged, but the metrics did not count it within a minute of the loss."""
         if not self.is_flagged:
             return False
         return self.metered_at is None or (self.metered_at - self.lost_at).total_seconds() > FLAGGED_WITHIN_SECONDS
 
     @property
     def is_left_active(self) -> bool:
-        """Whether the integration is shown as `active` or `degraded`, and does not work."""
+        """Whether the integration does not work and yet had the status `active` or `degraded` when everything had
+        settled."""
         return self.state.status in _SERVING and not self.works
 
 
 def judge(
     name: str, evidence: Sequence[Evidence], *, kills: int, planned: int, per_point: Mapping[str, int]
 ) -> list[Promise]:
-    """Return the promises about one kind of victim, called `name` (R1 or R2). Of the `planned` kills, `kills` happened;
-    `per_point` counts these by where they happened."""
+    """Return the promises about the kills of APIs (`name` is R1) or of workers (R2). Of the `planned` kills, `kills`
+    happened; `per_point` counts these by where they happened."""
     lost = [one for one in evidence if not one.works]
     kept_kinds = [one for one in evidence if one.connection.kind != "strict"]
     strict = [one for one in evidence if one.connection.kind == "strict"]

@@ -1,5 +1,5 @@
-"""A client with which the chaos run scripts faults of the sandbox's providers and reads which refresh calls they
-received."""
+"""A client with which the chaos run makes consents at the sandbox's providers, changes their settings and clocks,
+scripts their faults, and reads which refresh calls they received."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +26,7 @@ class Call:
     refresh_token: str | None
     """Fingerprint of the refresh token that was presented."""
     issued: str | None
-    """Fingerprint of the refresh token in the answer."""
+    """Fingerprint of the refresh token in the answer; None if it had none."""
     committed: bool
     """Whether the provider carried the refresh out."""
     at: datetime
@@ -55,8 +55,8 @@ class Witness:
         expect(await self._client.post(f"/oidc/{kind}/_control/clock-offset", json={"seconds": seconds}), 200)
 
     async def break_next(self, kind: Kind, action: str, **details: Any) -> None:
-        """Script a fault of the sandbox: `action` applies to the next refresh at the provider, or the next `times` ones
-        if `details` has `times`."""
+        """Script a fault of the sandbox: `action` applies to the next refresh call of the provider, or to the next
+        `times` ones if `details` has `times`."""
         fault = {"party": f"oidc:{kind}", "operation": REFRESH, "action": action, **details}
         expect(await self._client.post("/_faults", json=fault), 201)
 
@@ -80,8 +80,8 @@ class Witness:
         ]
 
     async def calls_of(self, kind: Kind, account: str) -> list[Call]:
-        """Return the calls with one account's refresh tokens, including the refused ones, for which the provider names
-        no account."""
+        """Return the refresh calls with one account's refresh tokens, oldest first, including refused ones, for which
+        the provider names no account."""
         calls = await self.calls(kind)
         tokens = {token for call in calls if call.account == account for token in (call.refresh_token, call.issued)}
         return [call for call in calls if call.account == account or call.refresh_token in tokens]

@@ -1,5 +1,5 @@
-"""Celery workers beside the stack's own. Each listens on a separate queue, so that it is known which worker does which
-work."""
+"""Runs Celery workers beside the stack's own, and kills their children. Each worker listens on a queue of its own, so
+that it is known which worker does which work."""
 
 import asyncio
 import itertools
@@ -74,8 +74,8 @@ class Worker:
     async def until_death(
         self, known: Collection[int], *, seconds: float, unless: Callable[[], Awaitable[bool]]
     ) -> int | None:
-        """Wait for a child to end by SIGKILL that is none of the `known`, and return its process id; None if none does
-        within `seconds` or before `unless` comes true."""
+        """Wait until SIGKILL has ended a child that is not among the `known`, and return its process id; None if that
+        does not happen within `seconds` or before `unless` comes true."""
 
         async def is_decided() -> bool:
             return bool(set(self.deaths()) - set(known)) or await unless()
