@@ -1,8 +1,7 @@
 """Compares the service with its floor (a bare server that does the least work that such a request needs), by putting
 the same load on both in turn, over the same database.
 
-Rates depend on the machine; the share that the service itself takes hardly does. So the limit is on the ratio of the
-rates.
+Rates depend on the machine; the ratio of the two rates hardly does, so the limit is on the ratio.
 """
 
 import statistics
@@ -120,8 +119,8 @@ class Comparison(Generic[M]):
         return self.service.failures + self.floor.failures
 
     def promises(self, circumstances: Circumstances, *, minimum_ratio_percent: float) -> list[Promise]:
-        """Return the promises that every comparison has: on the ratio, the memory, the failures and the p99 latency,
-        which is judged on an idle machine only."""
+        """Return the promises that every comparison has: on the ratio, the failures of both servers, and the service's
+        memory and p99 latency, of which the latter is judged on an idle machine only."""
         service, idle = self.service, circumstances.is_idle
         rounds = [*service.rounds, *self.floor.rounds]
         counts = {"answered": sum(measured.load.requests for measured in rounds)}

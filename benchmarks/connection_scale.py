@@ -1,4 +1,5 @@
-"""Sends the same token reads to a deployment of a thousand integrations and to one of a million, in turn.
+"""Times token reads, lists of a user's integrations, and queries of periodic jobs in a deployment of a thousand
+integrations and in one of a million (by default), in turn.
 
 Both deployments run at the same time. A time that grows with the number of integrations belongs to a query that no
 index serves.
@@ -31,14 +32,14 @@ class Options:
 
     connections: int
     requests: int
-    """Measured requests per case and deployment; as many requests of other users warm up before them."""
+    """Measured requests per case and deployment; as many requests about other users warm up before them."""
     seed: int
     json_path: Path | None
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The timing of one case in one deployment."""
+    """The median time of one case in one deployment, and the number of unexpected answers."""
 
     p50_milliseconds: float
     failures: int
@@ -62,11 +63,11 @@ class Growth:
 
     @property
     def ratio(self) -> float:
-        """How many times longer the case takes in the large deployment, by the median."""
+        """The median time in the large deployment, divided by that in the small one."""
         return self.large.p50_milliseconds / self.small.p50_milliseconds
 
     def promises(self) -> list[Promise]:
-        """Return the limit on the growth, and the promise that every answer was the expected one."""
+        """Return two promises: the growth is within its limit, and every answer was an expected one."""
         name = f"connection_scale[{self.case}]"
         failures = {"small": self.small.failures, "large": self.large.failures}
         return [
@@ -122,8 +123,8 @@ def _populate(deployment: Deployment, connections: int, options: Options) -> tup
 def _measure(small: Sequence[Case], large: Sequence[Case], options: Options) -> list[Growth]:
     """Ask every question of every case in both deployments: the first half warms up, the second half is measured.
 
-    No user is asked about twice if there are enough users: a user's rows would be in memory the second time, which
-    hides a part of the growth.
+    Apart from the batches, no case asks about a user twice if there are enough users: the user's rows would be in
+    memory the second time, which hides a part of the growth.
     """
     pairs = list(zip(small, large, strict=True))
     samples: list[list[tuple[Sample, Sample]]] = [[] for _ in pairs]

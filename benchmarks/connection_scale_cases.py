@@ -1,4 +1,5 @@
-"""Defines the questions that are compared between a deployment of few integrations and one of many."""
+"""Defines the questions whose times `connection_scale` compares between a deployment of few integrations and one of
+many, and chooses the users to ask about."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -56,12 +57,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One kind of question, asked about one user after another."""
+    """One kind of question, asked again and again, mostly about one user after another."""
 
     name: str
     maximum_ratio: float
     ask: Callable[[int], Sample]
-    """Asks the question of the given number. Raises BenchmarkError when no answer comes."""
+    """Asks the question of the given number, from 0. Raises BenchmarkError when no answer comes."""
 
 
 class Respondents:

@@ -1,5 +1,6 @@
-"""Times the database queries of the periodic jobs. They run in this process, as the jobs run them, and not in a worker,
-which would then refresh and revoke tokens and so change the rows that the next query finds."""
+"""Times the queries by which periodic jobs find due refreshes and claim due revocations. They run in this process, as
+the jobs run them, and not in a worker, which would then refresh and revoke tokens and so change the rows that the next
+query finds."""
 
 import asyncio
 import time
@@ -49,7 +50,7 @@ class JobCaller(AbstractContextManager["JobCaller"]):
         """Fetch the next page of the integrations that the refresh job walks through, and after the last full page the
         first one again; return the milliseconds and how many there are on the page.
 
-        No page is fetched to find that it is short: among a thousand integrations that would come before every second
+        The short page at the end is never fetched: among a thousand integrations it would come before every second
         page, and leave its rows in the processor's caches.
         """
         position = next(self._pages)
@@ -72,8 +73,7 @@ class JobCaller(AbstractContextManager["JobCaller"]):
         return self._runner.run(run())
 
     async def _due_pages(self) -> list[DuePosition]:
-        """List the positions after which the full pages begin. Raises BenchmarkError if no
-        page is full."""
+        """List the positions after which the full pages begin. Raises BenchmarkError if no page is full."""
         steps = await self._due(DuePosition(), _MORE_THAN_ALL)
         starts = [DuePosition(), *(step.position for step in steps[DUE_AT_ONCE - 1 :: DUE_AT_ONCE])]
         full = starts[: len(steps) // DUE_AT_ONCE]

@@ -1,7 +1,7 @@
-"""Seals readable tokens for some users: `python -m benchmarks.connection_scale_seals FILE`.
+"""Gives some users tokens that the vault can open: `python -m benchmarks.connection_scale_seals FILE`.
 
 FILE is a JSON array of user ids. The module runs as a process of its own, in the environment of the service, whose
-vault seals the tokens. All other users keep unreadable bytes of the same length.
+vault seals the tokens. All other users keep bytes of the same length that the vault cannot open.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""Starts a throw-away deployment: Postgres, Valkey, the schema, and the environment of production."""
+"""Starts a throw-away deployment, still without a process of the service: Postgres with the schema, Valkey, and the
+environment variables of production."""
 
 import json
 import os
@@ -29,7 +30,8 @@ _PREPARATION_SECONDS: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Running servers with empty, migrated databases; everything in its folder is deleted afterwards."""
+    """A running Postgres and Valkey, at first with the schema and no data; all files in `folder` are deleted at the
+    end."""
 
     folder: Path
     environment: Mapping[str, str]
@@ -37,8 +39,8 @@ class Deployment:
     postgres: PostgresServer
 
     def run_python(self, *arguments: str) -> Finished:
-        """Run `python ARGUMENTS…` in the environment, for at most five minutes. If it fails, raises BenchmarkError with
-        the last line that it printed."""
+        """Run `python ARGUMENTS…` with the variables in `environment`, for at most five minutes. Raises BenchmarkError
+        with the last line that was printed, if the command fails or takes longer."""
         command = [sys.executable, *arguments]
         finished = process.run(command, env=self.environment, cwd=self.folder, timeout=_PREPARATION_SECONDS)
         if finished.returncode != 0:
@@ -66,8 +68,8 @@ class Deployment:
 def deployed(postgres_settings: Mapping[str, str], environment: Mapping[str, str]) -> Iterator[Deployment]:
     """Start a deployment, yield it, and stop it and delete its data at the end of the block.
 
-    `postgres_settings` override its postgresql.conf, and `environment` its variables. Raises BenchmarkError or
-    DevstackError.
+    `postgres_settings` override its postgresql.conf, and `environment` its environment variables. Raises BenchmarkError
+    or DevstackError.
     """
     with (
         scratch_folder() as folder,
@@ -80,7 +82,8 @@ def deployed(postgres_settings: Mapping[str, str], environment: Mapping[str, str
 
 
 def production_environment(postgres: PostgresServer, valkey: ValkeyServer) -> dict[str, str]:
-    """Return the variables that an operator sets in production, with made-up addresses of Clerk and the frontend.
+    """Return the environment variables that an operator sets in production, with made-up addresses of Clerk and the
+    frontend.
 
     Nothing is taken from the caller's own environment.
     """

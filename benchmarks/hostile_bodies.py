@@ -111,7 +111,7 @@ def _watch(
     name: str, deployment: Deployment, server: ServerUnderTest, *, seconds: int, count: int | None = None
 ) -> Watched:
     """Ask for `/health` again and again for `seconds` and return the measurements. If `count` is given, run the attack
-    `name` of that size meanwhile, and go on until it has ended.
+    `name` of that size meanwhile, and go on at least until the attack has ended.
 
     Raises BenchmarkError.
     """

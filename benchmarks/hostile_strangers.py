@@ -1,5 +1,5 @@
-"""Attacks the service as clients without a valid credential do: `python -m benchmarks.hostile_strangers URL ATTACK
-COUNT SECONDS`.
+"""Attacks the service at URL as clients without a valid credential do: `python -m benchmarks.hostile_strangers URL
+ATTACK COUNT SECONDS`.
 
 Prints the statuses of the answers as a JSON array, with 0 where no answer came. The attacks: with `bodies`, COUNT
 connections keep posting the costliest bodies of 1 MiB for SECONDS, and with `queries` they keep sending the costliest
@@ -49,7 +49,7 @@ async def _send(address: tuple[str, int], parts: list[bytes], *, answered: bool 
     """Send `parts` on a new connection, wait for the answer, abort the connection, and return the status of the answer,
     or 0 if none came. With `answered=False`, abort as soon as the parts are sent and return 0.
 
-    The answer may come before all parts are sent.
+    The answer may come before all parts are sent. Raises OSError if the server accepts no connection.
     """
     reader, writer = await asyncio.open_connection(*address)
 
@@ -101,7 +101,7 @@ async def _keep_sending(address: tuple[str, int], requests: list[list[bytes]], e
 
 async def hang_ups(address: tuple[str, int], count: int, ends: float) -> list[int]:
     """Send `count` requests that end within their body, one after another, evenly spread until `ends`. Return a 0 for
-    each, since it does not wait for answers."""
+    each, since no answer is waited for."""
     pause = (ends - time.monotonic()) / count
     statuses = []
     for _ in range(count):
@@ -128,8 +128,8 @@ ATTACKS: Final = {attack.__name__: attack for attack in (bodies, queries, hang_u
 
 
 async def attack(name: str, service: str, count: int, seconds: float) -> list[int]:
-    """Run the attack `name` and return the statuses of the answers; `[0]` when it has not ended within ten seconds
-    after `seconds`."""
+    """Run the attack `name` on the service at the URL `service` and return the statuses of the answers; `[0]` when the
+    attack has not ended within ten seconds after `seconds`."""
     parts = urlsplit(service)
     address = parts.hostname or "", parts.port or 80
     try:

@@ -1,4 +1,5 @@
-"""Rotates the vault's keys while tokens are read: no read may fail, and after a kill a second rotation must finish."""
+"""Rotates the vault's keys while tokens are read, kills the rotation half way and starts it again: no read may fail,
+and the second rotation must finish."""
 
 import base64
 import json
@@ -47,7 +48,8 @@ class Options:
 
 @dataclass(slots=True)
 class Reads:
-    """Latencies of the reads of one phase that got an answer, of any status, and the errors of those that failed."""
+    """Latencies of the reads of one phase that got an answer, of any status, and the errors of those that got none or
+    one other than 200."""
 
     milliseconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -62,7 +64,8 @@ class Reads:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """The figures of one rotation."""
+    """The figures of one rotation: first the number of tokens under the former key at the start, after the kill, and at
+    the end."""
 
     tokens: int
     left_at_the_kill: int
@@ -138,7 +141,8 @@ def _start(deployment: Deployment) -> Child:
 
 
 def _kill_half_way(deployment: Deployment, before: int) -> int:
-    """Start a rotation, kill it by SIGKILL when half is done, and return how many tokens it left under the former key.
+    """Start a rotation of the `before` tokens, kill it by SIGKILL when half are done, and return how many are left
+    under the former key.
 
     Raises BenchmarkError when the rotation fails or does not get half way.
     """

@@ -98,8 +98,8 @@ SELECT '{issuer}', 'sess_' || substr(md5(id), 1, 27), id, now() - interval '60 d
 
 
 def populate(deployment: Deployment, count: int, *, seed: int) -> None:
-    """Insert `count` users, each with an identity and a session, as the role that owns the tables, and update the
-    statistics.
+    """Insert `count` users, each with an identity and a session, as the role that owns the tables. Then vacuum the
+    tables, update their statistics and make a checkpoint.
 
     Raises BenchmarkError.
     """

@@ -45,7 +45,8 @@ class ServerUnderTest(AbstractContextManager["ServerUnderTest"]):
         self._child: Child | None = None
 
     def __enter__(self) -> Self:
-        """Start the server and wait until it listens. Raises BenchmarkError."""
+        """Start the server and wait until it listens. Raises BenchmarkError if it ends or has not done so after 30
+        seconds."""
         with self._log_path.open("wb") as log:
             streams = process.Streams(stdout=log)
             self._child = process.spawn(self._command, env=self._environment, cwd=self._folder, streams=streams)

@@ -33,8 +33,8 @@ def resident_bytes() -> int:
 
 async def spend(url: str, count: int) -> dict[str, float]:
     """Count one request against each of `count` keys, of all rate classes in turn, after a warm-up with other keys.
-    Return the growth of this process (`grown_bytes`), the `microseconds` per key, and whether it did without Redis
-    (`degraded`)."""
+    Return the growth of this process's memory (`grown_bytes`), the `microseconds` per key, and whether it did without
+    Redis at the end (`degraded`)."""
     redis = create_redis_client(url)
     limits = RateLimits(redis, dict.fromkeys(RateClass, _POLICY), SystemClock())
     await _spend_from(limits, range(_WARM_UP_KEYS))

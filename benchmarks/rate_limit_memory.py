@@ -1,7 +1,7 @@
 """Measures what a million callers cost the rate limiter.
 
-The figures are the memory of the process, with Redis and without it, and that of Redis itself. A caller with many
-addresses can create a key for each; neither the process nor Redis may keep them for good.
+The figures are the memory of a process that runs the rate limiter, with Redis and without it, and that of Redis itself.
+A caller with many addresses can create a key for each; neither the process nor Redis may keep them for good.
 """
 
 import json
@@ -48,7 +48,7 @@ class Spent:
     microseconds: float
     """The whole time, divided by the number of keys; 32 are counted at once."""
     degraded: bool
-    """Whether the process did without Redis."""
+    """Whether the process did without Redis at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,8 @@ def _lifetimes(redis: Redis) -> list[int]:
 
 
 def _spend(url: str, count: int) -> Spent:
-    """Count against `count` keys in a new process. Raises BenchmarkError."""
+    """Run `rate_limit_child`, which counts a request against each of `count` keys, in a new process, and return its
+    figures. Raises BenchmarkError."""
     environment = {"PATH": os.defpath, "PYTHONPATH": str(REPOSITORY), "LC_ALL": "C.UTF-8"}
     command = [sys.executable, "-m", "benchmarks.rate_limit_child", url, str(count)]
     finished = process.run(command, env=environment, timeout=_RUN_SECONDS)

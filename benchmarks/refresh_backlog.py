@@ -1,5 +1,5 @@
-"""Lets ten thousand tokens expire at once: the real worker must renew each of them once, and its memory must hardly
-grow."""
+"""Lets the tokens of ten thousand integrations (by default) expire at once: a worker of the service must renew each of
+them once, and its memory must hardly grow."""
 
 import asyncio
 import time
@@ -47,7 +47,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """The figures of one run."""
+    """The figures of one run; `renewed` counts the integrations whose tokens were renewed exactly once."""
 
     calls: int
     most_calls_of_one: int

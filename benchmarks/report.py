@@ -24,7 +24,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """One figure against its limit."""
+    """One figure of a run with its limit and the verdict on it. `counts` are further figures, which have no limit."""
 
     id: str
     what: str
@@ -112,7 +112,8 @@ def git_version() -> str:
 def write_json(
     path: Path, circumstances: Circumstances, promises: Sequence[Promise], details: Mapping[str, Any]
 ) -> None:
-    """Write the result file, and create its parent folders where they are missing. Raises OSError."""
+    """Write the result file, a JSON object with `details` among its members, and create its parent folders where they
+    are missing. Raises OSError."""
     document = {
         **asdict(circumstances),
         "passed": passed(promises),

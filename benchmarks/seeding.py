@@ -65,9 +65,9 @@ class SeededUser:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A provider's token answer for one user's account: one line of the file that `granted` reads.
+    """A provider's token answer for one user's account: one line of the file that the command `granted` reads.
 
-    Lines of the same user must follow one another. `expires_in` is in seconds.
+    `user` is the user's number, and lines of the same user must follow one another. `expires_in` is in seconds.
     """
 
     user: int
@@ -94,8 +94,8 @@ async def seed_profiles(settings: Settings, count: int) -> None:
 
 
 async def seed_connected(settings: Settings, count: int, tokens: random.Random) -> str:
-    """Seed `count` users with an integration each, whose tokens are drawn from `tokens`, and a service that may read
-    them; return the service's key."""
+    """Seed `count` users with an integration at Google each, whose tokens are drawn from `tokens`, and a service that
+    may read them; return the service's key."""
     async with _started(settings) as container:
         for users in _batches(count):
             await _connect_users(container, users, tokens)

@@ -66,8 +66,8 @@ class Caller(AbstractContextManager["Caller"]):
         self._connection.close()
 
     def call(self, request: Request) -> Answer:
-        """Send the request and wait for the answer, of any status. Raises BenchmarkError when none comes within 30
-        seconds."""
+        """Send the request and wait for the answer, of any status. Raises BenchmarkError when the connection fails or
+        nothing arrives for 30 seconds."""
         headers = request.headers()
         started = time.perf_counter()
         try:

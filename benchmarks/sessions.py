@@ -18,7 +18,7 @@ _LIFETIME_SECONDS: Final = 86_400
 
 @dataclass(frozen=True, slots=True)
 class SessionIssuer:
-    """Signs session tokens for every user of a deployment."""
+    """Signs session tokens for any user of a deployment."""
 
     key: SigningKey
 
@@ -29,7 +29,7 @@ class SessionIssuer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The settings that make the service accept the tokens."""
+        """The environment variable that makes the service accept the tokens."""
         return {"CLERK_JWT_KEY": self.key.public_key_pem}
 
     def authorizations(self, user_ids: Iterable[str]) -> list[str]:

@@ -42,7 +42,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The figures of the load."""
+    """The figures of the load; `recorded` is the number of reads that the service recorded."""
 
     sent: int
     refused: int

@@ -91,7 +91,7 @@ def rounds(users: int, lots: random.Random) -> Iterator[int]:
 
 async def offer(requests: list[bytes], order: Iterator[int], url: str, *, rate: int, seconds: int) -> list[Read]:
     """Send `rate` reads a second for `seconds`, wait for the last answer, and return the reads in the order in which
-    they ended."""
+    they ended. `order` gives the user number of each read, and `requests` the bytes to send for each number."""
     parts = urlsplit(url)
     lines, reads = Lines(parts.hostname or "", parts.port or 80), []
     began = time.monotonic() + _LEAD_SECONDS

@@ -32,7 +32,7 @@ class RecordedMeasurement(Measurement):
     """One run of wrk against one server, with the number of records that it left behind."""
 
     recorded: int
-    """Number of rows that appeared in token_reads."""
+    """Number of rows with the outcome `granted` that appeared in token_reads."""
 
     @property
     def unaccounted(self) -> int:
@@ -104,7 +104,7 @@ def _measure(deployment: Deployment, server: ServerUnderTest, load: wrk.Load) ->
 
 
 def _settled_count(deployment: Deployment) -> int:
-    """Return the number of records once it stops growing.
+    """Return the number of recorded reads once it stops growing.
 
     When wrk ends, one request per connection is still under way.
     """

@@ -30,7 +30,7 @@ _REQUEST_ID: Final = "f" * 32
 
 
 class TokenReadFloor:
-    """The ASGI application of the floor; it parses the credential once, beforehand."""
+    """The ASGI application of the floor; it parses the service key once, when it is made."""
 
     def __init__(self, pool: floor.Pool, settings: Settings) -> None:
         salt = settings.encryption.salt.get_secret_value().encode()

@@ -38,7 +38,8 @@ LAYERS: Final[Mapping[str, tuple[str, ...]]] = {
     "strict JSON, models": ("pydantic/", f"{_OURS}utils/", f"{_OURS}core/parsing.py", f"{_OURS}routers/json_route.py"),
     "the read itself": (_OURS, "benchmarks/token_read_floor.py"),
 }
-"""Layers, each with the beginnings of its files' paths; a file belongs to the first layer that fits."""
+"""Layers, each with the beginnings of its files' paths; a file belongs to the first layer with a beginning that
+fits."""
 _LINE: Final = re.compile(r"(?P<stack>.+) (?P<samples>\d+)")
 _FILE: Final = re.compile(r"\((?P<path>[^()]+):\d+\)$")
 

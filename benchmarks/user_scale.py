@@ -1,4 +1,4 @@
-"""Sends the same requests to a deployment of a thousand users and to one of a million, in turn.
+"""Sends requests of the same kinds to a deployment of a thousand users and to one of a million (by default), in turn.
 
 Both deployments run at the same time. A time that grows with the number of users belongs to a query that no index
 serves.
@@ -38,13 +38,13 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The timing of one case in one deployment."""
+    """The median time of one case in one deployment, and what its answers held."""
 
     p50_milliseconds: float
     rows: float
     """Average number of users in an answer."""
     failures: int
-    """Number of answers other than 200."""
+    """Number of answers with a status other than 200."""
 
     @classmethod
     def of(cls, answers: Sequence["Sample"]) -> "Timing":
@@ -58,7 +58,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The time and the outcome of one answer."""
+    """The time of one answer and the number of users in it; `failed` if its status is not 200, and then `rows` is 0."""
 
     milliseconds: float
     rows: int
@@ -75,12 +75,12 @@ class Growth:
 
     @property
     def ratio(self) -> float:
-        """How many times longer the case takes in the large deployment, by the median."""
+        """The median time in the large deployment, divided by that in the small one."""
         return self.large.p50_milliseconds / self.small.p50_milliseconds
 
     def promises(self) -> list[Promise]:
-        """Return the limit on the growth, and the promises that all answers were 200 and that there were users in
-        them."""
+        """Return three promises: the growth is within its limit, all answers were 200, and they held a user or more on
+        average."""
         name = f"user_scale[{self.case}]"
         failures = self.small.failures + self.large.failures
         rows = {"small": self.small.rows, "large": self.large.rows}
@@ -93,13 +93,14 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class Town:
-    """A deployment whose service runs, with the connection to it and the cases to send."""
+    """A deployment whose service runs: the connection to the service, and the cases to send."""
 
     caller: Caller
     cases: list[Case]
 
     def ask(self, case: int, number: int) -> Sample:
-        """Send the request `number` of a case. Raises BenchmarkError when no answer comes."""
+        """Send the request `number` of the case `case`, both counted from 0. Raises BenchmarkError when no answer
+        comes."""
         answer = self.caller.call(self.cases[case].requests[number])
         if answer.status != 200:
             return Sample(answer.milliseconds, 0, failed=True)
@@ -148,7 +149,7 @@ def _towns(stack: ExitStack, options: Options) -> tuple[Town, Town]:
 def _measure(small: Town, large: Town, options: Options) -> list[Growth]:
     """Send every request of every case to both deployments, once to warm up and once measured.
 
-    A user is asked for again only after all others were: by then, what the service caches for two seconds has expired.
+    A case asks for a user again only after all others: by then, what the service caches for two seconds has expired.
     """
     names = [case.name for case in small.cases]
     for town in (small, large):

@@ -1,4 +1,4 @@
-"""Defines the requests that are compared between a small and a large deployment.
+"""Defines the requests whose times `user_scale` compares between a deployment of few users and one of many.
 
 The questions and the name prefixes are the same; the users and e-mail prefixes are taken from each deployment.
 """
@@ -55,14 +55,14 @@ SELECT json_agg(prefix) FROM (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One kind of question, asked about one user or prefix after another."""
+    """One kind of question, with a request for each time that it is asked, mostly about another user or prefix."""
 
     name: str
     requests: tuple[Request, ...]
 
 
 def wide_prefixes(deployment: Deployment) -> list[str]:
-    """Return the three most common two-letter beginnings of first names. Raises BenchmarkError."""
+    """Return the three most common two-letter beginnings of first names in the deployment. Raises BenchmarkError."""
     found: list[str] = json.loads(deployment.query(_WIDE_PREFIXES.format(count=_NAME_PREFIXES)))
     return found
 

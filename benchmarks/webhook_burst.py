@@ -1,5 +1,5 @@
-"""Sends one API process a burst of webhooks, each twice, in random order: each delivery must be answered, and each
-webhook must take effect once."""
+"""Sends one API process a burst of Clerk's webhooks, each twice, in random order: each delivery must be answered 2xx,
+and each webhook must take effect once."""
 
 import statistics
 from collections.abc import Sequence
@@ -35,7 +35,8 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """The figures of the burst."""
+    """The figures of the burst. `applied` is the number of events in the inbox that were applied, and `differences` has
+    a line for each way in which the database differs from what it should hold."""
 
     deliveries: int
     refused: int

@@ -100,8 +100,8 @@ class Ledger:
         return users
 
     def effects(self) -> dict[str, int]:
-        """Return how many audit rows, outbox events and preferences there should be for the users that were created and
-        deleted.
+        """Return how many audit rows, outbox events and rows of preferences there should be for the users that were
+        created and deleted.
 
         How often and in what order the messages came makes no difference.
         """
@@ -122,8 +122,8 @@ def _nobody() -> dict[str, Any]:
 
 
 def differences(ledger: Ledger, deployment: Deployment) -> list[str]:
-    """Return a line for each way in which the database differs from what the ledger calls for. Raises
-    BenchmarkError."""
+    """Return a line for each event, user or session that the database holds otherwise than the ledger calls for, and
+    for each count of `Ledger.effects` that the database does not match. Raises BenchmarkError."""
     found = []
     for what, wanted, sql in (
         ("event", ledger.events(), _EVENTS),

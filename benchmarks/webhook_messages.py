@@ -41,7 +41,8 @@ class Mix:
 
     @classmethod
     def of(cls, messages: int) -> "Mix":
-        """Split `messages` into 60 % new users, 20 % changes, 10 % sessions and 10 % deletions."""
+        """Split `messages`: a tenth of them, rounded down, are deletions, as many sessions, twice as many changes, and
+        all others new users."""
         tenth = messages // 10
         return cls(messages - 4 * tenth, 2 * tenth, tenth, tenth)
 
@@ -111,7 +112,7 @@ def _message(event_type: str, subject: str, said: dict[str, Any], *, about: dict
 
 
 def deliveries(messages: list[Message], lots: random.Random) -> Iterator[Message]:
-    """Yield each message twice, shuffled."""
+    """Yield each message twice, all in random order."""
     order = [*messages, *messages]
     lots.shuffle(order)
     return iter(order)

@@ -56,7 +56,7 @@ class Prepared:
 
 
 class Connection:
-    """An HTTP connection, kept open for as long as the other side keeps it."""
+    """An HTTP connection, opened by the first request and kept open until a request fails or `close` is called."""
 
     def __init__(self, host: str, port: int) -> None:
         self._address = host, port

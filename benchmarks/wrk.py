@@ -86,7 +86,7 @@ class Gets:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One run against one URL."""
+    """What one run of wrk is to do."""
 
     url: str
     script: Path
@@ -96,7 +96,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """The result of one run."""
+    """What one run of wrk measured."""
 
     requests: int
     """Answers that arrived whole, of any status."""

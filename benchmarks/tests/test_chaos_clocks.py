@@ -1,4 +1,5 @@
-"""The verdict on wrong clocks recognises expiries that were stored by a clock that is ahead or behind."""
+"""The verdict on wrong clocks recognises expiries that were stored by a clock that is ahead or behind, refreshes that
+are too many, and refreshes by right clocks, which prove nothing."""
 
 from uuid import UUID
 

@@ -1,4 +1,5 @@
-"""The meter tells when a scrape first counted an interrupted integration."""
+"""The meter of the chaos run reads the count of interrupted integrations from a scrape, and tells when a scrape first
+showed that the count had reached a number."""
 
 from datetime import UTC, datetime, timedelta
 

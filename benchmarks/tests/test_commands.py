@@ -1,6 +1,6 @@
-"""Small but complete runs of the commands: real servers, real load, the result file. Measured times are not judged.
+"""Small but complete runs of six benchmarks: real servers and real load. Measured times are not judged.
 
-Commands that take long, or need wrk, which the requirements do not install, are run by `./test nightly` only.
+Those that take long, or need wrk, which the requirements do not install, are run by `./test nightly` only.
 """
 
 import json

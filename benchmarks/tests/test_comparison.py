@@ -1,4 +1,4 @@
-"""The figures and verdicts that follow from the measurements of two servers."""
+"""The figures and verdicts that follow from the measurements of the service and of its floor."""
 
 import pytest
 
@@ -8,7 +8,8 @@ from benchmarks.wrk import LoadResult
 
 
 def subject(*rates: int, failures: int = 0, p99: float = 20.0) -> Subject[Measurement]:
-    """Return the measurements of a server: for each of `rates` one round of 1 s, with 0.5 s of CPU time."""
+    """Return the measurements of a server: for each of `rates` one round of 1 s, with 0.5 s of CPU time; each round has
+    `failures` and `p99` milliseconds."""
     loads = [LoadResult(rate, 1.0, p50_milliseconds=10.0, p99_milliseconds=p99, failures=failures) for rate in rates]
     return Subject(tuple(Measurement(load, cpu_seconds=0.5) for load in loads), resident_megabytes=100.0)
 

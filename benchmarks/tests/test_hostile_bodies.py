@@ -1,4 +1,5 @@
-"""A small run in which the service refuses the attacks, and the limits: missing any one of them fails the run."""
+"""A small run of the benchmark `hostile_bodies`, in which the service refuses the attacks, and the benchmark's limits:
+breaking any one of them fails the run."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The command line: a run that could not be made ends with one line on stderr and exit status 1."""
+"""`python -m benchmarks`: a run that could not be made ends with one line on stderr and exit status 1."""
 
 import pytest
 

@@ -1,5 +1,5 @@
-"""A small run that measures a process without Redis, one with Redis, and the keys left in Redis; and the limits:
-missing any one of them fails the run."""
+"""A small run of the benchmark `rate_limit_memory`, which measures a process without Redis, one with Redis, and the
+keys left in Redis; and the benchmark's limits: breaking any one of them fails the run."""
 
 import json
 from dataclasses import replace

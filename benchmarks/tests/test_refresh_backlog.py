@@ -1,4 +1,5 @@
-"""A small backlog, with a real worker and a provider that accepts each refresh token once."""
+"""A small run of the benchmark `refresh_backlog`, with a real worker and a provider that accepts each refresh token
+once."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The rules by which a promise counts as kept, broken or not judged, and a run as passed."""
+"""The rules by which a promise of a benchmark counts as kept, broken or not judged, and a run as passed."""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""The driver of the token load, and the comparison of its ledger with the recorded reads."""
+"""The driver of the benchmark `token_load`, and the comparison of its ledger with the reads that the service
+recorded."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""The layer to which a sample of py-spy is attributed."""
+"""The layer to which the benchmark `token_read_profile` attributes a sample of py-spy, and lines that are no sample."""
 
 import pytest
 

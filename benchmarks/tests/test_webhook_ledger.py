@@ -1,4 +1,5 @@
-"""The effects that a burst should have, worked out from the sender's ledger."""
+"""What the database should hold after a burst of webhooks, worked out from the sender's ledger, the comparison with
+what it holds, and the messages of a burst."""
 
 import json
 import random
@@ -13,7 +14,7 @@ NAMES = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Byron", 
 
 
 def lots(seed: int) -> random.Random:
-    """Return random numbers as the sender draws them from `seed`."""
+    """Return a source of random numbers, such as the sender makes of its seed."""
     return random.Random(seed)  # noqa: S311 - the same burst for the same seed
 
 

@@ -70,8 +70,8 @@ class AsyncTokenClient(BaseTokenClient):
         rejected: Token | None = None,
     ) -> Token:
         """Have the service replace the token that it holds, and return the new one; call this when the provider
-        answers 401 to a token that should be good. If the service got its token less than ten seconds ago, or cannot
-        replace it, it returns the token that it holds.
+        answers 401 to a token that should be good. If the service got its token less than ten seconds ago, or has no
+        refresh token, it returns the token that it holds while that is good for long enough.
 
         Pass the refused token as `rejected`: if this client already remembers a different token for the same request,
         it returns that one, so that callers who were refused with the same token share one refresh. Raises TokenError,

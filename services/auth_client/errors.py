@@ -44,7 +44,7 @@ class TokenError(Exception):
 
 
 class ReconnectNeededError(TokenError):
-    """Error that only the user can resolve: send them to `reconnect_url`."""
+    """Error that only the user can resolve: send them to `reconnect_url`, if the service gave one."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)

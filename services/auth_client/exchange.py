@@ -62,9 +62,9 @@ class Call:
     path: str
     request: TokenRequest
     generation: int
-    """Value of `TokenMemory.generation` when the call was made. It grows when something is forgotten, so that a caller
-    who asks after that does not share the answer of those who asked before. 0 for a forced refresh (`renewal`), whose
-    answer is always current."""
+    """Value of `TokenMemory.generation` when this object was made. It grows when something is forgotten, so that a
+    caller who asks after that does not share the answer of those who asked before. 0 for a forced refresh (`renewal`),
+    whose answer is always current."""
     rejected: Token | None = field(default=None, compare=False)
     """Token that the provider refused, if the caller named it. It is not compared: whichever token was refused, the
     refresh under way brings a newer one, so all who wait for a refresh share it."""

@@ -35,8 +35,8 @@ class TokenMemory:
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
         self._lock = Lock()
         self.generation = 0
-        """Number that grows with each `forget`. The answer to a request that was sent before the `forget` is not
-        remembered."""
+        """Number that grows with each `forget`. The answer to a request that was sent before a `forget`, for whichever
+        user, is not remembered."""
 
     def recall(self, request: TokenRequest) -> Token | None:
         """Return the remembered token, with the `expires_in` that it has now. Return None if none is remembered, if it
@@ -70,7 +70,7 @@ class TokenMemory:
                 self._entries.popitem(last=False)
 
     def forget(self, user_id: str, provider: str | None = None) -> int:
-        """Drop a user's tokens, of one provider or (None) of all. Returns the new generation."""
+        """Drop a user's tokens, of one provider or (None) of all. Return the new generation."""
         with self._lock:
             # One token can be remembered under several sets of scopes, so all of them go.
             gone = [key for key in self._entries if key[0] == user_id and provider in (None, key[1])]
@@ -85,6 +85,6 @@ class TokenMemory:
 
 
 def _key(request: TokenRequest) -> _Key:
-    """Return the key under which a token is remembered. The reason is part of the key: the user is shown every reason,
-    so a token that was read for one reason is not handed out for another."""
+    """Return the key under which the token for the request is remembered. The reason is part of the key: the user is
+    shown every reason, so a token that was read for one reason is not handed out for another."""
     return request.user_id, request.provider, request.scopes, request.account, request.reason

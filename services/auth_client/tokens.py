@@ -42,8 +42,8 @@ class Token:
     """End of the token's life by the service's clock; None if the token does not expire. Show it to people, but
     compute with `expires_in`, since this machine's clock may differ."""
     expires_in: int | None
-    """Seconds of the token's life that were left when it was handed out, by this process's monotonic clock; None if the
-    token does not expire."""
+    """Seconds of the token's life that were left when the client returned this object, counted by this process's
+    monotonic clock; None if the token does not expire."""
     scopes: tuple[str, ...]
     """Scopes that the user consented to, which may be more than was asked for."""
     provider: str
@@ -58,7 +58,8 @@ class Token:
         return f"{self.token_type} {self.access_token}"
 
     def aged(self, seconds: float) -> "Token":
-        """Return the same token with `expires_in` lowered by `seconds`, to no less than 0."""
+        """Return a copy with `expires_in` lowered by `seconds`, to no less than 0; the token itself if it does not
+        expire."""
         if self.expires_in is None:
             return self
         return replace(self, expires_in=max(0, int(self.expires_in - seconds)))

@@ -36,7 +36,7 @@ def members(request: TokenRequest) -> dict[str, Any]:
 
 
 def outcome_of(answer: Answer) -> Outcome:
-    """Return the token, or the problem that says why there is none."""
+    """Return the token in the answer to a single request, or the problem that says why there is none."""
     document = _json_object(answer.body)
     if answer.status != 200:
         return _problem(document, answer)

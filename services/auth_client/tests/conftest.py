@@ -1,4 +1,5 @@
-"""Fixtures that run a test with the synchronous and with the asynchronous client, against a stand-in of the service."""
+"""Fixtures that run a test with the synchronous and with the asynchronous token client, against a stand-in for the user
+management service; and a clock that the test sets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -29,7 +30,7 @@ class EitherClient:
     def __init__(
         self, client: TokenClient | AsyncTokenClient, http: httpx.Client | httpx.AsyncClient | None = None
     ) -> None:
-        """`http` is the HTTP client that was given to `client` and is to be closed with it, if any."""
+        """Wrap `client`. `http`, if given, is the HTTP client that `client` uses and that `close` is to close too."""
         self.client = client
         self._http = http
 

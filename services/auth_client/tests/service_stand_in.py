@@ -1,4 +1,5 @@
-"""A little HTTP server on loopback that gives the answers that a test lists, in order, and repeats the last one."""
+"""A stand-in for the user management service: a little HTTP server on loopback that gives the answers that a test
+lists, in order, and repeats the last one."""
 
 import contextlib
 import json
@@ -53,7 +54,7 @@ class Reply:
         return cls(status, problem_document(code, status, **members), headers or {})
 
     def as_answer(self) -> Answer:
-        """Return the answer in the form in which the client's code gets it from the HTTP library."""
+        """Return the reply, whose body must not be text, in the form in which the client's code handles answers."""
         return Answer(self.status, json.dumps(self.body).encode(), self.headers.get("Retry-After"))
 
 
@@ -70,7 +71,7 @@ class Received:
 
 
 class ServiceStandIn:
-    """A stand-in of the service, bound to a free port at once; it refuses connections until `listen`."""
+    """The stand-in, bound to a free port at once; it refuses connections until `listen`."""
 
     def __init__(self) -> None:
         self.replies: list[Reply] = [Reply()]

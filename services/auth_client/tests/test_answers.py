@@ -1,4 +1,5 @@
-"""The requests that both clients send, and the tokens and errors that callers get from the answers."""
+"""The requests that both token clients send, and the tokens and errors that callers get from the answers; no secret is
+in a log, a repr or an error."""
 
 import logging
 import pickle
@@ -43,7 +44,7 @@ REFUSALS: dict[str, tuple[int, type[TokenError]]] = {
     "not_found": (404, MisconfiguredError),
     "invented_later": (403, NotAllowedError),
 }
-"""Refusals that no second attempt would change: status and exception, by code."""
+"""Refusals that no second attempt would change: HTTP status and exception, by code."""
 
 
 async def test_get_sends_the_key_and_what_was_given_and_returns_the_token(

@@ -1,4 +1,5 @@
-"""The package works without the rest of the repository: a sibling service needs this folder and httpx."""
+"""The package of the token clients works without the rest of the repository (a sibling service needs this folder and
+httpx), is typed, and takes address and key from the environment."""
 
 import shutil
 import subprocess

@@ -1,4 +1,5 @@
-"""Retries, which hide a restart of the service from callers; their pauses and their deadline."""
+"""Retries by the token clients, which hide a restart of the service from callers, with their pauses and deadline; and
+the addresses and keys that a client accepts."""
 
 import json
 from typing import Any

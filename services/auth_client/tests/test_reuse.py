@@ -1,4 +1,5 @@
-"""Reuse of tokens: which are handed out again, to whom and for how long."""
+"""Reuse of tokens by the clients: which are handed out again, for which requests and for how long; and options and
+scopes that are refused."""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""Callers that ask the same at the same time share one request."""
+"""Callers that ask a token client the same at the same time share one request, and lose nothing if one of them is
+cancelled or interrupted."""
 
 import asyncio
 import threading
