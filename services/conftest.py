@@ -1,4 +1,5 @@
-"""Starts one real Postgres and one real Valkey for a test run, in the controlling process; the workers share them.
+"""Fixtures of every test: the one real Postgres and the one real Valkey of a test run, and the worker's name. The
+controlling process of pytest starts the two servers when they are first needed; the workers of pytest-xdist share them.
 
 The migrated database `user_management` is the template that each worker clones: cloning takes 50 ms, migrating takes a
 second.
@@ -53,7 +54,8 @@ def migrate(servers: Servers, database: str, revision: str) -> None:
 
 
 class _ServerOwner:
-    """Starts the servers and migrates the template when they are first asked for, and stops them when the run ends."""
+    """Owner of the run's Postgres and Valkey: the first `get()` starts them and migrates the template database, and
+    `stop()` stops them and deletes their data."""
 
     def __init__(self) -> None:
         self._servers: Servers | None = None
@@ -104,7 +106,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest) -> Servers:
-    """Return the servers of this run."""
+    """Return the addresses of this run's Postgres and Valkey."""
     shared = getattr(request.config, "workerinput", None)
     return Servers(shared["postgres_socket"], shared["valkey_url"]) if shared else _owner.get()
 

@@ -1,5 +1,5 @@
-"""Entry point of `./run` (`python -m services.devstack`): runs the whole service in the foreground, or with the
-argument `demo` the demo."""
+"""Entry point of `./run` (`python -m services.devstack`): runs the development stack (the service, its servers and the
+sandbox) in the foreground, or with the argument `demo` the demo."""
 
 import os
 import signal

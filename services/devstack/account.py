@@ -1,7 +1,7 @@
-"""The account that runs Postgres.
+"""The account that runs Postgres, and which folders it can enter.
 
 Postgres refuses to run as root. Started by root, it therefore runs as an unprivileged account, which has to be able to
-enter the folders of its binaries and of its data (see `folders`). None of this happens for an ordinary user.
+enter the folders of its binaries and of its data (see `folders`). Started by anybody else, it runs as that user.
 """
 
 import os
@@ -25,8 +25,8 @@ sys.exit(0 if os.access(path, os.X_OK) else 1)
 
 
 def account_for(data_dir: Path) -> Account | None:
-    """Return the account that Postgres is to run as. Return None, for no change of account, unless this process runs
-    as root; for root, the owner of the existing data, or `nobody` if there is no data or root owns it.
+    """Return the account to run Postgres as: None, for no change of account, unless this process runs as root; for
+    root, the owner of `data_dir`, or `nobody` if that folder does not exist or root owns it.
 
     Raises `DevstackError` if there is no account `nobody`.
     """

@@ -53,7 +53,8 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Result of the check; `lines` say why."""
+    """Result of the check. `lines` are what was found, or why pip-audit could not tell; none if the outcome is
+    `CLEAN`."""
 
     outcome: Outcome
     lines: list[str] = field(default_factory=list)
@@ -61,7 +62,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Output of pip-audit; `dependencies` is None if the output is not a report."""
+    """Report and error output of pip-audit; `dependencies` is None if it wrote no report."""
 
     dependencies: list[Mapping[str, Any]] | None
     errors: str = ""
@@ -76,8 +77,8 @@ class Answer:
         return cls(report["dependencies"], errors)
 
     def without_report(self) -> Verdict | None:
-        """Return the verdict if there is no report, else None. The exceptions in pip-audit's error output show whether
-        the network is to blame."""
+        """Return None if there is a report; without one, the verdict `not judged` if the exceptions in pip-audit's
+        error output show that the network is to blame, and otherwise `failed`."""
         if self.dependencies is not None:
             return None
         lines = self.errors.strip().splitlines() or ["it wrote nothing"]

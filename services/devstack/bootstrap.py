@@ -1,8 +1,8 @@
 """Make `.venv` with the pinned requirements, then run the commands that ./run, ./test or ./fix stands for.
 
 Runs on a bare Python >= 3.11 with the standard library alone, as `python -I bootstrap.py run|test|fix ARGUMENTS…`. It
-installs only when something changed. If two are started at once, one waits for the other to finish installing. An
-environment that a killed install left unfinished is made anew.
+installs only if the requirements, the version of Python or the place of `.venv` changed. If two are started at once,
+one waits for the other to finish installing. An environment that a killed install left unfinished is made anew.
 """
 
 import fcntl
@@ -61,7 +61,8 @@ def pinned_packages(repository: Path) -> dict[str, str]:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the developer's environment variables without those that would make another Python's packages visible."""
+    """Return the developer's environment variables without those that would make another Python's packages visible or
+    install ours elsewhere."""
     return {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
 
 
@@ -156,7 +157,8 @@ class Environment:
         self._checked([base_python(), "-I", "-m", "venv", str(self.folder)], "cannot create .venv")
 
     def _is_usable(self, uv: str) -> bool:
-        """Tell whether the folder holds an environment of this Python into which something can be installed."""
+        """Tell whether `.venv` has an interpreter of this Python's version, and pip or version `uv` of uv to install
+        with."""
         check = f"import sys; sys.exit(sys.version.split()[0] != {platform.python_version()!r})"
         if not self._succeeds(["python", "-I", "-c", check]):
             return False
@@ -212,7 +214,8 @@ def usage(script: str) -> str:
 
 
 def become(commands: list[tuple[str, ...]], environment: Environment) -> NoReturn:
-    """Run the commands in order, exit at the first that fails, and replace this process by the last one."""
+    """Run the commands in order, exit with the status of the first that fails, and replace this process by the last
+    one."""
     variables = clean_environment()
     for command in commands[:-1]:
         status = subprocess.run([environment.program(command[0]), *command[1:]], check=False, env=variables).returncode

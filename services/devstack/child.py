@@ -35,7 +35,8 @@ class Child:
         return self._returncode
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait up to `timeout` seconds for the end; return the return code, or None if the process still runs."""
+        """Wait for the end, without limit or for up to `timeout` seconds; return the return code, or None if the
+        process still runs."""
         self._ended.wait(timeout)
         return self._returncode
 
@@ -63,8 +64,8 @@ class Child:
                 _kill_group(self.pid)
 
     def stop(self, signum: signal.Signals, *, timeout: float) -> int | None:
-        """Send `signum`, wait up to `timeout` seconds for the end, then send SIGKILL to the group; return the return
-        code."""
+        """Send `signum` to the process, and SIGKILL to its group if it still runs after `timeout` seconds; return the
+        return code after its end."""
         self.send_signal(signum)
         if self.wait(timeout) is None:
             self.kill()

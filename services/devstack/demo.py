@@ -69,8 +69,8 @@ def require(condition: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as
 
 
 async def tell(stack: Stack, story: Story) -> None:
-    """Go through every step of the main job. Raises MainJobError, httpx.HTTPError, TimeoutError or DevstackError if one
-    fails."""
+    """Go through every step of the demo on a running stack, and print it. Raises MainJobError, httpx.HTTPError,
+    TimeoutError or DevstackError if one fails."""
     key = {"Authorization": f"Bearer {stack.service_key}"}
     async with _main_job(stack) as job:
         settings = {"access_token_lifetime_seconds": TOKEN_LIFE_SECONDS}

@@ -1,10 +1,9 @@
-"""Locks on a data directory, made with flock(2): the kernel releases a lock when the last process that holds it has
-closed it or ended.
+"""Locks on a data directory, made with flock(2): the kernel releases a lock when every process that holds it has closed
+it or ended.
 
-There are two per directory. The *run* lock is held by the process that uses the directory; a process that cannot get
-it fails at once. The *server* lock is inherited by the server itself, so that after a SIGKILL of its owner the next
-start waits until the last process of the old server is gone (a Postgres backend, or a Valkey that is still writing its
-file).
+There are two per directory. The *run* lock is held by the process that uses the directory; a process that cannot get it
+fails at once. The *server* lock is inherited by the server itself, so that after a SIGKILL of its owner the next start
+waits until the last process of the old server is gone (a Postgres backend, or a Valkey that is still writing its file).
 """
 
 import fcntl
@@ -19,8 +18,8 @@ _POLL = 0.05
 
 
 def acquire(path: Path, *, in_use: str, wait: float = 0.0) -> int:
-    """Lock the file `path` and return its descriptor. Closing the descriptor releases the lock unless a child
-    inherited it.
+    """Lock the file `path`, which is made if it is missing, and return its descriptor. Closing the descriptor releases
+    the lock unless a child inherited it.
 
     Raises `AlreadyInUseError(in_use)` when another process still holds the lock after `wait` seconds.
     """

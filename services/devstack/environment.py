@@ -1,4 +1,5 @@
-"""The development values of the service's and the sandbox's environment variables."""
+"""The service's and the sandbox's environment variables: their development values, overridden by the developer's
+own."""
 
 import json
 import os
@@ -15,7 +16,7 @@ FRONTEND_ORIGIN = "http://localhost:3000"  # where the front ends that use the s
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Ports and URLs of the API, the sandbox, the database and the broker of one stack."""
+    """Ports and URLs of the API, the sandbox, Postgres and Valkey of one stack."""
 
     port: int
     sandbox_port: int
@@ -50,8 +51,8 @@ def development_environment(
     providers: Iterable[str],
     client: OAuthClient,
 ) -> dict[str, str]:
-    """Return the development values of the environment variables, for every process of the stack.
-    `process_environment` then overrides them with the developer's own values."""
+    """Return the development values of the environment variables, for every process of the stack; OAUTH_CLIENTS gives
+    `client` to each of `providers`. `process_environment` then overrides the values with the developer's own."""
     clients = {name: {"client_id": client.client_id, "client_secret": client.client_secret} for name in providers}
     return {
         "ENVIRONMENT": "development",
@@ -99,8 +100,8 @@ def _merged_clients(ours: str, persons: str) -> str:
 
 def process_environment(development: Mapping[str, str], person: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the stack's processes: the development values, overridden by the developer's. A blank
-    value overrides no development value, and both OAUTH_CLIENTS are merged. PATH begins with our own virtual
-    environment."""
+    value overrides no development value, and the two values of OAUTH_CLIENTS are merged. PATH begins with our own
+    virtual environment."""
     merged = {
         **development,
         **{name: value for name, value in person.items() if value.strip() or name not in development},

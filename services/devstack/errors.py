@@ -6,8 +6,8 @@ class DevstackError(Exception):
 
 
 class AlreadyInUseError(DevstackError):
-    """Failure because another live run holds the directory."""
+    """Failure because another process still uses the data directory."""
 
 
 class StartTimeoutError(DevstackError):
-    """Failure because something was started but did not answer in time."""
+    """Failure because a started process did not answer in time."""

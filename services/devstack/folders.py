@@ -64,7 +64,8 @@ def make_data_folder(path: Path, account: Account | None) -> None:
 
 
 def make_socket_folder(account: Account | None) -> Path:
-    """Make a new, short, private folder for sockets, /tmp/ums-XXXXXXXX, for `account` alone (and root)."""
+    """Remove abandoned socket folders, and make a new, short, private one, /tmp/ums-XXXXXXXX, for `account` alone (and
+    root)."""
     _remove_abandoned()
     folder = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX, dir=SHORT_FOLDER))
     if account:
@@ -110,10 +111,11 @@ def default_data_dir(repository: Path) -> Path:
 
 
 def reachable_install(install: Path, account: Account | None, *, version: str) -> Path:
-    """Return `install` (SITE/PACKAGE/NAME), or a copy of it in /var/tmp if `account` cannot run what is in it.
+    """Return `install`, the tree of Postgres's programs at SITE/PACKAGE/NAME, or a copy of it in /var/tmp if `account`
+    cannot run what is in it.
 
-    The copy is made once per source path and version, and only its owner, root, can write to it. Raises
-    `DevstackError` if the copy belongs to somebody else or others can write to it.
+    The copy is made once per source path and version, and only its owner, root, can write to it. Raises `DevstackError`
+    if the copy belongs to somebody else or others can write to it.
     """
     if can_enter(install / "bin" / "postgres", account):
         return install
@@ -125,8 +127,8 @@ def reachable_install(install: Path, account: Account | None, *, version: str) -
 
 
 def _copy_install(install: Path, copy: Path) -> None:
-    """Copy what the server needs, at the same places relative to each other, and make it readable for all. An existing
-    copy of another run is left as it is."""
+    """Copy the parts of `install` that the server needs to the folder `copy`, at the same places relative to each
+    other, and make them readable for all. A copy that another run has made meanwhile is left as it is."""
     site, package = install.parents[1], install.parent.name
     parts = [Path(package, install.name, part) for part in _RUNTIME_PARTS]
     parts.append(Path(f"{package}.libs"))  # auditwheel puts shared libraries beside the package, found by RPATH

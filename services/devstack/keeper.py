@@ -1,5 +1,5 @@
-"""The keeper (`-m services.devstack.keeper`): the process that starts, watches and stops all others for the front,
-which is the process that the developer started.
+"""The keeper (`-m services.devstack.keeper`): the process that starts, watches and stops all other processes of the
+development stack for the front, which is the process that the developer started.
 
 It is the real parent of every server and service, and it lives in a session of its own, so that a Ctrl-C in the
 terminal does not reach it. Its stdin is a pipe whose only other end the front holds: however the front ends, SIGKILL
@@ -36,7 +36,7 @@ def _lines(descriptor: int) -> Iterator[str]:
 
 
 class _Reporter:
-    """Writes events, one line at a time even if several threads report."""
+    """Writes events to stdout, one whole line at a time even if several threads report."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,6 +1,6 @@
-"""The front's side of the keeper. The keeper is the process that starts, watches and stops all others; the front is
-the process that the developer started. The front starts the keeper, gives it orders and receives its events; if the
-keeper is killed, the front waits up to 5 s for the keeper's children to end."""
+"""The front's side of the keeper. The front is the process that the developer started; the keeper starts, watches and
+stops all other processes of the development stack. The front starts the keeper, gives it orders and receives its
+events; if the keeper is killed, the front waits up to 5 s for the keeper's children to end."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ class KeeperProcess:
 
     def __init__(self, plan: Plan, *, lock: int, messages: process.Stream) -> None:
         """Start the keeper with `plan`. The keeper holds the lock whose descriptor is `lock` as long as it lives, and
-        writes its stderr to `messages`. Raises `DevstackError` if it ends before it has been sent the plan."""
+        writes its stderr to `messages`. Raises `DevstackError` if the keeper ends before it has been sent the plan."""
         self.pids: dict[str, int] = {}
         self.bin_dir: Path | None = None
         self._events: SimpleQueue[dict[str, Any]] = SimpleQueue()

@@ -41,7 +41,7 @@ def flow_ticket(returned: httpx.Response) -> str:
 class MainJob:
     """Steps of the main job; `client` speaks to the service, `browser` to the sandbox.
 
-    Steps that do not return the response raise MainJobError when it is not the expected one.
+    A step that does not return the response itself raises MainJobError if the response is not the expected one.
     """
 
     client: httpx.AsyncClient
@@ -106,7 +106,8 @@ class MainJob:
         return await self.client.post("/internal/tokens/get", headers=key, json=document)
 
     async def userinfo(self, access_token: str, kind: str = "static") -> httpx.Response:
-        """Ask the provider of this kind for the claims about the token's account; return its response."""
+        """Ask the sandbox's provider of the refresh kind `kind` for the claims about the token's account; return its
+        response."""
         return await self.browser.get(f"/oidc/{kind}/userinfo", headers={"Authorization": f"Bearer {access_token}"})
 
     async def ledger(self, party: str, operation: str) -> list[dict[str, Any]]:

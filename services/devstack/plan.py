@@ -1,5 +1,5 @@
-"""The plan that tells a keeper (the process that starts, watches and stops all others) what to run; the front process
-makes it and sends it as one line of JSON."""
+"""The plan that tells a keeper (the process that starts, watches and stops all others of a stack) what to run; the
+front (the process that the developer started) makes it and sends it as one line of JSON."""
 
 import json
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class Plan:
     cli: list[str]
     """Command of the service's CLI; empty if there is nothing to migrate and no key to make."""
     providers: list[str]
-    """Names of the providers that the development key may read."""
+    """Names of the providers whose tokens the development service key may read."""
     echo: bool
     """Whether the services' output is shown in the terminal; it is logged in any case."""
 

@@ -1,4 +1,4 @@
-"""TCP ports on the loopback address: which are free, and whether one of our own processes listens on one."""
+"""TCP ports: reading a port number, finding free ports, and telling whether one of our own processes listens on one."""
 
 import contextlib
 import secrets

@@ -60,10 +60,9 @@ def _wheel_install() -> tuple[Path, str]:
 class PostgresServer:
     """PostgreSQL on `data_dir` (made by initdb when new), reachable through a unix socket alone.
 
-    `settings` override postgresql.conf, for example {"fsync": "off"}. The server dies with this process, whatever
-    kills it; its data survives. It has the superuser `postgres`, the roles OWNER_ROLE and RUNTIME_ROLE and the
-    database `user_management`, which OWNER_ROLE owns. If the server dies, `start()` brings it back at the same
-    address.
+    `settings` override postgresql.conf, for example {"fsync": "off"}. The server dies with this process, however this
+    process ends; its data survives. It has the superuser `postgres`, the roles OWNER_ROLE and RUNTIME_ROLE and the
+    database `user_management`, which OWNER_ROLE owns. If the server dies, `start()` brings it back at the same address.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class PostgresServer:
         log_path: Path | None = None,
     ) -> None:
         """Prepare the server. `socket_dir` is an existing private folder of the account that will run Postgres; if it
-        is None, `start()` makes one."""
+        is None, `start()` makes one. The log is `log_path` or, if that is None, `data_dir` with `.log` at the end."""
         self.data_dir = data_dir.absolute()
         self._settings = dict(settings)
         self._socket_dir = socket_dir
@@ -134,8 +133,8 @@ class PostgresServer:
             raise
 
     def copy(self, data_dir: Path) -> "PostgresServer":
-        """Return a standby of this running server, on a copy of its data made now. After its `start()`, it follows
-        this server.
+        """Return a standby of this running server, on a copy of its data made now. The standby is not running: after
+        its `start()`, it follows this server.
 
         Raises `DevstackError` with pg_basebackup's last message if the copy fails.
         """
@@ -233,8 +232,8 @@ class PostgresServer:
             leftover.unlink()
 
     def _ready_pid(self) -> int | None:
-        """Return the process id in postmaster.pid once that file says ready; it is written before the socket
-        answers."""
+        """Return the process id in postmaster.pid once that file says that the server is ready, and None before. The
+        file alone is not enough, since Postgres writes it before it answers."""
         try:
             lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:

@@ -1,5 +1,5 @@
-"""Decisions before anything is started: addresses, environment, and the plan for the keeper (the process that starts,
-watches and stops all others)."""
+"""What precedes the start of a stack: its parameters, socket folders, provider files and secrets, a check of its ports,
+and the plan for the keeper (the process that starts, watches and stops all others)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,7 +57,8 @@ class Sockets:
 
 
 def make_socket_folders(choices: Choices) -> Sockets:
-    """Make a folder for each server that no environment variable replaces, and return them."""
+    """Make and return a socket folder for each embedded server: none for Postgres if DATABASE_URL is set, and none for
+    Valkey if REDIS_URL is."""
     account = account_for(choices.data_dir / "postgres")
     return Sockets(
         postgres=None if choices.person.get("DATABASE_URL") else folders.make_socket_folder(account),
@@ -66,8 +67,9 @@ def make_socket_folders(choices: Choices) -> Sockets:
 
 
 def make_plan(choices: Choices, sockets: Sockets, recipe: Recipe, *, echo: bool) -> Plan:
-    """Write the files that the processes read (provider files, secrets), and return the plan of what to start. Raises
-    `DevstackError` for a malformed Procfile or secrets file, and for a process that the Procfile lacks."""
+    """Write the provider files and, if missing, the secrets, and return the plan of what to start. Raises
+    `DevstackError` for a malformed Procfile or secrets file, and for a process that `choices` name and the Procfile
+    lacks."""
     environment, providers = _environment(choices, sockets)
     return Plan(
         data_dir=str(choices.data_dir),

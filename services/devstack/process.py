@@ -1,4 +1,4 @@
-"""Child processes that die with this one, each the leader of its own session.
+"""Child processes, each the leader of its own session, that die with this process, unless they are to outlive it.
 
 PR_SET_PDEATHSIG fires when the *thread* that started the child ends (prctl(2)). A test, an executor or an event loop
 may start servers from threads that end long before the process does, so all children are started by one thread that

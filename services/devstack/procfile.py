@@ -18,8 +18,8 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 def read_procfile(path: Path, variables: Mapping[str, str]) -> dict[str, list[str]]:
     """Return process name → command, in the order of the file.
 
-    Raises `DevstackError` naming the line that is malformed, named twice, or uses a variable that is not set and has no
-    default.
+    Raises `DevstackError` naming the line that is malformed, repeats a name, or uses a variable that is not set and has
+    no default.
     """
     commands: dict[str, list[str]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):

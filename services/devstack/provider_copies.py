@@ -1,4 +1,5 @@
-"""Copies of the service's provider files with the addresses of the sandbox, which serves the real providers' paths."""
+"""Copies of the service's provider files that lead to the sandbox, which serves the real providers' paths. A provider
+for which the developer has a client of their own gets none."""
 
 import json
 import re

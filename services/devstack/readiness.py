@@ -1,4 +1,4 @@
-"""Checks of whether a service is ready."""
+"""Checks of whether a process of the stack is ready."""
 
 import http.client
 import urllib.error
@@ -15,7 +15,8 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def is_ready(running: RunningService) -> bool:
-    """Tell whether the service is ready now. Raises `DevstackError` when another program answers on its port."""
+    """Tell whether the process is ready now, as its plan (`running.service`) defines it. Raises `DevstackError` when
+    another program answers on its port."""
     service = running.service
     if service.ready_text is not None:
         return running.said_ready.is_set()

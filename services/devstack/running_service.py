@@ -20,8 +20,8 @@ _OUTPUT_GRACE = 1.0  # seconds between the end of a process and the end of what 
 
 
 def echo_to_person(name: str, line: bytes) -> None:
-    """Write `NAME | line` to stderr, which the front (the process that the developer started) connected with its own
-    stdout."""
+    """Write `NAME | line` to the stderr of this process, the keeper, which the front (the process that the developer
+    started) connected with its own stdout."""
     with suppress(OSError):  # nobody reads any more; the log still has the line
         os.write(sys.stderr.fileno(), f"{name:<{_NAME_WIDTH}}| ".encode() + line + b"\n")
 

@@ -1,4 +1,5 @@
-"""What the embedded Postgres and Valkey have in common: a server process for one data directory, and its locks."""
+"""What the embedded Postgres and Valkey have in common: a server process for one data directory with its locks, and the
+removal of folders."""
 
 import os
 import shutil
@@ -115,6 +116,6 @@ class ServerProcess:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a socket folder. It may be gone already: both the process that runs the server and the one that made the
-    folder remove it."""
+    """Remove `folder` with everything in it, if it exists: a socket folder may be gone already, since both the process
+    that runs the server and the one that made the folder remove it."""
     shutil.rmtree(folder, ignore_errors=True)

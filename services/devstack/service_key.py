@@ -13,7 +13,7 @@ STARTED_FILE = "development-service-key.started"
 
 
 def read_service_key(data_dir: Path) -> str:
-    """Return the development service key of `data_dir`; empty when there is none."""
+    """Return the development service key of `data_dir`, or an empty string if there is none."""
     path = data_dir / KEY_FILE
     return path.read_text().strip() if path.exists() else ""
 

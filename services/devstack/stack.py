@@ -78,11 +78,11 @@ class StackValkey:
 
 
 class Stack:
-    """Everything that runs between `start()` and `stop()`, or inside `with`. If this process ends in any other way,
-    the stack stops by itself.
+    """The service, its servers and the sandbox, which run between `start()` and `stop()`, or inside `with`. If this
+    process ends in any other way, the stack stops by itself.
 
-    `port` and `sandbox_port` are free ones unless given. `processes` are names from the Procfile, and `sandbox`; all
-    of them unless given. `web_count` copies of the API listen on consecutive ports. `env` overrides this process's
+    `port` and `sandbox_port` are free ones unless given. `processes` are names from the Procfile, and `sandbox`; all of
+    them unless given. `web_count` copies of the API listen on consecutive ports. `env` overrides this process's
     environment, which overrides the development values; `DATABASE_URL` and `REDIS_URL` in either replace the embedded
     servers.
     """
@@ -115,7 +115,7 @@ class Stack:
 
     @property
     def data_dir(self) -> Path:
-        """Return the folder where everything is kept."""
+        """Return the folder that holds the stack's data, secrets and logs."""
         return self._choices.data_dir
 
     @property
@@ -141,7 +141,7 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return the environment of the stack's processes. Raises `DevstackError` before the start."""
+        """Return the environment that the stack's processes share. Raises `DevstackError` before the start."""
         return dict(self._started_plan.environment)
 
     def command(self, name: str) -> list[str]:
@@ -170,7 +170,8 @@ class Stack:
 
     @property
     def keeper_pid(self) -> int:
-        """Return the id of the process that is the parent of all others. Raises `DevstackError` before the start."""
+        """Return the process id of the keeper, the parent of all other processes. Raises `DevstackError` before the
+        start."""
         return self._running_keeper.pid
 
     def process(self, name: str) -> StackProcess:
@@ -182,7 +183,7 @@ class Stack:
         return StackProcess(name, pids[name])
 
     def log_path(self, name: str) -> Path:
-        """Return the path of a process's log, which is emptied at each start of the stack."""
+        """Return the path of a process's log, which is begun anew at each start of the stack."""
         return self.data_dir / "log" / f"{name}.log"
 
     def kill(self, name: str, signum: signal.Signals = signal.SIGKILL) -> None:
@@ -256,7 +257,8 @@ class Stack:
 
     def _lock(self) -> int:
         """Lock DATA_DIR, and return the lock for the keeper, the parent of all other processes. This process holds one
-        lock; the keeper inherits the other, and may outlive this process by 10 s. Raises `AlreadyInUseError`."""
+        lock; the keeper inherits the other, and may outlive this process by 10 s. Raises `AlreadyInUseError` at once if
+        another run goes on, and after 12 s if one is still stopping."""
         in_use = f"{self.data_dir} is in use by another run: set DATA_DIR to another folder"
         self._undo.callback(os.close, directory_lock.acquire(self.data_dir / "run.lock", in_use=in_use))
         path = self.data_dir / "keeper.lock"

@@ -30,8 +30,9 @@ _POLL = 0.1
 _LEAST = 0.2
 
 Event = dict[str, Any]
-"""`{"event": name, …}`: progress(text), started(name, pid, bin_dir of a server), ready, failed(text), done(id),
-refused(id, text)."""
+"""An event for the front (the process that the developer started), `{"event": name, …}`: progress(text), started(name,
+pid, bin_dir of a server), ready, failed(text), done(id), refused(id, text). The inbox holds commands in the same way,
+`{"command": name, …}`."""
 
 
 class StoppingError(DevstackError):

@@ -32,10 +32,11 @@ def _binary() -> Path:
 
 
 class ValkeyServer:
-    """Valkey on `data_dir`; `settings` override its configuration, for example {"appendonly": "no"}.
+    """Valkey on `data_dir`, reachable through a unix socket alone; `settings` override its configuration, for example
+    {"appendonly": "no"}.
 
-    By default it writes an append-only file that is synced every second. The server dies with this process, whatever
-    kills it. If the server dies, `start()` brings it back at the same address.
+    By default it writes an append-only file that is synced every second. The server dies with this process, however
+    this process ends. If the server dies, `start()` brings it back at the same address.
     """
 
     def __init__(
@@ -46,7 +47,8 @@ class ValkeyServer:
         socket_dir: Path | None = None,
         log_path: Path | None = None,
     ) -> None:
-        """Prepare the server. `socket_dir` is an existing private folder; if it is None, `start()` makes one."""
+        """Prepare the server. `socket_dir` is an existing private folder; if it is None, `start()` makes one. The log
+        is `log_path` or, if that is None, `data_dir` with `.log` at the end."""
         self.data_dir = data_dir.absolute()
         self._settings = {**_DEFAULTS, **settings}
         self._socket_dir = socket_dir

@@ -1,4 +1,5 @@
-"""`./run` with the processes of another Procfile: `python -m services.devstack.tests.fake_run PROCFILE`."""
+"""`python -m services.devstack.tests.fake_run PROCFILE`: `./run` with the processes of another Procfile, and without
+the service's CLI (no migration, no service key)."""
 
 import sys
 from pathlib import Path

@@ -39,7 +39,7 @@ def crash() -> None:
 
 
 def cli() -> None:
-    """Append the arguments to the file FAKE_CLI_LOG; for `service create`, print a key."""
+    """Append the arguments to the file that the variable FAKE_CLI_LOG names; for `service create`, print a key."""
     with Path(os.environ["FAKE_CLI_LOG"]).open("a") as log:
         log.write(" ".join(sys.argv[2:]) + "\n")
     if sys.argv[2:4] == ["service", "create"]:

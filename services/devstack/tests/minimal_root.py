@@ -46,7 +46,8 @@ class MinimalRoot:
         return _HOME / "repository"
 
     def run(self, *command: str, log: Path, seconds: float) -> int:
-        """Run a command in the clone as the ordinary user, write its output to `log`, and return its exit status."""
+        """Run a command in the clone as the ordinary user, write its output to `log`, and return its exit status.
+        Raises TimeoutExpired after `seconds`."""
         variables = installer_variables(os.environ)
         mounted = (str(path) for path in _paths(variables) if path.is_dir())
         enter = ("sh", "-euc", _ENTER, "sh", str(self.folder), str(_USER), str(self.clone), *mounted, "--")
@@ -75,8 +76,8 @@ def installer_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def minimal_root() -> Iterator[MinimalRoot]:
-    """Build a minimal root, and remove it at the end of the block. Raises AssertionError without debootstrap or the
-    rights of root, or when a step fails."""
+    """Make the minimal Debian and its clone of this repository, and remove them at the end of the block. Raises
+    AssertionError without debootstrap or the rights of root, or when a step fails."""
     assert shutil.which("debootstrap"), "debootstrap is not installed: apt-get install debootstrap (Debian, Ubuntu)"
     assert os.geteuid() == 0, "debootstrap and chroot need root: sudo ./test nightly"
     with folders.scratch_folder() as scratch:

@@ -1,4 +1,4 @@
-"""The state of processes according to /proc, for tests that kill them."""
+"""The state of processes according to /proc, and a wait for a condition, for tests that kill processes."""
 
 import contextlib
 import time

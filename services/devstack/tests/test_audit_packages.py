@@ -1,5 +1,5 @@
-"""The verdict on pip-audit's answers: nothing is judged if the vulnerability service cannot be asked, and the check
-fails if pip-audit does not run."""
+"""The verdict on pip-audit's answers: clean, failed, or not judged because the vulnerability service cannot be asked;
+and how long an accepted vulnerability passes."""
 
 import json
 from collections.abc import Sequence

@@ -1,5 +1,6 @@
-"""When the environment counts as current, and what happens when it does not. A successful installation needs the
-network, so it is tried not here but by `./test` when it starts in a fresh checkout."""
+"""When `.venv` counts as current, what happens when it does not, and how ./run, ./test and ./fix find their repository
+and refuse unknown arguments. A successful installation needs the network, so it is tried not here but by `./test` when
+it starts in a fresh checkout."""
 
 import os
 import subprocess

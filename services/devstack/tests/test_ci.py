@@ -1,4 +1,4 @@
-"""The environment in which `.ci/run` starts `./test`."""
+"""The programs that `.ci/run` leaves to `./test`, and the exit status that it passes on."""
 
 import shutil
 import subprocess

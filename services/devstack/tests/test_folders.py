@@ -1,4 +1,5 @@
-"""Folders for the account under which Postgres runs: another one if root runs the tests, otherwise the person's own."""
+"""The account under which Postgres runs (another one if root runs the tests, otherwise the person's own), and the
+folders that are made for it."""
 
 import os
 import stat

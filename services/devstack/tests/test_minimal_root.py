@@ -1,4 +1,4 @@
-"""The commands on a machine that has what the README says to install, and nothing more."""
+"""`./run demo` and `./test` on a machine that has what the README says to install, and nothing more."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Child processes: a group ends with its leader, and all groups end with this process."""
+"""Child processes: what they inherit and return, and that a group ends with its leader and a child with this
+process."""
 
 import os
 import signal

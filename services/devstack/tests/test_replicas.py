@@ -1,4 +1,4 @@
-"""A replica that does not start."""
+"""A replica (a further process of the API) that ends while it starts."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""`./run` itself, over stand-ins: what the person sees, and what is left when the front process ends in any way."""
+"""`./run` itself, over stand-ins for the service's processes: what the person sees, and what is left when the front
+(the process that the person started) ends in any way."""
 
 import os
 import re
@@ -23,7 +24,7 @@ FOREIGN = ("DATABASE_URL", "DATABASE_MIGRATION_URL", "REDIS_URL")
 
 
 class Front:
-    """A front process of `./run`, and what it has printed so far as read by `until` and `end`."""
+    """A running `./run`; `output` is what `until` and `end` have read of its output so far."""
 
     def __init__(self, popen: subprocess.Popen[str]) -> None:
         self.popen = popen

@@ -1,4 +1,5 @@
-"""The real Postgres and Valkey: they start, prove who they are, survive being killed, and leave nothing behind."""
+"""The real Postgres and Valkey: they start as our own children, come back with their data after a kill, refuse data
+that is in use, and leave nothing behind."""
 
 import asyncio
 import os
