@@ -1,4 +1,5 @@
-"""Entry point of `python -m services.sandbox`."""
+"""Entry point of `python -m services.sandbox`, which serves the sandbox (imitations of Clerk and of providers) over
+HTTP."""
 
 from services.sandbox.server import create_server
 from services.sandbox.settings import SandboxSettings

@@ -1,5 +1,5 @@
-"""The answers that scripted faults give: errors, connections that break, and bodies that are truncated, oversized or of
-the wrong kind."""
+"""The answers that scripted faults give: errors, connections that break, bodies that are truncated, oversized or of the
+wrong kind, and real answers that a fault has edited."""
 
 from collections.abc import Callable
 

@@ -1,5 +1,5 @@
-"""The endpoints that every provider has, whatever its paths are. Each records the call in the ledger (the sandbox's
-record of all calls), and applies scripted faults."""
+"""The endpoints that providers have in common, whatever their paths are. Each records the call in the ledger (the
+sandbox's record of all calls), and applies scripted faults."""
 
 from typing import Any
 
@@ -27,7 +27,8 @@ async def serve_keys(sandbox: Sandbox, provider: Provider) -> Response:
 
 async def serve_authorization(request: Request, sandbox: Sandbox, provider: Provider) -> Response:
     """Serve the consent page. With `auto=approve` or `auto=deny` in the query, answer instead with the redirect that
-    follows this decision, taken for the account in `login_hint`, or without one for the default account."""
+    follows this decision, taken for the account that `account` or `login_hint` names, or without either for the default
+    account."""
     form = read_query(request)
     return await sandbox.intake.serve(
         provider.party,

@@ -33,7 +33,7 @@ FaultAction = Literal[
 SPOILS_THE_REAL_ANSWER: frozenset[FaultAction] = frozenset(
     set(get_args(FaultAction)) - {"delay", "status", "error", "reset", "html", "oversize"}
 )
-"""Faults that alter the real answer, so the party always carries out the call first."""
+"""Actions that alter the real answer, so the party always carries out the call first."""
 
 
 class Fault(BaseModel):

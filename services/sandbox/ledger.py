@@ -1,5 +1,5 @@
-"""The ledger: every call to or from a party (Clerk or a provider) with its answer, in order, as evidence that tests can
-check."""
+"""The ledger: every call to or from a party (Clerk or a provider) and how it ended, in order, for tests to check; and
+the fingerprints by which it names tokens."""
 
 import asyncio
 import hashlib
@@ -38,7 +38,7 @@ class Entry:
     """Whether the provider has carried out the change; a fault may still hide the answer."""
     fault: str | None = None
     status: int | None = None
-    """HTTP status of the answer; `None` until there is one, and if the connection failed or was reset."""
+    """HTTP status of the answer; `None` until there is one, and if the connection failed or was reset before it."""
     error: str | None = None
     duration_ms: float | None = None
     note: str | None = None
@@ -75,7 +75,7 @@ class Ledger:
         self._changed = asyncio.Event()
 
     def finish(self, entry: Entry, *, status: int | None) -> None:
-        """Record the end of a call; `status` is `None` if the connection failed or was reset."""
+        """Record the end of a call; `status` is `None` if the connection failed or was reset before the answer."""
         entry.status = status
         entry.state = "finished"
         entry.duration_ms = round((time.monotonic() - entry.monotonic) * 1000, 3)

@@ -1,1 +1,1 @@
-"""An imitation of Clerk: session tokens, users, webhooks, Backend API and a sign-in page."""
+"""An imitation of Clerk: session tokens, sessions, users, webhooks and the Backend API."""

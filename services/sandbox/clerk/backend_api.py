@@ -66,7 +66,8 @@ def with_secret_key(request: Request, answer: Callable[[], Any]) -> Handler:
 
 
 def list_users(clerk: Clerk, query: UserList) -> list[ClerkUser]:
-    """Return one page of users. Users with the same time are ordered by their ids, so that pages never overlap."""
+    """Return the page of users that `query` asks for. Users with the same time are ordered by their ids, so that pages
+    never overlap."""
     field = query.order_by.lstrip("+-")
     named = set(query.user_id)
     meant = [user for user in clerk.stored_users() if not named or user["id"] in named]

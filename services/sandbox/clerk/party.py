@@ -118,8 +118,7 @@ class Clerk:
         `image_url`.
 
         `updated_at`, unless it is among the changes, grows by at least a millisecond, so that two changes are never
-        simultaneous.
-        Raises `KeyError` for an unknown user or key.
+        simultaneous. Raises `KeyError` for an unknown user or key.
         """
         user = self._users[user_id]
         now = max(milliseconds(), user["updated_at"] + 1)
@@ -179,9 +178,9 @@ class Clerk:
         with_user: bool = False,
     ) -> ClerkSession:
         """Return the `data` of a `session.…` event. The session has the id that is in the user's session tokens unless
-        `session_id` names another, and began at `created_at` (milliseconds), now by default. `user` is `None` unless
-        `with_user` is set. The user need not exist. Raises `KeyError` for a type of event that is not about
-        sessions."""
+        `session_id` names another, and began at `created_at` (milliseconds), now by default. The user need not exist;
+        the session's `user` is the user object if `with_user` is set and the user exists, otherwise `None`. Raises
+        `KeyError` for a type of event that is not about sessions."""
         now = milliseconds()
         began = now if created_at is None else created_at
         user = self.user(user_id) if with_user else None
@@ -231,8 +230,7 @@ class Clerk:
         event_timestamp: int | None = None,
     ) -> tuple[dict[str, str], bytes]:
         """Return the headers (content type included) and the body of a webhook with a valid signature. `timestamp`
-        (seconds) goes into the headers, `event_timestamp` into the envelope.
-        """
+        (seconds) goes into the headers, `event_timestamp` (milliseconds) into the envelope; both are now by default."""
         body = encode_event(self.event(event_type, subject, timestamp=event_timestamp))
         headers = self.sign(body, message_id=message_id, timestamp=timestamp)
         return headers | {"content-type": "application/json"}, body

@@ -55,7 +55,7 @@ def signature_headers(body: bytes, *, message_id: str, timestamp: int, secrets: 
 
 class WebhookSender:
     """Sends signed events to the service, and records each attempt in the ledger (the sandbox's record of all calls).
-    The event keeps its message id over all attempts. Raises `ValueError` for a malformed secret."""
+    The event keeps its message id over all attempts. The constructor raises `ValueError` for a malformed secret."""
 
     def __init__(
         self, ledger: Ledger, *, url: str | None, secret: str, transport: httpx.AsyncBaseTransport | None = None

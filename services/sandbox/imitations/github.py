@@ -58,8 +58,8 @@ def number_of(account: Account) -> int:
 
 
 class GitHub(Persona):
-    """GitHub: errors have status 200, answers are forms unless JSON is asked for, and tokens expire only if the app's
-    settings say so."""
+    """GitHub: errors have status 200, answers are forms unless JSON is asked for, and access tokens expire only if they
+    come with a refresh token."""
 
     settings: GitHubSettings
     extra_parameters = ("login",)
@@ -115,7 +115,7 @@ class GitHub(Persona):
         return self.settings.access_token_lifetime_seconds if offline else None
 
     def refresh_token_ends_at(self, token: RefreshToken) -> float | None:
-        """Return when the token expires: six months after it was issued."""
+        """Return when the token expires (monotonic time): six months after it was issued."""
         return token.issued_at + REFRESH_TOKEN_DAYS * DAY_SECONDS
 
     def successor(self, token: RefreshToken, *, now: float) -> RefreshToken | None:  # noqa: ARG002  the time does not matter
@@ -133,7 +133,7 @@ class GitHub(Persona):
         return super().grant_type(form) or ("authorization_code" if "code" in form else None)
 
     def translated(self, refusal: OAuthError) -> OAuthError:
-        """Return the refusal with status 200 and GitHub's own code, if it has one for it."""
+        """Return the refusal with status 200, and with GitHub's own code and description where GitHub has them."""
         key = refusal.error
         if key == "invalid_grant":
             key = {"code_used": "code"}.get(refusal.cause, refusal.cause)
@@ -157,7 +157,7 @@ class GitHub(Persona):
         headers: Mapping[str, str] | None = None,
         accept: str = "",
     ) -> Response:
-        """Return the body as a form, unless `accept` names `application/json`."""
+        """Return the body as a form, or as JSON if `accept` names `application/json`."""
         if "application/json" in accept:
             return super().encoded(body, status=status, headers=headers, accept=accept)
         return Response(urlencode(body), status, NOT_STORED | dict(headers or {}), media_type=FORM_TYPE)

@@ -16,8 +16,8 @@ _OTHER_NAMES = {"documents.read": "docs_ro"}
 
 
 class Globex(Persona):
-    """Globex: OAuth without OpenID Connect, with commas between the scopes of a request, answers that nest the access
-    token, and claims of another shape."""
+    """Globex: OAuth without OpenID Connect, with commas between the scopes of a request, an answer to a code that nests
+    the access token, and claims of another shape."""
 
     extra_parameters = ("access_type",)
     seeding_parameters: Mapping[str, str] = {"access_type": "offline", "prompt": "consent"}
@@ -44,8 +44,8 @@ class Globex(Persona):
         *,
         consented_before: bool,
     ) -> bool:
-        """Tell whether the client gets a refresh token: only for offline access, and after the first consent only if
-        the request asks for consent again."""
+        """Tell whether the client gets a refresh token: only for offline access, and if the account has a live consent
+        already, only if the request asks for consent again."""
         asks_again = "consent" in parameters.get("prompt", "").split()
         return parameters.get("access_type") == "offline" and (asks_again or not consented_before)
 

@@ -84,8 +84,8 @@ class Google(Persona):
         *,
         consented_before: bool,
     ) -> bool:
-        """Tell whether the client gets a refresh token: only for offline access, and after the first consent only if
-        the request asks for consent again."""
+        """Tell whether the client gets a refresh token: only for offline access, and if the account has a live consent
+        already, only if the request asks for consent again."""
         asks_again = "consent" in parameters.get("prompt", "").split()
         return parameters.get("access_type") == "offline" and (asks_again or not consented_before)
 
@@ -94,8 +94,8 @@ class Google(Persona):
         return self.settings.refresh_token_limit
 
     def refresh_token_ends_at(self, token: RefreshToken) -> float | None:
-        """Return when the token expires: after 7 days in Testing, otherwise after the days that the person allowed;
-        `None` if they are not limited."""
+        """Return when the token expires (monotonic time): after 7 days in Testing, otherwise after the days that the
+        person allowed; `None` if they are not limited."""
         days = TESTING_DAYS if self.settings.testing else self.settings.time_based_access_days
         return None if days is None else token.issued_at + days * DAY_SECONDS
 
@@ -120,7 +120,7 @@ class Google(Persona):
 
     def translated(self, refusal: OAuthError) -> OAuthError:
         """Return an invalid_grant refusal in Google's words, and any other as it is. The words are the same for every
-        refresh token that has ended, except for one that a policy ended, which `error_subtype` names."""
+        refresh token that has ended, except for one that a policy ended: then `error_subtype` names the reason."""
         if refusal.error != "invalid_grant":
             return refusal
         if refusal.cause in _POLICY_SUBTYPES:

@@ -1,1 +1,2 @@
-"""An imitated OpenID provider. Its refresh kind, one of four, says what becomes of a refresh token that was used."""
+"""The OAuth and OpenID providers of the sandbox. The refresh kind of a provider, one of four, says what becomes of a
+refresh token that was used."""

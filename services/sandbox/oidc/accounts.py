@@ -8,7 +8,8 @@ DEFAULT_EMAIL = "ada@example.com"
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A person's account at the provider; `id` is the `sub` claim."""
+    """A person's account at the provider. `id` is the `sub` claim of a plain provider; imitations of real ones may
+    derive ids of their own from it."""
 
     id: str
     email: str

@@ -1,4 +1,5 @@
-"""OAuth errors as JSON (RFC 6749 section 5.2, RFC 6750 section 3)."""
+"""OAuth errors (RFC 6749 section 5.2, RFC 6750 section 3): the exception by which a provider refuses a request, and two
+common refusals."""
 
 from typing import Any
 
@@ -33,12 +34,12 @@ class OAuthError(Exception):
 
 
 def invalid_client(description: str) -> OAuthError:
-    """Return a refusal with 401 and the challenge that RFC 6749 section 5.2 asks for."""
+    """Return the refusal invalid_client, with 401 and the challenge that RFC 6749 section 5.2 asks for."""
     challenge = {"WWW-Authenticate": 'Basic realm="sandbox", charset="UTF-8"'}
     return OAuthError("invalid_client", description, status=401, headers=challenge)
 
 
 def invalid_access_token(description: str, *, cause: str) -> OAuthError:
-    """Return a refusal with 401 and the challenge of RFC 6750 section 3.1."""
+    """Return the refusal invalid_token, with 401 and the challenge of RFC 6750 section 3.1."""
     challenge = {"WWW-Authenticate": f'Bearer error="invalid_token", error_description="{description}"'}
     return OAuthError("invalid_token", description, status=401, headers=challenge, cause=cause)

@@ -1,5 +1,5 @@
-"""The records of a provider: codes, grants and the tokens that belong to them. Times are of the monotonic clock, except
-for `authenticated_at`."""
+"""The records of a provider: authorization codes, grants (consents) and the tokens that belong to them. Times are of
+the monotonic clock, except for `authenticated_at`."""
 
 import secrets
 import time
@@ -30,7 +30,7 @@ class Grant:
 
     @property
     def alive(self) -> bool:
-        """Tell whether the consent was not ended; even then, single tokens may have expired or ended."""
+        """Tell whether the consent was not ended; single tokens of a live consent may have expired or ended."""
         return self.revoked_because is None
 
     def revoke(self, reason: str) -> None:
@@ -60,7 +60,8 @@ class Grant:
 
 @dataclass(slots=True)
 class RefreshToken:
-    """A refresh token; `successor` is the token that replaced it."""
+    """A refresh token. `successor` is the token that replaced it, if a later use of this one is to be noticed (the
+    refresh kinds grace and strict)."""
 
     value: str
     grant: Grant

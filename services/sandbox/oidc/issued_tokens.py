@@ -14,8 +14,8 @@ ID_TOKEN_LIFETIME_SECONDS = 3600
 
 
 class IssuedTokens(BaseModel):
-    """A successful token answer before it is encoded. `expires_in` is in seconds, and `None` if the token does not
-    expire."""
+    """A successful token answer before it is encoded. `expires_in` is in seconds, and `None` if the access token does
+    not expire."""
 
     access_token: str
     token_type: str = "Bearer"  # noqa: S105  the type's name

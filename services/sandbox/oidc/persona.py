@@ -91,8 +91,9 @@ class Persona:
         *,
         earlier: tuple[str, ...],  # noqa: ARG002  for imitations, which may decide by it
     ) -> tuple[str, ...]:
-        """Return the scopes that a consent covers. `ticked` are the scopes that the person allowed, `earlier` those of
-        the account's live consents, and `parameters` the parameters of the request."""
+        """Return the scopes that a consent covers: here those that the person allowed (`ticked`), without
+        `offline_access` where `offline_access_needs_consent` rules it out. `earlier` are the scopes of the account's
+        live consents, and `parameters` the parameters of the request."""
         if not self.offline_access_needs_consent or "consent" in parameters.get("prompt", "").split():
             return ticked
         return tuple(scope for scope in ticked if scope != "offline_access")
@@ -154,7 +155,7 @@ class Persona:
         return account_claims(account, scopes)
 
     def exchange_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:  # noqa: ARG002  likewise
-        """Return the body of the answer to a code."""
+        """Return the body of the answer to an authorization code."""
         return tokens.as_json()
 
     def refresh_answer(self, tokens: IssuedTokens, account: Account) -> dict[str, Any]:
@@ -166,7 +167,7 @@ class Persona:
         return form.get("grant_type")
 
     def translated(self, refusal: OAuthError) -> OAuthError:
-        """Return the refusal in the provider's own codes."""
+        """Return the refusal in the provider's own codes: here, as it is."""
         return refusal
 
     def error_status(self, error: str) -> int:
@@ -174,7 +175,7 @@ class Persona:
         return STATUS_OF_ERROR.get(error, 400)
 
     def error_body(self, refusal: OAuthError) -> dict[str, Any]:
-        """Return the error body of RFC 6749 section 5.2."""
+        """Return the error body of RFC 6749 section 5.2, with the refusal's further members."""
         return {"error": refusal.error, "error_description": refusal.description, **refusal.members}
 
     def encoded(
