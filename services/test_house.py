@@ -1,5 +1,6 @@
-"""Tests of the house rules that no linter has: sizes of modules and functions, reasons for exceptions from other rules,
-nothing left for later, no actor from the ambient context, no untyped rows."""
+"""Tests of the house rules that no linter has: sizes of modules and functions, reasons for exceptions from linters'
+rules, no marks like "to do", the actor as a parameter and not from the ambient context, dataclasses instead of
+constructors that only assign, no untyped rows."""
 
 import ast
 import re
@@ -129,7 +130,7 @@ WITHOUT_ACTOR = {
     " RefreshAttempts.carry_out IntegrationProbe.probe IntegrationProbe.ask_about",
     "they are another's, whom we call": "Directory.list_users Directory.existing Directory.get_user",
 }
-"""The public methods of services that take no actor, by the reason."""
+"""Reason → the public coroutines of services that do not take an actor first."""
 
 
 def test_every_public_method_of_a_service_takes_its_actor_first() -> None:

@@ -1,4 +1,5 @@
-"""The building blocks of the HTML pages that the sandbox shows to people. A value is escaped only by `text`."""
+"""The building blocks of the HTML pages that the sandbox shows to people. Titles, headings and hidden fields are
+escaped; everything else must be HTML already, made with `text` from untrusted values."""
 
 from collections.abc import Iterable
 from html import escape

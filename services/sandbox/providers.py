@@ -1,5 +1,5 @@
-"""What the service needs to connect to the plain providers, one for each refresh kind (what becomes of a refresh token
-that was used): the OAuth client, and a provider file for each kind."""
+"""What user management needs to connect to the sandbox's plain providers, one for each refresh kind (what becomes of a
+refresh token that was used): the OAuth client, the scopes, and a provider file for each kind."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -48,7 +48,7 @@ email = "email"
 
 
 def provider_name(kind: Kind) -> str:
-    """Return the name under which the service knows the plain provider of a kind."""
+    """Return the name under which user management knows the plain provider of a kind."""
     return f"sandbox-{kind}"
 
 

@@ -9,8 +9,9 @@ from services.sandbox.state import Sandbox
 
 
 class SandboxSettings(BaseSettings):
-    """Settings of the process. `base_url` is needed only if others reach the sandbox at another address than
-    `http://{host}:{port}`."""
+    """Settings of the process. `base_url` is the address at which others reach the sandbox, by default
+    `http://{host}:{port}`. Without `webhook_url` no webhook is sent; without `webhook_secret` a new one is made;
+    without `ledger_file` the ledger is in memory only."""
 
     model_config = SettingsConfigDict(env_prefix="SANDBOX_", env_ignore_empty=True)
 

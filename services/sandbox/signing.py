@@ -99,10 +99,10 @@ def _signature(algorithm: str, key: KeyOrSecret, message: bytes) -> bytes:
 
 
 def sign_jws(header: Claims, claims: Claims, *, key: KeyOrSecret, algorithm: str = "RS256") -> str:
-    """Return a compact JWS (RFC 7515 section 3.1).
+    """Return a compact JWS (RFC 7515 section 3.1), signed with `algorithm`.
 
     PyJWT refuses to make the tokens that an attacker would (a public key used as HMAC secret, a claim of the wrong
-    type), so the sandbox makes them by hand: `header` is written as given, even if it names another `algorithm`.
+    type), so the sandbox makes them by hand: `header` is written as given, even if it names another algorithm.
 
     Raises `ValueError` when the algorithm is unknown or does not fit the key.
     """

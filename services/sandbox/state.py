@@ -29,7 +29,8 @@ def _imitated(base_url: str) -> tuple[Persona, ...]:
 
 
 class Sandbox:
-    """The parties (Clerk and the providers), the ledger of their calls, and the faults that are scripted for them.
+    """The parties (Clerk and the providers), the ledger (the record of all calls to and from them), and the faults that
+    are scripted for their calls.
 
     `base_url` is the sandbox's own address, which appears in issuers and metadata. `webhook_transport` replaces the
     network for outgoing webhooks if the service runs in the same process.
@@ -64,7 +65,7 @@ class Sandbox:
 
     @property
     def api_url(self) -> str:
-        """Return the service's address, taken from the webhook URL; without one, the default address."""
+        """Return user management's address, taken from the webhook URL; without one, `DEFAULT_API_URL`."""
         url = httpx.URL(self.clerk.webhooks.url or DEFAULT_API_URL)
         return str(url.copy_with(raw_path=b"/")).rstrip("/")
 

@@ -1,4 +1,5 @@
-"""Proof Key for Code Exchange, S256 only (RFC 7636)."""
+"""Checks of the challenge and the verifier of PKCE (Proof Key for Code Exchange, RFC 7636), of which only the method
+S256 is accepted."""
 
 import hashlib
 import hmac
@@ -11,15 +12,17 @@ _S256_CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 def is_s256_challenge(challenge: str, method: str | None) -> bool:
-    """Tell whether the challenge of an authorization request is an S256 challenge of 43 characters (section 4.3)."""
+    """Tell whether `method` is S256 and `challenge` has the form of an S256 challenge, 43 base64url characters (RFC
+    7636 section 4.2)."""
     return method == "S256" and _S256_CHALLENGE.fullmatch(challenge) is not None
 
 
 def check_verifier(challenge: str | None, verifier: str | None) -> None:
-    """Check the verifier (RFC 7636 section 4.6). A code without a challenge needs none, and a verifier for such a code
-    is refused, since it shows a downgrade attack (RFC 9700 section 4.8.2).
+    """Check the verifier of a token request against the challenge of the authorization request (RFC 7636 section 4.6).
+    If there was no challenge, there must be no verifier, since one would show a downgrade attack (RFC 9700 section
+    4.8.2).
 
-    Raises `OAuthError` invalid_grant.
+    Raises `OAuthError` invalid_grant if the two do not fit.
     """
     if challenge is None and verifier is None:
         return

@@ -1,4 +1,5 @@
-"""One provider of the sandbox: its grants (accounts' consents to a client), and the operations on them."""
+"""One provider of the sandbox: its accounts, its grants (accounts' consents to a client) with their codes and tokens,
+and the operations on them."""
 
 import secrets
 import time
@@ -27,7 +28,7 @@ class Provider:
         self.forget()
 
     def forget(self) -> None:
-        """Return to the initial state: default settings, the default account, and no consents."""
+        """Return to the initial state: default settings, the default account, and no consents, codes or tokens."""
         self.settings = type(self.persona.settings)()
         self.accounts = Accounts(namespace=self.persona.name)
         self._codes: dict[str, AuthorizationCode] = {}
@@ -51,7 +52,7 @@ class Provider:
         return provider_signing_key()
 
     def now(self) -> int:
-        """Return Unix seconds on the provider's own clock."""
+        """Return Unix seconds on the provider's clock, which `clock_offset_seconds` sets ahead of the real one."""
         return int(time.time()) + self.settings.clock_offset_seconds
 
     def new_code(
@@ -64,8 +65,8 @@ class Provider:
         code_challenge: str | None = None,
         parameters: Mapping[str, str] | None = None,
     ) -> AuthorizationCode:
-        """Return a new code for a consent to `scopes`. The persona may change the scopes, and may decide by the
-        request's `parameters`."""
+        """Make an authorization code for a consent to `scopes`. The persona may change the scopes, and may decide by
+        the authorization request's `parameters`."""
         consented, offline = self._consent(account, scopes, parameters or {})
         code = AuthorizationCode(
             account=account,
@@ -84,7 +85,7 @@ class Provider:
     def _consent(
         self, account: Account, scopes: tuple[str, ...], parameters: Mapping[str, str]
     ) -> tuple[tuple[str, ...], bool]:
-        """Return the scopes that the consent covers, and whether a refresh token comes with it."""
+        """Return the scopes that a new consent covers, and whether a refresh token comes with it."""
         live = [grant for grant in self._grants_of[account.id] if grant.alive]
         earlier = tuple(dict.fromkeys(scope for grant in live for scope in grant.scopes))
         consented = self.persona.consented_scopes(scopes, parameters, earlier=earlier)
@@ -93,8 +94,8 @@ class Provider:
     def exchange_code(
         self, value: str, *, client_id: str, redirect_uri: str | None, code_verifier: str | None
     ) -> tuple[Grant, IssuedTokens]:
-        """Exchange a code for a new grant and its first tokens. A second exchange of the code revokes the grant (RFC
-        6749 section 4.1.2).
+        """Exchange an authorization code for a new grant and its first tokens. A second exchange of the same code is
+        refused, and revokes the grant (RFC 6749 section 4.1.2).
 
         Raises `OAuthError` invalid_grant for a code that is unknown, used, expired, or bound to another client,
         redirect URI or verifier.
@@ -122,8 +123,9 @@ class Provider:
         return grant, self._first_tokens(grant)
 
     def issue(self, account: str, scopes: tuple[str, ...], parameters: Mapping[str, str] | None = None) -> IssuedTokens:
-        """Issue tokens under a new consent without an authorization request, to prepare many integrations.
-        `parameters` are those that the request would have had, by default the persona's `seeding_parameters`."""
+        """Issue tokens under a new consent of `account` (id or e-mail) without an authorization request, to prepare
+        many integrations. `parameters` are those that the request would have had, by default the persona's
+        `seeding_parameters`."""
         owner = self.accounts.get(account)
         asked = self.persona.seeding_parameters if parameters is None else parameters
         consented, offline = self._consent(owner, scopes, asked)
@@ -158,8 +160,8 @@ class Provider:
         """Exchange a refresh token for new tokens, which are returned with their grant. `scopes` may narrow the scopes
         of the new access token. The persona decides whether the refresh token is replaced, and what its reuse means.
 
-        Raises `OAuthError`: invalid_grant for a token that is unknown, ended, too old or reused, and invalid_scope for
-        a scope that the token does not have, in which case the token is not used up.
+        Raises `OAuthError`: invalid_grant for a token that is unknown, another client's, ended, too old or reused, and
+        invalid_scope for a scope that the token does not have, in which case the token is not used up.
         """
         now = time.monotonic()
         token = self._refresh_tokens.get(value)
@@ -219,7 +221,8 @@ class Provider:
         return sign_id_token(access_token, about | nonce_claim, now=self.now(), key=self.signing_key)
 
     def bearer(self, value: str) -> AccessToken:
-        """Return a live access token. Raises `OAuthError` (401) for one that is unknown, expired or revoked."""
+        """Return the access token with this value. Raises `OAuthError` (401) if there is none, or it has expired or was
+        revoked."""
         token = self._access_tokens.get(value)
         if token is None:
             raise invalid_access_token("unknown access token", cause="unknown")
@@ -232,14 +235,15 @@ class Provider:
         return token
 
     def grant_of(self, value: str, *, client_id: str) -> Grant | None:
-        """Return the grant, even if it was revoked, of an access or refresh token; `None` for a token that is unknown
-        or another client's."""
+        """Return the grant under which an access or refresh token was issued, even if the grant was revoked; `None` for
+        a token that is unknown or another client's."""
         token = self._refresh_tokens.get(value) or self._access_tokens.get(value)
         return token.grant if token is not None and token.grant.client_id == client_id else None
 
     def revoke(self, value: str, *, client_id: str) -> Grant | None:
-        """Revoke the grant of an access or refresh token (RFC 7009 section 2.1), and all other grants of its account if
-        the persona says so. Return the token's grant, `None` for a token that is unknown or another client's."""
+        """Revoke the grant under which an access or refresh token was issued (RFC 7009 section 2.1), and all other
+        grants of its account if the persona has `revokes_account`. Return the token's grant, `None` for a token that is
+        unknown or another client's."""
         grant = self.grant_of(value, client_id=client_id)
         if grant is None:
             return None
@@ -248,14 +252,16 @@ class Provider:
         return grant
 
     def revoke_access_token(self, token: AccessToken) -> None:
-        """Revoke one access token and the refresh tokens with its scopes; the grant's other tokens go on working."""
+        """Revoke one access token, and those refresh tokens of its grant that have the same scopes; the grant's other
+        tokens go on working."""
         token.revoked = True
         for refresh_token in token.grant.refresh_tokens:
             if refresh_token.scopes == token.scopes:
                 refresh_token.dead_because = refresh_token.dead_because or "revoked_by_client"
 
     def grants(self, account: str | None = None) -> list[Grant]:
-        """Return all grants, or those of one account (id or e-mail), oldest first."""
+        """Return all grants, or those of one account (id or e-mail), oldest first, including those that were
+        revoked."""
         return list(self._grants if account is None else self._grants_of[self.accounts.get(account).id])
 
     def revoke_account(self, account: str, reason: str = "revoked_by_user") -> int:

@@ -1,4 +1,4 @@
-"""The ways in which providers treat a refresh token that was used: four refresh kinds, and a variant of the last."""
+"""The ways in which providers treat a refresh token that was used: the four refresh kinds, and a variant of strict."""
 
 from services.sandbox.oidc.errors import OAuthError
 from services.sandbox.oidc.grants import RefreshToken
@@ -14,8 +14,9 @@ def rotate(token: RefreshToken, kind: Kind, *, now: float, grace_seconds: float)
     - grace: one successor, given again to whoever presents the old token within `grace_seconds` of its first use.
     - strict: one successor, and the old token is invalid at once.
 
-    If a used token is presented again (under grace: too late), two parties hold it. Nobody can tell which of them is
-    the thief, so the grant is revoked (RFC 9700 section 4.14.2) and `OAuthError` invalid_grant is raised.
+    A token that is presented again under strict, or too late under grace, shows that two parties hold it. Nobody can
+    tell which of them is the thief, so the grant is revoked (RFC 9700 section 4.14.2) and `OAuthError` invalid_grant is
+    raised.
     """
     if kind == "static":
         return None

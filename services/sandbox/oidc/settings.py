@@ -14,6 +14,6 @@ class ProviderSettings(BaseModel):
     code_lifetime_seconds: float = Field(default=600, gt=0)
     grace_seconds: float = Field(default=60, ge=0)
     delay_seconds: float = Field(default=0, ge=0)
-    """How long every call of the token endpoint takes."""
+    """How long every call of the token endpoint waits before it is carried out."""
     clock_offset_seconds: int = 0
     """How far the provider's clock is ahead. It shows in ID tokens; lifetimes do not depend on it."""

@@ -1,5 +1,5 @@
-"""The token, revocation and user-info endpoints: they turn a request into an answer, and write what happened to the
-request's entry in the ledger (the sandbox's record of all calls)."""
+"""The token, revocation and user-info endpoints: functions that carry out a request and return the answer, and record
+the outcome in the request's `entry` of the ledger (the sandbox's record of all calls)."""
 
 from fastapi.responses import Response
 
@@ -46,7 +46,8 @@ _GRANT_TYPES = {"authorization_code": _exchange, "refresh_token": _refresh}
 def token_answer(
     provider: Provider, form: Form, *, authorization: str | None, entry: Entry, accept: str = ""
 ) -> Response:
-    """Answer a token request (RFC 6749 sections 4.1.3 and 6). Raises `OAuthError`."""
+    """Return the answer to a token request, which exchanges a code or a refresh token (RFC 6749 sections 4.1.3 and 6).
+    `accept` is the request's header, by which some providers choose the format. Raises `OAuthError` for a refusal."""
     persona = provider.persona
     if form.repeated:
         raise OAuthError("invalid_request", f"repeated parameters: {', '.join(form.repeated)}")
@@ -64,7 +65,8 @@ def token_answer(
 
 
 def revocation_answer(provider: Provider, form: Form, *, authorization: str | None, entry: Entry) -> Response:
-    """Answer a revocation (RFC 7009): 200 also for a token that is unknown or no longer works. Raises `OAuthError`."""
+    """Revoke a token's grant and return the answer (RFC 7009): 200, also for a token that is unknown or no longer
+    works. Raises `OAuthError` if the client does not authenticate or names no token."""
     takes_basic = provider.persona.takes_basic_authentication
     client_id = authenticate_client(authorization if takes_basic else None, form)
     grant = provider.revoke(_required(form, "token"), client_id=client_id)
@@ -74,7 +76,8 @@ def revocation_answer(provider: Provider, form: Form, *, authorization: str | No
 
 
 def bearer_token(provider: Provider, authorization: str | None, *, entry: Entry) -> AccessToken:
-    """Return the live access token that a request carries (RFC 6750 section 2.1). Raises `OAuthError`."""
+    """Return the access token in an Authorization header (RFC 6750 section 2.1), and write its account to `entry`.
+    Raises `OAuthError` if there is none or it does not work."""
     scheme, _, value = (authorization or "").partition(" ")
     if scheme.lower() not in provider.persona.bearer_schemes or not value:
         raise OAuthError(
@@ -86,7 +89,8 @@ def bearer_token(provider: Provider, authorization: str | None, *, entry: Entry)
 
 
 def userinfo_answer(provider: Provider, *, authorization: str | None, entry: Entry) -> Response:
-    """Answer a user-info request (OpenID Connect Core section 5.3). Raises `OAuthError`."""
+    """Return the claims about the account of the access token in an Authorization header (OpenID Connect Core section
+    5.3). Raises `OAuthError` if the token does not work or lacks the scope."""
     token = bearer_token(provider, authorization, entry=entry)
     needed = provider.persona.userinfo_scope
     if needed not in token.scopes:

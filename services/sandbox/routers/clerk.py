@@ -1,4 +1,5 @@
-"""The routes of the imitated Clerk: keys, Backend API, and controls for what people do in the real dashboard."""
+"""The routes of the imitated Clerk: its public keys, its Backend API (401 without a secret key), and controls by which
+tests and people make session tokens, rotate the signing key, change users and send events."""
 
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,8 @@ router = APIRouter(prefix="/clerk")
 
 
 class SessionTokenRequest(BaseModel):
-    """A session token to make. `overrides` are those of `build_session_token`: mostly claims; null removes a claim."""
+    """A session token to make. `overrides` replace or add claims (null removes one); some names stand for other parts
+    of the token, see `build_session_token`."""
 
     user_id: str
     overrides: dict[str, Any] = Field(default_factory=dict)
@@ -29,7 +31,8 @@ class KeyRotation(BaseModel):
 
 
 class SessionEvent(BaseModel):
-    """Arguments of `Clerk.session_event`, and the `timestamp` of the event's envelope (both times in milliseconds)."""
+    """An event about a session to send: the arguments of `Clerk.session_event`, and the `timestamp` of the event's
+    envelope. Both times are in milliseconds, by default the present."""
 
     event_type: str = "session.created"
     session_id: str | None = None
@@ -39,7 +42,7 @@ class SessionEvent(BaseModel):
 
 
 class UserPair(BaseModel):
-    """The ids of two users."""
+    """The ids of the two users who swap their e-mail addresses."""
 
     first: str
     second: str
@@ -56,13 +59,13 @@ async def _tell(
 
 @router.get("/.well-known/jwks.json")
 async def published_keys(sandbox: CurrentSandbox) -> Response:
-    """Serve the public keys."""
+    """Serve the public keys that verify session tokens."""
     return await sandbox.intake.serve("clerk", "jwks", lambda _: JSONResponse(sandbox.clerk.jwks()))
 
 
 @router.get("/v1/jwks")
 async def backend_keys(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Serve the public keys through the Backend API, which asks for a secret key."""
+    """Serve the same public keys through the Backend API."""
     handler = with_secret_key(request, sandbox.clerk.jwks)
     return await sandbox.intake.serve("clerk", "backend.jwks", handler)
 
@@ -91,7 +94,7 @@ async def backend_user(request: Request, user_id: str, sandbox: CurrentSandbox) 
 @router.post("/_control/session-tokens")
 async def make_session_token(wanted: SessionTokenRequest, sandbox: CurrentSandbox) -> dict[str, str]:
     """Return a session token for a user, who need not exist; `overrides` can make the token a wrong one. 422 for
-    overrides that make none."""
+    overrides from which no token can be made."""
     try:
         return {"token": sandbox.clerk.session_token(wanted.user_id, **wanted.overrides)}
     except (ValueError, TypeError) as problem:
@@ -106,8 +109,8 @@ async def rotate_key(wanted: KeyRotation, sandbox: CurrentSandbox) -> dict[str, 
 
 @router.post("/_control/users", status_code=201)
 async def create_user(fields: dict[str, Any], sandbox: CurrentSandbox, *, silent: Silent = False) -> dict[str, Any]:
-    """Create a user (`Clerk.create_user`) and send `user.created`. Returns the user and `webhook_accepted`, which is
-    null if no webhook was sent. 422 for an unknown field."""
+    """Create a user with the arguments of `Clerk.create_user`, and send the webhook `user.created`. Returns the user
+    and `webhook_accepted`, which is null if no webhook was sent. 422 for an unknown field."""
     try:
         user = sandbox.clerk.create_user(**fields)
     except (KeyError, TypeError) as problem:
@@ -124,8 +127,8 @@ def _require_user(sandbox: Sandbox, user_id: str) -> None:
 async def update_user(
     user_id: str, changes: dict[str, Any], sandbox: CurrentSandbox, *, silent: Silent = False
 ) -> dict[str, Any]:
-    """Change a user (`Clerk.update_user`), and send `user.updated`. 404 for an unknown user, and 422 for an unknown
-    field."""
+    """Change a user (`Clerk.update_user`), and send `user.updated`. Returns what `create_user` does. 404 for an unknown
+    user, and 422 for an unknown field."""
     _require_user(sandbox, user_id)
     try:
         user = sandbox.clerk.update_user(user_id, **changes)
@@ -136,7 +139,7 @@ async def update_user(
 
 @router.delete("/_control/users/{user_id}")
 async def delete_user(user_id: str, sandbox: CurrentSandbox, *, silent: Silent = False) -> dict[str, Any]:
-    """Delete a user and send `user.deleted`. 404 for an unknown user."""
+    """Delete a user and send `user.deleted`. Returns the event's `data` as `user`. 404 for an unknown user."""
     _require_user(sandbox, user_id)
     remains = sandbox.clerk.delete_user(user_id)
     return {"user": remains, "webhook_accepted": await _tell(sandbox, "user.deleted", remains, silent=silent)}
@@ -146,8 +149,8 @@ async def delete_user(user_id: str, sandbox: CurrentSandbox, *, silent: Silent =
 async def tell_of_session(
     user_id: str, wanted: SessionEvent, sandbox: CurrentSandbox, *, silent: Silent = False
 ) -> dict[str, Any]:
-    """Send an event about a session of a user, who need not exist any more (`Clerk.session_event`). 422 for a type of
-    event that is not about sessions."""
+    """Send an event about a session of a user, who need not exist (`Clerk.session_event`). 422 for a type of event that
+    is not about sessions."""
     arguments = wanted.model_dump(exclude={"event_type", "timestamp"})
     try:
         session = sandbox.clerk.session_event(wanted.event_type, user_id, **arguments)
@@ -180,8 +183,8 @@ async def restrict_user(
 
 @router.post("/_control/swap-emails")
 async def swap_emails(pair: UserPair, sandbox: CurrentSandbox, *, silent: Silent = False) -> dict[str, Any]:
-    """Swap the e-mail addresses of two users, and send `user.updated` for one after the other. 404 for an unknown
-    user."""
+    """Swap the e-mail addresses of two users, and send `user.updated` for one after the other; `webhook_accepted` has
+    an item for each. 404 for an unknown user."""
     _require_user(sandbox, pair.first)
     _require_user(sandbox, pair.second)
     users = sandbox.clerk.swap_emails(pair.first, pair.second)

@@ -1,5 +1,5 @@
-"""The routes of the imitated GitHub, at GitHub's paths: the OAuth pages, and the part of the REST API that identifies
-accounts and revokes tokens."""
+"""The routes of the imitated GitHub, at GitHub's paths: the OAuth endpoints with their metadata, and the part of the
+REST API that identifies accounts and revokes tokens."""
 
 import json
 from collections.abc import Callable
@@ -61,7 +61,7 @@ async def token(request: Request, sandbox: CurrentSandbox) -> Response:
 
 
 def _api_error(status: int, message: str) -> JSONResponse:
-    """Return an error in the format of the REST API, which is not that of the OAuth pages."""
+    """Return an error in the format of the REST API, which is not that of the OAuth endpoints."""
     return JSONResponse({"message": message, "documentation_url": "https://docs.github.com/rest"}, status)
 
 
@@ -120,26 +120,28 @@ def _addresses(_: Provider, presented: AccessToken) -> Response:
 
 @router.get("/api.github.com/user")
 async def user(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Serve the profile of the token's account; `email` is null unless it is public."""
+    """Serve the profile of an access token's account; `email` is null unless the setting `public_email` is on."""
     return await _serve_api(request, sandbox, "userinfo", _profile)
 
 
 @router.get("/api.github.com/user/emails")
 async def emails(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Serve all addresses of the token's account, of which the primary one is not the first; 404 without the scope
-    `user` or `user:email`."""
+    """Serve all addresses of an access token's account, of which the primary one is not the first; 404 without the
+    scope `user` or `user:email`."""
     return await _serve_api(request, sandbox, "userinfo.emails", _addresses)
 
 
 @router.delete("/api.github.com/applications/{client_id}/grant")
 async def delete_grant(client_id: str, request: Request, sandbox: CurrentSandbox) -> Response:
-    """Revoke everything that the account of an access token granted to the app; 404 for a token that does not work."""
+    """Revoke everything that an account granted to the app. The JSON body names one of the account's access tokens: 404
+    if the token does not work, 422 without one."""
     return await _serve_deletion(request, sandbox, client_id, _end_account)
 
 
 @router.delete("/api.github.com/applications/{client_id}/token")
 async def delete_token(client_id: str, request: Request, sandbox: CurrentSandbox) -> Response:
-    """Revoke one access token and the refresh tokens with its scopes; 404 for a token that does not work."""
+    """Revoke the access token in the JSON body, and those refresh tokens of its grant that have the same scopes. 404
+    for a token that does not work, 422 without one."""
     return await _serve_deletion(request, sandbox, client_id, Provider.revoke_access_token)
 
 

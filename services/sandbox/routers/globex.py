@@ -31,7 +31,7 @@ async def token(request: Request, sandbox: CurrentSandbox) -> Response:
 
 @router.post("/id.globex.example/eu/oauth2/revoke")
 async def revoke(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Revoke everything that the account granted to the client."""
+    """Revoke everything that a token's account granted to the client."""
     return await endpoints.serve_revocation(request, sandbox, sandbox.imitations[NAME])
 
 

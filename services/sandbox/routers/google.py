@@ -39,7 +39,7 @@ async def discovery(sandbox: CurrentSandbox) -> Response:
 
 @router.get("/www.googleapis.com/oauth2/v3/certs")
 async def keys(sandbox: CurrentSandbox) -> Response:
-    """Serve the keys that sign ID tokens."""
+    """Serve the public keys that verify ID tokens."""
     return await endpoints.serve_keys(sandbox, sandbox.imitations[NAME])
 
 
@@ -70,7 +70,7 @@ async def userinfo(request: Request, sandbox: CurrentSandbox) -> Response:
 @router.post("/oauth2.googleapis.com/revoke")
 async def revoke(request: Request, sandbox: CurrentSandbox) -> Response:
     """Revoke everything that the account of a token granted to the client, which need not authenticate. A token that is
-    unknown or no longer works is refused."""
+    unknown, or whose consent has ended, is refused."""
     provider = sandbox.imitations[NAME]
     form, query = await read_form(request), read_query(request)
     presented = form.get("token") or query.get("token")

@@ -40,7 +40,7 @@ async def discovery(tenant: str, sandbox: CurrentSandbox) -> Response:
 
 @router.get(f"{_LOGIN}/discovery/v2.0/keys")
 async def keys(sandbox: CurrentSandbox) -> Response:
-    """Serve the keys that sign ID tokens."""
+    """Serve the public keys that verify ID tokens."""
     return await endpoints.serve_keys(sandbox, sandbox.imitations[NAME])
 
 
@@ -70,7 +70,7 @@ async def userinfo(request: Request, sandbox: CurrentSandbox) -> Response:
 
 @router.get("/graph.microsoft.com/v1.0/me")
 async def me(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Serve the Graph profile of the token's account."""
+    """Serve the profile of an access token's account, as Microsoft Graph does."""
     provider = sandbox.imitations[NAME]
     authorization = request.headers.get("authorization")
 

@@ -1,4 +1,5 @@
-"""The routes of the plain providers, one for each refresh kind (what becomes of a refresh token that was used)."""
+"""The routes of the sandbox's plain providers, one for each refresh kind (what becomes of a refresh token that was
+used)."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -18,7 +19,7 @@ async def discovery(provider: CurrentProvider, sandbox: CurrentSandbox) -> Respo
 
 @router.get("/jwks.json")
 async def keys(provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
-    """Serve the keys that sign ID tokens."""
+    """Serve the public keys that verify ID tokens."""
     return await endpoints.serve_keys(sandbox, provider)
 
 
@@ -42,7 +43,7 @@ async def token(request: Request, provider: CurrentProvider, sandbox: CurrentSan
 
 @router.post("/revoke")
 async def revoke(request: Request, provider: CurrentProvider, sandbox: CurrentSandbox) -> Response:
-    """Revoke the consent under which a token was issued."""
+    """Revoke the consent under which a token was issued; 200 also for an unknown token."""
     return await endpoints.serve_revocation(request, sandbox, provider)
 
 

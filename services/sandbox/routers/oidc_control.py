@@ -1,4 +1,5 @@
-"""The routes by which a test or a person changes a provider of the sandbox from outside."""
+"""The routes by which a test or a person looks at a provider of the sandbox and changes it: its settings, clock,
+consents and tokens."""
 
 from typing import Any
 
@@ -12,7 +13,8 @@ from services.sandbox.oidc.grants import Grant
 from services.sandbox.oidc.settings import DAY_SECONDS
 
 router = APIRouter()
-"""Mounted under `/oidc/{kind}/_control` and, for the imitations, `/as/_control/{kind}`."""
+"""Mounted under `/oidc/{kind}/_control` and `/as/_control/{kind}`, both for plain providers (`strict`) and imitations
+(`google`)."""
 
 
 class Expiry(BaseModel):
@@ -62,7 +64,7 @@ class NewGrant(BaseModel):
 
 @router.post("/expire")
 async def expire(provider: ControlledProvider, wanted: Expiry | None = None) -> dict[str, int]:
-    """Make access tokens expire now. Returns how many expired."""
+    """Make access tokens expire now: those of one account or, without a body, all. Returns how many expired."""
     return {"expired": provider.expire_access_tokens(wanted.account if wanted else None)}
 
 
@@ -87,7 +89,7 @@ async def reset(provider: ControlledProvider) -> dict[str, Any]:
 
 @router.post("/clock-offset")
 async def set_clock_offset(provider: ControlledProvider, wanted: ClockOffset) -> dict[str, Any]:
-    """Set by how much the provider's clock is ahead, and return the settings."""
+    """Set by how much the provider's clock is ahead of the real one, and return the settings."""
     provider.settings.clock_offset_seconds = wanted.seconds
     return provider.settings.model_dump()
 
@@ -100,7 +102,7 @@ async def read_settings(provider: ControlledProvider) -> dict[str, Any]:
 
 @router.post("/settings")
 async def change_settings(provider: ControlledProvider, changes: dict[str, Any]) -> dict[str, Any]:
-    """Change some settings, and return all; those that are not named stay. 422 for an unknown or invalid one."""
+    """Change the settings that are named, and return all. 422 for an unknown or invalid one."""
     try:
         provider.settings = type(provider.settings).model_validate(provider.settings.model_dump() | changes)
     except ValidationError as problem:
@@ -110,7 +112,7 @@ async def change_settings(provider: ControlledProvider, changes: dict[str, Any])
 
 @router.post("/grants", status_code=201)
 async def issue_grant(provider: ControlledProvider, wanted: NewGrant) -> dict[str, Any]:
-    """Make a consent and return its token answer."""
+    """Make a consent without an authorization request, and return what the provider answers to a code."""
     persona = provider.persona
     tokens = provider.issue(wanted.account, persona.parse_scopes(" ".join(wanted.scopes)), wanted.parameters)
     return persona.exchange_answer(tokens, provider.accounts.get(wanted.account))
@@ -118,8 +120,8 @@ async def issue_grant(provider: ControlledProvider, wanted: NewGrant) -> dict[st
 
 @router.get("/grants")
 async def list_grants(provider: ControlledProvider, account: str | None = None) -> dict[str, Any]:
-    """Return the consents of one account or of all, whether each is alive, and how many of its refresh tokens are.
-    Crash tests compare this with what the service believes."""
+    """Return the consents of one account or of all, with whether each is alive, and how many of its refresh tokens are
+    alive. Crash tests compare this with what the service believes."""
     return {"items": [_grant_json(grant) for grant in provider.grants(account)]}
 
 

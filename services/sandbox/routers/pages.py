@@ -15,7 +15,7 @@ _HEADINGS = ("#", "Time", "Party", "Operation", "Account", "Status", "Error", "F
 
 @router.get("/")
 async def overview(sandbox: CurrentSandbox) -> HTMLResponse:
-    """Show the providers, with their accounts and the number of their live consents."""
+    """Show the providers, each with its issuer, accounts, number of live consents and lifetime of access tokens."""
     rows = [
         (
             text(name),
@@ -33,7 +33,7 @@ async def overview(sandbox: CurrentSandbox) -> HTMLResponse:
 
 @router.get("/_ledger.html")
 async def ledger_page(sandbox: CurrentSandbox, party: str | None = None, operation: str | None = None) -> HTMLResponse:
-    """Show the last 200 entries, newest first, of one party or operation if they are named."""
+    """Show the 200 newest entries, the newest first; only those of `party` and of `operation`, where they are named."""
     newest = sandbox.ledger.entries(party, operation)[-LEDGER_PAGE_ENTRIES:]
     return page("Ledger", table(_HEADINGS, (_row(entry) for entry in reversed(newest))))
 

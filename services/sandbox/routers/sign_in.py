@@ -1,5 +1,5 @@
-"""The sign-in pages: one with the users and a form for a new user, and one with a session token and a command that uses
-it."""
+"""The pages on which people sign in at the imitated Clerk: one with the users and a form for a new user, and one with a
+session token and a command that uses it."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -53,7 +53,7 @@ async def create_user(request: Request, sandbox: CurrentSandbox) -> RedirectResp
 
 @router.post("/sign-in")
 async def sign_in(request: Request, sandbox: CurrentSandbox) -> HTMLResponse:
-    """Show a new session token of the user, and a command that uses it; 404 for an unknown user."""
+    """Show a new session token of the user in the form, and a command that uses it; 404 for an unknown user."""
     user_id = (await read_form(request)).get("user_id") or ""
     if sandbox.clerk.user(user_id) is None:
         raise SandboxError(404, f"there is no user {user_id}")

@@ -1,5 +1,5 @@
-"""The routes of the imitated Slack, at Slack's paths: the OAuth page, and the methods of the Web API that concern a
-token."""
+"""The routes of the imitated Slack, at Slack's paths: the OAuth endpoints, and the methods of the Web API that concern
+a token."""
 
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +42,8 @@ async def token(request: Request, sandbox: CurrentSandbox) -> Response:
 async def _serve_method(
     request: Request, sandbox: CurrentSandbox, operation: str, tell: Callable[[Provider, AccessToken], dict[str, Any]]
 ) -> Response:
-    """Serve a method that takes its token from the header, or from the field `token` of a form."""
+    """Serve a method of the Web API. It takes its access token from the Authorization header, or else from the field
+    `token` of a form."""
     provider, persona = sandbox.imitations[NAME], sandbox.imitations[NAME].persona
     field = (await read_form(request)).get("token")
     authorization = request.headers.get("authorization") or (f"Bearer {field}" if field else None)
@@ -97,7 +98,7 @@ def _revoked(provider: Provider, presented: AccessToken) -> dict[str, Any]:
 @router.post("/api/auth.test", operation_id="auth_test_by_post")
 @router.get("/api/auth.test")
 async def auth_test(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Serve the person and the workspace of a token that works."""
+    """Serve the person and the workspace of an access token."""
     return await _serve_method(request, sandbox, "userinfo", _tested)
 
 
@@ -118,5 +119,6 @@ async def user_info(request: Request, sandbox: CurrentSandbox) -> Response:
 @router.post("/api/auth.revoke", operation_id="auth_revoke_by_post")
 @router.get("/api/auth.revoke")
 async def revoke(request: Request, sandbox: CurrentSandbox) -> Response:
-    """Revoke the access token that the request carries, and the refresh tokens with its scopes."""
+    """Revoke the access token that the request carries, and those refresh tokens of its grant that have the same
+    scopes."""
     return await _serve_method(request, sandbox, "revoke", _revoked)

@@ -1,4 +1,4 @@
-"""A sandbox in the test process, and a client that talks to it over HTTP."""
+"""Fixtures: a sandbox in the test process, and an HTTP client that calls it without a network."""
 
 from collections.abc import AsyncIterator
 

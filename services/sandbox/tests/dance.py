@@ -1,4 +1,5 @@
-"""The client's side of the authorization code flow, for tests."""
+"""The client's side of the authorization code flow, of refreshing and of user info at the sandbox's plain providers,
+for tests."""
 
 import base64
 import hashlib
@@ -57,7 +58,7 @@ async def exchange(client: httpx.AsyncClient, code: str, kind: str = "strict", *
 
 
 async def connect(client: httpx.AsyncClient, kind: str = "strict", **fields: str) -> dict[str, Any]:
-    """Go through the whole code flow and return the tokens."""
+    """Go through the whole code flow and return the tokens. `fields` change the consent page's form."""
     response = await exchange(client, (await decide(client, kind, **fields))["code"], kind)
     assert response.status_code == 200, response.text
     tokens: dict[str, Any] = response.json()
@@ -73,5 +74,5 @@ async def refresh(
 
 
 async def userinfo(client: httpx.AsyncClient, access_token: str, kind: str = "strict") -> httpx.Response:
-    """Ask for the claims about a token's account."""
+    """Ask for the claims about an access token's account, and return the response."""
     return await client.get(f"/oidc/{kind}/userinfo", headers={"Authorization": f"Bearer {access_token}"})

@@ -1,4 +1,5 @@
-"""The client's side of the code flow at the sandbox's imitations of real providers, for tests."""
+"""The client's side of the code flow, refreshes and API calls at the sandbox's imitations of real providers, for
+tests."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +15,14 @@ SECRET = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
 
 @dataclass(frozen=True, slots=True)
 class Imitated:
-    """One imitation, called as a web application would."""
+    """One imitation of a provider, with the calls that a web application makes to it, and its controls."""
 
     client: httpx.AsyncClient
     name: str
     authorization_path: str
     token_path: str
     request: dict[str, str]
-    """Parameters of the authorization request that differ from one imitation to another."""
+    """Parameters of the authorization request that differ from one imitation to another; "" leaves a parameter out."""
 
     async def decide(self, **fields: str) -> dict[str, str]:
         """Post the consent page's form, by default with an approval, and return the query parameters of the redirect,
@@ -42,7 +43,7 @@ class Imitated:
         return await self.client.post(self.token_path, data=sent, headers={"Accept": accept})
 
     async def connect(self, **fields: str) -> dict[str, Any]:
-        """Go through the whole code flow and return the tokens."""
+        """Go through the whole code flow and return the tokens. `fields` change the consent page's form."""
         response = await self.exchange((await self.decide(**fields))["code"])
         assert response.status_code == 200, response.text
         tokens: dict[str, Any] = response.json()
@@ -54,11 +55,11 @@ class Imitated:
         return await self.client.post(self.token_path, data=form, headers={"Accept": JSON})
 
     async def get(self, path: str, access_token: str) -> httpx.Response:
-        """Send GET with a bearer token to `path` below `/as/`, such as an API of the provider."""
+        """Send GET with a bearer token to `path` below `/as/`, such as that of an API, and return the response."""
         return await self.client.get(f"/as/{path}", headers={"Authorization": f"Bearer {access_token}"})
 
     async def control(self, operation: str, **body: Any) -> dict[str, Any]:
-        """Call `operation` of the imitation's controls and return the answer."""
+        """Post `body` to `operation` of the imitation's controls and return the answer, which must be a success."""
         response = await self.client.post(f"/as/_control/{self.name}/{operation}", json=body)
         assert response.status_code in {200, 201}, response.text
         answer: dict[str, Any] = response.json()
@@ -70,7 +71,7 @@ class Imitated:
 
 
 def google(client: httpx.AsyncClient) -> Imitated:
-    """Return the imitation of Google, with a request that gets a refresh token at the first consent."""
+    """Return the imitation of Google, with a request that gets a refresh token only at an account's first consent."""
     request = {"scope": "openid email", "access_type": "offline", "prompt": ""}
     authorization, token = "/as/accounts.google.com/o/oauth2/v2/auth", "/as/oauth2.googleapis.com/token"
     return Imitated(client, "google", authorization, token, request)

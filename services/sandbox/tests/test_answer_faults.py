@@ -1,5 +1,5 @@
-"""Faults that spoil single members of a token answer (ID token, scopes, expiry), and errors in each provider's own
-format."""
+"""Scripted faults that spoil single members of a token answer, also of a form or of Slack's nested one; and scripted
+errors, in each provider's own format."""
 
 import time
 from typing import Any

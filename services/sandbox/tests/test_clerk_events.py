@@ -1,5 +1,5 @@
-"""Payloads of the sandbox's Clerk, compared with the keys that Clerk's published webhook schema (2025-04-15) requires
-and allows; and the controls that change a user or a session with or without a webhook."""
+"""Events of the sandbox's Clerk, compared with the keys that Clerk's published webhook schema (2025-04-15) requires and
+allows; changes of its users; and the controls that change users or tell of sessions, with or without a webhook."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -175,7 +175,8 @@ async def test_control_restriction_changes_the_user(
 
 
 class _Service:
-    """A stand-in for the service that accepts every webhook and keeps its body."""
+    """A stand-in for user management, which accepts every webhook and keeps its body, and the sandbox that sends to
+    it."""
 
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []

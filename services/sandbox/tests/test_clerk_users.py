@@ -81,7 +81,7 @@ def test_sandbox_with_malformed_webhook_secret_is_refused() -> None:
 
 
 class _Receiver:
-    """A service that answers webhooks with the scripted statuses, then with 200."""
+    """A stand-in for user management, which keeps every webhook and answers with the given statuses, then with 200."""
 
     def __init__(self, *statuses: int) -> None:
         self.received: list[tuple[dict[str, str], bytes]] = []

@@ -1,4 +1,5 @@
-"""The authorization code flow: consent, PKCE, client authentication, code replay, ID token."""
+"""The authorization code flow at the sandbox's plain providers: discovery, consent, PKCE, client authentication, code
+replay, ID token and user info."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
-"""The imitation of GitHub: tokens that may never expire, form answers, errors with status 200, and deletion of
-grants."""
+"""The imitation of GitHub: how it handles expiry, scopes and e-mail addresses, its form answers, its errors with status
+200, and the deletion of tokens and grants."""
 
 from typing import Any
 from urllib.parse import parse_qs

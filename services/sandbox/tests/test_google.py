@@ -1,4 +1,5 @@
-"""The imitation of Google: how it handles refresh tokens, scope names, expiry, policies and revocation."""
+"""The imitation of Google: how it handles ID tokens, refresh tokens, scope names, consent, expiry, policies and
+revocation, and its controls."""
 
 from typing import Any
 

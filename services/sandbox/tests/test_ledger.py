@@ -1,4 +1,5 @@
-"""The contents of the ledger (the record of all calls), in process, over HTTP and in its file."""
+"""The contents of the sandbox's ledger (the record of all calls), in process, over HTTP, on its page and in its
+file."""
 
 import json
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""The imitation of Microsoft: how it handles tenants, scope names, prompts and refresh tokens, and its AADSTS
-errors."""
+"""The imitation of Microsoft: how it handles tenants, subjects, scope names, prompts and the lifetimes of tokens, and
+its AADSTS errors."""
 
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""The sandbox's pages for people (sign-in and overview), its health check and its OpenAPI schema."""
+"""The sandbox's pages for people (sign-in and overview), the address of the service that they show, its health check
+and its OpenAPI schema."""
 
 import re
 

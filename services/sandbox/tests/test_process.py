@@ -1,4 +1,4 @@
-"""The sandbox as a process of its own: a real connection that is reset, and SIGTERM."""
+"""The sandbox as a process of its own: its issuer, a real connection that a fault breaks, and SIGTERM."""
 
 import asyncio
 import os

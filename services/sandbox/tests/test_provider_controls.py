@@ -1,4 +1,4 @@
-"""Revocation, and the controls by which tests change a provider from outside."""
+"""Revocation at a plain provider of the sandbox, and the controls by which tests change a provider from outside."""
 
 import time
 

@@ -1,4 +1,5 @@
-"""Refreshing at the sandbox's four providers, each of which imitates one refresh kind."""
+"""Refreshing at the sandbox's plain providers, one for each refresh kind (what becomes of a refresh token that was
+used)."""
 
 import asyncio
 

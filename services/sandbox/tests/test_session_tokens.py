@@ -1,4 +1,4 @@
-"""The sandbox's Clerk session tokens, verified by PyJWT, an independent implementation."""
+"""Session tokens and signing keys of the sandbox's Clerk, checked with PyJWT, an independent implementation."""
 
 import time
 from typing import Any

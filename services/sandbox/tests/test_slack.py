@@ -1,4 +1,5 @@
-"""The imitation of Slack: bot tokens and user tokens, token rotation, and errors with status 200."""
+"""The imitation of Slack: bot tokens and user tokens, token rotation, methods of the Web API, and errors, which have
+status 200 except for too many requests."""
 
 import httpx
 import pytest
