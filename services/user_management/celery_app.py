@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 def create_celery_app() -> Celery:
-    """Build the Celery application. Exit with status 2 if the configuration cannot be used."""
+    """Forbid core dumps and build the Celery application. Exit with status 2 if the configuration cannot be used."""
     # Done here, before any secret is read; the worker's children inherit the setting.
     forbid_core_dumps()
     try:
@@ -73,7 +73,7 @@ def prove_startup(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def start_runtime(**_: Any) -> None:
-    """Build the container of a worker's child after the fork, so that no two processes share a connection."""
+    """Build and start the container of a worker's child after the fork, so that no two processes share a connection."""
     runtime.start(lambda: Container(get_settings(), is_stopping=stopping.is_set))
 
 

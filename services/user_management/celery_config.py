@@ -23,7 +23,7 @@ TICKS: Final[dict[JobName, float]] = {
 the task defines how long a slot is."""
 HARD_TIME_LIMIT_SECONDS: Final = 60
 """After how long Celery kills a task (SIGKILL), even in the middle of a call. No healthy task takes so long: it works
-for one slice, which ends after five seconds and is cut off after twenty."""
+for one slice, which ends after five seconds and is cut off after twenty, and then waits up to twenty for refreshes."""
 
 
 def broker_url(redis_url: str) -> str:

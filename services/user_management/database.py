@@ -1,5 +1,6 @@
 """The database as this process sees it: ormar's connection for models and units of work (transactions), and the door, a
-pool of driver connections for the statements in the path of every request.
+pool of driver connections for the statements in the path of every request; spellings of Postgres URLs, and what errors
+mean.
 
 ormar wants a database object when a model class is created, long before settings are read; so there is one object per
 process that is bound later. Constructing it connects to nothing.
@@ -164,7 +165,7 @@ async def fetch_row(
     pool: DriverPool, statement: str, *arguments: Any, timeout_seconds: float
 ) -> "asyncpg.Record | None":
     """Return the first row of `statement`, None if there is none. Waits for a free connection for at most
-    `timeout_seconds`.
+    `timeout_seconds`; the statement itself has the time limit of the pool.
 
     Raises the driver's errors (see UNAVAILABLE): TimeoutError is one of them; on ReadOnlySQLTransactionError, which
     means that the server takes no writes (any more), all connections are also dropped. The pool's own timeout is not
@@ -204,7 +205,8 @@ async def _keep_session(_connection: object) -> None:
 
 
 class Database:
-    """Opens and closes the two pools: SQLAlchemy's, and the driver's, which is the door."""
+    """Opens and closes the two pools (SQLAlchemy's, and the driver's, which is the door), lends their connections, and
+    tells whether Postgres answers."""
 
     def __init__(self, settings: DatabaseGroup) -> None:
         self._settings = settings

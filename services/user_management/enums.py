@@ -51,7 +51,7 @@ class TokenKind(StrEnum):
 
 
 class RefreshKind(StrEnum):
-    """The kind of a provider's refresh tokens: what it does with the old one when it is used."""
+    """The kind of a provider's refresh tokens: what becomes of a refresh token that was used."""
 
     STATIC = "static"
     """The old token stays valid, and no new one is issued (Google)."""
@@ -82,7 +82,7 @@ class EncryptionKeyState(StrEnum):
 
 class TokenOutcome(StrEnum):
     """The outcome of a token read; all but `granted` and `stale` are refusals. `stale`: the access token runs out too
-    soon, or the provider refused it, so it is refreshed before the answer."""
+    soon, or the service reports that the provider refused it, so it is refreshed before the answer."""
 
     GRANTED = "granted"
     STALE = "stale"

@@ -76,8 +76,9 @@ def is_web_address(url: str) -> bool:
 
 
 async def send(client: httpx.AsyncClient, request: httpx.Request) -> tuple[httpx.Response, bytes]:
-    """Send a request; return the answer, whatever its status, and its body. Raises TransportError if no usable answer
-    came: ResponseTooLargeError, a subclass, for a body of more than MAX_BODY_BYTES."""
+    """Send a request; return the answer, whatever its status, and its body. The client's timeouts limit each step; the
+    caller limits the whole. Raises TransportError if no usable answer came: ResponseTooLargeError, a subclass, for a
+    body of more than MAX_BODY_BYTES."""
     if (trace := failpoints.call_trace()) is not None:
         request.extensions["trace"] = trace
     response = await client.send(request, stream=True)

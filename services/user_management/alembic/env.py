@@ -1,6 +1,7 @@
-"""Alembic's environment: importing it runs the migrations as the database's owner, over the same driver as the service.
+"""Alembic's environment, which Alembic imports to run a command: it runs the migrations as the database's owner, over
+the same driver as the service.
 
-Used by `cli db`, by Alembic's own command line, and by tests, which pass `attributes["url"]`.
+Used by `cli db`, by Alembic's own command line, and by tests, which pass other URLs in `attributes`.
 """
 
 import asyncio
@@ -16,8 +17,8 @@ from services.user_management.models import metadata
 from services.user_management.settings import get_settings
 
 LOCK_TIMEOUT = "2s"
-"""How long a migration waits for a lock. A migration that waits longer fails, so that it does not hold up the traffic,
-and is run again."""
+"""How long a migration waits for a lock, so that it does not hold up the traffic behind it. A migration that waits
+longer fails, and the operator runs it again."""
 
 
 _PARTITION = re.compile(r"(audit_logs|audit_details|token_reads)_(p\d{6}|default)")
@@ -30,8 +31,8 @@ def include_name(name: str | None, kind: str, _parents: Any) -> bool:
 
 
 def run(connection: Connection, runtime_role: str) -> None:
-    """Run the migrations, each in a transaction of its own. They grant `runtime_role`, under which the service runs,
-    its rights."""
+    """Run the migrations, each in a transaction of its own. They grant their rights to `runtime_role`, the role under
+    which the service runs."""
     context.configure(
         connection=connection,
         target_metadata=metadata,
@@ -45,7 +46,7 @@ def run(connection: Connection, runtime_role: str) -> None:
 
 
 async def run_online() -> None:
-    """Connect to the primary as the owner, or as the role of `DATABASE_URL` if no other is configured, and migrate."""
+    """Connect to the primary with DATABASE_MIGRATION_URL, that of the owner, or else with DATABASE_URL, and migrate."""
     settings = get_settings().database
     runtime_url = context.config.attributes.get("runtime_url") or settings.url.get_secret_value()
     owner = settings.migration_url or settings.url

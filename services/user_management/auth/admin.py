@@ -1,4 +1,5 @@
-"""Guards for administration: they let in users that ADMIN_USER_IDS names, and services with the permission for it."""
+"""Guards (FastAPI dependencies) for administration: they let in administrators, who are users in ADMIN_USER_IDS or
+services with the permission `admin`, and services with the one permission that a route names."""
 
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any

@@ -1,5 +1,5 @@
-"""Guards for routes of signed-in users: they find out from Clerk's session token who the user is, and whether a
-resource is the user's own."""
+"""Guards for routes of signed-in users: they find out from Clerk's session token who the user is, whether a resource is
+the user's own, and whether somebody else acts as the user."""
 
 from typing import Annotated
 

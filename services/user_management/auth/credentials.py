@@ -1,4 +1,5 @@
-"""Functions that read the credential (bearer token or session cookie) from a request, strictly."""
+"""Functions that read the credential (bearer token or session cookie) from a request, and refuse one whose form or
+origin is in doubt."""
 
 from typing import Final
 from urllib.parse import urlsplit
@@ -13,8 +14,8 @@ from services.user_management.security.jws import MIN_TOKEN_CHARACTERS
 MAX_CREDENTIAL_CHARACTERS: Final = 8192
 SESSION_COOKIE: Final = "__session"
 _MAX_SESSION_COOKIES: Final = 64
-"""The most values that are tried; 64 forgeries take 4 ms. A sibling subdomain can make a browser send more, but
-then in a header line of 23 KB and more; nginx takes 8 KB unless it is told otherwise."""
+"""The most values of session cookies that are tried; 64 forgeries take 4 ms. A sibling subdomain can make a browser
+send more, but then in a header line of 23 KB and more; nginx takes 8 KB unless it is told otherwise."""
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 _OWN_PAGES: Final = frozenset({"same-origin", "none"})
 """Values of Sec-Fetch-Site that show one of our own pages, or, as `none`, an address that somebody typed.

@@ -1,4 +1,5 @@
-"""Rate limits as guards: each guard counts the request once, and adds headers to the answer that say what is left."""
+"""Rate limits as guards, and for sibling services as a function: each counts the request once, and adds headers to the
+answer that say what is left."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -14,7 +15,7 @@ from services.user_management.rate_limiter import address_key
 
 
 async def principal(request: Request) -> str:
-    """Return the id of the verified principal."""
+    """Return the id of the principal whom a guard of this request has verified."""
     return verified_principal(request).id
 
 
@@ -35,7 +36,8 @@ class RequestLimit(RateLimiter):
     fastapi-limiter, over the rate limits of the container.
 
     The library's own `__call__` walks `app.routes` for a path that included routers no longer have, and its limiter is
-    fixed when modules are imported. Both are replaced here, so all that is left of it is its place as a dependency.
+    fixed when modules are imported. Both are replaced here; of the library's class only its place as a dependency is
+    left.
     """
 
     def __init__(self, rate_class: RateClass, identifier: Callable[[Request], Awaitable[str]]) -> None:

@@ -1,4 +1,5 @@
-"""Authenticates sibling services by their keys: `ums_<id>_<secret>`, presented as a bearer token or in `X-API-Key`.
+"""Authenticates sibling services by their keys, `ums_<id>_<secret>`, which stand in a bearer token, in `X-API-Key` or,
+on OAuth routes, in `client_secret`; and checks services' permissions.
 
 The guards need nothing but the request, so that a DirectRoute, which resolves no dependencies, can call them; their
 other parameters serve only to describe the credentials in the OpenAPI document.

@@ -20,14 +20,14 @@ def alembic_config() -> Config:
 
 @app.command()
 def upgrade(revision: Annotated[str, typer.Argument(help="Target revision.")] = "head") -> None:
-    """Migrate the schema up, as the owner role (DATABASE_MIGRATION_URL)."""
+    """Migrate the schema up, with DATABASE_MIGRATION_URL (the owner role's) or, if that is not set, DATABASE_URL."""
     command.upgrade(alembic_config(), revision)
     print(f"The schema is at {revision}.", file=sys.stderr)
 
 
 @app.command()
 def downgrade(revision: Annotated[str, typer.Argument(help="Target revision, or -1 for one step.")]) -> None:
-    """Migrate the schema down, as the owner role (DATABASE_MIGRATION_URL). The data in dropped tables and columns is
-    lost."""
+    """Migrate the schema down, with DATABASE_MIGRATION_URL (the owner role's) or, if that is not set, DATABASE_URL. The
+    data in dropped tables and columns is lost."""
     command.downgrade(alembic_config(), revision)
     print(f"The schema is at {revision}.", file=sys.stderr)

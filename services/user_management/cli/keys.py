@@ -1,4 +1,5 @@
-"""`cli keys …`: commands that make, activate, rewrap and retire key versions of the vault."""
+"""`cli keys …`: commands that make, show, activate and retire key versions of the vault, and encrypt anew what is under
+former ones."""
 
 import json
 import sys

@@ -49,7 +49,7 @@ def replay(
     failed: Annotated[bool, typer.Option("--failed", help="All events that have not taken effect.")] = False,
 ) -> None:
     """Apply a stored event again, or all that have not taken effect (--failed). An event that was applied before has no
-    further effect. Exits with 1 if any of them fails again."""
+    further effect. Exits with 1 if any of them cannot be applied."""
     if (event_id is None) != failed:
         raise typer.BadParameter("give the id of an event, or --failed")
 

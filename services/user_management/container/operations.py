@@ -17,7 +17,7 @@ class OperationServices:
 
 
 def build_operations(resources: Resources, *, phase: Callable[[], Phase]) -> OperationServices:
-    """Build the services for operators. `phase` returns the phase of the process."""
+    """Build the services for operators. `phase` returns the phase of the process: starting, serving or draining."""
     return OperationServices(
         health=HealthService(
             resources.database,

@@ -1,4 +1,4 @@
-"""Builds the reconciliation, which compares all users with Clerk's, from the container's parts.
+"""Builds the reconciliation, which compares all users with Clerk's, from the container's parts, and runs slices of it.
 
 No other module of this package imports this one: it imports Clerk's SDK, which takes 35 MB of memory that processes
 serving requests can do without.

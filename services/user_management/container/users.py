@@ -17,8 +17,8 @@ from services.user_management.services.user_service import (
 
 @dataclass(frozen=True, kw_only=True)
 class UserServices:
-    """Services for users. Users themselves, administrators, the identity provider's webhooks and the erasure job use
-    them."""
+    """Services for users, which users themselves, administrators, sibling services, the identity provider's webhooks,
+    the reconciliation and the erasure job use."""
 
     states: UserStates
     upstream: UpstreamUsers

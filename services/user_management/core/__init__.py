@@ -1,1 +1,2 @@
-"""Vocabulary that every layer shares: time, ids, principals and the context of a request."""
+"""What every layer shares: time, ids, principals, the context of a request, pages of lists, parsing aside,
+failpoints."""

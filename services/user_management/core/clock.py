@@ -26,7 +26,8 @@ class SystemClock:
 
 
 class OffsetClock:
-    """A clock with a wrong wall time, like that of a machine that has lost its time server."""
+    """A clock whose wall time is wrong by `seconds`, like that of a machine that has lost its time server; its
+    monotonic time is right."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         self._clock = clock

@@ -1,4 +1,5 @@
-"""The context of the current request or job, from which audit rows and log lines take their ids."""
+"""The context of the current request or job: audit rows and log lines take their ids from it, and guards set there what
+headers the answer gets and how large a body is read."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Named places at which a crash test may end the process. Outside the test environment they do nothing.
+"""Named places at which a crash test may end the process or raise. Outside the test environment they do nothing.
 
 `FAILPOINT=<name>:<action>[:<pass>]`. The action is `kill` (SIGKILL, which to other processes looks like a power cut) or
 `raise`. It is taken when the place is passed for the `<pass>`-th time (default 1) and at no other time, so that a
@@ -21,7 +21,8 @@ from services.user_management.exceptions import StartupError
 
 
 class Failpoint(StrEnum):
-    """The places at which a failpoint can be armed. A test fails when one of them is never exercised."""
+    """The places at which a failpoint can be armed; a token refresh passes K0 to K8 in this order. A test fails when
+    one of the places is never exercised."""
 
     WEBHOOK_STORED = "webhook.stored"
     """The received event is written to the inbox (the table of such events), its effect is not; nothing is

@@ -1,4 +1,4 @@
-"""Pages of a list: keyset pagination with an opaque cursor."""
+"""The form of one page of a list, with an opaque cursor that leads to the next page, and the limits of its size."""
 
 from typing import Annotated, Generic, TypeVar
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class PrincipalKind(StrEnum):
-    """The parties that can act on the service."""
+    """The kinds of parties that can act on the service."""
 
     USER = "user"
     SERVICE = "service"

@@ -23,8 +23,8 @@ COOL_DOWN_SECONDS: Final = 30.0
 """The pause between two attempts to fetch a document that could not be fetched."""
 DISCOVERY_FAILED: Final = "discovery_failed"
 DISCOVERY_REFUSED: Final = "discovery_document_refused"
-"""Error code: the document belongs to another issuer, names an unsafe or malformed endpoint, or announces ID tokens
-that we cannot verify."""
+"""Error code: the document belongs to another issuer, lacks an endpoint that we need, names an unsafe or malformed one,
+or announces ID tokens that we cannot verify."""
 _ID_TOKEN_ALGORITHMS: Final = "id_token_signing_alg_values_supported"  # noqa: S105 - the name of a member
 
 log = structlog.get_logger(__name__)

@@ -99,7 +99,7 @@ class OAuthClient:
 
     async def answers_iss(self, provider: Provider) -> bool:
         """Tell whether an authorization answer of this provider must be refused if it does not name its issuer (RFC
-        9207). False if that is in the provider's document, and there is no document."""
+        9207). False if only the provider's published document could say so, and it cannot be fetched."""
         return await self._discovery.answers_iss(provider.config)
 
     async def exchange_code(

@@ -1,5 +1,5 @@
-"""Create the first tables: users and preferences, vault keys, integrations with their tokens and connect attempts,
-services with keys and grants, inbox, outbox, and runs of jobs.
+"""Create the first tables: users with identities and preferences, tombstones of erased users, vault keys, integrations
+with their tokens and connect attempts, services with keys and grants, inbox, outbox, and runs of jobs.
 
 Revision: 0001 after nothing
 """

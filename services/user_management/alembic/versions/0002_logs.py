@@ -1,5 +1,5 @@
-"""Create the append-only logs `audit_logs`, `audit_details` and `token_reads`, partitioned by month, and the function
-that makes their partitions.
+"""Create the logs `audit_logs`, `audit_details` and `token_reads`, partitioned by month, and the function that makes
+their partitions; the first partitions too.
 
 Revision: 0002 after 0001
 """

@@ -1,8 +1,8 @@
 """Add columns to `users` (search keys, what upstream says, suspension and restoration), `webhook_events` (subject) and
 `service_keys` (last use); create the table `sign_ins` and the function `erase_audit_details`.
 
-No statement here reads or rewrites rows, so each lock is held for a moment. Revision 0005 fills the columns of `users`
-and `webhook_events`.
+No statement here reads or rewrites rows, so each lock is held for a moment. Revision 0005 fills the search keys,
+`upstream_status`, `upstream_profile` and `subject`.
 
 Revision: 0004 after 0003
 """
@@ -47,7 +47,8 @@ USER_COLUMNS = (
 
 
 def _runtime_role() -> str | None:
-    """Return the quoted role of `DATABASE_URL`; None if it is the owner or none is named: there is nothing to grant."""
+    """Return the role of `DATABASE_URL`, quoted; None if it names none, or the role that migrates, which needs no
+    grants."""
     role = op.get_context().opts["runtime_role"]
     connection = op.get_bind()
     owner = connection.exec_driver_sql("SELECT current_user").scalar_one()

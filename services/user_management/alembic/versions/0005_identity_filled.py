@@ -1,5 +1,5 @@
-"""Fill the columns that 0004 added to `users` and `webhook_events`, batch by batch, and index both tables, while others
-read and write.
+"""Fill the columns that 0004 added to `users` for search keys and for what upstream last said, and to `webhook_events`
+for the subject, batch by batch; then validate a constraint and make indexes. Others read and write meanwhile.
 
 This is not one transaction: finished batches and indexes stay, so after an interruption it can simply be run again.
 

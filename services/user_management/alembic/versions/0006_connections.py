@@ -34,7 +34,8 @@ TABLES = (
 
 
 def _runtime_role() -> str | None:
-    """Return the quoted role of `DATABASE_URL`; None if it is the owner or none is named: there is nothing to grant."""
+    """Return the role of `DATABASE_URL`, quoted; None if it names none, or the role that migrates, which needs no
+    grants."""
     role = op.get_context().opts["runtime_role"]
     connection = op.get_bind()
     owner = connection.exec_driver_sql("SELECT current_user").scalar_one()

@@ -1,9 +1,10 @@
 """Set the owner (`webhook_subscriptions.client_id`) of subscriptions that services with `admin` made: they had none.
 
 Subscriptions that users made stay theirs by `created_by`. Names of services and ids of users cannot be mistaken for
-each other: only ids of users have an underscore. In `webhook_deliveries`, all parked deliveries of active subscriptions
-become due now: they were parked because a service was disabled or not permitted, which from now on is checked when a
-delivery is claimed. A downgrade changes neither table back: nobody is told more by what stays.
+each other: only ids of users have an underscore. In `webhook_deliveries`, all parked deliveries (pending, with no time
+of the next attempt) of active subscriptions become due now: they were parked because a service was disabled or not
+permitted, which from now on is checked when a delivery is claimed. A downgrade changes neither table back: what stays
+lets no subscriber hear more.
 
 Revision: 0010 after 0009
 """

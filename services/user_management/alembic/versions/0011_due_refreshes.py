@@ -1,8 +1,9 @@
 """Copy to `integrations` when the access token was issued and expires, so that one index finds the due refreshes; both
-columns are null unless the integration has both tokens. Also index the users to whom no tokens are served.
+columns are null unless the integration has an access and a refresh token. Also index the users to whom no tokens are
+served.
 
-A trigger on `encrypted_tokens` keeps the copy, so that it is right for processes of the previous release too. Filling
-and indexing are no single transaction: finished parts stay, so after an interruption the revision can be run again.
+A trigger on `encrypted_tokens` keeps the copy up to date, also while processes of the previous release run. Filling and
+indexing are no single transaction: finished parts stay, so after an interruption the revision can be run again.
 
 Revision: 0011 after 0010
 """
