@@ -40,8 +40,8 @@ MAX_SUMMARY_CHARACTERS: Final = 500
 
 
 def redact(value: Any, name: str = "") -> Any:
-    """Return `value` with `[redacted]` in place of secrets. Secrets are recognised by the name of their field, or by
-    their form. Values that JSON cannot express become text."""
+    """Return `value`, the value of the field `name`, with `[redacted]` in place of secrets. Secrets are recognised by
+    the name of their field, in dictionaries too, or by their form. Values that JSON cannot express become text."""
     if name and isinstance(value, str | bytes) and _SECRET_NAMES.search(name):
         return REDACTED
     if isinstance(value, str):
@@ -84,7 +84,8 @@ def _database_errors(error: BaseException) -> Iterator[BaseException]:
 
 
 def _traceback(error: BaseException) -> str:
-    """Return the traceback as Python renders it, the oldest error first, without the text of database errors."""
+    """Return the traceback much as Python renders it, the oldest error first, with the description of a database error
+    (`describe_database_error`) in place of its text."""
     told: list[str] = []
     for one in _origins(error):
         frames = "".join(["Traceback (most recent call last):\n", *traceback.format_tb(one.__traceback__)])

@@ -1,4 +1,4 @@
-"""The web process: composition root of the API."""
+"""Builds the API as an ASGI application, and runs it as the process `web`."""
 
 import asyncio
 import gc
@@ -133,7 +133,8 @@ def _middleware(settings: Settings) -> list[Middleware]:
 
 
 def _operation_id(route: APIRoute) -> str:
-    """Return the endpoint's name, which is stable: generated clients name their methods after it."""
+    """Return the endpoint's name as the operation's id: generated clients name their methods after it, and it is
+    stable."""
     return route.name
 
 
@@ -205,7 +206,7 @@ async def serve(settings: Settings) -> None:
 
 
 def main() -> None:
-    """Run the `web` process. Exits with status 2 when it must not start."""
+    """Run the process `web`. Exits with status 2 when it must not start."""
     forbid_core_dumps()
     try:
         settings = get_settings()

@@ -54,7 +54,7 @@ _INTEGRATION_FAMILIES: Final = {
 
 class IntegrationCounters(Collector):
     """The counters of integrations as they were last read from Postgres, where all processes add to them. `is_current`
-    is False while they cannot be read."""
+    is False if the last attempt to read them failed, or there was none."""
 
     def __init__(self) -> None:
         self.is_current = False

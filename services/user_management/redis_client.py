@@ -1,4 +1,5 @@
-"""The Redis (or Valkey) client. Nothing here is needed for correctness, so it fails fast instead of retrying."""
+"""The client for Redis (or Valkey). Nothing that is in Redis is needed for correctness, so calls fail fast instead of
+being retried."""
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -15,7 +16,8 @@ def create_redis_client(url: str, *, timeout_seconds: float | None = _TIMEOUT_SE
     """Make a client that connects with its first command. With its defaults redis-py would spend 4.5 s on a dead
     server.
 
-    `timeout_seconds` None is for callers that limit the time themselves: redis-py makes a task for each of its limits.
+    `timeout_seconds` limits each wait for the server. None is for callers that limit it themselves, since redis-py
+    makes a task for each of its limits; connecting is limited even then.
     """
     return Redis.from_url(
         url,

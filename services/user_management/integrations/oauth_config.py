@@ -1,6 +1,7 @@
-"""Reads the providers, each of which is described by one TOML file, built in or the operator's own.
+"""Reads provider files (TOML, built in or the operator's own), and holds the registry of the providers at which we have
+an OAuth client.
 
-A provider that publishes its endpoints (OpenID Connect Discovery) needs six lines:
+The file of a provider that publishes its endpoints (OpenID Connect Discovery) can be as short as this:
 
     name = "acme"
     display_name = "Acme"
@@ -43,7 +44,7 @@ class Registration(NamedTuple):
     client_id: str
     client_secret: SecretStr
     parameters: Mapping[str, str] = {}
-    """Values of the placeholders in the file's URLs, such as Microsoft's `tenant`."""
+    """Values of the placeholders in the URLs of the provider file, such as Microsoft's `tenant`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ class ProviderRegistry:
 
 def configured_providers(settings: Settings) -> ProviderRegistry:
     """Load the built-in providers and the operator's own, but only those for which OAUTH_CLIENTS has a client. Raises
-    StartupError, in production also for a URL that is not https."""
+    StartupError for a mistake in a file or in OAUTH_CLIENTS, in production also for a provider's URL that is not
+    https."""
     folders = [BUILT_IN] + ([settings.providers.dir] if settings.providers.dir else [])
     clients = {
         name: Registration(client.client_id, client.client_secret, client.parameters)
@@ -100,8 +102,8 @@ def load_providers(folders: Iterable[Path], clients: Mapping[str, Registration])
     folder replaces one of the same name.
 
     `clients` maps a provider's name to our registration there. Raises StartupError, which names what is wrong: a folder
-    that is missing, a file and its key, two files of one folder for the same provider, or a client without a file or
-    with a parameter that its file does not have.
+    that is missing, a mistake in a file (with its line and key), two files of one folder for the same provider, or a
+    client without a file or with a parameter that its file does not have.
     """
     configs: dict[str, ProviderConfig] = {}
     for folder in folders:

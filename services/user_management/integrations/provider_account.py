@@ -1,4 +1,5 @@
-"""Finds the account that tokens belong to, in the ID token, in the user-info answer, or in both if they agree."""
+"""Finds the account at a provider that tokens belong to, in the ID token or in the user-info answer, whichever the
+provider file says. If there are both, they must name the same subject."""
 
 import asyncio
 import random
@@ -21,8 +22,8 @@ from services.user_management.security.id_token import IdToken, IdTokenError, Id
 ACCESS_TOKEN_REFUSED: Final = "access_token_refused"  # noqa: S105 - an error code
 TRIES: Final = 3
 _ALL_TRIES_SECONDS: Final = CALL_TIMEOUT_SECONDS + 0.5
-"""The time for all tries: a little more than for one call, so that a first call that hangs reaches its own time limit
-and is counted by the breaker as a failure."""
+"""The time for all tries together: a little more than for one call, so that a first call that hangs reaches its own
+time limit and is counted by the breaker as a failure."""
 _MAX_PAUSE_SECONDS: Final = 2.0
 """The longest pause between two tries. A provider that demands a longer one is not asked again while a user waits."""
 _MAX_ACCOUNT_ID_CHARACTERS: Final = 255
@@ -43,7 +44,7 @@ class Account:
 
 @dataclass(kw_only=True, eq=False)
 class AccountReader:
-    """Finds the account of the user who consented."""
+    """Finds the account at the provider of the user who consented."""
 
     calls: ProviderCalls
     id_tokens: IdTokenVerifier
@@ -51,7 +52,7 @@ class AccountReader:
     async def read(self, provider: Provider, endpoints: Endpoints, answer: TokenAnswer, nonce: str | None) -> Account:
         """Return the account that the tokens in `answer` belong to; its e-mail address is None if none can be found.
         `nonce` is the one that was sent to the provider: unless it is None, there must be an ID token that repeats it.
-        Raises ProviderCallError."""
+        Raises ProviderCallError if the account cannot be found."""
         mapping = provider.config.account_mapping
         id_token = await self._verified(provider, endpoints, answer, nonce)
         claims: Mapping[str, Any] = id_token.claims if id_token else {}
@@ -86,8 +87,9 @@ class AccountReader:
     async def _verified(
         self, provider: Provider, endpoints: Endpoints, answer: TokenAnswer, nonce: str | None
     ) -> IdToken | None:
-        """Verify the ID token and return it. Without an ID token, or if the URL of the provider's keys is unknown,
-        return None, unless the file or a nonce demands an ID token. Raises ProviderCallError."""
+        """Verify the ID token in `answer` and return it. Return None if there is none, or if the URL of the provider's
+        keys is unknown; raise ProviderCallError instead if the provider file or a nonce demands an ID token. Raises it
+        also for an ID token that is refused, and if the provider's keys cannot be fetched."""
         config = provider.config
         demanded = config.needs_id_token or nonce is not None
         if answer.id_token is None or endpoints.jwks is None or answer.received_at is None:
@@ -138,8 +140,8 @@ class AccountReader:
         raise failure
 
     async def _listed_email(self, provider: Provider, url: str, access_token: str) -> str | None:
-        """Return the primary verified address; None if there is none or the list cannot be fetched. An integration
-        works without an address, so a failure is only logged."""
+        """Return the primary verified address of the list at `url`; None if there is none or the list cannot be
+        fetched. An integration works without an address, so a failure is only logged."""
         try:
             entries = (await self._ask_again(provider, url, access_token)).json()
         except ProviderCallError as error:
@@ -152,8 +154,8 @@ class AccountReader:
 
 
 def unusable(code: str, *, detail: str | None = None) -> ProviderCallError:
-    """Build the error for a complete answer that must not be used. The provider did what was asked: the authorization
-    code is used up."""
+    """Build the error for complete answers from which no account may be taken. The provider did what was asked: the
+    authorization code is used up."""
     return ProviderCallError(
         ProviderErrorKind.TRANSIENT, code, detail=detail, answered=True, unusable=True, outcome_unknown=True
     )

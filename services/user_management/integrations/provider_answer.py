@@ -1,5 +1,6 @@
-"""Reads a provider's HTTP answer. No content of an answer raises an exception here, and JSON is read leniently, so that
-a malformed member does not cost us a rotated refresh token."""
+"""Reads a provider's HTTP answer, and builds the error for one that is a refusal. No content of an answer makes this
+module raise an exception, and JSON is read leniently, so that a malformed member does not cost us a rotated refresh
+token."""
 
 import json
 import re
@@ -49,8 +50,8 @@ class Answer:
 
     @property
     def is_rate_limit(self) -> bool:
-        """Tell whether the answer is a rate limit: 429 or, as GitHub sends it, 403 with `Retry-After` or with an empty
-        quota."""
+        """Tell whether the answer is a rate limit: 429 or, as GitHub sends it, 403 with `Retry-After` or with
+        `X-RateLimit-Remaining: 0`."""
         return self.status == 429 or (self.status == 403 and ("retry-after" in self.headers or self._is_used_up))
 
     @property
@@ -66,8 +67,8 @@ class Answer:
         return self.received_at if said is None or abs(said - self.received_at) > _MAX_CLOCK_ERROR else said
 
     def retry_after(self) -> float | None:
-        """Return the seconds to wait, from `Retry-After` or from the start of the next quota (GitHub, epoch seconds);
-        None if the answer does not say."""
+        """Return the seconds to wait: those of `Retry-After` or, when a quota is used up, those until
+        `X-RateLimit-Reset` (GitHub, epoch seconds); None if the answer does not say."""
         wanted = read_retry_after(self.headers.get("retry-after", ""), self.said_at)
         if wanted is not None or not self._is_used_up:
             return wanted
@@ -129,7 +130,7 @@ def refusal(config: ProviderConfig, answer: Answer) -> ProviderCallError:
 
 def _details(config: ProviderConfig, document: Mapping[str, Any]) -> Iterator[str]:
     """Yield the detailed codes that an error answer has besides its error code: those of the members that the
-    provider's file lists, in the order of the file, then the one in the description."""
+    provider's file lists, in the order of the file, then the one that the file's pattern finds in the description."""
     rules = config.error_details
     for path, prefix in rules.members.items():
         value = _member(document, path)

@@ -1,5 +1,5 @@
-"""Makes one HTTP call to a provider: through the provider's gate (the cap on calls at once, and the breaker), in
-limited time, with every failure as a ProviderCallError."""
+"""Makes HTTP calls to providers: through the provider's gate (the cap on calls at once, and the breaker), in limited
+time, and with a ProviderCallError if no complete answer comes."""
 
 import asyncio
 import base64
@@ -102,8 +102,8 @@ class ProviderCalls:
 
 
 def basic_authentication(provider: Provider) -> str:
-    """Build the Authorization header by which our client authenticates. RFC 6749 section 2.3.1: both parts are
-    form-encoded before they are joined."""
+    """Build the value of the Authorization header by which our client authenticates. RFC 6749 section 2.3.1: client id
+    and secret are form-encoded before they are joined."""
     client_id, client_secret = provider.client_id, provider.client_secret.get_secret_value()
     pair = f"{quote(client_id, safe='')}:{quote(client_secret, safe='')}"
     return f"Basic {base64.b64encode(pair.encode()).decode()}"

@@ -1,5 +1,5 @@
 """Checks the keys of a provider file against each other: finds keys that are valid by themselves but contradict others,
-and keys that are missing although others need them."""
+keys that are missing although others need them, and authorization parameters that only we may set."""
 
 from collections.abc import Iterator
 from typing import Final

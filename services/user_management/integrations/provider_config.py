@@ -34,7 +34,8 @@ _STANDARD_ERRORS: Final[Mapping[str, ProviderErrorKind]] = {
     "temporarily_unavailable": ProviderErrorKind.TRANSIENT,
     "server_error": ProviderErrorKind.TRANSIENT,
 }
-"""The error codes of RFC 6749 sections 4.1.2.1 and 5.2 and OpenID Connect Core section 3.1.2.6."""
+"""Error code → who has to act on it, unless a provider's file says otherwise. The codes are from RFC 6749 sections
+4.1.2.1 and 5.2 and OpenID Connect Core section 3.1.2.6."""
 
 OFFLINE_ACCESS: Final = "offline_access"
 """The scope that asks for a refresh token (OpenID Connect Core section 11)."""
@@ -49,7 +50,7 @@ class ProviderConfig(Section):
     display_name: str = Field(min_length=1, max_length=64)
     issuer: WebUrl
     discovery: bool = False
-    """The endpoints that are not given here are read from `{issuer}/.well-known/openid-configuration`."""
+    """Whether endpoints that the file does not give are read from `{issuer}/.well-known/openid-configuration`."""
     authorization_endpoint: WebUrl | None = None
     token_endpoint: WebUrl | None = None
     userinfo_endpoint: WebUrl | None = None
@@ -57,22 +58,22 @@ class ProviderConfig(Section):
     """The endpoint, if it follows RFC 7009; one that differs is described in `[revocation]` instead."""
     jwks_uri: WebUrl | None = None
     parameters: dict[str, Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]] = {}
-    """Placeholder in URLs → its value where the operator's client gives none."""
+    """Placeholder in URLs → its value, unless the operator's client gives another one."""
 
     refresh: RefreshKind
     pkce: bool = True
     nonce: bool = False
-    """An ID token is required, with the nonce that was sent (OpenID Connect Core section 3.1.3.7)."""
+    """Whether an ID token is required, with the nonce that we sent (OpenID Connect Core section 3.1.3.7)."""
     answers_iss: bool = False
-    """The authorization answer always names its issuer (RFC 9207); one that does not is refused. A discovered document
-    may promise it too (`authorization_response_iss_parameter_supported`)."""
+    """Whether every authorization answer names its issuer (RFC 9207); one that does not is then refused. A discovered
+    document may promise it too (`authorization_response_iss_parameter_supported`)."""
     id_token_issuers: tuple[str, ...] = ()
-    """Spellings of `iss` in ID tokens; `{claim}` stands for the value of that claim in the same token. If there are
-    none, `iss` must be the issuer."""
+    """Permitted values of `iss` in ID tokens; `{claim}` stands for the value of that claim in the same token. If there
+    are none, `iss` must be the issuer."""
     client_authentication: Literal["client_secret_basic", "client_secret_post"] = "client_secret_basic"
     authorization_parameters: dict[str, str] = {}
     consent_parameters: dict[str, str] = {}
-    """Added to the authorization request when the consent has to be shown."""
+    """Added to the authorization request when the provider has to show its consent page."""
     login_hint_parameter: ParameterName = "login_hint"
     """The parameter for the login hint; empty if the provider takes none."""
 
@@ -87,7 +88,7 @@ class ProviderConfig(Section):
     scopes: dict[str, str] = {}
     """Scope → what it is for, in words for the person who consents to it."""
     scope_aliases: dict[str, str] = {}
-    """Spelling in the provider's answers → the scope as we name it."""
+    """The provider's name of a scope → our name of it."""
     scope_prefix: str = ""
     """A prefix that our names of scopes leave out."""
     scopes_ignore_case: bool = False
@@ -95,10 +96,10 @@ class ProviderConfig(Section):
     """Scope → the narrower ones that come with it, and that an answer then leaves out."""
 
     default_lifetime_seconds: int | None = Field(default=None, ge=60)
-    """Life of an access token whose answer names none. If absent, it is ten minutes if a refresh token comes with the
-    access token or was used to get it; any other access token then does not run out."""
+    """Life of an access token whose answer gives no lifetime. If this is absent too, it is ten minutes if a refresh
+    token comes with the access token or was used to get it; any other access token does not run out."""
     daily_expiry: DailyExpiry | None = None
-    """The time of day at which all access tokens expire, for an answer that names no lifetime."""
+    """The time of day at which all access tokens expire, for an answer that gives no lifetime."""
     max_concurrency: int = Field(default=20, ge=1, le=1000)
     """The most calls to this provider that one process makes at once."""
 
@@ -194,7 +195,7 @@ class ProviderConfig(Section):
         return sorted(set(self.required_scopes) - set(self.normalise(granted)) - set(self.unreported_scopes))
 
     def filled(self, parameters: Mapping[str, str]) -> Self:
-        """Return the configuration with the placeholders of all URLs filled from `parameters`."""
+        """Return the configuration with the placeholders in URLs and `id_token_issuers` filled from `parameters`."""
         update: dict[str, object] = {
             name: fill(url, parameters) for name in _URL_FIELDS if isinstance(url := getattr(self, name), str)
         }

@@ -1,4 +1,5 @@
-"""The exception for a failed call to a provider, and the codes of failures that we name ourselves."""
+"""The exception for a failed call to a provider, our own codes for failures, and functions that judge the codes of
+providers."""
 
 import re
 from typing import Final
@@ -27,7 +28,7 @@ _ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 class ProviderCallError(Exception):
-    """A call to a provider failed.
+    """Raised when a call to a provider fails.
 
     `kind` says who has to act. `code` is the provider's error code or our own name for the failure, `detail` a more
     detailed code of the provider. `outcome_unknown` means that the request may have been carried out although no usable
@@ -58,7 +59,7 @@ class ProviderCallError(Exception):
 
 
 def error_code(text: str) -> str:
-    """Return a provider's `error` in a form that may be stored and shown to users, in audit rows and in events:
+    """Return a provider's error code in a form that may be stored and shown to users, in audit rows and in events:
     unchanged if it is a single word, otherwise `unknown_error`."""
     return text if is_error_code(text) else "unknown_error"
 

@@ -53,7 +53,7 @@ class BreakerState:
 
 class Call:
     """One call that the gate has let through. Whoever makes the call reports with `answered` or `failed` how it
-    ended."""
+    ended; a report has no effect if the breaker has opened since."""
 
     def __init__(self, breaker: "_Breaker", *, is_trial: bool) -> None:
         self._breaker = breaker
@@ -167,8 +167,9 @@ class ProviderGate:
 
     @asynccontextmanager
     async def call(self, provider: str, *, max_concurrency: int) -> AsyncIterator[Call]:
-        """Wait until fewer than `max_concurrency` calls to `provider` run, and count as one of them for the block.
-        Raises ProviderCallError, with nothing sent, if this call's turn does not come within WAIT_SECONDS or the
+        """Wait until fewer than `max_concurrency` calls to `provider` run, and count as one of them for the block. For
+        later calls to the same provider the `max_concurrency` of the first one stays in force. Raises
+        ProviderCallError, with nothing sent, if this call's turn does not come within the gate's `wait_seconds` or the
         breaker is open."""
         entrance = self._entrance(provider, max_concurrency)
         entrance.breaker.check()

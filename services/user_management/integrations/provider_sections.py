@@ -1,4 +1,4 @@
-"""The sections (TOML tables) of a provider file, and the types of values that several of them use."""
+"""The sections (TOML tables) of a provider file, the types of their values, and the filling of placeholders in URLs."""
 
 import re
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
 class Section(BaseModel):
-    """Base of the sections: it refuses unknown keys and cannot be changed."""
+    """Base of the sections: refuses unknown keys, and its instances cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -79,7 +79,7 @@ class ErrorDetails(Section):
     """Where an error answer has a more detailed code than its `error`."""
 
     members: dict[str, str] = {}
-    """Dotted path → what is put before the value, such as `AADSTS` before a number."""
+    """Dotted path of a member that holds detail codes → what is put before each, such as `AADSTS` before a number."""
     description_pattern: Pattern | None = None
     """A pattern that finds the detail code in `error_description`."""
 
@@ -93,7 +93,7 @@ class Revocation(Section):
     token_member: str = "token"  # noqa: S105 - the name of a parameter
     """The parameter that carries the token; empty if the token goes only into the Authorization header."""
     token: TokenKind = TokenKind.REFRESH
-    """Which kind of token is sent for the revocation, if we hold that kind."""
+    """Which kind of token is sent to be revoked, if we hold one of that kind."""
     authentication: Literal["client_secret_basic", "client_secret_post", "bearer", "none"] = "client_secret_basic"
     whole_consent: bool = False
     """Whether a revocation ends the user's whole consent to our client, other integrations of the same account

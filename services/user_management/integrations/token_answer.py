@@ -16,7 +16,7 @@ _ACCESS_TOKEN: Final = re.compile("[ -~]+")
 
 @dataclass(frozen=True, slots=True)
 class TokenAnswer:
-    """The tokens that the provider's token endpoint returned."""
+    """The tokens that a provider's token endpoint returned."""
 
     access_token: str
     refresh_token: str | None

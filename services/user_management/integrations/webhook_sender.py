@@ -140,8 +140,8 @@ class WebhookSender:
 
 
 async def _drain(response: httpcore.Response) -> None:
-    """Read the answer's body for at most a second, so that the receiver is not cut off while it writes. Only the status
-    matters and the body is thrown away, so it may break off, be endless or never come."""
+    """Read at most a second and 64 KiB of the answer's body, so that the receiver is not cut off while it writes. Only
+    the status matters and the body is thrown away, so it may break off, be endless or never come."""
     received = 0
     with suppress(TimeoutError, httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
         async with asyncio.timeout(DRAIN_SECONDS):

@@ -1,2 +1,2 @@
-"""Pure ASGI middleware and handlers of errors. Below CORS a request passes, in this order: context, body limit,
+"""Pure ASGI middleware, and the handlers of errors. A request passes, in this order: CORS, context, body limit,
 prefix."""

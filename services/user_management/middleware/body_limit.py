@@ -1,5 +1,5 @@
-"""Limits on how much of a body is read: 64 KiB, or what the route allows once its guards have passed; never over 1
-MiB."""
+"""Limits how much of a request's body is read: 64 KiB, or what the route allows once its guards (dependencies that may
+refuse) have passed. A request that announces more than 1 MiB is refused at once."""
 
 from typing import Final
 
@@ -9,13 +9,14 @@ from services.user_management.core.context import current_context
 from services.user_management.exceptions import BadRequestError, BodyTooLargeError
 
 MAX_BODY_BYTES: Final = 1 << 20
-"""Limit for any route, in bytes. A body that announces more is refused before the caller is authenticated."""
+"""Limit for any route, in bytes. A request that announces a longer body is refused before its caller is
+authenticated."""
 
 
 class BodyLimitMiddleware:
     """Middleware that limits what is read of a body. Reading raises BodyTooLargeError if the announced length is over
-    the limit, or as soon as more has arrived. A Content-Length over MAX_BODY_BYTES raises it at once, and one that is
-    no number raises BadRequestError."""
+    the limit in the request's context (`body_limit`), or as soon as more has arrived. A Content-Length over
+    MAX_BODY_BYTES raises it at once, and one that is no number raises BadRequestError."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

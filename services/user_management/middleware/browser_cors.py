@@ -8,7 +8,7 @@ SIBLING_PATHS = "/internal/"
 
 
 class BrowserCORSMiddleware(CORSMiddleware):
-    """Starlette's CORS middleware, by which requests for SIBLING_PATHS pass without CORS headers."""
+    """Starlette's CORS middleware, except that it leaves requests for SIBLING_PATHS and their answers alone."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(SIBLING_PATHS):

@@ -1,4 +1,4 @@
-"""The refusals of the token endpoint in the form that OAuth clients read (RFC 6749 section 5.2)."""
+"""The refusals of our token endpoint in the form that OAuth clients read (RFC 6749 section 5.2)."""
 
 import re
 from typing import Final
@@ -28,8 +28,8 @@ def is_token_endpoint(scope: Scope) -> bool:
 
 
 def oauth_error_response(scope: Scope, error: ApplicationError) -> JSONResponse:
-    """Return the response for an error in OAuth's form, with its body and headers. `cause` is this service's own code;
-    the error's extra members, on which a caller can act (`reconnect_url` …), are in the body too."""
+    """Return the response for an error in OAuth's form, with its body and headers. The member `cause` is this service's
+    own code; the error's extra members, on which a caller can act (`reconnect_url` …), are in the body too."""
     body = {
         "error": _name(error),
         "error_description": _NOT_DESCRIBABLE.sub("'", error.detail),

@@ -17,9 +17,9 @@ OPERATOR_PATHS: Final = frozenset({"/internal", "/health", "/ready", "/metrics",
 
 
 class PrefixMiddleware:
-    """Middleware that strips PREFIX from the path of a request. Raises NotFoundError for OPERATOR_PATHS if they come
-    under the prefix or with a percent sign, and for a path in which the prefix, or the first segment after it, is
-    percent-encoded."""
+    """Middleware that strips PREFIX from the path of a request, if it is there. Raises NotFoundError for OPERATOR_PATHS
+    if they come under the prefix or with a percent sign, and for any path in which the prefix, or the first segment of
+    the rest, is percent-encoded."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

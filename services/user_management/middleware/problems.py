@@ -1,4 +1,5 @@
-"""Exception handlers that answer every error as a problem (RFC 9457) or, at the token endpoint, in OAuth's form."""
+"""Answers to errors: as a problem (RFC 9457) or, at our token endpoint, in OAuth's form. HANDLERS are the exception
+handlers of the application; an error that none of them takes is answered by RequestContextMiddleware."""
 
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
@@ -40,7 +41,7 @@ log = structlog.get_logger(__name__)
 
 
 def refusal_response(scope: Scope, error: ApplicationError) -> JSONResponse:
-    """Return the response for an error: a problem (RFC 9457) or, at the token endpoint, OAuth's form."""
+    """Return the response for an error: a problem (RFC 9457) or, at our token endpoint, OAuth's form."""
     return oauth_error_response(scope, error) if is_token_endpoint(scope) else problem_response(error)
 
 

@@ -1,5 +1,5 @@
-"""The middleware below CORS: it sets the context of a request, the headers for request id and security, writes one log
-line, and turns errors into answers."""
+"""The middleware that makes the context of each request, adds headers for request id and security to the answer,
+writes the request's log line, and turns errors into answers."""
 
 import re
 import secrets
@@ -37,8 +37,8 @@ would cost more than the read."""
 
 
 class RequestContextMiddleware:
-    """Middleware that makes a RequestContext for each request, adds headers to the answer, and logs it. An error is
-    answered and not raised, unless the answer has begun already."""
+    """Middleware that makes a RequestContext for each request, adds headers to the answer, and logs the request. An
+    error is answered and not raised, unless the answer has begun already."""
 
     def __init__(self, app: ASGIApp, *, strict_transport: bool, trusted_networks: Sequence[Network] = ()) -> None:
         self._app = app

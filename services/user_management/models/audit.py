@@ -1,5 +1,6 @@
-"""The tables of the audit: who did what to whom. The service never changes a row, and deletes some only in an erasure.
-Both tables are partitioned by month, by the time that the id (a UUID of version 7) begins with."""
+"""The tables of the audit: who did what to whom. The service never updates a row, and deletes rows only from
+`audit_details`, when a user is erased. Both tables are partitioned by month, by the time that the id (a UUID of version
+7) begins with."""
 
 from datetime import datetime
 from typing import Any

@@ -1,4 +1,5 @@
-"""What every table shares: metadata with named constraints, and columns of Postgres's own types.
+"""What the tables share: metadata that names constraints, columns of Postgres's own types, and functions that make
+indexes and constraints.
 
 ormar's UUID is CHAR and its JSON is `json`; the subclasses here give native `uuid`, `jsonb`, `bytea` and byte-ordered
 text. Foreign keys are constraints, not ormar relations: a relation would load rows that nobody asked for.

@@ -1,4 +1,4 @@
-"""The table of the outbox: events that wait to be relayed to webhook subscriptions, or already were."""
+"""The table of the outbox: events that wait to be relayed to Redis and to webhook subscriptions, or already were."""
 
 from datetime import datetime
 from typing import Any

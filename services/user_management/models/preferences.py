@@ -1,4 +1,4 @@
-"""The tables of users' preferences: overrides of the defaults, and their history."""
+"""The tables of users' preferences: overrides of the defaults, and their history. Nothing writes the history yet."""
 
 from datetime import datetime
 from typing import Any

@@ -30,7 +30,8 @@ class WebhookSubscription(ormar.Model):
     url: str = ormar.Text(nullable=False)
     description: str | None = ormar.Text(nullable=True)
     event_types: Any = JSONB(nullable=False)
-    """The types of events that are sent, or `user.*` and `integration.*`; empty: all types."""
+    """The types of events that are sent, where `user.*` and `integration.*` stand for all that begin so; empty: all
+    types."""
     secret_ciphertext: bytes = Bytes(max_length=1024, nullable=False)
     secret_key_version: int = ormar.Integer(nullable=False)
     former_secret_ciphertext: bytes | None = Bytes(max_length=1024, nullable=True)

@@ -1,4 +1,4 @@
-"""Reads what is known about one user's integration with one provider, for the diagnosis."""
+"""Reads what is known about one user's integration with one provider, for the diagnosis of why it does not work."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime

@@ -38,7 +38,7 @@ _NONE: Final[Column] = sa.literal("")
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
     """A column of ciphertexts with the column of their key versions, and the parts of their binding: what a ciphertext
-    belongs to, which must be given again, and the same, to decrypt it."""
+    belongs to. It can be decrypted only with the binding with which it was encrypted."""
 
     name: str
     """What the values are called in messages to the operator, in the plural."""
@@ -144,8 +144,8 @@ class KeyRow:
 
 @dataclass(frozen=True, slots=True)
 class StoredSecret:
-    """A ciphertext with its binding; `id` is that of its row. The last three members are the integration that stops
-    working without it, or None."""
+    """A ciphertext with its binding; `id` is that of its row. The last three members are id, fence and status of the
+    integration that stops working without it; None if there is none."""
 
     id: UUID
     ciphertext: bytes

@@ -144,7 +144,7 @@ WHERE user_id = :user_id AND status <> 'disconnected' ORDER BY id FOR UPDATE
 
 @dataclass(frozen=True, slots=True)
 class ShownIntegration:
-    """Everything that users are shown of an integration; never a token."""
+    """All that is read of an integration in order to show it to its user; never a token."""
 
     id: UUID
     user_id: str
@@ -228,16 +228,16 @@ async def connect(connection: AsyncConnection, *, user_id: str, provider: str, c
 
 
 async def list_shown(connection: AsyncConnection, user_id: str) -> list[ShownIntegration]:
-    """List everything that is shown of the user's integrations, without the disconnected ones, by provider, the primary
-    one first."""
+    """Read the user's integrations as they are shown, without the disconnected ones, in the order of providers and, of
+    one provider, the primary one first."""
     return all_rows(ShownIntegration, await connection.execute(_LIST, {"user_id": user_id}))
 
 
 async def find_shown(
     connection: AsyncConnection, *, user_id: str, provider: str, account: str | None
 ) -> ShownIntegration | None:
-    """Return everything that is shown of one integration that is not disconnected: the one of `account` (id at the
-    provider or e-mail; a match by id goes first) or, if `account` is None, the primary one. None if there is none."""
+    """Read one integration as it is shown, if it is not disconnected: the one of `account` (id at the provider or
+    e-mail; a match by id goes first) or, if `account` is None, the primary one. None if there is none."""
     parameters = {"user_id": user_id, "provider": provider, "account": account}
     return one_row(ShownIntegration, await connection.execute(_FIND, parameters))
 

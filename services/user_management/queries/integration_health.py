@@ -198,7 +198,7 @@ class Holder:
     is_serving: bool
     granted_scopes: tuple[str, ...]
     for_a_time: bool
-    """Whether the access token runs out and there is no refresh token. Only `lacking` fills this in."""
+    """Whether the access token runs out and there is no refresh token. Always False in what `holders` returns."""
 
 
 async def due_page(

@@ -1,4 +1,5 @@
-"""Statements on the slots of periodic jobs: a slot is one due run of a job. All times are by the database's clock."""
+"""Statements that periodic jobs need: on their slots (a slot is one due run of a job), and on the partitions of the
+append-only tables. All times are by the database's clock."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,8 +49,8 @@ WHERE id = :id AND owner = :owner
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One slot of one job that this process has claimed. `slot` is when it began, `cursor` where the work goes on
-    (None: from the beginning)."""
+    """One slot of one job that this process has claimed. `slot` is when its period began, `cursor` where the work
+    goes on (None: from the beginning)."""
 
     id: UUID
     owner: UUID

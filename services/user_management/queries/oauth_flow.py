@@ -16,7 +16,8 @@ _flows = OAuthFlow.ormar_config.table
 
 KEPT_PER_PROVIDER: Final = 10
 KEPT_PER_USER: Final = 50
-"""How many connect attempts of one user are kept, open or ended, including the one that is just beginning."""
+"""How many connect attempts of one user are kept with one provider (KEPT_PER_PROVIDER) and in all (KEPT_PER_USER),
+open or ended, including the one that is just beginning."""
 
 _RETURN = sa.text("""
 UPDATE oauth_flows

@@ -1,4 +1,4 @@
-"""Statements on the outbox: the events that are to be relayed to webhook subscriptions, in order."""
+"""Statements on the outbox: the events that are to be relayed to Redis and to webhook subscriptions, in order."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime

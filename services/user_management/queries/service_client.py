@@ -124,8 +124,8 @@ class EndedKey:
 
 
 async def authenticate(pool: DriverPool, *, key_id: str, secret_hash: bytes) -> Caller | None:
-    """Return the service that a key belongs to; None unless the key is known, neither revoked nor expired, and its
-    service is not disabled. Raises TimeoutError if no connection is free in time."""
+    """Return the service that a key belongs to; None unless there is a key with this id and secret hash, it is neither
+    revoked nor expired, and its service is not disabled. Raises TimeoutError if no connection is free in time."""
     row = await fetch_row(pool, _AUTHENTICATE, key_id, secret_hash, timeout_seconds=_DRIVER_TIMEOUT_SECONDS)
     return None if row is None else Caller(row["id"], row["name"], frozenset(json.loads(row["permissions"])))
 

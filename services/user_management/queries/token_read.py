@@ -157,9 +157,10 @@ class TokenQuery(NamedTuple):
     account: str | None
     reason: str | None
     demanded_seconds: float | None
-    """The remaining life that the caller demands, at most half the token's whole life; None: no demand."""
+    """The remaining life that the caller demands, capped by the door at half the token's whole life; None: no
+    demand."""
     default_seconds: float
-    """The remaining life that is asked for when the caller demands none, at most half the token's whole life."""
+    """The remaining life that is demanded when the caller demands none, with the same cap."""
     request_id: str
     replaces: bool = False
     """True: the provider refused the stored token, which counts as stale unless it was issued in the last

@@ -38,8 +38,8 @@ class UserFilter:
 
 @dataclass(frozen=True, slots=True)
 class FoundUser:
-    """A user who was found. `matched` is the normalized column that begins with the prefix; None if no prefix was
-    given."""
+    """A user who was found. `matched` is the normalized e-mail or name that begins with the prefix; None if no prefix
+    was given."""
 
     matched: str | None
     user: UserRow

@@ -1,4 +1,4 @@
-"""Statements on deliveries of outgoing webhooks: which are due, and what became of them. All times are by the
+"""Statements on deliveries of outgoing webhooks: to store, claim, record, list and repeat them. All times are by the
 database's clock."""
 
 from collections.abc import Collection, Sequence
@@ -126,8 +126,8 @@ class ClaimedDelivery:
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """An attempt that failed. `status` is the HTTP status, None without an answer; `retry_seconds` says when the next
-    attempt is due, None if this was the last one."""
+    """An attempt that failed. `status` is the HTTP status, None without an answer; the next attempt is due in
+    `retry_seconds`, None if this was the last one."""
 
     status: int | None
     error: str

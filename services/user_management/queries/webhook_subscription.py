@@ -114,8 +114,8 @@ RETURNING status, failing_since <= now() - make_interval(secs => :patience_secon
 
 @dataclass(frozen=True, slots=True)
 class FailureState:
-    """The state of a subscription after a failed delivery. `too_long`: for longer than the patience that was given, all
-    deliveries have failed."""
+    """The state of a subscription after a failed delivery. `too_long`: all deliveries have failed for longer than the
+    `patience_seconds` of `note_failure`."""
 
     is_active: bool
     too_long: bool
@@ -251,8 +251,8 @@ async def replace_secret(
     *,
     overlap: timedelta,
 ) -> None:
-    """Store a new signing secret, `sealed` as (ciphertext, key version). The present secret becomes the former one,
-    which signs too for `overlap`; if that is 0, the present one is removed. Lock the subscription first."""
+    """Store a new signing secret, `sealed` as (ciphertext, key version). The secret that it replaces becomes the
+    former one, which signs too for `overlap`; if that is 0, it is not kept. Lock the subscription first."""
     stays = bool(overlap)
     values = {
         "former_secret_ciphertext": _subscriptions.c.secret_ciphertext if stays else None,

@@ -1,1 +1,1 @@
-"""Routers: each route turns one HTTP request into one call of a service."""
+"""The routes of the API, each of which turns one HTTP request into one use case, and what routes share."""

@@ -115,7 +115,8 @@ async def disable_service(actor: CurrentAdmin, name: NamePath, container: Contai
 @router.post("/{name}/enable")
 @raises(NotFoundError)
 async def enable_service(actor: CurrentAdmin, name: NamePath, container: ContainerDependency) -> ServiceResponse:
-    """Accept the keys of a disabled service again, and send it the events that have waited."""
+    """Accept the keys of a disabled service again, and send it the events that were queued for it before. Events that
+    happened while it was disabled are not sent."""
     return await container.service_clients.enable_service(actor, name)
 
 

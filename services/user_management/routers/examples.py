@@ -1,4 +1,4 @@
-"""Examples for the OpenAPI document: one of each request and answer, by the name of its schema."""
+"""Examples of requests, answers, webhooks and parameters, and the function that puts them into the OpenAPI document."""
 
 from typing import Any, Final
 
@@ -332,8 +332,8 @@ PARAMETERS: Final[dict[str, str]] = {
 
 
 def with_examples(document: dict[str, Any]) -> dict[str, Any]:
-    """Put an example into each request, each successful answer and each webhook, and return the document. Raises
-    KeyError for a schema or a required parameter that has no example."""
+    """Put an example into each request body, successful answer, webhook and required parameter, and return the
+    document. Raises KeyError for a schema or a required parameter that has no example."""
     for item in (*document["paths"].values(), *document["webhooks"].values()):
         for operation in item.values():
             for parameter in operation.get("parameters", []):

@@ -1,4 +1,4 @@
-"""Routes for the integrations of the signed-in user, and the OAuth callback."""
+"""Routes for the providers that users can connect, the integrations of the signed-in user, and the OAuth callback."""
 
 from typing import Annotated
 
@@ -101,7 +101,8 @@ async def patch_integration(
     response: Response,
     account: AccountQuery = None,
 ) -> IntegrationResponse:
-    """Change the product's notes about an integration, or make it the primary one, by JSON Merge Patch (RFC 7396)."""
+    """Change the product's notes about an integration, or make it the primary one, or both, by JSON Merge Patch (RFC
+    7396)."""
     changed = await container.integrations.service.update_integration(
         actor, user_id, provider, account, update=body, expected=expected
     )
@@ -247,8 +248,8 @@ async def receive_oauth_callback(
     error: CallbackValue = None,
     iss: CallbackValue = None,
 ) -> RedirectResponse:
-    """Receive the browser when the provider redirects it back. Store the authorization code without exchanging it yet,
-    and redirect the browser to the product, where the user confirms the attempt."""
+    """Receive the browser when the provider redirects it back. Store the authorization code, without exchanging it yet,
+    or the error, and redirect the browser to the product, where the user confirms the attempt."""
     returned = ProviderReturn(state=state, code=code, error=error, issuer=iss)
     return RedirectResponse(
         await container.integrations.connect_flows.record_provider_return(ANONYMOUS, provider, returned),
