@@ -57,8 +57,8 @@ def redact(value: Any, name: str = "") -> Any:
 
 def summarize_error(error: BaseException) -> str:
     """Return one line about `error`, of at most 500 characters, that may be stored and logged: its type, and the first
-    line of its text without secrets. For a database error the line has kind, SQLSTATE and constraint instead of the
-    text, which quotes rows."""
+    line of its text without secrets. For a database error the line has the driver's name for it, SQLSTATE and
+    constraint instead of the text, which quotes rows."""
     text = describe_database_error(error) or redact(next(iter(str(error).splitlines()), ""))
     return f"{type(error).__name__}: {text}".removesuffix(": ")[:MAX_SUMMARY_CHARACTERS]
 

@@ -90,7 +90,7 @@ class ProviderConfig(Section):
     scope_aliases: dict[str, str] = {}
     """The provider's name of a scope → our name of it."""
     scope_prefix: str = ""
-    """A prefix that our names of scopes leave out."""
+    """A prefix of the provider's names of scopes, which our names leave out."""
     scopes_ignore_case: bool = False
     implied_scopes: dict[str, tuple[str, ...]] = {}
     """Scope → the narrower ones that come with it, and that an answer then leaves out."""
@@ -112,7 +112,7 @@ class ProviderConfig(Section):
     account: AccountMapping | None = None
     revocation: Revocation | None = None
     revocation_note: str | None = None
-    """Why tokens cannot be revoked, and where the user does it."""
+    """Why we cannot revoke tokens, and where the user can end the access instead."""
     grant_limits: GrantLimits = GrantLimits()
 
     @property

@@ -4,7 +4,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
 SIBLING_PATHS = "/internal/"
-"""Paths for sibling services. No page of any origin may read their answers, so they never have CORS headers."""
+"""How the paths for sibling services begin. No page of any origin may read answers from there, so these never have CORS
+headers."""
 
 
 class BrowserCORSMiddleware(CORSMiddleware):

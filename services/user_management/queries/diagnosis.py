@@ -116,7 +116,7 @@ class StoredToken:
 
 @dataclass(frozen=True, slots=True)
 class DiagnosedIntegration:
-    """The integration that is to be explained, without its tokens."""
+    """The integration that a diagnosis is about, without its tokens."""
 
     id: UUID
     provider_account_id: str

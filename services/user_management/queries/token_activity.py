@@ -1,4 +1,4 @@
-"""The statement that lists which services read a user's tokens."""
+"""The statement that lists the requests of services for a user's tokens, granted or refused."""
 
 from dataclasses import dataclass
 from datetime import datetime

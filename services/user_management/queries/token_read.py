@@ -169,8 +169,8 @@ class TokenQuery(NamedTuple):
 
 class TokenReading(NamedTuple):
     """The door's answer. `ciphertext` is not None only if `outcome` is `granted`; `outcome` is `stale` if the token
-    must be refreshed first. `user_id` is the id of the user who was found or, if nobody was, the text that was asked
-    with."""
+    must be refreshed first. `user_id` is the id of the user who was found or, if nobody was, the text by which the
+    request named the user."""
 
     outcome: TokenOutcome
     client_id: UUID | None

@@ -58,10 +58,10 @@ the requests as JSON, request id."""
 
 
 async def read_tokens(pool: DriverPool, queries: Sequence[TokenQuery], *, timeout_seconds: float) -> list[TokenReading]:
-    """Run the statement for at least one query, and return the answers in the order of `queries`. All must have the
-    key, issuer, default life and request id of the first; `replaces` has no effect. Raises TimeoutError if there is no
-    answer in time, and ReadOnlySQLTransactionError if the server takes no writes. Then no token is returned, since the
-    records are written in the same statement."""
+    """Run the statement for `queries`, of which there must be at least one, and return the answers in their order. All
+    must have the key, issuer, default life and request id of the first; `replaces` has no effect. Raises TimeoutError
+    if there is no answer in time, and ReadOnlySQLTransactionError if the server takes no writes. Then no
+    token is returned, since the records are written in the same statement."""
     first = queries[0]
     requests = [
         {

@@ -80,7 +80,8 @@ async def find_users(
     connection: AsyncConnection, wanted: UserFilter, *, after: Position | None, limit: int
 ) -> list[FoundUser]:
     """Find the next `limit` users that match `wanted`, after the position `after`. With a prefix they are in the order
-    of the column that matched; otherwise the ones that were created (or, of deleted users, deleted) last come first."""
+    of the e-mail or name that matched; otherwise the ones that were created (or, of deleted users, deleted) last come
+    first."""
     found = await connection.execute(_select(wanted, after, limit))
     return [FoundUser(row.pop("matched", None), UserRow(**row)) for row in map(dict, found.mappings())]
 

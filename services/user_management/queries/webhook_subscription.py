@@ -267,8 +267,8 @@ async def replace_secret(
 
 
 async def disable(connection: AsyncConnection, subscription_id: UUID, *, reason: str) -> None:
-    """Disable a subscription, which must be locked, so that nothing more is queued for it. Its pending deliveries are
-    not touched."""
+    """Disable a subscription: nothing more is queued for it, and its pending deliveries are not touched. Lock the
+    subscription first."""
     values = {
         "status": SubscriptionStatus.DISABLED.value,
         "disabled_reason": reason,

@@ -1,4 +1,5 @@
-"""Routes by which administrators manage sibling services: their keys, grants and permissions."""
+"""Routes by which administrators register, disable and enable sibling services, and manage their keys, grants and
+permissions."""
 
 from typing import Annotated
 

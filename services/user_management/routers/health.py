@@ -14,7 +14,7 @@ router = APIRouter(tags=["health"], route_class=StrictRoute, dependencies=[Depen
 
 @router.get("/health")
 async def get_health(container: ContainerDependency) -> HealthResponse:
-    """Return 200 while the process is alive, with the last seen state of each component."""
+    """Return 200 while the process is alive, with the states of Postgres, Redis and the rate limiter as last seen."""
     return container.operations.health.health()
 
 
