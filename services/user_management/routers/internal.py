@@ -1,4 +1,5 @@
-"""Routes by which sibling services read tokens and profiles."""
+"""The routes by which sibling services (programs that call us with a key) get and refresh users' access tokens, and
+read users' profiles."""
 
 from typing import Annotated, Final
 
@@ -30,9 +31,9 @@ from services.user_management.schemas.token import TokenBatch, TokenBatchRequest
 from services.user_management.schemas.user import UserBatch, UserBatchRequest
 
 MAX_BATCH_BYTES: Final = 1 << 20
-"""Limit of a batch's body, in bytes. Not every batch that the schema allows fits: 100 items with 64 scopes of 256
-characters each, account, reason and user id would be 1.9 MB. With 64 scopes of 50 characters, as Google's are, they are
-400 kB."""
+"""Limit of the body of a batch of token requests, in bytes. Not every batch that the schema allows fits: 100 items with
+64 scopes of 256 characters each, account, reason and user id would be 1.9 MB. With 64 scopes of 50 characters, as
+Google's are, they are 400 kB."""
 
 hot_router = APIRouter(
     prefix="/internal/tokens", tags=["internal"], route_class=DirectRoute, dependencies=[Depends(token_caller)]
@@ -53,7 +54,8 @@ TOKEN_REFUSALS: Final = (
     ProviderMisconfiguredError,
     KeyUnavailableError,
 )
-"""The errors with which a read of one token may be refused, besides those of the guards."""
+"""The errors with which a request for one token may be refused, besides those that the router's dependency
+`token_caller` raises."""
 
 
 @hot_router.post("/get")
@@ -66,15 +68,16 @@ async def get_token(request: Request, body: TokenRequest) -> TokenResponse:
 @hot_router.post("/refresh")
 @raises(*TOKEN_REFUSALS)
 async def refresh_token(request: Request, body: TokenRequest) -> TokenResponse:
-    """Return a newer token than the one that the provider has just refused. A token that was issued less than ten
-    seconds ago is returned again, and so is one that cannot be refreshed."""
+    """Return a newer access token, because the provider has just refused the present one. A token that was issued less
+    than ten seconds ago is returned again, and so, while it is valid, is one that cannot be refreshed for lack of a
+    refresh token."""
     return await get_container(request).tokens.service.refresh_token(service_credential(request), body)
 
 
 @hot_router.post("/batch-get", dependencies=[Depends(known_caller), Depends(body_up_to(MAX_BATCH_BYTES))])
 async def batch_get_tokens(request: Request, body: TokenBatchRequest) -> TokenBatch:
-    """Return up to 100 tokens or problems, each the same one that a separate request would get. Each counts as a read
-    against the caller's rate limit."""
+    """Answer up to 100 token requests, in their order, each with the token or the problem that it would get by itself.
+    Each counts as a read against the caller's rate limit."""
     credential = service_credential(request)
     count_read(request, credential, reads=len(body.items) - 1)
     return TokenBatch(items=await get_container(request).tokens.service.get_many(credential, body.items))

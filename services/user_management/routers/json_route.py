@@ -1,5 +1,6 @@
-"""The route class of most endpoints. It reads the body only after the guards have passed, as strict JSON: without
-duplicate names, NaN or deep nesting."""
+"""The route class of most endpoints. It reads the body only after the guards (the dependencies that authenticate the
+caller and count the request) have passed, as strict JSON: without duplicate names, NaN or deep nesting. Also its
+variant for fixed paths, and the dependency that allows a larger body."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
@@ -33,8 +34,8 @@ def body_up_to(limit: int) -> Callable[[Request], Awaitable[None]]:
 
 
 async def read_json(model: type[BaseModel], request: Request) -> BaseModel:
-    """Read the body as strict JSON, and return it as the model. Raises UnsupportedMediaTypeError, BodyTooLargeError,
-    InvalidJSONError or ValidationFailedError."""
+    """Read the body as strict JSON, and return it as an instance of `model`. Raises UnsupportedMediaTypeError,
+    BodyTooLargeError, InvalidJSONError or ValidationFailedError."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not (
         media_type.startswith("application/") and media_type.endswith("+json")
@@ -54,8 +55,8 @@ def _parse(model: type[BaseModel], raw: bytes) -> BaseModel:
 
 
 class _UnreadRequest(Request):
-    """A request whose body is not read: `body` and `json` return the request itself. FastAPI reads the body before it
-    runs the guards; with this request, the guards run first."""
+    """A request whose body FastAPI does not get: `body` and `json` return the request itself. FastAPI would otherwise
+    read the body before it runs the guards."""
 
     async def body(self) -> Any:
         return self
@@ -84,7 +85,7 @@ class JSONRoute(StrictRoute):
 
 
 class OwnPathRoute(JSONRoute):
-    """The route class of a fixed path that also matches a path template (`/users/search` and `/users/{user_id}`). A
+    """The route class of a fixed path (`/users/search`) that is matched by a path template too (`/users/{user_id}`). A
     request with a method that the fixed path does not support gets 405 here, and does not reach the template's
     route."""
 
@@ -94,14 +95,14 @@ class OwnPathRoute(JSONRoute):
 
 
 def _unread(body: Any, _validate: Callable[[Any], Any]) -> Any:
-    """Return the unread body. As a wrap validator, this replaces the model's validation and leaves its schema
-    unchanged."""
+    """Return `body`, the unread request, as it is. As a wrap validator, this replaces the model's validation and leaves
+    its schema unchanged."""
     return body
 
 
 def _reading_last(endpoint: Endpoint, model: type[BaseModel]) -> Endpoint:
-    """Return `endpoint` wrapped, so that its `body` is read last. FastAPI passes the unread request to the wrapper, and
-    describes the model in the OpenAPI document as before."""
+    """Return `endpoint` wrapped, so that its `body` is read after all dependencies have run. FastAPI passes the unread
+    request to the wrapper, and describes the model in the OpenAPI document as before."""
 
     @wraps(endpoint)
     async def read_and_call(*, body: _UnreadRequest, **others: Any) -> Any:

@@ -1,5 +1,5 @@
-"""The refusals of each operation, for the OpenAPI document. They are derived from its guards, its body, and the errors
-that it declares with `raises`."""
+"""Adds to each operation of the OpenAPI document the refusals (error responses) that it can return. They follow from
+the errors that its endpoint and dependencies declare with `raises`, and from whether it takes a body."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -36,8 +36,8 @@ Errors = set[type[ApplicationError]]
 
 
 def with_refusals(document: dict[str, Any], app: FastAPI) -> dict[str, Any]:
-    """Add to each operation the error statuses that it can return, each with its error codes, and return the
-    document."""
+    """Add to each operation of `document` the error statuses that it can return, each with its error codes, and return
+    the same object. A token exchange gets the statuses only, since its errors have OAuth's form."""
     components = document.setdefault("components", {})
     schemas, shared = components.setdefault("schemas", {}), components.setdefault("responses", {})
     schemas["Problem"], schemas["OAuthError"] = Problem.model_json_schema(), OAuthError.model_json_schema()

@@ -1,4 +1,5 @@
-"""The route class that refuses unknown and repeated query parameters, and the check that it makes."""
+"""The route class that refuses unknown and repeated query parameters, the check that it makes, and the mark of routes
+that allow unknown ones."""
 
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
@@ -25,12 +26,12 @@ ANY_QUERY: Final[dict[str, Any]] = {
         }
     ]
 }
-"""`openapi_extra` for a route whose callers may add parameters that we do not know. Even there, each parameter may
-occur only once."""
+"""The `openapi_extra` by which a StrictRoute allows query parameters that we do not know, and documents that. Even
+there, each parameter may occur only once."""
 
 
 def refuse_unknown_query(request: Request, known: frozenset[str] | None) -> None:
-    """Check the names in the query. Raises ValidationFailedError for a parameter that is not in `known` (None allows
+    """Check the names of the query parameters. Raises ValidationFailedError for one that is not in `known` (None allows
     any), or that occurs more than once."""
     names = Counter(name for name, _ in request.query_params.multi_items())
     unknown = set() if known is None else set(names) - known
@@ -52,7 +53,8 @@ async def _declared_query(request: Request) -> None:
 
 
 class StrictRoute(APIRoute):
-    """A route that refuses unknown and repeated query parameters, after its guards have passed."""
+    """A route that refuses repeated query parameters and, unless its `openapi_extra` is ANY_QUERY, unknown ones. It
+    does so after its guards (the dependencies that authenticate the caller) have passed."""
 
     def __init__(self, path: str, endpoint: Callable[..., Coroutine[Any, Any, Any]], **options: Any) -> None:
         super().__init__(path, _with_declared_query(endpoint), **options)
@@ -68,7 +70,7 @@ def _query_names(dependant: Dependant) -> Iterator[str]:
 
 def _with_declared_query(endpoint: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
     """Return the endpoint with one more dependency, which checks the query. Dependencies run in the order of the
-    signature, so the guards come first."""
+    signature, so this one runs after the guards."""
 
     @wraps(endpoint)
     async def strict(*, _declared_query: None, **arguments: Any) -> Any:

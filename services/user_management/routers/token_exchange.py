@@ -1,4 +1,4 @@
-"""Token exchange (RFC 8693) for services that speak OAuth: the same tokens under the same rules as `POST
+"""The route for token exchange (RFC 8693), for services that speak OAuth: the same tokens under the same rules as `POST
 /internal/tokens/get`."""
 
 from typing import Annotated, Any, Final
@@ -86,9 +86,10 @@ def _pairs(raw: bytes) -> list[tuple[str, str]]:
 async def exchange_caller(
     request: Request, _bearer: DocumentedBearer = None, _header: DocumentedHeader = None
 ) -> ServiceCredential:
-    """Return the service key from the header or form field in which the OAuth client sent it, and count one read
-    against the key's rate limit. The form is read here only if no header has a key. It may then have at most 8 KiB,
-    because the caller has shown no key yet. The key is verified later, by the statement that reads the token.
+    """Guard: return the service key from the header or form field in which the OAuth client sent it, refuse a key that
+    is probably guessed, and count one read against the key's rate limit. The form is read here only if the request has
+    neither an `Authorization` nor an `X-API-Key` header. It may then have at most 8 KiB, because the caller has shown
+    no key yet. Whether the key is valid is checked later, by the statement that reads the token.
 
     Raises UnauthenticatedError, RateLimitedError, DatabaseUnavailableError, and what `read_form` raises.
     """
@@ -122,8 +123,8 @@ async def exchange_token(
     container: ContainerDependency,
     response: Response,
 ) -> TokenExchangeResponse:
-    """Return a provider's access token for the user of `subject_token` (RFC 8693). Refusals are those of RFC 6749
-    section 5.2; their `cause` is this service's own code."""
+    """Return a provider's access token for the user of `subject_token` (RFC 8693). Refusals have the form of RFC 6749
+    section 5.2; their `cause` is this service's own error code."""
     response.headers["Pragma"] = "no-cache"  # in addition to the Cache-Control of every response (RFC 6749 section 5.1)
     form = await read_form(request)
     # If a header had the key, the guard has not read the form; a second key in the form is refused here.

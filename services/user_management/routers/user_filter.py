@@ -1,4 +1,4 @@
-"""Query parameters that filter a list of users."""
+"""Query parameters of lists of users: the filter, and the cursor of a page."""
 
 from typing import Annotated
 
@@ -18,7 +18,8 @@ async def user_filter(
     created_after: Annotated[Moment | None, Query(description="From this time on")] = None,
     created_before: Annotated[Moment | None, Query(description="Up to this time, exclusive")] = None,
 ) -> UserFilter:
-    """Build the filter from the query parameters. The search ignores case, and in names also accents."""
+    """Build the filter from the query parameters. The search for `q` ignores case, and in names also accents; a `q`
+    with an @ is searched among e-mail addresses only."""
     return UserFilter(
         email_prefix=normalize_email(q) if q else None,
         # A text with an @ is treated as an address, not as a name. A text of accents alone is not searched among names.

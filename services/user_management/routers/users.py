@@ -1,4 +1,5 @@
-"""Routes for a user's own profile, and for the search for users."""
+"""The routes by which users read, change and delete their own profile, and by which administrators and permitted
+services search for users."""
 
 from typing import Annotated
 
@@ -40,7 +41,7 @@ hot_router = APIRouter(tags=["users"], route_class=DirectRoute, dependencies=[De
 @hot_router.get("/users/{user_id}", responses=CONDITIONAL, openapi_extra=IF_NONE_MATCH)
 @raises(UserNotFoundError)
 async def get_user(request: Request, user_id: UserIdPath) -> UserResponse:
-    """Return the caller's own profile; `me` stands for the caller's id."""
+    """Return the caller's own profile: `user_id` is the caller's id or `me`."""
     return await get_container(request).users.profiles.get_user(
         verified_principal(request), own_user_id(request, user_id)
     )
@@ -62,7 +63,7 @@ async def search_users(
     cursor: Cursor = None,
 ) -> UserPage:
     """List users who are not deleted and match the filters: with `q`, those whose e-mail, first name or last name
-    begins with it, in alphabetical order; without `q`, the newest first."""
+    begins with it, in the alphabetical order of the one that does; without `q`, the newest first."""
     return await container.users.administration.search_users(searcher, wanted, limit=limit, cursor=cursor)
 
 

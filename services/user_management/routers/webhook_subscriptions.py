@@ -53,7 +53,8 @@ router = APIRouter(
 async def create_webhook_subscription(
     manager: Manager, body: CreateSubscriptionRequest, container: ContainerDependency
 ) -> NewSubscription:
-    """Subscribe to events from now on. The answer holds the signing secret, which cannot be read again later."""
+    """Make a subscription to events that happen from now on. The answer holds the signing secret, which cannot be read
+    again later."""
     return await container.events.subscriptions.create_subscription(manager, body)
 
 

@@ -1,4 +1,4 @@
-"""The route that receives events from the identity provider."""
+"""The route that receives events from the identity provider (Clerk)."""
 
 from typing import Any, Final
 
@@ -30,8 +30,8 @@ SIGNED_EVENT: Final[dict[str, Any]] = {
         "content": {"application/json": {"schema": ClerkEvent.model_json_schema()}},
     },
 }
-"""`openapi_extra` that describes the headers and the body. FastAPI does not see them, because the guard reads them
-itself: the signature is computed over the raw bytes."""
+"""The `openapi_extra` that describes the headers and the body. FastAPI does not see them, because the dependency behind
+`ClerkWebhook` reads them itself: the signature is computed over the raw bytes."""
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"], route_class=StrictRoute)
 
@@ -39,6 +39,6 @@ router = APIRouter(prefix="/webhooks", tags=["webhooks"], route_class=StrictRout
 @router.post("/clerk", openapi_extra=SIGNED_EVENT)
 async def receive_clerk_webhook(webhook: ClerkWebhook, container: ContainerDependency) -> WebhookAccepted:
     """Receive one of Clerk's events, signed as Standard Webhooks under headers named `svix-*` or `webhook-*`. A 2xx
-    status means that the event is stored. `applied` is true if the event has taken effect; if it has not, this service
-    retries it for a while."""
+    status means that the event is stored. `applied` is true if the event has taken effect, or has none here; otherwise
+    this service retries it for a while."""
     return await container.clerk.webhooks.receive_clerk_event(webhook.message_id, webhook.event, webhook.payload)

@@ -1,5 +1,5 @@
-"""The response of a diagnosis: it explains in words why an integration works or does not, with evidence and a
-remedy."""
+"""The response of the diagnosis of an integration: it explains in words why the integration works or does not, with
+evidence and a remedy."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -25,7 +25,7 @@ class Confidence(StrEnum):
     """How sure a finding is of its cause."""
 
     CERTAIN = "certain"
-    """This service or the provider recorded this cause."""
+    """This service recorded this cause, or the provider stated it."""
     LIKELY = "likely"
     """The times of what is recorded fit this cause, and no other cause is recorded."""
     POSSIBLE = "possible"
@@ -45,8 +45,8 @@ class Responsible(StrEnum):
 
 
 class Finding(BaseModel):
-    """One cause of the integration's state. `explanation` and `fix` are for people who talk to users; `evidence` holds
-    figures and times."""
+    """One cause of the integration's state, or something else that is worth knowing about it. `explanation` and `fix`
+    are for people who talk to users; `evidence` holds the facts, such as figures, times and error codes."""
 
     code: str
     severity: Severity
@@ -88,15 +88,15 @@ class ProbeOutcome(StrEnum):
     MISCONFIGURED = "misconfigured"
     """The provider refuses our client."""
     UNKNOWN = "unknown"
-    """The provider refused with an error code that its file does not list."""
+    """The provider refused with an error code that the provider's file does not list."""
     NOT_TRIED = "not_tried"
-    """The provider was not asked: the access token is missing, has expired or cannot be decrypted, the integration
-    serves no tokens, its user is not active, or the provider is not configured."""
+    """The provider was not asked: there is no integration or it serves no tokens, its user is not active, its access
+    token is missing, has expired or cannot be decrypted, or the provider is not configured."""
 
 
 class ProbeResponse(BaseModel):
-    """The result of a live probe, made while this response was being put together. `code` and `detail` say why it was
-    refused, failed or was not made, where that is known."""
+    """The result of a live probe, made for this response. Where it is known, `code` and `detail` say why the token was
+    refused, or why the probe failed or was not made."""
 
     outcome: ProbeOutcome
     code: str | None = None
@@ -104,8 +104,8 @@ class ProbeResponse(BaseModel):
 
 
 class DiagnosisResponse(BaseModel):
-    """The findings, most certain first. If the integration works and nothing else was found, the only finding has the
-    severity `good`."""
+    """The diagnosis of a user's integration with a provider. The most certain findings come first. If the integration
+    works and nothing else was found, the only finding has the severity `good`."""
 
     user_id: str
     provider: str

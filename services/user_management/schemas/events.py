@@ -1,4 +1,5 @@
-"""The data of each type of event: one model per type, whose JSON Schema is published."""
+"""The events that we send: the data of each type, one model per type, and the CloudEvent in which a webhook delivers
+it. Their JSON Schemas are published."""
 
 from typing import Annotated, ClassVar, Final, Literal
 from uuid import UUID
@@ -8,12 +9,12 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, create_model
 from services.user_management.enums import EventType, ReauthReason
 
 Sequence = Annotated[str, Field(pattern=r"^[0-9]{20}$")]
-"""A number as text of fixed width, so that the texts sort in the order of the numbers."""
+"""A number as text of 20 digits, so that the texts sort in the order of the numbers."""
 DisconnectedBy = Literal["user", "user_deleted"]
 
 
 class EventData(BaseModel):
-    """The `data` of an event: ids and names, no personal values and no tokens."""
+    """The `data` of an event: ids, names and codes, but no personal values and no tokens."""
 
     # Members with a default value are always sent too, and the schema says so.
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_serialization_defaults_required=True)
@@ -22,7 +23,7 @@ class EventData(BaseModel):
 
 
 class UserEvent(EventData):
-    """An event that happened to a user, who is its subject."""
+    """The data of an event about a user, whose id is the event's `subject`."""
 
     event_type: ClassVar[EventType]
     user_id: str
@@ -35,7 +36,7 @@ class UserCreated(UserEvent):
 class UserUpdated(UserEvent):
     event_type = EventType.USER_UPDATED
     changed: Annotated[list[str], Field(min_length=1)]
-    """Names of fields of the profile."""
+    """The names of the user's fields that changed, of those that the API shows."""
 
 
 class UserSuspended(UserEvent):
@@ -59,15 +60,15 @@ class UserErased(UserEvent):
 
 
 class IntegrationEvent(UserEvent):
-    """An event that happened to a user's integration."""
+    """The data of an event about a user's integration."""
 
     integration_id: UUID
     provider: str
 
 
 class StatusChanged(IntegrationEvent):
-    """A change of an integration's status. `reason` says why the integration does not work, or not fully; null means
-    that it works."""
+    """The data of an event about a change of an integration's status. `reason` says why the integration does not work,
+    or not fully; null means that it works."""
 
     reason: str | None
 
@@ -85,7 +86,7 @@ class IntegrationRecovered(StatusChanged):
 class IntegrationDegraded(StatusChanged):
     event_type = EventType.INTEGRATION_DEGRADED
     reason: str
-    """A code of this service or of the provider."""
+    """A code of this service, or the provider's error code."""
 
 
 class IntegrationNeedsReauth(StatusChanged):
@@ -104,8 +105,8 @@ class IntegrationDisconnected(IntegrationEvent):
 
 
 class WebhookTest(EventData):
-    """A test event, which is sent only on request and to one subscription, whatever event types that subscription has
-    chosen."""
+    """The data of a test event, which is sent only on request and to one subscription, whatever event types that
+    subscription has chosen."""
 
     event_type = "webhook.test"
     subscription_id: UUID
@@ -133,8 +134,8 @@ WEBHOOK_EVENTS: Final[tuple[type[EventData], ...]] = (*OUTBOX_EVENTS.values(), W
 
 
 class SentEvent(BaseModel):
-    """An event in the form in which a webhook delivers it: a CloudEvent 1.0 in JSON, which may have further
-    attributes."""
+    """An event in the form in which a webhook delivers it, without its `data`: a CloudEvent 1.0 in JSON, which may have
+    further attributes."""
 
     specversion: Literal["1.0"]
     id: UUID
@@ -147,13 +148,13 @@ class SentEvent(BaseModel):
 
 
 class OrderedEvent(SentEvent):
-    """A sent event that came from the outbox: `sequence` says which of two events came first."""
+    """A sent event that came from the outbox. Of two such events, the one with the lower `sequence` came first."""
 
     sequence: Sequence
 
 
 def sent_event(data: type[EventData]) -> type[SentEvent]:
-    """Return the model of the document that is sent with this `data`; it is named after `data`, with `Event`
+    """Return the model of a sent event whose `data` is of this model; it is named after this model, with `Event`
     appended."""
     is_ordered = issubclass(data, UserEvent)
     return create_model(

@@ -1,4 +1,4 @@
-"""The responses about liveness and readiness."""
+"""The responses that tell whether a process is alive, and whether it is ready for traffic."""
 
 from typing import Literal
 

@@ -1,4 +1,5 @@
-"""Integrations, the requests that make and change one, and the providers."""
+"""Integrations (users' linked accounts) as they are shown, the requests that connect, confirm and change one, and the
+providers that can be connected."""
 
 import zlib
 from datetime import datetime
@@ -35,12 +36,12 @@ class AuthorizeRequest(BaseModel):
     new_account: bool = False
     """True connects another account: no existing integration is addressed, and no scopes are taken over from one."""
     return_url: Annotated[str, Field(max_length=2048)] | None = None
-    """One of FRONTEND_RETURN_URLS; default: the first."""
+    """Where our callback sends the browser: one of FRONTEND_RETURN_URLS; default: the first."""
     redirect_uri: Annotated[str, Field(max_length=2048)] | None = None
-    """One of FRONTEND_REDIRECT_URIS: the provider returns there, and the front end confirms with `code` and `state`.
-    Default: our callback."""
+    """Where the provider sends the browser: our callback, which is the default, or one of FRONTEND_REDIRECT_URIS, where
+    the front end then confirms with `code` and `state`."""
     login_hint: Annotated[str, PlainLine(320)] | None = None
-    """The account that the provider proposes; default: the e-mail of the addressed integration."""
+    """The account that the provider is to propose to the user; default: the e-mail of the addressed integration."""
 
     @model_validator(mode="after")
     def one_meaning(self) -> "AuthorizeRequest":
@@ -100,7 +101,8 @@ class IntegrationResponse(BaseModel):
     missing_scopes: list[str]
     """Scopes that were asked for or are required, and that the user did not consent to."""
     reconnect_url: str | None
-    """Where to send the user to connect again if the integration needs that or lacks scopes; null otherwise."""
+    """Where to send the user to connect again, if the integration needs that, will need it for lack of a refresh token,
+    or lacks scopes; null otherwise."""
     expires_at: datetime | None
     """When the access token expires; null if it does not."""
     has_refresh_token: bool
@@ -133,7 +135,7 @@ class IntegrationUpdate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     is_primary: Literal[True] | None = None
-    """`true` makes this the primary integration, which requests that name no account concern."""
+    """`true` makes this the primary integration, the one that is meant by requests that name no account."""
     metadata: dict[MetadataName, Annotated[str, PlainLine(200)] | None] | None = None
     """The product's own notes, such as a label, by name: a text sets a note, null removes it, and notes that are not
     named stay. Null instead of the object removes all notes. An integration has at most 20."""

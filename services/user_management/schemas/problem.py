@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 class Problem(BaseModel):
     """The body of an error (RFC 9457). `type` is a stable code from the catalogue of errors; `message` repeats
-    `detail`."""
+    `detail`. Some errors have further members."""
 
     model_config = ConfigDict(extra="allow")
 

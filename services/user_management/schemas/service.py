@@ -1,4 +1,4 @@
-"""Sibling services, as administrators see them."""
+"""Sibling services (programs that call us with a key) as administrators see them, and the requests that change them."""
 
 from datetime import datetime
 from typing import Annotated, Final
@@ -13,13 +13,14 @@ SERVICE_NAME_PATTERN: Final = r"^[a-z][a-z0-9-]{0,62}$"
 KEY_ID_PATTERN: Final = r"^[0-9a-f]{12}$"
 DEFAULT_OVERLAP_SECONDS: Final = 86_400
 MAX_OVERLAP_SECONDS: Final = 30 * 86_400
-"""The longest overlap, 30 days: a key that is needed for longer should not be rotated yet."""
+"""The longest time for which former keys may stay valid, 30 days: a key that is needed for longer should not be rotated
+yet."""
 
 ServiceName = Annotated[str, StringConstraints(pattern=SERVICE_NAME_PATTERN)]
 
 
 class CreateServiceRequest(BaseModel):
-    """A new sibling service."""
+    """A request to register a sibling service."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,7 +37,7 @@ class PermissionsRequest(BaseModel):
 
 
 class GrantRequest(BaseModel):
-    """The right to read tokens of one provider."""
+    """A request to let a service read users' tokens of one provider."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,7 +49,7 @@ class GrantRequest(BaseModel):
 
 
 class RotateKeyRequest(BaseModel):
-    """A request for a new key."""
+    """A request for a new key of a service."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -57,7 +58,7 @@ class RotateKeyRequest(BaseModel):
 
 
 class NewServiceKey(BaseModel):
-    """A key, shown once and never again: only its hash is stored."""
+    """A new key of the service `name`, shown once and never again: only the hash of its secret is stored."""
 
     name: str
     key: str = Field(repr=False)
@@ -70,7 +71,7 @@ class NewServiceKey(BaseModel):
 
 
 class ServiceKeySummary(BaseModel):
-    """A key without its secret."""
+    """A service's key, without its secret."""
 
     model_config = ConfigDict(from_attributes=True)
 

@@ -1,4 +1,4 @@
-"""Requests and answers of the internal token API."""
+"""Requests for access tokens by sibling services, the answers to them, and the records of them that users see."""
 
 from datetime import datetime
 from typing import Annotated
@@ -18,7 +18,7 @@ class TokenRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     user_id: Annotated[str, PlainLine(128)]
-    """A user id, or a subject of the default issuer."""
+    """A user id, or a user's id at the default issuer (Clerk)."""
     provider: ProviderName
     scopes: list[Scope] = Field(default=[], max_length=64)
     """Scopes, to all of which the user must have consented. May be empty if the service's grant is not limited to
@@ -60,7 +60,7 @@ class TokenBatchRequest(BaseModel):
 
 
 class TokenProblem(BaseModel):
-    """Why there is no token, in members of the problem that a request for this token alone would get."""
+    """Why there is no token, in some of the members of the problem that a request for this token alone would get."""
 
     type: str
     title: str
@@ -101,7 +101,7 @@ class TokenBatch(BaseModel):
 
 
 class TokenExchangeResponse(BaseModel):
-    """A token answer of RFC 8693 section 2.2.1."""
+    """The answer to a token exchange (RFC 8693 section 2.2.1)."""
 
     access_token: str
     issued_token_type: str

@@ -15,7 +15,7 @@ USER_ID_PATTERN: Final = r"^[\x21-\x7e]{1,64}$"
 
 
 class UserResponse(BaseModel):
-    """The profile as the user sees it."""
+    """The profile as it is shown to the user, and to services that may read it."""
 
     model_config = ConfigDict(from_attributes=True)
 

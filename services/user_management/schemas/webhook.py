@@ -1,4 +1,5 @@
-"""Clerk's webhooks, parsed leniently: members that we do not know are ignored, since Clerk adds some over time.
+"""The events of Clerk's webhooks, parsed leniently: members that we do not know are ignored, since Clerk adds some over
+time. Also our answer to a webhook.
 
 Source: Clerk's webhook schemas, version 2025-04-15.
 """
@@ -78,7 +79,8 @@ class ClerkUser(BaseModel):
 
     @property
     def primary_email(self) -> ClerkEmailAddress | None:
-        """Return the address whose id is the primary one; None if it is not in the list, as in Clerk's own example."""
+        """Return the address whose id is `primary_email_address_id`; None if it is not in the list, as in Clerk's own
+        example."""
         matches = (item for item in self.email_addresses if item.id == self.primary_email_address_id)
         return next(matches, None)
 
@@ -99,8 +101,8 @@ class ClerkSession(BaseModel):
 
 
 class WebhookAccepted(BaseModel):
-    """The receipt for an event, which is stored. `duplicate`: it was stored before. `applied`: it has taken effect;
-    otherwise this service retries it for a while, and the sender need not send it again."""
+    """The receipt for an event, which is stored. `duplicate`: it was stored before. `applied`: it has taken effect, or
+    has none here; otherwise this service retries it for a while, and the sender need not send it again."""
 
     duplicate: bool
     applied: bool

@@ -187,11 +187,11 @@ class Replayed(BaseModel):
 
     queued: int
     has_more: bool
-    """Whether more deliveries match. If so, repeat the request with `next_since` as `since`; if `next_since` is null,
-    repeat the request for failed deliveries (`{}`) as it is, since those just queued no longer match it."""
+    """Whether more deliveries may match. If so, repeat the request with `next_since` as `since`; if `next_since` is
+    null, repeat the request for failed deliveries (`{}`) as it is, since those just queued no longer match it."""
     next_since: datetime | None
-    """When the newest of the queued deliveries was first queued, if there are more. Always null after a request for
-    failed deliveries: with a time, delivered ones would be sent again too."""
+    """When the newest of the queued deliveries was first queued, if `has_more`. Always null after a request for failed
+    deliveries: with a time, delivered ones would be sent again too."""
 
 
 SubscriptionPage = Page[SubscriptionResponse]
