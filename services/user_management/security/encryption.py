@@ -1,5 +1,5 @@
 """The encryption of the vault, which keeps tokens and other short secrets: AES-256-GCM, with every ciphertext bound to
-its user, its place and its key version.
+its purpose, user, place, kind and key version.
 
 Layout of a ciphertext, in bytes: format (1) · key version (4, big endian) · nonce (12) · ciphertext and tag (n + 16).
 
@@ -32,7 +32,7 @@ _HEADER: Final = struct.Struct(">BI")
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Where a ciphertext belongs. Decryption succeeds only with the very same binding."""
+    """What a ciphertext belongs to. Decryption succeeds only with the very same binding."""
 
     purpose: str
     user_id: str
@@ -42,8 +42,8 @@ class Binding:
     """The kind of token; empty for other secrets."""
 
     def associated_data(self, version: int) -> bytes:
-        """Encode the binding for the AEAD. Every part has a length prefix, so that no two bindings have the same
-        encoding."""
+        """Encode the binding and the key version as the cipher's associated data. Every part has a length prefix, so
+        that no two bindings have the same encoding."""
         parts = (self.purpose, self.user_id, self.place, self.kind, str(version))
         encoded = [part.encode() for part in parts]
         return b"".join(struct.pack(">I", len(part)) + part for part in encoded)
@@ -124,7 +124,8 @@ class TokenEncryption:
         return hkdf_expand(root, user_id.encode())
 
     def encrypt_token(self, plaintext: str, binding: Binding, version: int) -> bytes:
-        """Encrypt under `version`. Raises KeyUnavailableError."""
+        """Encrypt `plaintext` under `version`, so that only the same `binding` decrypts it. Raises KeyUnavailableError
+        for a version that this process does not hold."""
         return _seal(AESGCM(self.derive_user_key(binding.user_id, version)), plaintext, binding, version)
 
     def decrypt_token(self, ciphertext: bytes, binding: Binding, version: int) -> str:

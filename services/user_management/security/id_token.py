@@ -1,5 +1,5 @@
-"""Verification of ID tokens (OpenID Connect Core section 3.1.3.7). Signatures are verified by the same code as those of
-session tokens."""
+"""Verification of the ID tokens by which OpenID providers say whose account it is (OpenID Connect Core section
+3.1.3.7). Signatures are verified by the same code as those of session tokens."""
 
 import base64
 import hashlib
@@ -61,7 +61,7 @@ class IdTokenExpectation:
     access_token: str
     """The access token that came with the ID token; if the token has `at_hash`, that must be the hash of this one."""
     received_at: datetime
-    """When the ID token arrived, by our clock; the token must not have expired then."""
+    """When the ID token arrived, by our clock; the token must not have expired more than LEEWAY_SECONDS before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class IdToken:
 
 
 class IdTokenVerifier:
-    """Verifies ID tokens of any issuer, each with the keys of its own `jwks_uri`."""
+    """Verifies ID tokens of any issuer, with the keys at the `jwks_uri` that the caller expects."""
 
     def __init__(self, http: HttpClient, clock: Clock) -> None:
         self._http = http
@@ -84,8 +84,8 @@ class IdTokenVerifier:
         self._key_sets: dict[str, RemoteKeySet] = {}
 
     async def verify(self, token: str, expected: IdTokenExpectation) -> IdToken:
-        """Verify an ID token. Raises IdTokenError, or KeySetUnavailableError while the provider's keys cannot be
-        fetched."""
+        """Verify an ID token against `expected`, and return what it says. Raises IdTokenError, or
+        KeySetUnavailableError while the provider's keys cannot be fetched."""
         try:
             signed = await verify_signature(token, self._key_set(expected.jwks_uri))
         except UnauthenticatedError:

@@ -1,5 +1,6 @@
-"""The public signing keys of an issuer: fetched once for all callers, kept while the issuer is down, and not fetched
-over and over when forged tokens name keys that do not exist."""
+"""The public keys by which an issuer's signatures are verified: one that is pinned in the configuration, or those that
+the issuer publishes. The latter are fetched once for all callers, kept for a day while the issuer is down, and not
+fetched over and over when forged tokens name keys that do not exist."""
 
 import asyncio
 from collections import Counter
@@ -31,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 
 class SigningKeys(Protocol):
-    """Finds the public key for a `kid`."""
+    """Finds the public key for a `kid` (key id)."""
 
     async def find(self, key_id: str | None) -> RSAPublicKey | None:
         """Return the key; None if the issuer has no such key. Raises KeySetUnavailableError if that is unknown because
@@ -46,8 +47,8 @@ class RenewedKeys(SigningKeys, Protocol):
 
 
 class PinnedKey:
-    """One PEM public key from configuration, used for every `kid`, without network. Raises StartupError when it is not
-    a strong RSA public key."""
+    """One PEM public key from the setting CLERK_JWT_KEY, used for every `kid`, without network. Raises StartupError
+    when it is not a strong RSA public key."""
 
     def __init__(self, pem: str) -> None:
         try:
@@ -69,8 +70,8 @@ class RemoteKeySet:
     """A JWKS (RFC 7517) behind a URL.
 
     A known `kid` never waits for the network: a set older than five minutes is renewed in the background and stays in
-    use meanwhile, for up to 24 h. An unknown `kid` causes at most one fetch per 30 s, whoever asks and however often. A
-    `kid` that was missing from the last answer causes no fetch for 45 s.
+    use meanwhile, for up to 24 h. An unknown `kid` waits for a fetch, unless it was missing from a fetch in the last 45
+    s. At most one fetch begins in 30 s, whoever asks and however often.
     """
 
     def __init__(self, fetch: Callable[[], Awaitable[dict[str, Any]]], clock: Clock) -> None:

@@ -1,4 +1,5 @@
-"""Reads compact JWS that are signed with RS256 (RFC 7515 section 7.1), strictly, and before any key is looked for."""
+"""Parses compact JWS that are signed with RS256 (RFC 7515 section 7.1), strictly and before any key is looked for, and
+then verifies them with a key."""
 
 import re
 from base64 import urlsafe_b64decode
@@ -12,7 +13,8 @@ from services.user_management.exceptions import UnauthenticatedError
 from services.user_management.utils import strict_json
 
 MIN_TOKEN_CHARACTERS: Final = 342
-"""The length of the shortest signature in base64url: no accepted key has less than 2,048 bits."""
+"""The fewest characters that a token can have: those of its signature in base64url, since no accepted key has less than
+2,048 bits."""
 MAX_TOKEN_CHARACTERS: Final = 8192
 MAX_KEY_ID_CHARACTERS: Final = 255
 ALGORITHM: Final = "RS256"

@@ -1,5 +1,5 @@
-"""Verification of session tokens (RFC 7519, RFC 8725). Whatever an attacker could choose is fixed here or by the
-configuration and not taken from the token: algorithm, issuer, authorized parties."""
+"""Verification of Clerk's session tokens (RFC 7519, RFC 8725). Whatever an attacker could choose is fixed here or by
+the configuration and not taken from the token: algorithm, issuer, authorized parties."""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -53,9 +53,9 @@ class _Verified(NamedTuple):
 class SessionVerifier:
     """Verifies the session tokens of one Clerk instance, whose signing keys are `keys`.
 
-    `issuer` may name several, for an instance that is reachable under several addresses. Another instance needs another
-    verifier, since its keys must not vouch for this instance's users. `authorized_parties` are the origins that may be
-    in `azp`; with `allow_missing_azp` a token without `azp` is accepted too.
+    `issuer` may be several issuers, for an instance that is reachable under several addresses. Another instance needs
+    another verifier, since its keys must not vouch for this instance's users. `authorized_parties` are the origins that
+    may be in `azp`; with `allow_missing_azp` a token without `azp` is accepted too.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
-"""Keyed hashes (HMAC-SHA256) under the signing secret, with a separate key for each purpose; also plain hashes and
-random tokens."""
+"""Keyed hashes (HMAC-SHA256) under the signing secret, with a separate key for each purpose (cursors, tickets and
+others); also plain hashes, random tokens and PKCE challenges."""
 
 import base64
 import hashlib

@@ -1,5 +1,5 @@
 """Makes Standard Webhooks signatures (Svix), and verifies them strictly, with one error for malformed headers and one
-for a mismatch."""
+for a signature that does not match or a time that is too far off."""
 
 import base64
 import binascii
@@ -66,7 +66,8 @@ def _signature(key: bytes, head: bytes, body: bytes) -> bytes:
 
 
 def check_headers(*, message_id: str, timestamp: str, signatures: str, now: float) -> list[bytes]:
-    """Check a message's headers as far as that is possible without its body, and return its `v1` signatures.
+    """Check a message's headers as far as that is possible without its body, and return its `v1` signatures, which may
+    be none.
 
     `now` is Unix seconds. Raises InvalidWebhookHeadersError (malformed) or InvalidSignatureError (sent more than 5
     minutes away from `now`).

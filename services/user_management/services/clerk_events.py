@@ -27,11 +27,12 @@ log = structlog.get_logger(__name__)
 
 
 def read_user(described: JSONObject, *, issuer: str, told_at: datetime) -> UpstreamUser:
-    """Read the user of `user.created`, `user.updated` or the Backend API; `told_at` is when Clerk gave this
-    description.
+    """Read a user as `user.created`, `user.updated` or the Backend API describes them; `told_at` is when Clerk gave
+    this description.
 
-    A text that is too long, or an image URL that is not acceptable, becomes None and is logged; an e-mail address that
-    was dropped is not verified. Raises UnreadableEventError if the object does not have the form of a Clerk user.
+    A text that is too long, or an image URL that is not acceptable, becomes None and is logged; without an e-mail
+    address, `email_verified` is False. Raises UnreadableEventError if the object does not have the form of a Clerk
+    user.
     """
     user = _read(ClerkUser, described)
     email = user.primary_email
@@ -53,7 +54,8 @@ def read_user(described: JSONObject, *, issuer: str, told_at: datetime) -> Upstr
 
 
 def read_session(described: JSONObject) -> ClerkSession:
-    """Read the session of `session.created`. Raises UnreadableEventError."""
+    """Read the session that `session.created` describes. Raises UnreadableEventError if the object does not have the
+    form of a Clerk session."""
     return _read(ClerkSession, described)
 
 

@@ -1,4 +1,5 @@
-"""Outbox events as CloudEvents 1.0, the one form in which every recipient gets them."""
+"""Events as CloudEvents 1.0: builds them, from outbox rows or from single values, and writes them as one JSON document
+or as the fields of a Redis Stream's entry."""
 
 import json
 from datetime import UTC, datetime

@@ -28,7 +28,7 @@ _ABOUT_THE_BLOB: Final = frozenset({"InvalidCiphertextException", "IncorrectKeyE
 
 @dataclass(frozen=True, slots=True)
 class KmsTarget:
-    """The KMS key, and where it is."""
+    """The KMS key that wraps the secrets, and where it is."""
 
     key_id: str
     region: str
@@ -58,7 +58,7 @@ class AwsKmsKeySource:
         return of_right_length(version, answer["Plaintext"])
 
     def wrap(self, version: int, secret: bytes) -> str:
-        """Have KMS encrypt `secret`, and return base64 of its CiphertextBlob. Raises StartupError."""
+        """Have KMS encrypt `secret` for `version`, and return base64 of its CiphertextBlob. Raises StartupError."""
         answer = self._ask("encrypt", version, Plaintext=secret)
         return base64.b64encode(answer["CiphertextBlob"]).decode()
 

@@ -1,4 +1,4 @@
-"""Chooses the key source that `ENCRYPTION_SOURCE` names."""
+"""Opens the key source that `ENCRYPTION_SOURCE` names, and loads the secrets of all its key versions."""
 
 import importlib
 
@@ -12,8 +12,8 @@ AWS_KMS_MODULE = "services.user_management.security.key_sources.aws_kms"
 
 
 def open_key_source(settings: EncryptionGroup) -> KeySource:
-    """Return the key source, with the key versions that `ENCRYPTION_KEYS` and `ENCRYPTION_KEYS_FILE` hold. Nothing is
-    unwrapped yet.
+    """Return the key source that `ENCRYPTION_SOURCE` names, with the key versions that `ENCRYPTION_KEYS` and
+    `ENCRYPTION_KEYS_FILE` hold. Nothing is unwrapped yet.
 
     Raises StartupError naming the variable that is missing or cannot be used.
     """
@@ -29,7 +29,8 @@ def open_key_source(settings: EncryptionGroup) -> KeySource:
 
 
 def load_secrets(source: KeySource) -> dict[int, bytes]:
-    """Return the secret of every version of `source`, which may take seconds. Raises StartupError."""
+    """Return the secret of every version of `source`, which may take seconds. Raises StartupError if one cannot be
+    loaded or there is none."""
     secrets_by_version = {version: source.load(version) for version in source.versions()}
     if not secrets_by_version:
         raise StartupError(f"{KEYS_VARIABLE}: at least one key version is needed")

@@ -1,4 +1,4 @@
-"""The interface of key sources, and the constants that they share."""
+"""The interface of key sources, and the constants and the check that they share."""
 
 from typing import Final, Protocol
 
@@ -12,7 +12,7 @@ KEYS_VARIABLE: Final = "ENCRYPTION_KEYS"
 
 
 class KeySource(Protocol):
-    """Gives the secrets of the key versions at boot, 32 bytes each. Its methods block."""
+    """Gives the secrets of the key versions, 32 bytes each, when a process starts. Its methods block."""
 
     def versions(self) -> list[int]:
         """Return the versions that this source offers, ascending, without a call over the network."""
@@ -21,11 +21,11 @@ class KeySource(Protocol):
         """Return the secret of `version`, 32 bytes. Raises StartupError naming the variable and the version."""
 
     def wrap(self, version: int, secret: bytes) -> str:
-        """Return `secret` in the form in which ENCRYPTION_KEYS holds it. Raises StartupError."""
+        """Return `secret`, that of `version`, in the form in which ENCRYPTION_KEYS holds it. Raises StartupError."""
 
 
 def of_right_length(version: int, secret: bytes) -> bytes:
-    """Return `secret` if it has 32 bytes. Raises StartupError."""
+    """Return `secret` if it has 32 bytes; otherwise raise StartupError."""
     if len(secret) != KEY_BYTES:
         raise StartupError(f"{KEYS_VARIABLE}: version {version} unwraps to {len(secret)} bytes, {KEY_BYTES} are needed")
     return secret

@@ -32,7 +32,8 @@ _NO_SUCH_PATH: Final = 404
 
 @dataclass(frozen=True, slots=True)
 class TransitTarget:
-    """The transit key, the engine's address, and the token or the file that has it."""
+    """The transit key, the engine's URL and `mount` (its path there), and the token or the file that has it. `ca_file`
+    holds the certificates that may vouch for the engine's; None: those that are usual."""
 
     url: str
     key: str
@@ -43,7 +44,7 @@ class TransitTarget:
 
 
 class TransitKeySource:
-    """A key source that asks the engine to decrypt the wrapped secret of each version."""
+    """A key source that asks the transit engine to decrypt the wrapped secret of each version."""
 
     def __init__(self, target: TransitTarget, wrapped: Mapping[int, bytes]) -> None:
         self._target = target
@@ -63,7 +64,7 @@ class TransitKeySource:
         return of_right_length(version, secret)
 
     def wrap(self, version: int, secret: bytes) -> str:
-        """Have the engine encrypt `secret`, and return its `vault:v…` text. Raises StartupError."""
+        """Have the engine encrypt `secret` for `version`, and return its `vault:v…` text. Raises StartupError."""
         return self._ask("encrypt", version, "ciphertext", plaintext=base64.b64encode(secret).decode())
 
     def _ask(self, operation: str, version: int, member: str, **body: str) -> str:

@@ -48,8 +48,8 @@ class TokenEvidence:
 
 @dataclass(frozen=True, slots=True)
 class IntegrationEvidence:
-    """One row of `integrations`, under the names of its columns, with facts about its tokens; None where there is no
-    such token."""
+    """One row of `integrations`, under the names of its columns, with facts about its access token and its refresh
+    token; `access` or `refresh` is None where there is no such token."""
 
     id: UUID
     provider_account_id: str
@@ -85,8 +85,8 @@ class IntegrationEvidence:
 
     @property
     def is_refused_without_a_cause(self) -> bool:
-        """Whether the integration does not work because the provider refused it, with an error code but no more
-        detailed code."""
+        """Whether the integration does not work because the provider refused the refresh token, and gave an error code
+        but no more detailed code."""
         refused = not self.is_serving and self.status_reason == ReauthReason.GRANT_REFUSED
         return refused and self.last_failure_detail is None
 
@@ -112,7 +112,7 @@ class IntegrationEvidence:
 
 @dataclass(frozen=True, slots=True)
 class HealthEvidence:
-    """The provider's state, as the periodic check of all integrations last found it."""
+    """The provider's state, as the periodic check of integrations last found it."""
 
     state: ProviderState
     reason: str | None
@@ -122,24 +122,25 @@ class HealthEvidence:
 
 @dataclass(frozen=True, slots=True)
 class SameAccountEvidence:
-    """Facts about connects of the same account at the provider, by this user and by others: only numbers and times,
-    since the names of other users stay private."""
+    """Facts about connects of the diagnosed integration's account at the provider, by this user and by others: only
+    numbers and times, since the names of other users stay private."""
 
     own_connects: int
     """How often this user has connected the account, as far back as the audit goes."""
     other_integrations: int
-    """How many other integrations of the account there are, disconnected ones too."""
+    """How many integrations of other users the account has, disconnected ones too; of more than fifty, fifty are looked
+    at."""
     newer_connects: int
-    """How often these other integrations have been connected since this one was."""
+    """How often these other integrations have been connected since the diagnosed one was."""
     consent_ended_at: datetime | None
-    """When one of these other integrations was last revoked at the provider, if that was after this one was
-    connected."""
+    """When one of these other integrations was last revoked at the provider, if that was after the diagnosed one was
+    connected; otherwise None."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadEvidence:
-    """The number of token reads (requests of services for a token) with one outcome, among the latest ones, and the
-    time of the last of these."""
+    """The number of token reads (requests of services for a token) with one outcome, among the latest ones of this user
+    and provider, and the time of the last read with this outcome."""
 
     reads: int
     last_at: datetime
@@ -158,7 +159,7 @@ class FlowEvidence:
 
 @dataclass(frozen=True, slots=True)
 class RevocationEvidence:
-    """The revocation at the provider that the last disconnect of the integration requested, and how far it has come."""
+    """The latest revocation of the integration's tokens at the provider, and how far it has come."""
 
     state: RevocationState
     attempts: int

@@ -33,8 +33,8 @@ from services.user_management.services.diagnosis_service.evidence import (
 from services.user_management.services.vault_service import VaultService, token_binding
 
 FLOWS_OF: Final = timedelta(hours=25)
-"""The greatest age of the connect attempts that are looked at. Older ones have been removed: they are kept for a
-day."""
+"""The greatest age of the connect attempts that are looked at. Older ones need not be there any more: they are removed
+a day after they have expired."""
 
 
 @dataclass(kw_only=True, eq=False)

@@ -1,5 +1,6 @@
-"""The rules of the diagnosis. Each looks in the evidence for one cause and returns its finding, or None if the cause
-does not apply. Findings that are equally certain and equally bad are shown in the order of the rules."""
+"""The rules of the diagnosis. Each looks in the evidence for one cause of trouble with the integration, and returns its
+finding, or None if the cause does not apply. Findings that are equally certain and equally bad are shown in the order
+of the rules."""
 
 from collections.abc import Callable
 from typing import Final

@@ -1,5 +1,6 @@
-"""Rules for users without a working integration: why there is none, and what became of the last one. Each rule returns
-its finding, or None if it does not apply."""
+"""Rules about connecting and disconnecting: a provider that is not configured, an integration that was never made or
+was disconnected, a connect attempt that failed, a revocation that is not done. Each rule returns its finding, or None
+if it does not apply."""
 
 from typing import Final
 

@@ -9,7 +9,7 @@ from services.user_management.schemas.diagnosis import Confidence, Finding, Resp
 from services.user_management.services.diagnosis_service.evidence import Evidence, IntegrationEvidence, in_days
 
 _SLACK: Final = timedelta(hours=1)
-"""The greatest difference between the provider's time of an event and ours."""
+"""The greatest difference that is allowed for between the provider's time of an event and ours."""
 _NARROW: Final = timedelta(days=1)
 """If the end of a consent is known to within a day, its age at the end is good evidence for a limit as the cause."""
 _IDLE_CODES: Final = frozenset({"AADSTS700082", "AADSTS70008"})

@@ -1,5 +1,5 @@
-"""Rules for consents that the provider ended with a code that says why, or that another party may have ended. Each rule
-returns its finding, or None if it does not apply."""
+"""Rules about refusals by the provider: with a code that says why, with one that its file does not list, or without a
+cause and perhaps by another party's doing. Each rule returns its finding, or None if it does not apply."""
 
 from typing import Final
 

@@ -26,7 +26,7 @@ def _last_failure_is(evidence: Evidence, kind: ProviderErrorKind) -> bool:
 
 
 def provider_down(evidence: Evidence) -> Finding | None:
-    """Find a provider that is down, according to the periodic check of all integrations."""
+    """Find a provider that is down, according to the periodic check of integrations."""
     health = evidence.health
     if health is None or health.state is not ProviderState.DOWN:
         return None
@@ -44,8 +44,8 @@ def provider_down(evidence: Evidence) -> Finding | None:
 
 
 def client_misconfigured(evidence: Evidence) -> Finding | None:
-    """Find a provider that refuses our client, whoever the user is, according to the periodic check or to this
-    integration's last refresh."""
+    """Find a provider that refuses our client, whoever the user is, according to the periodic check of integrations or
+    to this integration's last failure."""
     health, held = evidence.health, evidence.integration
     by_check = health is not None and health.state is ProviderState.MISCONFIGURED
     by_refresh = _last_failure_is(evidence, ProviderErrorKind.OPERATOR)
@@ -69,7 +69,8 @@ def client_misconfigured(evidence: Evidence) -> Finding | None:
 
 
 def refresh_failing(evidence: Evidence) -> Finding | None:
-    """Find an integration that still works and whose latest refreshes failed in a way that may pass by itself."""
+    """Find an integration that still works and whose latest refreshes failed at the provider, for another reason than
+    that the provider refuses our client."""
     held = evidence.integration
     if held is None or not held.is_serving or held.refresh_failures == 0:
         return None
