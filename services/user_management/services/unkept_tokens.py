@@ -1,5 +1,5 @@
-"""Tokens that a provider issued and that no integration will hold: queues their revocation at the provider, so that no
-token stays valid that nobody uses."""
+"""Queues the revocation of tokens that a provider issued and no integration will hold, so that no token stays valid
+that nobody uses; and tells which kind of token to send for a revocation, and whether that ends the whole consent."""
 
 from services.user_management.enums import TokenKind
 from services.user_management.integrations.oauth_client import TokenAnswer

@@ -15,7 +15,7 @@ from services.user_management.observability import UNRECORDED_USES
 from services.user_management.unit_of_work import UnitOfWorkFactory
 
 MAX_KEYS: Final = 10_000
-"""How many keys a process remembers as written. At this number it forgets all of them. That costs one statement more
+"""How many keys a recorder remembers as written. At this number it forgets all of them. That costs one statement more
 per key and changes nothing else, since the statement compares with the time in the row."""
 TIMEOUT_SECONDS: Final = 1.0
 """For how long recording may delay the answer to a request."""
@@ -54,8 +54,8 @@ class UseRecorder:
     async def record(self, key: str) -> None:
         """Write that `key` is in use, unless this process has done so within the period.
 
-        If Postgres does not store that within a second, this counts the use as unrecorded, raises nothing, and writes
-        nothing for the next ten seconds."""
+        If Postgres does not store that within a second, this counts the use as unrecorded, raises nothing, and for the
+        next ten seconds writes nothing and counts all uses as unrecorded."""
         now = self._clock.monotonic()
         written = self._written.get(key)
         if written is not None and now - written < self._period_seconds:

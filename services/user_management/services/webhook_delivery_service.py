@@ -46,8 +46,9 @@ PER_SUBSCRIPTION: Final = 2
 FAILING_SLOTS: Final = 4
 """How many of the CONCURRENCY deliveries at once may go to receivers whose last delivery failed."""
 FAILING_START_SECONDS: Final = 1.0
-"""For how long after the beginning of a slice (a few seconds of this job's work) deliveries to receivers that fail may
-be started. A call that hangs is then over when the slice ends, and takes no place in the next one."""
+"""For how long after the beginning of a slice (a few seconds of this job's work) deliveries to receivers whose last
+delivery failed may be started. A slice ends only when its calls have ended, and a call that hangs takes ten seconds, so
+it has to begin early."""
 LAST_START_SECONDS: Final = 7.0
 """For how long after its beginning a slice may start calls while other calls are under way. A call takes at most ten
 seconds, so all end before the slice is cancelled after twenty."""

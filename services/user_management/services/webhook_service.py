@@ -1,8 +1,8 @@
 """The inbox of events from upstream (the identity provider, Clerk): each message is stored once, and applied in the
 same transaction.
 
-An event that cannot be applied is stored all the same, with its error, and is tried again by this service. The sender's
-request succeeds, since sending the event again would not help.
+An event that cannot be applied is stored all the same, with its error, and is tried again by a job. Clerk's request
+succeeds, since sending the event again would not help.
 """
 
 from collections.abc import Sequence

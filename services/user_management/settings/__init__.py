@@ -2,7 +2,7 @@
 `settings.database.pool_size`.
 
 Development starts with no variable set. Production is strict, and a start reports every problem at once, by the
-variable's name. Only the composition roots (`main`, `celery_app`, `cli`) read `get_settings()`.
+variable's name. Only the composition roots (`main`, `celery_app`, `cli`) and the migrations call `get_settings()`.
 """
 
 from functools import cache

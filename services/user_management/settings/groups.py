@@ -37,7 +37,7 @@ from services.user_management.settings.values import (
 )
 
 DEVELOPMENT_SECRET = "development-only-development-only"  # noqa: S105 - production refuses this value
-"""The default of every secret in development; production refuses it."""
+"""The default of all our secrets in development, some of which hold it in another form; production refuses it."""
 
 
 class Environment(StrEnum):
@@ -58,7 +58,7 @@ class DatabaseGroup(BaseModel):
     statement_cache_size: int = Field(default=100, ge=0, le=1000)
     """Prepared statements per connection; 0 behind pgbouncer in transaction mode."""
     timeout_seconds: float = Field(default=5.0, gt=0, le=60)
-    """The time for connecting, for taking a connection from the pool, and for one statement, each."""
+    """The time limit for connecting, for taking a connection from the pool, and for one statement, each."""
 
 
 class RedisGroup(BaseModel):
@@ -230,9 +230,9 @@ class LimitsGroup(BaseModel):
     """Requests of each signed-in user. Each quota is COUNT/SECONDS: so many requests at once, which come back evenly
     over that time."""
     anonymous: Quota = QuotaPolicy(100, 60)
-    """Requests of each address, where nobody is signed in."""
+    """Requests without a sign-in from each address and, counted apart, those from it whose credential is refused."""
     sign_in: Quota = QuotaPolicy(5, 60)
-    """Sign-in attempts of each address."""
+    """Sign-in attempts of each address; at present no route counts any."""
     webhook: Quota = QuotaPolicy(600, 60)
     """Deliveries of webhooks that cannot be verified, of each address."""
     internal: Quota = QuotaPolicy(1000, 1)
@@ -267,8 +267,8 @@ class LogGroup(BaseModel):
 
 class DrainGroup(BaseModel):
     delay_seconds: float = Field(default=0.0, ge=0, le=5)
-    """How long after SIGTERM the listener stays open, while `/ready` answers 503: the interval at which a load balancer
-    polls `/ready`."""
+    """How long after SIGTERM the listener stays open, while `/ready` answers 503; it should be the interval at which a
+    load balancer polls `/ready`."""
 
 
 class SandboxGroup(BaseModel):

@@ -1,4 +1,4 @@
-"""The root of the settings: all groups, as pydantic-settings reads them from the environment."""
+"""The class of all settings, as pydantic-settings reads them from the environment, and the names of their variables."""
 
 from collections.abc import Iterator
 

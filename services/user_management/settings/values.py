@@ -1,4 +1,5 @@
-"""Functions that read and check single values of variables. Their errors never quote a secret."""
+"""Functions that read and check the values of single environment variables, and the types of settings that use them.
+Their errors never quote a secret."""
 
 import base64
 import binascii

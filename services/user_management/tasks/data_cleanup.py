@@ -1,4 +1,4 @@
-"""Tasks for the upkeep of the tables."""
+"""Tasks for the upkeep of the tables and for the erasure of deleted users."""
 
 from celery import shared_task
 

@@ -1,4 +1,4 @@
-"""The task that checks integrations and providers."""
+"""The task that checks whether integrations (users' linked accounts) and providers still work."""
 
 from celery import shared_task
 
@@ -9,7 +9,8 @@ from services.user_management.tasks.runtime import runtime
 
 @shared_task(name=JobName.CHECK_INTEGRATIONS.value)
 def check_integrations() -> None:
-    """Every 15 minutes, in slices of a few seconds, check integrations (users' linked accounts) and providers."""
+    """Every 15 minutes, in slices of a few seconds, check whether integrations (users' linked accounts) and providers
+    still work, and whether integrations have the scopes that they need."""
     runtime.run(
         lambda container: container.jobs.runner.run(
             JobName.CHECK_INTEGRATIONS,

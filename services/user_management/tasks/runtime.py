@@ -1,4 +1,5 @@
-"""The runtime of a worker child process: one event loop and one container, for its whole life."""
+"""The runtime of a worker child process: one event loop and one container, for its whole life; and the event that tells
+all children to stop."""
 
 import asyncio
 import multiprocessing

@@ -1,4 +1,4 @@
-"""The callers of the access matrix, and the status that each of them gets from each route."""
+"""The access matrix: all kinds of callers, and the HTTP status that each of them must get from each route."""
 
 from collections.abc import Callable, Mapping
 from typing import Final

@@ -1,5 +1,5 @@
-"""Fixtures that run the service in the test process, on real servers, with the sandbox in place of Clerk and the
-providers."""
+"""Fixtures that run the service in the test process, on a real Postgres and a real Valkey, with the sandbox in place of
+Clerk and the providers."""
 
 import json
 from collections.abc import AsyncIterator
@@ -157,7 +157,7 @@ async def journey(
     container: Container,
     owner: "asyncpg.Connection[asyncpg.Record]",
 ) -> AsyncIterator[Journey]:
-    """The steps of the main job, over HTTP."""
+    """The steps of the main job (from sign-up to a token read), over HTTP."""
     transport = httpx.ASGITransport(app=create_sandbox_app(sandbox))
     async with httpx.AsyncClient(transport=transport, base_url=SANDBOX_URL) as browser:
         yield Journey(client=client, browser=browser, sandbox=sandbox, container=container, owner=owner)
@@ -171,5 +171,5 @@ def admin(journey: Journey) -> Headers:
 
 @pytest.fixture
 async def connected(journey: Journey) -> Connected:
-    """Ada, connected to the static provider, and a service that may read her tokens."""
+    """A user, Ada, with an integration at `sandbox-static`, and a service that may read its tokens."""
     return await Connected.at(journey)

@@ -1,5 +1,5 @@
-"""Broken integrations for tests of the diagnosis. The tests break them at the sandbox, and age them there and in the
-database."""
+"""Helpers for tests of the diagnosis route: integrations, which a test breaks at the sandbox and ages there and in the
+database, and changes of providers' configurations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class Patient:
 
     async def age(self, days: float) -> None:
         """Move the integration's times in the database, and the times of all tokens that its provider has issued,
-        `days` into the past. The stored tokens' own times stay."""
+        `days` into the past. The times of the tokens in the database stay."""
         self.party.age(days * DAY)
         shifts = ", ".join(f"{column} = {column} - make_interval(secs => $2)" for column in _AGED)
         statement = f"UPDATE integrations SET {shifts} WHERE id = $1"  # noqa: S608 - our own column names
@@ -80,8 +80,8 @@ class Patient:
         )
 
     async def read(self) -> int:
-        """Let the access token expire, end the pause after a failed refresh, and read the token as a service, which
-        requires a refresh. Return the status of the answer."""
+        """Let all access tokens expire, end the integration's pause after a failed refresh, and read the token as a
+        service, which requires a refresh. Return the status of the answer."""
         await self.scene.journey.age_tokens()
         await self.scene.set("refresh_not_before", None)
         return (await self.scene.get()).status_code

@@ -14,7 +14,7 @@ SECOND_ROOT = b"2" * KEY_BYTES
 
 
 def first_root(container: Container) -> bytes:
-    """Return the root key of version 1, as the session's container derived it."""
+    """Return the root key of version 1, as `container` derived it."""
     return container.keys.vault.encryption._roots[1]
 
 
@@ -48,7 +48,7 @@ def rotation_with(container: Container, vault: VaultService) -> KeyRotationServi
 
 @contextmanager
 def holding(container: Container, vault: VaultService) -> Iterator[None]:
-    """Give the session's container the keys of `vault` for the length of the block."""
+    """Give `container` the keys of `vault` for the length of the block."""
     before = container.keys.vault._encryption
     container.keys.vault._encryption = vault.encryption
     try:

@@ -24,14 +24,15 @@ from services.user_management.tests.scenes import Connected, only_row
 
 PROVIDER: Final = "sandbox-static"
 WORK: Final = "work@example.com"
-"""Another account of Ada at the provider."""
+"""A second account at the provider, for the test user Ada."""
 CONNECT_PAGE: Final = "http://localhost:3000/connect/"
 
 
 async def returned_flow(
     journey: Journey, person: Person, account: str | None = None, provider: str = PROVIDER, **body: Any
 ) -> str:
-    """Bring a flow as far as the provider's return, and return its ticket; only the confirmation is left."""
+    """Carry out a connect attempt up to the provider's redirect to our callback, and return its ticket; only the
+    confirmation is left. `body` are members of the request that starts it."""
     started = await journey.authorize(person, provider, **body)
     location = await journey.consent(started["authorization_url"], account=account or person.email)
     return flow_ticket(expect(await journey.callback(location), 303))
@@ -40,7 +41,8 @@ async def returned_flow(
 async def connect_account(
     journey: Journey, person: Person, account: str, provider: str = PROVIDER, **body: Any
 ) -> dict[str, Any]:
-    """Connect `account`, which need not have the person's e-mail address, and return the integration."""
+    """Connect `account`, which need not have the person's e-mail address, and return the integration. `body` as in
+    `returned_flow`."""
     ticket = await returned_flow(journey, person, account, provider, **body)
     connection: dict[str, Any] = expect(await journey.confirm(person, provider, flow=ticket), 201).json()
     return connection
@@ -56,7 +58,7 @@ async def connected_to(journey: Journey, provider: str, *, email: str = "ada@exa
 
 async def due_connections(journey: Journey, person: Person, provider: str, count: int) -> list[UUID]:
     """Make `count` integrations whose access tokens expire a minute apart, the first one now, and return their ids in
-    this order. Every other access token expires."""
+    this order. All other access tokens in the database expire too."""
     ids = []
     for number in range(count):
         account = f"account-{number}@example.com"

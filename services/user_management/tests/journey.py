@@ -23,11 +23,12 @@ class Journey(MainJob):
     owner: "asyncpg.Connection[asyncpg.Record]"
 
     def headers_of(self, user_id: str, **overrides: Any) -> dict[str, str]:
-        """Return the headers of a session of the user."""
+        """Return the headers of a session of the user; `overrides` are those of the sandbox's `session_token`."""
         return {"Authorization": f"Bearer {self.sandbox.clerk.session_token(user_id, **overrides)}"}
 
     def ticket(self, started: dict[str, Any]) -> str:
-        """Return the ticket that the callback of a started flow gives the browser."""
+        """Return the ticket that the callback gives the browser; `started` is the answer that began the connect
+        attempt."""
         return self.container.resources.signer.flow_ticket(UUID(started["flow_id"]))
 
     async def webhook(self, event_type: str, user: dict[str, Any], **options: Any) -> httpx.Response:
@@ -57,7 +58,8 @@ class Journey(MainJob):
         return {"Authorization": f"Bearer {key}"}
 
     async def age_tokens(self, *, seconds_left: float = -1) -> None:
-        """Make every access token expire `seconds_left` from now, as one that was issued an hour ago."""
+        """Give every access token `seconds_left` of remaining life (by default none), as if it had been issued an hour
+        ago."""
         await self.owner.execute(
             "UPDATE encrypted_tokens SET expires_at = now() + make_interval(secs => $1),"
             " issued_at = now() - interval '1 hour' WHERE kind = 'access'",

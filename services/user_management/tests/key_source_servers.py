@@ -56,7 +56,8 @@ def moto_server(log: Path) -> Iterator[str]:
 
 class FakeTransit(ThreadingHTTPServer):
     """An imitation of the transit engine. It does not encrypt: a wrapped text is only a name for the secret that it
-    keeps. The next `failures_left` requests are answered with 503; after them, `answer` replaces every answer."""
+    keeps. The next `failures_left` requests are answered with 503; after them, `answer`, if it is set, is the answer to
+    every request."""
 
     def __init__(self) -> None:
         super().__init__((ports.LOOPBACK, 0), _TransitHandler)
@@ -135,7 +136,8 @@ def transit_binary() -> str | None:
 
 @contextmanager
 def real_transit(binary: str, log: Path) -> Iterator[str]:
-    """Run an in-memory development server with the transit engine and our key within the block, and yield its URL."""
+    """Run an in-memory development server of OpenBao or Vault with the transit engine and our key within the block, and
+    yield its URL."""
     (port,) = ports.free_ports(1)
     url = f"http://{ports.LOOPBACK}:{port}"
     command = [

@@ -1,6 +1,7 @@
 """Hostile strings for every place that takes text from outside, each with a name for what it tries.
 
-Our own, in the manner of the "big list of naughty strings". Characters that an editor hides are written as escapes.
+The collection is our own, in the manner of the "big list of naughty strings". Characters that an editor hides are
+written as escapes.
 """
 
 from collections.abc import Mapping

@@ -16,7 +16,8 @@ from services.user_management.integrations.oauth_config import Registration, loa
 
 
 def copy_providers(folder: Path, sandbox_url: str) -> list[str]:
-    """Write `google.toml` and the others into `folder` with the sandbox's addresses; returns the providers' names."""
+    """Write copies of the built-in provider files (`google.toml` and the others) with the sandbox's addresses into
+    `folder`; return the providers' names."""
     return copy_provider_files(folder, sandbox_url)
 
 

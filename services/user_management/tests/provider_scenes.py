@@ -83,7 +83,8 @@ def key_set() -> dict[str, Any]:
 
 
 def id_token(header: Mapping[str, Any] | None = None, /, **claims: Any) -> str:
-    """Sign an ID token of Google for our client. What is given replaces its claims; `ABSENT` leaves a claim out."""
+    """Sign an ID token of Google for our client. What is given replaces members of its header and claims; `ABSENT`
+    leaves a claim out."""
     members = {
         "iss": "https://accounts.google.com",
         "aud": CLIENT_ID,

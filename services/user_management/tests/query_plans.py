@@ -33,7 +33,7 @@ class Plan:
         return cls(answer["Plan"])
 
     def nodes(self, node: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-        """Yield all nodes, from the top."""
+        """Yield `node` (None: the root) and all nodes below it, from the top."""
         node = self.root if node is None else node
         yield node
         for child in node.get("Plans", []):

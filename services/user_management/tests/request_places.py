@@ -11,7 +11,8 @@ Schema = Mapping[str, Any]
 JSONPath = tuple[str | int, ...]
 
 LONGEST_IN_URL: Final = 2000
-"""Servers refuse much longer request lines before the application sees them."""
+"""Characters after which a text is cut in a URL or a header: servers refuse much longer ones before the application
+sees them."""
 _JSON: Final = "application/json"
 _FORM: Final = "application/x-www-form-urlencoded"
 _SCALARS: Final = frozenset({"string", "integer", "number", "boolean"})
@@ -24,7 +25,7 @@ class Place:
     method: str
     path: str
     kind: str
-    """`path`, `query`, `header`, `body`, or `name`: of a member that the schema does not know."""
+    """`path`, `query`, `header`, `body`, or `name`: the name of a body member that the schema does not know."""
     where: JSONPath
     operation: Schema = field(compare=False, hash=False, repr=False)
 
@@ -129,7 +130,8 @@ def _escaped(text: str) -> str:
 
 
 def prepare(document: Schema, place: Place, text: str, good: Mapping[str, Any]) -> Prepared:
-    """Build the request with `text` in its place, and `good` values in all other places that need one."""
+    """Build a request with `text` at `place`. All other required values come from `good`, by their names; body members
+    that `good` lacks get a value that fits their schema."""
     parameters = {kind: dict[str, str]() for kind in ("path", "query", "header")}
     for parameter in place.operation.get("parameters", []):
         if parameter["in"] == "path" or parameter.get("required"):

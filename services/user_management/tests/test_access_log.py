@@ -1,4 +1,5 @@
-"""Tests that a request writes one log line, except a token read that succeeds, which writes a row of `token_reads`."""
+"""Tests that a refused token read writes one log line, and a granted one none, since its row in `token_reads` has the
+request id."""
 
 from structlog.testing import capture_logs
 

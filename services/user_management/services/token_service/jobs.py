@@ -1,4 +1,5 @@
-"""Periodic jobs that repeat refreshes whose outcome is unknown, and renew tokens before they expire."""
+"""Two periodic jobs: one repeats token refreshes whose outcome is unknown, the other refreshes access tokens before
+they expire."""
 
 import asyncio
 import math
@@ -19,19 +20,19 @@ from services.user_management.services.token_service.answers import DEFAULT_TTL_
 from services.user_management.services.token_service.refresh import TokenRefresher
 
 CONCURRENCY: Final = 16
-"""How many refreshes a slice makes at once; the limit of calls to one provider may be lower."""
+"""The most refreshes that a slice makes at once; the limit of calls to one provider may be lower."""
 BATCH: Final = 64
 SLICE_PERIOD_SECONDS: Final = 10.0
-"""The time from one slice of the job to the next."""
+"""The time from the beginning of one slice of `refresh_due` to that of the next."""
 REFRESH_PERIOD_SECONDS: Final = 900.0
-"""The time from the beginning of one run to that of the next. With a longer period, tokens that live an hour would be
-refreshed by readers, since the next run would come too late, and then once more by that run."""
+"""The time from the beginning of one run of `refresh_due` to that of the next. With a longer period, tokens that live
+an hour would be refreshed by readers, since the next run would come too late, and then once more by that run."""
 
 log = structlog.get_logger(__name__)
 
 
 class RefreshJobs:
-    """The work of the refresh jobs, in slices (a few seconds of work each)."""
+    """The work of the jobs `sweep` and `refresh_due`, in slices (a few seconds of work each)."""
 
     def __init__(
         self,
@@ -41,8 +42,8 @@ class RefreshJobs:
         start_slice: StartSlice,
         spread_seconds: float,
     ) -> None:
-        """Set up the jobs. `spread_seconds` is the time over which the refreshes of a run are spread; 0 means as fast
-        as possible."""
+        """Set up the jobs. `spread_seconds` is the time over which a run of `refresh_due` spreads its refreshes; 0
+        means as fast as possible."""
         self._database = database
         self._refresher = refresher
         self._start_slice = start_slice
@@ -68,8 +69,9 @@ class RefreshJobs:
         """Slice: refresh the access tokens that would have too little life left for readers before the next run reaches
         them, those that expire soonest first.
 
-        Returns the cursor for the next slice: the last token that was begun, and how many tokens a slice may refresh,
-        so that no provider gets all calls of a run at once. Returns None when no token is left.
+        Returns the cursor for the next slice: the position of the last token whose refresh was begun, and about how
+        many tokens a slice may refresh, so that no provider gets all calls of a run at once. Returns None when no token
+        is left.
         """
         time = self._start_slice()
         share, position = _read_cursor(cursor) if cursor is not None else (await self._share(), DuePosition())

@@ -2,7 +2,8 @@
 names the cause.
 
 Each read is one SQL statement, the door, which authenticates the service, and judges and records the read. A stale
-reading means that the token has too little life left.
+reading is not recorded: the token has too little life left, or the caller says that the provider has refused it. It is
+then refreshed and read again.
 """
 
 import asyncio
@@ -24,12 +25,12 @@ from services.user_management.services.token_service.refresh_attempt import Refr
 from services.user_management.services.use_recorder import UseRecorder
 
 MINIMUM_TTL_SECONDS: Final = 30.0
-"""The remaining life that a token must have to be handed out if the provider gives no newer one and the caller demands
-no more."""
+"""The remaining life that a token must have to be handed out if the provider gives no newer one and the caller states
+no demand."""
 DOOR_TIMEOUT_SECONDS: Final = 2.0
 BATCH_TIMEOUT_SECONDS: Final = 4.0
 BATCH_CONCURRENCY: Final = 8
-"""How many members of one batch are refreshed at once."""
+"""The most tokens of one batch that are refreshed at once."""
 BATCH_SECONDS: Final = 7.0
 """The time for all refreshes of a batch. A refresh that is still under way when the time is over goes on, so the next
 call can get the token."""
@@ -62,8 +63,8 @@ class TokenService:
 
     async def refresh_token(self, credential: ServiceCredential, request: TokenRequest) -> TokenResponse:
         """Refresh the token and return the new one, for a caller whose token the provider has just refused. A token
-        that was issued less than ten seconds ago is not refreshed. If there is no refresh token, the present access
-        token is returned while it lives long enough.
+        that was issued less than ten seconds ago is returned as it is. If there is no refresh token, the present access
+        token is returned while it lives as long as the request demands, or 30 s if it demands nothing.
 
         Raises what `get_valid_token` raises. Unlike there, ProviderUnavailableError or ProviderMisconfiguredError is
         raised when the provider gives no new token even if the present one would live long enough."""
@@ -124,11 +125,11 @@ class TokenService:
         return result
 
     async def _renew(self, query: TokenQuery, stale: TokenReading) -> tuple[TokenReading, RefreshResult | None]:
-        """Refresh the token and read it again. If there is no newer token, 30 s of remaining life are enough, unless
-        the caller demanded more.
+        """Refresh the token and read it again. If there is no newer token and the caller states no demand, 30 s of
+        remaining life are enough.
 
         The result of the refresh is None if this process could not refresh, for lack of a key or of Postgres, and the
-        present token lives long enough. Raises KeyUnavailableError or the database's error if it does not.
+        present token lives long enough. If it does not, KeyUnavailableError or the database's error is raised.
         """
         lowered = query._replace(default_seconds=MINIMUM_TTL_SECONDS)
         try:

@@ -82,7 +82,8 @@ class TokenRefresher:
         self._stops_at = math.inf
 
     async def refresh(self, integration_id: UUID, token_version: int) -> RefreshResult:
-        """Replace the tokens of `token_version`, or wait for the process that is doing so, and return how that ended.
+        """Replace the tokens of `token_version`, unless they have been replaced already, or wait for the process that
+        is doing so, and return how that ended.
 
         The refresh goes on if the caller is cancelled. Raises KeyUnavailableError, or an error of the database. If the
         provider has answered and Postgres stays unavailable until the answer can no longer be stored, the outcome is
@@ -135,7 +136,8 @@ class TokenRefresher:
 
     async def _carry_out(self, claim: Claim, claimed_at: float) -> RefreshResult:
         """Call the provider and store its answer or failure. A short lease is renewed meanwhile, so it lasts as long as
-        the call, and ends soon if this process is killed. Whether a renewal succeeds does not affect the result."""
+        the call, and ends soon if this process is killed. A renewal that fails is only logged; but if the lease has
+        ended before the request is sent, it is not sent."""
         may_store_until = claimed_at + LEASE_SECONDS
         leased_until = claimed_at + (SHORT_LEASE_SECONDS if claim.is_short else LEASE_SECONDS)
 
@@ -199,8 +201,9 @@ class TokenRefresher:
             )
 
     async def _wait_for_other(self, wanted: DueRefresh, deadline: float) -> RefreshResult | None:
-        """Wait for the refresh of another process and return its result; return None when nobody has the lease, so that
-        this process may try to claim it. Raises KeyUnavailableError."""
+        """Wait for the refresh of another process, until `deadline` or until this process is about to stop, and return
+        the result; return None when nobody has the lease, so that this process may try to claim it. Raises
+        KeyUnavailableError as `_verdict` does."""
         pause = 0.025
         waited = False
         while True:
@@ -217,8 +220,8 @@ class TokenRefresher:
             waited = True
 
     def _verdict(self, wanted: DueRefresh, state: RefreshState, deadline: float) -> RefreshResult | None:
-        """Return the result of a refresh if the row, `deadline` or the end of this process decides it; None means to go
-        on waiting, or to claim the lease if nobody has it.
+        """Return the result of a refresh if the row decides it, `deadline` has passed, or this process is about to stop
+        or holds back calls to the provider; None means to go on waiting, or to claim the lease if nobody has it.
 
         Raises KeyUnavailableError if the row's last refresh failed for lack of a key and its pause is not over.
         """

@@ -58,8 +58,9 @@ _STRICT_NEXT_TRY_SECONDS: Final = 15.0
 last that can succeed, so it is made when the trouble may be over: four times as late for each earlier call whose
 outcome is unknown."""
 _NOT_SENT: Final = {BREAKER_OPEN: 1.0, TOO_MANY_CALLS: 1.0, TOO_LATE: 0.0}
-"""The failures of calls that were not sent, with the seconds for which the integration is then not refreshed: another
-process may succeed. After `too_late` (this process or the lease was about to end) another may try at once."""
+"""The codes of failed calls that were not sent, each with the pause in seconds before the integration may be refreshed
+again. It is short, since another process may succeed. After `too_late` (this process or the lease was about to end)
+another may try at once."""
 _END_WITH: Final = {
     ReauthReason.GRANT_REFUSED: RefreshEnd.REAUTH,
     ReauthReason.REFRESH_INTERRUPTED: RefreshEnd.INTERRUPTED,
@@ -71,11 +72,11 @@ log = structlog.get_logger(__name__)
 
 
 class RefreshOutcome(StrEnum):
-    """How a refresh ended, for its callers. UNAVAILABLE: it failed in a way that may pass, or there was no time for it;
-    MISCONFIGURED: the provider refuses our client, or is not configured."""
+    """How a refresh ended, for its callers. UNAVAILABLE: it failed in a way that may pass, was held back, or did not
+    end in time; MISCONFIGURED: the provider refuses our client, or is not configured."""
 
     REFRESHED = "refreshed"
-    """The integration has another token version than the caller named: a newer token was stored."""
+    """The caller should read the integration again: a newer token was stored, or its state has changed meanwhile."""
     REFUSED = "refused"
     """The integration serves no tokens: its user has to connect again, has disconnected it, or is not active."""
     IMPOSSIBLE = "impossible"
@@ -89,7 +90,8 @@ class RefreshResult:
     outcome: RefreshOutcome
     retry_after_seconds: float = 1.0
     failure: ProviderCallError | None = None
-    """The failure of the call to the provider; None if there was no call, or not by this process."""
+    """Why the provider call failed or was not sent; None unless this process tried a call and the outcome is
+    UNAVAILABLE."""
 
 
 REFRESHER: Final = system("token_refresh")
@@ -343,8 +345,9 @@ class RefreshAttempts:
         provider_failed: bool = False,
     ) -> FailureRun:
         """Give the lease back, with a pause of `cool_down_seconds`, record `failure` (None: the recorded one stays),
-        and count the end and a misconfigured provider. Returns the provider's failures in a row; their number is 0 if
-        this failure was not the provider's.
+        and count `end` and, with `is_misconfigured`, a misconfigured provider. Returns the provider's failures in a
+        row; their number is 0 if this failure was not the provider's, or if the lease was lost, which leaves the row as
+        it is.
 
         If the outcome of an earlier call is unknown, it stays so until an answer is stored. A call that was not sent
         does not count as an attempt. After three failures of the provider in a row the integration is degraded; an

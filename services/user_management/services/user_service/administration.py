@@ -1,4 +1,5 @@
-"""The use cases in which administrators, or services with a permission for them, find and change users."""
+"""The use cases in which administrators find and change users. Services that are not administrators may search for
+users and read profiles by id, if they have the permission for it."""
 
 import hashlib
 from dataclasses import asdict, dataclass, replace
@@ -96,8 +97,8 @@ class UserAdministration:
 
     async def suspend_user(self, actor: Principal, user_id: str, *, reason: str | None) -> AdminUserResponse:
         """Suspend the user and return them. This process refuses the user from now on, other processes within two
-        seconds. If they are suspended here already, nothing changes, not even the reason. Raises UserNotFoundError,
-        also for a deleted user."""
+        seconds. If they have been suspended here before (a ban by the identity provider does not count), nothing
+        changes, not even the reason. Raises UserNotFoundError, also for a deleted user."""
         async with self.unit_of_work(actor) as uow:
             row = await lock_live_user(uow, user_id)
             if row.suspended_at is None:

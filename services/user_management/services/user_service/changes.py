@@ -1,5 +1,5 @@
-"""Steps (parts of a transaction) that write a user's row, audit each changed field with its old and new value, and
-publish events with the names of the changed fields."""
+"""Steps (parts of a transaction) that lock and write a user's row, audit each changed field with its old and new value,
+and publish events with the names of the changed fields."""
 
 from dataclasses import fields, replace
 from datetime import datetime
@@ -28,7 +28,8 @@ _BOOKKEEPING: Final = frozenset(
         "updated_at",
     }
 )
-"""Columns that no answer of the API shows. A change of these alone is neither audited nor published."""
+"""Search keys, what upstream (the identity provider) reported, and the time of the change. A change of these columns
+alone is neither audited nor published."""
 _SUSPENSION: Final = {"status", "suspended_at", "suspended_reason"}
 _ENTERED: Final[dict[str, type[UserEvent]]] = {
     UserStatus.SUSPENDED: UserSuspended,
@@ -68,8 +69,8 @@ async def write_changes(uow: UnitOfWork, row: UserRow, values: UserColumns) -> U
     """Step: write those of `values` that differ from the locked `row`, with their search keys and the status that
     follows from them; return the new row.
 
-    The version increases, and the change is audited and published, only if a column changes that the API shows. Changes
-    of a deleted user are audited but not published."""
+    The version increases, and the change is audited and published, only if a column outside _BOOKKEEPING changes.
+    Changes of a deleted user are audited but not published."""
     after = replace(row, **with_search_keys(values))
     after = replace(after, status=effective_status(after).value)
     changes = differences(row, after)
@@ -98,7 +99,8 @@ async def write_differences(uow: UnitOfWork, row: UserRow, after: UserRow) -> No
 
 def _tell(uow: UnitOfWork, row: UserRow, changes: dict[str, list[Any]]) -> None:
     """Step: audit `changes`, which map each column to [old, new], and publish events unless the user is deleted: one if
-    the user has become suspended or deactivated, one with the names of the other columns, if any."""
+    the user has become suspended or deactivated, one with the names of the other columns except `local_fields`, if
+    any."""
     user_id = row.id
     entered = _ENTERED.get(changes["status"][1]) if "status" in changes else None
     visible = {name: [_json(old), _json(new)] for name, (old, new) in changes.items()}

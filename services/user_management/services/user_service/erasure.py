@@ -51,8 +51,8 @@ class UserErasure:
 
     async def _erase(self, uow: UnitOfWork, user_id: str) -> None:
         """Step: erase one user, and queue the revocation of their tokens at the providers. The audit keeps who did what
-        and when, without old and new values; of the events that upstream sent about the user only the message ids
-        stay."""
+        and when, without old and new values; the events that upstream sent about the user stay without their content.
+        The records of token reads stay."""
         identities = await user_queries.identities_of(uow.connection, user_id)
         for issuer, subject in identities:
             await user_queries.insert_tombstone(uow.connection, self.signer.subject_tombstones(issuer, subject)[0])

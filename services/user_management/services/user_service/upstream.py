@@ -1,5 +1,5 @@
-"""Applies what upstream (the identity provider) says about users. The same descriptions lead to the same state, in
-whatever order and however often they arrive.
+"""Applies what upstream (the identity provider) says about users and their sign-ins. The same descriptions lead to the
+same state, in whatever order and however often they arrive.
 
 Descriptions of a user are ordered by (time of the user object, time of the event, digest of the content), and the
 newest is kept. A deletion is final: only an administrator undoes it, and never a later event. Profiles of deleted users
@@ -99,8 +99,8 @@ class UpstreamUser:
 
 @dataclass(kw_only=True, eq=False)
 class UpstreamUsers:
-    """Steps that create, update and delete users, within the transaction of a webhook, a reconciliation or a first
-    sign-in."""
+    """Steps that create, update and delete users and record their sign-ins, within the transaction of a webhook, a
+    reconciliation or a first sign-in."""
 
     preferences: PreferencesManager
     signer: Signer

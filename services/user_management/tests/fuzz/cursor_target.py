@@ -1,4 +1,4 @@
-"""Fuzz target: a cursor is accepted only if we signed it for the same list."""
+"""Fuzz target: a cursor is accepted only if it holds a position that we have signed."""
 
 from typing import Any, Final
 
@@ -17,8 +17,8 @@ def seeds() -> list[bytes]:
 
 
 def fuzz_one(data: bytes) -> None:
-    """Decode `data` as a cursor, as the query string delivers it. Raises AssertionError if a forged cursor is
-    accepted."""
+    """Decode `data` as a cursor, as the query string delivers it. Raises AssertionError if it is accepted and holds a
+    position that `seeds` did not sign."""
     text = data.decode("utf-8", "replace")
     try:
         position = _SIGNER.decode_cursor(_SCOPE, text)

@@ -16,7 +16,7 @@ _SUFFIX: Final = "_target"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One fuzz target."""
+    """A fuzz target: the function that takes one input, and inputs to begin with."""
 
     fuzz_one: Callable[[bytes], None]
     seeds: list[bytes]

@@ -1,5 +1,5 @@
 """Fuzz target for Clerk's webhooks: any request without a valid signature is refused, and any body under a valid one
-becomes an event or is refused; a refusal is always one of our error catalogue."""
+becomes an event or is refused; a refusal is always an error of our catalogue."""
 
 import base64
 import hashlib
@@ -51,7 +51,8 @@ def _event(kind: str, member: object) -> bytes:
 
 
 def seeds() -> list[bytes]:
-    """Return inputs that get past the first checks."""
+    """Return bodies of three types of events, which get a valid signature, and unsigned requests that are refused by
+    different checks."""
     return [
         bytes([_SIGNED]) + _event("user.created", _USER),
         bytes([_SIGNED]) + _event("user.deleted", {"id": "user_1", "deleted": True}),
@@ -93,7 +94,8 @@ def _unsigned(data: bytes) -> Request:
 
 
 def _forge(data: bytes) -> None:
-    """Verify a forged webhook as the guard does, without its last step, which counts refusals in Redis."""
+    """Verify a forged webhook as the route does, but without counting the refusal in Redis. Raises AssertionError if it
+    is accepted."""
     try:
         finish(_verified(_unsigned(data)))
     except (InvalidWebhookHeadersError, InvalidSignatureError):

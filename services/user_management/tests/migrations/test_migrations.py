@@ -1,4 +1,5 @@
-"""Tests of the migrations: up, down and up again, the rows that they fill, and no drift between models and database."""
+"""Tests of the migrations: all at once and one by one, up and down; with one role for everything; over rows of earlier
+releases and a half-built index; and no drift between models and database."""
 
 import asyncio
 import json
@@ -26,7 +27,7 @@ SELECT string_agg(line, chr(10) ORDER BY line) FROM (
 
 
 def query(url: str, *statements: str) -> object:
-    """Run statements one after another; return the value of the last one."""
+    """Run statements one after another; return the first value that the last one selects."""
 
     async def run() -> object:
         connection = await asyncpg.connect(url)
@@ -42,7 +43,7 @@ def query(url: str, *statements: str) -> object:
 
 @pytest.fixture
 def database(servers: Servers, worker_name: str) -> Iterator[str]:
-    """Make an empty database of the owner's for one test, and yield its name."""
+    """Make an empty database that belongs to the owner role for one test, and yield its name."""
     name = f"test_migrations_{worker_name}"
     administration = servers.superuser_url("postgres")
     query(administration, f"DROP DATABASE IF EXISTS {name}")

@@ -1,5 +1,5 @@
-"""A fleet of real processes for tests: two copies of the API, a worker, a beat and the sandbox over embedded
-servers."""
+"""A fleet of real processes for tests: two copies of the API, a worker, a beat and the sandbox, over a Postgres and a
+Valkey of their own."""
 
 import asyncio
 import itertools
@@ -37,7 +37,8 @@ class Fleet:
 
     @property
     def key(self) -> dict[str, str]:
-        """Return the headers of the development service, which may read tokens of every sandbox provider."""
+        """Return the headers with the key of the development service, which may read tokens of every sandbox
+        provider."""
         return {"Authorization": f"Bearer {self.stack.service_key}"}
 
     async def admin(self) -> dict[str, str]:

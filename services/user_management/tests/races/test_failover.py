@@ -1,5 +1,5 @@
-"""Tests of a failover: a standby becomes the primary, the address moves to it, and the old primary comes back as a
-standby."""
+"""Tests of a failover of Postgres: a standby becomes the primary, the address moves to it, and the old primary comes
+back as a standby."""
 
 import asyncio
 import itertools
@@ -88,7 +88,7 @@ class Failover:
             await sending
 
     async def until_answered(self, *, seconds: float = 30) -> float:
-        """Wait until one request of each kind that is sent from now on has succeeded. Returns the seconds that took."""
+        """Wait until, from now on, a request of each kind has been answered with 200. Returns the seconds that took."""
         started, seen = time.monotonic(), len(self.answers)
 
         async def all_kinds() -> bool:
@@ -162,9 +162,10 @@ async def failover(request: pytest.FixtureRequest) -> AsyncIterator[Failover]:
 
 
 async def _fail_over(failover: Failover, *, seconds: float) -> float:
-    """Under load, promote the standby and move the address to it; then move the address to the former primary, which is
-    a standby now, and back again. Each time, wait until all kinds of requests succeed again. Return the longer of the
-    two waits, in seconds. `seconds` is how long the load runs before the failover and after each wait."""
+    """Under load, promote the standby, move the address to it and kill the former primary. Then start that as a
+    standby, lead the address to it until requests are refused, and move the address back. Both times when the address
+    leads to the new primary, wait until all kinds of requests succeed again; return the longer wait, in seconds.
+    `seconds` is how long the load runs before the failover and after each wait."""
     async with failover.load():
         await failover.until_answered()
         await asyncio.sleep(seconds)  # of the load before anything happens
@@ -197,7 +198,7 @@ async def _judge(failover: Failover) -> None:
 
 async def _become_a_standby(failover: Failover, kind: str) -> None:
     """Lead open connections to a standby, as a pooler does, and send a request of `kind`. Its refusal must make the
-    service replace all of the connections."""
+    service replace all connections, so that requests succeed at once when the address leads to the primary again."""
     for each in ("read", "write", "token"):
         assert (await failover.ask(each)).status_code == 200
     failover.address.move(failover.standby.socket_dir)

@@ -1,4 +1,5 @@
-"""The service behind Debian's pgbouncer in transaction mode, in which each transaction may get another session."""
+"""The service behind Debian's pgbouncer in transaction mode, in which each transaction may get another session of
+Postgres."""
 
 import asyncio
 import shutil

@@ -1,4 +1,4 @@
-"""Tests of processes: the worker relays an event, and a process that gets SIGTERM ends in good order."""
+"""Tests of processes: the worker relays an event, and an API that gets SIGTERM ends in good order."""
 
 import asyncio
 import signal

@@ -1,5 +1,6 @@
-"""The scenarios of the chaos run as tests. Kills during a refresh, and races, run small every time and at full size in
-the nightly tests; rolling restarts, Postgres outages, bad answers and wrong clocks run in the nightly tests only.
+"""The scenarios of the chaos run (`benchmarks/chaos`) as tests. Kills during a refresh, and races, run small every time
+and at full size in the nightly tests; rolling restarts, Postgres outages, bad answers and wrong clocks run in the
+nightly tests only.
 
 What a kill may cost is judged in `benchmarks/chaos/verdict.py`, whose own tests show that it notices a loss.
 """

@@ -1,4 +1,5 @@
-"""Many callers, several processes, one refresh; and processes killed while the provider is being asked."""
+"""Tests that many callers of several processes cause one refresh, and of what follows when a process is slow or is
+killed while it asks the provider."""
 
 import asyncio
 import time

@@ -117,8 +117,8 @@ async def test_opposite_events_at_both_at_once_end_as_one_after_the_other(
     prefix = f"user_{pair.__name__.replace('_', '')}{is_known}"
 
     async def final_states(name: str, urls: tuple[str, str], *, step: int, at_once: bool) -> list[dict[str, Any]]:
-        """Return the states of two new users of that name after the pair of events, which is sent to `urls` in its
-        order (`step` 1) or reversed (-1)."""
+        """Send the pair of events about two new users, whose ids contain `name`, to `urls`, in its order (`step` 1) or
+        reversed (-1). Return the states of those users whom the events are about."""
         users = f"{prefix}{name}a", f"{prefix}{name}b"
         for user_id, told in _before(*users) if is_known else ():
             await sender.deliver(here, sender.message(told, user_id))

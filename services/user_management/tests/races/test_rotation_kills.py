@@ -1,4 +1,5 @@
-"""A rotation is killed at any row, while refreshes store new tokens in the same rows: nothing is lost or unreadable."""
+"""A rotation of the encryption keys (`cli keys rewrap`) is killed at any row, while new tokens are stored in the same
+rows, as refreshes store them: nothing is lost or unreadable."""
 
 import asyncio
 import base64
@@ -81,7 +82,7 @@ class Tokens:
     stored: int = 0
 
     async def seed(self) -> None:
-        """Store two tokens for each integration, under version 1."""
+        """Make users with one integration each, and store both its tokens under version 1."""
         self.people = [tuple(row) for row in await self.owner.fetch(PEOPLE, CONNECTIONS)]
         rows = []
         for (integration_id, user_id), kind in itertools.product(self.people, TokenKind):
@@ -154,8 +155,8 @@ class Rotations:
         self._tokens = tokens
 
     async def killed(self, point: Failpoint | None, chance: random.Random) -> bool:
-        """Start a rotation that is killed at `point` or, if that is None, some milliseconds after rows have begun to
-        change. Return whether it was killed: the writers rotate rows too, so it may finish before that."""
+        """Start a rotation that is killed at `point` or, if that is None, some milliseconds after a hundred rows have
+        been rotated. Return whether it was killed: the writers rotate rows too, so it may finish before that."""
         await self._tokens.begin_again_if_done()
         before = await self._tokens.left()
         child = self._start({} if point is None else {"FAILPOINT": f"{point}:kill:{chance.choice((1, 2))}"})
@@ -223,8 +224,9 @@ async def killed_at(point: Failpoint | None, rotations: Rotations, chance: rando
 
 
 async def kill_repeatedly(tokens: Tokens, rotations: Rotations, points: list[Failpoint | None]) -> None:
-    """Kill one rotation at each of `points`, in an order that the seed determines, while writers store tokens. Then
-    finish the rotation, and check that every row is rotated and holds the token that was stored last."""
+    """Kill one rotation at each of `points` (None: at any moment), in an order that the seed determines, while writers
+    store tokens. Then finish the rotation, and check that every row is rotated and holds the token that was stored
+    last."""
     seed = int(os.environ.get("SEED") or secrets.randbits(32))
     print(f"SEED={seed}, {len(points)} kills")  # noqa: T201 - a failure is repeated by it
     chance = random.Random(seed)  # noqa: S311 - reproducible on purpose

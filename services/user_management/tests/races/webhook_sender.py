@@ -1,4 +1,5 @@
-"""A sender of webhooks that records every attempt, and a comparison of its messages with the rows, user by user."""
+"""A sender of webhooks that records every attempt, and a comparison of its messages with the rows in the database, user
+by user."""
 
 import json
 import time

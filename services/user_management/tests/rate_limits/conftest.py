@@ -1,4 +1,5 @@
-"""Fixtures: the key of an unused bucket, a clock that a test can move, and a Redis client."""
+"""Fixtures for tests of the rate limits: the key of an unused bucket, a clock that a test can move, and a Redis
+client."""
 
 import secrets
 from collections.abc import AsyncIterator

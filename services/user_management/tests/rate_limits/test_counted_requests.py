@@ -1,4 +1,5 @@
-"""Rate limits as a caller sees them: each answer says what is left, and is a 429 if nothing was."""
+"""Rate limits as a caller sees them: each answer of a limited route says how many requests are left, and is a 429 if
+none was."""
 
 import asyncio
 import secrets

@@ -1,4 +1,4 @@
-"""The names of rate-limit buckets, and the keys of addresses in them."""
+"""Tests of the names of rate-limit buckets, and of the keys that stand for addresses in these names."""
 
 import pytest
 

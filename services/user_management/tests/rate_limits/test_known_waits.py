@@ -1,4 +1,5 @@
-"""The refusals that a process remembers: only those still in force, and of these only a limited number, the latest."""
+"""The rate-limit refusals that a process remembers: only those still in force, and of these a limited number, the
+latest."""
 
 import pytest
 

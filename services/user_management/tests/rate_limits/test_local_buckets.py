@@ -1,4 +1,4 @@
-"""Buckets in the process: the same policies, by a clock that a test can move, and a limited number of buckets."""
+"""Rate-limit buckets in the memory of a process: quota, refusals, refill, and the limited number of buckets."""
 
 import pytest
 

@@ -95,8 +95,8 @@ async def test_guesses_of_a_neighbour_do_not_close_the_way_back_from_a_provider(
 
 @pytest.fixture
 async def judged(narrow: Journey) -> AsyncIterator[list[str]]:
-    """Return a list that records every statement that compares a service key, on both pools. Of the door's pool only
-    one connection is watched: requests sent one by one all use that one."""
+    """Return a list that records every statement that compares the secret of a service key, on both pools. Of the
+    door's pool only one connection is watched: requests sent one by one all use that one."""
     sent: list[str] = []
 
     def note(statement: str) -> None:

@@ -1,4 +1,4 @@
-"""Buckets in Redis: they count exactly over several processes, and expire when they are full again."""
+"""Rate-limit buckets in Redis: they count exactly over several processes, and expire when they are full again."""
 
 import asyncio
 import secrets

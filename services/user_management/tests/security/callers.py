@@ -1,4 +1,5 @@
-"""All kinds of callers, each with a credential and with parameter values for which there is data."""
+"""All kinds of callers, each with a credential and with parameter values for schemathesis, most of which name existing
+data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -29,8 +29,8 @@ _CHECKS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The plan of a run. `parameters` and `dictionaries` are passed to schemathesis, so that it uses values that
-    exist."""
+    """The plan of a run. `examples` is the most random cases of each operation in a phase. `parameters` and
+    `dictionaries` are passed to schemathesis, so that it uses values that exist."""
 
     seed: int
     examples: int
@@ -66,7 +66,7 @@ def undocumented_answer_is_a_problem(
     _context: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case[Any]
 ) -> None:
     """Check that an answer whose status the operation does not list is an RFC 9457 problem with a `type` of our
-    catalogue."""
+    catalogue, and that the operation lists `default`. A 405 needs no `default`, and may be in the form of OAuth."""
     documented = case.operation.definition.raw["responses"]
     if str(response.status_code) in documented:
         return

@@ -1,4 +1,5 @@
-"""Tests that a run finds what it should, on applications with one fault each."""
+"""Tests that a run of schemathesis (`schema_run`) finds the fault of an application that has one, and none in a sound
+one."""
 
 import asyncio
 from collections.abc import Callable
