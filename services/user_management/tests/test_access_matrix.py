@@ -1,4 +1,5 @@
-"""Who may call what: every route of the application under every kind of credential."""
+"""Tests that every route of the application answers every kind of credential with the status in the matrix of
+`access.py`."""
 
 import base64
 import itertools
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.slow
 OTHER_KEY: Final = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 ACTOR: Final = {"iss": "https://dashboard.clerk.com", "sid": "sess_support", "sub": "user_support"}
 TARGET: Final = "target"
-"""The name of the service that administrators change."""
+"""The name of the service that calls of `/admin/services/…` change."""
 BODIES: Final[dict[str, dict[str, Any]]] = {
     "PATCH /users/{user_id}": {"first_name": "Augusta"},
     "PUT /users/{user_id}": {"first_name": "Augusta"},
@@ -43,8 +44,8 @@ ENCRYPTED: Final = ".".join(base64.urlsafe_b64encode(b"part").rstrip(b"=").decod
 
 
 class Stage:
-    """The state that every call finds: a user with an integration, a user and a service that administrators change, and
-    the credentials of all callers."""
+    """A user with an integration, a user and a service for administrators to change, and the credentials of all kinds
+    of callers ("subjects"); makes every call from the same state of these."""
 
     def __init__(self, scene: Connected, credentials: dict[str, Headers], patient: Person, key_id: str) -> None:
         self.scene = scene
@@ -72,7 +73,8 @@ class Stage:
         return cls(scene, credentials, patient, target["Authorization"].split("_")[1])
 
     async def attempt(self, route: str, subject: str) -> int:
-        """Call `route` as `subject`, from the same state every time. Returns the status of the answer."""
+        """Set the state back and call `route` (method and path template) as `subject`. Returns the status of the
+        answer."""
         await self._reset(restorable=route.endswith("/restore"))
         method, template = route.split(" ")
         path, document = await self._request(route, template)
@@ -106,7 +108,8 @@ class Stage:
             await self.journey.connect(self.scene.person, self.scene.provider)
 
     async def _request(self, route: str, template: str) -> tuple[str, dict[str, Any]]:
-        """Return the path with its query, and the body."""
+        """Return the path with its query and the body for a call of `route`, having made the subscription or the
+        consent that the call is about."""
         user_id = self._patient.id if template.startswith("/admin/") else self.scene.user_id
         path = template.format(
             user_id=user_id,
@@ -137,14 +140,14 @@ class Stage:
         return bodies.get(route) or BODIES.get(route, {})
 
     async def _subscribe(self) -> UUID:
-        """Make a subscription of the service that may manage its own."""
+        """Make a subscription of the service `managing-service`, and return its id."""
         subscriptions = self.journey.container.events.subscriptions
         owner = Principal(PrincipalKind.SERVICE, "managing-service")
         request = CreateSubscriptionRequest(url="http://127.0.0.1:9/")
         return (await subscriptions.create_subscription(owner, request)).id
 
     async def _consented(self) -> str:
-        """Consent at the provider; return the URL to which it sends the browser."""
+        """Start a connect attempt and consent at the provider; return the URL to which it sends the browser."""
         started = await self.journey.authorize(self.scene.person, self.scene.provider)
         return await self.journey.consent(started["authorization_url"], account=self.scene.person.email)
 
@@ -166,7 +169,8 @@ class Stage:
 
 
 def _sessions(journey: Journey, user_id: str) -> dict[str, Headers]:
-    """Return the headers of valid and invalid sessions of the user, and of credentials that may be taken for one."""
+    """Return the headers of each subject without a service key: with valid and invalid sessions of the user, with other
+    tokens that look like one, and with none."""
     clerk = journey.sandbox.clerk
     claims: dict[str, dict[str, Any]] = {
         "owner": {},
@@ -199,8 +203,8 @@ def _sessions(journey: Journey, user_id: str) -> dict[str, Headers]:
 
 
 async def _keys(journey: Journey) -> dict[str, Headers]:
-    """Return the headers of valid and invalid service keys. The invalid ones have all permissions, so that they are not
-    refused for a lack of those."""
+    """Create a service for each subject with a service key, and return their headers. Those whose key is invalid have
+    all permissions, so that they are not refused for a lack of those."""
     clients = journey.container.service_clients
     everything = tuple(ServicePermission)
     wanted: dict[str, tuple[ServicePermission, ...]] = {

@@ -1,4 +1,5 @@
-"""Administration of sibling services over HTTP: what an admin may do, what is recorded, and what is never shown."""
+"""Tests of `/admin/services`: what administrators can do with sibling services, what is refused, what is audited, and
+that no key is shown twice."""
 
 import asyncio
 import json
@@ -18,7 +19,8 @@ SERVICES = "/admin/services"
 
 
 class Administrator:
-    """Calls the routes with the key of a service that has the permission `admin`."""
+    """Calls `/admin/services` followed by a path, with the key of a service `operations` that has the permission
+    `admin`."""
 
     def __init__(self, journey: Journey, headers: Headers) -> None:
         self.journey = journey
@@ -45,7 +47,8 @@ class Administrator:
         return shown
 
     async def changes(self, action: str) -> dict[str, Any]:
-        """Return the old and new values in the only record of `action` on the service `calendar`."""
+        """Return the old and new values in the only audit row of `action` on the service `calendar`, whose actor must
+        be this administrator."""
         row = await only_row(
             self.journey,
             "SELECT d.changes, l.* FROM audit_logs l JOIN audit_details d USING (id) WHERE l.action = $1"

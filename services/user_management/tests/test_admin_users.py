@@ -1,4 +1,5 @@
-"""`/admin/users` and `/internal/users/batch-get`: other people's accounts, for admins and permitted services."""
+"""Tests of `/admin/users`, where administrators see and change users, and of `/internal/users/batch-get`, where
+permitted services read profiles."""
 
 import asyncio
 import json
@@ -48,7 +49,7 @@ async def detail(journey: Journey, admin: Headers, user_id: str) -> dict[str, An
 
 
 async def listed(journey: Journey, admin: Headers, path: str = USERS, **parameters: str) -> list[str]:
-    """Return the ids in the list, without the administrator's own."""
+    """Return the ids of the users in the list at `path`, without the administrator's own."""
     response = await journey.client.get(path, headers=admin, params=parameters)
     assert response.status_code == 200, response.text
     return [user["id"] for user in response.json()["items"] if user["id"] != ADMIN_USER_ID]

@@ -1,4 +1,5 @@
-"""Every route that changes something leaves a record, in the transaction of the change."""
+"""Tests that a call of any route that changes something writes its audit rows and token reads, with the request's
+id."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,13 +19,13 @@ PROVIDER = "sandbox-static"
 Call = Callable[[], Awaitable[httpx.Response]]
 Prepare = Callable[[Journey], Awaitable[Call]]
 CALLBACK = "GET /oauth/callback/{provider}"
-"""A route that changes something although it is a GET."""
+"""The one GET that changes something."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A call and its records. `prepare` sets everything up and returns the call; `audit` and `reads` are what the call
-    alone must write."""
+    """A call and its records: `prepare` sets everything up and returns the call, which alone must write audit rows with
+    the actions `audit` and token reads with the outcomes `reads`."""
 
     prepare: Callable[[Journey], Awaitable[Call]]
     audit: tuple[str, ...] = ()
@@ -68,7 +69,7 @@ async def _get_token_after_expiry(journey: Journey) -> Call:
 
 
 def _own_integration(method: str, path: str = "", body: dict[str, object] | None = None) -> Prepare:
-    """Prepare a user's call on their own integration."""
+    """Return what prepares a user's call on their own integration, whose access token has expired."""
 
     async def prepare(journey: Journey) -> Call:
         scene = await Connected.at(journey)
@@ -80,7 +81,7 @@ def _own_integration(method: str, path: str = "", body: dict[str, object] | None
 
 
 def _ask_for_token(path: str, *, as_form: bool = False) -> Prepare:
-    """Prepare a service's call for a token that has to be refreshed."""
+    """Return what prepares a service's call for a token that has to be refreshed."""
 
     async def prepare(journey: Journey) -> Call:
         scene = await Connected.at(journey)
@@ -99,8 +100,9 @@ def _ask_for_token(path: str, *, as_form: bool = False) -> Prepare:
 
 
 def _administer(method: str, path: str, body: dict[str, object] | None = None) -> Callable[[Journey], Awaitable[Call]]:
-    """Prepare an administrator's call of `/admin/services` followed by `path`. A service `calendar-sync` exists, with a
-    key and a grant; it is disabled before a call that enables it. `{key_id}` in `path` stands for the id of its key."""
+    """Return what prepares an administrator's call of `/admin/services` followed by `path`. A service `calendar-sync`
+    exists, with a key and a grant; it is disabled before a call that enables it. `{key_id}` in `path` stands for the id
+    of its key."""
 
     async def prepare(journey: Journey) -> Call:
         services = journey.container.service_clients
@@ -115,7 +117,7 @@ def _administer(method: str, path: str, body: dict[str, object] | None = None) -
 
 
 def _edit(method: str) -> Callable[[Journey], Awaitable[Call]]:
-    """Prepare a user's call on their own profile."""
+    """Return what prepares a user's call on their own profile."""
 
     async def prepare(journey: Journey) -> Call:
         ada = await journey.sign_up()
@@ -127,7 +129,8 @@ def _edit(method: str) -> Callable[[Journey], Awaitable[Call]]:
 
 
 def _treat(method: str, action: str = "", change: str = "") -> Callable[[Journey], Awaitable[Call]]:
-    """Prepare an administrator's call on another user, after an SQL `change` of that user."""
+    """Return what prepares an administrator's call on another user, after an SQL `change` (assignments) of all
+    users."""
 
     async def prepare(journey: Journey) -> Call:
         ada = await journey.sign_up()
@@ -149,7 +152,8 @@ async def _batch_get(journey: Journey) -> Call:
 def _subscription(
     method: str, path: str = "", body: dict[str, object] | None = None
 ) -> Callable[[Journey], Awaitable[Call]]:
-    """Prepare an administrator's call on a webhook subscription; without a `path`, the call that makes one."""
+    """Return what prepares an administrator's call on a webhook subscription; without a `path`, the call that makes
+    one."""
 
     async def prepare(journey: Journey) -> Call:
         admin = {"X-API-Key": await journey.container.service_clients.create_service(TESTER, "operations", ["admin"])}
@@ -277,7 +281,7 @@ async def _audited(journey: Journey) -> list[tuple[str, str]]:
 
 
 async def _read(journey: Journey) -> list[tuple[str, str]]:
-    """Return outcome and request id of every recorded read, the oldest first."""
+    """Return outcome and request id of every token read, the oldest first."""
     rows = await journey.owner.fetch("SELECT outcome, request_id FROM token_reads ORDER BY read_at")
     return [(row["outcome"], row["request_id"]) for row in rows]
 

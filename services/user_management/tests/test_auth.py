@@ -1,4 +1,5 @@
-"""Session tokens as credentials: which are accepted, as which user, and what is recorded of a first visit."""
+"""Tests of session tokens as credentials: which are accepted and as which user, what a first visit creates, and that
+impersonation is audited."""
 
 import asyncio
 import time
@@ -26,7 +27,8 @@ async def _users(journey: Journey) -> int:
 
 
 async def _early_in_a_second() -> int:
-    """Return the Unix time, waiting until most of the second is still to come: claims count in whole seconds."""
+    """Return the Unix time in whole seconds, as claims have it, after waiting for the next second if less than half of
+    this one is left."""
     if (late := time.time() % 1) > 0.5:
         await asyncio.sleep(1.001 - late)
     return int(time.time())

@@ -1,4 +1,4 @@
-"""Tests of the Python client for sibling services, against the service itself."""
+"""Tests of the Python client for sibling services (`services/auth_client`), against this service."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,8 +25,8 @@ MakeClient = Callable[..., AsyncTokenClient]
 
 @pytest.fixture
 def make_client(connected: Connected) -> MakeClient:
-    """Return a function that makes clients of the application in process, with the key of a service that may read Ada's
-    tokens."""
+    """Return a function that makes clients of the application in this process, with the key of a service that may read
+    Ada's tokens."""
     key = connected.key["Authorization"].removeprefix("Bearer ")
     http = connected.journey.client
     return partial(AsyncTokenClient, str(http.base_url), key, http=http)

@@ -1,4 +1,5 @@
-"""A fault affects only its integration, its provider, its job or its process."""
+"""Tests that a fault affects only its integration, its provider, its job or its process: damaged and missing keys and
+tokens, long outages, unusable answers, slow jobs, busy pools."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,5 @@
-"""Clerk's Backend API as the sandbox serves it, through Clerk's SDK: what we read, and what each failure means."""
+"""Tests of `ClerkDirectory`, which reads Clerk's Backend API through Clerk's SDK: what it reads (the sandbox stands in
+for Clerk), and what it makes of each failure."""
 
 import asyncio
 import subprocess
@@ -47,7 +48,7 @@ def directory(http: HttpClient) -> ClerkDirectory:
 
 
 def _answering(response: httpx.Response) -> ClerkDirectory:
-    """Return a directory that gets the same answer to every call."""
+    """Return a directory that gets `response` to every call."""
 
     def answer(_: httpx.Request) -> httpx.Response:
         return httpx.Response(response.status_code, headers=response.headers, stream=response.stream)

@@ -1,4 +1,5 @@
-"""The operator's command line: what it prints, where, and how it ends."""
+"""Tests of the operator's command line, by its commands for services and the schema: what it prints on stdout and
+stderr, and its exit codes."""
 
 import asyncio
 import subprocess

@@ -1,5 +1,5 @@
-"""Events from Clerk and reconciliation with Clerk, as operators run them on the command line and the worker runs them
-as jobs, each in a process of its own."""
+"""Tests of what commands, and the worker's jobs, do with Clerk's events and in reconciling with Clerk, each in a
+process of its own; the job that erases users is among them."""
 
 import asyncio
 import json
@@ -130,7 +130,8 @@ def operator(servers: Servers, database: str, clerk_on_a_socket: Sandbox) -> Ope
 
 
 def _assert_refusal(finished: "subprocess.CompletedProcess[str]", code: int) -> None:
-    """Assert that a command ended with `code`, with a message and no traceback on stderr, and nothing on stdout."""
+    """Assert that a command ended with exit code `code`, a message at the end of stderr, no traceback and nothing on
+    stdout."""
     assert (finished.returncode, finished.stdout) == (code, "")
     assert finished.stderr.splitlines()[-1].startswith("user-management: ")
     assert "Traceback" not in finished.stderr

@@ -19,7 +19,7 @@ PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
 
 def seen(peer: str, *forwarded: str, trusted: Any = PROXIES) -> str | None:
-    """Return the client's address of a request from `peer` with these X-Forwarded-For lines."""
+    """Return the address that counts as the client's in a request from `peer` with these X-Forwarded-For lines."""
     headers = [(b"x-forwarded-for", line.encode("latin-1")) for line in forwarded]
     return client_address({"type": "http", "client": (peer, 40000), "headers": headers}, trusted)
 

@@ -1,5 +1,5 @@
-"""Tests that a process's wall clock can be set wrong in the test environment only, and that the service's modules, with
-few exceptions, read the time from that clock."""
+"""Tests that a process's wall clock can be set wrong in the test environment only, that durations are measured right
+all the same, and that the service's modules, with few exceptions, read the time from that clock."""
 
 import ast
 from collections.abc import Iterator
@@ -25,7 +25,8 @@ MAY_READ_IT: Final = {
 
 
 def readers_of_the_wall() -> Iterator[str]:
-    """Yield the modules of the service that ask the machine for the time of day, by their paths."""
+    """Yield the paths of the service's modules, without tests and migrations, that ask the machine for the time of
+    day."""
     for path in sorted(PACKAGE.rglob("*.py")):
         if "tests" in path.relative_to(PACKAGE).parts or "alembic" in path.relative_to(PACKAGE).parts:
             continue
@@ -35,7 +36,7 @@ def readers_of_the_wall() -> Iterator[str]:
 
 
 def offset_of(container: Container) -> timedelta:
-    """Return by how much the container's clock differs from the machine's, to the second."""
+    """Return by how much the container's clock is ahead of the machine's, to the second."""
     difference = container.resources.clock.now() - SystemClock().now()
     return timedelta(seconds=round(difference.total_seconds()))
 

@@ -1,5 +1,5 @@
-"""From `authorize` to an integration: each attempt works once, only for the user who started it, and nothing is stored
-before that user confirms."""
+"""Tests of a connect attempt from `authorize` to the integration: it works once, only for the user who started it, and
+no code is exchanged before that user confirms."""
 
 import asyncio
 from typing import Any
@@ -33,7 +33,7 @@ async def _connections(journey: Journey) -> int:
 
 
 async def _returned(journey: Journey, ada: Person) -> tuple[str, dict[str, str]]:
-    """Bring a flow as far as the provider's return. Returns its ticket, and the parameters of the return."""
+    """Bring a connect attempt as far as the provider's return. Returns its ticket, and the parameters of the return."""
     started = await journey.authorize(ada, PROVIDER)
     location = await journey.consent(started["authorization_url"], account=ada.email)
     return flow_ticket(expect(await journey.callback(location), 303)), _query(location)

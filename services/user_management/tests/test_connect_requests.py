@@ -1,5 +1,5 @@
-"""The authorization requests that are sent to a provider, and the returns that are accepted: only those of an attempt
-that this user started."""
+"""Tests of the authorization requests that are sent to a provider (scopes, consent, redirect URI), of the checks of its
+return (state, issuer) and of its first tokens, and of the limits on a user's open connect attempts."""
 
 import asyncio
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ def _query(url: str) -> dict[str, str]:
 
 
 async def _asked(journey: Journey, person: Person, **body: Any) -> dict[str, str]:
-    """Return the parameters of the authorization request."""
+    """Start a connect attempt, and return the parameters of its authorization request."""
     return _query((await journey.authorize(person, PROVIDER, **body))["authorization_url"])
 
 

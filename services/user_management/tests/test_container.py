@@ -1,4 +1,4 @@
-"""The container: which groups the start and the end of a process build."""
+"""Tests of the container over the life of a process: which of its groups start and end build, and its phases."""
 
 import math
 from collections.abc import AsyncIterator
@@ -13,15 +13,15 @@ from services.user_management.settings import Settings
 
 @pytest.fixture(autouse=True)
 async def connections_for_this_test_alone(container: Container) -> AsyncIterator[None]:
-    """Disconnect the session's container meanwhile: there is one set of database connections per process, and the
-    containers of these tests close it."""
+    """Disconnect the database of the session's container for the test: a process has one set of database connections,
+    and the containers of these tests close it."""
     await container.resources.database.disconnect()
     yield
     await container.resources.database.connect()
 
 
 def groups(container: Container) -> set[str]:
-    """Return the names of the groups that are built."""
+    """Return the names of the container's groups that are built, other than `resources`, which always is."""
     return {name for name in vars(container) if not name.startswith("_")} - {"resources"}
 
 

@@ -1,4 +1,4 @@
-"""Tests that events of users lead to one state, in whatever order, twice, and all at once."""
+"""Tests that Clerk's events about users lead to one state, in whatever order they arrive, and all at once."""
 
 import asyncio
 import math
@@ -34,11 +34,12 @@ COPIED: Final = (
     ("sign_ins", "user_id", "'user_id', twin, 'session_id', 'sess_' || twin"),
 )
 """The tables of which `_twins` copies rows: the name, the column with the user's id, and the columns that differ in a
-copy."""
+copy with their values (arguments of `jsonb_build_object`)."""
 
 
 def _history(user_id: str, *, ends: str) -> list[Event]:
-    """Six events of one user. Without the first one, a change of name that the third repeats, the end is the same."""
+    """Return six events about one user; the last one deletes or unbans them. Without the first one, a change of name
+    that the third repeats, the end is the same."""
     name = {"first_name": "Ada", "last_name": "Lovelace"}
     address = {"email": "Ada@Example.com", "phone": "+441632960000"}
     renamed = {**address, "first_name": "Augusta", "last_name": "King"}
@@ -77,7 +78,7 @@ async def _twins(owner: "Owner[asyncpg.Record]", orders: list[Order]) -> None:
 
 
 def _anonymous(user_id: str, state: State) -> str:
-    """Return the state as text without the user's id, which alone may differ."""
+    """Return the state as text, with the user's id replaced by a fixed one."""
     return repr(sorted(state.items())).replace(user_id, "ID")
 
 

@@ -1,5 +1,5 @@
-"""Random histories of several users, delivered in any order, repeatedly or in part, compared with a model that knows
-only what happened."""
+"""Tests that random histories of several users, delivered in any order, repeatedly or in part, end where a model says
+that knows only what was delivered and edited."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -73,7 +73,7 @@ _edits = st.tuples(
 
 @dataclass
 class World:
-    """What really happened at Clerk, and every event about it."""
+    """What really happened at Clerk, and the events about it."""
 
     people: dict[str, dict[str, Any]] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
@@ -83,7 +83,8 @@ class World:
     now: int = 0
 
     def happen(self, number: int, change: Any, wait: int) -> None:
-        """Take one step of the history. A user who is deleted, or has taken LONGEST steps, does nothing."""
+        """Advance the history's clock by `wait`, then take one step. A user who is deleted, or has taken LONGEST steps,
+        does nothing."""
         person = f"user_{number}"
         self.now += wait
         self.taken[person] = self.taken.get(person, 0) + 1
@@ -116,7 +117,8 @@ class World:
 
 @dataclass
 class Heard:
-    """The model: what was delivered to the service, and what was edited there."""
+    """The model: keeps what was delivered to the service and what was edited there, and says which states may
+    follow."""
 
     known: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
@@ -137,7 +139,8 @@ class Heard:
             self.news.setdefault(person, []).append((*key, _visible(subject)))
 
     def edit(self, person: str, edit: dict[str, str | None]) -> bool:
-        """Edit a user here; return whether there is such a user."""
+        """Note an edit of a user in the service, where an empty value drops an earlier edit. Returns False, and notes
+        nothing, if the user is unknown or deleted."""
         if person not in self.known or person in self.gone:
             return False
         self.local.setdefault(person, {}).update({name: value for name, value in edit.items() if value})
@@ -176,7 +179,7 @@ def _seconds(moment: int) -> float:
 
 
 def _visible(user: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a Clerk user as the product shows them."""
+    """Return the part of a Clerk user that the service's state shows, by the service's names."""
     address: dict[str, Any] = user["email_addresses"][0] if user["email_addresses"] else {}
     status = "suspended" if user["banned"] or user["locked"] else "active"
     return {
@@ -198,7 +201,8 @@ def _comparable(state: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Post:
-    """Delivers events in random orders, and records in the model what arrived."""
+    """Delivers events to the service in random orders, edits users and runs sweeps, and records in the model what
+    arrived."""
 
     container: Container
     draw: Any

@@ -1,4 +1,4 @@
-"""Tests that no process of ours leaves a core dump, whose memory holds keys and tokens."""
+"""Tests that no process of the service leaves a core dump, whose memory would hold keys and tokens."""
 
 import os
 import resource

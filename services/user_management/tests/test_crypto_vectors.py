@@ -1,4 +1,5 @@
-"""Published vectors through our own functions: NIST CAVP for AES-256-GCM, RFC 5869 for HKDF, RFC 7914 for PBKDF2."""
+"""Tests of our own functions against published vectors: NIST CAVP and one of its authors' for AES-256-GCM, RFC 5869 for
+HKDF, RFC 7914 for PBKDF2."""
 
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -13,7 +14,7 @@ NIST: Final = Path(__file__).parent / "nist"
 
 
 class Vector(NamedTuple):
-    """One published case; if `plaintext` is None, decryption has to be refused."""
+    """One case of NIST's for AES-256-GCM; if `plaintext` is None, decryption has to be refused."""
 
     cipher: AESGCM
     nonce: bytes

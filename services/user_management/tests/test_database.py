@@ -1,4 +1,5 @@
-"""Tests of the answers to a caller when the database fails, of the driver's pool, and of URLs with several hosts."""
+"""Tests of the answers to a caller when a statement fails, of the driver's pool, and of database URLs with several
+hosts."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -55,13 +56,14 @@ SLEEP = "SELECT pg_sleep(30)"
 
 @pytest.fixture
 async def pool(servers: Servers, database_name: str) -> AsyncIterator[DriverPool]:
-    """A pool that has one connection, so that one which is not given back is missed at once."""
+    """A pool of at most one connection, so that one which is not given back is missed at once."""
     async with asyncpg.create_pool(driver_url(servers.url(database_name)), min_size=0, max_size=1) as opened:
         yield opened
 
 
 async def backend(pool: DriverPool) -> int:
-    """Return the process id of the pool's server process. Raises TimeoutError if the pool has no connection left."""
+    """Return the process id of the Postgres process that serves the pool's connection. Raises TimeoutError if the pool
+    has no connection left."""
     row = await fetch_row(pool, BACKEND, timeout_seconds=5)
     assert row is not None
     return int(row["pid"])

@@ -1,4 +1,5 @@
-"""The diagnosis over HTTP and on the command line: what it answers, to whom, and what it never tells."""
+"""Tests of the diagnosis of integrations over HTTP and on the command line: what it answers, to whom, and that it never
+tells a token."""
 
 import asyncio
 import base64

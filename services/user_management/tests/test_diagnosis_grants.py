@@ -1,5 +1,5 @@
-"""Tests that the diagnosis distinguishes the causes for which a consent ends: each is brought about at the imitation of
-its provider."""
+"""Tests that the diagnosis tells apart the causes for which a consent at Google, Microsoft or Slack ends or is refused,
+each brought about at the sandbox's imitation of the provider or in the database."""
 
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,8 @@ async def test_google_account_connected_once_is_not_the_token_limit(journey: Jou
 
 
 async def _same_account_connected(patient: Patient, other: Patient, *, times: int) -> None:
-    """Let `other` have the same account at the provider, and have connected it `times` times."""
+    """Give the integration of `other` the same account at the provider, and record that it was connected `times` more
+    times."""
     owner = patient.scene.journey.owner
     await owner.execute(
         "UPDATE integrations SET provider_account_id = (SELECT provider_account_id FROM integrations WHERE id = $1)"

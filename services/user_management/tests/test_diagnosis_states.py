@@ -1,5 +1,5 @@
-"""Causes of trouble with an integration other than the end of its consent: scopes, tokens, keys, the provider, and
-clocks."""
+"""Tests that the diagnosis names causes of trouble with an integration other than the end of its consent: scopes,
+tokens, keys, the provider, and clocks."""
 
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,5 @@
-"""The end of an integration: its tokens are unreadable here at once, and their revocation at the provider is tried
-until it succeeds, for at most a week."""
+"""Tests of the end of an integration: its tokens are unreadable here at once, and their revocation at the provider is
+tried until it succeeds, for at most a week."""
 
 import asyncio
 from collections.abc import Iterator

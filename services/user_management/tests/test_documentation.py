@@ -1,5 +1,5 @@
-"""Tests that the documents are complete and right in what they list (settings, errors, events, jobs …), and that their
-links lead somewhere."""
+"""Tests that the documents are complete and right in what they list (settings, errors, events, jobs …), that their
+provider files can be read, and that their links lead somewhere."""
 
 import ast
 import re
@@ -63,7 +63,7 @@ def provider_files() -> Iterator[str]:
 
 
 def codes_of_findings() -> set[str]:
-    """Return every text that the code gives as `code=` of a finding."""
+    """Return every string that the code of the diagnosis passes as `code=`."""
     calls = [
         node
         for path in DIAGNOSIS.rglob("*.py")

@@ -1,4 +1,4 @@
-"""Tests that use the provider files of the documentation as written, except that their addresses lead to the
+"""Tests that the provider files in the documentation work as written, except that their addresses lead to the
 sandbox."""
 
 import json
@@ -22,8 +22,8 @@ EMAIL = "ada@example.com"
 def _offer(
     journey: Journey, folder: Path, monkeypatch: pytest.MonkeyPatch, page: str, name: str, addresses: dict[str, str]
 ) -> None:
-    """Offer the provider `name` by its file on `page`, with each key of `addresses` replaced by that path of the
-    sandbox."""
+    """Offer the provider `name` by its file on `page`, in which each key of `addresses` is replaced by its value, a
+    path, at the sandbox's address."""
     blocks = re.findall(r"```toml\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     (text,) = (block for block in blocks if block.startswith(f'name = "{name}"'))
     for documented, served in addresses.items():
@@ -56,7 +56,8 @@ async def test_documented_file_gives_a_connection_that_is_refreshed(
 
 @pytest.fixture
 def globex(journey: Journey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journey:
-    """Offer the documented provider without discovery, at which the account has consented before."""
+    """Offer `globex`, the documented provider without discovery, at which EMAIL has consented to `profile.read`
+    before."""
     hosts = ("id.globex.example", "api.globex.example")
     addresses = {f"https://{host}": f"/as/{host}" for host in hosts}
     _offer(journey, tmp_path, monkeypatch, PROVIDERS, "globex", addresses)

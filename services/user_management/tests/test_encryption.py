@@ -1,4 +1,5 @@
-"""The vault's cryptography: every way in which a ciphertext can be wrong, and batches."""
+"""Tests of the vault's cryptography: what was encrypted is read back, one by one and in batches, and a ciphertext that
+was changed, moved or put under another key version is refused."""
 
 import hashlib
 from dataclasses import replace

@@ -1,4 +1,5 @@
-"""Events as webhooks deliver them: one of each type is caused, and must fit the JSON Schema published for it."""
+"""Tests of events as webhooks deliver them: one of each type is caused, and must fit the JSON Schema published for
+it."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable

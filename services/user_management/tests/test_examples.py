@@ -1,4 +1,5 @@
-"""The examples in the OpenAPI document: every request, answer and required parameter has one that fits its schema."""
+"""Tests of the examples in the OpenAPI document: every request, answer and required parameter has one that fits its
+schema."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,5 @@
-"""Failpoints: each occurs once in the code and is exercised by a crash test; outside of tests none does anything."""
+"""Tests of failpoints, at which a test can make the code fail: each occurs once in the code, is exercised by a crash
+test, fires at the pass it is told, and does nothing outside the test environment."""
 
 import ast
 import os

@@ -1,4 +1,5 @@
-"""Credentials and rate limits are checked before a byte of the body is read, on every route that takes a body."""
+"""Tests that no byte of a body is read before the credential in the headers is checked, on every route that takes a
+body, of how much is read and parsed then, and of clients that hang up in a body."""
 
 import json
 import threading
@@ -133,7 +134,7 @@ async def test_webhook_of_last_week_is_refused_before_the_body_is_read(app: Fast
 
 @pytest.fixture
 def one_webhook(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Allow each sender one webhook that cannot be verified, counted in this process alone."""
+    """Allow each sender one webhook an hour that cannot be verified, counted in this process alone."""
     policies = container.resources.settings.limits.policies() | {RateClass.WEBHOOK: QuotaPolicy(1, 3600)}
     nowhere = create_redis_client("unix:///nowhere/valkey.sock")
     limits = RateLimits(nowhere, policies, container.resources.clock)

@@ -1,5 +1,5 @@
-"""Hostile strings in every place that takes text: each is refused or kept as it is, and none causes a crash or forges a
-line of the log."""
+"""Tests of hostile strings in every place that takes text: each is refused or kept as it is, and none causes a crash or
+forges a line of the log."""
 
 import asyncio
 import io
@@ -243,7 +243,8 @@ async def test_hostile_string_in_a_profile_is_refused_or_kept_as_it_is(
 
 
 async def _tell(journey: Journey, user: dict[str, Any]) -> httpx.Response:
-    """Send a signed `user.updated` and return the answer. Its body may hold half a surrogate pair, as JSON can."""
+    """Send a signed `user.updated` about `user` and return the answer. Its body may hold half a surrogate pair, as JSON
+    can."""
     clerk = journey.sandbox.clerk
     body = json.dumps(clerk.event("user.updated", user)).encode()
     headers = clerk.sign(body) | {"content-type": "application/json"}

@@ -1,4 +1,4 @@
-"""The HTTP client of a process, which all calls to providers share."""
+"""Tests that the HTTP client of a process, which all calls to providers share, keeps no cookies."""
 
 import httpx
 

@@ -1,5 +1,5 @@
-"""Requests over real sockets: a head that is too large or too slow is refused before any guard, and costs no memory; a
-body that is too slow ends its connection."""
+"""Tests of the HTTP server over real sockets: a head that is too large or too slow is refused before the application
+sees it, and costs no memory; a client that is too slow with a body, or never ends it, loses its connection."""
 
 import asyncio
 import contextlib
@@ -110,7 +110,8 @@ class Seen:
 
 @contextlib.asynccontextmanager
 async def serving(application: Any) -> AsyncIterator[tuple[Connect, ServerState]]:
-    """Serve `application` on a local port. Gives a function that connects to it, and the server's state."""
+    """Serve `application` by LimitedHttpProtocol on a local port. Gives a function that connects to it, and the
+    server's state."""
     config = uvicorn.Config(application, ws="none", lifespan="off", log_config=None, access_log=False)
     state = ServerState()
     loop = asyncio.get_running_loop()
@@ -149,7 +150,7 @@ async def connect_to_seen(seen: Seen) -> AsyncIterator[Connect]:
 
 
 def head_of(size: int, *, lines: int = 10) -> bytes:
-    """Return a complete head of exactly `size` bytes, filled up with `lines` headers."""
+    """Return a complete head of a GET request of exactly `size` bytes, filled up with `lines` headers."""
     filler = [b"x-%d: " % number for number in range(lines)]
     missing = size - len(GET) - 2 - sum(len(name) + 2 for name in filler)
     parts = [missing // lines] * (lines - 1)

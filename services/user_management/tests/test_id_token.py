@@ -1,4 +1,5 @@
-"""ID tokens (OpenID Connect Core section 3.1.3.7): a valid one is accepted, and each kind of defect is refused."""
+"""Tests of the verification of ID tokens (OpenID Connect Core section 3.1.3.7): a valid one is accepted, each kind of
+defect is refused, and keys are fetched once and count for their provider alone."""
 
 import base64
 import hashlib

@@ -1,4 +1,5 @@
-"""Integrations as their user sees them: what can be connected, what is connected, and who read its tokens."""
+"""Tests of what users see of their integrations: what they can connect, what is connected and in which state, and who
+read its tokens."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
-"""The periodic check of integrations: it distinguishes a dead token, a provider that is down and a client that is
-refused."""
+"""Tests of the periodic check of integrations: which of them it asks the provider about, and that it distinguishes a
+dead token, a provider that is down and a refusal of our client."""
 
 from functools import partial
 from typing import Any
@@ -133,7 +133,7 @@ async def test_those_whose_key_is_missing_here_do_not_stand_before_the_others(
 
 
 class _Ticking(SystemClock):
-    """A clock that goes on by one second each time it is read."""
+    """A clock whose `monotonic` tells one second more at each call."""
 
     def __init__(self) -> None:
         self._seconds = 0.0

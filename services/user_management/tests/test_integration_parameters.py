@@ -1,5 +1,5 @@
-"""The parameters that name an integration in a path and a query: a text that cannot be a provider's or an account's
-name is refused on every route alike."""
+"""Tests of the parameters that name an integration in a path and a query: on every route alike, a text that cannot be a
+provider's or an account's name is refused."""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""Integrations as the product changes them: notes, the primary account, a refresh on demand; and several accounts."""
+"""Tests of the routes by which the product changes integrations: metadata, the primary account, a refresh on demand;
+and of users with several accounts at a provider."""
 
 import asyncio
 import itertools
@@ -335,7 +336,8 @@ async def test_two_accounts_confirmed_at_once_have_one_primary(journey: Journey)
 
 
 async def _blocked_or_done(journey: Journey, task: "asyncio.Task[Any]") -> None:
-    """Wait until a transaction in Postgres waits for a lock, or the task has ended without waiting for one."""
+    """Wait until any transaction in Postgres waits for a lock, or the task is done. Raises TimeoutError after ten
+    seconds."""
     waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"
     async with asyncio.timeout(10):
         for pause in itertools.repeat(0.01):

@@ -1,4 +1,5 @@
-"""Slots of periodic jobs, the outbox relay, and the refresh jobs' slices."""
+"""Tests of how the slots of periodic jobs are worked on, and of the jobs that relay the outbox, refresh tokens, and
+maintain partitions and delete old rows."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

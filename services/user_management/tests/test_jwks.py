@@ -1,5 +1,5 @@
-"""The fetches of the issuer's keys: one for all callers, none for forged tokens, and no outage for keys that are
-known."""
+"""Tests of the issuer's keys: one fetch serves all callers, forged tokens cause none, known keys outlast an outage of
+the issuer, and keys that are unfit, also pinned ones, are refused."""
 
 import asyncio
 import json
@@ -61,7 +61,7 @@ class Publisher:
 
 
 async def _settled() -> None:
-    """Let a background refresh run to its end."""
+    """Let a background fetch of the keys run to its end."""
     for _ in range(10):
         await asyncio.sleep(0)
 

@@ -1,5 +1,5 @@
-"""The commands `cli keys …`, each run as a process: rotation, rollback, numbers of new keys, unreadable tokens, and
-keys that a transit engine wraps."""
+"""Tests of the commands `cli keys …`, each run as a process: rotation, rollback, numbers of new keys, unreadable
+tokens, and keys that a transit engine wraps."""
 
 import asyncio
 import base64

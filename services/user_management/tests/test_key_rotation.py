@@ -1,5 +1,5 @@
-"""The re-encryption of all values under a former key version, wherever they are stored, without a lost update; and the
-retirement of the version."""
+"""Tests of the re-encryption of all values under a former key version, wherever they are stored, without a lost update;
+and of the retirement of the version."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
-"""The key sources: the environment, AWS KMS (moto's), a transit engine; and what each of them refuses."""
+"""Tests of the sources of the vault's keys (the environment, AWS KMS, for which moto stands in, and a transit engine),
+and of what each of them refuses."""
 
 import base64
 import json
@@ -35,7 +36,8 @@ REGION = "eu-central-1"
 
 @pytest.fixture(autouse=True, scope="module")
 def credentials() -> Iterator[None]:
-    """Set arbitrary AWS credentials, which botocore needs and moto ignores, and let nothing wait between attempts."""
+    """Set arbitrary AWS credentials, which botocore needs and moto ignores; let KMS be asked once only, and a transit
+    engine again without a pause."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")

@@ -1,4 +1,4 @@
-"""Key versions: proof at boot, activation, and processes that do not all hold every version."""
+"""Tests of key versions: proof at the start, activation, and processes that do not all hold every version."""
 
 import asyncio
 

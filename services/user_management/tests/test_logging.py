@@ -1,4 +1,5 @@
-"""No secret reaches a log line, whichever way it is logged."""
+"""Tests that neither a secret nor what a database error quotes of a row reaches a log line, whichever way it is logged,
+and that the rest of the line is kept."""
 
 import io
 import json

@@ -1,5 +1,5 @@
-"""The application as a whole: every error is a problem, every answer carries its headers, and the OpenAPI document is
-true."""
+"""Tests of the application as a whole: every error is a problem document, every answer carries its headers, health and
+readiness tell the truth, and so does the OpenAPI document."""
 
 import asyncio
 import json

@@ -1,4 +1,5 @@
-"""The main job: from a sign-up at Clerk to a token in a sibling's hands, and who can see it afterwards."""
+"""Tests of the main job, from a sign-up at Clerk to a token in a sibling service's hands; of who can see the token read
+afterwards; and of attackers who want a victim's consent."""
 
 from urllib.parse import parse_qs, urlsplit
 

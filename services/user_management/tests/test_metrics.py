@@ -1,4 +1,5 @@
-"""The metrics about integrations: only what is committed, by whichever process, with bounded labels."""
+"""Tests of the metrics about integrations: they count what is committed, by whichever process, and nothing else, and
+their labels are bounded."""
 
 import asyncio
 import re
@@ -29,7 +30,7 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
-    """Parse metrics into (name, values of the labels in the order of `_LABELS`) → value."""
+    """Parse metrics into a map from (name, values of the labels in `_LABELS`, in that order) to the value."""
     found = {}
     for line in text.splitlines():
         if (match := _SAMPLE.match(line)) is not None:
@@ -46,7 +47,7 @@ async def scrape(journey: Journey) -> dict[tuple[str, ...], float]:
 
 
 async def refreshes_of(scene: Connected) -> dict[str, float]:
-    """Return the number of refreshes by outcome; outcomes that did not happen are left out."""
+    """Return the number of refreshes at STATIC by outcome; outcomes that did not happen are left out."""
     found = await scrape(scene.journey)
     return {key[2]: value for key, value in found.items() if key[0] == REFRESHES and key[1] == STATIC and value}
 

@@ -1,4 +1,5 @@
-"""What the tables themselves refuse, whoever writes to them."""
+"""Tests of the tables themselves: what they refuse whoever writes to them, what goes with an erased user, the order of
+ids, and partitions."""
 
 import time
 from uuid import RFC_4122

@@ -1,4 +1,5 @@
-"""The OAuth protocol with each built-in provider: what is sent, what a token answer holds, how a token is revoked."""
+"""Tests of the OAuth protocol with each built-in provider: what is sent, what a token answer holds, how a token is
+revoked and probed, and what each failure means."""
 
 import asyncio
 import base64

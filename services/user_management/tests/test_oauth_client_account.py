@@ -1,4 +1,5 @@
-"""The account that tokens belong to: read from the ID token, from user info, and from both where they must agree."""
+"""Tests of how the account is found that tokens belong to: from the ID token, from user info, or from both where they
+must agree."""
 
 from typing import Any
 

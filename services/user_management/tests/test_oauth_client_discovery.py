@@ -1,5 +1,5 @@
-"""A provider that publishes its endpoints (OpenID Connect Discovery): when they are fetched, and which answers are
-accepted."""
+"""Tests of a provider that publishes its endpoints (OpenID Connect Discovery): when they are fetched, and which answers
+are accepted."""
 
 import asyncio
 from typing import Any

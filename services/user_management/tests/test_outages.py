@@ -1,5 +1,5 @@
-"""Outages of Postgres, Valkey and a provider: what does not need them still works, the rest is refused for the time
-being, and all of it works again afterwards without a restart."""
+"""Tests of outages of Postgres, Valkey and a provider: what does not need them still works, the rest is refused for the
+time being, and all of it works again afterwards without a restart."""
 
 import json
 import os
@@ -27,7 +27,8 @@ PROVIDER = "sandbox-static"
 
 @dataclass
 class Outage:
-    """A service in a process of its own, a user with an integration, and control of its servers."""
+    """The development stack with the service in a process of its own, a user with an integration, and requests that
+    show what works while a server is away."""
 
     stack: Stack
     job: MainJob
@@ -39,7 +40,7 @@ class Outage:
 
     @property
     def key(self) -> dict[str, str]:
-        """Return the header with the key of the development service."""
+        """Return the header with the key of the stack's sibling service."""
         return {"Authorization": f"Bearer {self.stack.service_key}"}
 
     async def read(self) -> httpx.Response:
