@@ -1,5 +1,5 @@
-"""The relay of outbox events as CloudEvents: to a Redis stream, to a channel, and as one delivery to each subscription
-to their type."""
+"""Tests of the relay of outbox events as CloudEvents: to a Redis stream, to a channel, and as one delivery to each
+subscription to their type; and of their removal five weeks later."""
 
 import asyncio
 import json
@@ -60,7 +60,8 @@ async def create_admin(container: Container) -> None:
 
 @pytest.fixture
 async def publish(clean_database: None, container: Container) -> Publish:
-    """Give a function that writes events as any use case does. The stream is empty, and `ADMIN` can subscribe."""
+    """Give a function that writes events to the outbox, in one transaction, as a use case does. The stream is empty,
+    and `ADMIN` can subscribe."""
     await create_admin(container)
     await container.resources.redis.delete(container.resources.settings.redis.stream)
 
@@ -89,7 +90,8 @@ async def queued(journey: Journey, subscription_id: UUID) -> list[tuple[int, str
 
 @asynccontextmanager
 async def listening(container: Container) -> AsyncIterator[Callable[[], Any]]:
-    """Subscribe to the channel, and give a function that waits up to five seconds for its next message."""
+    """Subscribe to the Redis channel of events, and give a function that returns its next message; it fails if none
+    comes in five seconds."""
     async with container.resources.redis.pubsub() as channel:
         await channel.subscribe(container.resources.settings.redis.channel)
         assert (await channel.get_message(timeout=5))["type"] == "subscribe"

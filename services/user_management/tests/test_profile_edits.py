@@ -1,5 +1,5 @@
-"""`PATCH` and `PUT /users/{user_id}`: JSON Merge Patch (RFC 7396), which fields users may change, and what is recorded
-of a change."""
+"""Tests of `PATCH` and `PUT /users/{user_id}`: JSON Merge Patch (RFC 7396), which fields users may change, and what is
+recorded of a change."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,5 @@
-"""Who has to act on each refusal of each provider: the errors as the providers document them, not as our files say."""
+"""Tests of who has to act on each refusal of each built-in provider. The errors are as the providers document them, and
+not read from our provider files."""
 
 import httpx
 import pytest

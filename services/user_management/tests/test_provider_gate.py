@@ -1,4 +1,4 @@
-"""The gate before each provider: a cap on calls at once, and a circuit breaker on the clock of the test."""
+"""Tests of the gate before each provider: a cap on calls at once, and a breaker, by a clock that the tests move."""
 
 import asyncio
 

@@ -1,5 +1,5 @@
-"""The built-in files, pointed at the sandbox's imitations: an account is connected at each provider, in that provider's
-own form of the protocol."""
+"""Tests of the built-in provider files against the sandbox's imitations: an account is connected at each provider, and
+its tokens refreshed and revoked, in that provider's own form of the protocol."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ NAMES = ["google", "microsoft", "github", "slack"]
 
 @dataclass
 class World:
-    """The parties of one connect attempt."""
+    """A user's browser, our OAuth client, and a folder for provider files that lead to the sandbox."""
 
     browser: httpx.AsyncClient
     oauth: OAuthClient

@@ -1,5 +1,5 @@
-"""The paths that a reverse proxy keeps from the internet. It compares paths as they are sent, so each must be served
-under one spelling only."""
+"""Tests of the paths that a reverse proxy keeps from the internet: the document for operators lists each of them, and
+each is served under one spelling only, since a proxy compares paths as they are sent."""
 
 import re
 

@@ -1,5 +1,5 @@
-"""No statement reads a whole table that grows: every function in `queries/` is run, and the plans of its statements are
-checked."""
+"""Tests that no statement reads a whole table that grows: every function in `queries/` is run, and the plans of its
+statements are checked."""
 
 import importlib
 import inspect
@@ -463,7 +463,8 @@ async def recording_pool(url: str) -> AsyncIterator[tuple["asyncpg.Pool[asyncpg.
 
 
 async def statements_of(name: str, url: str, scene: Connected) -> set[str]:
-    """Return the statements that the function sends in all its RUNS."""
+    """Return the different statements that the function `name` (`module.function`) sends in all its RUNS, on a
+    connection to `url`."""
     module, _, function = name.partition(".")
     signature = inspect.signature(getattr(importlib.import_module(f"{queries.__name__}.{module}"), function))
     if next(iter(signature.parameters)) == "pool":

@@ -1,4 +1,5 @@
-"""The sweep over all of Clerk's users: differences that no webhook reported are found, and nothing else is changed."""
+"""Tests of the sweep over all of Clerk's users: differences that no webhook reported are found and repaired, and
+nothing else is changed."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta

@@ -1,6 +1,7 @@
-"""The fences of a refresh: each test fails when its fence is taken out.
+"""Tests of what guards a refresh against what happens meanwhile: a reconnect, a user's suspension, another process with
+the lease, a failing database, a process that stops. Each test fails when its guard is taken out.
 
-The provider holds back its answer to a refresh, and meanwhile the test tries what must not succeed.
+In most, the provider holds back its answer to a refresh, and meanwhile the test tries what must not succeed.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ from services.user_management.tests.scenes import Connected
 from services.user_management.unit_of_work import UnitOfWork, UnitOfWorkFactory, unit_of_work_factory
 
 HELD_SECONDS = 600.0
-"""A delay that lasts until `sandbox.faults.clear()`."""
+"""A delay that ends no sooner than with `sandbox.faults.clear()`."""
 
 
 @pytest.fixture
@@ -50,7 +51,8 @@ async def strict(journey: Journey) -> AsyncIterator[Connected]:
 async def _hold_refresh(
     scene: Connected, action: FaultAction = "delay", **fault: Any
 ) -> "asyncio.Task[httpx.Response]":
-    """Start a read whose refresh has reached the provider and gets no answer until the faults are cleared."""
+    """Start a read whose refresh has reached the provider (with `when="after"`: was carried out there) and gets no
+    answer until the faults are cleared."""
     scene.fail(action, delay_seconds=HELD_SECONDS, **fault)
     reader = asyncio.create_task(scene.get())
     committed = {"committed": True} if fault.get("when") == "after" else {}

@@ -1,5 +1,5 @@
-"""The job that renews tokens before anybody needs them: which are due, in which order, how often, and where the next
-slice goes on."""
+"""Tests of the jobs that renew tokens before anybody needs them: which are due, in which order, how often, and where
+the next slice goes on."""
 
 import asyncio
 import json

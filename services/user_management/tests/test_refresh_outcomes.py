@@ -1,4 +1,5 @@
-"""What each kind of failure of a refresh does to an integration."""
+"""Tests of what each kind of failure of a refresh does to an integration, and of how long the next refresh has to
+wait."""
 
 import asyncio
 from pathlib import Path

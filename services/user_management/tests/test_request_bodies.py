@@ -1,4 +1,5 @@
-"""Request bodies: their largest size, the accepted media types, and strict JSON, which every parser reads alike."""
+"""Tests of request bodies: their largest size, the accepted media types, and strict JSON, which every parser reads
+alike."""
 
 import json
 from collections.abc import AsyncIterator

@@ -1,5 +1,5 @@
-"""Changes of the required scopes: integrations that lack one are set to needs_reauth, those that no longer lack one
-recover, and no status goes back and forth while old and new processes run side by side."""
+"""Tests of changes of the required scopes: integrations that lack one are set to needs_reauth, those that no longer
+lack one recover, and no status goes back and forth while old and new processes run side by side."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ async def _an_hour_goes_by(journey: Journey) -> None:
 
 
 async def _check_requiring(journey: Journey, required: Sequence[str]) -> None:
-    """Run the check of integrations as in a process that requires these scopes."""
+    """Run the check of integrations as in a process in which STATIC requires the scopes `required`."""
     with pytest.MonkeyPatch.context() as patch:
         configure(journey, patch, STATIC, required_scopes=tuple(required))
         await run_check(journey)

@@ -1,4 +1,4 @@
-"""Reading `Retry-After`: both of its forms, and text that is neither."""
+"""Tests of reading `Retry-After`: both of its forms, and text that is neither."""
 
 from datetime import UTC, datetime
 from typing import Final

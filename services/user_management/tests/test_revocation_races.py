@@ -1,4 +1,5 @@
-"""Disconnects and reconnects during a call to the provider: no token stays valid there, and no new consent is ended."""
+"""Tests of disconnects and reconnects during a call to the provider: no token stays valid there, and no new consent is
+ended."""
 
 import asyncio
 from collections.abc import Iterator

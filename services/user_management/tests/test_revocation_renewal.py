@@ -1,4 +1,5 @@
-"""Providers that take only an access token for revocation: a token that has run out is renewed before it is revoked."""
+"""Tests of revocation at providers that take only an access token for it: one that has run out is renewed before it is
+revoked."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,5 +1,5 @@
-"""Service keys: which internal and administrators' routes they open, their rotation, and the record of their last
-use."""
+"""Tests of service keys: which routes for services and administrators they open, their rotation, and the record of
+their last use."""
 
 import asyncio
 import time
@@ -43,7 +43,8 @@ SEARCHER = Annotated[Principal, Depends(admin_or_permitted(ServicePermission.USE
 
 
 def _doors(container: Container) -> FastAPI:
-    """Build an application with one route (a door) for each kind of guard that takes a service key."""
+    """Build an application with one route (a door) for each dependency of FastAPI's by which a route demands a service
+    key or takes it besides a session."""
     app = FastAPI(
         exception_handlers=HANDLERS, middleware=[Middleware(RequestContextMiddleware, strict_transport=False)]
     )

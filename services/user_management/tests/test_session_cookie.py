@@ -1,4 +1,5 @@
-"""Clerk's session cookie: a browser sends it by itself, so each use must come from a page of ours."""
+"""Tests of Clerk's session cookie: each use must come from a page of ours, since a browser sends the cookie by itself;
+and cookies that others have planted are passed over."""
 
 import pytest
 from starlette.requests import cookie_parser

@@ -1,5 +1,5 @@
-"""Session tokens that are presented again: they are verified once, and refused as soon as a fresh verification would
-refuse them."""
+"""Tests of session tokens that are presented again: they are verified once, and refused as soon as a fresh verification
+would refuse them."""
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa

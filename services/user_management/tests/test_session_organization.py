@@ -1,4 +1,5 @@
-"""The organisation claims of Clerk's session tokens: both versions are read into the same form."""
+"""Tests of the organisation claims of Clerk's session tokens: both versions are read into the same form, and claims of
+an unknown form name no organisation."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which session tokens are accepted, and what is read from them."""
+"""Tests of which session tokens are accepted, and what is read from them."""
 
 import json
 from typing import Any

@@ -1,5 +1,5 @@
-"""Settings: development needs no variable; production refuses what is missing or weak, and names every problem at
-once."""
+"""Tests of the settings: development needs no variable; production refuses what is missing or weak, and names every
+problem at once."""
 
 import base64
 import json
@@ -51,7 +51,7 @@ def _load(monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str]) -> Se
 
 
 def _problems(monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str]) -> dict[str, str]:
-    """Load settings that must be refused; return the problem of each variable as the error lists them."""
+    """Load settings that must be refused; return, by variable, the problems that the error lists."""
     with pytest.raises(StartupError) as refused:
         _load(monkeypatch, environment)
     _, *lines = str(refused.value).splitlines()

@@ -1,4 +1,5 @@
-"""Routes take exactly the query parameters, numbers, times and methods that the OpenAPI document describes."""
+"""Tests that routes take exactly the query parameters, numbers, times and methods that the OpenAPI document
+describes."""
 
 import re
 from typing import Any

@@ -1,4 +1,5 @@
-"""`POST /internal/tokens/batch-get`: up to a hundred token reads at once, each answered as if it were alone."""
+"""Tests of `POST /internal/tokens/batch-get`: up to a hundred token reads at once, each answered as if it were
+alone."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""`POST /internal/tokens/get`: who gets a token, how each refusal is answered, and what is recorded."""
+"""Tests of `POST /internal/tokens/get`: who gets a token, how each refusal is answered, and what is recorded."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -84,8 +84,8 @@ REFUSALS: dict[TokenOutcome, tuple[Callable[[Connected], Awaitable[httpx.Respons
         },
     ),
 }
-"""For each outcome: a function that brings it about, the status, and the members of the body beyond those of every
-problem."""
+"""For each outcome that is a refusal: a function that brings it about, the status, and the members of the body beyond
+those of every problem."""
 
 
 def test_refusals_name_every_outcome_of_the_statement() -> None:

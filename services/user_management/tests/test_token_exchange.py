@@ -1,5 +1,5 @@
-"""`POST /internal/oauth/token`: a service gets a user's access token for a provider by OAuth token exchange (RFC 8693).
-Requests and refusals have OAuth's form, with a few parameters and members of our own."""
+"""Tests of `POST /internal/oauth/token`: a service gets a user's access token for a provider by OAuth token exchange
+(RFC 8693). Requests and refusals have OAuth's form, with a few parameters and members of our own."""
 
 import base64
 import re
@@ -44,7 +44,8 @@ async def _exchange(scene: Connected, *, headers: Headers | None = None, **chang
 
 
 def _refused(response: httpx.Response, error: str, status: int = 400) -> dict[str, Any]:
-    """Assert that the refusal is one that a strict OAuth client can read (RFC 6749 section 5.2); return its body."""
+    """Assert that the answer is the refusal `error`, in a form that a strict OAuth client can read (RFC 6749 section
+    5.2); return its body."""
     body: dict[str, Any] = response.json()
     assert (response.status_code, body["error"]) == (status, error), response.text
     assert response.headers["content-type"] == "application/json"

@@ -1,4 +1,5 @@
-"""How much life a handed-out token has left, and what failed refreshes do to token reads and integrations."""
+"""Tests of how much life a handed-out token has left, and of what failed refreshes do to token reads and
+integrations."""
 
 import asyncio
 from typing import Any
