@@ -26,8 +26,8 @@ Rows = list[dict[str, Any]]
 
 @dataclass
 class UnitOfWork:
-    """The object that a use case holds while its transaction is open. Whatever the use case does with ormar models is
-    part of the transaction."""
+    """The object that a use case holds while its transaction is open, which collects audit rows, events and counts
+    until the commit. Whatever the use case does with ormar models is part of the transaction."""
 
     connection: AsyncConnection
     clock: Clock
@@ -42,8 +42,8 @@ class UnitOfWork:
     def audit(
         self, action: str, *, target: tuple[str, str], user_id: str | None, changes: Mapping[str, Any] | None = None
     ) -> None:
-        """Write an audit row at the commit: the actor did `action` to `target` (type, id); `changes` maps a field to
-        [old, new]."""
+        """Write an audit row at the commit: the actor did `action` to `target` (type, id), which concerns `user_id`
+        (None: no user); `changes` maps a field to [old, new]."""
         context = current_context()
         row_id = uuid7()
         self._audit_rows.append(
@@ -78,7 +78,7 @@ class UnitOfWork:
         )
 
     def count(self, counted: IntegrationCount) -> None:
-        """Add one to a counter that `/metrics` shows, at the commit."""
+        """Add one to `counted`, a counter that `/metrics` shows, at the commit."""
         self._counts.append(counted)
 
     @asynccontextmanager
@@ -96,8 +96,8 @@ class UnitOfWork:
             raise
 
     def keep(self, error: Kept) -> Kept:
-        """Make `raise uow.keep(error)` commit what was written before `error` leaves the unit of work, for refusals
-        that must be recorded. Any other error rolls the transaction back."""
+        """Mark `error`, so that `raise uow.keep(error)` commits what was written and only then lets `error` out of the
+        unit of work: for refusals that must be recorded. Any other error rolls the transaction back."""
         self._kept = error
         return error
 
@@ -119,7 +119,7 @@ class UnitOfWork:
 
 
 class UnitOfWorkFactory(Protocol):
-    """The type of the factory that services get; they use it as `async with self.unit_of_work(actor) as uow`."""
+    """The type of the factory that use cases get; they use it as `async with self.unit_of_work(actor) as uow`."""
 
     def __call__(self, actor: Principal) -> AbstractAsyncContextManager[UnitOfWork]:
         """Open a transaction in which `actor` acts: committed when the block ends, rolled back if it raises an error

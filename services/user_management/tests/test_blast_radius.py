@@ -1,5 +1,5 @@
-"""Tests that a fault affects only its integration, its provider, its job or its process: damaged and missing keys and
-tokens, long outages, unusable answers, slow jobs, busy pools."""
+"""Tests that a fault affects only its integration, provider, job or process: a damaged token, a missing key, a long
+outage, an unusable answer, a slow job, busy pools."""
 
 import asyncio
 from typing import Any

@@ -1,5 +1,5 @@
-"""Tests of what commands, and the worker's jobs, do with Clerk's events and in reconciling with Clerk, each in a
-process of its own; the job that erases users is among them."""
+"""Tests of the operator's commands and the worker's jobs for events from Clerk, reconciliation with Clerk, and erasure,
+each run in a process of its own."""
 
 import asyncio
 import json

@@ -1,4 +1,5 @@
-"""Tests of the container over the life of a process: which of its groups start and end build, and its phases."""
+"""Tests of the container: which of its groups are built at the start and at the end of a process, and the phase it is
+in."""
 
 import math
 from collections.abc import AsyncIterator

@@ -83,8 +83,8 @@ class World:
     now: int = 0
 
     def happen(self, number: int, change: Any, wait: int) -> None:
-        """Advance the history's clock by `wait`, then take one step. A user who is deleted, or has taken LONGEST steps,
-        does nothing."""
+        """Advance the clock by `wait`, then let `change` happen to the user `number`. Nothing happens to a user who is
+        deleted, or has taken LONGEST steps."""
         person = f"user_{number}"
         self.now += wait
         self.taken[person] = self.taken.get(person, 0) + 1

@@ -1,5 +1,5 @@
-"""Tests that no byte of a body is read before the credential in the headers is checked, on every route that takes a
-body, of how much is read and parsed then, and of clients that hang up in a body."""
+"""Tests of how much of a body is read, on every route that takes one: no byte before the credential in the headers is
+checked, then up to the route's limit; and of clients that hang up in their body."""
 
 import json
 import threading

@@ -1,5 +1,5 @@
-"""Tests of the issuer's keys: one fetch serves all callers, forged tokens cause none, known keys outlast an outage of
-the issuer, and keys that are unfit, also pinned ones, are refused."""
+"""Tests of the fetches of the issuer's keys: one serves all callers, tokens with unknown key ids cause few and forged
+signatures none, and known keys outlast an outage; and of keys that are unfit, also pinned ones."""
 
 import asyncio
 import json

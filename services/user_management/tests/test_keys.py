@@ -1,4 +1,5 @@
-"""Tests of key versions: proof at the start, activation, and processes that do not all hold every version."""
+"""Tests of key versions: their proof at the start of a process, activation, and processes that do not all hold every
+version."""
 
 import asyncio
 

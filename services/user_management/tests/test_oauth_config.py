@@ -1,5 +1,5 @@
-"""Tests of provider files and of the operator's clients: a provider is added without code, messages about mistakes name
-the file and the key, and scopes are read by a provider's rules."""
+"""Tests of provider files and client registrations: a provider is added without code, messages about mistakes name the
+file and the key, and scopes are read by a provider's rules."""
 
 import json
 from pathlib import Path

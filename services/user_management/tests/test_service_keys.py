@@ -43,8 +43,8 @@ SEARCHER = Annotated[Principal, Depends(admin_or_permitted(ServicePermission.USE
 
 
 def _doors(container: Container) -> FastAPI:
-    """Build an application with one route (a door) for each dependency of FastAPI's by which a route demands a service
-    key or takes it besides a session."""
+    """Build an application with one route (a door) for each FastAPI dependency by which our routes accept a service
+    key."""
     app = FastAPI(
         exception_handlers=HANDLERS, middleware=[Middleware(RequestContextMiddleware, strict_transport=False)]
     )

@@ -1,4 +1,5 @@
-"""`POST /internal/tokens/refresh`: a newer token for a service whose provider has just refused the one it has."""
+"""Tests of `POST /internal/tokens/refresh`: a newer token for a service whose provider has just refused the one it
+has."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,5 @@
-"""Damaged rows and missing keys: a damaged row marks its own integration, an operator's mistake marks none."""
+"""Tests of token reads with damaged rows and missing keys: a damaged row marks its own integration, an operator's
+mistake marks none."""
 
 import json
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""A provider that was taken out of the configuration: its integrations are still shown, and can be ended."""
+"""Tests of a provider that was taken out of the configuration: its integrations are still shown, and can be ended."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,5 +1,5 @@
-"""Units of work: a change is committed with its audit rows and events or not at all. An error that was marked by `keep`
-is raised after the commit."""
+"""Tests of units of work: a change is committed with its audit rows and events or not at all; an error that was marked
+by `keep` is raised after the commit; nothing is written outside of one."""
 
 import asyncpg
 import pytest

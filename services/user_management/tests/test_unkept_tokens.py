@@ -1,5 +1,5 @@
-"""Tokens that no integration will hold after the code was exchanged: they are revoked, unless that would end another
-consent."""
+"""Tests of tokens that no integration will hold after the code was exchanged: they are revoked, unless that would end
+another consent."""
 
 import asyncio
 from collections.abc import Iterator

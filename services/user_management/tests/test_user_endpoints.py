@@ -1,4 +1,4 @@
-"""`/users/{user_id}`: one's own profile, and nobody else's."""
+"""Tests of `/users/{user_id}`: users see, edit and delete themselves and nobody else, also by conditional requests."""
 
 import asyncio
 import re

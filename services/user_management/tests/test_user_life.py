@@ -1,5 +1,5 @@
-"""How users are created, suspended, deleted, restored and erased by themselves, administrators and upstream, and which
-change wins."""
+"""Tests of how users are created, suspended, deleted, restored and erased by themselves, administrators and upstream,
+and which change wins."""
 
 from datetime import timedelta
 
@@ -42,7 +42,7 @@ BEFORE_HOLD_BACK, AFTER_HOLD_BACK = timedelta(days=29, hours=23), timedelta(days
 
 
 async def _pass(owner: "Owner[asyncpg.Record]", time: timedelta) -> None:
-    """Move the deletion of every deleted user back by `time`."""
+    """Move the deletion of every deleted user into the past by `time`."""
     await owner.execute("UPDATE users SET deleted_at = deleted_at - $1::interval", time)
 
 

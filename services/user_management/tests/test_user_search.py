@@ -1,5 +1,5 @@
-"""`/users/search`, compared with a model of it: what matches, in which order, and pages that neither lose nor repeat
-anybody."""
+"""Tests of `/users/search`, compared with a model of it: what matches, in which order, pages that neither lose nor
+repeat anybody, and who may search."""
 
 import random
 from collections.abc import Callable
@@ -53,7 +53,8 @@ class Known:
     deleted: bool
 
     def matched(self, q: str) -> str | None:
-        """Return the search key of the first field that begins with `q`; None: no field does."""
+        """Return the first of e-mail, last name and first name that begins with `q`, in the form by which the search
+        sorts; None if none does."""
         address = normalize_email(self.email) if self.email else ""
         # Also without accents: whoever types "Émile" looks for emile@… too.
         folded = search_key(q) if "@" not in q else ""
@@ -111,8 +112,8 @@ def _invent(chance: random.Random, number: int) -> Known:
 
 
 async def populate(journey: Journey, people: list[Known]) -> None:
-    """Store the model's users through the service's own step, which computes the search keys; then set when they were
-    created, and mark the deleted ones."""
+    """Store the model's users as news from upstream, which computes the search keys; then set when they were created,
+    and mark the deleted ones."""
     async with journey.container.resources.unit_of_work(TESTER) as uow:
         for person in people:
             await journey.container.users.upstream.apply(
@@ -148,7 +149,7 @@ async def search(journey: Journey, headers: Headers, **parameters: Any) -> httpx
 
 
 async def walk(journey: Journey, headers: Headers, parameters: dict[str, str], limit: int) -> list[str]:
-    """Return the ids of all pages in order; assert that every page but the last is full."""
+    """Return the ids on all pages of a search, in order; assert that every page but the last is full."""
     found: list[str] = []
     cursor: dict[str, str] = {}
     while True:

@@ -1,4 +1,4 @@
-"""Which users may act, how soon a process sees a change of that, and how often activity is written."""
+"""Tests of which users may act, how soon a process sees a change of that, and how often users' activity is written."""
 
 import asyncio
 import time

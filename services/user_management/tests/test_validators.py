@@ -1,4 +1,4 @@
-"""Text from outside: what is accepted, in which form, and what is refused."""
+"""Tests of the rules for text from outside: what is accepted, in which form, and what is refused."""
 
 import re
 import sys

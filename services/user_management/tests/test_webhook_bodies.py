@@ -1,5 +1,5 @@
-"""Signed webhook bodies that are not what Clerk sends: they are refused, kept with an error, or applied without the
-fields that cannot be stored."""
+"""Tests of signed webhook bodies that are not what Clerk sends: they are refused, kept with an error, or applied
+without the fields that cannot be stored."""
 
 import json
 from typing import Any

@@ -1,5 +1,5 @@
-"""A claim of a delivery reads only a few rows, even if 100,000 deliveries are due to one subscription, as the plan of
-its query shows."""
+"""Tests that a claim of a delivery reads only a few rows, even if 100,000 deliveries are due to one subscription, as
+the plan of its query shows."""
 
 from typing import Final
 from uuid import UUID
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 BACKLOG: Final = 100_000
 MANY: Final = UUID(int=1)
-"""The subscription with the backlog."""
+"""The subscription with the backlog, whose deliveries may be sent."""
 OTHER: Final = UUID(int=2)
 """A subscription with one delivery, which is due last of all."""
 SHUT_OUT: Final = UUID(int=3)

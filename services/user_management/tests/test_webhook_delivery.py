@@ -1,4 +1,4 @@
-"""Sending of webhook deliveries: what receivers get, and when a delivery is tried again or given up."""
+"""Tests of the sending of webhook deliveries: what receivers get, and when a delivery is tried again or given up."""
 
 import asyncio
 import itertools
@@ -42,13 +42,13 @@ class Scene:
         self.container: Container = journey.container
 
     async def subscribe(self, url: str | None = None) -> tuple[UUID, str]:
-        """Make a subscription to all events, and return its id and secret."""
+        """Subscribe `url`, by default the receiver's, to all events; return the subscription's id and secret."""
         request = CreateSubscriptionRequest(url=url or self.receiver.url)
         created = await self.container.events.subscriptions.create_subscription(ADMIN, request)
         return created.id, created.secret
 
     async def happen(self, *event_types: EventType, **payload: Any) -> None:
-        """Publish events and relay them."""
+        """Publish events, by default one `user.updated`, and relay them, so that their deliveries wait to be sent."""
         async with self.container.resources.unit_of_work(TESTER) as uow:
             for event_type in event_types or (EventType.USER_UPDATED,):
                 uow.publish(happened(event_type, **payload))
@@ -79,11 +79,11 @@ class Scene:
             )
 
     async def state(self) -> dict[str, Any]:
-        """Return the only delivery."""
+        """Return the only delivery, with the columns of STATE."""
         return await only_row(self.journey, STATE)
 
     async def until(self, condition: str) -> None:
-        """Wait until the SQL query `condition` is true."""
+        """Wait until the SQL query `condition` returns true. Raises TimeoutError after ten seconds."""
         async with asyncio.timeout(10):
             for pause in itertools.repeat(0.01):
                 if await self.journey.owner.fetchval(condition):

@@ -1,4 +1,4 @@
-"""`POST /webhooks/clerk`: which messages are accepted, and that each event takes effect once."""
+"""Tests of `POST /webhooks/clerk`: which messages are accepted, and that each event takes effect once."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ async def _send(journey: Journey, headers: Any, body: bytes) -> httpx.Response:
 
 
 async def _tell(journey: Journey, event: Any, **options: Any) -> httpx.Response:
-    """Send an event as it is, correctly signed."""
+    """Send an event, or a body byte for byte, correctly signed; return the answer."""
     body = event if isinstance(event, bytes) else encode_event(event)
     return await _send(journey, journey.sandbox.clerk.sign(body, **options) | JSON, body)
 

@@ -1,5 +1,5 @@
-"""A subscription belongs to the user or service that made it, and gets the events that this owner may receive at that
-moment."""
+"""Tests that a subscription belongs to the user or service that made it, and gets the events that this owner may
+receive at that moment."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ async def shown(journey: Journey, headers: Headers, subscription_id: str) -> dic
 
 
 async def happen(journey: Journey, event_type: EventType, provider: str | None = None) -> None:
-    """Publish an event, relay it, and send the deliveries that are due."""
+    """Publish an event about `user_1`, relay it, and send the deliveries that are due."""
     members = {"provider": provider} if provider else {}
     async with journey.container.resources.unit_of_work(TESTER) as uow:
         uow.publish(happened(event_type, **members))

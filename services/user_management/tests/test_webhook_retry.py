@@ -1,4 +1,5 @@
-"""Received events that cannot be applied: they are kept, tried again, parked after the last attempt, and replayed."""
+"""Tests of events from Clerk that cannot be applied: they are kept, tried again, parked after the last attempt, and
+replayed."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,5 @@
-"""Webhook subscriptions over HTTP and on the command line: who sees and changes which, and what replays send again."""
+"""Tests of webhook subscriptions over HTTP and on the command line: who sees and changes which, and what replays send
+again."""
 
 import asyncio
 import base64
@@ -28,7 +29,7 @@ PATH: Final = "/webhook-subscriptions"
 
 
 class Door:
-    """Calls the subscription routes on behalf of one caller."""
+    """Calls `/webhook-subscriptions` followed by a path, on behalf of one caller."""
 
     def __init__(self, client: httpx.AsyncClient, headers: Headers) -> None:
         self._client = client

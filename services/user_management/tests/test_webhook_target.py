@@ -1,5 +1,5 @@
-"""Outgoing webhooks go to public addresses alone (outside production to loopback too), whatever a name resolves to and
-whatever a receiver answers."""
+"""Tests that outgoing webhooks go to public addresses alone (outside production to loopback too), whatever a name
+resolves to and whatever a receiver answers, and over TLS to the named server alone."""
 
 import asyncio
 import datetime

@@ -1,4 +1,4 @@
-"""A receiver of webhooks: a few lines of HTTP on a free port of loopback, which answer as a test wants."""
+"""A receiver of webhooks for tests: a few lines of HTTP on a free port of loopback, which answer as a test wants."""
 
 import asyncio
 import ssl
@@ -28,15 +28,15 @@ class Received:
     body: bytes
 
     def verify(self, secret: str) -> None:
-        """Raise an error unless both independent libraries accept the message under `secret`."""
+        """Raise an error unless both libraries, Standard Webhooks' and Svix's, accept the message under `secret`."""
         Webhook(secret).verify(self.body, self.headers)
         svix.Webhook(secret).verify(self.body, self.headers)
 
 
 @dataclass
 class Receiver:
-    """A receiver that keeps its requests. It answers with `answers` in turn, then with `otherwise`, once `may_answer`
-    is set; if an answer is None, it never replies."""
+    """A receiver that keeps its requests. It answers them with `answers` in turn, then with `otherwise`, once
+    `may_answer` is set; a request whose answer is None gets no reply."""
 
     port: int = 0
     scheme: str = "http"

@@ -1,4 +1,4 @@
-"""Reads the header `Retry-After` (RFC 9110 section 10.2.3) in answers to our calls."""
+"""Reads the header `Retry-After` (RFC 9110 section 10.2.3) and HTTP dates in answers to our calls."""
 
 import re
 from datetime import UTC, datetime
@@ -16,7 +16,8 @@ def read_retry_after(text: str, now: datetime) -> float | None:
 
 
 def read_http_date(text: str) -> datetime | None:
-    """Read an HTTP date (RFC 9110 section 5.6.7) as an aware datetime; None for any other text."""
+    """Read an HTTP date (RFC 9110 section 5.6.7), or another date as in e-mail, as an aware datetime; None for any
+    other text."""
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""Times and numbers that come from outside, read as their JSON Schema describes them."""
+"""Types of times and whole numbers that come from outside, read as their JSON Schema describes them."""
 
 import re
 from datetime import UTC, datetime
@@ -11,8 +11,9 @@ _DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]", re.ASCII)
 
 
 def _as_text(value: Any) -> Any:
-    """Return `value` if it is RFC 3339 text or a datetime; raise PydanticCustomError otherwise. Pydantic alone also
-    takes seconds since 1970, which `format: date-time` does not promise."""
+    """Return `value` if it is a datetime or begins as RFC 3339 text does, of which Pydantic then reads the rest; raise
+    PydanticCustomError otherwise. Pydantic alone also takes seconds since 1970, which `format: date-time` does not
+    promise."""
     if isinstance(value, datetime) or (isinstance(value, str) and _DATE_AND_TIME.match(value)):
         return value
     raise PydanticCustomError("time_format", "must be a time as RFC 3339 writes it, with its offset from UTC")

@@ -1,5 +1,5 @@
 """Parses JSON as strictly as RFC 8259 means it: no NaN, no duplicate names, and limits on nesting and on the numbers of
-values and of members."""
+values and of members. Also replaces what Postgres cannot store."""
 
 import json
 import math
@@ -8,9 +8,9 @@ from typing import Any, Final
 
 MAX_DEPTH: Final = 32
 MAX_PUNCTUATION: Final = 1 << 13
-"""The most commas and opening brackets, those in strings included, which bounds the number of values. Parser and
-validation are compiled and hold the interpreter for the whole document, whatever thread they run in: at this limit for
-7 ms of CPU (thousands of objects), and for 21 ms if a schema reports an error for each value. The largest batch of
+"""The most commas and opening brackets and braces, those in strings included, which bounds the number of values. Parser
+and validation are compiled and hold the interpreter for the whole document, whatever thread they run in: at this limit
+for 7 ms of CPU (thousands of objects), and for 21 ms if a schema reports an error for each value. The largest batch of
 token reads has 7,100, without those in texts."""
 MAX_MEMBERS: Final = 1024
 """The most members of one object: as many as Clerk's metadata (8 KB) may have. This bounds the number of errors that
@@ -23,7 +23,7 @@ class StrictJSONError(ValueError):
 
 
 def loads(raw: bytes) -> Any:
-    """Parse one JSON document in UTF-8. Raises StrictJSONError."""
+    """Parse one JSON document in UTF-8. Raises StrictJSONError for anything else, and beyond a limit."""
     containers = raw.count(b"[") + raw.count(b"{")
     if containers + raw.count(b",") > MAX_PUNCTUATION:
         raise StrictJSONError("too many values")

@@ -1,4 +1,5 @@
-"""Rules for text that comes from outside: what is accepted, and the one form in which it is stored.
+"""Rules for text that comes from outside: what is accepted, and the one form in which it is stored; and the forms in
+which e-mail addresses are compared and names searched.
 
 Each rule is a plain function, which returns the text in its stored form or raises PydanticCustomError (a ValueError),
 and a type for schemas. A rule removes only what its docstring names; applying it to its own result changes nothing.
@@ -71,8 +72,8 @@ _WITHOUT_SEPARATORS: Final = str.maketrans("", "", " ().-")
 
 
 def _zone_names() -> frozenset[str]:
-    """Return the names that the pinned package `tzdata` lists. `zoneinfo.available_timezones()` adds those of this
-    machine (`localtime`), which other machines need not have."""
+    """Return the time zones that the pinned package `tzdata` lists, without its names that are no zones.
+    `zoneinfo.available_timezones()` adds those of this machine (`localtime`), which other machines need not have."""
     names = importlib.resources.files("tzdata").joinpath("zones").read_text(encoding="ascii").split()
     return frozenset(names) - {"Factory", "localtime", "posixrules"}
 
@@ -81,10 +82,12 @@ TIME_ZONES: Final = _zone_names()
 
 
 def plain_line(text: str, *, max_length: int) -> str:
-    """One line of text: NFC, without whitespace at its ends, 1 to `max_length` characters of which one can be seen.
+    """One line of text: NFC, without whitespace at its ends, 1 to `max_length` characters of which at least one can be
+    seen.
 
     Refuses controls (also at the ends), line separators, bidi overrides and isolates, surrogates and noncharacters.
-    Joiners are accepted, since they are part of names in Indic scripts and of emoji."""
+    Joiners are accepted, since they are part of names in Indic scripts and of emoji.
+    """
     if _FORBIDDEN_CHARACTER.search(text):
         raise PydanticCustomError(
             "text_forbidden_character", "must be one line without control or text direction characters: remove them"
@@ -243,4 +246,4 @@ PhoneNumber = Annotated[
 ]
 ProviderName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 Scope = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]{1,256}$")]
-"""A scope, which is a scope-token of RFC 6749 section 3.3."""
+"""A scope: a scope-token of RFC 6749 section 3.3, of at most 256 characters."""

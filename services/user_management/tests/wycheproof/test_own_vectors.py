@@ -1,6 +1,7 @@
-"""Vectors of our own for the classes of attack that Wycheproof publishes: PKCS #1 v1.5 paddings and base64url.
+"""Tests of the signature check with vectors of our own for the classes of attack that Wycheproof publishes: PKCS #1
+v1.5 paddings and base64url.
 
-They are computed here with a key of our own from the rules of RFC 8017 section 8.2.2 and RFC 4648 section 3.5.
+The vectors are computed here with a key of our own from the rules of RFC 8017 section 8.2.2 and RFC 4648 section 3.5.
 """
 
 import hashlib

@@ -1,4 +1,5 @@
-"""The published Wycheproof vectors for JWS and JWK, against the key sets and the signature check that sign-in uses."""
+"""Tests of the key sets and the signature check that sign-in uses, with the published Wycheproof vectors for JWS and
+JWK."""
 
 import json
 from pathlib import Path
