@@ -1,5 +1,4 @@
-"""The catalogue of errors: all that a caller can see, and a few that are only stored or logged; besides it
-StartupError.
+"""The catalogue of errors: all that a caller can see, and a few that are only stored or logged; and StartupError.
 
 Each has a stable code, an HTTP status and a title. Services raise them; the HTTP layer renders them as RFC 9457 problem
 details. The client learns what to do (`detail`), the log gets the cause.
@@ -355,8 +354,7 @@ class ValidationFailedError(ApplicationError):
 
     @classmethod
     def of_fields(cls, errors: Iterable[Mapping[str, Any]]) -> "ValidationFailedError":
-        """Build the error from pydantic's errors: where and what, never the value; at most the first
-        MAX_LISTED_ERRORS."""
+        """Build the error from pydantic's: where and what, never the value; the first MAX_LISTED_ERRORS at most."""
         listed = [
             {"loc": [str(part) for part in item["loc"]], "msg": str(item["msg"]), "type": str(item["type"])}
             for item in islice(errors, MAX_LISTED_ERRORS)
