@@ -64,8 +64,8 @@ class Reads:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """The figures of one rotation: first the number of tokens under the former key at the start, after the kill, and at
-    the end."""
+    """The figures of one rotation. `tokens`, `left_at_the_kill` and `left` count the tokens under the former key: at
+    the start, after the kill, and at the end."""
 
     tokens: int
     left_at_the_kill: int

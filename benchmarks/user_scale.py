@@ -1,4 +1,4 @@
-"""Sends requests of the same kinds to a deployment of a thousand users and to one of a million (by default), in turn.
+"""Times the same kinds of requests in a deployment of a thousand users and in one of a million (by default), in turn.
 
 Both deployments run at the same time. A time that grows with the number of users belongs to a query that no index
 serves.

@@ -35,8 +35,8 @@ class TokenMemory:
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
         self._lock = Lock()
         self.generation = 0
-        """Number that grows with each `forget`. The answer to a request that was sent before a `forget`, for whichever
-        user, is not remembered."""
+        """Number that grows with each `forget`, for whichever user; `remember` keeps no token of an earlier
+        generation."""
 
     def recall(self, request: TokenRequest) -> Token | None:
         """Return the remembered token, with the `expires_in` that it has now. Return None if none is remembered, if it
