@@ -31,7 +31,7 @@ class BaseTokenClient:
 
     def forget(self, user_id: str, provider: str | None = None) -> None:
         """Drop the remembered tokens of a user, of one provider or (None) of all, for instance on the event
-        `integration.revoked`. The answers to reads that are under way, for whichever user, will not be remembered. Pass
+        `integration.revoked`. The answers to requests that are under way, for whichever user, will not be remembered. Pass
         the same `user_id` as in the requests: tokens that were asked for by the user's subject at the issuer are not
         found by the user's id."""
         self._exchange.memory.forget(user_id, provider)

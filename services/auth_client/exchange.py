@@ -136,7 +136,9 @@ class Exchange:
         for request, token in tokens.items():
             if path == REFRESH_PATH:
                 # A read during this refresh may have got, and remembered, the token that it replaces.
-                generation = self.memory.forget(request.user_id, request.provider)
+                latest = self.memory.forget(request.user_id, request.provider)
+                # If the caller forgot something meanwhile, this token may be what it no longer trusts.
+                generation = latest if latest == generation + 1 else generation
             self.memory.remember(request, token, sent_at=sent_at, generation=generation)
             outcomes[request] = token.aged(self._clock() - sent_at)
         return outcomes

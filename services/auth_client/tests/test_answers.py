@@ -199,6 +199,8 @@ async def test_secrets_are_in_no_log_no_repr_and_no_error(
 ) -> None:
     service.replies = [Reply(), Reply.problem("revoked", 409), Reply(body=token_document(expires_in="soon"))]
     caplog.set_level(logging.DEBUG)
+    for library in ("httpx", "httpcore"):  # the service's tests, which may have run in this process, quieten both
+        caplog.set_level(logging.DEBUG, logger=library)
 
     token = await client.get()
     told = [repr(token), str(token), repr(client.client)]

@@ -194,6 +194,18 @@ def test_answer_to_a_question_from_before_forgetting_is_not_remembered(clock: Ma
     assert exchange.read(REQUEST) != asked_before
 
 
+def test_refresh_that_began_before_forgetting_is_not_remembered(clock: ManualClock) -> None:
+    exchange = Exchange(ClientOptions(), clock)
+    refresh = exchange.converse(REFRESH_PATH, [REQUEST])
+    next(refresh)
+
+    exchange.memory.forget("user_ada")
+    with pytest.raises(StopIteration):
+        refresh.send(_answer(access_token="new"))
+
+    assert exchange.memory.recall(REQUEST) is None
+
+
 def test_token_that_was_read_while_a_refresh_was_under_way_is_not_remembered(clock: ManualClock) -> None:
     exchange = Exchange(ClientOptions(), clock)
     narrow = TokenRequest("user_ada", "google", ["email"])
