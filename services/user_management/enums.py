@@ -36,7 +36,8 @@ class ServicePermission(StrEnum):
 
 class IntegrationStatus(StrEnum):
     """The status of an integration, a user's linked account. `active` and `degraded` can serve tokens; a degraded one
-    will stop (it has no refresh token), or its provider fails at the moment. The others need a person."""
+    will stop (it has no refresh token), or its provider fails at the moment. The others serve none until the user
+    connects again."""
 
     ACTIVE = "active"
     DEGRADED = "degraded"

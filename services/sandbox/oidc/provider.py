@@ -221,7 +221,7 @@ class Provider:
         return sign_id_token(access_token, about | nonce_claim, now=self.now(), key=self.signing_key)
 
     def bearer(self, value: str) -> AccessToken:
-        """Return the access token with this value. Raises `OAuthError` (401) if there is none, or it has expired or was
+        """Return the access token with this value. Raises `OAuthError` (401) for one that is unknown, expired or
         revoked."""
         token = self._access_tokens.get(value)
         if token is None:
@@ -260,8 +260,7 @@ class Provider:
                 refresh_token.dead_because = refresh_token.dead_because or "revoked_by_client"
 
     def grants(self, account: str | None = None) -> list[Grant]:
-        """Return all grants, or those of one account (id or e-mail), oldest first, including those that were
-        revoked."""
+        """Return all grants, or those of one account (id or e-mail), oldest first and revoked ones included."""
         return list(self._grants if account is None else self._grants_of[self.accounts.get(account).id])
 
     def revoke_account(self, account: str, reason: str = "revoked_by_user") -> int:
@@ -282,8 +281,8 @@ class Provider:
         return len(live)
 
     def age(self, seconds: float, account: str | None = None) -> int:
-        """Make the tokens that were issued so far, to one account (id or e-mail) or to all, older by `seconds`. Return
-        how many grants that concerns."""
+        """Make the tokens that were issued so far, for one account (id or e-mail) or for all, older by `seconds`.
+        Return how many grants that concerns."""
         grants = self.grants(account)
         for grant in grants:
             grant.age(seconds)

@@ -65,8 +65,8 @@ def token_answer(
 
 
 def revocation_answer(provider: Provider, form: Form, *, authorization: str | None, entry: Entry) -> Response:
-    """Revoke a token's grant and return the answer (RFC 7009): 200, also for a token that is unknown or no longer
-    works. Raises `OAuthError` if the client does not authenticate or names no token."""
+    """Revoke a token (RFC 7009) and answer 200, also for a token that is unknown or no longer works. Raises
+    `OAuthError` if the client does not authenticate or names no token."""
     takes_basic = provider.persona.takes_basic_authentication
     client_id = authenticate_client(authorization if takes_basic else None, form)
     grant = provider.revoke(_required(form, "token"), client_id=client_id)

@@ -72,7 +72,7 @@ async def backend_keys(request: Request, sandbox: CurrentSandbox) -> Response:
 
 @router.get("/v1/users")
 async def backend_users(request: Request, query: Annotated[UserList, Query()], sandbox: CurrentSandbox) -> Response:
-    """Serve one page of users as a bare array."""
+    """Serve one page of users as a JSON array, which nothing encloses."""
     handler = with_secret_key(request, lambda: list_users(sandbox.clerk, query))
     return await sandbox.intake.serve("clerk", "users.list", handler)
 

@@ -18,7 +18,7 @@ router = APIRouter()
 
 
 class Expiry(BaseModel):
-    """The account (id or e-mail) whose access tokens expire; everybody's expire if it is missing."""
+    """The account (id or e-mail) whose access tokens expire; everybody's expire if no account is named."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,7 +39,7 @@ class Revocation(BaseModel):
 
 
 class Age(BaseModel):
-    """The days by which the tokens of an account (id or e-mail) grow older; everybody's do if it is missing."""
+    """The days by which the tokens of an account (id or e-mail) grow older; everybody's do if no account is named."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -121,7 +121,7 @@ async def issue_grant(provider: ControlledProvider, wanted: NewGrant) -> dict[st
 @router.get("/grants")
 async def list_grants(provider: ControlledProvider, account: str | None = None) -> dict[str, Any]:
     """Return the consents of one account or of all, with whether each is alive, and how many of its refresh tokens are
-    alive. Crash tests compare this with what the service believes."""
+    alive. Crash tests compare this with the integrations that user management has."""
     return {"items": [_grant_json(grant) for grant in provider.grants(account)]}
 
 

@@ -1,4 +1,4 @@
-"""The guard that verifies the signatures of Clerk's webhooks."""
+"""The guard of Clerk's webhooks: it verifies the signature, and parses the event."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Final

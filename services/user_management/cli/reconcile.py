@@ -27,8 +27,8 @@ def clerk(
 ) -> None:
     """Compare all users with those in Clerk's Backend API, and create, update and delete users here where they differ.
 
-    Prints how many differences of each kind there were. Exits with 1 if the database refused any of the writes,
-    or if deletions were held back because they were too many.
+    Prints how many differences of each kind there were. Exits with 1 if the database refused any of the writes, if
+    deletions were held back because they were too many, or, with --dry-run, if anything differs.
     """
     drift = run(
         lambda container: build_reconciliation(container).sweep(

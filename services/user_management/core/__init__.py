@@ -1,2 +1,1 @@
-"""What every layer shares: time, ids, principals, the context of a request, pages of lists, parsing aside,
-failpoints."""
+"""What every layer shares: time, ids, principals, the context of a request, pages of lists, failpoints and the like."""

@@ -1,4 +1,4 @@
-"""Identifiers that this service makes."""
+"""UUIDs of version 7, by which this service names its rows."""
 
 import secrets
 import time

@@ -81,9 +81,9 @@ class Discovery:
         )
 
     async def answers_iss(self, config: ProviderConfig) -> bool:
-        """Tell whether an authorization answer without `iss` must be refused, according to the file or the document.
-        Return False and log a warning if there is no document: a user who has just consented is not turned away for
-        that."""
+        """Tell whether an authorization answer without `iss` must be refused, according to the provider's file or its
+        document. Return False and log a warning if there is no document: a user who has just consented is not turned
+        away for that."""
         if config.answers_iss or not config.discovery:
             return config.answers_iss
         try:

@@ -44,7 +44,7 @@ __all__ = [
 
 
 class RevocationOutcome(StrEnum):
-    """How a revocation ended; in either case the token no longer works."""
+    """How a revocation that raised no error ended; in either case the token no longer works."""
 
     REVOKED = "revoked"
     ALREADY_GONE = "already_gone"
