@@ -192,8 +192,8 @@ class UnauthenticatedError(ApplicationError):
     default_detail = "A valid credential is required."
 
     def __init__(self, detail: str | None = None, *, counts: bool = True) -> None:
-        """`counts`: whether the refusal counts against the rate limit of the caller's address. It is False where
-        nothing was guessed: a session token has run out, or the session cookies are several users' or too many."""
+        """Make a refusal that counts against the rate limit of the caller's address. It does not if `counts` is False:
+        where nothing was guessed, as a session token has run out, or session cookies are several users' or too many."""
         self.counts = counts
         super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="user-management"'})
 
@@ -381,7 +381,7 @@ class RateLimitedError(ApplicationError):
 
 
 class UnreadableEventError(ApplicationError):
-    """An event of the identity provider that cannot be read. The error is stored with it and never shown to a
+    """An event of the identity provider that cannot be read. The error is stored with the event and never shown to a
     caller."""
 
     code = "unreadable_event"
