@@ -1,5 +1,5 @@
-"""Verification of the ID tokens by which OpenID providers say whose account it is (OpenID Connect Core section
-3.1.3.7). Signatures are verified by the same code as those of session tokens."""
+"""Verification of ID tokens, in which OpenID providers say whose account a user has connected (OpenID Connect Core
+section 3.1.3.7). Signatures are verified by the same code as those of session tokens."""
 
 import base64
 import hashlib

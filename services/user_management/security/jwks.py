@@ -70,8 +70,8 @@ class RemoteKeySet:
     """A JWKS (RFC 7517) behind a URL.
 
     A known `kid` never waits for the network: a set older than five minutes is renewed in the background and stays in
-    use meanwhile, for up to 24 h. An unknown `kid` waits for a fetch, unless it was missing from a fetch in the last 45
-    s. At most one fetch begins in 30 s, whoever asks and however often.
+    use meanwhile, for up to 24 h. An unknown `kid` waits for a fetch. But no fetch begins within 30 s of another one,
+    whoever asks and however often, nor within 45 s of an answer that lacked this `kid`.
     """
 
     def __init__(self, fetch: Callable[[], Awaitable[dict[str, Any]]], clock: Clock) -> None:

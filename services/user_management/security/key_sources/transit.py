@@ -32,8 +32,8 @@ _NO_SUCH_PATH: Final = 404
 
 @dataclass(frozen=True, slots=True)
 class TransitTarget:
-    """The transit key, the engine's URL and `mount` (its path there), and the token or the file that has it. `ca_file`
-    holds the certificates that may vouch for the engine's; None: those that are usual."""
+    """The transit key, the engine's URL and `mount` (its path there), and the token or the file that has it, which goes
+    first. `ca_file` holds the certificate authorities to trust; None: the public ones."""
 
     url: str
     key: str

@@ -85,8 +85,8 @@ class IntegrationEvidence:
 
     @property
     def is_refused_without_a_cause(self) -> bool:
-        """Whether the integration does not work because the provider refused the refresh token, and gave an error code
-        but no more detailed code."""
+        """Whether the integration does not work because the provider refused its token, and gave an error code but no
+        more detailed code."""
         refused = not self.is_serving and self.status_reason == ReauthReason.GRANT_REFUSED
         return refused and self.last_failure_detail is None
 
@@ -128,8 +128,7 @@ class SameAccountEvidence:
     own_connects: int
     """How often this user has connected the account, as far back as the audit goes."""
     other_integrations: int
-    """How many integrations of other users the account has, disconnected ones too; of more than fifty, fifty are looked
-    at."""
+    """How many other users' integrations of the account there are, disconnected ones too; counted up to fifty."""
     newer_connects: int
     """How often these other integrations have been connected since the diagnosed one was."""
     consent_ended_at: datetime | None
