@@ -67,8 +67,8 @@ class HealthService:
         )
 
     async def probe(self) -> None:
-        """Ask Postgres (for at most 0.8 s) and Redis (a quarter of a second) at the same time, and remember their
-        states."""
+        """Ask Postgres (for at most 0.8 s) and Redis (within the time limits of its client) at the same time, and
+        remember their states."""
         database_ok, redis_ok = await asyncio.gather(
             self._database.ping(timeout_seconds=READY_BUDGET_SECONDS), ping(self._redis)
         )

@@ -1,7 +1,8 @@
-"""Changes of an integration's status: active ⇄ degraded, and from either of these to needs_reauth or revoked.
+"""Changes of an integration's status: between active and degraded, from either of these to needs_reauth or revoked, and
+from needs_reauth back to active once it no longer lacks a required scope.
 
-The other two changes are not made here: connecting an account sets its integration to active, and disconnecting it to
-disconnected, whatever the status was before."""
+Other changes are not made here: connecting an account or a refresh that succeeds sets its integration to active, for
+which `record` adds the audit row, event and counter; disconnecting sets it to disconnected."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -49,8 +50,8 @@ class IntegrationStatusTracker:
     async def mark_needs_reauth(
         self, uow: UnitOfWork, integration: IntegrationVersion, reason: ReauthReason, failure: Failure | None = None
     ) -> bool:
-        """Step: record that the user has to connect again. `failure` is the provider's refusal, if that is the
-        cause."""
+        """Step (part of the caller's transaction): record that the user has to connect again. `failure` is the
+        provider's refusal, if that is the cause."""
         return await self._change(
             uow,
             integration,

@@ -91,7 +91,8 @@ class _Step:
 class _Pass:
     """What remains of one pass over the ciphertexts under former versions.
 
-    `active` is the version to encrypt under; `after` is the id of the last row that was read in the first step."""
+    `active` is the version to encrypt under; `after` is the id of the last row that was read in the first of
+    `steps`."""
 
     active: int
     steps: list[_Step]
@@ -145,9 +146,9 @@ class KeyRotationService:
     async def rewrap(self, actor: Principal, cursor: Any = None) -> JSONObject | None:
         """Slice: encrypt everything under other key versions anew under the active one, for about five seconds.
 
-        Returns the cursor for the next slice; None when nothing is left, when this process does not hold the active
-        version, or when so many integrations have unreadable tokens that marking them is stopped. If there is nothing
-        to do, this takes one statement."""
+        Returns the cursor for the next slice; None at the end of the pass, when this process does not hold the active
+        version, or when so many integrations have unreadable tokens that marking them is stopped. What a pass could not
+        encrypt is left to the next one. If there is nothing to do, this takes one statement."""
         current = await self._plan()
         current.go_to(cursor)
         time = self.start_slice()
@@ -308,8 +309,8 @@ class KeyRotationService:
         return True
 
     async def _mark(self, uow: UnitOfWork, rows: Sequence[StoredSecret]) -> None:
-        """Step: set the integrations of `rows` to needs_reauth, except those whose tokens have changed since the rows
-        were read."""
+        """Step (part of the caller's transaction): set the integrations of `rows` to needs_reauth, except those whose
+        tokens have changed since the rows were read."""
         fences = {
             (row.integration_id, row.token_version)
             for row in rows

@@ -20,7 +20,7 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 
 BATCH: Final = 500
 EVENT_PRUNING: Final = Pruning(timedelta(days=35), outbox_queries.prune)
-"""Published events are kept for 35 days."""
+"""How long events are kept that have been relayed."""
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,8 @@ class OutboxService:
     start_slice: StartSlice
 
     async def relay(self, actor: Principal, _cursor: Any = None) -> None:
-        """Slice: relay the unpublished events, the oldest first, until none is left or the time is over.
+        """Slice (a few seconds of the job): relay the events that have not been relayed, the oldest first, until none
+        is left or the time is over.
 
         Raises RedisError if Redis does not answer; the events are then relayed later.
         """

@@ -13,8 +13,8 @@ class PreferencesManager:
     defaults of its schema version."""
 
     async def create_defaults(self, uow: UnitOfWork, user_id: str) -> None:
-        """Step: insert the preferences of a new user, with every value at its default. Call this in the transaction
-        that creates the user."""
+        """Step (part of the caller's transaction): insert the preferences of a new user, with every value at its
+        default. Call this in the transaction that creates the user."""
         now = uow.clock.now()
         await UserPreferences.objects.create(
             user_id=user_id, overrides={}, schema_version=SCHEMA_VERSION, version=1, created_at=now, updated_at=now

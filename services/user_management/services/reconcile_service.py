@@ -136,8 +136,8 @@ class ReconcileService:
     start_slice: StartSlice
 
     async def sweep_slice(self, actor: Principal, cursor: JSONObject | None = None) -> JSONObject | None:
-        """Slice: go on with the sweep of `cursor`, or begin one; return the next cursor, or None when the sweep is over
-        or was stopped because too many users are gone.
+        """Slice (a few seconds of a sweep): go on with the sweep of `cursor`, or begin one; return the next cursor, or
+        None when the sweep is over or was stopped because too many users are gone.
 
         If Clerk does not answer, this returns a cursor at which the next slice tries again. Raises
         ClerkRefusedError."""

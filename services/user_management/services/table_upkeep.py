@@ -50,8 +50,8 @@ class TableUpkeep:
     start_slice: StartSlice
 
     async def maintain_tables(self, actor: Principal, cursor: int | None) -> int | None:
-        """Slice: make the partitions of the coming months, then remove the old rows of one feature after another, a
-        thousand per transaction, for about five seconds.
+        """Slice (about five seconds of the job): make the partitions of the coming months, then remove the old rows of
+        one feature after another, a thousand per transaction.
 
         The cursor is the number of the feature to go on with: None as `cursor` means the first one, and None as result
         means that all are done. If the rows of a feature cannot be removed, the error is logged and the feature is

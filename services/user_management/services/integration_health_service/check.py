@@ -2,8 +2,8 @@
 refused, a provider that is down, and a client of ours that the provider refuses.
 
 Only the first of these is a user's concern. The check walks over the integrations that serve tokens, beginning with
-those that were probed longest ago (to probe: to ask the provider whether it accepts the access token). It probes those
-whose trouble nothing else would show; an integration that is refreshed regularly needs no probe.
+those that were probed longest ago (to probe: to ask the provider whether it accepts the access token). It probes or
+refreshes those whose trouble nothing else would show; an integration that is refreshed regularly needs no check.
 """
 
 import asyncio
@@ -32,10 +32,11 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 CHECK_PERIOD_SECONDS: Final = 900.0
 CONCURRENCY: Final = 16
 MAX_PROBES: Final = 500
-"""The most probes in one run, which is one period of 15 minutes."""
+"""The most integrations that one run examines, by a probe or a refresh. A run is one period of 15 minutes."""
 IDLE_SECONDS: Final = 86_400.0
 """For how long an integration must have been neither connected nor refreshed nor accepted by a check before it is due.
-Degraded integrations, tokens that never expire, and integrations of a provider that is not well are always due."""
+Degraded integrations, those whose access token never expires, and those of a provider that is not well are always
+due."""
 PAGE: Final = 500
 _FIRST_PROBED: Final = Place(datetime(1970, 1, 1, tzinfo=UTC))
 
@@ -71,7 +72,7 @@ class _Run:
 
 @dataclass(kw_only=True, eq=False)
 class IntegrationHealthService:
-    """The periodic check, as a job that works in slices; any worker may do any slice."""
+    """The periodic check of integrations and providers, as a job that works in slices; any worker may do any slice."""
 
     database: Database
     unit_of_work: UnitOfWorkFactory
@@ -81,8 +82,9 @@ class IntegrationHealthService:
     start_slice: StartSlice
 
     async def check(self, actor: Principal, cursor: Any) -> JSONObject | None:
-        """Slice: first mark integrations that lack a required scope, then check the due integrations, and at the end of
-        the run write the providers' states. Returns the next cursor; None when the run is over."""
+        """Slice: first compare integrations with the scopes that are required now, where these have changed; then check
+        the due integrations, and at the end of the run write the providers' states. Returns the next cursor; None when
+        the run is over."""
         time = self.start_slice()
         cursor = cursor or {"scopes": None}
         if "scopes" in cursor:
@@ -161,8 +163,8 @@ class IntegrationHealthService:
         return broken_off[0] if broken_off else None
 
     async def _conclude(self, actor: Principal, run: _Run, states: dict[str, ProviderState]) -> None:
-        """Write, count and log the state of each provider for which the run has reached a verdict; other providers keep
-        their states."""
+        """Write the state of each provider for which the run has reached a verdict, count the providers that refuse our
+        client, and log what is new; other providers keep their states."""
         verdicts = {name: verdict for name in run.tallies if (verdict := run.tallies.verdict(name)) is not None}
         async with self.unit_of_work(actor) as uow:
             for name, (state, reason) in verdicts.items():

@@ -57,8 +57,8 @@ class Examination:
     status: IntegrationStatusTracker
 
     async def examine(self, actor: Principal, held: Candidate, tallies: Tallies, time: SliceTime) -> None:
-        """Examine one integration: refresh it if its access token has expired, or if its refreshes failed lately;
-        otherwise probe it. Its status is changed according to the result, and a failed call raises nothing.
+        """Examine one integration: refresh it if its access token has expired, or if it is degraded and has a refresh
+        token; otherwise probe it. Its status is changed according to the result, and a failed call raises nothing.
 
         During the pause after a failed refresh it is probed instead, or left alone if its access token has expired.
         Without the key of its tokens the integration is skipped. The time of the examination is written first;

@@ -114,8 +114,8 @@ class ScopeEnforcement:
             after = batch[-1].id if batch else None
 
     async def _recover(self, uow: UnitOfWork, holder: Holder) -> None:
-        """Step: make an integration active again, since it has all required scopes by now. If it has no refresh token,
-        so that it works only until its access token expires, make it degraded."""
+        """Step (part of the caller's transaction): make an integration active again, since it has all required scopes
+        by now. If it has no refresh token, so that it works only until its access token expires, make it degraded."""
         integration = IntegrationVersion(holder.id, holder.token_version)
         recovered = await self.status.mark_recovered(uow, integration, was=IntegrationStatus.NEEDS_REAUTH)
         if recovered and holder.for_a_time:

@@ -104,8 +104,8 @@ class Confirmations:
         answer: TokenAnswer,
         account: Account,
     ) -> Consent:
-        """Step: put together what the account's owner consented to. If `answer` has no refresh token, that of a working
-        integration with the same account is treated as part of it."""
+        """Step (part of the caller's transaction): put together what the account's owner consented to. If `answer` has
+        no refresh token, that of a working integration with the same account counts as if it had come with `answer`."""
         held = await integration_queries.find_shown(
             uow.connection, user_id=user_id, provider=provider.name, account=account.id
         )

@@ -48,8 +48,8 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ConnectPolicy:
-    """Settings of connect attempts: the URLs to which the browser may return, the redirect URIs that clients may name,
-    and our public URL."""
+    """Settings of connect attempts: the URLs to which our callback may send the browser, the redirect URIs that a front
+    end may name, and our public URL."""
 
     public_url: str
     return_urls: tuple[str, ...]

@@ -188,8 +188,9 @@ class IntegrationService:
     async def _lock(
         self, uow: UnitOfWork, user_id: str, provider: str, account: str | None
     ) -> tuple[LiveIntegration, ShownIntegration]:
-        """Step: lock the user and all their integrations, so that changes of the primary one are made one after
-        another. Return the wanted integration twice: the locked row, and the row as it is shown to users.
+        """Step (part of the caller's transaction): lock the user and all their integrations, so that changes of the
+        primary one are made one after another. Return the wanted integration twice: the locked row, and the row as it
+        is shown to users.
 
         The user's row is locked too, since a connect of one more account may be under way: its integration does not
         exist yet and so cannot be locked, and that connect would still see the former primary one. Raises

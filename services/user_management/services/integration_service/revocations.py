@@ -45,7 +45,8 @@ class RevocationService:
     start_slice: StartSlice
 
     async def revoke_due(self, actor: Principal, _cursor: Any = None) -> None:
-        """Slice: carry out the revocations that are due, batch by batch, until none is left or the time is over.
+        """Slice (a few seconds of the job): carry out the revocations that are due, batch by batch, until none is left
+        or the time is over.
 
         A batch that has begun is finished even when the time is over, since a renewed token must be stored; this takes
         ten seconds at most. So the job's time limit can cut off only the call that revokes. That call is made again

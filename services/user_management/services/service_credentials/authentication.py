@@ -17,7 +17,7 @@ from services.user_management.services.service_credentials.keys import ServiceCr
 from services.user_management.services.use_recorder import UseRecorder
 
 LIST_SECONDS: Final = 1.0
-"""The time between two readings of the list of valid keys that `is_listed` looks into."""
+"""The least time between two readings of the list of valid keys that `is_listed` looks into."""
 
 log = structlog.get_logger(__name__)
 

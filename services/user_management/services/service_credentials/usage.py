@@ -12,7 +12,7 @@ PERIOD_SECONDS: Final = 60.0
 
 def key_usage(unit_of_work: UnitOfWorkFactory, clock: Clock) -> UseRecorder:
     """Return a recorder that takes the id of a key and writes `service_keys.last_used_at`, at most once a minute per
-    key."""
+    key and process."""
     return UseRecorder(
         unit_of_work, clock, thing="service_key", period_seconds=PERIOD_SECONDS, write=queries.record_use
     )

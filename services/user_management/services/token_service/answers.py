@@ -46,7 +46,8 @@ from services.user_management.unit_of_work import UnitOfWorkFactory
 Value = TypeVar("Value")
 
 DEFAULT_TTL_SECONDS: Final = 300.0
-"""The remaining life that a token must have if the caller states none."""
+"""The remaining life, in seconds, that a token must have if the caller states none; half its whole life is always
+enough."""
 
 _REFUSALS: Final[dict[TokenOutcome, type[ApplicationError]]] = {
     TokenOutcome.GRANT_DENIED: GrantDeniedError,
