@@ -1,5 +1,5 @@
-"""Steps (parts of a transaction) that turn an event into deliveries: one for each webhook subscription that wants
-it."""
+"""Steps (parts of a transaction) that turn an event into deliveries: one for each webhook subscription that wants it,
+or one for a certain subscription."""
 
 from collections.abc import Collection, Iterable
 from typing import Final

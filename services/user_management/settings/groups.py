@@ -176,7 +176,7 @@ class EncryptionGroup(BaseModel):
 class SigningGroup(BaseModel):
     secret: SecretStr = SecretStr(DEVELOPMENT_SECRET)
     """Signs cursors, derives PKCE verifiers, hashes erased subjects. Several secrets are separated by spaces, and the
-    first one signs. Keep a former one for as long as subjects that were erased under it must stay unknown."""
+    first one signs. Keep a former one for as long as users who were erased under it must not be created again."""
 
 
 class OAuthClient(BaseModel):
@@ -188,7 +188,8 @@ class OAuthClient(BaseModel):
 
 class OAuthGroup(BaseModel):
     clients: Annotated[dict[str, OAuthClient], BeforeValidator(parse_json)] = {}
-    """JSON object: provider name → {"client_id": …, "client_secret": …, "parameters": {…}}, the last one optional."""
+    """JSON object: provider name → {"client_id": …, "client_secret": …, "parameters": {…}}, the last one optional. Only
+    these providers are on offer."""
 
 
 class ProvidersGroup(BaseModel):
@@ -234,7 +235,7 @@ class LimitsGroup(BaseModel):
     sign_in: Quota = QuotaPolicy(5, 60)
     """Sign-in attempts of each address; at present no route counts any."""
     webhook: Quota = QuotaPolicy(600, 60)
-    """Deliveries of webhooks that cannot be verified, of each address."""
+    """Webhooks of Clerk that cannot be verified, from each address."""
     internal: Quota = QuotaPolicy(1000, 1)
     """Requests of each service (token reads: of each of its keys), in each process."""
 
@@ -262,7 +263,7 @@ class DocsGroup(BaseModel):
 class LogGroup(BaseModel):
     level: str = Field(default="INFO", pattern="(?i)^(debug|info|warning|error|critical)$")
     format: str = Field(default="auto", pattern="^(auto|json|console)$")
-    """`auto`: JSON in production, one readable line otherwise."""
+    """`auto`: JSON in production, otherwise readable lines as with `console`."""
 
 
 class DrainGroup(BaseModel):

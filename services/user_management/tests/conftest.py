@@ -43,7 +43,7 @@ def plain_tracebacks() -> None:
 
 @pytest.fixture(scope="session")
 async def database_name(servers: Servers, worker_name: str) -> AsyncIterator[str]:
-    """Clone the migrated template database for this worker, and drop the clone at the end; yields its name."""
+    """Clone the migrated template database for this pytest worker, and drop the clone at the end; yields its name."""
     name = f"test_{worker_name}"
     administration = await asyncpg.connect(servers.superuser_url("postgres"))
     await administration.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} OWNER user_management_owner")
@@ -96,8 +96,8 @@ def settings(
 
 @pytest.fixture(scope="session")
 async def container(settings: Settings, sandbox_session: Sandbox) -> AsyncIterator[Container]:
-    """The object graph that all tests of the session share; its calls to Clerk and providers go to the sandbox. There
-    is only one, because deriving the vault's root key takes 0.1 s."""
+    """The object graph that all tests of this pytest worker share; its calls to Clerk and providers go to the sandbox.
+    There is only one, because deriving the vault's root key takes 0.1 s."""
     transport = httpx.ASGITransport(app=create_sandbox_app(sandbox_session))
     graph = Container(settings, http=create_http_client(transport))
     await graph.start()
@@ -120,9 +120,9 @@ def no_surprises_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def clean_database(owner: "asyncpg.Connection[asyncpg.Record]", container: Container) -> None:
-    """Empty all tables, except for the first encryption key, which the session's container registered and which
-    becomes active again. Also drop what that container remembers of earlier tests: failures of providers, unreadable
-    tokens, states of users."""
+    """Empty all tables, except for the first encryption key, which `container` registered and which becomes active
+    again. Also drop what `container` remembers of earlier tests: failures of providers, unreadable tokens, states of
+    users."""
     forget_failures(container)
     container.keys.vault.poison_guard = PoisonGuard(container.resources.clock)
     container.users.states.forget()
@@ -135,8 +135,8 @@ async def clean_database(owner: "asyncpg.Connection[asyncpg.Record]", container:
 
 @pytest.fixture
 def sandbox(sandbox_session: Sandbox) -> Sandbox:
-    """The session's sandbox (Clerk and the providers), with an empty ledger and no faults. Users, consents and
-    settings of earlier tests are still in it."""
+    """The sandbox (Clerk and the providers) that all tests of this pytest worker share, with an empty ledger and no
+    faults. Users, consents and settings of earlier tests are still in it."""
     sandbox_session.faults.clear()
     sandbox_session.ledger.clear()
     return sandbox_session

@@ -72,9 +72,9 @@ month; those with random ids lie in the default partition."""
 
 @asynccontextmanager
 async def filled(owner: "asyncpg.Connection[asyncpg.Record]") -> AsyncIterator[None]:
-    """Fill the tables that grow for the length of the block, in a transaction of `owner` that is rolled back. On empty
-    tables the planner considers all indexes equally good. Full table scans, which are right for small tables, are
-    discouraged."""
+    """For the length of the block, fill the tables that grow, in a transaction of `owner` that is rolled back at its
+    end. On empty tables the planner considers all indexes equally good. Full table scans, which are right for small
+    tables, are discouraged."""
     transaction = owner.transaction()
     await transaction.start()
     try:

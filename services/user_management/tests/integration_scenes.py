@@ -182,7 +182,7 @@ async def stored_rows(owner: "asyncpg.Connection[asyncpg.Record]") -> list[tuple
 
 
 async def revocation_of(journey: Journey) -> dict[str, Any]:
-    """Return the only revocation that there is."""
+    """Return the row of the only revocation. Raises ValueError if there is none, or several."""
     return await only_row(journey, "SELECT * FROM token_revocations")
 
 

@@ -93,7 +93,7 @@ class FakeTransit(ThreadingHTTPServer):
         return 404, b'{"errors":[]}'
 
     def wrap_as_is(self, secret: bytes, version: int) -> str:
-        """Wrap a secret of any length, as another client of the engine could."""
+        """Wrap a secret of any length, as another client of the engine could, and return the wrapped text."""
         text = f"vault:v1:{secrets.token_urlsafe(24)}"
         associated = base64.b64encode(f"user-management:{version}".encode()).decode()
         self.wrapped[text] = base64.b64encode(secret).decode(), associated

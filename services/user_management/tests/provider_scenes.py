@@ -1,4 +1,5 @@
-"""Helpers for tests of the OAuth client alone: built-in providers, a scripted network, and their tokens and answers."""
+"""Helpers for tests of the OAuth client alone: built-in providers, a scripted network, and tokens and answers of
+providers."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -99,7 +100,7 @@ def id_token(header: Mapping[str, Any] | None = None, /, **claims: Any) -> str:
 
 
 def grant(clock: SetClock | None = None, *, token: str | None = None, access_token: str = ACCESS_TOKEN) -> TokenAnswer:
-    """Return the answer to an authorization code; `token` is its ID token."""
+    """Return a provider's token answer to an authorization code; `token` is the ID token in it."""
     return TokenAnswer(
         access_token=access_token,
         refresh_token="refresh-1",

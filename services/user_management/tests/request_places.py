@@ -20,7 +20,8 @@ _SCALARS: Final = frozenset({"string", "integer", "number", "boolean"})
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One parameter, or one member of a body (`where` is then its path in the document)."""
+    """One place of a request: a parameter or a member of the body. `where` is the parameter's name, or the member's
+    path in the body."""
 
     method: str
     path: str

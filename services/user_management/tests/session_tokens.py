@@ -57,7 +57,7 @@ def signed(header: bytes, payload: bytes) -> str:
 
 
 def token(header: Mapping[str, Any] | None = None, /, **claims: Any) -> str:
-    """Sign a token that is valid, except for what is given."""
+    """Sign a token that is valid, except for what is given; ABSENT leaves a member out."""
     return signed(encoded(HEADER | dict(header or {})), encoded(CLAIMS | claims))
 
 

@@ -51,7 +51,8 @@ class RefreshJobs:
         self._horizon_seconds = REFRESH_PERIOD_SECONDS + spread_seconds + DEFAULT_TTL_SECONDS
 
     async def sweep(self, _actor: Principal, _cursor: Any = None) -> None:
-        """Slice: repeat, once each, the refreshes whose outcome is unknown, for example because the process was killed.
+        """Slice: repeat the refreshes whose outcome is unknown, for example because the process was killed: each once,
+        until all were tried or the time is over.
 
         Refreshes that cannot be tried now, because calls to their provider are held back, are found again by the next
         slice."""

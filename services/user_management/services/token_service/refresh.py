@@ -166,8 +166,9 @@ class TokenRefresher:
                 self._log_not_renewed(claim, error)
 
     async def _renew(self, claim: Claim) -> bool:
-        """Renew a short lease; return False if the database fails. The lease may then end while the call goes on, and
-        another process may call too, which does no harm at the providers that have short leases."""
+        """Renew a short lease; return False if the database fails, True even if another process has the lease by now.
+        After a failure the lease may end while the call goes on, and another process may call too, which does no harm
+        at the providers that have short leases."""
         try:
             async with self._unit_of_work(REFRESHER) as uow:
                 await queries.renew(uow.connection, claim)

@@ -11,7 +11,7 @@ _MADE: Final[tuple[list[Any], ...]] = ([], ["2026-11-20T14:00:00Z", "0199"], [1,
 
 
 def seeds() -> list[bytes]:
-    """Return cursors that we signed for this list, and one that we signed for another list."""
+    """Return cursors signed for the list that `fuzz_one` reads, and one signed for another list."""
     made = [_SIGNER.encode_cursor(_SCOPE, position) for position in _MADE]
     return [cursor.encode() for cursor in (*made, _SIGNER.encode_cursor("another list", _MADE[1]))]
 

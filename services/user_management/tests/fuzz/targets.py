@@ -1,7 +1,7 @@
 """Loader of the fuzz targets.
 
 `<name>_target.py` exposes `fuzz_one(data: bytes) -> None`, which raises only if the code has a defect, and
-`seeds() -> list[bytes]`, inputs that get past the code's first checks.
+`seeds() -> list[bytes]`, the inputs with which fuzzing begins.
 """
 
 import importlib

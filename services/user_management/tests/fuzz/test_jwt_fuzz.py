@@ -1,4 +1,4 @@
-"""A short run of the fuzz target for session tokens and key sets, in every build."""
+"""A short run of the fuzz target for session tokens and key sets, as a part of the ordinary tests."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

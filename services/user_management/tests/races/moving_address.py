@@ -25,7 +25,7 @@ class _Line:
         self._answers: asyncio.Task[None] | None = None
 
     async def serve(self, target: Path) -> None:
-        """Pass all bytes on in both directions until either side hangs up."""
+        """Connect to the server at `target`, and pass all bytes on in both directions until either side hangs up."""
         try:
             size = await self._reader.readexactly(4)
             self._startup = size + await self._reader.readexactly(int.from_bytes(size) - 4)

@@ -40,7 +40,7 @@ class Answer:
 
 @dataclass
 class Failover:
-    """A running service that reaches Postgres through an address that can be moved, its primary, and a standby that
+    """A running service that reaches Postgres through an address that can be moved; the primary, and a standby that
     every commit waits for."""
 
     stack: Stack
@@ -124,7 +124,7 @@ class Failover:
 
 
 async def _follow(primary: PostgresServer, standby: PostgresServer) -> None:
-    """Start the standby and let every commit wait for it."""
+    """Start the standby and let every commit of the primary wait for it."""
     standby.start()
     connection = await asyncpg.connect(primary.url(role=SUPERUSER))
     await connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")

@@ -136,8 +136,8 @@ async def test_sweeper_settles_a_killed_refresh_although_nobody_asks(fleet: Flee
 
 
 async def status_after_a_kill(fleet: Fleet, folder: Path, kind: str) -> int:
-    """Let another process be killed at K2 (its refresh request has been sent), ask for the same token at once, and
-    return the status of the answer. Prints how many seconds the answer took."""
+    """Let another process be killed when it has sent its refresh request, ask for the same token at once, and return
+    the status of the answer. Prints how many seconds the answer took."""
     job = fleet.jobs[1]
     provider = f"sandbox-{kind}"
     ada = await job.sign_up(f"ada-cut-off-{kind}@example.com")

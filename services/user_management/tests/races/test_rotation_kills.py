@@ -38,7 +38,7 @@ from services.user_management.tests.races.conftest import until
 pytestmark = pytest.mark.serial
 
 EXERCISED: Final = (Failpoint.ROTATION_SEALED, Failpoint.ROTATION_STORED)
-"""The failpoints that are exercised here."""
+"""The failpoints at which the tests of this file kill a rotation."""
 SECRETS: Final = {1: DEVELOPMENT_SECRET.encode()[:32], 2: b"2" * 32}
 CONNECTIONS: Final = 800
 WRITERS: Final = 3

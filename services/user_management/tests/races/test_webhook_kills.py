@@ -26,7 +26,7 @@ EVENT_IS_KEPT: Final = {
     Failpoint.WEBHOOK_APPLIED: False,
     Failpoint.WEBHOOK_COMMITTED: True,
 }
-"""The failpoints that are exercised here, and whether a process that dies there leaves the event stored."""
+"""The failpoints at which the tests of this file kill a process, and whether that leaves the event stored."""
 NO_ANSWER: Final = {"ReadError", "RemoteProtocolError"}
 """The errors of a connection whose other end was killed after it had read the request."""
 RANDOM_KILL_WITHIN: Final = 0.06

@@ -38,7 +38,7 @@ def _application(answer: Callable[[], Response]) -> FastAPI:
 
 
 def _undescribed_problems() -> dict[int | str, dict[str, object]]:
-    """Document every answer that has no description of its own as a problem."""
+    """Return the `responses` of a route by which every answer without a description of its own is a problem."""
     return {"default": {"description": "A problem", "content": {MEDIA_TYPE: {}}}}
 
 
