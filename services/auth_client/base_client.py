@@ -31,9 +31,9 @@ class BaseTokenClient:
 
     def forget(self, user_id: str, provider: str | None = None) -> None:
         """Drop the remembered tokens of a user, of one provider or (None) of all, for instance on the event
-        `integration.revoked`. The answers to requests that are under way, for whichever user, will not be remembered. Pass
-        the same `user_id` as in the requests: tokens that were asked for by the user's subject at the issuer are not
-        found by the user's id."""
+        `integration.revoked`. The answers to requests that are under way, for whichever user, will not be remembered.
+        Pass the same `user_id` as in the requests: tokens that were asked for by the user's subject at the issuer are
+        not found by the user's id."""
         self._exchange.memory.forget(user_id, provider)
 
     def __repr__(self) -> str:
