@@ -106,7 +106,7 @@ def process_environment(development: Mapping[str, str], person: Mapping[str, str
         **development,
         **{name: value for name, value in person.items() if value.strip() or name not in development},
     }
-    if person.get("OAUTH_CLIENTS"):
+    if person.get("OAUTH_CLIENTS", "").strip():
         merged["OAUTH_CLIENTS"] = _merged_clients(development["OAUTH_CLIENTS"], person["OAUTH_CLIENTS"])
     programs = str(Path(sys.executable).parent)
     merged["PATH"] = os.pathsep.join(filter(None, (programs, merged.get("PATH", os.defpath))))

@@ -55,6 +55,12 @@ def test_environment_oauth_clients_of_the_person_join_the_sandbox(tmp_path: Path
     assert json.loads(merged["OAUTH_CLIENTS"]).keys() == {"google", "sandbox-strict"}
 
 
+def test_environment_blank_oauth_clients_leave_those_of_the_sandbox(tmp_path: Path) -> None:
+    merged = process_environment(_development(tmp_path), {"OAUTH_CLIENTS": " "})
+
+    assert json.loads(merged["OAUTH_CLIENTS"]).keys() == {"sandbox-strict"}
+
+
 def test_environment_sandbox_signs_with_the_first_webhook_secret(tmp_path: Path) -> None:
     merged = process_environment(_development(tmp_path), {"CLERK_WEBHOOK_SIGNING_SECRET": "whsec_new whsec_old"})
 
