@@ -63,10 +63,10 @@ def summarize_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}".removesuffix(": ")[:MAX_SUMMARY_CHARACTERS]
 
 
-def _origins(error: BaseException) -> Iterator[BaseException]:
+def _origins(error: BaseException, seen: set[int]) -> Iterator[BaseException]:
     """Yield `error`, then its cause (or the error during whose handling it was raised), then the cause of that, and so
-    on, as Python's own tracebacks do."""
-    seen: set[int] = set()
+    on, as Python's own tracebacks do. Errors whose id is in `seen` are left out; those that are yielded are added to
+    it."""
     origin: BaseException | None = error
     while origin is not None and id(origin) not in seen:
         seen.add(id(origin))
@@ -74,24 +74,25 @@ def _origins(error: BaseException) -> Iterator[BaseException]:
         origin = origin.__cause__ if origin.__suppress_context__ else origin.__context__
 
 
-def _database_errors(error: BaseException) -> Iterator[BaseException]:
-    """Yield the database errors among `error`, its causes and, if it is a group, its members and their causes."""
-    for one in _origins(error):
+def _database_errors(error: BaseException, seen: set[int]) -> Iterator[BaseException]:
+    """Yield the database errors among `error`, its causes and, if it is a group, its members and their causes. `seen`
+    is as in `_origins`."""
+    for one in _origins(error, seen):
         if describe_database_error(one) is not None:
             yield one
         for member in one.exceptions if isinstance(one, BaseExceptionGroup) else ():
-            yield from _database_errors(member)
+            yield from _database_errors(member, seen)
 
 
-def _traceback(error: BaseException) -> str:
+def _traceback(error: BaseException, seen: set[int]) -> str:
     """Return the traceback much as Python renders it, the oldest error first, with the description of a database error
-    (`describe_database_error`) in place of its text."""
+    (`describe_database_error`) in place of its text. `seen` is as in `_origins`."""
     told: list[str] = []
-    for one in _origins(error):
+    for one in _origins(error, seen):
         frames = "".join(["Traceback (most recent call last):\n", *traceback.format_tb(one.__traceback__)])
         name = f"{type(one).__module__}.{type(one).__qualname__}".removeprefix("builtins.")
         members = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
-        grouped = "".join("\n" + textwrap.indent(_traceback(member), "  | ") for member in members)
+        grouped = "".join("\n" + textwrap.indent(_traceback(member, seen), "  | ") for member in members)
         text = describe_database_error(one) or str(one)
         told.append(f"{frames if one.__traceback__ else ''}{name}: {text}{grouped}")
         told.append(_CONTEXT if one.__cause__ is None else _CAUSE)
@@ -108,8 +109,8 @@ def _render_error(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
     error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
     if not isinstance(error, BaseException):
         return event
-    event["exception"] = _traceback(error)
-    for one in _database_errors(error):
+    event["exception"] = _traceback(error, set())
+    for one in _database_errors(error, set()):
         for text in filter(None, (repr(one), str(one))):
             event["event"] = str(event["event"]).replace(text, summarize_error(one))
     return event

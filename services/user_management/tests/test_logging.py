@@ -202,6 +202,18 @@ def test_traceback_reads_like_pythons_own(output: io.StringIO) -> None:
     assert json.loads(output.getvalue())["exception"] == expected
 
 
+def test_member_that_is_raised_while_its_group_is_handled_is_told_once(output: io.StringIO) -> None:
+    try:
+        try:
+            raise ExceptionGroup("several", [ValueError("member")])  # noqa: TRY301 - to be logged
+        except ExceptionGroup as group:
+            raise group.exceptions[0]  # noqa: B904 - its context is then the group that holds it
+    except ValueError:
+        structlog.get_logger("test").exception("thing.failed")
+
+    assert json.loads(output.getvalue())["exception"].count("ValueError: member") == 1
+
+
 def test_errors_that_lead_to_each_other_are_told_once(output: io.StringIO) -> None:
     first, second = ValueError("first"), ValueError("second")
     first.__context__, second.__context__ = second, first
